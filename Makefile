@@ -1,0 +1,45 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both stand on `make install`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SHELL := /bin/bash
+
+.PHONY: help install demo test lint format types check clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 20
+
+install: $(STAMP)  ## make .venv with everything in it (quick when nothing changed)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tamis needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (some minutes the first time)"
+	@# torch first and by its exact version, so that pip does not choose another build of it
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## plant harmful pairs in a small corpus, curate it, and say how many were found
+	@$(BIN)/python benchmarks/lab/demo.py
+
+test: install  ## all tests
+	@$(BIN)/python -m pytest
+
+lint: install  ## ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: install  ## ruff: mend what can be mended
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+types: install  ## mypy --strict on both packages
+	@# the import name differs from the folder names, so mypy reads them through links
+	@mkdir -p build/types/tamis && ln -sfn ../../../operators build/types/tamis/operators && ln -sfn ../../../pipeline build/types/tamis/pipeline
+	@MYPYPATH=build/types $(BIN)/mypy -p tamis.operators -p tamis.pipeline
+
+check: lint types test  ## what CI runs
+
+clean:  ## remove .venv and everything built
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,19 @@
+"""What is wrong with one row. A bad row is data, not a failure of the program: it goes to quarantine with its reason."""
+
+from __future__ import annotations
+
+
+class RowProblem(Exception):
+    """One row that cannot be used.
+
+    code: snake_case identifier, stable, counted in the manifest.
+    message: one sentence for a person; never holds the sample's text.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"

@@ -1,0 +1,1 @@
+"""The reference sets that tamis ships, written for this project."""
