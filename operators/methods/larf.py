@@ -1,0 +1,146 @@
+"""LARF: project a sample's representation on the direction from safe to unsafe references (arXiv 2507.18631).
+
+    w     = mean_j unit(r(u_j)) - mean_j unit(r(s_j))      u: unsafe references, s: safe references
+    score = unit(r(z)) . w                                   in [-2, 2], higher = riskier
+
+r is the residual stream after one block at one position. With as many unsafe as safe references this is the
+mean over paired differences of two cosines of the authors' program. A zero vector has no direction:
+unit(0) = 0, so it scores 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tamis.operators.methods.protocol import (
+    Artifact,
+    Features,
+    Reduce,
+    check_layer,
+    resolve_layer,
+    vectors_for,
+)
+from tamis.operators.requests import Request
+
+FORMS = ("paired", "mean_representation")
+
+# Captured vectors carry float32 noise of about 1e-7; a direction shorter than this is that noise.
+_NO_DIRECTION = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class _Sum:
+    """Of some reference vectors: how many, how many are zero, and the float64 (d,) sum."""
+
+    count: int
+    zeros: int
+    total: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Larf:
+    """layer: a block number or "auto" (`default_block`). position: one of requests.POSITIONS.
+    form: "paired", the authors' program, or "mean_representation", the paper's text:
+    cos(r, mean of r(u)) - cos(r, mean of r(s)), which ranks differently."""
+
+    name: ClassVar[str] = "larf"
+
+    layer: int | Literal["auto"] = "auto"
+    position: str = "last_token"
+    form: str = "paired"
+
+    def __post_init__(self) -> None:
+        check_layer(self.name, self.layer)
+        Request(0, self.position)
+        if self.form not in FORMS:
+            raise ValueError(f"larf.form={self.form!r}: choose one of {', '.join(FORMS)}")
+
+    def requests(self, blocks: int) -> tuple[Request, ...]:
+        block = resolve_layer(self.name, self.layer, default_block(blocks), blocks)
+        return (Request(block, self.position),)
+
+    def sources(self) -> tuple[str, ...]:
+        return ("unsafe", "safe")
+
+    def fit(self, reduce: Reduce, blocks: int) -> Artifact:
+        """The direction w, float32 (d,). Raises ValueError for an empty reference set, or sets that do not
+        differ.
+        """
+        (request,) = self.requests(blocks)
+        paired = self.form == "paired"
+
+        def sum_of(features: Features) -> _Sum:
+            rows = features[request.column].astype(np.float64)
+            zeros = int(np.count_nonzero(~rows.any(axis=1)))
+            return _Sum(len(rows), zeros, (unit(rows) if paired else rows).sum(axis=0))
+
+        sums = {source: reduce(sum_of, _add, source) for source in self.sources()}
+        for source, found in sums.items():
+            if found.count == 0:
+                raise ValueError(f"larf: no usable {source} reference")
+        means = {source: found.total / found.count for source, found in sums.items()}
+        if not paired:
+            means = {source: unit(mean[None])[0] for source, mean in means.items()}
+        direction = means["unsafe"] - means["safe"]
+        length = float(np.linalg.norm(direction))
+        if length < _NO_DIRECTION:
+            raise ValueError(f"larf: the unsafe and safe references do not differ (distance {length:.1e})")
+        facts: dict[str, Any] = {
+            "method": self.name,
+            "layer": request.block,
+            "layer_chosen": "default_block" if self.layer == "auto" else "job",
+            "position": request.position,
+            "columns": [request.column],
+            "form": self.form,
+            "references": {source: found.count for source, found in sums.items()},
+            "zero_references": {source: found.zeros for source, found in sums.items()},
+            "direction_length": length,
+        }
+        facts["warnings"] = _reference_warnings(facts)
+        return Artifact({"direction": direction.astype(np.float32)}, facts)
+
+    def score(self, artifact: Artifact, features: Features) -> npt.NDArray[np.float32]:
+        direction = artifact.arrays["direction"].astype(np.float64)
+        rows = vectors_for(artifact, features, len(direction))
+        scores: npt.NDArray[np.float32] = (unit(rows) @ direction).astype(np.float32)
+        return scores
+
+    def warnings(self, artifact: Artifact, dropped_share: float) -> list[str]:
+        return list(artifact.facts["warnings"])
+
+
+def default_block(blocks: int) -> int:
+    """The block at the relative depth of the paper's pick for Llama-3-8B (block 10 of 32), for any depth."""
+    if blocks < 1:
+        raise ValueError(f"blocks={blocks}: a model has at least one")
+    return min(round(0.31 * blocks), blocks - 1)
+
+
+def unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """rows (n, d) scaled to length 1; a row of zeros stays zero."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+
+
+def _add(a: _Sum, b: _Sum) -> _Sum:
+    return _Sum(a.count + b.count, a.zeros + b.zeros, a.total + b.total)
+
+
+def _reference_warnings(facts: dict[str, Any]) -> list[str]:
+    warnings = []
+    unsafe, safe = facts["references"]["unsafe"], facts["references"]["safe"]
+    if unsafe != safe:
+        warnings.append(
+            f"LARF used {unsafe} unsafe and {safe} safe references: they are meant as pairs of one prompt, "
+            "so prompts present on one side only shift the direction."
+        )
+    for source, zeros in facts["zero_references"].items():
+        if zeros:
+            warnings.append(
+                f"{zeros} {source} references have a representation of zeros and count as no direction."
+            )
+    return warnings

@@ -1,0 +1,140 @@
+"""SAFT: the squared projection of a sample on the leading directions of the corpus itself (arXiv 2410.10014).
+
+    mu = mean_i z_i ;  Z - mu = U S V^T ;  score_i = (1/k) sum_{j<=k} <z_i - mu, v_j>^2      higher = riskier
+
+z is the residual stream after one block at one position, v_j the top right singular vectors. No labels, no
+references: one streaming reduce of mean and scatter. The squared score finds the MINORITY cluster, so it
+cannot work when the harmful samples are about half of the corpus or more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tamis.operators.methods.protocol import (
+    Artifact,
+    Features,
+    Reduce,
+    check_layer,
+    resolve_layer,
+    vectors_for,
+)
+from tamis.operators.moments import Moments, eigenbasis, merge, moments_of
+from tamis.operators.requests import Request
+
+REPORTED_DIRECTIONS = 10
+WEAK_SHARE = 0.3
+AMBIGUOUS_RATIO = 0.8
+
+_EPSILON = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Saft:
+    """layer: a block number or "auto" (the middle block, blocks // 2). k: how many directions. weighted: each
+    term times its singular value (the ancestor code's form). position: one of requests.POSITIONS.
+    """
+
+    name: ClassVar[str] = "saft"
+
+    layer: int | Literal["auto"] = "auto"
+    k: int = 1
+    weighted: bool = False
+    position: str = "last_token"
+
+    def __post_init__(self) -> None:
+        check_layer(self.name, self.layer)
+        Request(0, self.position)
+        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
+            raise ValueError(f"saft.k={self.k!r}: write a whole number from 1 on")
+
+    def requests(self, blocks: int) -> tuple[Request, ...]:
+        if blocks < 1:
+            raise ValueError(f"blocks={blocks}: a model has at least one")
+        return (Request(resolve_layer(self.name, self.layer, blocks // 2, blocks), self.position),)
+
+    def sources(self) -> tuple[str, ...]:
+        return ()
+
+    def fit(self, reduce: Reduce, blocks: int) -> Artifact:
+        """mean float64 (d,), basis float64 (k, d), singular_values float64 (k,), all of the corpus.
+
+        Raises ValueError below 2 rows, when no row differs from another, or when fewer than k directions
+        vary.
+        """
+        (request,) = self.requests(blocks)
+        moments = reduce(lambda features: moments_of(features[request.column]), merge)
+        _check_variance(moments)
+        if self.k > moments.width:
+            raise ValueError(f"saft.k={self.k}: the representation has {moments.width} dimensions")
+        eigenvalues, vectors = eigenbasis(moments, min(max(self.k, REPORTED_DIRECTIONS), moments.width))
+        rank = int(np.count_nonzero(eigenvalues > eigenvalues[0] * moments.width * _EPSILON))
+        if self.k > rank:
+            raise ValueError(f"saft.k={self.k}: the {moments.count} rows vary in only {rank} directions")
+        ratios = eigenvalues / moments.total_variance
+        facts: dict[str, Any] = {
+            "method": self.name,
+            "layer": request.block,
+            "layer_chosen": "middle" if self.layer == "auto" else "job",
+            "position": request.position,
+            "columns": [request.column],
+            "k": self.k,
+            "weighted": self.weighted,
+            "count": moments.count,
+            "mean_norm": float(np.linalg.norm(moments.mean)),
+            "singular_values": [float(s) for s in np.sqrt(eigenvalues[:REPORTED_DIRECTIONS])],
+            "explained_variance_ratio": [float(r) for r in ratios[:REPORTED_DIRECTIONS]],
+        }
+        arrays = {
+            "mean": moments.mean,
+            "basis": vectors[: self.k],
+            "singular_values": np.sqrt(eigenvalues[: self.k]),
+        }
+        return Artifact(arrays, facts)
+
+    def score(self, artifact: Artifact, features: Features) -> npt.NDArray[np.float32]:
+        """float32 (n,), never negative; +inf where the score exceeds float32. Follows the artifact's k and
+        weighting.
+        """
+        mean = artifact.arrays["mean"]
+        projected = (vectors_for(artifact, features, len(mean)) - mean) @ artifact.arrays["basis"].T
+        terms = projected**2
+        if artifact.facts["weighted"]:
+            terms *= artifact.arrays["singular_values"]
+        with np.errstate(over="ignore"):
+            scores: npt.NDArray[np.float32] = terms.mean(axis=1).astype(np.float32)
+        return scores
+
+    def warnings(self, artifact: Artifact, dropped_share: float) -> list[str]:
+        """When the score cannot work: the cut drops about as much as it keeps, or the direction is not
+        determined.
+        """
+        warnings = []
+        if dropped_share >= WEAK_SHARE:
+            separation = ((1 - dropped_share) / dropped_share) ** 2
+            effect = "inverted" if dropped_share > 0.5 else "none" if dropped_share == 0.5 else "weak"
+            warnings.append(
+                f"SAFT finds the minority of two clusters: if {dropped_share:.1%} of the corpus is harmful, "
+                f"harmful scores are {separation:.2g} times the harmless ones ({effect}; 81 times at 10 %)."
+            )
+        values = artifact.facts["singular_values"]
+        k = artifact.facts["k"]
+        if k < len(values) and (values[k] / values[k - 1]) ** 2 > AMBIGUOUS_RATIO:
+            ratios = artifact.facts["explained_variance_ratio"]
+            warnings.append(
+                f"SAFT's direction {k} explains {ratios[k - 1]:.1%} of the variance and direction {k + 1} "
+                f"{ratios[k]:.1%}: nearly interchangeable, so another sample of this corpus would score differently."
+            )
+        return warnings
+
+
+def _check_variance(moments: Moments) -> None:
+    if moments.count < 2:
+        raise ValueError(f"saft: {moments.count} usable rows; a direction of variation needs at least 2")
+    rounding = moments.count * (8 * _EPSILON * float(np.linalg.norm(moments.mean))) ** 2
+    if moments.total_variance <= rounding:
+        raise ValueError(f"saft: all {moments.count} rows have the same representation; nothing varies")

@@ -1,0 +1,227 @@
+"""Ray for the stages: start or join it, size the pools, map over shards, reduce over a fixed tree.
+
+Everything here bounds what is in flight, so neither the driver nor the object store grows with the corpus.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tamis.operators.methods.protocol import tree_reduce
+from tamis.pipeline.errors import ClusterError, TamisError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TASK_RETRIES = 3
+"""How often Ray tries a task again when its worker died. Exceptions of our own code are not retried."""
+
+WORKER_ENVIRONMENT = {
+    # A worker downloads nothing but what models.fetch asks for, and prints no bars into logs.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What Ray offers now."""
+
+    address: str
+    nodes: int
+    cpus: float
+    gpus: float
+    seconds_to_start: float
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many copies of the model run, and what each takes. threads: of the forward pass on a CPU."""
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    threads: int | None
+    task_cpus: float
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[Cluster]:
+    """Join the cluster at `address` (or RAY_ADDRESS), else start Ray on this machine; leave it as it was found.
+
+    Raises ClusterError when there is no such cluster or Ray does not start.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    began = time.perf_counter()
+    try:
+        ray.init(
+            address=where,
+            include_dashboard=False if where == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        what = "Ray did not start on this machine" if where == "local" else f"no Ray cluster answers at {where}"
+        raise ClusterError(f"{what} ({_first_line(error)}); see `tamis doctor`") from None
+    try:
+        _quiet_ray_data()
+        resources = ray.cluster_resources()
+        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        seconds = time.perf_counter() - began
+        yield Cluster(where, nodes, resources.get("CPU", 0.0), resources.get("GPU", 0.0), seconds)
+    finally:
+        ray.shutdown()
+
+
+def size_pool(cluster: Cluster, workers: int | None, device: str, gpus_per_worker: float) -> Pool:
+    """One worker per GPU share, or one per node on CPUs, unless `workers` says otherwise.
+
+    On CPUs a worker reserves part of its node only, so that reading and writing always find room beside it: an actor
+    that holds every CPU would wait for tasks that wait for the actor. Raises ClusterError when it cannot fit.
+    """
+    if cluster.gpus and device != "cpu":
+        most = int(cluster.gpus / gpus_per_worker)
+        count = workers or most
+        if count > most or not most:
+            raise ClusterError(
+                f"{count} workers of {gpus_per_worker:g} GPU each do not fit the cluster's {cluster.gpus:g}; "
+                "lower workers or model.gpus_per_worker"
+            )
+        cpus = min(1.0, cluster.cpus / (2 * count))
+        return Pool(count, cpus, gpus_per_worker, None, min(1.0, cluster.cpus - cpus * count))
+    if device == "cuda":
+        raise ClusterError("model.device is cuda and the cluster has no GPU; use auto or cpu, or join another cluster")
+    count = workers or cluster.nodes
+    per_node = max(cluster.cpus / cluster.nodes, 1)
+    threads = max(int(per_node * cluster.nodes / count), 1)
+    cpus = min(1.0, cluster.cpus / (2 * count))
+    return Pool(count, cpus, 0.0, threads, min(1.0, max(cluster.cpus - cpus * count, 0.25)) / 2)
+
+
+def stream(
+    function: Callable[..., R], items: Sequence[T], *shared: Any, cpus: float = 1.0, window: int | None = None
+) -> Iterator[tuple[int, R]]:
+    """(index, function(item, *shared)) for every item as it is done, in any order; a bounded number in flight.
+
+    `shared` values travel to the object store once.
+    """
+    import ray
+
+    task = ray.remote(function).options(num_cpus=cpus, max_retries=TASK_RETRIES)
+    common = [ray.put(value) for value in shared]
+    limit = window or _window(cpus)
+    running: dict[Any, int] = {}
+    waiting = iter(enumerate(items))
+    try:
+        while True:
+            while len(running) < limit and (following := next(waiting, None)) is not None:
+                running[task.remote(following[1], *common)] = following[0]
+            if not running:
+                return
+            [ready], _ = ray.wait(list(running), num_returns=1)
+            index = running.pop(ready)
+            yield index, _get(ready)
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=False)
+
+
+def map_reduce(
+    map: Callable[..., T],
+    combine: Callable[[T, T], T],
+    groups: Sequence[Any],
+    *shared: Any,
+    on_done: Callable[[int], None] | None = None,
+    cpus: float = 1.0,
+) -> T:
+    """combine over map(group, *shared), on the fixed tree of `tree_reduce`: the same bits however tasks are placed.
+
+    Maps run a window ahead of the combining, so that at most window + log2(n) partial results exist at a time.
+    """
+    import ray
+
+    map_task = ray.remote(map).options(num_cpus=cpus, max_retries=TASK_RETRIES)
+    combine_task = ray.remote(combine).options(num_cpus=cpus, max_retries=TASK_RETRIES)
+    common = [ray.put(value) for value in shared]
+    limit = _window(cpus)
+
+    def parts() -> Iterator[Any]:
+        ahead: list[Any] = []
+        for number in range(len(groups) + limit):
+            if number < len(groups):
+                ahead.append(map_task.remote(groups[number], *common))
+            if number >= limit:
+                oldest = ahead.pop(0)
+                ray.wait([oldest], num_returns=1)
+                if on_done is not None:
+                    on_done(number - limit)
+                yield oldest
+
+    result: T = _get(tree_reduce(parts(), combine_task.remote))
+    return result
+
+
+def _window(cpus: float) -> int:
+    import ray
+
+    return max(int(2 * ray.cluster_resources().get("CPU", 1.0) / max(cpus, 0.25)), 2)
+
+
+def _get(reference: Any) -> Any:
+    """The task's value, or its own exception rather than Ray's wrapping of it."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise own_error(error) from None
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"Ray lost a task for good ({_first_line(error)}); run the same command again to go on") from None
+
+
+def own_error(error: BaseException) -> BaseException:
+    """The error that our code raised, dug out of what Ray or Ray Data wrapped around it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        inner = getattr(seen, "cause", None) or seen.__cause__
+        for candidate in (seen, inner):
+            if isinstance(candidate, TamisError):
+                # Ray makes a class of its own that is both; give back the plain one.
+                plain = next(kind for kind in type(candidate).__mro__ if kind.__module__ == TamisError.__module__)
+                copy = plain.__new__(plain)
+                copy.args = getattr(inner, "args", None) or candidate.args
+                copy.__dict__.update(getattr(inner, "__dict__", {}))
+                return copy
+        seen = inner if inner is not seen else None
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _quiet_ray_data() -> None:
+    """Our progress line is the only one; a job log is no place for Ray's bars."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,90 @@
+"""The model's folder on this machine: local as given, or fetched from the hub once per node; and its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.store import error_text
+
+_CONFIG_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+_WHOLE = 1 << 28
+_PIECE, _PIECES = 1 << 20, 64
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """path: folder on this machine; revision: commit on the hub, or "local"."""
+
+    path: str
+    revision: str
+
+
+def fetch(
+    name: str, revision: str | None, *, weights: bool, pickles: bool = False, remote_code: bool = False
+) -> ModelSource:
+    """The model `name` as a local folder. weights: False fetches only configuration and tokenizer.
+
+    Workers on one node wait for the one that downloads, and then read its files. Raises ConfigError.
+    """
+    if os.path.isdir(name):
+        return ModelSource(os.path.abspath(name), "local")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise ConfigError(f"model.name: {name} is not a folder on this machine, nor a name on the Hugging Face hub")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    patterns = [*_CONFIG_FILES]
+    patterns += ["*.safetensors"] if weights else []
+    patterns += ["*.bin"] if weights and pickles else []
+    patterns += ["*.py"] if remote_code else []
+    lock = Path(tempfile.gettempdir()) / f"tamis-fetch-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+    try:
+        with FileLock(lock):
+            path = snapshot_download(name, revision=revision, allow_patterns=patterns)
+    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.name: {name}{f' at {revision}' if revision else ''} is not a folder here and cannot be fetched from "
+            f"the Hugging Face hub ({type(error).__name__}: {error_text(error)}); give the path of a folder, check the "
+            "name, or set HF_TOKEN for a private model"
+        ) from None
+    return ModelSource(path, Path(path).name)
+
+
+def identity(path: str) -> str:
+    """sha256 over names, sizes and contents of the model's configuration and weights.
+
+    Weight files over 256 MiB are sampled at 64 even places instead of read whole: any training changes nearly every
+    tensor, and reading 140 GB to notice would cost more than the mistake.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).iterdir()):
+        if file.suffix not in {".json", ".safetensors", ".bin", ".jinja", ".model", ".py"} or not file.is_file():
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as stream:
+            if size <= _WHOLE:
+                digest.update(stream.read())
+                continue
+            for piece in range(_PIECES):
+                stream.seek(piece * (size - _PIECE) // (_PIECES - 1))
+                digest.update(stream.read(_PIECE))
+    return digest.hexdigest()
+
+
+def chat_template(value: str | None) -> str | None:
+    """model.template as jinja text: a file's content if it names one, else itself."""
+    if value is None or "{" in value:
+        return value
+    try:
+        return Path(value).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"model.template: {value} is neither a jinja template nor a readable file ({error})") from None

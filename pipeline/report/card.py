@@ -1,0 +1,89 @@
+"""The dataset card: README.md of the output folder, with the front matter that makes load_dataset find kept/ only.
+
+Markdown is as executable as HTML where it is shown, so every value is escaped by default; blocks made here pass as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment
+from markupsafe import Markup
+
+from tamis.pipeline.report import prose, text
+
+FILES_SHOWN = 20
+
+_BACKSLASHED = re.compile(r"([\\*_\[\]~$])")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;"}
+_BLOCK_START = re.compile(r"^(?:(\d+)(?=[.)])|(?=[-+#=]))")
+
+
+def render_card(summary: Mapping[str, Any]) -> str:
+    """README.md for a summary (a Summary). Pure; holds no text of samples."""
+    template_text = resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=False, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
+    environment.filters |= {"grouped": text.count, "share": text.share, "size": text.size, "when": text.when}
+    counts = {name: 0 for name in ("rows_in", "kept", "dropped", "quarantined", "truncated")} | dict(
+        summary.get("counts") or {}
+    )
+    title = text.one_line(str(summary.get("title") or "")) or "A filtered corpus"
+    source = summary.get("input") or {}
+    files = list(source.get("files") or [])
+    job = summary.get("job") or {}
+    return environment.from_string(template_text).render(
+        front_matter=front_matter(title),
+        title=title,
+        headline=prose.headline(summary),
+        selection_line=prose.selection_line(summary),
+        method_lines=prose.method_lines(summary),
+        reading=[prose.how_to_read(method["name"], job) for method in summary.get("methods") or []],
+        layers=prose.LAYERS,
+        control=prose.control(summary),
+        counts=counts,
+        input=source,
+        files=files[:FILES_SHOWN],
+        files_left_out=max(0, len(files) - FILES_SHOWN),
+        model=summary.get("model") or {},
+        warnings=list(summary.get("warnings") or []),
+        created=summary.get("created") or "",
+        version=summary.get("tamis_version") or "",
+        job=fenced(text.as_yaml(job), "yaml") if job else None,
+    )
+
+
+def front_matter(title: str) -> Markup:
+    """What the Hugging Face tools read: `configs` points at kept/, so nothing else of the folder is data."""
+    known = {
+        "pretty_name": text.one_line(title),
+        "tags": ["tamis", "safety-filtered"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "kept/*.parquet"}]}],
+    }
+    return Markup("---\n" + text.as_yaml(known, width=10**9) + "---")
+
+
+def markdown(value: str) -> str:
+    """The text as one line that Markdown (and HTML in it) shows as it is, also in a table cell."""
+    line = " ".join(text.one_line(value).split(" "))
+    line = _BACKSLASHED.sub(r"\\\1", line)
+    line = "".join(_ENTITIES.get(character, character) for character in line)
+    return _BLOCK_START.sub(lambda match: (match.group(1) or "") + "\\", line)
+
+
+def fenced(block: str, language: str) -> Markup:
+    """A code block whose fence is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall(r"`+", block)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markup(f"{fence}{language}\n{block.rstrip()}\n{fence}")
+
+
+def _shown(value: Any) -> Any:
+    """Last step of every output expression of the template."""
+    if isinstance(value, Markup):
+        return value
+    return markdown(str(value)) if value is not None and not isinstance(value, ChainableUndefined) else text.UNKNOWN

@@ -1,0 +1,139 @@
+"""The report data: one JSON-able dict that the pipeline writes and the page and the dataset card are drawn from.
+
+Counts are rows. Shares are 0..1. Any score or other float may be None (not known); lists and mappings may be empty.
+Rows are 0-based. The job is shown in full: whoever makes the summary leaves credentials out of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+
+class InputFile(TypedDict):
+    path: str
+    dialect: str
+    rows: int
+    bytes: int
+    format: str
+
+
+class Input(TypedDict):
+    files: list[InputFile]
+    rows: int
+    bytes: int
+
+
+class Model(TypedDict):
+    name: str
+    revision: str | None
+    architecture: str
+    blocks: int
+    width: int
+    dtype: str
+    device: str
+
+
+class Counts(TypedDict):
+    """rows_in = kept + dropped + quarantined; truncated rows are among the kept and dropped ones."""
+
+    rows_in: int
+    kept: int
+    dropped: int
+    quarantined: int
+    truncated: int
+
+
+class QuarantineCode(TypedDict):
+    rows: int
+    message: str
+
+
+class MethodRun(TypedDict):
+    """layer: the block whose output was read, 0-based. facts: what the fit found, in numbers."""
+
+    name: str
+    layer: int | None
+    position: str
+    facts: dict[str, Any]
+
+
+class Selection(TypedDict):
+    """how: in words ("share 0.1"). cut: the score of the last row to go. at_cut: how many rows score exactly that."""
+
+    how: str
+    cut: float | None
+    requested: Any
+    at_cut: int | None
+
+
+class Histogram(TypedDict):
+    """n bins of the selecting method's score: n + 1 ascending edges, rows kept and dropped per bin."""
+
+    edges: list[float]
+    kept: list[int]
+    dropped: list[int]
+
+
+class Source(TypedDict):
+    source: str
+    rows: int
+    dropped: int
+
+
+class LengthDecile(TypedDict):
+    """low..high: response tokens of the final answer, both included."""
+
+    low: int
+    high: int
+    rows: int
+    dropped: int
+
+
+class Message(TypedDict):
+    role: str
+    content: str
+
+
+class Sample(TypedDict):
+    """rank: 1 is the riskiest of the corpus."""
+
+    sample_id: str
+    source: str
+    row: int
+    score: float | None
+    rank: int | None
+    n_response_tokens: int | None
+    messages: list[Message]
+
+
+class Timing(TypedDict):
+    seconds: float | None
+    rows_per_second: NotRequired[float | None]
+    tokens_per_second: NotRequired[float | None]
+
+
+class Summary(TypedDict):
+    """What ran and what came of it. `created` is ISO 8601; `timings` maps a stage, in order of running, to its cost."""
+
+    title: str
+    created: str
+    tamis_version: str
+    job: dict[str, Any]
+    fingerprint: dict[str, Any]
+    versions: dict[str, str]
+    input: Input
+    model: Model
+    counts: Counts
+    quarantine_codes: dict[str, QuarantineCode]
+    methods: list[MethodRun]
+    selected_by: str
+    selection: Selection
+    histogram: Histogram
+    sources: list[Source]
+    length_deciles: list[LengthDecile]
+    score_length_spearman: float | None
+    riskiest: list[Sample]
+    borderline_dropped: list[Sample]
+    borderline_kept: list[Sample]
+    timings: dict[str, Timing]
+    warnings: list[str]

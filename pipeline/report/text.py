@@ -1,0 +1,175 @@
+"""Text and numbers as a person reads them: strange characters made visible, long texts clipped, numbers with units.
+
+Everything shown in a report goes through `visible`: afterwards a text can be written as UTF-8, cannot reorder what stands
+around it, and hides nothing. It does not escape HTML or Markdown; the templates do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import yaml
+
+UNKNOWN = "–"
+
+# Written as code points on purpose: the characters themselves would be invisible here too. Joiners (200C, 200D) and emoji
+# variation selectors (FE00-FE0F) stay: scripts and emoji need them and they reorder nothing.
+_HIDDEN = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but tab and newline
+    "\u00ad\u061c\u115f\u1160\u180e\u3164\uffa0"  # soft hyphen, Arabic letter mark, blank fillers
+    "\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # zero width, bidi marks and overrides, separators
+    "\ud800-\udfff\ufdd0-\ufdef\ufff0-\uffff"  # lone surrogates, noncharacters, specials
+    "\U000e0000-\U000e0fff"  # tags and variation selectors that can smuggle text
+    "]"
+)
+
+
+def visible(text: str) -> str:
+    """The text with controls as pictures (NUL as ␀) and other invisible or reordering characters as ⟦U+202E⟧."""
+    return _HIDDEN.sub(_picture, text.replace("\r\n", "\n"))
+
+
+def _picture(match: re.Match[str]) -> str:
+    point = ord(match.group())
+    if point < 0x20:
+        return chr(0x2400 + point)
+    if point == 0x7F:
+        return "␡"
+    if point == 0xFFFD:  # the replacement character is visible as it is
+        return "\ufffd"
+    return f"⟦U+{point:04X}⟧"
+
+
+def one_line(text: str) -> str:
+    """`visible`, with newlines as ␊ and tabs as spaces, and no blanks at the ends."""
+    return visible(text).replace("\n", "␊").replace("\t", " ").strip()
+
+
+def clip(text: str, limit: int) -> tuple[str, int]:
+    """The first `limit` characters, and how many were left out."""
+    return text[:limit], max(0, len(text) - limit)
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def count(value: Any) -> str:
+    """1234567 -> "1,234,567"."""
+    known = number(value)
+    return UNKNOWN if known is None else f"{round(known):,}"
+
+
+def share(part: Any, whole: Any = 1) -> str:
+    """A part of a whole in percent; "0 %" and "100 %" are said only when they are exactly true."""
+    known, total = number(part), number(whole)
+    if known is None or not total:
+        return UNKNOWN
+    percent = 100 * known / total
+    if percent in (0, 100):
+        return f"{percent:.0f} %"
+    if 0 < percent < 0.01:
+        return "< 0.01 %"
+    if 99.99 < percent < 100:
+        return "> 99.99 %"
+    decimals = 2 if percent < 1 or percent > 99 else 1
+    return f"{percent:.{decimals}f} %"
+
+
+def score(value: Any, digits: int = 6) -> str:
+    """Significant digits, plain notation where that is readable."""
+    known = number(value)
+    if known is None:
+        return UNKNOWN
+    if known == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(known)))
+    if exponent < -5 or exponent > 8:
+        return f"{known:.{digits - 1}e}"
+    return f"{known:,.{max(0, digits - 1 - exponent)}f}"
+
+
+def rate(value: Any) -> str:
+    """Per second: three digits below 1,000, whole numbers above."""
+    known = number(value)
+    if known is None:
+        return UNKNOWN
+    return f"{known:,.0f}" if known >= 100 or known == 0 else f"{known:.3g}"
+
+
+def seconds(value: Any) -> str:
+    """0.042 -> "0.04 s", 192 -> "3 min 12 s", 3720 -> "1 h 02 min"."""
+    known = number(value)
+    if known is None:
+        return UNKNOWN
+    if known < 59.95:
+        return f"{known:.2f} s" if known < 9.995 else f"{known:.1f} s"
+    whole = round(known)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(known / 60)
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def size(value: Any) -> str:
+    """Bytes with a decimal unit: 1234567 -> "1.23 MB"."""
+    known = number(value)
+    if known is None:
+        return UNKNOWN
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if known < 999.5:
+            return f"{known:.0f} {unit}" if unit == "bytes" else f"{known:.3g} {unit}"
+        known /= 1000
+    return f"{known:,.3g} TB"
+
+
+def when(iso: str) -> str:
+    """An ISO 8601 time to the minute with its zone; anything else as it is."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".strip()
+
+
+def fact(value: Any) -> str:
+    """Any JSON value in one short line: numbers to four digits, lists with commas."""
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return score(value, 4)
+    if isinstance(value, list | tuple):
+        return ", ".join(fact(item) for item in value)
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors: a reader of a job file should meet values only."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def as_yaml(value: Mapping[str, Any], width: int = 100) -> str:
+    """YAML that loads to the same value and holds no invisible character (those are escaped as YAML escapes)."""
+
+    def dump(unicode: bool) -> str:
+        return yaml.dump(dict(value), Dumper=_Plain, sort_keys=False, allow_unicode=unicode, width=width)
+
+    text = dump(True)
+    return text if visible(text) == text else dump(False)

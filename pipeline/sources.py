@@ -1,0 +1,211 @@
+"""Shards: ranges of rows of input files, the unit of work and of resuming. Found by the plan, read by any worker.
+
+Reading a shard always gives exactly its rows, in order; a row that cannot be read is still a row, with its problem.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from tamis.operators.problems import RowProblem
+from tamis.pipeline import text_files
+from tamis.pipeline.columnar_files import ColumnarFile, read_rows, shape_of
+from tamis.pipeline.errors import InputError
+from tamis.pipeline.files import TEXT_FORMATS, SourceFile, identity_of
+from tamis.pipeline.store import error_text, is_local, open_filesystem, vanished
+from tamis.pipeline.text_files import Span, TextFile
+
+SHARD_BYTES = 64 << 20
+"""Shards are also bounded in bytes of input, so that rows of megabytes do not fill a worker's memory."""
+
+CORPUS = "corpus"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows start_row..stop_row of one file. role: corpus, or the reference set that the file is."""
+
+    index: int
+    role: str
+    file: SourceFile
+    header: tuple[str, ...]
+    span: Span
+    dialect: Mapping[str, Any]
+    id: str = field(default="")
+
+    @property
+    def rows(self) -> int:
+        return self.span.stop_row - self.span.start_row
+
+    @property
+    def name(self) -> str:
+        """Base name of everything written for this shard; sorts in corpus order."""
+        return f"{self.index:06d}-{self.id}"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Shard:
+        tree = json.loads(text)
+        tree["file"] = SourceFile(**tree["file"])
+        tree["span"] = Span(**tree["span"])
+        tree["header"] = tuple(tree["header"])
+        return cls(**tree)
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What one look over a file found. schema: None for JSON, whose types are known after all rows were read."""
+
+    file: SourceFile
+    header: tuple[str, ...]
+    spans: tuple[Span, ...]
+    schema: pa.Schema | None
+    head: tuple[Mapping[str, Any], ...]
+
+    @property
+    def rows(self) -> int:
+        return self.spans[-1].stop_row if self.spans else 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as read: its columns or its problem, and where it stands. offset: byte in the unpacked file, if text."""
+
+    number: int
+    value: Mapping[str, Any] | RowProblem
+    offset: int | None
+    raw: bytes | None
+
+    def raw_text(self) -> str:
+        """For quarantine: the row as it stands in the file, or as JSON when the file is not text."""
+        if self.raw is not None:
+            return self.raw.decode("utf-8", "backslashreplace")
+        value = {} if isinstance(self.value, RowProblem) else self.value
+        return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace").decode()
+
+
+def scan(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int = 64) -> Scanned:
+    """Find the rows of `file`. Raises InputError naming the file and what is wrong with it as a whole."""
+    try:
+        if file.format in TEXT_FORMATS:
+            scanned = _scan_text(file, shard_rows, options, head_rows)
+        else:
+            scanned = _scan_columnar(file, shard_rows, options, head_rows)
+    except (ValueError, OSError, EOFError, pa.ArrowException) as error:
+        raise InputError(f"{file.name}: {_broken(file, error)}") from None
+    if not scanned.rows:
+        raise InputError(f"{file.name}: holds no rows")
+    return scanned
+
+
+def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_index: int) -> list[Shard]:
+    """The shards of one file. Their ids depend on the file's name, size, identity and the row range, and on nothing else."""
+    shards = []
+    for number, span in enumerate(scanned.spans):
+        key = [role, scanned.file.name, scanned.file.bytes, scanned.file.identity, span.start_row, span.stop_row]
+        shard_id = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        shards.append(Shard(first_index + number, role, scanned.file, scanned.header, span, dialect, shard_id))
+    return shards
+
+
+def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> list[Row]:
+    """The rows of `shard`, in order. columns: enough for the caller; others may be missing from a row's value.
+
+    Raises InputError if the file vanished or is not the one that was planned.
+    """
+    check_unchanged(shard, options)
+    try:
+        if shard.file.format in TEXT_FORMATS:
+            records = text_files.read_records(_text(shard.file, options, shard.header), shard.span)
+            rows = [
+                Row(shard.span.start_row + i, record.value, record.offset, record.raw) for i, record in enumerate(records)
+            ]
+        else:
+            rows = _from_table(read_table(shard, options, columns), shard.span.start_row)
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise vanished(shard.file.name, error) from None
+    if len(rows) != shard.rows:
+        raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
+    return rows
+
+
+def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a Parquet or Arrow shard as they are, types and metadata untouched."""
+    file, span = _columnar(shard.file, options), shard.span
+    return read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
+
+
+def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
+    filesystem, path = open_filesystem(shard.file.url, options)
+    try:
+        info = filesystem.info(path)
+        identity = str(os.stat(path).st_mtime_ns) if is_local(filesystem) else identity_of(info)
+    except OSError as error:
+        raise vanished(shard.file.name, error) from None
+    if identity != shard.file.identity or int(info["size"]) != shard.file.bytes:
+        raise InputError(f"{shard.file.name}: changed since the plan was made; run again with a new output folder")
+
+
+def _text(file: SourceFile, options: Mapping[str, Any], header: tuple[str, ...]) -> TextFile:
+    return TextFile(file.url, file.format, file.compression, dict(options), header)
+
+
+def _columnar(file: SourceFile, options: Mapping[str, Any]) -> ColumnarFile:
+    return ColumnarFile(file.url, file.format, dict(options))
+
+
+def _scan_text(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:
+    is_csv = file.format in {"csv", "tsv"}
+    header = text_files.csv_header(_text(file, options, ())) if is_csv else ()
+    text = _text(file, options, header)
+    spans = tuple(text_files.find_spans(text, shard_rows, SHARD_BYTES))
+    # CSV has no types; every column is kept as the text that it is.
+    schema = pa.schema([(name, pa.string()) for name in header]) if is_csv else None
+    records = text_files.read_records(text, spans[0])[:head_rows] if spans else []
+    head = tuple(record.value for record in records if not isinstance(record.value, RowProblem))
+    return Scanned(file, header, spans, schema, head)
+
+
+def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:
+    source = _columnar(file, options)
+    shape = shape_of(source)
+    step = shard_rows
+    if shape.rows and shape.bytes / shape.rows * shard_rows > SHARD_BYTES:
+        step = max(int(SHARD_BYTES * shape.rows / shape.bytes), 1)
+    spans = tuple(Span(start, min(start + step, shape.rows), 0, 0) for start in range(0, shape.rows, step))
+    head = read_rows(source, 0, min(head_rows, shape.rows)) if shape.rows else None
+    values = [] if head is None else [row.value for row in _from_table(head, 0)]
+    return Scanned(file, (), spans, shape.schema, tuple(v for v in values if not isinstance(v, RowProblem)))
+
+
+def _from_table(table: pa.Table, start_row: int) -> list[Row]:
+    try:
+        return [Row(start_row + i, value, None, None) for i, value in enumerate(table.to_pylist())]
+    except UnicodeDecodeError:
+        return [Row(start_row + i, _one(table.slice(i, 1)), None, None) for i in range(table.num_rows)]
+
+
+def _one(row: pa.Table) -> Mapping[str, Any] | RowProblem:
+    try:
+        value: Mapping[str, Any] = row.to_pylist()[0]
+    except UnicodeDecodeError:
+        return RowProblem("invalid_utf8", "a string of the row is not UTF-8")
+    return value
+
+
+def _broken(file: SourceFile, error: BaseException) -> str:
+    text = error_text(error)
+    if file.compression is not None and "runcated" in text:
+        return f"the {file.compression} archive is cut off ({text}); copy it again"
+    if isinstance(error, pa.ArrowException) or file.format not in TEXT_FORMATS:
+        return f"not a whole {file.format} file, cut off or damaged ({text})"
+    return text

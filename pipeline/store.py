@@ -1,0 +1,174 @@
+"""Files of one folder, on a local disk or in an object store, through fsspec.
+
+A write is whole or absent: local files are written aside and renamed, object stores publish an object when its upload
+ends. Nothing else is asked of the storage: no rename, no append, no conditional write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tamis.pipeline.errors import ConfigError, InputError
+
+
+@dataclass(frozen=True)
+class Written:
+    """One published file: name under the store's root, size in bytes, sha256 of its content."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "bytes": self.bytes, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder at `url`. Small and picklable: workers get it by value and open their own connection."""
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        refuse_credentials(self.url)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "options": dict(self.options)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @cached_property
+    def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        return open_filesystem(self.url, self.options)
+
+    @property
+    def is_local(self) -> bool:
+        return is_local(self._opened[0])
+
+    def path(self, name: str = "") -> str:
+        """What to show a person (and to open by hand) for `name`."""
+        root = self._opened[1] if self.is_local else self.url
+        return f"{root.rstrip('/')}/{name}" if name else root
+
+    def _full(self, name: str) -> str:
+        return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
+
+    def exists(self, name: str = "") -> bool:
+        return bool(self._opened[0].exists(self._full(name)))
+
+    def read(self, name: str) -> bytes:
+        """FileNotFoundError if there is none."""
+        data: bytes = self._opened[0].cat_file(self._full(name))
+        return data
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read(name))
+
+    def write(self, name: str, data: bytes) -> Written:
+        filesystem, full = self._opened[0], self._full(name)
+        if self.is_local:
+            os.makedirs(os.path.dirname(full), exist_ok=True)
+            aside = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                with open(aside, "wb") as file:
+                    file.write(data)
+                os.replace(aside, full)
+            except BaseException:
+                if os.path.exists(aside):
+                    os.unlink(aside)
+                raise
+        else:
+            filesystem.pipe_file(full, data)
+        return Written(name, len(data), hashlib.sha256(data).hexdigest())
+
+    def write_json(self, name: str, value: Any) -> Written:
+        return self.write(name, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def write_table(self, name: str, table: pa.Table) -> Written:
+        """As Parquet, with the table's schema metadata."""
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        return self.write(name, sink.getvalue())
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        return pq.ParquetFile(io.BytesIO(self.read(name))).read(columns=columns)
+
+    def list(self, folder: str) -> list[str]:
+        """Names of the files in `folder`, sorted; empty if it does not exist."""
+        filesystem = self._opened[0]
+        try:
+            filesystem.invalidate_cache(self._full(folder))
+            found = filesystem.ls(self._full(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        names = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return [name for name in names if name and not name.endswith(".tmp")]
+
+    def remove(self, folder: str) -> None:
+        filesystem, full = self._opened[0], self._full(folder)
+        if filesystem.exists(full):
+            filesystem.rm(full, recursive=True)
+
+    def check_writable(self) -> None:
+        """ConfigError if nothing can be written here."""
+        probe = f"_work/.probe-{uuid.uuid4().hex[:8]}"
+        try:
+            self.write(probe, b"")
+            self.remove(probe)
+        except (OSError, PermissionError) as error:
+            raise ConfigError(f"output: {self.path()} cannot be written ({error_text(error)})") from None
+
+
+def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system that serves `url`, and the path of `url` on it. ConfigError if nothing here serves it."""
+    refuse_credentials(url)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **({} if is_local_url(url) else options))
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{url}: no storage driver for this address ({error_text(error)})") from None
+    return filesystem, path
+
+
+def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
+    return "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple | list) else (filesystem.protocol,))
+
+
+def is_local_url(url: str) -> bool:
+    return "://" not in url or url.startswith("file://")
+
+
+def refuse_credentials(url: str) -> None:
+    """ConfigError for user:password@ in a URL; such an address would end up in logs and manifests."""
+    if "://" in url and re.search(r"^[^/]*@", urlsplit(url).netloc or ""):
+        scheme, host = url.split("://", 1)[0], urlsplit(url).netloc.rsplit("@", 1)[-1]
+        raise ConfigError(
+            f"{scheme}://***@{host}/...: credentials in an address are refused; "
+            "put them in the environment or the provider's own config file"
+        )
+
+
+def error_text(error: BaseException) -> str:
+    """One line of an error of the storage, for a person."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def vanished(path: str, error: BaseException) -> InputError:
+    return InputError("the input cannot be read any more", [f"{path}: {error_text(error)}"])
