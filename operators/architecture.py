@@ -1,8 +1,9 @@
 """What a model is, read from its config alone, and how to cut it after one block.
 
-The cut model is built from the UNCHANGED config and then loses the blocks above the cut, so every block that stays
-is exactly the block of the full model: layer types, windows, expert positions, key-value sharing and residual scales
-that depend on the number of blocks keep their meaning. Models are made on the meta device: no memory is used for weights.
+The cut model is built from the UNCHANGED config and then loses the blocks above the cut, so every block that
+stays is exactly the block of the full model: layer types, windows, expert positions, key-value sharing and
+residual scales that depend on the number of blocks keep their meaning. Models are made on the meta device: no
+memory is used for weights.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ HEADS = ("lm_head", "embed_out")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A decoder in five numbers. width: the size of the residual stream. max_positions: None if without a limit."""
+    """A decoder in five numbers. width: the size of the residual stream. max_positions: None if without a
+    limit.
+    """
 
     architecture: str
     blocks: int
@@ -34,7 +37,9 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Cut:
-    """A model that ends after block `keep - 1`: build it with `model_class`, fill it with the weights that it `needs`."""
+    """A model that ends after block `keep - 1`: build it with `model_class`, fill it with the weights that it
+    `needs`.
+    """
 
     config: Any
     model_class: Any
@@ -44,7 +49,9 @@ class Cut:
     not_needed: re.Pattern[str]
 
     def needs(self, key: str) -> bool:
-        """Whether the tensor `key` of a checkpoint may belong to the cut model. In doubt yes: the loader reports leftovers."""
+        """Whether the tensor `key` of a checkpoint may belong to the cut model. In doubt yes: the loader
+        reports leftovers.
+        """
         match = self.not_needed.match(key)
         if match is None:
             return True
@@ -54,10 +61,11 @@ class Cut:
 def describe_model(
     path: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
 ) -> ModelInfo:
-    """Describe the decoder in folder `path` (or of that name on the Hugging Face hub) from its config; no weights are read.
+    """Describe the decoder in folder `path` (or of that name on the Hugging Face hub) from its config; no
+    weights are read.
 
-    Raises ValueError when it is not a decoder language model that can be run here, and says why; OSError when the
-    hub cannot be reached or has no such model.
+    Raises ValueError when it is not a decoder language model that can be run here, and says why; OSError when
+    the hub cannot be reached or has no such model.
     """
     return describe(read_config(path, revision=revision, trust_remote_code=trust_remote_code))
 
@@ -96,7 +104,7 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
     if names_code and not trust_remote_code:
         raise ValueError(
             f"config.json of {path} names code of its own to run (auto_map: {', '.join(names_code)}); "
-            "set trust_remote_code if you trust it, or remove auto_map to use transformers' own implementation"
+            "set trust_remote_code if you trust it, or remove auto_map to run transformers' own"
         )
     model_type = raw.get("model_type")
     if not names_code and model_type not in transformers.CONFIG_MAPPING:
@@ -105,9 +113,7 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
             f"an architecture that transformers {transformers.__version__} does not know"
         )
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            path, revision=revision, trust_remote_code=trust_remote_code
-        )
+        config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except OSError:
         raise
     except Exception as error:  # configs validate themselves, each in its own way
@@ -135,7 +141,8 @@ def _require_decoder(config: Any, names_code: list[str]) -> None:
 def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
     """Plan the model of `config` without its blocks `keep` and above, its final norm and its LM head.
 
-    Raises ValueError if the model cannot be built, its list of blocks cannot be told, or its attention is not causal.
+    Raises ValueError if the model cannot be built, its list of blocks cannot be told, or its attention is not
+    causal.
     """
     try:
         with torch.device("meta"):
@@ -173,16 +180,14 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
 
 
 def find_blocks(model: nn.Module, count: int) -> str:
-    """The path of the model's list of `count` blocks: the outermost module list of that length. ValueError if unclear."""
-    lists = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
+    """The path of the model's list of `count` blocks: the outermost module list of that length. ValueError if
+    unclear.
+    """
+    lists: list[str] = [
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     # a block may hold a list of the same length, e.g. as many experts as there are blocks
-    outermost = [
-        name for name in lists if not any(name.startswith(f"{other}.") for other in lists if other != name)
-    ]
+    outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists if other != name)]
     if len(outermost) != 1:
         raise ValueError(
             f"{type(model).__name__} has {len(outermost)} lists of {count} modules "
@@ -192,16 +197,20 @@ def find_blocks(model: nn.Module, count: int) -> str:
 
 
 def _final_norms(model: nn.Module, blocks: str) -> list[str]:
-    """Names of the norms that stand beside the list of blocks and after it. One that stands before it may be an input's."""
+    """Names of the norms that stand beside the list of blocks and after it. One that stands before it may be
+    an input's.
+    """
     parent, _, own = blocks.rpartition(".")
     names = [name for name, _ in model.get_submodule(parent).named_children()]
     return [name for name in names[names.index(own) + 1 :] if name in FINAL_NORMS]
 
 
 def rope_boundaries(config: Any) -> tuple[int, ...]:
-    """Lengths at which a model's rotary frequencies change with the longest row of the batch (LongRoPE: Phi-3 128k).
+    """Lengths at which a model's rotary frequencies change with the longest row of the batch (LongRoPE: Phi-3
+    128k).
 
-    Rows on both sides of a boundary must not share a batch, or a short row gets the frequencies of a long one.
+    Rows on both sides of a boundary must not share a batch, or a short row gets the frequencies of a long
+    one.
     """
     parameters = getattr(config, "rope_parameters", None) or {}
     per_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
@@ -216,13 +225,15 @@ def rope_boundaries(config: Any) -> tuple[int, ...]:
 
 
 def require_folder(path: str | os.PathLike[str]) -> bool:
-    """True for a folder, False for what may be a name on the hub; ValueError for a path that leads nowhere."""
+    """True for a folder, False for what may be a name on the hub; ValueError for a path that leads
+    nowhere.
+    """
     text = os.fspath(path)
     if os.path.isdir(text):
         return True
     if os.path.exists(text):
         raise ValueError(f"{text} is a file; a model folder is needed")
-    if os.path.isabs(text) or text.startswith((".", "~")) or text.count("/") != 1 and "/" in text:
+    if os.path.isabs(text) or text.startswith((".", "~")) or ("/" in text and text.count("/") != 1):
         raise ValueError(f"there is no model folder {text}")
     return False
 

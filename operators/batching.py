@@ -1,8 +1,9 @@
 """Rows -> batches of like length, bounded by what a padded batch costs.
 
-A padded batch costs rows x longest tokens, whatever its rows hold, so rows are sorted by length before they are cut into
-batches: neighbours need next to no padding. The longest rows come first: a batch that does not fit the device fails
-at once and not after an hour.
+A padded batch costs rows x longest tokens, whatever its rows hold, so rows are sorted by length before they
+are cut into
+batches: neighbours need next to no padding. The longest rows come first: a batch that does not fit the device
+fails at once and not after an hour.
 """
 
 from __future__ import annotations
@@ -11,22 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 
-def token_budget_batches(
-    lengths: npt.ArrayLike, budget: int, max_rows: int = 512
-) -> list[npt.NDArray[np.int64]]:
+def token_budget_batches(lengths: npt.ArrayLike, budget: int, max_rows: int = 512) -> list[npt.NDArray[np.int64]]:
     """Cut rows into batches with rows x longest row <= budget; a row longer than the budget stands alone.
 
-    lengths: (N,) whole numbers >= 0, tokens per row (an empty row counts as one token). budget: tokens of a padded batch.
+    lengths: (N,) whole numbers >= 0, tokens per row (an empty row counts as one token). budget: tokens of a
+    padded batch.
     max_rows: the most rows in one batch.
-    Returns arrays of row indices: every row exactly once, longest first, rows of equal length in input order; the same
-    lengths always give the same batches. Raises ValueError on a budget or max_rows below 1 and on lengths that are not
-    whole numbers >= 0.
+    Returns arrays of row indices: every row exactly once, longest first, rows of equal length in input order;
+    the same lengths always give the same batches. Raises ValueError on a budget or max_rows below 1 and on
+    lengths that are not whole numbers >= 0.
     """
     sizes = np.asarray(lengths)
     if sizes.ndim != 1 or (sizes.size and not np.issubdtype(sizes.dtype, np.integer)):
-        raise ValueError(
-            f"lengths must be one whole number per row, not shape {sizes.shape} of {sizes.dtype}"
-        )
+        raise ValueError(f"lengths must be one whole number per row, not shape {sizes.shape} of {sizes.dtype}")
     if budget < 1 or max_rows < 1:
         raise ValueError(f"budget={budget} and max_rows={max_rows} must both be at least 1")
     if sizes.size and sizes.min() < 0:

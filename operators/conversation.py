@@ -2,8 +2,8 @@
 
 Roles are system, developer, user, assistant and tool. The conversation ends with the last assistant turn:
 what comes after it holds no answer and bears no loss, so it is left out. Every assistant turn has some text;
-other turns may be empty. Contents are kept to the letter (but the `text` dialect strips its layout's white space).
-What cannot be read so is a RowProblem:
+other turns may be empty. Contents are kept to the letter (but the `text` dialect strips its layout's white
+space). What cannot be read so is a RowProblem:
 
     no_conversation      the conversation or the prompt is missing, null, or no list where a list is due
     no_response          no assistant turn, or the response is null
@@ -17,7 +17,7 @@ What cannot be read so is a RowProblem:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tamis.operators.detection import as_list, detect
@@ -98,26 +98,19 @@ def _turns(value: Any, role_key: str, content_key: str) -> _Turns:
             )
         for key in _BEYOND_TEXT:
             if turn.get(key):
-                raise RowProblem(
-                    "unsupported_content", f"turn {number} has {key}, which cannot be rendered as text"
-                )
-        content = turn.get(content_key)
-        found.append((known, content if isinstance(content, str) else _joined(content, number)))
+                raise RowProblem("unsupported_content", f"turn {number} has {key}, which cannot be rendered as text")
+        found.append((known, turn.get(content_key)))
     return found
 
 
-def _joined(content: Any, number: int) -> str:
+def _joined(content: Sequence[Any], number: int) -> str:
     """The text of a content in parts, [{"type": "text", "text": ...}, ...], if all of them are text."""
-    if not isinstance(content, (list, tuple)):
-        raise RowProblem("bad_content", f"the content of turn {number} is not text but {_kind(content)}")
     texts = []
     for part in content:
         filled = {k: v for k, v in part.items() if v is not None} if isinstance(part, Mapping) else {}
         text = filled.get("text")
         if set(filled) != {"type", "text"} or filled["type"] != "text" or not isinstance(text, str):
-            raise RowProblem(
-                "unsupported_content", f"the content of turn {number} has parts that are not text"
-            )
+            raise RowProblem("unsupported_content", f"the content of turn {number} has parts that are not text")
         texts.append(text)
     return "".join(texts)
 
@@ -162,6 +155,8 @@ def _finish(turns: _Turns) -> list[Message]:
         raise RowProblem("no_response", "the conversation has no assistant turn")
     messages = []
     for number, (role, content) in enumerate(turns[: last + 1]):
+        if isinstance(content, (list, tuple)):
+            content = _joined(content, number)
         text = _string(content, f"the content of turn {number}")
         if role == "assistant" and not text.strip():
             raise RowProblem("empty_response", f"the assistant's turn {number} is empty")

@@ -26,8 +26,8 @@ def detect(columns: Sequence[str], rows: Rows) -> Dialect:
 
     Columns that hold whole conversations and pairs of prompt and answer columns count equally: where there is
     more than one of them, the choice is refused, never guessed. `chosen` (of a preference corpus: the answer
-    that one trains on) and then `text` count only where there is nothing else: the original Alpaca files repeat
-    each row in a `text` column.
+    that one trains on) and then `text` count only where there is nothing else: the original Alpaca files
+    repeat each row in a `text` column.
 
     Raises ValueError, saying what was found, what is understood and how to set it by hand.
     """

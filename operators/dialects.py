@@ -100,9 +100,7 @@ class Dialect:
     @classmethod
     def of(cls, name: str, **columns: str | None) -> Dialect:
         """By keyword, part=column, in any order; None where the corpus has no such column."""
-        return cls(
-            name, tuple((part, column) for part in _ORDER if (column := columns.pop(part, None)) is not None)
-        )
+        return cls(name, tuple((part, column) for part in _ORDER if (column := columns.pop(part, None)) is not None))
 
     def column(self, part: str) -> str | None:
         """The column that holds this part; None if there is none."""

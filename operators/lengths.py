@@ -28,7 +28,8 @@ def length_deciles(histogram: Counts) -> Counts:
     if up_to.size == 0 or up_to[-1] == 0:
         raise ValueError("no samples: there are no deciles")
     # 10 * count against tenths * total in integers: no rounding at an edge.
-    return np.searchsorted(10 * up_to, np.arange(1, 10) * up_to[-1], side="left").astype(np.int64)
+    edges: Counts = np.searchsorted(10 * up_to, np.arange(1, 10) * up_to[-1], side="left").astype(np.int64)
+    return edges
 
 
 def decile_of(lengths: npt.NDArray[np.integer], edges: Counts) -> Counts:

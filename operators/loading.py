@@ -1,8 +1,8 @@
 """Load the blocks of a model that are needed, and nothing else.
 
-Tensors of blocks above the cut, of the final norm and of the LM head are never read, and a weight file that holds
-nothing else is neither opened nor downloaded. A weight that the cut model needs and the checkpoint lacks, or has in another shape,
-is an error: transformers would fill it with random numbers and go on.
+Tensors of blocks above the cut, of the final norm and of the LM head are never read, and a weight file that
+holds nothing else is neither opened nor downloaded. A weight that the cut model needs and the checkpoint
+lacks, or has in another shape, is an error: transformers would fill it with random numbers and go on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 
 import safetensors
 import torch
-import transformers
 from torch import nn
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
@@ -35,16 +34,15 @@ _OLD_BUFFERS = re.compile(r"(\b(attn|attention)\.(masked_)?bias|\binv_freq|\bpos
 def find_weights(
     path: str | os.PathLike[str], cut: Cut, *, revision: str | None, allow_pickle_weights: bool
 ) -> list[str]:
-    """The files on this machine that hold the weights of `cut`, downloaded first if `path` is a name on the hub.
+    """The files on this machine that hold the weights of `cut`, downloaded first if `path` is a name on the
+    hub.
 
-    Raises ValueError if there are none, if a shard that is needed is missing, or if they are pickles and not allowed;
-    OSError if the hub cannot be reached.
+    Raises ValueError if there are none, if a shard that is needed is missing, or if they are pickles and not
+    allowed; OSError if the hub cannot be reached.
     """
 
     def fetch(name: str) -> str | None:
-        found: str | None = cached_file(
-            path, name, revision=revision, _raise_exceptions_for_missing_entries=False
-        )
+        found: str | None = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
         return found
 
     require_folder(path)
@@ -89,14 +87,16 @@ def _needed_shards(path: str | os.PathLike[str], table: str, index: str, cut: Cu
 
 @contextmanager
 def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
-    """The tensors of `cut` by name, not yet read: slices of safetensors files, or tensors mapped from pickled ones."""
+    """The tensors of `cut` by name, not yet read: slices of safetensors files, or tensors mapped from pickled
+    ones.
+    """
     with ExitStack() as stack:
         weights: dict[str, Any] = {}
         for file in files:
             try:
                 if file.endswith(".safetensors"):
                     handle = stack.enter_context(safetensors.safe_open(file, framework="pt"))
-                    weights.update({key: handle.get_slice(key) for key in handle.keys() if cut.needs(key)})
+                    weights.update({key: handle.get_slice(key) for key in handle.offset_keys() if cut.needs(key)})
                 else:
                     state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
                     weights.update({key: tensor for key, tensor in state.items() if cut.needs(key)})
@@ -109,8 +109,8 @@ def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
 def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Build the model of `cut` and fill it from `files`, in `dtype` on `device`, in evaluation mode.
 
-    Raises ValueError naming every weight that is missing, of another shape, or left over inside a block that was
-    kept; and if the model turns out not to be causal.
+    Raises ValueError naming every weight that is missing, of another shape, or left over inside a block that
+    was kept; and if the model turns out not to be causal.
     """
     with open_weights(files, cut) as weights, _quiet_transformers():
         try:
@@ -125,9 +125,7 @@ def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.de
         except Exception as error:
             if isinstance(error, MemoryError):
                 raise
-            raise ValueError(
-                f"the weights do not fit a {cut.config.model_type} model: {first_line(error)}"
-            ) from error
+            raise ValueError(f"the weights do not fit a {cut.config.model_type} model: {first_line(error)}") from error
     _require_whole(report)
     module: nn.Module = model.to(device)
     require_causal(module, cut.config)
@@ -148,12 +146,12 @@ def _require_whole(report: dict[str, Any]) -> None:
             raise ValueError(f"the checkpoint {problem} {', '.join(keys[:5])}{more}")
 
 
-@torch.inference_mode()
 def require_causal(model: nn.Module, config: Any) -> None:
-    """Run two short rows that begin alike and end differently; ValueError if the shared beginning comes out differently.
+    """Run two short rows that begin alike and end differently; ValueError if the shared beginning comes out
+    differently.
 
-    Rows are batched without an attention mask because padding stands behind the real tokens and they cannot see it.
-    This tests exactly that.
+    Rows are batched without an attention mask because padding stands behind the real tokens and they cannot
+    see it. This tests exactly that.
     """
     shared, length = 4, 8
     if config.vocab_size < 2:
@@ -161,7 +159,8 @@ def require_causal(model: nn.Module, config: Any) -> None:
     parameter = next(model.parameters())
     ids = torch.arange(length, device=parameter.device).repeat(2, 1)
     ids[1, shared:] += 1
-    states = model(input_ids=ids % config.vocab_size, use_cache=False).last_hidden_state[:, :shared].float()
+    with torch.inference_mode():
+        states = model(input_ids=ids % config.vocab_size, use_cache=False)[0][:, :shared].float()
     difference = (states[0] - states[1]).norm()
     # NaN compares false: weights that give NaN are reported row by row, not here
     if difference > states[0].norm() * torch.finfo(parameter.dtype).eps ** 0.5:
@@ -170,7 +169,9 @@ def require_causal(model: nn.Module, config: Any) -> None:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bar and no load report while weights load: what matters of the report is raised as an error."""
+    """No progress bar and no load report while weights load: what matters of the report is raised as an
+    error.
+    """
 
     def silent(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return factory(*args, **{**kwargs, "disable": True})

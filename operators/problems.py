@@ -1,4 +1,4 @@
-"""What is wrong with one row. A bad row is data, not a failure of the program: it goes to quarantine with its reason."""
+"""What is wrong with one row. A bad row is data, not a failure: it goes to quarantine with its reason."""
 
 from __future__ import annotations
 

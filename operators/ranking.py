@@ -83,8 +83,8 @@ def nth_largest(n: int, coarse: Callable[[], Counts], fine: Callable[[int], Coun
     lower = fine(coarse_bin)
     if int(lower.sum()) != int(upper[coarse_bin]):
         raise ValueError(
-            f"the second pass counted {int(lower.sum())} scores where the first counted {int(upper[coarse_bin])}: "
-            "the scores changed in between"
+            f"the second pass counted {int(lower.sum())} scores where the first counted "
+            f"{int(upper[coarse_bin])}: the scores changed in between"
         )
     fine_bin, inside = _descend(lower, n - above)
     answer = value(np.array([coarse_bin << 16 | fine_bin], dtype=np.uint32))

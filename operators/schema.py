@@ -2,14 +2,14 @@
 
 Types form a lattice, so that inferring shard by shard and uniting gives what inferring the whole gives:
 
-    null < int64 < double      null < bool      null < string      null < list<item>      null < struct<fields>
+    null < int64 < double    null < bool    null < string    null < list<item>    null < struct<fields>
     conflicting types < text: a value that is no string becomes its JSON text
 
-Fields keep the order in which they were first seen. Until `settle`, three stand-in types carry what must not
-be forgotten: large_string (types conflicted, or an integer beyond 64 bits: text), decimal128(19, 0) (an
-integer that a double cannot hold exactly: int64, but text beside doubles), and a struct without fields (only
-{} seen: string if it stays so). Nothing is rounded, cut or dropped: what does not fit becomes text or an
-error.
+Fields keep the order in which they were first seen. Until `settle`, three stand-in types that no file holds
+carry what must not be forgotten: string_view (types conflicted, or an integer beyond 64 bits: text),
+decimal256(19, 0) (an integer that a double cannot hold exactly: int64, but text beside doubles), and a struct
+without fields (only {} seen: string if it stays so). Nothing is rounded, cut or dropped: what does not fit
+becomes text or an error.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from typing import Any
 import pyarrow as pa
 
 MAX_FIELDS = 1000
-"""A nested object with more keys than this over all rows is a dictionary of data, not a record: it becomes
-text.
-"""
+"""A nested object with more keys than this, over all rows, is data and not a record: it becomes text."""
 MAX_DEPTH = 32
 """Lists and objects nested deeper than this become text."""
 
-_CONFLICT = pa.large_string()
-_WIDE = pa.decimal128(19, 0)
+_CONFLICT = pa.string_view()
+_WIDE = pa.decimal256(19, 0)
 
 # The kinds a node has seen; null leaves no trace.
 _BOOL, _INT, _WIDE_INT, _FLOAT, _STRING, _LIST, _STRUCT, _MIXED = (1 << i for i in range(8))
@@ -126,7 +124,6 @@ class _Node:
         if self.kinds == kind:
             return True
         self.item = self.fields = None
-        self.kinds |= _MIXED
         return False
 
     def _item(self) -> _Node:
@@ -199,31 +196,45 @@ def conflicts(schema: pa.Schema) -> tuple[str, ...]:
 
 
 def settle(schema: pa.Schema) -> pa.Schema:
-    """The schema to write: stand-in types replaced by int64 and string. Settling twice changes nothing."""
-    return pa.schema([(field.name, _settle(field.type)) for field in schema])
+    """The schema to write: stand-in types replaced by int64 and string, all else (metadata too) untouched."""
+    return pa.schema([field.with_type(_settle(field.type)) for field in schema], metadata=schema.metadata)
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """The rows as a table of the settled schema: null where a key is missing, JSON text where a column is
     text and the value is not.
 
-    Raises ValueError, naming the columns, when a value fits neither its column nor text (rows that `schema`
-    does not cover), and UnicodeEncodeError for a string that is not valid Unicode (a lone surrogate).
+    Columns may have types that JSON lacks, from files of another format; they take null, and where nothing
+    can be lost strings (large_string) and whole numbers (the other integer types). Raises ValueError, naming
+    the columns, when a value fits neither its column nor text (rows that `schema` does not cover), and
+    UnicodeEncodeError for a string that is not valid Unicode (a lone surrogate).
     """
     settled = settle(schema)
     if rows and not len(settled):
         raise ValueError(f"{len(rows)} rows and no column to put them in")
     # Arrow would silently drop unknown keys, split a string into a list and read 1.0 as 1: check first.
-    found = infer_rows(rows)
-    widened = settle(unify_schemas(settled, found))
-    if widened != settled:
-        wrong = [
-            f"{field.name}: {field.type}"
-            for field in widened
-            if field.name not in settled.names or field.type != settled.field(field.name).type
-        ]
-        raise ValueError(f"rows do not fit the schema; it would have to have {', '.join(wrong)}")
+    wrong = [
+        f"{field.name}: {_settle(field.type)}"
+        for field in infer_rows(rows)
+        if field.name not in settled.names or not _holds(settled.field(field.name).type, field.type)
+    ]
+    if wrong:
+        raise ValueError(f"rows do not fit the schema; they hold {', '.join(wrong)}")
     return pa.Table.from_arrays([_column(rows, field) for field in settled], schema=settled)
+
+
+def _holds(kind: pa.DataType, found: pa.DataType) -> bool:
+    """Whether a column of this settled type takes values of the found type without loss, or as text."""
+    if kind == found or pa.types.is_null(found):
+        return True
+    if pa.types.is_large_string(kind):
+        return bool(pa.types.is_string(found))
+    if pa.types.is_integer(kind) and found in (pa.int64(), _WIDE):
+        return True  # and Arrow itself refuses a number out of its range
+    try:
+        return bool(_settle(unify(kind, found)) == _settle(unify(kind, kind)))
+    except TypeError:
+        return False
 
 
 def _kind_of_int(value: int) -> int:
@@ -250,9 +261,11 @@ def _settle(kind: pa.DataType) -> pa.DataType:
     if kind == _WIDE:
         return pa.int64()
     if pa.types.is_list(kind):
-        return pa.list_(_settle(kind.value_type))
+        item = _settle(kind.value_type)
+        return kind if item == kind.value_type else pa.list_(item)
     if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _settle(field.type)) for field in kind]) if len(kind) else pa.string()
+        fields = [field.with_type(_settle(field.type)) for field in kind]
+        return pa.struct(fields) if fields else pa.string()
     return kind
 
 
@@ -260,8 +273,13 @@ def _column(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:
     values = [row.get(field.name) for row in rows]
     try:
         return pa.array(values, field.type)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([_fit(value, field.type) for value in values], field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        fitted = [_fit(value, field.type) for value in values]
+    try:
+        return pa.array(fitted, field.type)
+    except (pa.ArrowInvalid, OverflowError):
+        # Arrow's own message would quote the value.
+        raise ValueError(f"rows do not fit the schema: a value of {field.name} exceeds {field.type}") from None
 
 
 def _fit(value: Any, kind: pa.DataType) -> Any:

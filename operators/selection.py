@@ -77,9 +77,7 @@ def tie_quotas(ties_per_shard: Sequence[int], quota: int) -> list[int]:
     Raises ValueError when there are fewer ties than the quota, or a negative number.
     """
     if quota < 0 or min(ties_per_shard, default=0) < 0:
-        raise ValueError(
-            f"quota={quota}, ties {list(ties_per_shard)[:5]}...: numbers of rows cannot be negative"
-        )
+        raise ValueError(f"quota={quota}, ties {list(ties_per_shard)[:5]}...: numbers of rows cannot be negative")
     quotas = []
     left = quota
     for ties in ties_per_shard:
@@ -116,8 +114,6 @@ def random_keys(sample_ids: Sequence[str], seed: int) -> npt.NDArray[np.float32]
     (one pair in 16.8 million) fall under the tie rule like any other score.
     """
     key = str(seed).encode()
-    digests = b"".join(
-        hashlib.blake2b(sample_id.encode(), digest_size=4, key=key).digest() for sample_id in sample_ids
-    )
+    digests = b"".join(hashlib.blake2b(sample_id.encode(), digest_size=4, key=key).digest() for sample_id in sample_ids)
     words = np.frombuffer(digests, dtype="<u4") >> np.uint32(8)
     return words.astype(np.float32) * np.float32(2.0**-24)

@@ -50,8 +50,8 @@ def _labels(text: str, opening: re.Match[str]) -> re.Pattern[str]:
     """The pattern that separates the turns of this text.
 
     A line of an answer may look like a label, so only what this text itself uses counts: either Human or
-    User, System at the very start alone, and labels after a blank line only, if its opening or its first answer
-    has one.
+    User, System at the very start alone, and labels after a blank line only, if its opening or its first
+    answer has one.
     """
     user = _USER_LABEL.search(text)
     names = f"Assistant|{user[1]}" if user else "Assistant"
@@ -65,9 +65,7 @@ def _labels(text: str, opening: re.Match[str]) -> re.Pattern[str]:
 def _cut(text: str, labels: re.Pattern[str]) -> list[Turn]:
     found = list(labels.finditer(text))
     ends = [label.start() for label in found[1:]] + [len(text)]
-    return [
-        (_ROLES[label[1]], text[label.end() : end].strip()) for label, end in zip(found, ends, strict=True)
-    ]
+    return [(_ROLES[label[1]], text[label.end() : end].strip()) for label, end in zip(found, ends, strict=True)]
 
 
 def _instruction_turns(text: str, preamble: str) -> list[Turn]:

@@ -72,7 +72,8 @@ def _batches_from(
         batches = _arrow_batches(_arrow_reader(file))
         return 0, (batch if columns is None else batch.select(columns) for batch in batches)
     parquet = pq.ParquetFile(file.open(), pre_buffer=True)
-    position, groups, first = 0, [], 0
+    position, first = 0, 0
+    groups: list[int] = []
     for index in range(parquet.num_row_groups):
         rows = parquet.metadata.row_group(index).num_rows
         if position < stop and position + rows > start:

@@ -62,7 +62,6 @@ def ray_session(address: str | None) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     where = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -191,23 +190,22 @@ def _get(reference: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise own_error(error) from None
     except ray.exceptions.RayError as error:
-        raise ClusterError(f"Ray lost a task for good ({_first_line(error)}); run the same command again to go on") from None
+        raise ClusterError(
+            f"Ray lost a task for good ({_first_line(error)}); run the same command again to go on"
+        ) from None
 
 
 def own_error(error: BaseException) -> BaseException:
-    """The error that our code raised, dug out of what Ray or Ray Data wrapped around it."""
+    """The error that our code raised, dug out of what Ray or Ray Data wrapped around it; else `error` itself."""
     seen: BaseException | None = error
     while seen is not None:
-        inner = getattr(seen, "cause", None) or seen.__cause__
-        for candidate in (seen, inner):
-            if isinstance(candidate, TamisError):
-                # Ray makes a class of its own that is both; give back the plain one.
-                plain = next(kind for kind in type(candidate).__mro__ if kind.__module__ == TamisError.__module__)
-                copy = plain.__new__(plain)
-                copy.args = getattr(inner, "args", None) or candidate.args
-                copy.__dict__.update(getattr(inner, "__dict__", {}))
-                return copy
-        seen = inner if inner is not seen else None
+        inner = getattr(seen, "cause", None)
+        if isinstance(inner, TamisError):
+            return inner
+        if isinstance(seen, TamisError):
+            return seen
+        following = inner if isinstance(inner, BaseException) else seen.__cause__
+        seen = following if following is not seen else None
     return error
 
 
@@ -223,5 +221,8 @@ def _quiet_ray_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    # A shard must stay one block from end to end; its size is bounded by the plan.
+    context.target_max_block_size = None
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)

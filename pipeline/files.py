@@ -61,7 +61,7 @@ def resolve(paths: Sequence[str], format: str, options: Mapping[str, Any]) -> li
             problems.append(f"{path}: {error_text(error)}")
     root = _common_folder([file for _, file in found.values()])
     with ThreadPoolExecutor(16) as pool:
-        outcomes = list(pool.map(lambda item: _describe(*item, root=root, format=format), found.values()))
+        outcomes = list(pool.map(lambda item: _describe(item[0], item[1], root, format), found.values()))
     files = [outcome for outcome in outcomes if isinstance(outcome, SourceFile)]
     problems.extend(outcome for outcome in outcomes if isinstance(outcome, str))
     if problems:
@@ -71,7 +71,17 @@ def resolve(paths: Sequence[str], format: str, options: Mapping[str, Any]) -> li
 
 def identity_of(info: Mapping[str, Any]) -> str:
     """What changes when a file does: its etag where the storage has one, else its time of modification."""
-    for key in ("ETag", "etag", "md5Hash", "crc32c", "mtime", "LastModified", "last_modified", "updated", "created"):
+    for key in (
+        "ETag",
+        "etag",
+        "md5Hash",
+        "crc32c",
+        "mtime",
+        "LastModified",
+        "last_modified",
+        "updated",
+        "created",
+    ):
         if info.get(key) is not None:
             return str(info[key]).strip('"')
     return ""
@@ -100,7 +110,11 @@ def _is_data(file: str, root: str, format: str) -> bool:
     parts = file[len(root) :].strip("/").split("/")
     if any(part.startswith((".", "_")) for part in parts):
         return False
-    if parts[-1] in {"dataset_info.json", "dataset_dict.json", "state.json"}:  # beside Arrow files of save_to_disk
+    if parts[-1] in {
+        "dataset_info.json",
+        "dataset_dict.json",
+        "state.json",
+    }:  # beside Arrow files of save_to_disk
         return False
     return format != "auto" or _split_suffixes(file)[0] is not None
 

@@ -46,11 +46,12 @@ class InputSpec(_Section):
         "auto", description="File format; auto goes by the file's ending (.gz and .zst are unpacked)."
     )
     dialect: str | None = Field(
-        None, description="How a row holds its conversation, e.g. messages, sharegpt, alpaca, text; default: detected."
+        None,
+        description="How a row holds its conversation, e.g. messages, sharegpt, alpaca, text; default: detected.",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="Which column holds which part, e.g. {prompt: q, response: a} or {text: chosen}; default: detected.",
+        description="Which column holds which part, e.g. {prompt: q, response: a}, {text: chosen}; default: detected.",
     )
 
 
@@ -64,9 +65,15 @@ class ModelSpec(_Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the forward pass runs.")
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
-    allow_pickle_weights: bool = Field(False, description="Load .bin weights (pickle can run code) if there are no safetensors.")
-    template: str | None = Field(None, description="A jinja chat template, or a file holding one; default: the tokenizer's own.")
-    gpus_per_worker: float = Field(1.0, gt=0, description="GPUs each worker takes on a GPU cluster; fractions share a GPU.")
+    allow_pickle_weights: bool = Field(
+        False, description="Load .bin weights (pickle can run code) if there are no safetensors."
+    )
+    template: str | None = Field(
+        None, description="A jinja chat template, or a file holding one; default: the tokenizer's own."
+    )
+    gpus_per_worker: float = Field(
+        1.0, gt=0, description="GPUs each worker takes on a GPU cluster; fractions share a GPU."
+    )
     token_budget: int = Field(4096, ge=1, description="Tokens, padding included, in one batch of the forward pass.")
 
 
@@ -74,14 +81,19 @@ class LarfSpec(_Section):
     """LARF: cosine to harmful compliance minus cosine to refusal, at one block."""
 
     layer: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
-        "auto", description="0-based block whose output is read; auto: at 31 % of the depth, as the paper's choice for Llama-3-8B."
+        "auto",
+        description="0-based block whose output is read; auto: at 31 % of the depth, as the paper's for Llama-3-8B.",
     )
     position: Position = Field("last_token", description="Which token's state stands for the sample.")
     form: Literal["paired", "mean_representation"] = Field(
         "paired", description="paired: the authors' code; mean_representation: the paper's text."
     )
-    unsafe_references: str | None = Field(None, description="File of harmful prompts with complying answers; default: the shipped set.")
-    safe_references: str | None = Field(None, description="File of the same prompts with refusals; default: the shipped set.")
+    unsafe_references: str | None = Field(
+        None, description="File of harmful prompts with complying answers; default: the shipped set."
+    )
+    safe_references: str | None = Field(
+        None, description="File of the same prompts with refusals; default: the shipped set."
+    )
 
 
 class SaftSpec(_Section):
@@ -103,7 +115,8 @@ class SelectionSpec(_Section):
     threshold: float | None = Field(None, allow_inf_nan=False, description="Drop every row whose score is above this.")
     by: MethodName | None = Field(None, description="With several methods: whose score decides; default: the first.")
     control: Literal["random"] | None = Field(
-        None, description="random: drop the same number of rows at random instead (seeded), for a controlled comparison."
+        None,
+        description="random: drop the same number of rows at random instead (seeded), for a controlled comparison.",
     )
     allow_majority: bool = Field(False, description="Permit a cut-off that drops more than half of the corpus.")
 
@@ -138,7 +151,8 @@ class Job(_Section):
     selection: SelectionSpec = SelectionSpec()
     max_tokens: int = Field(2048, ge=2, description="Longest rendered conversation, in tokens.")
     overlong: Literal["quarantine", "keep_end", "keep_start"] = Field(
-        "quarantine", description="What happens to longer ones: set aside, or cut to the last or first max_tokens tokens."
+        "quarantine",
+        description="What happens to longer ones: set aside, or cut to the last or first max_tokens tokens.",
     )
     max_quarantined: float = Field(0.01, ge=0, le=1, description="Share of bad rows above which the run fails.")
     shard_rows: int = Field(2048, ge=1, description="Rows in one shard, the unit of work and of resuming.")
@@ -146,7 +160,8 @@ class Job(_Section):
     seed: int = Field(0, description="Seed of everything random (only selection.control is).")
     keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors.")
     storage_options: dict[str, Any] = Field(
-        default_factory=dict, description="Options for the storage (endpoint_url, region, ...); never credentials."
+        default_factory=dict,
+        description="Options for the storage (endpoint_url, region, ...); never credentials.",
     )
 
     @model_validator(mode="after")
@@ -154,7 +169,9 @@ class Job(_Section):
         if len(set(self.method)) != len(self.method):
             raise ValueError("method names a method twice")
         if self.selection.by is not None and self.selection.by not in self.method:
-            raise ValueError(f"selection.by is {self.selection.by}, which is not among method: {', '.join(self.method)}")
+            raise ValueError(
+                f"selection.by is {self.selection.by}, which is not among method: {', '.join(self.method)}"
+            )
         secret = [key for key in _flat_keys(self.storage_options) if _SECRET.search(key)]
         if secret:
             raise ValueError(
@@ -264,11 +281,19 @@ def _explain(error: ValidationError) -> list[str]:
 
 
 def _is_union_branch(part: int | str) -> bool:
-    return isinstance(part, str) and (part.startswith(("literal[", "constrained", "function-")) or part in {"int", "str"})
+    return isinstance(part, str) and (
+        part.startswith(("literal[", "constrained", "function-")) or part in {"int", "str"}
+    )
 
 
 def _flag_for(key: str) -> str:
-    flags = {"input": "--input", "output": "--output", "model": "--model", "model.name": "--model", "method": "--method"}
+    flags = {
+        "input": "--input",
+        "output": "--output",
+        "model": "--model",
+        "model.name": "--model",
+        "method": "--method",
+    }
     return f" or with {flags[key]}" if key in flags else ""
 
 

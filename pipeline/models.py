@@ -51,8 +51,8 @@ def fetch(
             path = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise ConfigError(
-            f"model.name: {name}{f' at {revision}' if revision else ''} is not a folder here and cannot be fetched from "
-            f"the Hugging Face hub ({type(error).__name__}: {error_text(error)}); give the path of a folder, check the "
+            f"model.name: {name}{f' at {revision}' if revision else ''} is not a folder here and cannot be fetched "
+            f"from the Hugging Face hub ({type(error).__name__}: {error_text(error)}); give the path of a folder, check the "
             "name, or set HF_TOKEN for a private model"
         ) from None
     return ModelSource(path, Path(path).name)
@@ -87,4 +87,6 @@ def chat_template(value: str | None) -> str | None:
     try:
         return Path(value).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"model.template: {value} is neither a jinja template nor a readable file ({error})") from None
+        raise ConfigError(
+            f"model.template: {value} is neither a jinja template nor a readable file ({error})"
+        ) from None

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from tamis.operators.conversation import Dialect, detect, dialect_by_hand, normalise
-from tamis.operators.forward import ModelInfo, describe_model
+from tamis.operators.forward import ModelInfo, check_model, describe_model
 from tamis.operators.methods import METHODS, Method
 from tamis.operators.problems import RowProblem
 from tamis.operators.references import safe_path, unsafe_path
@@ -24,6 +24,7 @@ from tamis.pipeline.files import SourceFile, resolve
 from tamis.pipeline.job import Job
 from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
 from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards, read, scan
+from tamis.pipeline.store import is_local_url
 
 _SAMPLED_FILES, _SAMPLED_ROWS = 8, 64
 FINGERPRINT_FORMAT = 1
@@ -64,6 +65,7 @@ class Plan:
     estimate: Estimate
     fingerprint: Mapping[str, Any]
     warnings: tuple[str, ...]
+    will_fail: bool
 
     @property
     def rows(self) -> int:
@@ -76,18 +78,23 @@ class Plan:
 
 def make_plan(job: Job) -> Plan:
     """Raises ConfigError or InputError with everything that is wrong, not only the first thing."""
+    _keep_apart(job)
     files = scan_files(resolve(job.input.path, job.input.format, job.storage_options), job)
     methods = methods_of(job)
     model = fetch(job.model.name, job.model.revision, weights=False, remote_code=job.model.trust_remote_code)
     info, tokenizer = _open_model(job, model)
     requests = requests_of(methods, info)
+    if model.revision == "local":
+        _check_weights(job, model, requests)
     notes: list[str] = []
     max_tokens = job.max_tokens
     if info.max_positions is not None and info.max_positions < max_tokens:
         max_tokens = info.max_positions
         notes.append(f"the model takes at most {max_tokens:,} tokens; max_tokens {job.max_tokens:,} is lowered to that")
 
-    planned, shards, head = [], [], []
+    planned: list[PlannedFile] = []
+    shards: list[Shard] = []
+    head: list[tuple[Mapping[str, Any], Dialect]] = []
     problems: list[str] = []
     for scanned in files:
         try:
@@ -104,7 +111,12 @@ def make_plan(job: Job) -> Plan:
     schema = _typed_schema(files)
     estimate = _estimate(head, tokenizer, max_tokens)
     references = _plan_references(job, methods, tokenizer, max_tokens, len(shards))
-    notes.extend(_foresee(job, estimate, planned))
+    fatal = _foresee_failure(job, estimate)
+    notes.extend(fatal)
+    if len({item.dialect for item in planned}) > 1:
+        notes.append("the files hold conversations in more than one dialect")
+    if sum(shard.rows for shard in references if shard.role == "unsafe") > sum(shard.rows for shard in shards):
+        notes.append("there are fewer rows than references; a share of so few says little")
     return Plan(
         job=job,
         files=tuple(planned),
@@ -119,6 +131,7 @@ def make_plan(job: Job) -> Plan:
         estimate=estimate,
         fingerprint=_fingerprint(job, shards, references, model, tokenizer, max_tokens),
         warnings=tuple(notes),
+        will_fail=bool(fatal),
     )
 
 
@@ -178,6 +191,17 @@ def reference_paths(job: Job, methods: Mapping[str, Method]) -> dict[str, str]:
     return paths
 
 
+def _keep_apart(job: Job) -> None:
+    """An output inside an input folder would be read as input by the next run."""
+    for path in job.input.path:
+        if is_local_url(path) and is_local_url(job.output) and os.path.isdir(path):
+            inside = os.path.realpath(job.output).startswith(os.path.join(os.path.realpath(path), ""))
+            if inside or os.path.realpath(job.output) == os.path.realpath(path):
+                raise ConfigError(
+                    f"output: {job.output} lies inside the input folder {path}; choose a folder beside it"
+                )
+
+
 def _open_model(job: Job, model: ModelSource) -> tuple[ModelInfo, ChatTokenizer]:
     remote = job.model.trust_remote_code
     try:
@@ -189,18 +213,33 @@ def _open_model(job: Job, model: ModelSource) -> tuple[ModelInfo, ChatTokenizer]
     return info, tokenizer
 
 
+def _check_weights(job: Job, model: ModelSource, requests: Sequence[Request]) -> None:
+    """Whether the weights are there and fit, without reading them; a name on the hub is checked when it is fetched."""
+    try:
+        check_model(
+            model.path,
+            requests,
+            trust_remote_code=job.model.trust_remote_code,
+            allow_pickle_weights=job.model.allow_pickle_weights,
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"model {job.model.name}: {error}") from None
+
+
 def _typed_schema(files: Sequence[Scanned]) -> pa.Schema | None:
     """One schema for all typed files, columns in first-seen order, metadata of the first. None if all are JSON."""
-    typed = [scanned for scanned in files if scanned.schema is not None]
+    typed = {scanned.file.name: scanned.schema for scanned in files if scanned.schema is not None}
     if not typed:
         return None
+    first = next(iter(typed.values()))
     try:
-        fields = pa.unify_schemas([scanned.schema for scanned in typed])
+        unified = pa.unify_schemas(list(typed.values()))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        first = typed[0].schema
-        odd = [f"{s.file.name}: {_first_difference(first, s.schema)}" for s in typed if not s.schema.equals(first)]
-        raise InputError(f"the files do not share one schema ({' '.join(str(error).split())[:160]}):", odd[:20]) from None
-    return fields.with_metadata(typed[0].schema.metadata)
+        odd = [f"{name}: {_first_difference(first, schema)}" for name, schema in typed.items() if schema != first]
+        raise InputError(
+            f"the files do not share one schema ({' '.join(str(error).split())[:160]}):", odd[:20]
+        ) from None
+    return unified.with_metadata(first.metadata)
 
 
 def _first_difference(first: pa.Schema, other: pa.Schema) -> str:
@@ -233,21 +272,20 @@ def _estimate(head: Sequence[tuple[Mapping[str, Any], Dialect]], tokenizer: Chat
     return Estimate(len(head), sum(lengths) / max(len(lengths), 1), overlong / sampled, bad / sampled)
 
 
-def _foresee(job: Job, estimate: Estimate, planned: Sequence[PlannedFile]) -> list[str]:
-    notes = []
+def _foresee_failure(job: Job, estimate: Estimate) -> list[str]:
+    """Why the run would end above max_quarantined, if the sampled rows are like the rest."""
+    reasons = []
     if estimate.bad > job.max_quarantined:
-        notes.append(
+        reasons.append(
             f"{estimate.bad:.0%} of {estimate.sampled} sampled rows cannot be used; above max_quarantined "
             f"({job.max_quarantined:.1%}) the run will fail"
         )
     if estimate.overlong > job.max_quarantined and job.overlong == "quarantine":
-        notes.append(
+        reasons.append(
             f"{estimate.overlong:.0%} of {estimate.sampled} sampled rows are longer than max_tokens; set overlong to "
             "keep_end or keep_start, or the run will fail"
         )
-    if len({item.dialect for item in planned}) > 1:
-        notes.append("the files hold conversations in more than one dialect")
-    return notes
+    return reasons
 
 
 def _plan_references(

@@ -108,10 +108,17 @@ def scan(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_row
 
 
 def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_index: int) -> list[Shard]:
-    """The shards of one file. Their ids depend on the file's name, size, identity and the row range, and on nothing else."""
+    """The shards of one file. Ids depend on the file's name, size and identity, the role and the row range alone."""
     shards = []
     for number, span in enumerate(scanned.spans):
-        key = [role, scanned.file.name, scanned.file.bytes, scanned.file.identity, span.start_row, span.stop_row]
+        key = [
+            role,
+            scanned.file.name,
+            scanned.file.bytes,
+            scanned.file.identity,
+            span.start_row,
+            span.stop_row,
+        ]
         shard_id = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         shards.append(Shard(first_index + number, role, scanned.file, scanned.header, span, dialect, shard_id))
     return shards
@@ -127,7 +134,8 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
         if shard.file.format in TEXT_FORMATS:
             records = text_files.read_records(_text(shard.file, options, shard.header), shard.span)
             rows = [
-                Row(shard.span.start_row + i, record.value, record.offset, record.raw) for i, record in enumerate(records)
+                Row(shard.span.start_row + i, record.value, record.offset, record.raw)
+                for i, record in enumerate(records)
             ]
         else:
             rows = _from_table(read_table(shard, options, columns), shard.span.start_row)

@@ -187,7 +187,7 @@ def _lines(stream: Any) -> Iterator[bytes]:
 
 
 def _csv_rows(lines: Iterable[bytes], format: str) -> Iterator[tuple[int, int, list[str]]]:
-    """(start byte, stop byte, fields) of each CSV row; quoted fields may span lines. ValueError if a quote stays open."""
+    """(start byte, stop byte, fields) of each CSV row; quoted fields may span lines. ValueError for an open quote."""
     consumed = 0
 
     def decoded() -> Iterator[str]:
@@ -223,9 +223,7 @@ def read_records(file: TextFile, span: Span) -> list[Record]:
         return [_from_json(value, data[start - base : stop - base], start) for start, stop, value in elements]
     rows = _csv_rows(iter(io.BytesIO(data)), file.format)
     base = span.start_byte
-    return [
-        _from_csv(fields, file.header, data[start:stop], base + start) for start, stop, fields in rows if fields
-    ]
+    return [_from_csv(fields, file.header, data[start:stop], base + start) for start, stop, fields in rows if fields]
 
 
 def _parse_lines(data: bytes, base: int) -> Iterator[Record]:
@@ -244,20 +242,31 @@ def _parse_line(line: bytes, offset: int) -> Record:
         return Record(offset, RowProblem("invalid_utf8", f"byte {error.start} of the line is not UTF-8"), line)
     except json.JSONDecodeError as error:
         return Record(offset, RowProblem("malformed_json", f"{error.msg} at character {error.pos}"), line)
-    except (ValueError, RecursionError) as error:  # integers of thousands of digits, thousands of nested brackets
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # integers of thousands of digits, thousands of nested brackets
         return Record(offset, RowProblem("malformed_json", f"not readable: {type(error).__name__}"), line)
     return _from_json(value, line, offset)
 
 
 def _from_json(value: Any, raw: bytes, offset: int) -> Record:
     if not isinstance(value, dict):
-        return Record(offset, RowProblem("not_an_object", f"the row is a JSON {type(value).__name__}, not an object"), raw)
+        return Record(
+            offset,
+            RowProblem("not_an_object", f"the row is a JSON {type(value).__name__}, not an object"),
+            raw,
+        )
     lowered = raw.lower()
     if b"\\ud" in lowered or _has_surrogates(raw):
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            return Record(offset, RowProblem("invalid_utf8", "a string holds half of a surrogate pair or bad bytes"), raw)
+            return Record(
+                offset,
+                RowProblem("invalid_utf8", "a string holds half of a surrogate pair or bad bytes"),
+                raw,
+            )
     return Record(offset, value, raw)
 
 

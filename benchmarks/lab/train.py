@@ -144,7 +144,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--transcripts", type=int, default=100_000)
-    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--blocks", type=int, default=6)
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 autocast"
+        "--bf16", action=argparse.BooleanOptionalAction, default=False, help="bfloat16 autocast"
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tamis.operators.methods.larf import Larf
-from tamis.operators.methods.protocol import Method
+from tamis.operators.methods.protocol import Artifact, Features, Method, Reduce
 from tamis.operators.methods.saft import Saft
 
-METHODS: dict[str, Callable[..., Method]] = {"larf": Larf, "saft": Saft}
+__all__ = ["METHODS", "Artifact", "Features", "Larf", "Method", "Reduce", "Saft"]
+
+METHODS: dict[str, type[Larf] | type[Saft]] = {"larf": Larf, "saft": Saft}

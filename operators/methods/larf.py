@@ -63,7 +63,8 @@ class Larf:
         block = resolve_layer(self.name, self.layer, default_block(blocks), blocks)
         return (Request(block, self.position),)
 
-    def sources(self) -> tuple[str, ...]:
+    @staticmethod
+    def sources() -> tuple[str, ...]:
         return ("unsafe", "safe")
 
     def fit(self, reduce: Reduce, blocks: int) -> Artifact:
@@ -123,7 +124,8 @@ def default_block(blocks: int) -> int:
 def unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """rows (n, d) scaled to length 1; a row of zeros stays zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    units: npt.NDArray[np.float64] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return units
 
 
 def _add(a: _Sum, b: _Sum) -> _Sum:
@@ -140,7 +142,5 @@ def _reference_warnings(facts: dict[str, Any]) -> list[str]:
         )
     for source, zeros in facts["zero_references"].items():
         if zeros:
-            warnings.append(
-                f"{zeros} {source} references have a representation of zeros and count as no direction."
-            )
+            warnings.append(f"{zeros} {source} references have a representation of zeros and count as no direction.")
     return warnings

@@ -45,9 +45,7 @@ class Reduce(Protocol):
     Raises ValueError for a source that does not exist or has no shards.
     """
 
-    def __call__(
-        self, map: Callable[[Features], T], combine: Callable[[T, T], T], source: str = CORPUS
-    ) -> T: ...
+    def __call__(self, map: Callable[[Features], T], combine: Callable[[T, T], T], source: str = CORPUS) -> T: ...
 
 
 class Method(Protocol):
@@ -61,7 +59,8 @@ class Method(Protocol):
         """What to capture from a model of so many blocks. ValueError when a layer does not exist."""
         ...
 
-    def sources(self) -> tuple[str, ...]:
+    @staticmethod
+    def sources() -> tuple[str, ...]:
         """The reference sources needed besides the corpus."""
         ...
 
@@ -137,7 +136,5 @@ def vectors_for(artifact: Artifact, features: Features, width: int) -> npt.NDArr
         raise ValueError(f"the artifact needs {column}; captured were {sorted(features)}")
     rows = features[column]
     if rows.ndim != 2 or rows.shape[1] != width:
-        raise ValueError(
-            f"{column} has shape {rows.shape}, the artifact width {width}: it was fitted on another model"
-        )
+        raise ValueError(f"{column} has shape {rows.shape}, the artifact width {width}: it was fitted on another model")
     return rows.astype(np.float64)

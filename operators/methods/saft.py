@@ -57,7 +57,8 @@ class Saft:
             raise ValueError(f"blocks={blocks}: a model has at least one")
         return (Request(resolve_layer(self.name, self.layer, blocks // 2, blocks), self.position),)
 
-    def sources(self) -> tuple[str, ...]:
+    @staticmethod
+    def sources() -> tuple[str, ...]:
         return ()
 
     def fit(self, reduce: Reduce, blocks: int) -> Artifact:
@@ -110,9 +111,7 @@ class Saft:
         return scores
 
     def warnings(self, artifact: Artifact, dropped_share: float) -> list[str]:
-        """When the score cannot work: the cut drops about as much as it keeps, or the direction is not
-        determined.
-        """
+        """When the score cannot work: the cut drops as much as it keeps, or the direction is not settled."""
         warnings = []
         if dropped_share >= WEAK_SHARE:
             separation = ((1 - dropped_share) / dropped_share) ** 2
@@ -127,7 +126,7 @@ class Saft:
             ratios = artifact.facts["explained_variance_ratio"]
             warnings.append(
                 f"SAFT's direction {k} explains {ratios[k - 1]:.1%} of the variance and direction {k + 1} "
-                f"{ratios[k]:.1%}: nearly interchangeable, so another sample of this corpus would score differently."
+                f"{ratios[k]:.1%}: nearly interchangeable, so another sample would score differently."
             )
         return warnings
 

@@ -1,6 +1,6 @@
 """The report of a run: one self-contained HTML page, and the dataset card of the output folder.
 
-Both are pure functions of the summary (see summary.py): no clock, no network, no file but their own templates.
+Both are pure functions of the summary (see summary.py): no clock, no network, no file but their templates.
 """
 
 from tamis.pipeline.report.card import render_card

@@ -1,6 +1,6 @@
-"""The dataset card: README.md of the output folder, with the front matter that makes load_dataset find kept/ only.
+"""The dataset card: README.md of the output folder, whose front matter makes load_dataset find kept/ only.
 
-Markdown is as executable as HTML where it is shown, so every value is escaped by default; blocks made here pass as they are.
+Markdown may hold HTML where it is shown, so every value is escaped by default; blocks made here pass as is.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from markupsafe import Markup
 from tamis.pipeline.report import prose, text
 
 FILES_SHOWN = 20
+COUNTS = ("rows_in", "kept", "dropped", "quarantined", "truncated")
 
 _BACKSLASHED = re.compile(r"([\\*_\[\]~$])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;"}
-_BLOCK_START = re.compile(r"^(?:(\d+)(?=[.)])|(?=[-+#=]))")
+_BLOCK_START = re.compile(r"^(?:(\d+)(?=[.)](?: |$))|(?=[-+](?!\d)|[#=]))")
 
 
 def render_card(summary: Mapping[str, Any]) -> str:
@@ -29,9 +30,7 @@ def render_card(summary: Mapping[str, Any]) -> str:
         autoescape=False, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     environment.filters |= {"grouped": text.count, "share": text.share, "size": text.size, "when": text.when}
-    counts = {name: 0 for name in ("rows_in", "kept", "dropped", "quarantined", "truncated")} | dict(
-        summary.get("counts") or {}
-    )
+    counts = dict.fromkeys(COUNTS, 0) | dict(summary.get("counts") or {})
     title = text.one_line(str(summary.get("title") or "")) or "A filtered corpus"
     source = summary.get("input") or {}
     files = list(source.get("files") or [])
@@ -42,7 +41,7 @@ def render_card(summary: Mapping[str, Any]) -> str:
         headline=prose.headline(summary),
         selection_line=prose.selection_line(summary),
         method_lines=prose.method_lines(summary),
-        reading=[prose.how_to_read(method["name"], job) for method in summary.get("methods") or []],
+        reading=[prose.how_to_read(method, job) for method in summary.get("methods") or []],
         layers=prose.LAYERS,
         control=prose.control(summary),
         counts=counts,

@@ -1,7 +1,7 @@
 """The HTML page: the summary laid out for a person who must decide whether to use the output.
 
-Self-contained: a Content-Security-Policy in the page forbids every load. Every value passes `text.visible` and jinja's
-escaping; only markup made in this package passes unescaped.
+Self-contained: a Content-Security-Policy in the page forbids every load. Every value passes `text.visible`
+and jinja's escaping; only markup made in this package passes unescaped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tamis.pipeline.report import plots, prose, text, trust
 TEXT_LIMIT = 2000  # characters shown of one message
 MESSAGES_AT_EITHER_END = 6  # messages shown of a long conversation: its first and its last ones
 TABLE_ROWS = 30
+COUNTS = ("rows_in", "kept", "dropped", "quarantined", "truncated")
 
 _STAGES = {
     "plan": "Plan",
@@ -43,7 +44,7 @@ def render_report(summary: Mapping[str, Any]) -> str:
         "rate": text.rate,
         "seconds": text.seconds,
         "size": text.size,
-        "fact": text.fact,
+        "facts": text.facts,
         "when": text.when,
         "method": prose.method_name,
     }
@@ -61,9 +62,7 @@ def _shown(value: Any) -> Any:
 
 def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Everything the template shows, in the order of the page; the template itself decides nothing."""
-    counts = {name: 0 for name in ("rows_in", "kept", "dropped", "quarantined", "truncated")} | dict(
-        summary.get("counts") or {}
-    )
+    counts = dict.fromkeys(COUNTS, 0) | dict(summary.get("counts") or {})
     job = summary.get("job") or {}
     methods = list(summary.get("methods") or [])
     deciles = list(summary.get("length_deciles") or [])
@@ -80,9 +79,7 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
         "selection_line": prose.selection_line(summary),
         "method_lines": prose.method_lines(summary),
         "counts": counts,
-        "composition": plots.composition(
-            [(name, counts[name]) for name in ("kept", "dropped", "quarantined")]
-        ),
+        "composition": plots.composition([(name, counts[name]) for name in ("kept", "dropped", "quarantined")]),
         "warnings": list(summary.get("warnings") or []),
         "checks": trust.checks(summary),
         "selected_by": selected_by,
@@ -95,7 +92,7 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
         "overlaps": trust.overlaps(deciles),
         "sample_groups": _sample_groups(summary, by_draw),
         "quarantine": _quarantine(summary.get("quarantine_codes") or {}),
-        "methods": [(method, prose.how_to_read(method["name"], job)) for method in methods],
+        "methods": [_method(method, job) for method in methods],
         "layers": prose.LAYERS,
         "input": summary.get("input") or {},
         "files": _capped((summary.get("input") or {}).get("files") or [], key="bytes"),
@@ -105,6 +102,14 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
         "fingerprint": summary.get("fingerprint") or {},
         "versions": summary.get("versions") or {},
     }
+
+
+def _method(method: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    """A method with its line of explanation, and of its facts those that the page does not say elsewhere."""
+    said = ("method", "layer", "position", "columns", "warnings")
+    facts = {name: value for name, value in (method.get("facts") or {}).items() if name not in said}
+    known = {name: method.get(name) for name in ("name", "layer", "position")}
+    return known | {"reading": prose.how_to_read(method, job), "facts": facts}
 
 
 def _bins(histogram: Mapping[str, Any]) -> list[tuple[Any, Any, int, int]]:
@@ -157,10 +162,7 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     left_out = len(messages) - 2 * ends
     if left_out > 1:
         messages = [*messages[:ends], {"gap": left_out}, *messages[-ends:]]
-    known = {
-        name: sample.get(name)
-        for name in ("sample_id", "source", "row", "score", "rank", "n_response_tokens")
-    }
+    known = {name: sample.get(name) for name in ("sample_id", "source", "row", "score", "rank", "n_response_tokens")}
     return known | {"messages": messages}
 
 

@@ -1,6 +1,6 @@
-"""Plots as inline SVG: small, sharp in print, and coloured by the page's style sheet, so that they follow light and dark.
+"""Plots as inline SVG: small, sharp in print, coloured by the page's style sheet (so light and dark work).
 
-Every plot has axis labels, a title and a description for those who do not see it; text that comes from outside is escaped.
+Every plot has axis labels, and a title and a description for those who do not see it; all text is escaped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Axes:
 def score_histogram(histogram: Mapping[str, Any], cut: float | None, method: str) -> Markup | None:
     """Rows kept and dropped per bin of the score, the cut as a line; None when there is nothing to draw.
 
-    The count axis is logarithmic when the tallest dropped bar would be less than a tenth of the tallest kept one.
+    The count axis is logarithmic when the tallest dropped bar would be less than a tenth of the tallest bar.
     """
     edges = [text.number(edge) for edge in histogram.get("edges") or []]
     kept, dropped = list(histogram.get("kept") or []), list(histogram.get("dropped") or [])
@@ -68,39 +68,35 @@ def score_histogram(histogram: Mapping[str, Any], cut: float | None, method: str
     seen = cut is not None and low <= cut <= high
     if seen and cut is not None:
         parts.append(_cut_line(axes.x(cut), cut))
-    words = f"{text.count(sum(kept))} samples kept and {text.count(sum(dropped))} dropped, scores from {text.score(low, 4)} to {text.score(high, 4)}"
+    words = (
+        f"{text.count(sum(kept))} samples kept and {text.count(sum(dropped))} dropped, "
+        f"scores from {text.score(low, 4)} to {text.score(high, 4)}"
+    )
     if cut is not None:
         words += f", cut at {text.score(cut)}" + ("" if seen else " (outside of the plot)")
     return _figure("Histogram of scores", words, parts)
 
 
 def length_columns(deciles: Sequence[Mapping[str, Any]], overall: float | None) -> Markup | None:
-    """Share of the rows dropped, a column per length decile, the overall share as a line; None without deciles."""
+    """Share of rows dropped, a column per length decile, the overall share as a line; None without any."""
     shares = [(d["dropped"] / d["rows"] if d["rows"] else 0.0) for d in deciles]
     if not shares:
         return None
     ticks = _round_steps(0, max(*shares, overall or 0.0, 0.01))
     axes = _Axes(0, len(shares), lambda value: value / ticks[-1])
-    parts = [_share_axis(axes, ticks)]
+    bars, labels, line = [], [], Markup("")
     for index, (decile, value) in enumerate(zip(deciles, shares, strict=True)):
         left, right = axes.x(index + 0.14), axes.x(index + 0.86)
         middle = (left + right) / 2
-        height = axes.y(0) - axes.y(value)
-        parts.append(_bar("dropped", left, right, axes.y(value), height if value else 0))
-        parts.append(
-            _label(middle, axes.y(value) - 6, text.share(decile["dropped"], decile["rows"]), "value")
-        )
+        bars.append(_bar("dropped", left, right, axes.y(value), axes.y(0) - axes.y(value)))
+        labels.append(_label(middle, axes.y(value) - 6, text.share(decile["dropped"], decile["rows"]), "value"))
         span = text.count(decile["low"])
         if decile["high"] != decile["low"]:
             span += f"–{text.count(decile['high'])}"
-        parts.append(_label(middle, HEIGHT - _BOTTOM + 18, span, "tick"))
+        labels.append(_label(middle, HEIGHT - _BOTTOM + 18, span, "tick"))
     if overall is not None:
-        y = axes.y(overall)
-        parts.append(
-            Markup('<line class="overall" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-                _n(_LEFT), _n(WIDTH - _RIGHT), _n(y), _n(y)
-            )
-        )
+        line = _level("overall", axes.y(overall))
+    parts = [_share_axis(axes, ticks), *bars, line, *labels]  # the numbers last: nothing may cross them
     parts.append(_axis_title("share dropped", "response tokens of the final answer, by tenth of the corpus"))
     words = "; ".join(
         f"{text.count(d['low'])} to {text.count(d['high'])} tokens: {text.share(d['dropped'], d['rows'])}"
@@ -135,28 +131,26 @@ def composition(parts: Sequence[tuple[str, int]]) -> Markup | None:
         )
         start += rows
     words = ", ".join(f"{text.share(rows, total)} {name}" for name, rows in parts)
-    return Markup('<svg class="composition" role="img" aria-label="{}">{}</svg>').format(
-        words, Markup("").join(pieces)
-    )
+    return Markup('<svg class="composition" role="img" aria-label="{}">{}</svg>').format(words, Markup("").join(pieces))
 
 
 def nice_ceiling(value: float) -> float:
     """The smallest round number (1, 2, 2.5 or 5 times a power of ten) that is not below a positive value."""
-    power = 10 ** math.floor(math.log10(value))
+    power = 10.0 ** math.floor(math.log10(value))
     return next(power * step for step in (1, 2, 2.5, 5, 10) if power * step >= value * (1 - 1e-12))
 
 
 def _log_lift(top: float) -> Callable[[float], float]:
     base = math.log(_LOG_FLOOR)
-    return lambda value: (math.log(max(value, _LOG_FLOOR)) - base) / (math.log(top) - base)
+
+    def lift(value: float) -> float:
+        return (math.log(max(value, _LOG_FLOOR)) - base) / (math.log(top) - base)
+
+    return lift
 
 
 def _powers(peak: float) -> list[float]:
-    return [
-        10.0**power
-        for power in range(math.ceil(math.log10(max(peak, 1))) + 1)
-        if 10.0**power <= max(peak, 10)
-    ]
+    return [10.0**power for power in range(math.ceil(math.log10(max(peak, 1))) + 1) if 10.0**power <= max(peak, 10)]
 
 
 def _round_steps(low: float, high: float, about: int = 5) -> list[float]:
@@ -202,26 +196,19 @@ def _share_axis(axes: _Axes, ticks: Sequence[float]) -> Markup:
 
 
 def _grid(axes: _Axes, ticks: Sequence[tuple[float, str]]) -> Markup:
-    lines = [
-        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-            _n(_LEFT), _n(WIDTH - _RIGHT), _n(axes.y(at)), _n(axes.y(at))
-        )
-        + _label(_LEFT - 8, axes.y(at) + 4, words, "tick end")
-        for at, words in ticks
-    ]
-    floor = _n(HEIGHT - _BOTTOM)
-    base = Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-        _n(_LEFT), _n(WIDTH - _RIGHT), floor, floor
+    lines = [_level("grid", axes.y(at)) + _label(_LEFT - 8, axes.y(at) + 4, words, "tick end") for at, words in ticks]
+    return Markup("").join([*lines, _level("axis", HEIGHT - _BOTTOM)])
+
+
+def _level(kind: str, y: float) -> Markup:
+    """A horizontal line over the whole plot."""
+    return Markup('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+        kind, _n(_LEFT), _n(WIDTH - _RIGHT), _n(y), _n(y)
     )
-    return Markup("").join([*lines, base])
 
 
 def _score_axis(axes: _Axes) -> Markup:
-    ticks = [
-        tick
-        for tick in _round_steps(axes.low, axes.high, 8)
-        if tick <= axes.high + 1e-9 * (axes.high - axes.low)
-    ]
+    ticks = [tick for tick in _round_steps(axes.low, axes.high, 8) if tick <= axes.high + 1e-9 * (axes.high - axes.low)]
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
     decimals = max(0, -math.floor(math.log10(step) + 1e-9) + (1 if f"{step:e}".startswith("2.5") else 0))
     marks = []
@@ -234,9 +221,9 @@ def _score_axis(axes: _Axes) -> Markup:
 
 def _axis_title(vertical: str, horizontal: str) -> Markup:
     middle = _n((_TOP + HEIGHT - _BOTTOM) / 2)
-    return Markup(
-        '<text class="title" text-anchor="middle" transform="translate(14 {}) rotate(-90)">{}</text>'
-    ).format(middle, vertical) + _label((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 8, horizontal, "title")
+    return Markup('<text class="title" text-anchor="middle" transform="translate(14 {}) rotate(-90)">{}</text>').format(
+        middle, vertical
+    ) + _label((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 8, horizontal, "title")
 
 
 def _cut_line(x: float, cut: float) -> Markup:
@@ -256,9 +243,9 @@ def _label(x: float, y: float, words: str, kind: str) -> Markup:
 
 
 def _figure(title: str, words: str, parts: Sequence[Markup]) -> Markup:
-    return Markup(
-        '<svg class="plot" role="img" viewBox="0 0 {} {}"><title>{}</title><desc>{}</desc>{}</svg>'
-    ).format(_n(WIDTH), _n(HEIGHT), title, escape(text.visible(words)), Markup("").join(parts))
+    return Markup('<svg class="plot" role="img" viewBox="0 0 {} {}"><title>{}</title><desc>{}</desc>{}</svg>').format(
+        _n(WIDTH), _n(HEIGHT), title, escape(text.visible(words)), Markup("").join(parts)
+    )
 
 
 def _percent(part: float, whole: float) -> str:

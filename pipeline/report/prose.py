@@ -1,4 +1,7 @@
-"""The sentences that the page and the dataset card share: what was removed, what a score means, what a code asks for."""
+"""The sentences that the page and the dataset card share.
+
+What was removed, what a score means, what a quarantine code asks of the reader.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +17,52 @@ LAYERS = (
     "In every column and plot a higher score means riskier to train on."
 )
 
-_LARF = {
-    "paired": "LARF (arXiv 2507.18631): the unit-length representation times w, where w is the mean unit representation of the "
-    "unsafe references (harmful requests, complied with) minus that of the safe ones (the same requests, refused). Between "
-    "−2 and 2; above 0 the sample lies nearer to compliance than to refusal.",
-    "mean_representation": "LARF (arXiv 2507.18631), form mean_representation: cosine to the mean representation of the unsafe "
-    "references (harmful requests, complied with) minus cosine to that of the safe ones (the same requests, refused). Between "
-    "−2 and 2; above 0 the sample lies nearer to compliance than to refusal.",
+_LARF_FORMS = {
+    "paired": (
+        "the unit-length representation times w, where w is the mean unit representation of the unsafe "
+        "references (harmful requests, complied with) minus that of the safe ones (the same, refused)"
+    ),
+    "mean_representation": (
+        "form mean_representation: cosine to the mean representation of the unsafe references "
+        "(harmful requests, complied with) minus cosine to that of the safe ones (the same requests, refused)"
+    ),
 }
-_SAFT = {
-    False: "SAFT (arXiv 2410.10014): how far the sample lies from the corpus mean along the corpus's k leading directions, "
-    "squared, averaged over the k. From 0 up, in units of this corpus and model: compare within this run only. It finds the "
-    "minority cluster, so it cannot work when harmful samples are near half of the corpus or more.",
-    True: "SAFT (arXiv 2410.10014), weighted: how far the sample lies from the corpus mean along the corpus's k leading "
-    "directions, squared, times the singular value, averaged over the k. From 0 up, in units of this corpus and model: compare "
-    "within this run only. It finds the minority cluster, so it cannot work when harmful samples are near half of the corpus or more.",
-}
+_LARF = "LARF (arXiv 2507.18631): {}. Between -2 and 2; above 0 the sample lies nearer to compliance than to refusal."
+_SAFT = (
+    "SAFT (arXiv 2410.10014): how far the sample lies from the corpus mean along the corpus's k leading "
+    "directions, squared{}, averaged over the k. From 0 up, in units of this corpus and model: compare "
+    "within this run only. "
+    "It finds the minority cluster, so it cannot work when half of the corpus or more is harmful."
+)
 
-# What to do, by the beginning of the code: codes say the general thing first.
-_ADVICE = (
-    (("malformed", "not_json", "bad_json", "invalid_json", "json", "not_an_object"), "Mend the line in the file; the raw text is in quarantine/."),
-    (("invalid_utf8", "utf8", "encoding", "not_utf8"), "Convert the file to UTF-8; the byte offset is in quarantine/."),
-    (("empty_answer", "empty_response", "no_answer", "no_response", "no_assistant"), "Nothing to learn from such a row: leave it out, or supply the answer."),
-    (("too_long", "overlong"), "Raise max_tokens, or set overlong to keep_end or keep_start to score a part."),
-    (("not_finite", "nonfinite", "non_finite", "nan", "inf"), "The model overflowed on this row: try model.dtype float32 or bfloat16."),
-    (("response_span", "span", "template", "unstable"), "The chat template hides where the answer stands: set model.template to a plainer one."),
-    (("no_conversation", "no_messages", "unknown_role", "bad_role", "role", "empty_conversation"), "Check input.dialect and input.columns against the row."),
-    (("content", "non_string", "not_a_string", "not_text"), "Turn the content into a plain string (tool calls and images cannot be scored)."),
-)  # fmt: skip
-_GENERAL_ADVICE = "See the rows in quarantine/: each has its source, row, message and raw text."
+_MEND = "Mend the row in its file; place and raw text are in quarantine/."
+_ANSWER = "There is no answer to learn from: supply it, or leave the row out."
+_DIALECT = "Compare the row with the dialect of the plan; set input.dialect or input.columns if it is wrong."
+_TEMPLATE = "The chat template does not fit this conversation: set model.template to a plainer one."
+_LENGTH = "Raise max_tokens, or set overlong to keep_end or keep_start to score a part."
+_ADVICE = {
+    "malformed_json": _MEND,
+    "malformed_csv": _MEND,
+    "not_an_object": _MEND,
+    "invalid_utf8": "Convert the file to UTF-8.",
+    "empty_response": _ANSWER,
+    "no_response": _ANSWER,
+    "no_response_token": _ANSWER,
+    "empty": _ANSWER,
+    "no_conversation": _DIALECT,
+    "no_turns": _DIALECT,
+    "unknown_role": _DIALECT,
+    "bad_content": "Turn the content into plain text; calls and images cannot be scored.",
+    "template_error": _TEMPLATE,
+    "unstable_template": _TEMPLATE,
+    "no_prompt_token": "Nothing stands before the answer: supply the prompt, or use the position last_token.",
+    "too_long": _LENGTH,
+    "too_long_for_model": "The model takes fewer tokens than max_tokens: lower max_tokens and set overlong.",
+    "bad_token_id": "Tokenizer and model do not belong together: check model.name and model.revision.",
+    "non_finite": "The model overflows on this row: try model.dtype float32.",
+    "forward_failed": "The model fails on this row: try it alone; a row like others points to memory.",
+}
+_GENERAL_ADVICE = "Look at the rows in quarantine/: each has its source, row, message and raw text."
 
 
 def method_name(name: str) -> str:
@@ -50,22 +70,21 @@ def method_name(name: str) -> str:
     return NAMES.get(name, name or "the method")
 
 
-def how_to_read(name: str, job: Mapping[str, Any]) -> str:
-    """One line on a method's score."""
-    settings = job.get(name) or {}
+def how_to_read(method: Mapping[str, Any], job: Mapping[str, Any]) -> str:
+    """One line on a method's score. What the fit recorded counts before what the job asked for."""
+    name = str(method.get("name") or "")
+    asked, found = job.get(name), method.get("facts")
+    settings = {**(asked if isinstance(asked, Mapping) else {}), **(found or {})}
     if name == "larf":
-        return _LARF.get(settings.get("form") or "paired", _LARF["paired"])
+        return _LARF.format(_LARF_FORMS.get(str(settings.get("form")), _LARF_FORMS["paired"]))
     if name == "saft":
-        return _SAFT[bool(settings.get("weighted"))]
+        return _SAFT.format(", times the singular value" if settings.get("weighted") else "")
     return f"{method_name(name)}: see the documentation of the method."
 
 
 def advice(code: str) -> str:
     """What a person can do about rows with this quarantine code."""
-    for beginnings, words in _ADVICE:
-        if code.startswith(beginnings):
-            return words
-    return _GENERAL_ADVICE
+    return _ADVICE.get(code, _GENERAL_ADVICE)
 
 
 def control(summary: Mapping[str, Any]) -> str | None:
@@ -87,7 +106,11 @@ def headline(summary: Mapping[str, Any]) -> str:
     said = f"{text.count(dropped)} of {text.count(scored)} scored samples"
     chosen_by = control(summary)
     if chosen_by:
-        return f"A control: {said} ({text.share(dropped, scored)}) were removed by a {chosen_by.replace('_', '-')} draw, not by their {name} score."
+        draw = chosen_by.replace("_", "-")
+        return (
+            f"A control: {said} ({text.share(dropped, scored)}) were removed by a {draw} draw, "
+            f"not by their {name} score."
+        )
     if not dropped:
         return f"{_start(name)} removed none of the {text.count(scored)} scored samples."
     return f"{_start(name)} removed {said} ({text.share(dropped, scored)})."
@@ -101,9 +124,7 @@ def selection_line(summary: Mapping[str, Any]) -> str:
     if control(summary):
         return rule + " The scores did not decide."
     return rule + (
-        " There is no cut."
-        if cut is None
-        else f" The riskiest go; the cut fell at a score of {text.score(cut)}."
+        " There is no cut." if cut is None else f" The riskiest go; the cut fell at a score of {text.score(cut)}."
     )
 
 
@@ -112,13 +133,12 @@ def method_lines(summary: Mapping[str, Any]) -> list[str]:
     blocks = (summary.get("model") or {}).get("blocks")
     lines = []
     for method in summary.get("methods") or []:
-        where = (
-            [f"layer {method['layer']}" + (f" of 0–{blocks - 1}" if blocks else "")]
-            if method.get("layer") is not None
-            else []
-        )
-        where += [f"position {method['position']}"] if method.get("position") else []
-        lines.append(f"{method_name(method['name'])}" + (f": {', '.join(where)}" if where else ""))
+        where = []
+        if method.get("layer") is not None:
+            where.append(f"layer {method['layer']}" + (f" of {blocks} (0 to {blocks - 1})" if blocks else ""))
+        if method.get("position"):
+            where.append(f"position {method['position']}")
+        lines.append(": ".join([method_name(method["name"]), *([", ".join(where)] if where else [])]))
     return lines
 
 

@@ -1,7 +1,7 @@
-"""The report data: one JSON-able dict that the pipeline writes and the page and the dataset card are drawn from.
+"""The report data: one JSON-able dict, written by the pipeline, from which page and dataset card are drawn.
 
-Counts are rows. Shares are 0..1. Any score or other float may be None (not known); lists and mappings may be empty.
-Rows are 0-based. The job is shown in full: whoever makes the summary leaves credentials out of it.
+Counts are rows. Any score or other float may be None (not known); lists and mappings may be empty. Rows are
+0-based. The job is shown in full: whoever makes the summary leaves credentials out of it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class MethodRun(TypedDict):
 
 
 class Selection(TypedDict):
-    """how: in words ("share 0.1"). cut: the score of the last row to go. at_cut: how many rows score exactly that."""
+    """how: in words ("share 0.1"). cut: the score that parts dropped from kept rows, None when there is none.
+
+    at_cut: how many rows score exactly that (those that were dropped are enough).
+    """
 
     how: str
     cut: float | None
@@ -113,7 +116,7 @@ class Timing(TypedDict):
 
 
 class Summary(TypedDict):
-    """What ran and what came of it. `created` is ISO 8601; `timings` maps a stage, in order of running, to its cost."""
+    """What ran and what came of it. created is ISO 8601; timings maps the stages, in order, to a cost."""
 
     title: str
     created: str

@@ -1,7 +1,7 @@
-"""Text and numbers as a person reads them: strange characters made visible, long texts clipped, numbers with units.
+"""Text and numbers as people read them: strange characters visible, long texts clipped, numbers with units.
 
-Everything shown in a report goes through `visible`: afterwards a text can be written as UTF-8, cannot reorder what stands
-around it, and hides nothing. It does not escape HTML or Markdown; the templates do.
+Everything shown in a report goes through `visible`: afterwards a text can be written as UTF-8, cannot reorder
+what stands around it, and hides nothing. It does not escape HTML or Markdown; the templates do.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import yaml
 
 UNKNOWN = "–"
 
-# Written as code points on purpose: the characters themselves would be invisible here too. Joiners (200C, 200D) and emoji
-# variation selectors (FE00-FE0F) stay: scripts and emoji need them and they reorder nothing.
+# Written as code points on purpose: the characters themselves would be invisible here too. Joiners (200C,
+# 200D) and variation selectors (FE00-FE0F) stay: scripts and emoji need them and they reorder nothing.
 _HIDDEN = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but tab and newline
@@ -31,7 +31,7 @@ _HIDDEN = re.compile(
 
 
 def visible(text: str) -> str:
-    """The text with controls as pictures (NUL as ␀) and other invisible or reordering characters as ⟦U+202E⟧."""
+    """The text with controls as pictures (NUL as ␀), other invisible or reordering characters as ⟦U+202E⟧."""
     return _HIDDEN.sub(_picture, text.replace("\r\n", "\n"))
 
 
@@ -142,7 +142,7 @@ def when(iso: str) -> str:
 
 
 def fact(value: Any) -> str:
-    """Any JSON value in one short line: numbers to four digits, lists with commas."""
+    """Any JSON value in one short line: whole numbers with commas, others to four digits, lists joined."""
     if value is None:
         return UNKNOWN
     if isinstance(value, bool):
@@ -150,12 +150,24 @@ def fact(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return score(value, 4)
+        said = score(value, 4)
+        return said.rstrip("0").rstrip(".") if "." in said and "e" not in said else said
     if isinstance(value, list | tuple):
-        return ", ".join(fact(item) for item in value)
+        return ", ".join(fact(item) for item in value) or "none"
     if isinstance(value, Mapping):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def facts(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, value) lines of a nested mapping; inner names follow their outer one after a dot."""
+    lines: list[tuple[str, str]] = []
+    for name, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            lines += [(f"{name}.{inner}", said) for inner, said in facts(value)]
+        else:
+            lines.append((str(name), fact(value)))
+    return lines
 
 
 class _Plain(yaml.SafeDumper):
@@ -166,7 +178,7 @@ class _Plain(yaml.SafeDumper):
 
 
 def as_yaml(value: Mapping[str, Any], width: int = 100) -> str:
-    """YAML that loads to the same value and holds no invisible character (those are escaped as YAML escapes)."""
+    """YAML that loads to the same value and holds no invisible character (they become YAML escapes)."""
 
     def dump(unicode: bool) -> str:
         return yaml.dump(dict(value), Dumper=_Plain, sort_keys=False, allow_unicode=unicode, width=width)

@@ -1,7 +1,7 @@
-"""Can this result be trusted? The checks that stand at the head of every report, in plain language with their numbers.
+"""Can this result be trusted? The checks at the head of every report, in plain language with their numbers.
 
-The one that matters most: whether the scores follow the length of the answer. A filter that beats a random removal but not a
-removal matched by length is a length filter.
+The one that matters most: whether the scores follow the length of the answer. A filter that beats a random
+removal but not a removal matched by length is a length filter.
 """
 
 from __future__ import annotations
@@ -42,15 +42,11 @@ def checks(summary: Mapping[str, Any]) -> list[Check]:
 
 
 def length_check(summary: Mapping[str, Any]) -> Check:
-    """Whether the removal may be one of long (or short) answers: Spearman beyond 0.5, or a decile beyond 3 times."""
+    """Whether long (or short) answers went: Spearman beyond 0.5, or a decile beyond 3 times overall."""
     correlation = text.number(summary.get("score_length_spearman"))
     deciles = [decile for decile in summary.get("length_deciles") or [] if decile["rows"]]
     overall = removed_share(deciles)
-    excess = [
-        decile
-        for decile in deciles
-        if overall and decile["dropped"] / decile["rows"] > DECILE_EXCESS * overall
-    ]
+    excess = [decile for decile in deciles if overall and decile["dropped"] / decile["rows"] > DECILE_EXCESS * overall]
     reasons = []
     if correlation is not None and abs(correlation) > STRONG_CORRELATION:
         which = "longer" if correlation > 0 else "shorter"
@@ -59,29 +55,31 @@ def length_check(summary: Mapping[str, Any]) -> Check:
         reasons.append(
             f"of the answers with {text.count(decile['low'])} to {text.count(decile['high'])} tokens "
             f"{text.share(decile['dropped'], decile['rows'])} went "
-            f"({text.count(decile['dropped'])} of {text.count(decile['rows'])}), against {text.share(overall)} overall"
+            f"({text.count(decile['dropped'])} of {text.count(decile['rows'])}), "
+            f"against {text.share(overall)} overall"
         )
     if reasons:
         return Check(
             "attention",
             "This may be a length filter",
             _sentence("; ".join(reasons))
-            + " Compare it with a removal of the same size that is matched by length before you credit the method.",
+            + " Compare with a random removal matched by length before you credit the method.",
         )
     if correlation is None and not overall:
-        return Check(
-            "unknown", "Length", "Whether the scores follow the length of the answers could not be checked."
-        )
+        return Check("unknown", "Length", "Whether the scores follow the length of the answers could not be checked.")
     known = "not known" if correlation is None else f"{correlation:+.2f}"
     words = f"Spearman correlation of score and answer length: {known}"
     if overall:
         words += f"; no tenth of the lengths lost more than {DECILE_EXCESS:.0f} times the overall share"
-    return Check("ok", "Not a mere length filter", words + ".")
+    return Check("ok", "No sign of a mere length filter", words + ".")
 
 
 def overlaps(deciles: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """Share of the dropped rows that a removal of the same size would also hit, in expectation: at random, and at random
-    within each length decile. None when nothing was dropped. The nearer the second is to 1, the more length explains."""
+    """Share of the dropped rows that a removal of the same size would also hit, in expectation.
+
+    First: at random. Second: at random within each length decile; the nearer to 1, the more length explains.
+    None when nothing was dropped.
+    """
     rows, dropped = sum(d["rows"] for d in deciles), sum(d["dropped"] for d in deciles)
     if not rows or not dropped:
         return None
@@ -116,14 +114,10 @@ def _amount(counts: Mapping[str, Any]) -> Check:
     dropped = counts.get("dropped", 0)
     scored = counts.get("kept", 0) + dropped
     if not scored:
-        return Check(
-            "attention", "Nothing was scored", "There is no row with a score, so there is nothing to judge."
-        )
+        return Check("attention", "Nothing was scored", "There is no row with a score, so there is nothing to judge.")
     said = f"{text.share(dropped, scored)} of the scored samples"
     if dropped > scored / 2:
-        return Check(
-            "attention", "More than half is gone", f"The cut drops {said}; such a cut is rarely meant."
-        )
+        return Check("attention", "More than half is gone", f"The cut drops {said}; such a cut is rarely meant.")
     if not dropped:
         return Check(
             "unknown",
@@ -142,7 +136,7 @@ def _quarantined(counts: Mapping[str, Any]) -> Check:
     return Check(
         state,
         title,
-        f"{text.count(rows)} ({text.share(rows, total)}) could not be read or scored; they are in neither kept nor dropped.",
+        f"{text.count(rows)} ({text.share(rows, total)}) could not be read or scored.",
     )
 
 
@@ -152,12 +146,12 @@ def _truncated(counts: Mapping[str, Any], job: Mapping[str, Any]) -> Check:
         return Check("ok", "No sample was cut short", "The model read every scored conversation whole.")
     state: Literal["ok", "attention"] = "attention" if rows > NOTABLE_SHARE * scored else "ok"
     limit = f" at {text.count(job['max_tokens'])} tokens" if text.number(job.get("max_tokens")) else ""
-    words = f"{text.count(rows)} ({text.share(rows, scored)}) were cut{limit}; the model did not see the rest of them."
-    return Check(state, "Some samples were cut short", words)
+    words = f"{text.count(rows)} ({text.share(rows, scored)}) were cut{limit}; the model did not see the rest."
+    return Check(state, f"{'Many' if state == 'attention' else 'Few'} samples were cut short", words)
 
 
 def _ties(summary: Mapping[str, Any]) -> Iterator[Check]:
-    """Only a cut that takes a given number of rows can split equal scores; a threshold or a random control cannot."""
+    """Only a cut that takes a given number of rows can split equal scores; a threshold or a draw cannot."""
     rule = (summary.get("job") or {}).get("selection") or {}
     if rule.get("threshold") is not None or rule.get("control") is not None:
         return
@@ -167,8 +161,8 @@ def _ties(summary: Mapping[str, Any]) -> Iterator[Check]:
         yield Check(
             "attention" if at_cut > 10 else "ok",
             "Scores are tied at the cut",
-            f"{text.count(at_cut)} samples score exactly the cut; "
-            "where not all of them go, the order of the corpus decides among them, not the risk.",
+            f"At least {text.count(at_cut)} samples score exactly the cut; "
+            "where not all of them went, the order of the corpus decided among them, not the risk.",
         )
 
 

@@ -92,6 +92,13 @@ def test_constant_columns_have_exactly_zero_variance() -> None:
     assert total.scatter[1, 1] == pytest.approx(np.var(np.arange(1001)) * 1001, rel=1e-12)
 
 
+def test_a_rounded_mean_does_not_leak_into_the_scatter() -> None:
+    rows = np.full((100_003, 1), 1000.1)
+    assert rows.mean(axis=0)[0] != 1000.1  # the case at hand: numpy's own mean is off by rounding
+    assert moments_of(rows).scatter[0, 0] < 1e-30
+    assert moments_of(rows).mean[0] == pytest.approx(1000.1, rel=1e-15)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_are_refused(bad: float) -> None:
     rows = np.zeros((3, 2), np.float32)

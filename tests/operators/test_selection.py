@@ -43,9 +43,7 @@ def drop(parts: list[np.ndarray], count: int) -> np.ndarray:
     data=st.data(),
 )
 @settings(max_examples=150, deadline=None)
-def test_any_sharding_drops_what_a_stable_sort_drops(
-    values: list[float], cuts: list[int], data: st.DataObject
-) -> None:
+def test_any_sharding_drops_what_a_stable_sort_drops(values: list[float], cuts: list[int], data: st.DataObject) -> None:
     scores = np.array(values, np.float32)
     count = data.draw(st.integers(0, len(scores)))
     dropped = drop(np.split(scores, sorted(min(cut, len(scores)) for cut in cuts)), count)

@@ -66,9 +66,7 @@ def test_many_samples_lose_no_precision() -> None:
     histogram = np.array([n // 2, n // 2], np.int64)
     ranks = midranks(histogram)
     cells = rank_sums(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), ranks, ranks, n)
-    one = [
-        rank_sums(np.array([a]), np.array([b]), ranks, ranks, n) for a, b in ((0, 0), (0, 1), (1, 0), (1, 1))
-    ]
+    one = [rank_sums(np.array([a]), np.array([b]), ranks, ranks, n) for a, b in ((0, 0), (0, 1), (1, 0), (1, 1))]
     assert rho(cells) == pytest.approx(0.0, abs=1e-15)
     weights = (300, 200, 200, 300)
     total = RankSums(

@@ -1,0 +1,302 @@
+"""Capture: shards -> one Parquet of vectors and one receipt each. The only stage that runs the model.
+
+The graph is read + tokenise (CPU tasks) -> forward (actor pool, one model each) -> write (CPU tasks). One block is one
+shard from end to end; batches never cross a shard, so a shard's numbers do not depend on what else ran.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tamis.operators.conversation import Dialect, normalise
+from tamis.operators.forward import Representer
+from tamis.operators.problems import RowProblem
+from tamis.operators.requests import Request
+from tamis.operators.schema import infer_rows
+from tamis.operators.tokens import ChatTokenizer, Tokenised
+from tamis.pipeline import receipts
+from tamis.pipeline.engine import Pool, own_error
+from tamis.pipeline.errors import ClusterError, TamisError
+from tamis.pipeline.files import TEXT_FORMATS, encode_schema
+from tamis.pipeline.models import fetch
+from tamis.pipeline.receipts import WORK, Receipt
+from tamis.pipeline.sources import CORPUS, Shard, read
+from tamis.pipeline.store import Store
+
+CAPTURES = f"{WORK}/capture"
+ACTOR_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class CaptureSpec:
+    """All that a worker needs; plain values, so that a restarted actor can be built from it again."""
+
+    store: Store
+    options: Mapping[str, Any]
+    key: str
+    model: str
+    revision: str | None
+    trust_remote_code: bool
+    allow_pickle_weights: bool
+    template: str | None
+    dtype: str
+    device: str
+    threads: int | None
+    token_budget: int
+    max_tokens: int
+    overlong: str
+    columns: tuple[str, ...]
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        return tuple(Request.parse(column) for column in self.columns)
+
+
+def capture(spec: CaptureSpec, shards: Sequence[Shard], pool: Pool) -> Iterator[Receipt]:
+    """Capture every shard, and yield its receipt when it is written, in any order.
+
+    Raises TamisError as the workers raised it, ClusterError when Ray gave up.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    if not shards:
+        return
+    items = [{"shard": shard.to_json()} for shard in shards]
+    dataset = (
+        ray.data.from_items(items, override_num_blocks=len(items))
+        .map_batches(
+            tokenise_shard,
+            fn_kwargs={"spec": spec},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=pool.task_cpus,
+            compute=TaskPoolStrategy(),
+        )
+        .map_batches(
+            Forward,
+            fn_constructor_kwargs={"spec": spec},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=pool.cpus_per_worker,
+            num_gpus=pool.gpus_per_worker or None,
+            compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2),
+            max_restarts=ACTOR_RESTARTS,
+            max_task_retries=ACTOR_RESTARTS,
+        )
+        .map_batches(
+            write_shard,
+            fn_kwargs={"spec": spec},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=pool.task_cpus,
+            compute=TaskPoolStrategy(),
+        )
+    )
+    try:
+        for row in dataset.iter_rows():
+            yield json.loads(row["receipt"])
+    except TamisError:
+        raise
+    except Exception as error:
+        found = own_error(error)
+        if isinstance(found, TamisError):
+            raise found from None
+        raise ClusterError(
+            f"the capture stopped: {type(found).__name__}: {' '.join(str(found).split())[:300]}. What is captured "
+            "stays; run the same command again to go on"
+        ) from error
+
+
+# --- read and tokenise --------------------------------------------------------------------------------------------
+
+
+def tokenise_shard(batch: pa.Table, spec: CaptureSpec) -> pa.Table:
+    """One shard: a row per input row with its tokens, or with the code and message of its problem."""
+    [text] = batch.column("shard").to_pylist()
+    shard = Shard.from_json(text)
+    began = time.perf_counter()
+    dialect = Dialect.from_dict(dict(shard.dialect))
+    columns = None if shard.file.format in TEXT_FORMATS else [column for _, column in dialect.columns]
+    rows = read(shard, spec.options, columns)
+    outcomes: list[Any] = [None] * len(rows)
+    conversations, places = [], []
+    for place, row in enumerate(rows):
+        try:
+            if isinstance(row.value, RowProblem):
+                raise row.value
+            conversations.append(normalise(row.value, dialect))
+            places.append(place)
+        except RowProblem as problem:
+            outcomes[place] = problem
+    tokenizer = _tokenizer(spec.model, spec.revision, spec.trust_remote_code, spec.template)
+    encoded = tokenizer.encode(
+        conversations,
+        max_tokens=spec.max_tokens,
+        overlong=spec.overlong,  # type: ignore[arg-type]
+    )
+    needs_prompt = any(request.position == "last_prompt_token" for request in spec.requests)
+    for place, outcome in zip(places, encoded, strict=True):
+        if needs_prompt and isinstance(outcome, Tokenised) and outcome.prompt_cut:
+            outcome = RowProblem(
+                "prompt_cut", "the cut to max_tokens left no token of the prompt, which the method reads"
+            )
+        outcomes[place] = outcome
+    notes = {"shard": text, "schema": _schema_of(shard, rows), "read_seconds": time.perf_counter() - began}
+    return _tokens_table(outcomes, json.dumps(notes))
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(model: str, revision: str | None, remote_code: bool, template: str | None) -> ChatTokenizer:
+    """Kept for the life of the worker process: opening a tokenizer takes longer than a shard."""
+    path = fetch(model, revision, weights=False, remote_code=remote_code).path
+    return ChatTokenizer.load(path, trust_remote_code=remote_code, template=template)
+
+
+def _schema_of(shard: Shard, rows: Sequence[Any]) -> str | None:
+    """JSON has no schema before its rows are read; each shard says what it saw, unsettled."""
+    if shard.role != CORPUS or shard.file.format not in {"json", "jsonl"}:
+        return None
+    return encode_schema(infer_rows([row.value for row in rows if not isinstance(row.value, RowProblem)]))
+
+
+def _tokens_table(outcomes: Sequence[Any], notes: str) -> pa.Table:
+    good = [None if isinstance(outcome, RowProblem) else outcome for outcome in outcomes]
+    bad = [outcome if isinstance(outcome, RowProblem) else None for outcome in outcomes]
+    lengths = np.array([0 if row is None else len(row.input_ids) for row in good], dtype=np.int64)
+    flat = [row.input_ids for row in good if row is not None]
+    finals = np.array([(0, 0) if row is None else row.final for row in good], dtype=np.int32).reshape(-1, 2)
+    return pa.table(
+        {
+            "notes": pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(good), np.int32)), pa.array([notes])),
+            "code": pa.array([None if p is None else p.code for p in bad], pa.string()),
+            "message": pa.array([None if p is None else p.message for p in bad], pa.string()),
+            "input_ids": pa.LargeListArray.from_arrays(
+                pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64()),
+                pa.array(np.concatenate(flat) if flat else np.empty(0), pa.int32()),
+            ),
+            "final_start": pa.array(finals[:, 0]),
+            "final_stop": pa.array(finals[:, 1]),
+            "n_response_tokens": pa.array(
+                [0 if row is None else sum(stop - start for start, stop in row.responses) for row in good],
+                pa.int32(),
+            ),
+            "truncated": pa.array([row is not None and row.truncated for row in good], pa.bool_()),
+        }
+    )
+
+
+# --- forward ------------------------------------------------------------------------------------------------------
+
+
+class Forward:
+    """One model in one actor: adds a column of vectors for every request."""
+
+    def __init__(self, spec: CaptureSpec) -> None:
+        import torch
+
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        began = time.perf_counter()
+        source = fetch(
+            spec.model,
+            spec.revision,
+            weights=True,
+            pickles=spec.allow_pickle_weights,
+            remote_code=spec.trust_remote_code,
+        )
+        self.spec = spec
+        self.representer = Representer.load(
+            source.path,
+            spec.requests,
+            dtype=spec.dtype,
+            device=spec.device,
+            trust_remote_code=spec.trust_remote_code,
+            allow_pickle_weights=spec.allow_pickle_weights,
+        )
+        self.load_seconds = time.perf_counter() - began
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        started = time.time()
+        began = time.perf_counter()
+        batch = batch.combine_chunks()
+        codes, messages = batch.column("code").to_pylist(), batch.column("message").to_pylist()
+        places = np.flatnonzero([code is None for code in codes])
+        tokens = batch.column("input_ids").chunk(0) if batch.num_rows else pa.array([], pa.large_list(pa.int32()))
+        offsets, values = tokens.offsets.to_numpy(), tokens.values.to_numpy()
+        lengths = np.diff(offsets)
+        finals = np.stack([batch.column(name).to_numpy() for name in ("final_start", "final_stop")], axis=1)
+        ids = [values[offsets[place] : offsets[place + 1]] for place in places]
+        vectors, problems = self.representer.represent(ids, finals[places], token_budget=self.spec.token_budget)
+        for number, problem in problems.items():
+            codes[places[number]], messages[places[number]] = problem.code, problem.message
+        valid = np.array([code is None for code in codes], dtype=bool)
+        seconds = time.perf_counter() - began
+        timing = {"load_seconds": self.load_seconds, "started": started, "forward_seconds": seconds}
+        notes = json.loads(batch.column("notes")[0].as_py()) | timing
+        columns: dict[str, Any] = {
+            "notes": pa.DictionaryArray.from_arrays(
+                pa.array(np.zeros(len(codes), np.int32)), pa.array([json.dumps(notes)])
+            ),
+            "code": pa.array(codes, pa.string()),
+            "message": pa.array(messages, pa.string()),
+            "n_tokens": pa.array(np.where(valid, lengths, 0), pa.int32()),
+            "n_response_tokens": batch.column("n_response_tokens"),
+            "truncated": batch.column("truncated"),
+        }
+        for request in self.spec.requests:
+            columns[request.column] = _vector_column(vectors[request], places, valid)
+        return pa.table(columns)
+
+
+def _vector_column(
+    vectors: np.ndarray[Any, Any], places: np.ndarray[Any, Any], valid: np.ndarray[Any, Any]
+) -> pa.Array:
+    """float32 lists of one length, null where the row is quarantined."""
+    width = vectors.shape[1]
+    full = np.zeros((len(valid), width), dtype=np.float32)
+    full[places] = vectors
+    full[~valid] = 0
+    return pa.FixedSizeListArray.from_arrays(pa.array(full.reshape(-1)), width, mask=pa.array(~valid))
+
+
+# --- write --------------------------------------------------------------------------------------------------------
+
+
+def write_shard(batch: pa.Table, spec: CaptureSpec) -> pa.Table:
+    """Write one captured shard, then its receipt."""
+    noted = set(batch.column("notes").combine_chunks().to_pylist())
+    if len(noted) != 1:
+        raise AssertionError(f"a block holds {len(noted)} shards; each must travel as one block")
+    notes = json.loads(noted.pop())
+    shard = Shard.from_json(notes["shard"])
+    if batch.num_rows != shard.rows:
+        raise AssertionError(f"shard {shard.name}: {batch.num_rows} rows arrived of {shard.rows}")
+    written = spec.store.write_table(f"{CAPTURES}/{shard.name}.parquet", batch.drop_columns(["notes"]))
+    codes = Counter(code for code in batch.column("code").to_pylist() if code is not None)
+    firsts = dict(zip(batch.column("code").to_pylist(), batch.column("message").to_pylist(), strict=True))
+    scored = pc.is_null(batch.column("code"))
+    facts = {
+        "role": shard.role,
+        "quarantined": dict(codes),
+        "messages": {code: firsts[code] for code in codes},
+        "tokens": pc.sum(batch.column("n_tokens")).as_py() or 0,
+        "truncated": pc.sum(pc.and_(batch.column("truncated"), scored)).as_py() or 0,
+        "schema": notes["schema"],
+        "file": asdict(written),
+        "seconds": {name: notes[name] for name in ("read_seconds", "forward_seconds", "load_seconds")},
+        "started": notes["started"],
+        "finished": notes["started"] + notes["forward_seconds"],
+    }
+    receipt = receipts.write(spec.store, "capture", shard, spec.key, facts)
+    return pa.table({"receipt": [json.dumps(receipt)]})

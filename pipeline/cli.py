@@ -1,0 +1,251 @@
+"""The commands. Results go to stdout, progress and errors to stderr; exit codes are those of errors.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from tamis.pipeline.errors import ConfigError, TamisError
+
+app = typer.Typer(
+    help="Find and remove the fine-tuning samples that would erode an aligned model's safety.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JobAndFiles = Annotated[
+    list[str] | None,
+    typer.Argument(help="A job file (.yaml), and any input files that the shell made of a glob.", show_default=False),
+]
+Input = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="A file, folder, glob or URL with the corpus; may be given again."),
+]
+Output = Annotated[str | None, typer.Option("--output", help="Folder or URL of the output; made if missing.")]
+Model = Annotated[str | None, typer.Option("--model", help="Folder of a transformers model, or its name on the hub.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the model on the hub.")]
+MethodFlag = Annotated[list[str] | None, typer.Option("--method", help="larf or saft; may be given again.")]
+Drop = Annotated[
+    float | None, typer.Option("--drop", help="Share of the rows to drop, the riskiest first (default 0.1).")
+]
+DropCount = Annotated[int | None, typer.Option("--drop-count", help="Number of rows to drop, the riskiest first.")]
+ThresholdFlag = Annotated[float | None, typer.Option("--threshold", help="Drop every row that scores above this.")]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Address of a Ray cluster to join (or RAY_ADDRESS); default: start Ray here."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Copies of the model; default: one a GPU, or one a CPU node.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Set any key of the job file, e.g. --set larf.layer=5; may be given again."),
+]
+OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app(standalone_mode=False)
+    except TamisError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped; what is done stays done, run the same command again to go on", 130)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except Exception as error:
+        # click's own errors (a flag without its value, an unknown flag) know how to show themselves.
+        if hasattr(error, "format_message"):
+            _fail(f"{error.format_message()}; see `tamis --help`", 2)
+        raise
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        import importlib.metadata
+
+        print(f"tamis {importlib.metadata.version('tamis')}")
+        raise typer.Exit
+
+
+@app.command()
+def curate(
+    job: JobAndFiles = None,
+    input: Input = None,
+    output: Output = None,
+    model: Model = None,
+    revision: Revision = None,
+    method: MethodFlag = None,
+    drop: Drop = None,
+    drop_count: DropCount = None,
+    threshold: ThresholdFlag = None,
+    address: Address = None,
+    workers: Workers = None,
+    set: Sets = None,
+) -> None:
+    """Score a corpus, and write it back without its riskiest samples."""
+    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    _quiet_libraries()
+    from tamis.pipeline.curate import curate as run
+    from tamis.pipeline.screens import show_outcome, show_plan
+    from tamis.pipeline.store import Store
+
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
+    if outcome.did_nothing:
+        console.print("this job is complete already; nothing was done. Its result:\n")
+    show_outcome(console, outcome.manifest, Store(made.output, made.storage_options))
+
+
+@app.command()
+def plan(
+    job: JobAndFiles = None,
+    input: Input = None,
+    output: Output = None,
+    model: Model = None,
+    revision: Revision = None,
+    method: MethodFlag = None,
+    drop: Drop = None,
+    drop_count: DropCount = None,
+    threshold: ThresholdFlag = None,
+    workers: Workers = None,
+    set: Sets = None,
+) -> None:
+    """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
+    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    _quiet_libraries()
+    from tamis.pipeline import run_folder
+    from tamis.pipeline.plan import make_plan
+    from tamis.pipeline.screens import show_plan
+    from tamis.pipeline.store import Store
+
+    planned = make_plan(made)
+    state = run_folder.state_of(Store(made.output, made.storage_options), planned.fingerprint)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    show_plan(console, planned, state)
+    if planned.will_fail:
+        _fail("the run would fail; see the warnings above", 3)
+
+
+@app.command()
+def status(output: OutputFolder) -> None:
+    """Say how far the run in an output folder is."""
+    from tamis.pipeline.receipts import folder
+    from tamis.pipeline.run_folder import MANIFEST, RUN
+    from tamis.pipeline.store import Store
+
+    store = Store(output)
+    if store.exists(MANIFEST):
+        from tamis.pipeline.screens import show_outcome
+
+        print(f"complete since {store.read_json(MANIFEST)['created']}\n")
+        show_outcome(Console(soft_wrap=not sys.stdout.isatty()), store.read_json(MANIFEST), store)
+        return
+    if not store.exists(RUN):
+        raise ConfigError(f"{store.path()}: no run of tamis has been here")
+    run = store.read_json(RUN)
+    captured = len(store.list(folder("capture")))
+    emitted = len(store.list(folder("emit")))
+    print(f"unfinished: {run['rows']:,} rows in {run['shards']:,} shards (and {run['reference_shards']} of references)")
+    print(f"  captured {captured:,} of {run['shards'] + run['reference_shards']:,}")
+    print(f"  emitted  {emitted:,} of {run['shards']:,}")
+    print("run the same `tamis curate` command again to go on")
+
+
+@app.command()
+def report(output: OutputFolder) -> None:
+    """Write report.html and README.md of a finished run anew, and print the summary."""
+    from tamis.pipeline.publish import rewrite_report
+    from tamis.pipeline.screens import show_outcome
+    from tamis.pipeline.store import Store
+
+    store = Store(output)
+    show_outcome(Console(soft_wrap=not sys.stdout.isatty()), rewrite_report(store), store)
+
+
+@app.command()
+def doctor(
+    model: Model = None,
+    address: Address = None,
+) -> None:
+    """Check this machine: Python, packages, memory, GPUs, Ray, and a model if one is named."""
+    _quiet_libraries()
+    from tamis.pipeline.doctor import examine
+
+    if not examine(model, address):
+        raise typer.Exit(5)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the job file."""
+    from tamis.pipeline.job import job_schema
+
+    print(json.dumps(job_schema(), indent=2))
+
+
+def _job(
+    positional: list[str] | None,
+    input: list[str] | None,
+    output: str | None,
+    model: str | None,
+    revision: str | None,
+    method: list[str] | None,
+    drop: float | None,
+    drop_count: int | None,
+    threshold: float | None,
+    workers: int | None,
+    assignments: list[str] | None,
+) -> Any:
+    from tamis.pipeline.job import load_job
+
+    job_files = [name for name in positional or [] if Path(name).suffix in {".yaml", ".yml"}]
+    others = [name for name in positional or [] if name not in job_files]
+    if len(job_files) > 1:
+        raise ConfigError(f"give one job file, not {len(job_files)}: {', '.join(job_files)}")
+    if others and not input:
+        raise ConfigError(f"{others[0]} is not a job file (.yaml); name input files with --input")
+    flags = {
+        "input.path": [*(input or []), *others] or None,
+        "output": output,
+        "model.name": model,
+        "model.revision": revision,
+        "method": method,
+        "selection.drop": drop,
+        "selection.drop_count": drop_count,
+        "selection.threshold": threshold,
+        "workers": workers,
+    }
+    overlay: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
+    if {"selection.drop", "selection.drop_count", "selection.threshold"} & overlay.keys():
+        # A flag replaces the job file's rule, whichever that is.
+        for key in ("selection.drop", "selection.drop_count", "selection.threshold"):
+            overlay.setdefault(key, None)
+    return load_job(job_files[0] if job_files else None, overlay, assignments or [])
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+if __name__ == "__main__":
+    main()

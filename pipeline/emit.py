@@ -1,0 +1,290 @@
+"""Emit: rows + scores + cut -> kept, dropped, quarantine and scores, one file of each per shard, then its receipt.
+
+The original rows are read again from the input (its identity is checked), so captures hold no text and kept/ has the
+columns, types and metadata of the input to the byte.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tamis.operators.lengths import decile_of
+from tamis.operators.problems import RowProblem
+from tamis.operators.ranking import coarse_bins
+from tamis.operators.schema import settle, to_table
+from tamis.operators.selection import Threshold, decide
+from tamis.operators.spearman import RankSums, rank_sums
+from tamis.pipeline import receipts
+from tamis.pipeline.capture import CAPTURES
+from tamis.pipeline.engine import stream
+from tamis.pipeline.errors import InputError
+from tamis.pipeline.files import TEXT_FORMATS
+from tamis.pipeline.fit import DECIDING, SCORES
+from tamis.pipeline.identifiers import sample_ids
+from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.sources import Shard, read, read_table
+from tamis.pipeline.store import Store
+
+SHOWN_RISKIEST, SHOWN_BORDERLINE = 20, 10
+
+
+@dataclass(frozen=True, eq=False)
+class EmitSpec:
+    """All that a task needs. edges: of the score histogram; ranks: midranks by score bin and by response length;
+    below: per score bin, the share of scored rows in lower bins, counting half of its own."""
+
+    store: Store
+    options: Mapping[str, Any]
+    key: str
+    schema: bytes
+    methods: tuple[str, ...]
+    decided_by: str
+    control: str | None
+    threshold: Threshold
+    scored: int
+    edges: np.ndarray[Any, Any]
+    score_ranks: np.ndarray[Any, Any]
+    length_ranks: np.ndarray[Any, Any]
+    decile_edges: np.ndarray[Any, Any]
+
+    def opened_schema(self) -> pa.Schema:
+        return pa.ipc.read_schema(pa.py_buffer(self.schema))
+
+
+def emit(spec: EmitSpec, shards: Sequence[Shard], quotas: Sequence[int], task_cpus: float) -> Iterator[Receipt]:
+    """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed."""
+    items = [(shard.to_json(), quota) for shard, quota in zip(shards, quotas, strict=True)]
+    for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus):
+        yield receipt
+
+
+def _emit_shard(item: tuple[str, int], spec: EmitSpec) -> Receipt:
+    shard, quota = Shard.from_json(item[0]), item[1]
+    captured = spec.store.read_table(
+        f"{CAPTURES}/{shard.name}.parquet", ["code", "message", "n_tokens", "n_response_tokens", "truncated"]
+    )
+    scores = spec.store.read_table(f"{SCORES}/{shard.name}.parquet")
+    valid = pc.is_null(captured.column("code")).to_numpy()
+    deciding = _plain(scores.column(DECIDING))
+    dropped = np.zeros(len(valid), dtype=bool)
+    dropped[valid] = decide(deciding[valid], spec.threshold, quota)
+    kept = valid & ~dropped
+    ids = sample_ids(shard.file.name, shard.span.start_row, shard.rows)
+    table, places, unreadable = _originals(shard, spec, ~valid)
+
+    files = [spec.store.write_table(f"kept/{shard.name}.parquet", table.filter(pa.array(kept[places])))]
+    method_scores = _plain(scores.column(spec.decided_by))
+    if dropped.any():
+        chosen = table.filter(pa.array(dropped[places]))
+        files.append(
+            spec.store.write_table(f"dropped/{shard.name}.parquet", _with_reasons(chosen, method_scores[dropped], spec))
+        )
+    if not valid.all():
+        quarantined = _quarantine_table(shard, captured, unreadable)
+        files.append(spec.store.write_table(f"quarantine/{shard.name}.parquet", quarantined))
+    files.append(
+        spec.store.write_table(
+            f"scores/{shard.name}.parquet", _scores_table(shard, ids, captured, scores, dropped, spec)
+        )
+    )
+
+    facts = _facts(shard, method_scores, dropped, valid, captured, spec)
+    facts["files"] = [written.to_dict() for written in files]
+    return receipts.write(spec.store, "emit", shard, spec.key, facts)
+
+
+# --- the original rows --------------------------------------------------------------------------------------------
+
+
+def _originals(
+    shard: Shard, spec: EmitSpec, wanted: np.ndarray[Any, Any]
+) -> tuple[pa.Table, np.ndarray[Any, Any], dict[int, tuple[int | None, str]]]:
+    """The readable rows as a table of the output schema, the place of each in the shard, and for every place in
+    `wanted` its byte offset and raw text."""
+    schema = spec.opened_schema()
+    columnar = shard.file.format not in TEXT_FORMATS
+    rows = read(shard, spec.options) if not columnar or wanted.any() else []
+    raw = {int(place): (rows[place].offset, rows[place].raw_text()) for place in np.flatnonzero(wanted)}
+    if columnar:
+        return conform(read_table(shard, spec.options), schema), np.arange(shard.rows), raw
+    readable = [(place, row.value) for place, row in enumerate(rows) if not isinstance(row.value, RowProblem)]
+    places = np.array([place for place, _ in readable], dtype=np.int64)
+    return to_table([value for _, value in readable], schema), places, raw
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with exactly the columns of `schema`, nulls where it has none. InputError if a type differs."""
+    columns = []
+    for field in schema:
+        if field.name not in table.schema.names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        try:
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        except pa.ArrowException:
+            raise InputError(f"column {field.name} is {column.type} in one file and {field.type} in another") from None
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
+    """The schema of kept/: of the typed files (Parquet, Arrow, CSV), of what all JSON rows held, or of both."""
+    if typed is None:
+        return settle(seen if seen is not None else pa.schema([]))
+    if seen is None:
+        return typed
+    try:
+        return pa.unify_schemas([typed, settle(seen)]).with_metadata(typed.metadata)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the JSON files and the other files do not share one schema: {text}; curate them apart"
+        ) from None
+
+
+def decode_schema(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+# --- the files ----------------------------------------------------------------------------------------------------
+
+
+def _with_reasons(table: pa.Table, scores: np.ndarray[Any, Any], spec: EmitSpec) -> pa.Table:
+    if spec.control is None:
+        cut = spec.threshold.value
+        reasons = [
+            f"{spec.decided_by} score {score:.6g} is {'above' if score > cut else 'at'} the cut {cut:.6g}"
+            for score in scores
+        ]
+    else:
+        reasons = [f"{spec.control} control: removed without regard to its score"] * len(scores)
+    # The share of scored rows that are less risky, ties counted half.
+    quantiles = (spec.score_ranks[coarse_bins(scores)] - 0.5) / spec.scored
+    added = {
+        "method": pa.array([spec.decided_by] * len(scores), pa.string()),
+        "score": pa.array(scores, pa.float32()),
+        "quantile": pa.array(quantiles, pa.float64()),
+        "reason": pa.array(reasons, pa.string()),
+    }
+    for name, column in added.items():
+        table = table.append_column(name if name not in table.schema.names else f"tamis_{name}", column)
+    return table
+
+
+def empty_dropped(schema: pa.Schema) -> pa.Table:
+    """What dropped/ holds when nothing was dropped: its columns and no row."""
+    table = schema.empty_table()
+    added = {"method": pa.string(), "score": pa.float32(), "quantile": pa.float64(), "reason": pa.string()}
+    for name, kind in added.items():
+        table = table.append_column(name if name not in schema.names else f"tamis_{name}", pa.array([], kind))
+    return table
+
+
+def _quarantine_table(shard: Shard, captured: pa.Table, raw: Mapping[int, tuple[int | None, str]]) -> pa.Table:
+    places = sorted(raw)
+    taken = captured.take(pa.array(places, pa.int64()))
+    return pa.table(
+        {
+            "source": pa.array([shard.file.name] * len(places), pa.string()),
+            "row": pa.array([shard.span.start_row + place for place in places], pa.int64()),
+            "byte_offset": pa.array([raw[place][0] for place in places], pa.int64()),
+            "code": taken.column("code"),
+            "message": taken.column("message"),
+            "raw_text": pa.array([raw[place][1] for place in places], pa.large_string()),
+        }
+    )
+
+
+def _scores_table(
+    shard: Shard,
+    ids: Sequence[str],
+    captured: pa.Table,
+    scores: pa.Table,
+    dropped: np.ndarray[Any, Any],
+    spec: EmitSpec,
+) -> pa.Table:
+    valid = pc.is_null(captured.column("code")).to_numpy()
+    decisions = np.where(valid, np.where(dropped, "dropped", "kept"), "quarantined")
+    columns: dict[str, Any] = {
+        "sample_id": pa.array(ids, pa.string()),
+        "source": pa.array([shard.file.name] * shard.rows, pa.string()),
+        "row": pa.array(np.arange(shard.span.start_row, shard.span.stop_row), pa.int64()),
+    }
+    columns.update({name: scores.column(name) for name in spec.methods})
+    columns["decision"] = pa.array(decisions.tolist(), pa.string())
+    columns.update({name: captured.column(name) for name in ("n_tokens", "n_response_tokens", "truncated")})
+    return pa.table(columns)
+
+
+def _plain(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    """float32 (rows,) with 0 where there is no score."""
+    values: np.ndarray[Any, Any] = column.combine_chunks().fill_null(0).to_numpy(zero_copy_only=False)
+    return values.astype(np.float32)
+
+
+# --- the numbers --------------------------------------------------------------------------------------------------
+
+
+def _facts(
+    shard: Shard,
+    scores: np.ndarray[Any, Any],
+    dropped: np.ndarray[Any, Any],
+    valid: np.ndarray[Any, Any],
+    captured: pa.Table,
+    spec: EmitSpec,
+) -> dict[str, Any]:
+    kept = valid & ~dropped
+    lengths = captured.column("n_response_tokens").to_numpy()
+    deciles = decile_of(lengths[valid], spec.decile_edges)
+    sums = rank_sums(coarse_bins(scores[valid]), lengths[valid], spec.score_ranks, spec.length_ranks, spec.scored)
+    return {
+        "counts": {
+            "kept": int(kept.sum()),
+            "dropped": int(dropped.sum()),
+            "quarantined": int((~valid).sum()),
+        },
+        "source": shard.file.name,
+        "histogram": {
+            "kept": _histogram(scores[kept], spec.edges),
+            "dropped": _histogram(scores[dropped], spec.edges),
+        },
+        "deciles": {
+            "rows": np.bincount(deciles, minlength=10).tolist(),
+            "dropped": np.bincount(deciles[dropped[valid]], minlength=10).tolist(),
+        },
+        "rank_sums": [sums.count, sums.squares_a, sums.squares_b, sums.products],
+        "riskiest": _extreme(scores, valid, lengths, SHOWN_RISKIEST, highest=True),
+        "borderline_dropped": _extreme(scores, dropped, lengths, SHOWN_BORDERLINE, highest=False),
+        "borderline_kept": _extreme(scores, kept, lengths, SHOWN_BORDERLINE, highest=True),
+    }
+
+
+def _histogram(scores: np.ndarray[Any, Any], edges: np.ndarray[Any, Any]) -> list[int]:
+    inside = np.clip(scores.astype(np.float64), edges[0], edges[-1])
+    return np.histogram(inside, bins=edges)[0].tolist()  # type: ignore[no-any-return]
+
+
+def _extreme(
+    scores: np.ndarray[Any, Any],
+    among: np.ndarray[Any, Any],
+    lengths: np.ndarray[Any, Any],
+    count: int,
+    *,
+    highest: bool,
+) -> list[tuple[float, int, int]]:
+    """(score, place in the shard, response tokens) of the `count` most extreme rows, the most extreme first."""
+    places = np.flatnonzero(among)
+    order = np.argsort(-scores[places] if highest else scores[places], kind="stable")[:count]
+    return [(float(scores[p]), int(p), int(lengths[p])) for p in places[order]]
+
+
+def add_sums(a: RankSums, values: Sequence[float]) -> RankSums:
+    """`a` and the sums of one receipt."""
+    return a + RankSums(int(values[0]), *(float(value) for value in values[1:]))

@@ -1,0 +1,306 @@
+"""Fit: captured vectors -> artifact, scores, and the exact cut. No model; seconds on CPUs.
+
+Each step is a map over groups of shards and a reduce over a fixed tree, so the result is the same to the bit however
+many workers there are, and the driver holds histograms and artifacts only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import safetensors.numpy
+
+from tamis.operators.lengths import length_histogram
+from tamis.operators.methods import Method
+from tamis.operators.methods.protocol import CORPUS, Artifact, Features, Reduce, tree_reduce
+from tamis.operators.ranking import BINS, coarse_histogram, fine_histogram, nth_largest
+from tamis.operators.selection import (
+    Threshold,
+    count_ties,
+    drop_count_of,
+    random_keys,
+    threshold_for,
+    tie_quotas,
+)
+from tamis.pipeline.capture import CAPTURES
+from tamis.pipeline.engine import map_reduce
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.identifiers import sample_ids
+from tamis.pipeline.job import Job
+from tamis.pipeline.receipts import WORK
+from tamis.pipeline.sources import Shard
+from tamis.pipeline.store import Store
+
+T = TypeVar("T")
+
+SCORES = f"{WORK}/scores"
+ARTIFACT = "artifact"
+GROUP = 16
+"""Shards per task; a power of two, so that a group is a subtree of the fixed tree."""
+
+DECIDING = "deciding"
+"""The column of SCORES that decides: a method's score, or the seeded random one of a control."""
+
+
+@dataclass(frozen=True)
+class ScoreSpec:
+    """How to score captured shards. control_seed: None, or decide by seeded chance."""
+
+    store: Store
+    methods: Mapping[str, Method]
+    artifacts: Mapping[str, Artifact]
+    decided_by: str
+    control_seed: int | None
+    longest: int
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreSums:
+    """Of the deciding scores of some shards: histograms by score and response length, and the range of the method's."""
+
+    coarse: np.ndarray[Any, Any]
+    method_coarse: np.ndarray[Any, Any]
+    lengths: np.ndarray[Any, Any]
+    low: float
+    high: float
+
+    @property
+    def count(self) -> int:
+        return int(self.coarse.sum())
+
+    def __add__(self, other: ScoreSums) -> ScoreSums:
+        return ScoreSums(
+            self.coarse + other.coarse,
+            self.method_coarse + other.method_coarse,
+            self.lengths + other.lengths,
+            min(self.low, other.low),
+            max(self.high, other.high),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The cut: which scores fall, how many ties each shard drops, and what the reports say of it."""
+
+    threshold: Threshold
+    quotas: tuple[int, ...]
+    dropped: int
+    sums: ScoreSums
+
+
+# --- artifacts ----------------------------------------------------------------------------------------------------
+
+
+def fit_methods(
+    store: Store,
+    methods: Mapping[str, Method],
+    blocks: int,
+    shards: Mapping[str, Sequence[Shard]],
+    on_done: Callable[[int], None],
+) -> dict[str, Artifact]:
+    """Fit every method on the captured shards of each source. Raises ConfigError when the data cannot support one."""
+    reduce = reduce_over(store, shards, on_done)
+    artifacts = {}
+    for name, method in methods.items():
+        try:
+            artifacts[name] = method.fit(reduce, blocks)
+        except ValueError as error:
+            raise ConfigError(f"{name} cannot be fitted: {error}") from None
+    return artifacts
+
+
+def reduce_over(store: Store, shards: Mapping[str, Sequence[Shard]], on_done: Callable[[int], None]) -> Reduce:
+    """A Reduce over captured shards as a tree of Ray tasks; the same tree as in process."""
+
+    def reduce(map: Callable[[Features], T], combine: Callable[[T, T], T], source: str = CORPUS) -> T:
+        names = [shard.name for shard in shards.get(source, ())]
+        if not names:
+            raise ValueError(f"source {source!r} has no shards; there are {sorted(shards)}")
+        groups = _groups(names)
+
+        def leaf(group: Sequence[str]) -> T:
+            return tree_reduce((map(read_features(store, name)) for name in group), combine)
+
+        return map_reduce(leaf, combine, groups, on_done=lambda number: on_done(len(groups[number])))
+
+    return reduce
+
+
+def read_features(store: Store, name: str) -> Features:
+    """Column -> float32 (n, d) of the rows of one captured shard that are not quarantined."""
+    return _features(store.read_table(f"{CAPTURES}/{name}.parquet"))
+
+
+def _features(table: pa.Table) -> Features:
+    valid = table.filter(pc.is_null(table.column("code"))).combine_chunks()
+    features: dict[str, np.ndarray[Any, Any]] = {}
+    for field in table.schema:
+        if pa.types.is_fixed_size_list(field.type):
+            column = valid.column(field.name)
+            flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks]) if column.num_chunks else pa.array([])
+            features[field.name] = (
+                flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, field.type.list_size)
+            )
+    return features
+
+
+def save_artifacts(store: Store, artifacts: Mapping[str, Artifact], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Write OUT/artifact: one safetensors per method, and artifact.json with every number a person may ask for."""
+    files = []
+    for name, artifact in artifacts.items():
+        arrays = {key: np.ascontiguousarray(value) for key, value in artifact.arrays.items()}
+        files.append(store.write(f"{ARTIFACT}/{name}.safetensors", safetensors.numpy.save(arrays)).to_dict())
+    tree = {**facts, "methods": {name: artifact.facts for name, artifact in artifacts.items()}}
+    files.append(store.write_json(f"{ARTIFACT}/artifact.json", tree).to_dict())
+    return files
+
+
+def load_artifacts(store: Store, key: str) -> dict[str, Artifact] | None:
+    """What an interrupted run with the same settings fitted; None when there is none."""
+    if not store.exists(f"{ARTIFACT}/artifact.json"):
+        return None
+    tree = store.read_json(f"{ARTIFACT}/artifact.json")
+    if tree.get("key") != key:
+        return None
+    return {
+        name: Artifact(safetensors.numpy.load(store.read(f"{ARTIFACT}/{name}.safetensors")), facts)
+        for name, facts in tree["methods"].items()
+    }
+
+
+# --- scores -------------------------------------------------------------------------------------------------------
+
+
+def score_shards(spec: ScoreSpec, shards: Sequence[Shard], on_done: Callable[[int], None]) -> ScoreSums:
+    """Write SCORES for every shard; the sums over all of them. ConfigError when nothing could be scored."""
+    groups = _groups([(shard.name, shard.file.name, shard.span.start_row) for shard in shards])
+    sums = map_reduce(_score_group, _add, groups, spec, on_done=lambda number: on_done(len(groups[number])))
+    if not sums.count:
+        raise ConfigError("no row could be scored: all are quarantined")
+    return sums
+
+
+def _add(a: ScoreSums, b: ScoreSums) -> ScoreSums:
+    return a + b
+
+
+def _score_group(group: Sequence[tuple[str, str, int]], spec: ScoreSpec) -> ScoreSums:
+    return tree_reduce((_score_one(*member, spec) for member in group), _add)
+
+
+def _score_one(name: str, source: str, start_row: int, spec: ScoreSpec) -> ScoreSums:
+    table = spec.store.read_table(f"{CAPTURES}/{name}.parquet")
+    valid = pc.is_null(table.column("code")).to_numpy()
+    features = _features(table)
+    columns: dict[str, Any] = {}
+    for method_name, method in spec.methods.items():
+        scores = method.score(spec.artifacts[method_name], features)
+        if np.isnan(scores).any():
+            raise ValueError(f"{method_name} gave NaN for finite vectors in shard {name}")
+        columns[method_name] = _spread(scores, valid)
+    method_scores = columns[spec.decided_by].drop_null().to_numpy()
+    if spec.control_seed is None:
+        deciding = method_scores
+    else:
+        ids = sample_ids(source, start_row, len(valid))
+        deciding = random_keys([ids[place] for place in np.flatnonzero(valid)], spec.control_seed)
+    lengths = table.column("n_response_tokens").to_numpy()[valid]
+    columns[DECIDING] = _spread(deciding, valid)
+    spec.store.write_table(f"{SCORES}/{name}.parquet", pa.table(columns))
+    return ScoreSums(
+        coarse_histogram(deciding),
+        coarse_histogram(method_scores),
+        length_histogram(lengths, spec.longest),
+        float(method_scores.min(initial=np.inf)),
+        float(method_scores.max(initial=-np.inf)),
+    )
+
+
+def _spread(scores: np.ndarray[Any, Any], valid: np.ndarray[Any, Any]) -> pa.Array:
+    """One score per row of the shard, null where the row is quarantined."""
+    full = np.zeros(len(valid), dtype=np.float32)
+    full[valid] = scores
+    return pa.array(full, mask=~valid)
+
+
+def read_deciding(store: Store, name: str) -> np.ndarray[Any, Any]:
+    """float32 scores that decide, of the rows that have one, in sample order."""
+    column = store.read_table(f"{SCORES}/{name}.parquet", [DECIDING]).column(DECIDING)
+    scores: np.ndarray[Any, Any] = column.combine_chunks().drop_null().to_numpy(zero_copy_only=False)
+    return scores.astype(np.float32)
+
+
+# --- the cut ------------------------------------------------------------------------------------------------------
+
+
+def select(job: Job, store: Store, shards: Sequence[Shard], sums: ScoreSums) -> Selection:
+    """The exact cut that the job asks for.
+
+    Raises ConfigError for a count above the corpus, and for a cut that drops more than half unless that was allowed.
+    """
+    rule, amount = job.selection.rule
+    names = [shard.name for shard in shards]
+    if rule == "threshold":
+        if job.selection.control is not None:
+            raise ConfigError("selection.control needs drop or drop_count: a threshold fits one method's scores only")
+        threshold = Threshold(float(amount))
+        dropped = map_reduce(_count_above, _plus, _groups(names), store, threshold)
+        quotas = [0] * len(names)
+    else:
+        dropped = int(amount) if rule == "drop_count" else drop_count_of(amount, sums.count)
+        if dropped > sums.count:
+            raise ConfigError(f"drop_count {dropped:,} is more than the {sums.count:,} rows that could be scored")
+        cut = None
+        if dropped:
+            cut = nth_largest(
+                dropped,
+                lambda: sums.coarse,
+                lambda bin: map_reduce(_fine, _plus, _groups(names), store, bin),
+            )
+        threshold = threshold_for(dropped, cut)
+        quota = threshold.at_quota or 0
+        if cut is None or quota == 0:
+            quotas = [0] * len(names)
+        else:
+            ties = map_reduce(_ties, _plus, _groups(names), store, threshold)
+            quotas = tie_quotas(ties, quota)
+    if dropped * 2 > sums.count and not job.selection.allow_majority:
+        raise ConfigError(
+            f"the cut-off would drop {dropped:,} of {sums.count:,} scored rows ({dropped / sums.count:.0%}), more than "
+            "half; choose another, or set selection.allow_majority: true if that is meant"
+        )
+    return Selection(threshold, tuple(quotas), dropped, sums)
+
+
+def _plus(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def _count_above(group: Sequence[str], store: Store, threshold: Threshold) -> int:
+    return sum(int((read_deciding(store, name).astype(np.float64) > threshold.value).sum()) for name in group)
+
+
+def _fine(group: Sequence[str], store: Store, coarse_bin: int) -> np.ndarray[Any, Any]:
+    total = np.zeros(BINS, dtype=np.int64)
+    for name in group:
+        total += fine_histogram(read_deciding(store, name), coarse_bin)
+    return total
+
+
+def _ties(group: Sequence[str], store: Store, threshold: Threshold) -> list[int]:
+    return [count_ties(read_deciding(store, name), threshold) for name in group]
+
+
+def _groups(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+
+
+def shown_cut(threshold: Threshold) -> float | None:
+    """The cut as a number for a report; None when nothing is dropped."""
+    return None if math.isinf(threshold.value) else threshold.value

@@ -1,0 +1,79 @@
+"""One live line per stage on a terminal; in a log, one plain line at most every 30 seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+LOG_SECONDS = 30.0
+_LIVE_SECONDS = 0.1
+
+
+@dataclass
+class Progress:
+    """Rows (and tokens) done in one stage. Writes to stderr, so that stdout stays for results."""
+
+    stage: str
+    total: int
+    unit: str = "rows"
+    skipped: int = 0
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+
+    def __post_init__(self) -> None:
+        self._live = self.stream.isatty()
+        self._began = self._said = time.monotonic()
+        self._done = self._tokens = 0
+        self._width = 0
+        if self._live:
+            self._say(self._line())
+
+    def advance(self, done: int, tokens: int = 0) -> None:
+        self._done += done
+        self._tokens += tokens
+        if time.monotonic() - self._said >= (_LIVE_SECONDS if self._live else LOG_SECONDS):
+            self._say(self._line())
+
+    def finish(self) -> float:
+        """Write the last line; seconds since the stage began."""
+        self._say(self._line(final=True))
+        if self._live:
+            self.stream.write("\n")
+            self.stream.flush()
+        return time.monotonic() - self._began
+
+    def _line(self, final: bool = False) -> str:
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        rate = self._done / seconds
+        done = self._done + self.skipped
+        share = f" {done / self.total:4.0%}" if self.total else ""
+        parts = [f"{self.stage:<8} {done:,} / {self.total:,} {self.unit}{share}"]
+        if self.skipped:
+            parts.append(f"{self.skipped:,} were done before")
+        if self._done:
+            parts.append(f"{rate:,.0f} {self.unit}/s")
+        if self._tokens:
+            parts.append(f"{self._tokens / seconds:,.0f} tokens/s")
+        if final:
+            parts.append(f"took {_clock(seconds)}")
+        elif self._done and self.total > done:
+            parts.append(f"{_clock((self.total - done) / rate)} left")
+        return " · ".join(parts)
+
+    def _say(self, line: str) -> None:
+        self._said = time.monotonic()
+        if self._live:
+            self.stream.write("\r" + line.ljust(self._width))
+            self._width = len(line)
+        else:
+            self.stream.write(line + "\n")
+        self.stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

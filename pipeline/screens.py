@@ -1,0 +1,132 @@
+"""What a person sees on the terminal: the plan, the summary, the state of an output folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tamis.pipeline.plan import Plan
+from tamis.pipeline.store import Store
+
+_SHOWN_FILES = 20
+
+
+def show_plan(console: Console, plan: Plan, state: str) -> None:
+    """Files, dialects, sizes, what will be captured, and everything that gives cause for thought."""
+    job, info, estimate = plan.job, plan.model_info, plan.estimate
+    table = Table(title="input", title_justify="left", box=None, pad_edge=False)
+    for name, justify in (
+        ("file", "left"),
+        ("format", "left"),
+        ("conversations", "left"),
+        ("rows", "right"),
+        ("bytes", "right"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for item in plan.files[:_SHOWN_FILES]:
+        kind = item.file.format + (f" ({item.file.compression})" if item.file.compression else "")
+        dialect = escape(item.dialect.describe())
+        table.add_row(escape(item.file.name), kind, dialect, f"{item.rows:,}", size(item.file.bytes))
+    if len(plan.files) > _SHOWN_FILES:
+        rest = plan.files[_SHOWN_FILES:]
+        kinds = Counter(item.dialect.describe() for item in rest)
+        rows = sum(item.rows for item in rest)
+        table.add_row(
+            f"and {len(rest):,} more",
+            "",
+            escape("; ".join(kinds)),
+            f"{rows:,}",
+            size(sum(i.file.bytes for i in rest)),
+        )
+    console.print(table)
+    tokens = estimate.tokens_per_row * plan.rows
+    rule, amount = job.selection.rule
+    facts = {
+        "rows": f"{plan.rows:,} in {len(plan.shards):,} shards, {size(plan.bytes)}",
+        "tokens": f"about {tokens:,.0f} ({estimate.tokens_per_row:,.0f} a row, from {estimate.sampled} sampled)",
+        "model": f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}",
+        "method": ", ".join(job.method),
+        "captured": ", ".join(f"block {r.block} (0-based), {r.position}" for r in plan.requests)
+        + f"; blocks above {max(r.block for r in plan.requests)} are not loaded",
+        "references": ", ".join(f"{s.rows} {s.role} ({s.file.name})" for s in plan.reference_shards) or "none",
+        "drop": f"{rule.replace('_', ' ')} {amount:g}, by {job.selected_by}"
+        + (f", {job.selection.control} control" if job.selection.control else ""),
+        "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
+        "workers": str(job.workers) if job.workers else "one a GPU, or one a CPU node",
+        "output": f"{job.output} ({ {'new': 'new', 'started': 'begun, will go on', 'complete': 'complete'}[state] })",
+    }
+    grid = Table.grid(padding=(0, 2))
+    for name, text in facts.items():
+        grid.add_row(name, escape(text))
+    console.print()
+    console.print(grid)
+    for warning in plan.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    console.print()
+
+
+def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) -> None:
+    """The summary at the end of a run: counts, the cut, rates, and where to look."""
+    counts, timings = manifest["counts"], manifest["timings"]
+    table = Table(title=escape(manifest["title"]), title_justify="left", box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    total = max(counts["rows_in"], 1)
+    table.add_row("rows read", f"{counts['rows_in']:,}", "")
+    for name in ("kept", "dropped", "quarantined"):
+        table.add_row(name, f"{counts[name]:,}", f"{counts[name] / total:.1%}")
+    if counts["truncated"]:
+        table.add_row("cut to max_tokens", f"{counts['truncated']:,}", f"{counts['truncated'] / total:.1%}")
+    console.print(table)
+    console.print()
+    grid = Table.grid(padding=(0, 2))
+    for method in manifest["methods"]:
+        grid.add_row("method", f"{method['name']}, output of block {method['layer']} (0-based), {method['position']}")
+    selection = manifest["selection"]
+    cut = "" if selection["cut"] is None else f"; the cut is at score {selection['cut']:.6g}"
+    grid.add_row("selection", escape(f"{selection['how']} by {manifest['selected_by']}{cut}"))
+    spearman = manifest["score_length_spearman"]
+    if spearman is not None:
+        grid.add_row(
+            "score and length",
+            f"Spearman {spearman:+.2f} (far from 0: the score follows the length of answers)",
+        )
+    for stage in ("capture", "fit", "emit"):
+        if stage in timings:
+            grid.add_row(stage, _rates(timings[stage]))
+    extra = [f"{label} {timings[key]['seconds']:.1f} s" for key, label in _OVERHEADS.items() if key in timings]
+    grid.add_row("all in all", f"{timings['total']['seconds']:.1f} s ({', '.join(extra)})")
+    for code, facts in manifest["quarantine_codes"].items():
+        grid.add_row("quarantined", escape(f"{facts['rows']:,} × {code}: {facts['message']}"))
+    console.print(grid)
+    for warning in manifest["warnings"]:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    console.print()
+    console.print(f"report   {store.path('report.html')}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"corpus   {store.path('kept')}/*.parquet", soft_wrap=True, markup=False, highlight=False)
+
+
+_OVERHEADS = {"plan": "plan", "ray_start": "Ray's start", "model_load": "model load"}
+
+
+def _rates(timing: Mapping[str, float]) -> str:
+    parts = [f"{timing['seconds']:.1f} s"]
+    if timing.get("rows_per_second"):
+        parts.append(f"{timing['rows_per_second']:,.0f} rows/s")
+    if timing.get("tokens_per_second"):
+        parts.append(f"{timing['tokens_per_second']:,.0f} tokens/s")
+    return ", ".join(parts)
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
