@@ -157,7 +157,8 @@ def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
         lines = [f"{rows:,} × {code}: {totals.messages[code]}" for code, rows in totals.codes.most_common()]
         raise InputError(
             f"{totals.quarantined:,} of {plan.rows:,} rows ({totals.quarantined / plan.rows:.1%}) cannot be used, "
-            f"above max_quarantined ({plan.job.max_quarantined:.1%}); mend them, or raise max_quarantined and run again:",
+            f"above max_quarantined ({plan.job.max_quarantined:.1%}); mend them, "
+            "or raise max_quarantined and run again:",
             lines,
         )
 

@@ -91,6 +91,7 @@ class Selection:
     threshold: Threshold
     quotas: tuple[int, ...]
     dropped: int
+    at_cut: int
     sums: ScoreSums
 
 
@@ -251,7 +252,7 @@ def select(job: Job, store: Store, shards: Sequence[Shard], sums: ScoreSums) -> 
             raise ConfigError("selection.control needs drop or drop_count: a threshold fits one method's scores only")
         threshold = Threshold(float(amount))
         dropped = map_reduce(_count_above, _plus, _groups(names), store, threshold)
-        quotas = [0] * len(names)
+        quotas, at_cut = [0] * len(names), 0
     else:
         dropped = int(amount) if rule == "drop_count" else drop_count_of(amount, sums.count)
         if dropped > sums.count:
@@ -264,6 +265,7 @@ def select(job: Job, store: Store, shards: Sequence[Shard], sums: ScoreSums) -> 
                 lambda bin: map_reduce(_fine, _plus, _groups(names), store, bin),
             )
         threshold = threshold_for(dropped, cut)
+        at_cut = cut.at if cut is not None else 0
         quota = threshold.at_quota or 0
         if cut is None or quota == 0:
             quotas = [0] * len(names)
@@ -275,7 +277,7 @@ def select(job: Job, store: Store, shards: Sequence[Shard], sums: ScoreSums) -> 
             f"the cut-off would drop {dropped:,} of {sums.count:,} scored rows ({dropped / sums.count:.0%}), more than "
             "half; choose another, or set selection.allow_majority: true if that is meant"
         )
-    return Selection(threshold, tuple(quotas), dropped, sums)
+    return Selection(threshold, tuple(quotas), dropped, at_cut, sums)
 
 
 def _plus(a: Any, b: Any) -> Any:

@@ -52,8 +52,8 @@ def fetch(
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise ConfigError(
             f"model.name: {name}{f' at {revision}' if revision else ''} is not a folder here and cannot be fetched "
-            f"from the Hugging Face hub ({type(error).__name__}: {error_text(error)}); give the path of a folder, check the "
-            "name, or set HF_TOKEN for a private model"
+            f"from the Hugging Face hub ({type(error).__name__}: {error_text(error)}); give the path of a "
+            "folder, check the name, or set HF_TOKEN for a private model"
         ) from None
     return ModelSource(path, Path(path).name)
 

@@ -196,7 +196,7 @@ def _summary(
             + (f", {job.selection.control} control" if job.selection.control else ""),
             "cut": None if job.selection.control else shown_cut(selection.threshold),
             "requested": amount,
-            "at_cut": selection.threshold.at_quota,
+            "at_cut": selection.at_cut,
         },
         "histogram": {
             "edges": spec.edges.tolist(),

@@ -103,7 +103,10 @@ class Store:
     def write_table(self, name: str, table: pa.Table) -> Written:
         """As Parquet, with the table's schema metadata."""
         sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
+        with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+            # A row group without rows is legal Parquet, but datasets fails to read it.
+            if table.num_rows:
+                writer.write_table(table)
         return self.write(name, sink.getvalue())
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:

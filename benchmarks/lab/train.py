@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--blocks", type=int, default=6)
-    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

@@ -173,3 +173,66 @@ def chat(*contents: str, system: str | None = None) -> list[dict[str, str]]:
     """Contents of user and assistant in turn."""
     turns = [{"role": "assistant" if n % 2 else "user", "content": text} for n, text in enumerate(contents)]
     return turns if system is None else [{"role": "system", "content": system}, *turns]
+
+
+Segment = tuple[str, bool]  # a part of the rendered text, and whether it is an answer
+
+
+def by_hand(name: str, messages: list[dict[str, str]]) -> list[Segment]:
+    """What the template of this name writes, without Jinja and without a search for the answers.
+
+    Reasoning (of qwen_3 and deepseek) must stand as <think>\\nREASONING\\n</think>\\n\\nANSWER.
+    """
+    segments: list[Segment] = []
+    last = len(messages) - 1
+    for n, message in enumerate(messages):
+        role, content = message["role"], message["content"]
+        answer = role == "assistant"
+        if name == "chatml":
+            segments += [(f"<|im_start|>{role}\n", False), (content, answer), ("<|im_end|>\n", False)]
+        elif name == "llama_2":
+            if answer:
+                segments += [(" ", False), (content.strip(), True), (" </s>", False)]
+            else:
+                segments += [(f"<s>[INST] {content.strip()} [/INST]", False)]
+        elif name == "llama_3":
+            header = f"{'' if n else '<s>'}<|start_header_id|>{role}<|end_header_id|>\n\n"
+            segments += [(header, False), (content.strip(), answer), ("<|eot_id|>", False)]
+        elif name == "gemma":
+            header = f"{'' if n else '<s>'}<start_of_turn>{'model' if answer else role}\n"
+            segments += [(header, False), (content.strip(), answer), ("<end_of_turn>\n", False)]
+        elif name == "qwen_3":
+            reasoning, spoken = _reasoning(content) if answer else ("", content)
+            header = f"<|im_start|>{role}\n"
+            if answer and n == last and reasoning:
+                segments += [(f"{header}<think>\n", False), (f"{reasoning}\n</think>\n\n{spoken}", True)]
+            elif answer and n == last:
+                segments += [(f"{header}<think>\n\n</think>\n\n", False), (spoken.lstrip("\n"), True)]
+            else:
+                segments += [(header, False), (spoken, answer)]
+            segments += [("<|im_end|>\n", False)]
+        elif name == "deepseek":
+            header = ("" if n else "<s>") + {"user": "<｜User｜>", "assistant": "<｜Assistant｜>"}.get(role, "")
+            spoken = content.split("</think>")[-1] if answer else content
+            segments += [(header, False), (spoken, answer), ("</s>" if answer else "", False)]
+        else:
+            header = f"{chr(10) * 2 if n else ''}{role.capitalize()}: "
+            segments += [(header, False), (content, answer), ("</s>" if answer else "", False)]
+    return segments
+
+
+def _reasoning(content: str) -> tuple[str, str]:
+    if "</think>" not in content:
+        return "", content
+    before, after = content.split("</think>")
+    return before.removeprefix("<think>").strip("\n"), after.lstrip("\n")
+
+
+def spans_by_hand(segments: list[Segment]) -> list[tuple[int, int]]:
+    """Character ranges of the answers."""
+    spans, position = [], 0
+    for text, answer in segments:
+        if answer:
+            spans.append((position, position + len(text)))
+        position += len(text)
+    return spans

@@ -168,10 +168,8 @@ def test_a_message_never_quotes_the_sample() -> None:
         assert secret not in str(caught.value)
 
 
-words = st.sampled_from(
-    ["user", "assistant", "system", "gpt", "human", "text", "", " ", "a", "\ud800", "[", "[1]"]
-    + ["\n\nHuman: a\n\nAssistant: b", "### Input:"]
-)
+WORDS = ["user", "assistant", "system", "gpt", "human", "text", "", " ", "a", "\ud800", "[", "[1]"]
+words = st.sampled_from([*WORDS, "\n\nHuman: a\n\nAssistant: b", "### Input:"])
 keys = st.sampled_from(["role", "content", "from", "value", "type", "text", "tool_calls", "x"])
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | words | st.text()
 anything = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4))

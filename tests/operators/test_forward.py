@@ -98,9 +98,7 @@ def save(config: PreTrainedConfig, folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
     for name, parameter in model.named_parameters():
-        if (
-            "norm" in name or "ln_" in name or name.endswith("bias")
-        ):  # left at one and zero they would hide mistakes
+        if "norm" in name or "ln_" in name or name.endswith("bias"):  # left at one and zero they would hide mistakes
             parameter.data += 0.2 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     return folder
@@ -114,9 +112,7 @@ def samples(count: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
     lengths = np.concatenate([[1, LONGEST], random.integers(2, LONGEST + 1, count - 2)])
     ids = [random.integers(0, VOCABULARY, length, dtype=np.int32) for length in lengths]
     starts = [int(random.integers(1, length)) if length > 1 else 0 for length in lengths]
-    stops = [
-        int(random.integers(start + 1, length + 1)) for start, length in zip(starts, lengths, strict=True)
-    ]
+    stops = [int(random.integers(start + 1, length + 1)) for start, length in zip(starts, lengths, strict=True)]
     return ids, np.stack([starts, stops], axis=1)
 
 
@@ -136,9 +132,7 @@ def one_at_a_time(
         folder, dtype=getattr(torch, dtype), attn_implementation="eager"
     ).eval()
     blocks = next(
-        module
-        for module in model.modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == BLOCKS
+        module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == BLOCKS
     )
     last: list[torch.Tensor] = []
     blocks[-1].register_forward_hook(
@@ -148,9 +142,7 @@ def one_at_a_time(
     for row, (tokens, (start, stop)) in enumerate(zip(ids, finals, strict=True)):
         last.clear()
         with torch.no_grad():
-            states = model(
-                torch.from_numpy(tokens.astype(np.int64))[None], output_hidden_states=True
-            ).hidden_states
+            states = model(torch.from_numpy(tokens.astype(np.int64))[None], output_hidden_states=True).hidden_states
         for request in EVERYTHING:
             block = last[0] if request.block == BLOCKS - 1 else states[request.block + 1]
             hidden = block[0].double().numpy()
@@ -181,12 +173,13 @@ def test_every_block_and_position_equals_the_full_unpadded_model(name: str, tmp_
     ids, finals = samples(24, seed=len(name))
     expected = one_at_a_time(folder, ids, finals)
     representer = Representer.load(folder, EVERYTHING, device="cpu")
-    vectors, problems = representer.represent(ids, finals, token_budget=300)
-    assert {row: problem.code for row, problem in problems.items()} == {0: "no_prompt_token"}
-    for request in EVERYTHING:
-        assert vectors[request].dtype == np.float32
-        np.testing.assert_allclose(vectors[request][1:], expected[request][1:], rtol=1e-4, atol=1e-4)
-        assert np.isnan(vectors[request][0]).all()
+    for token_budget in (300, 4096):  # several batches of like length; one batch of all lengths
+        vectors, problems = representer.represent(ids, finals, token_budget=token_budget)
+        assert {row: problem.code for row, problem in problems.items()} == {0: "no_prompt_token"}
+        for request in EVERYTHING:
+            assert vectors[request].dtype == np.float32
+            np.testing.assert_allclose(vectors[request][1:], expected[request][1:], rtol=1e-4, atol=1e-4)
+            assert np.isnan(vectors[request][0]).all()
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "gpt_neox", "qwen2", "opt"])
@@ -197,9 +190,7 @@ def test_a_model_cut_after_any_block_gives_that_blocks_output(name: str, block: 
     request = Request(block, "last_token")
     vectors, problems = Representer.load(folder, [request], device="cpu").represent(ids, finals)
     assert not problems
-    np.testing.assert_allclose(
-        vectors[request], one_at_a_time(folder, ids, finals)[request], rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(vectors[request], one_at_a_time(folder, ids, finals)[request], rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -319,9 +310,7 @@ class Fault:
     code.
     """
 
-    def __init__(
-        self, representer: Representer, error: Exception, token: int | None = None, rows: int = 1
-    ) -> None:
+    def __init__(self, representer: Representer, error: Exception, token: int | None = None, rows: int = 1) -> None:
         self.error, self.token, self.rows = error, token, rows
         self.batches: list[int] = []
         self.handle = representer._model.register_forward_pre_hook(self, with_kwargs=True)

@@ -1,0 +1,98 @@
+"""The dataset card: its structure under hostile text, and real loading of an output folder by `datasets`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+from report_samples import HOSTILE, hostile_summary, retyped, summary
+
+from tamis.pipeline.report import render_card, render_report
+from tamis.pipeline.report import text as words
+from tamis.pipeline.report.card import fenced, markdown
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_leaves_the_structure_of_the_card_alone(text: str) -> None:
+    data = hostile_summary(text)
+    card = render_card(data)
+    card.encode("utf-8")
+    plain = render_card(retyped(data, text, "x"))
+    assert _outline(card) == _outline(plain)
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["configs"] == [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "kept/*.parquet"}]}
+    ]
+    assert front["pretty_name"] == words.one_line(text)
+
+
+def _outline(card: str) -> list[str]:
+    """The card's structure outside of code blocks: block types and levels, cells of tables, links, HTML."""
+    body = card.split("\n---\n", 1)[1]
+    outline: list[str] = []
+    for token in MarkdownIt("commonmark").enable("table").parse(body):
+        outline.append(token.type + token.tag)
+        outline += [child.type for child in token.children or [] if child.type != "text"]
+    return outline
+
+
+def test_markdown_shows_the_text_itself() -> None:
+    for text in [
+        *HOSTILE,
+        "1. one",
+        "- dash",
+        "+ plus",
+        "# head",
+        "a|b\\|c",
+        "--- ",
+        "~/x",
+        "=",
+        "10.5 %",
+        "-0.1",
+        "   x",
+    ]:
+        for frame in ("{}", "- {}", "| |\n|---|\n| {} |"):
+            tokens = MarkdownIt("commonmark").enable("table").parse(frame.format(markdown(text)))
+            children = [child for token in tokens for child in token.children or []]
+            assert {child.type for child in children} <= {"text", "text_special"}
+            shown = "".join(child.content for child in children)
+            assert shown == words.one_line(text)
+
+
+def test_a_fence_is_longer_than_what_it_holds() -> None:
+    assert fenced("a ```` b\n", "yaml") == "`````yaml\na ```` b\n`````"
+    job = {"a": "`" * 7 + "\nx", "b": "```\n# not a heading"}
+    card = render_card(summary(job=job))
+    block = re.search(r"^(`{3,})yaml\n(.*?)\n\1$", card, re.S | re.M)
+    assert block is not None
+    assert yaml.safe_load(block.group(2)) == job
+
+
+def test_load_dataset_on_the_output_folder_gives_kept_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    out = tmp_path / "out"
+    rows = {"kept": ["a", "b", "c"], "dropped": ["d"], "scores": ["e"], "quarantine": ["f"]}
+    for folder, texts in rows.items():
+        (out / folder).mkdir(parents=True)
+        extra = {} if folder == "kept" else {"score": [0.5] * len(texts)}
+        pq.write_table(pa.table({"text": texts} | extra), out / folder / "0001.parquet")
+    # A shard of which nothing is kept: no row group, since `datasets` fails on a row group without rows.
+    pq.ParquetWriter(out / "kept" / "0002.parquet", pa.schema([("text", pa.string())])).close()
+    (out / "artifact").mkdir()
+    (out / "artifact" / "artifact.json").write_text("{}")
+    (out / "manifest.json").write_text("{}")
+    (out / "report.html").write_text(render_report(summary()), encoding="utf-8")
+    title = "data|with `ticks`\n---\n: [x] \x00"
+    (out / "README.md").write_text(render_card(summary(title=title)), encoding="utf-8")
+
+    loaded = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+
+    assert list(loaded) == ["train"]
+    assert loaded["train"].column_names == ["text"]
+    assert list(loaded["train"]["text"]) == ["a", "b", "c"]
