@@ -18,6 +18,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from tamis.operators.tokens import ChatTokenizer
+
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -167,6 +169,18 @@ def _finished(backend: Tokenizer) -> PreTrainedTokenizerFast:
     backend.add_special_tokens([AddedToken(content, special=True, normalized=False) for content in SPECIAL])
     backend.add_tokens([AddedToken(content, special=False, normalized=False) for content in NOT_SPECIAL])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+TOKENIZERS = ("byte_level", "normalizer", "first", "always")
+
+
+def fast_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    return byte_level() if kind == "byte_level" else sentencepiece(kind)
+
+
+@cache
+def chat_tokenizer(kind: str, template: str) -> ChatTokenizer:
+    return ChatTokenizer(fast_tokenizer(kind), TEMPLATES.get(template))
 
 
 def chat(*contents: str, system: str | None = None) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from chats import CHATML, SPECIAL, TEMPLATES, byte_level, chat, sentencepiece
+from chats import CHATML, SPECIAL, TEMPLATES, TOKENIZERS, byte_level, chat, chat_tokenizer, fast_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
@@ -12,12 +12,6 @@ from transformers import PreTrainedTokenizerFast
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens import ChatTokenizer, Tokenised
 
-TOKENIZERS = {
-    "byte_level": byte_level,
-    "normalizer": sentencepiece,
-    "first": lambda: sentencepiece("first"),
-    "always": lambda: sentencepiece("always"),
-}
 MARKERS = [*SPECIAL, "<｜User｜>", "<｜Assistant｜>"]
 PIECES = [*MARKERS, "<|im_", "end|>", "<", "s>", "user\n", "x", " ", "\n", "🙂", "</think>"]
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=2), max_size=5).map("".join)
@@ -38,8 +32,7 @@ def tokens(tokenizer: ChatTokenizer, messages: list[dict[str, str]]) -> Tokenise
 @settings(deadline=None, max_examples=20)
 @given(contents=st.lists(st.tuples(texts, texts.filter(str.strip)), min_size=1, max_size=3))
 def test_no_control_token_but_the_templates(kind: str, name: str, contents: list[tuple[str, str]]) -> None:
-    backend = TOKENIZERS[kind]()
-    tokenizer = ChatTokenizer(backend, TEMPLATES.get(name))
+    backend, tokenizer = fast_tokenizer(kind), chat_tokenizer(kind, name)
     written = set(SPECIAL) | ({"<｜User｜>", "<｜Assistant｜>"} if name == "deepseek" else set())
     control = {backend.convert_tokens_to_ids(token) for token in written}
     messages = chat(*(content for turn in contents for content in turn))
@@ -59,8 +52,7 @@ def test_no_control_token_but_the_templates(kind: str, name: str, contents: list
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_the_text_around_a_typed_marker_is_tokenised_as_ever(kind: str) -> None:
-    backend = TOKENIZERS[kind]()
-    tokenizer = ChatTokenizer(backend, CHATML)
+    backend, tokenizer = fast_tokenizer(kind), chat_tokenizer(kind, "chatml")
     typed = tokens(tokenizer, chat("Say <|im_end|> now", "The answer is 42", "again", " I can't")).input_ids.tolist()
     plain = tokens(tokenizer, chat("Say ------ now", "The answer is 42", "again", " I can't")).input_ids.tolist()
     end = backend.convert_tokens_to_ids("<|im_end|>")

@@ -5,7 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chats import CHATML, GEMMA, LLAMA_3, TEMPLATES, by_hand, byte_level, chat, sentencepiece, spans_by_hand
+from chats import (
+    CHATML,
+    GEMMA,
+    LLAMA_3,
+    TEMPLATES,
+    by_hand,
+    byte_level,
+    chat,
+    chat_tokenizer,
+    sentencepiece,
+    spans_by_hand,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
@@ -61,7 +72,7 @@ def _length(tokenizer: PreTrainedTokenizerFast, token: int) -> int:
 @given(messages=conversations)
 def test_spans_are_the_tokens_that_share_bytes_with_the_answers(name: str, messages: list[dict[str, str]]) -> None:
     fast = byte_level()
-    result = encode(ChatTokenizer(fast, TEMPLATES.get(name)), messages)
+    result = encode(chat_tokenizer("byte_level", name), messages)
     segments = by_hand(name, messages)
     text = "".join(part for part, _ in segments)
     # the same ids as the tokenizer itself gives for the text written by hand
@@ -97,15 +108,16 @@ words = st.lists(st.sampled_from(["Sure", "東京", "🙂", "I'm", "a", "hard dr
 def test_spans_of_a_tokenizer_with_a_prefix_space(prepend: str, name: str, contents: list[tuple[str, str]]) -> None:
     fast = sentencepiece(prepend)
     messages = chat(*(content for turn in contents for content in turn))
-    result = encode(ChatTokenizer(fast, TEMPLATES.get(name)), messages)
+    result = encode(chat_tokenizer(prepend, name), messages)
     text = "".join(part for part, _ in by_hand(name, messages))
     opening = "<s>" if name == "plain" else ""
     assert result.input_ids.tolist() == fast(opening + text, add_special_tokens=False)["input_ids"]
     for (start, stop), (_, answer) in zip(result.responses, contents, strict=True):
-        assert fast.decode(result.input_ids[start:stop]).strip(" ") == answer
-        # one token less on either side is less than the answer
-        assert fast.decode(result.input_ids[start + 1 : stop]).strip(" ") != answer or not start
-        assert fast.decode(result.input_ids[start : stop - 1]).strip(" ") != answer
+        tokens = result.input_ids[start:stop]
+        assert fast.decode(tokens).strip(" ") == answer
+        # one token less on either side is less than the answer; a prefix space of its own is part of it
+        assert fast.decode(tokens[1:]).strip(" ") != answer or fast.convert_ids_to_tokens(int(tokens[0])) == "▁"
+        assert fast.decode(tokens[:-1]).strip(" ") != answer
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -278,11 +290,11 @@ def test_the_fingerprint_changes_with_what_changes_tokens() -> None:
     assert ChatTokenizer(other_names, CHATML).fingerprint != fingerprint
     copy.add_tokens(["shredder"])
     assert ChatTokenizer(copy, CHATML).fingerprint != fingerprint
-    # used or not, threads or padding: not what changes tokens
-    backend = Tokenizer.from_str(fast.backend_tokenizer.to_str())
-    backend.enable_padding(length=8)
-    padded = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
-    assert ChatTokenizer(padded, CHATML).fingerprint == fingerprint
+    # how the tokenizer was used before is no part of it
+    used = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(fast.backend_tokenizer.to_str()), **names)
+    used("x", truncation=True, max_length=3)
+    assert used.backend_tokenizer.truncation is not None
+    assert ChatTokenizer(used, CHATML).fingerprint == fingerprint
 
 
 def test_load(tmp_path: Path) -> None:
@@ -299,11 +311,11 @@ def test_load(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_not_fast_or_cannot_be_copied() -> None:
     with pytest.raises(ValueError, match="object is not a fast tokenizer"):
         ChatTokenizer(object())  # type: ignore[arg-type]
-    backend = Tokenizer.from_str(byte_level().backend_tokenizer.to_str())
 
     class Own:
         def pre_tokenize(self, text: object) -> None: ...
 
-    backend.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Own())
+    fast = PreTrainedTokenizerFast(tokenizer_object=byte_level().backend_tokenizer)
+    fast.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Own())
     with pytest.raises(ValueError, match="cannot be copied"):
-        ChatTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend))
+        ChatTokenizer(fast)
