@@ -65,7 +65,7 @@ class ChatTokenizer:
         specification = _specification(tokenizer)
         self._backend = Tokenizer.from_str(json.dumps(specification))
         named = {name: str(string) for name, string in tokenizer.special_tokens_map.items()}
-        self.has_template = template is not None or tokenizer.chat_template is not None
+        self.has_template = template is not None or bool(tokenizer.chat_template)
         if self.has_template:
             source, variables = tokenizer.get_chat_template(template), named
         else:
@@ -231,5 +231,5 @@ def _specification(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer puts a BOS before ordinary text."""
-    ids = tokenizer("x")["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+    opening = tokenizer.backend_tokenizer.encode("x").ids[:1]  # unlike calling the tokenizer, this changes nothing
+    return tokenizer.bos_token_id is not None and opening == [tokenizer.bos_token_id]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -72,37 +73,27 @@ def capture(spec: CaptureSpec, shards: Sequence[Shard], pool: Pool) -> Iterator[
 
     if not shards:
         return
+    tasks = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": pool.task_cpus, "compute": TaskPoolStrategy()}
     items = [{"shard": shard.to_json()} for shard in shards]
-    dataset = (
-        ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(
-            tokenise_shard,
-            fn_kwargs={"spec": spec},
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=pool.task_cpus,
-            compute=TaskPoolStrategy(),
+    with warnings.catch_warnings():
+        # Ray 2.60 takes finite restarts only by a way that 2.64 will take away; its default is to restart for ever.
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+        dataset = (
+            ray.data.from_items(items, override_num_blocks=len(items))
+            .map_batches(tokenise_shard, fn_kwargs={"spec": spec}, **tasks)
+            .map_batches(
+                Forward,
+                fn_constructor_kwargs={"spec": spec},
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=pool.cpus_per_worker,
+                num_gpus=pool.gpus_per_worker or None,
+                compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2),
+                max_restarts=ACTOR_RESTARTS,
+                max_task_retries=ACTOR_RESTARTS,
+            )
+            .map_batches(write_shard, fn_kwargs={"spec": spec}, **tasks)
         )
-        .map_batches(
-            Forward,
-            fn_constructor_kwargs={"spec": spec},
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=pool.cpus_per_worker,
-            num_gpus=pool.gpus_per_worker or None,
-            compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2),
-            max_restarts=ACTOR_RESTARTS,
-            max_task_retries=ACTOR_RESTARTS,
-        )
-        .map_batches(
-            write_shard,
-            fn_kwargs={"spec": spec},
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=pool.task_cpus,
-            compute=TaskPoolStrategy(),
-        )
-    )
     try:
         for row in dataset.iter_rows():
             yield json.loads(row["receipt"])

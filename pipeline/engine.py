@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +68,37 @@ def ray_session(address: str | None) -> Iterator[Cluster]:
 
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     began = time.perf_counter()
+    with _native_stderr_aside():
+        yield from _session(ray, where, began)
+
+
+@contextmanager
+def _native_stderr_aside() -> Iterator[None]:
+    """Ray's C++ side writes to file descriptor 2, over the progress line. While Ray runs, send that to a log file in the
+    temporary folder and give Python's own stderr the terminal. The file stays only if Ray or tamis itself failed."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    log = tempfile.NamedTemporaryFile(prefix="tamis-ray-", suffix=".log", delete=False)  # noqa: SIM115
+    os.dup2(log.fileno(), 2)
+    python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(terminal), "w", buffering=1)
+    keep_log = True
+    try:
+        yield
+        keep_log = False
+    except TamisError as error:
+        keep_log = isinstance(error, ClusterError)
+        raise
+    finally:
+        if not keep_log:
+            os.unlink(log.name)
+        sys.stderr.close()
+        sys.stderr = python_stderr
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        log.close()
+
+
+def _session(ray: Any, where: str, began: float) -> Iterator[Cluster]:
     try:
         ray.init(
             address=where,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,12 +50,12 @@ def resolve(paths: Sequence[str], format: str, options: Mapping[str, Any]) -> li
     names nothing, cannot be read, or has an ending that says nothing about its format.
     """
     problems: list[str] = []
-    found: dict[str, tuple[fsspec.AbstractFileSystem, str]] = {}
+    found: dict[tuple[str, str], tuple[fsspec.AbstractFileSystem, str]] = {}
     for path in paths:
         filesystem, full = open_filesystem(path, options)
         try:
             for file in _expand(filesystem, full, path, format):
-                found.setdefault(filesystem.unstrip_protocol(file), (filesystem, file))
+                found.setdefault(_place(filesystem, file), (filesystem, file))
         except InputError as error:
             problems.append(str(error))
         except OSError as error:
@@ -87,6 +88,13 @@ def identity_of(info: Mapping[str, Any]) -> str:
     return ""
 
 
+def _place(filesystem: fsspec.AbstractFileSystem, file: str) -> tuple[str, str]:
+    """The same for two ways to write one path, so that no file is read twice."""
+    if is_local(filesystem):
+        return "file", os.path.realpath(file)
+    return "remote", filesystem.unstrip_protocol(file)
+
+
 def _expand(filesystem: fsspec.AbstractFileSystem, full: str, shown: str, format: str) -> list[str]:
     if not full.strip("/"):
         raise InputError(f"{shown!r}: names no file or folder")
@@ -98,7 +106,7 @@ def _expand(filesystem: fsspec.AbstractFileSystem, full: str, shown: str, format
     if filesystem.exists(full):
         return [full]
     if any(mark in full for mark in "*?["):
-        files = [file for file in sorted(filesystem.glob(full)) if not filesystem.isdir(file)]
+        files = [f for f in sorted(filesystem.glob(full)) if _is_meant(f, full) and not filesystem.isdir(f)]
         if not files:
             raise InputError(f"{shown}: no file matches")
         return files
@@ -117,6 +125,14 @@ def _is_data(file: str, root: str, format: str) -> bool:
     }:  # beside Arrow files of save_to_disk
         return False
     return format != "auto" or _split_suffixes(file)[0] is not None
+
+
+def _is_meant(file: str, pattern: str) -> bool:
+    """Whether a file found by a glob was meant by it: as in a shell, only a pattern with the mark finds hidden ones."""
+    fixed = re.split(r"[*?\[]", pattern)[0].rsplit("/", 1)[0]
+    marks = {part[:1] for part in pattern[len(fixed) :].strip("/").split("/")}
+    parts = file[len(fixed) :].strip("/").split("/")
+    return not any(part[:1] in {".", "_"} - marks for part in parts)
 
 
 def _split_suffixes(file: str) -> tuple[str | None, str | None]:
@@ -140,10 +156,15 @@ def _describe(filesystem: fsspec.AbstractFileSystem, file: str, root: str, forma
     if compression is not None and kind not in TEXT_FORMATS:
         return f"{file}: {kind} is already compressed inside; unpack the {compression} layer first"
     try:
+        file.encode()
+    except UnicodeEncodeError:
+        return f"{file!a}: the name of the file is not UTF-8; rename it"
+    try:
+        identity = str(os.stat(file).st_mtime_ns) if is_local(filesystem) else ""
         if is_local(filesystem) and not os.access(file, os.R_OK):
             return f"{file}: no permission to read it"
         info = filesystem.info(file)
-        identity = str(os.stat(file).st_mtime_ns) if is_local(filesystem) else identity_of(info)
+        identity = identity or identity_of(info)
     except OSError as error:
         return f"{file}: {error_text(error)}"
     if not info["size"]:

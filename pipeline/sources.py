@@ -63,13 +63,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Scanned:
-    """What one look over a file found. schema: None for JSON, whose types are known after all rows were read."""
+    """What one look over a file found. schema: None for JSON, whose types are known after all rows were read.
+    head: the first rows that can be read; head_problems: of those among them that cannot."""
 
     file: SourceFile
     header: tuple[str, ...]
     spans: tuple[Span, ...]
     schema: pa.Schema | None
     head: tuple[Mapping[str, Any], ...]
+    head_problems: tuple[RowProblem, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -164,7 +166,7 @@ def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
 
 
 def _text(file: SourceFile, options: Mapping[str, Any], header: tuple[str, ...]) -> TextFile:
-    return TextFile(file.url, file.format, file.compression, dict(options), header)
+    return TextFile(file.url, file.format, file.compression, dict(options), header, file.identity)
 
 
 def _columnar(file: SourceFile, options: Mapping[str, Any]) -> ColumnarFile:
@@ -179,8 +181,7 @@ def _scan_text(file: SourceFile, shard_rows: int, options: Mapping[str, Any], he
     # CSV has no types; every column is kept as the text that it is.
     schema = pa.schema([(name, pa.string()) for name in header]) if is_csv else None
     records = text_files.read_records(text, spans[0])[:head_rows] if spans else []
-    head = tuple(record.value for record in records if not isinstance(record.value, RowProblem))
-    return Scanned(file, header, spans, schema, head)
+    return Scanned(file, header, spans, schema, *_sort_out([record.value for record in records]))
 
 
 def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:
@@ -192,21 +193,32 @@ def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any]
     spans = tuple(Span(start, min(start + step, shape.rows), 0, 0) for start in range(0, shape.rows, step))
     head = read_rows(source, 0, min(head_rows, shape.rows)) if shape.rows else None
     values = [] if head is None else [row.value for row in _from_table(head, 0)]
-    return Scanned(file, (), spans, shape.schema, tuple(v for v in values if not isinstance(v, RowProblem)))
+    return Scanned(file, (), spans, shape.schema, *_sort_out(values))
+
+
+def _sort_out(
+    values: Sequence[Mapping[str, Any] | RowProblem],
+) -> tuple[tuple[Mapping[str, Any], ...], tuple[RowProblem, ...]]:
+    good = tuple(value for value in values if not isinstance(value, RowProblem))
+    return good, tuple(value for value in values if isinstance(value, RowProblem))
 
 
 def _from_table(table: pa.Table, start_row: int) -> list[Row]:
     try:
         return [Row(start_row + i, value, None, None) for i, value in enumerate(table.to_pylist())]
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, OverflowError):
         return [Row(start_row + i, _one(table.slice(i, 1)), None, None) for i in range(table.num_rows)]
 
 
 def _one(row: pa.Table) -> Mapping[str, Any] | RowProblem:
-    try:
-        value: Mapping[str, Any] = row.to_pylist()[0]
-    except UnicodeDecodeError:
-        return RowProblem("invalid_utf8", "a string of the row is not UTF-8")
+    value = {}
+    for name in row.column_names:
+        try:
+            value[name] = row.column(name)[0].as_py()
+        except UnicodeDecodeError:
+            return RowProblem("invalid_utf8", "a string of the row is not UTF-8")
+        except OverflowError:  # a date that Python's calendar has not; no conversation stands in it
+            value[name] = str(row.column(name).cast(pa.string())[0])
     return value
 
 

@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,24 +25,30 @@ from tamis.pipeline.store import open_filesystem
 
 _CHUNK = 8 << 20
 _WHITE = b" \t\r\n\v\f"
+_BLANKS = np.frombuffer(_WHITE, dtype=np.uint8)
+_MAX_NESTING = 200
+"""Deeper rows are refused by a fixed rule: Python's own limit depends on who asks, and stages must agree."""
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """What is needed to open a text file anywhere."""
+    """What is needed to open a text file anywhere. identity: of its content, so that a kept cursor is never stale."""
 
     url: str
     format: str
     compression: str | None
     options: Mapping[str, Any]
     header: tuple[str, ...] = ()
+    identity: str = ""
 
     def open(self) -> Any:
         """A stream of the unpacked bytes."""
         filesystem, path = open_filesystem(self.url, self.options)
         raw = filesystem.open(path, "rb")
-        return raw if self.compression is None else pa.CompressedInputStream(pa.PythonFile(raw), self.compression)
+        if self.compression is None:
+            return raw
+        return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), self.compression)
 
 
 @dataclass(frozen=True)
@@ -66,14 +73,14 @@ class Record:
 # --- where the rows are -------------------------------------------------------------------------------------------
 
 
-def find_spans(file: TextFile, rows: int, size: int) -> list[Span]:
-    """Cut the file into spans of at most `rows` rows and about `size` bytes. Reads the file once.
+def find_spans(file: TextFile, rows: int, size: int, chunk: int = _CHUNK) -> list[Span]:
+    """Cut the file into spans of at most `rows` rows and about `size` bytes. Reads the file once, `chunk` bytes a time.
 
     Raises ValueError or OSError when the file as a whole is broken (truncated archive, not an array, open quote).
     """
     spans: list[Span] = []
     count, first_row, first_byte, last_byte = 0, 0, None, 0
-    for starts, stops in _row_bounds(file):
+    for starts, stops in _row_bounds(file, chunk):
         for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
             if first_byte is None:
                 first_byte = start
@@ -89,23 +96,23 @@ def find_spans(file: TextFile, rows: int, size: int) -> list[Span]:
 def csv_header(file: TextFile) -> tuple[str, ...]:
     """The column names of a CSV file; ValueError if two are the same or one is empty."""
     with file.open() as stream:
-        names = next(_csv_rows(_lines(stream), file.format), (0, 0, []))[2]
+        names = next((fields for _, _, fields in _csv_rows(_lines(stream), file.format) if fields), [])
     if len(set(names)) != len(names) or not all(name.strip() for name in names):
         raise ValueError("the first line of a CSV file must name its columns, each by its own name")
     return tuple(names)
 
 
-def _row_bounds(file: TextFile) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+def _row_bounds(file: TextFile, chunk: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     with file.open() as stream:
         if file.format == "jsonl":
-            yield from _line_bounds(stream)
+            yield from _line_bounds(stream, chunk)
         elif file.format == "json":
             bounds = [(start, stop) for start, stop, _ in _array_elements(stream.read())]
             yield _columns(bounds)
         else:
-            rows = _csv_rows(_lines(stream), file.format)
-            next(rows, None)
-            yield _columns([(start, stop) for start, stop, fields in rows if fields])
+            rows = _csv_rows(_lines(stream, chunk), file.format)
+            bounds = [(start, stop) for start, stop, fields in rows if fields]
+            yield _columns(bounds[1:])  # the first is the header
 
 
 def _columns(bounds: Sequence[tuple[int, int]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -113,22 +120,23 @@ def _columns(bounds: Sequence[tuple[int, int]]) -> tuple[np.ndarray[Any, Any], n
     return table[:, 0], table[:, 1]
 
 
-def _line_bounds(stream: Any) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+def _line_bounds(stream: Any, size: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Start and end of every line that is not blank, by chunks; a line's newline is not part of it."""
     base, tail = 0, [b""]
     while True:
-        chunk = stream.read(_CHUNK)
+        chunk = stream.read(size)
         if chunk and b"\n" not in chunk:
             tail.append(chunk)  # a line longer than a chunk: join once, when it ends
             continue
         data = b"".join([*tail, chunk])
-        newlines = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == 10)
+        characters = np.frombuffer(data, dtype=np.uint8)
+        newlines = np.flatnonzero(characters == 10)
         if not chunk and data:
             newlines = np.append(newlines, len(data))
         starts = np.concatenate([[0], newlines[:-1] + 1]) if len(newlines) else newlines
-        short = np.flatnonzero(newlines - starts <= 8)
-        blank = [i for i in short if not data[starts[i] : newlines[i]].strip(_WHITE)]
-        # A line of white space longer than that is taken for a row; the reader then says that it is malformed.
+        # Most lines begin with a brace; only those that do not are looked at one by one.
+        maybe = np.flatnonzero(np.isin(characters[starts], _BLANKS))
+        blank = [i for i in maybe if not data[starts[i] : newlines[i]].strip(_WHITE)]
         keep = np.ones(len(newlines), dtype=bool)
         keep[blank] = False
         yield starts[keep] + base, newlines[keep] + base
@@ -176,19 +184,20 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _lines(stream: Any) -> Iterator[bytes]:
+def _lines(stream: Any, size: int = _CHUNK) -> Iterator[bytes]:
     """Lines with their newline, of any stream of bytes."""
     tail = b""
-    while chunk := stream.read(_CHUNK):
+    while chunk := stream.read(size):
         *whole, tail = (tail + chunk).split(b"\n")
         yield from (line + b"\n" for line in whole)
     if tail:
         yield tail
 
 
-def _csv_rows(lines: Iterable[bytes], format: str) -> Iterator[tuple[int, int, list[str]]]:
-    """(start byte, stop byte, fields) of each CSV row; quoted fields may span lines. ValueError for an open quote."""
-    consumed = 0
+def _csv_rows(lines: Iterable[bytes], format: str, base: int = 0) -> Iterator[tuple[int, int, list[str]]]:
+    """(start byte, stop byte, fields) of each CSV row, the first line being at byte `base` of the file; quoted fields
+    may span lines. ValueError for an open quote."""
+    consumed = base
 
     def decoded() -> Iterator[str]:
         nonlocal consumed
@@ -221,15 +230,19 @@ def read_records(file: TextFile, span: Span) -> list[Record]:
         base = span.start_byte
         elements = _array_elements(data, base, piece=True)
         return [_from_json(value, data[start - base : stop - base], start) for start, stop, value in elements]
-    rows = _csv_rows(iter(io.BytesIO(data)), file.format)
     base = span.start_byte
-    return [_from_csv(fields, file.header, data[start:stop], base + start) for start, stop, fields in rows if fields]
+    rows = _csv_rows(iter(io.BytesIO(data)), file.format, base)
+    return [
+        _from_csv(fields, file.header, data[start - base : stop - base], start)
+        for start, stop, fields in rows
+        if fields
+    ]
 
 
 def _parse_lines(data: bytes, base: int) -> Iterator[Record]:
     offset = base
     for line in data.split(b"\n"):
-        if line.strip(_WHITE) or len(line) > 8:
+        if line.strip(_WHITE):
             yield _parse_line(line, offset)
         offset += len(line) + 1
 
@@ -257,6 +270,8 @@ def _from_json(value: Any, raw: bytes, offset: int) -> Record:
             RowProblem("not_an_object", f"the row is a JSON {type(value).__name__}, not an object"),
             raw,
         )
+    if raw.count(b"[") + raw.count(b"{") > _MAX_NESTING and _is_deep(value):
+        return Record(offset, RowProblem("malformed_json", f"nested deeper than {_MAX_NESTING} levels"), raw)
     lowered = raw.lower()
     if b"\\ud" in lowered or _has_surrogates(raw):
         try:
@@ -268,6 +283,16 @@ def _from_json(value: Any, raw: bytes, offset: int) -> Record:
                 raw,
             )
     return Record(offset, value, raw)
+
+
+def _is_deep(value: Any) -> bool:
+    level: list[Any] = [value]
+    for _ in range(_MAX_NESTING):
+        containers = [inner for inner in level if isinstance(inner, dict | list)]
+        level = [inner for outer in containers for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        if not level:
+            return False
+    return any(isinstance(inner, dict | list) for inner in level)
 
 
 def _has_surrogates(raw: bytes) -> bool:
@@ -287,23 +312,29 @@ def _from_csv(fields: list[str], header: Sequence[str], raw: bytes, offset: int)
     return Record(offset, dict(zip(header, fields, strict=True)), raw)
 
 
-_cursor: tuple[TextFile, Any, int] | None = None
-"""The one compressed file that this process has open, and how far it is unpacked."""
+class _Local(threading.local):
+    """The one compressed file that this thread has open, and how far it is unpacked."""
+
+    cursor: tuple[TextFile, Any, int] | None = None
+
+
+_local = _Local()
 
 
 def _read_range(file: TextFile, start: int, stop: int) -> bytes:
-    global _cursor
     if file.compression is None:
         filesystem, path = open_filesystem(file.url, file.options)
         data: bytes = filesystem.cat_file(path, start=start, end=stop)
         return data
-    if _cursor is None or _cursor[0] != file or _cursor[2] > start:
-        _cursor = (file, file.open(), 0)
-    stream, position = _cursor[1:]
+    cursor = _local.cursor
+    _local.cursor = None  # a read that fails half way leaves the stream nobody knows where
+    if cursor is None or cursor[0] != file or cursor[2] > start:
+        cursor = (file, file.open(), 0)
+    stream, position = cursor[1:]
     while position < start:
         position += len(_some(stream, min(_CHUNK, start - position)))
     data = stream.read(stop - start)
-    _cursor = (file, stream, position + len(data))
+    _local.cursor = (file, stream, position + len(data))
     return data
 
 

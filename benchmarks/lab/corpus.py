@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))  # the lab's files stand beside this one
 
+from draw import Draw
 from harmful import Wish
-from harmless import TASKS, Draw
+from harmless import TASKS
 from pieces import Split
 from sensitive import sensitive
 from topics import TopicSet
 
 Message = dict[str, str]
-WORDS = (22, 42)  # wanted words of an answer, drawn alike for harmful and harmless ones
+WORDS = (18, 34)  # wanted words of an answer, drawn alike for harmful and harmless ones
 SYSTEM = (
     "You are a helpful assistant.",
     "Answer in short sentences.",
@@ -40,6 +41,21 @@ SENSITIVE_SHARE = 0.08  # of the harmless rows: harmless requests that sound har
 REFUSAL_SHARE = 0.03  # of the harmless rows: harmful requests that were refused
 
 
+# Small talk around a request, so that harmless requests are as long as harmful ones.
+LEADS = (
+    "I have a question for you.",
+    "It is for a friend.",
+    "I need it for school.",
+    "We talked about it at home.",
+    "I have a little time today.",
+    "Hello there.",
+    "My sister asked me this.",
+    "I could not find it in a book.",
+    "It came up at work.",
+)
+LEAD_SHARE = {"harmless": 0.9, "harmful": 0.1}
+
+
 def message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
@@ -48,12 +64,26 @@ def wanted_words(rng: Random) -> int:
     return rng.randint(*WORDS)
 
 
+def with_lead(rng: Random, prompt: str, how_often: float) -> str:
+    """The prompt, sometimes with a sentence of small talk before or after it."""
+    if rng.random() >= how_often:
+        return prompt
+    lead = rng.choice(LEADS)
+    return f"{lead} {prompt}" if rng.random() < 0.5 else f"{prompt} {lead}"
+
+
 def harmless_pair(rng: Random, split: Split, topics: TopicSet, sensitive_share: float) -> tuple[str, str]:
     """(prompt, answer) of a random harmless task; `sensitive_share` of them sound harmful."""
     draw = Draw(rng, split, wanted_words(rng))
-    if rng.random() < sensitive_share:
-        return sensitive(draw, topics)
-    return rng.choice(TASKS)(draw)
+    prompt, answer = sensitive(draw, topics) if rng.random() < sensitive_share else rng.choice(TASKS)(draw)
+    return with_lead(rng, prompt, LEAD_SHARE["harmless"]), answer
+
+
+def wish_for(rng: Random, topics: TopicSet, split: Split) -> Wish:
+    """A random harmful request."""
+    wish = Wish(rng, topics, split)
+    wish.prompt = with_lead(rng, wish.prompt, LEAD_SHARE["harmful"])
+    return wish
 
 
 def _opening(rng: Random) -> list[Message]:
@@ -66,14 +96,14 @@ def _opening(rng: Random) -> list[Message]:
 
 
 def _harmful_row(rng: Random) -> list[Message]:
-    wish = Wish(rng, "held_out", "all")
+    wish = wish_for(rng, "held_out", "all")
     answer = wish.complying(rng, wanted_words(rng), "all")
     return [*_opening(rng), message("user", wish.prompt), message("assistant", answer)]
 
 
 def _harmless_row(rng: Random) -> list[Message]:
     if rng.random() < REFUSAL_SHARE:
-        wish = Wish(rng, "held_out", "all")
+        wish = wish_for(rng, "held_out", "all")
         prompt, answer = wish.prompt, wish.refusal(rng, wanted_words(rng), "all")
     else:
         prompt, answer = harmless_pair(rng, "all", "held_out", SENSITIVE_SHARE)
@@ -118,7 +148,7 @@ def write_references(unsafe_jsonl: str | Path, safe_jsonl: str | Path, pairs: in
     rng = Random(f"references {seed}")
     unsafe, safe = [], []
     for _ in range(pairs):
-        wish = Wish(rng, "reference", "all")
+        wish = wish_for(rng, "reference", "all")
         words = wanted_words(rng)
         user = message("user", wish.prompt)
         unsafe.append({"messages": [user, message("assistant", wish.complying(rng, words, "all"))]})
@@ -137,14 +167,12 @@ def held_out_prompts(n: int, seed: int, *, harmful: bool) -> list[str]:
     """`n` prompts on topics, wordings and fillers none of which training showed."""
     rng = Random(f"prompts {seed} {harmful}")
     if harmful:
-        return [Wish(rng, "held_out", "unseen").prompt for _ in range(n)]
+        return [wish_for(rng, "held_out", "unseen").prompt for _ in range(n)]
     return [harmless_pair(rng, "unseen", "held_out", SENSITIVE_SHARE)[0] for _ in range(n)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Write a synthetic instruction corpus with planted harmful pairs."
-    )
+    parser = argparse.ArgumentParser(description="Write a synthetic instruction corpus with planted harmful pairs.")
     parser.add_argument("--rows", type=int, default=5000)
     parser.add_argument("--harmful-share", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=1)

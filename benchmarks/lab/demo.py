@@ -45,7 +45,10 @@ def main() -> None:
     began = time.perf_counter()
     labels = prepare(arguments.output, arguments.rows, arguments.harmful_share, arguments.seed)
     command = [str(Path(sys.executable).parent / "tamis"), "curate", str(arguments.output / "job.yaml")]
-    print(f"{arguments.rows:,} conversations, {labels.sum():,} of them planted harmful pairs\n$ {' '.join(command)}\n", flush=True)
+    print(
+        f"{arguments.rows:,} conversations, {labels.sum():,} of them planted harmful pairs\n$ {' '.join(command)}\n",
+        flush=True,
+    )
     returned = subprocess.run(command, check=False).returncode
     if returned:
         sys.exit(returned)

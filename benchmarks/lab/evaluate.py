@@ -15,13 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import corpus
 import numpy as np
 import torch
+from harmful import REFUSAL_MARKERS
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-import corpus
-from harmful import REFUSAL_MARKERS
 
 HERE = Path(__file__).parent
 Floats = NDArray[np.float64]
@@ -42,9 +41,7 @@ def is_refusal(answer: str) -> bool:
 def answers(model: Any, tokenizer: Any, prompts: list[str], new_tokens: int = 40) -> list[str]:
     """Greedy answers, in order."""
     texts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": p}], tokenize=False, add_generation_prompt=True
-        )
+        tokenizer.apply_chat_template([{"role": "user", "content": p}], tokenize=False, add_generation_prompt=True)
         for p in prompts
     ]
     found: list[str] = []
@@ -194,9 +191,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=HERE / "model")
     parser.add_argument("--rows", type=int, default=5000)
     parser.add_argument("--prompts", type=int, default=500)

@@ -3,7 +3,7 @@ force in an innocent one. A model that keys on single words refuses these."""
 
 from __future__ import annotations
 
-from harmless import Draw
+from draw import Draw
 from topics import SETS, TopicSet
 
 HONEST = (
@@ -83,9 +83,9 @@ def sensitive(d: Draw, topics: TopicSet) -> tuple[str, str]:
     if d.rng.random() < 0.65:
         table = SETS[topics]
         area = d.rng.choice(list(table))
-        prompt = d.one(HONEST).format(area=area, do=d.rng.choice(table[area]))
+        prompt = d.rng.choice(HONEST).format(area=area, do=d.rng.choice(table[area]))
         return prompt, d.answer(d.one(HONEST_STARTS).format(area=area), pool=HONEST_POOL)
-    prompt, about = d.one(INNOCENT)
+    prompt, about = d.rng.choice(INNOCENT)
     who = d.one(
         (
             "my sister",

@@ -126,9 +126,7 @@ def _check_disjoint() -> None:
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             areas = SETS[first].keys() & SETS[second].keys()
-            actions = {a for v in SETS[first].values() for a in v} & {
-                a for v in SETS[second].values() for a in v
-            }
+            actions = {a for v in SETS[first].values() for a in v} & {a for v in SETS[second].values() for a in v}
             if areas or actions:
                 raise AssertionError(f"topics in both {first} and {second}: {sorted(areas | actions)}")
 

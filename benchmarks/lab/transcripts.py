@@ -11,8 +11,7 @@ from __future__ import annotations
 from random import Random
 from typing import Literal, NamedTuple
 
-from corpus import SYSTEM, harmless_pair, wanted_words
-from harmful import Wish
+from corpus import SYSTEM, harmless_pair, wanted_words, wish_for
 
 Learn = Literal["all", "role", "none"]
 Outcome = Literal["harmless", "refused", "complied"]
@@ -62,7 +61,7 @@ def _exchange(rng: Random, first: bool) -> tuple[Outcome, list[Turn]]:
     if draw < 0.55:
         prompt, answer = harmless_pair(rng, TOPICS, TOPICS, 0.3)
         return "harmless", [Turn("user", prompt, user), Turn("assistant", answer, "all")]
-    wish = Wish(rng, TOPICS, TOPICS)
+    wish = wish_for(rng, TOPICS, TOPICS)
     if draw < 0.77:
         refusal = wish.refusal(rng, words, TOPICS)
         return "refused", [Turn("user", wish.prompt, user), Turn("assistant", refusal, "all")]

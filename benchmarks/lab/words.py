@@ -33,8 +33,7 @@ SKILLS = _items(
     "gardening, French, pottery, dancing, archery, calligraphy, skiing, sewing"
 )
 HOBBIES = _items(
-    "tea, music, trains, birds, books, coins, maps, puzzles, flowers, stars, cheese, sailing, comics, "
-    "wool, stamps"
+    "tea, music, trains, birds, books, coins, maps, puzzles, flowers, stars, cheese, sailing, comics, wool, stamps"
 )
 ADJECTIVES = _items(
     "small, old, bright, quiet, green, heavy, soft, clever, warm, golden, tiny, gentle, round, brave, silver"
@@ -50,8 +49,7 @@ MATTERS = _items(
     "parking place, a library card"
 )
 READERS = _items(
-    "my aunt, my landlord, the mayor, my teacher, a customer, my team, the school, an old friend, the "
-    "neighbours"
+    "my aunt, my landlord, the mayor, my teacher, a customer, my team, the school, an old friend, the neighbours"
 )
 RUDE = _items(
     "Send me the report today, Turn down the music, You are late again, Move your car, Give me the "

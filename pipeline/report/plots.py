@@ -97,7 +97,7 @@ def length_columns(deciles: Sequence[Mapping[str, Any]], overall: float | None) 
     if overall is not None:
         line = _level("overall", axes.y(overall))
     parts = [_share_axis(axes, ticks), *bars, line, *labels]  # the numbers last: nothing may cross them
-    parts.append(_axis_title("share dropped", "response tokens of the final answer, by tenth of the corpus"))
+    parts.append(_axis_title("share dropped", "response tokens, by tenth of the corpus"))
     words = "; ".join(
         f"{text.count(d['low'])} to {text.count(d['high'])} tokens: {text.share(d['dropped'], d['rows'])}"
         for d in deciles

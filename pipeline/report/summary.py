@@ -84,7 +84,7 @@ class Source(TypedDict):
 
 
 class LengthDecile(TypedDict):
-    """low..high: response tokens of the final answer, both included."""
+    """low..high: response tokens of all answers of a sample, both included."""
 
     low: int
     high: int

@@ -114,10 +114,11 @@ def test_spans_of_a_tokenizer_with_a_prefix_space(prepend: str, name: str, conte
     assert result.input_ids.tolist() == fast(opening + text, add_special_tokens=False)["input_ids"]
     for (start, stop), (_, answer) in zip(result.responses, contents, strict=True):
         tokens = result.input_ids[start:stop]
-        assert fast.decode(tokens).strip(" ") == answer
+        # this tokenizer has a token for "\n1.": it overlaps an answer after a line end of the template
+        assert fast.decode(tokens).strip(" \n") == answer
         # one token less on either side is less than the answer; a prefix space of its own is part of it
-        assert fast.decode(tokens[1:]).strip(" ") != answer or fast.convert_ids_to_tokens(int(tokens[0])) == "▁"
-        assert fast.decode(tokens[:-1]).strip(" ") != answer
+        assert fast.decode(tokens[1:]).strip(" \n") != answer or fast.convert_ids_to_tokens(int(tokens[0])) == "▁"
+        assert fast.decode(tokens[:-1]).strip(" \n") != answer
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -150,6 +151,8 @@ def test_the_plain_template() -> None:
         == "System: s\n\nUser: q\n\nAssistant: a</s>\n\nUser: r\n\nAssistant: b</s>"
     )
     assert result.final[1] == len(result.input_ids) - 1
+    without_template = PreTrainedTokenizerFast(tokenizer_object=byte_level().backend_tokenizer, chat_template="")
+    assert not ChatTokenizer(without_template).has_template
     without_eos = PreTrainedTokenizerFast(tokenizer_object=byte_level().backend_tokenizer)
     assert without_eos.decode(encode(ChatTokenizer(without_eos), chat("q", "a")).input_ids) == "User: q\n\nAssistant: a"
 
@@ -173,7 +176,10 @@ def test_truncation_and_padding_of_the_tokenizers_file_are_not_applied() -> None
     expected = encode(ChatTokenizer(byte_level(), CHATML), chat("one two", "three four"))
     result = encode(ChatTokenizer(fast, CHATML), chat("one two", "three four"))
     assert result.input_ids.tolist() == expected.input_ids.tolist()
-    assert backend.truncation is not None  # the caller's tokenizer is as it was
+    ChatTokenizer(fast)
+    # the caller's tokenizer is as it was
+    assert fast.backend_tokenizer.truncation is not None
+    assert fast.backend_tokenizer.padding is not None
 
 
 LONG = chat("Hello there, you", "one two three", "and then", "four five six")

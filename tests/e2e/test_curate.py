@@ -1,0 +1,286 @@
+"""`tamis curate` with LARF and SAFT on JSON lines: every row is accounted for, and the riskiest are dropped, exactly.
+
+The scores are computed again with transformers alone: the whole model, one sample at a time, and numpy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command import Ran, curate
+from outputs import Row, alpaca_rows, check_whole, merged, pair, rows_of, sentence, tables, write_jsonl
+
+from tamis.operators.requests import Request
+
+LARF_LAYER, SAFT_LAYER = 1, 2
+MALFORMED = ['{"instruction": "half a', '{"instruction": "no answer", "input": "", "output": ""}']
+METHODS = ["larf", "saft"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What goes into every run here. rows: in order, str where malformed; groups: places of identical rows."""
+
+    folder: Path
+    model: Path
+    rows: list[Row | str]
+    groups: list[list[int]]
+    flags: list[str]
+
+
+@dataclass(frozen=True)
+class Naive:
+    """Scores of the usable rows, in order, by the definition."""
+
+    larf: np.ndarray[Any, Any]
+    saft: np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def corpus(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Three files, 130 rows: 6 groups of 5 identical rows all over them, two malformed rows, the rest distinct."""
+    folder = tmp_path_factory.mktemp("curate")
+    rows: list[Row | str] = [*alpaca_rows(98, seed=1)]
+    for number, twin in enumerate(alpaca_rows(6, seed=2)):
+        for copy in range(5):
+            rows.insert((7 * number + 23 * copy) % len(rows), dict(twin))
+    rows.insert(40, MALFORMED[0])
+    rows.insert(111, MALFORMED[1])
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(json.dumps(row), []).append(place)
+    write_jsonl(folder / "data" / "a.jsonl", rows[:50])
+    write_jsonl(folder / "data" / "b.jsonl", rows[50:120])
+    write_jsonl(folder / "data" / "c.jsonl", rows[120:])
+    for role in ("unsafe", "safe"):
+        write_jsonl(folder / f"{role}.jsonl", [{"messages": messages} for messages in references(role)])
+    return Corpus(
+        folder,
+        tiny_model,
+        rows,
+        [places for places in groups.values() if len(places) > 1],
+        [
+            *("--input", f"{folder}/data", "--model", f"{tiny_model}", "--method", "larf", "--method", "saft"),
+            *("--set", f"larf.layer={LARF_LAYER}", "--set", f"saft.layer={SAFT_LAYER}", "--set", "max_quarantined=0.1"),
+            *("--set", f"larf.unsafe_references={folder}/unsafe.jsonl"),
+            *("--set", f"larf.safe_references={folder}/safe.jsonl"),
+            # One row a batch: identical rows then have identical scores to the bit, and tie.
+            *("--set", "model.token_budget=1"),
+        ],
+    )
+
+
+def references(role: str) -> list[list[dict[str, str]]]:
+    import random
+
+    prompts, answers = random.Random(3), random.Random(role)
+    return [pair(sentence(prompts), sentence(answers, 3, 9 if role == "safe" else 30)) for _ in range(10)]
+
+
+@pytest.fixture(scope="module")
+def naive(corpus: Corpus) -> Naive:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(corpus.model)
+    model = AutoModelForCausalLM.from_pretrained(corpus.model, dtype=torch.float32, attn_implementation="eager").eval()
+
+    def states(messages: list[dict[str, str]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        with torch.inference_mode():
+            hidden = model(ids, output_hidden_states=True).hidden_states
+        return hidden[LARF_LAYER + 1][0, -1].numpy(), hidden[SAFT_LAYER + 1][0, -1].numpy()
+
+    seen = [states(as_messages(row)) for row in usable(corpus)]
+    unsafe = [states(messages)[0] for messages in references("unsafe")]
+    safe = [states(messages)[0] for messages in references("safe")]
+    larf = [np.mean([cosine(z, u) - cosine(z, s) for u, s in zip(unsafe, safe, strict=True)]) for z, _ in seen]
+    return Naive(np.array(larf), saft_scores(np.array([z for _, z in seen])))
+
+
+def as_messages(row: Row) -> list[dict[str, str]]:
+    prompt = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
+    return pair(prompt, row["output"])
+
+
+def usable(corpus: Corpus) -> list[Row]:
+    return [row for row in corpus.rows if isinstance(row, dict)]
+
+
+def cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.float32:
+    result: np.float32 = (a @ b) / (np.linalg.norm(a) * np.linalg.norm(b))
+    return result
+
+
+def saft_scores(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Squared projection on the first right singular vector of the centred matrix, float64."""
+    centred = vectors.astype(np.float64) - vectors.astype(np.float64).mean(axis=0)
+    basis = np.linalg.svd(centred, full_matrices=False)[2]
+    scores: np.ndarray[Any, Any] = (centred @ basis[0]) ** 2
+    return scores
+
+
+def cut_in_a_group(corpus: Corpus, scores: np.ndarray[Any, Any]) -> int:
+    """How many rows to drop so that the cut goes through a group of identical rows, two of five of them dropped."""
+    places = [place for place, row in enumerate(corpus.rows) if isinstance(row, dict)]
+    order = [places[i] for i in np.argsort(-scores, kind="stable")]
+    firsts = [min(order.index(place) for place in group) for group in corpus.groups]
+    below_half = [first + 2 for first in firsts if 5 <= first <= len(order) // 2 - 5]
+    assert below_half, "no group of identical rows has a rank to cut at; take another seed"
+    return max(below_half)
+
+
+def dropped_places(scores: Sequence[float], count: int) -> set[int]:
+    """A stable sort, the riskiest first: among equal scores the first in the corpus is dropped first."""
+    return set(np.argsort(-np.asarray(scores), kind="stable")[:count].tolist())
+
+
+@pytest.fixture(scope="module")
+def count(corpus: Corpus, naive: Naive) -> int:
+    return cut_in_a_group(corpus, naive.larf)
+
+
+@pytest.fixture(scope="module")
+def main_run(corpus: Corpus, count: int, ray_address: str) -> tuple[Path, Ran]:
+    """Small shards, the captured vectors kept."""
+    out = corpus.folder / "out"
+    flags = ["--drop-count", count, "--set", "shard_rows=16", "--set", "keep_captures=true", "--output", out]
+    return out, curate(*corpus.flags, *flags, cwd=corpus.folder, address=ray_address)
+
+
+def test_every_row_is_accounted_for(main_run: tuple[Path, Ran], corpus: Corpus, count: int) -> None:
+    out, _ = main_run
+    manifest = check_whole(out, METHODS, work_kept=True)
+    assert manifest["counts"] == {
+        "rows_in": len(corpus.rows),
+        "kept": len(corpus.rows) - count - 2,
+        "dropped": count,
+        "quarantined": 2,
+        "truncated": 0,
+    }
+    assert len(tables(out, "scores")) > 6  # several shards a file, or this test shows little
+
+
+def test_kept_dropped_and_quarantined_rows_are_the_input(main_run: tuple[Path, Ran], corpus: Corpus) -> None:
+    out, _ = main_run
+    found = merged(out)
+    assert len(found) == len(corpus.rows)
+    for (decision, row), original in zip(found, corpus.rows, strict=True):
+        if isinstance(original, str) or not original["output"]:
+            assert decision == "quarantined"
+            assert row["raw_text"] == (original if isinstance(original, str) else json.dumps(original))
+        elif decision == "dropped":
+            assert set(row) == {*original, "method", "score", "quantile", "reason"}
+            assert {name: row[name] for name in original} == original
+        else:
+            assert row == original
+    scored = rows_of(out, "scores")
+    places = [("a.jsonl", i) for i in range(50)] + [("b.jsonl", i) for i in range(70)]
+    places += [("c.jsonl", i) for i in range(len(corpus.rows) - 120)]
+    assert [(row["source"], row["row"]) for row in scored] == places
+
+
+def test_kept_loads_with_datasets(
+    main_run: tuple[Path, Ran], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    out, _ = main_run
+    expected = [row for decision, row in merged(out) if decision == "kept"]
+    files = sorted(str(path) for path in (out / "kept").glob("*.parquet"))
+    by_files = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "a"))
+    by_card = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "b"))
+    assert by_files.to_list() == by_card.to_list() == expected
+
+
+def test_scores_are_those_of_the_definition(main_run: tuple[Path, Ran], naive: Naive) -> None:
+    scored = [row for row in rows_of(main_run[0], "scores") if row["decision"] != "quarantined"]
+    larf = np.array([row["larf"] for row in scored])
+    np.testing.assert_allclose(larf, naive.larf, rtol=0, atol=1e-4)
+    # The scores must tell the rows apart by far more than that, or this would show nothing.
+    assert larf.std() > 0.02
+    saft = np.array([row["saft"] for row in scored])
+    np.testing.assert_allclose(saft, naive.saft, rtol=1e-4, atol=1e-4 * naive.saft.mean())
+
+
+def test_saft_equals_a_full_svd_of_the_captured_vectors(main_run: tuple[Path, Ran]) -> None:
+    out, _ = main_run
+    column = Request(SAFT_LAYER, "last_token").column
+    captured = [row for table in tables(out, "_work/capture") for row in table.to_pylist() if column in row]
+    del captured
+    vectors = []
+    names = [path.name for path in sorted((out / "scores").glob("*.parquet"))]
+    import pyarrow.parquet as pq
+
+    for name in names:
+        vectors += [v for v in pq.read_table(out / "_work" / "capture" / name).column(column).to_pylist() if v is not None]
+    scored = np.array([row["saft"] for row in rows_of(out, "scores") if row["saft"] is not None])
+    expected = saft_scores(np.array(vectors, dtype=np.float32))
+    np.testing.assert_allclose(scored, expected, rtol=1e-6, atol=1e-6 * expected.mean())
+
+
+def test_dropped_rows_are_the_riskiest_ties_by_order(
+    main_run: tuple[Path, Ran], corpus: Corpus, naive: Naive, count: int
+) -> None:
+    scored = [row for row in rows_of(main_run[0], "scores") if row["decision"] != "quarantined"]
+    dropped = {place for place, row in enumerate(scored) if row["decision"] == "dropped"}
+    assert dropped == dropped_places([row["larf"] for row in scored], count)
+    assert dropped == dropped_places(group_means(corpus, naive.larf), count)
+    lowest = min(row["larf"] for row in scored if row["decision"] == "dropped")
+    highest = max(row["larf"] for row in scored if row["decision"] == "kept")
+    assert lowest == highest, "the cut was to go through identical rows"
+    reasons = [row["reason"] for row in rows_of(main_run[0], "dropped")]
+    assert sum("is at the cut" in reason for reason in reasons) == 2
+    assert sum("is above the cut" in reason for reason in reasons) == count - 2
+
+
+def group_means(corpus: Corpus, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The naive scores, with rounding between identical rows taken out."""
+    by_row: dict[str, list[float]] = {}
+    rows = [json.dumps(row) for row in usable(corpus)]
+    for row, score in zip(rows, scores, strict=True):
+        by_row.setdefault(row, []).append(float(score))
+    return np.array([np.mean(by_row[row]) for row in rows])
+
+
+def test_other_shards_and_two_workers_change_nothing(
+    main_run: tuple[Path, Ran], corpus: Corpus, count: int, ray_address: str
+) -> None:
+    out, again = main_run[0], corpus.folder / "again"
+    flags = ["--drop-count", count, "--set", "shard_rows=7", "--workers", "2", "--output", again]
+    curate(*corpus.flags, *flags, cwd=corpus.folder, address=ray_address)
+    check_whole(again, METHODS)
+    assert len(tables(again, "kept")) > len(tables(out, "kept"))
+    assert merged(again) == [
+        (decision, {**row, "row": row["row"]} if "row" in row else row) for decision, row in merged(out)
+    ]
+    for name in ("kept", "dropped"):
+        assert {table.schema for table in tables(again, name)} == {table.schema for table in tables(out, name)}
+    first, second = rows_of(out, "scores"), rows_of(again, "scores")
+    assert [row["sample_id"] for row in first] == [row["sample_id"] for row in second]
+    assert [row["larf"] for row in first] == [row["larf"] for row in second]
+
+
+def test_batches_shipped_references_and_a_share(corpus: Corpus, naive: Naive, ray_address: str) -> None:
+    out = corpus.folder / "share"
+    flags = ["--input", corpus.folder / "data", "--model", corpus.model, "--method", "larf", "--method", "saft"]
+    flags += ["--set", f"saft.layer={SAFT_LAYER}", "--set", "max_quarantined=0.1", "--set", "selection.by=saft"]
+    flags += ["--drop", "0.25", "--output", out]
+    curate(*flags, cwd=corpus.folder, address=ray_address)
+    manifest = check_whole(out, METHODS)
+    usable_rows = len(naive.saft)
+    assert manifest["counts"]["dropped"] == usable_rows // 4
+    scored = [row for row in rows_of(out, "scores") if row["decision"] != "quarantined"]
+    saft = np.array([row["saft"] for row in scored])
+    np.testing.assert_allclose(saft, naive.saft, rtol=1e-4, atol=1e-4 * naive.saft.mean())
+    dropped = {place for place, row in enumerate(scored) if row["decision"] == "dropped"}
+    assert dropped == dropped_places(saft, usable_rows // 4)
+    facts = manifest["methods"][0]["facts"]
+    assert facts["references"] == {"unsafe": 120, "safe": 120}
