@@ -24,9 +24,7 @@ HEADS = ("lm_head", "embed_out")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A decoder in five numbers. width: the size of the residual stream. max_positions: None if without a
-    limit.
-    """
+    """A decoder in short. width: the size of the residual stream. max_positions: None if there is no limit."""
 
     architecture: str
     blocks: int
@@ -37,9 +35,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Cut:
-    """A model that ends after block `keep - 1`: build it with `model_class`, fill it with the weights that it
-    `needs`.
-    """
+    """A model that ends after block `keep - 1`: built by `model_class`, filled with the tensors it `needs`."""
 
     config: Any
     model_class: Any
@@ -49,9 +45,7 @@ class Cut:
     not_needed: re.Pattern[str]
 
     def needs(self, key: str) -> bool:
-        """Whether the tensor `key` of a checkpoint may belong to the cut model. In doubt yes: the loader
-        reports leftovers.
-        """
+        """Whether the checkpoint's tensor `key` may belong to the cut model; in doubt yes."""
         match = self.not_needed.match(key)
         if match is None:
             return True
@@ -61,8 +55,7 @@ class Cut:
 def describe_model(
     path: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
 ) -> ModelInfo:
-    """Describe the decoder in folder `path` (or of that name on the Hugging Face hub) from its config; no
-    weights are read.
+    """Describe the decoder in folder `path` (or of that name on the Hugging Face hub) from its config alone.
 
     Raises ValueError when it is not a decoder language model that can be run here, and says why; OSError when
     the hub cannot be reached or has no such model.
@@ -180,9 +173,7 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
 
 
 def find_blocks(model: nn.Module, count: int) -> str:
-    """The path of the model's list of `count` blocks: the outermost module list of that length. ValueError if
-    unclear.
-    """
+    """The path of the model's list of blocks: the outermost module list of length `count`; ValueError if unclear."""
     lists: list[str] = [
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
     ]
@@ -197,20 +188,16 @@ def find_blocks(model: nn.Module, count: int) -> str:
 
 
 def _final_norms(model: nn.Module, blocks: str) -> list[str]:
-    """Names of the norms that stand beside the list of blocks and after it. One that stands before it may be
-    an input's.
-    """
+    """Names of the norms beside the list of blocks and after it; one that stands before it may be an input's."""
     parent, _, own = blocks.rpartition(".")
     names = [name for name, _ in model.get_submodule(parent).named_children()]
     return [name for name in names[names.index(own) + 1 :] if name in FINAL_NORMS]
 
 
 def rope_boundaries(config: Any) -> tuple[int, ...]:
-    """Lengths at which a model's rotary frequencies change with the longest row of the batch (LongRoPE: Phi-3
-    128k).
+    """Lengths at which the longest row of a batch changes the rotary frequencies of all (LongRoPE: Phi-3 128k).
 
-    Rows on both sides of a boundary must not share a batch, or a short row gets the frequencies of a long
-    one.
+    Rows on both sides of a boundary must not share a batch, or a short row gets the frequencies of a long one.
     """
     parameters = getattr(config, "rope_parameters", None) or {}
     per_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
@@ -225,9 +212,7 @@ def rope_boundaries(config: Any) -> tuple[int, ...]:
 
 
 def require_folder(path: str | os.PathLike[str]) -> bool:
-    """True for a folder, False for what may be a name on the hub; ValueError for a path that leads
-    nowhere.
-    """
+    """True for a folder, False for what may be a name on the hub; ValueError for a path to nowhere."""
     text = os.fspath(path)
     if os.path.isdir(text):
         return True

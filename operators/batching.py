@@ -1,8 +1,7 @@
 """Rows -> batches of like length, bounded by what a padded batch costs.
 
 A padded batch costs rows x longest tokens, whatever its rows hold, so rows are sorted by length before they
-are cut into
-batches: neighbours need next to no padding. The longest rows come first: a batch that does not fit the device
+are cut into batches: neighbours need next to no padding. The longest rows come first: a batch that does not fit
 fails at once and not after an hour.
 """
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from transformers.utils import resolve_revision
 
 from tamis.operators.architecture import (
     ModelInfo,
@@ -29,7 +30,7 @@ from tamis.operators.architecture import (
     rope_boundaries,
 )
 from tamis.operators.batching import token_budget_batches
-from tamis.operators.loading import find_weights, load_cut, open_weights
+from tamis.operators.loading import find_weights, is_out_of_memory, load_cut, open_weights
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import POSITIONS, Request
 
@@ -49,12 +50,13 @@ def check_model(
     trust_remote_code: bool = False,
     allow_pickle_weights: bool = False,
 ) -> ModelInfo:
-    """Find out whether Representer.load would find what it needs, without reading a weight; raises what it
-    would raise.
+    """Check that Representer.load would find all that it needs, and raise as it would; no weight is read.
 
-    For a name on the hub this downloads the files that will be needed.
+    Files are opened and their headers checked; from the hub they are downloaded. What only their content shows (a
+    weight missing inside a file, attention that looks ahead in secret) is found when they are loaded.
     """
     wanted = _wanted(requests)
+    revision = resolve_revision(path, revision)
     config = read_config(path, revision=revision, trust_remote_code=trust_remote_code)
     info = describe(config)
     cut = plan_cut(config, _blocks_needed(wanted, info), trust_remote_code=trust_remote_code)
@@ -72,9 +74,7 @@ class _Failure:
 
 
 class Representer:
-    """A truncated model that turns token ids into the requested vectors. Not safe to share between
-    threads.
-    """
+    """A truncated model that turns token ids into the requested vectors. Not to be shared between threads."""
 
     def __init__(
         self,
@@ -115,6 +115,7 @@ class Representer:
         wanted = _wanted(requests)
         place = _device(device)
         number = _dtype(dtype, place)
+        revision = resolve_revision(path, revision)  # a branch may move between the config and the weights
         config = read_config(path, revision=revision, trust_remote_code=trust_remote_code)
         info = describe(config)
         cut = plan_cut(config, _blocks_needed(wanted, info), trust_remote_code=trust_remote_code)
@@ -230,7 +231,7 @@ class Representer:
         try:
             return self._run(ids, lengths, spans)
         except Exception as error:
-            failure = _Failure(error, _is_out_of_memory(error))
+            failure = _Failure(error, is_out_of_memory(error))
             # after any other error of the accelerator nothing on it can be trusted, or run
             if isinstance(error, torch.AcceleratorError) and not failure.out_of_memory:
                 raise
@@ -372,11 +373,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"dtype={name!r}: choose auto, {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

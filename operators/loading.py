@@ -34,8 +34,7 @@ _OLD_BUFFERS = re.compile(r"(\b(attn|attention)\.(masked_)?bias|\binv_freq|\bpos
 def find_weights(
     path: str | os.PathLike[str], cut: Cut, *, revision: str | None, allow_pickle_weights: bool
 ) -> list[str]:
-    """The files on this machine that hold the weights of `cut`, downloaded first if `path` is a name on the
-    hub.
+    """The files that hold the weights of `cut`, downloaded first if `path` is a name on the hub.
 
     Raises ValueError if there are none, if a shard that is needed is missing, or if they are pickles and not
     allowed; OSError if the hub cannot be reached.
@@ -61,7 +60,8 @@ def find_weights(
                     f"that blocks 0 to {cut.keep - 1} need"
                 )
             return [shard for _, shard in shards if shard is not None]
-    has_pickle = not allow_pickle_weights and any(fetch(name) for name in PICKLE_FILES)
+    # looked for in folders only: on the hub, to find a file is to download it
+    has_pickle = any(os.path.isfile(os.path.join(path, name)) for name in PICKLE_FILES)
     raise ValueError(
         f"{path} has no {' or '.join(SAFE_FILES)}"
         + ("; it has pickled weights, which allow_pickle_weights would load" if has_pickle else "")
@@ -87,9 +87,7 @@ def _needed_shards(path: str | os.PathLike[str], table: str, index: str, cut: Cu
 
 @contextmanager
 def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
-    """The tensors of `cut` by name, not yet read: slices of safetensors files, or tensors mapped from pickled
-    ones.
-    """
+    """The tensors of `cut` by name, not yet read: slices of safetensors files, or mapped from pickled ones."""
     with ExitStack() as stack:
         weights: dict[str, Any] = {}
         for file in files:
@@ -123,9 +121,10 @@ def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.de
                 output_loading_info=True,
             )
         except Exception as error:
-            if isinstance(error, MemoryError):
+            if is_out_of_memory(error):
                 raise
-            raise ValueError(f"the weights do not fit a {cut.config.model_type} model: {first_line(error)}") from error
+            kind = cut.config.model_type
+            raise ValueError(f"the weights cannot be put into a {kind} model: {first_line(error)}") from error
     _require_whole(report)
     module: nn.Module = model.to(device)
     require_causal(module, cut.config)
@@ -147,8 +146,7 @@ def _require_whole(report: dict[str, Any]) -> None:
 
 
 def require_causal(model: nn.Module, config: Any) -> None:
-    """Run two short rows that begin alike and end differently; ValueError if the shared beginning comes out
-    differently.
+    """Run two short rows that begin alike and end differently; ValueError if their beginnings come out apart.
 
     Rows are batched without an attention mask because padding stands behind the real tokens and they cannot
     see it. This tests exactly that.
@@ -169,9 +167,7 @@ def require_causal(model: nn.Module, config: Any) -> None:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bar and no load report while weights load: what matters of the report is raised as an
-    error.
-    """
+    """No progress bar and no report while weights load: what matters of the report is raised as an error."""
 
     def silent(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return factory(*args, **{**kwargs, "disable": True})
@@ -185,3 +181,12 @@ def _quiet_transformers() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         transformers_logging.set_tqdm_hook(hook)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the device, or the machine, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

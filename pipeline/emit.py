@@ -141,7 +141,9 @@ def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
     if seen is None:
         return typed
     try:
-        return pa.unify_schemas([typed, settle(seen)]).with_metadata(typed.metadata)
+        unified = pa.unify_schemas([typed, settle(seen)])
+        # JSON rows may lack any column.
+        return pa.schema([field.with_nullable(True) for field in unified], metadata=typed.metadata)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         text = " ".join(str(error).split())[:200]
         raise InputError(
@@ -280,7 +282,8 @@ def _extreme(
     highest: bool,
 ) -> list[tuple[float, int, int]]:
     """(score, place in the shard, response tokens) of the `count` most extreme rows, the most extreme first."""
-    places = np.flatnonzero(among)
+    # Ties fall in corpus order from the top: the last of equals is the lowest.
+    places = np.flatnonzero(among) if highest else np.flatnonzero(among)[::-1]
     order = np.argsort(-scores[places] if highest else scores[places], kind="stable")[:count]
     return [(float(scores[p]), int(p), int(lengths[p])) for p in places[order]]
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import sys
 import tempfile
 import time
@@ -17,12 +19,15 @@ from typing import Any, TypeVar
 
 from tamis.operators.methods.protocol import tree_reduce
 from tamis.pipeline.errors import ClusterError, TamisError
+from tamis.pipeline.store import error_text
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 TASK_RETRIES = 3
 """How often Ray tries a task again when its worker died. Exceptions of our own code are not retried."""
+
+CONNECT_SECONDS = 10.0
 
 WORKER_ENVIRONMENT = {
     # A worker downloads nothing but what models.fetch asks for, and prints no bars into logs.
@@ -67,20 +72,36 @@ def ray_session(address: str | None) -> Iterator[Cluster]:
     import ray
 
     where = address or os.environ.get("RAY_ADDRESS") or "local"
+    _check_reachable(where)
     began = time.perf_counter()
     with _native_stderr_aside():
         yield from _session(ray, where, began)
 
 
+def _check_reachable(where: str) -> None:
+    """Ray itself waits for minutes for a cluster that is not there. ClusterError within seconds."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", where)
+    if match is None:
+        return
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {where} ({error_text(error)}); check --address or RAY_ADDRESS, or leave both "
+            "out to start Ray on this machine"
+        ) from None
+
+
 @contextmanager
 def _native_stderr_aside() -> Iterator[None]:
-    """Ray's C++ side writes to file descriptor 2, over the progress line. While Ray runs, send that to a log file in the
+    """Ray's C++ side writes to file descriptor 2, over the progress line. While Ray runs, send that to a log in the
     temporary folder and give Python's own stderr the terminal. The file stays only if Ray or tamis itself failed."""
     sys.stderr.flush()
     terminal = os.dup(2)
     log = tempfile.NamedTemporaryFile(prefix="tamis-ray-", suffix=".log", delete=False)  # noqa: SIM115
     os.dup2(log.fileno(), 2)
-    python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(terminal), "w", buffering=1)
+    python_stderr, ours = sys.stderr, os.fdopen(os.dup(terminal), "w", buffering=1)
+    sys.stderr = ours
     keep_log = True
     try:
         yield
@@ -91,8 +112,9 @@ def _native_stderr_aside() -> Iterator[None]:
     finally:
         if not keep_log:
             os.unlink(log.name)
-        sys.stderr.close()
-        sys.stderr = python_stderr
+        if sys.stderr is ours:  # else someone (a notebook, a test runner) has put another in its place
+            sys.stderr = python_stderr
+        ours.close()
         os.dup2(terminal, 2)
         os.close(terminal)
         log.close()
@@ -126,8 +148,12 @@ def size_pool(cluster: Cluster, workers: int | None, device: str, gpus_per_worke
     On CPUs a worker reserves part of its node only, so that reading and writing always find room beside it: an actor
     that holds every CPU would wait for tasks that wait for the actor. Raises ClusterError when it cannot fit.
     """
+    if not cluster.cpus:
+        raise ClusterError("the cluster has no CPU for tasks; let it have a worker node before the job starts")
     if cluster.gpus and device != "cpu":
-        most = int(cluster.gpus / gpus_per_worker)
+        # A worker's share lies on one GPU: three of 0.6 need three GPUs, and 0.2 fits five times despite its float.
+        a_gpu = int(1 / gpus_per_worker + 1e-9)
+        most = int(cluster.gpus) * a_gpu if a_gpu else int(cluster.gpus / gpus_per_worker)
         count = workers or most
         if count > most or not most:
             raise ClusterError(
@@ -221,7 +247,9 @@ def _get(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        raise own_error(error) from None
+        found = own_error(error)
+        # Of any other error too: the exception itself, not one whose message is a worker's traceback.
+        raise (error.cause if found is error and isinstance(error.cause, Exception) else found) from None
     except ray.exceptions.RayError as error:
         raise ClusterError(
             f"Ray lost a task for good ({_first_line(error)}); run the same command again to go on"

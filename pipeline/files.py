@@ -96,7 +96,7 @@ def _place(filesystem: fsspec.AbstractFileSystem, file: str) -> tuple[str, str]:
 
 
 def _expand(filesystem: fsspec.AbstractFileSystem, full: str, shown: str, format: str) -> list[str]:
-    if not full.strip("/"):
+    if not shown.strip() or not full.strip("/"):  # an empty name would mean the current folder
         raise InputError(f"{shown!r}: names no file or folder")
     if filesystem.isdir(full):
         files = [file for file in sorted(filesystem.find(full)) if _is_data(file, full, format)]
@@ -128,11 +128,9 @@ def _is_data(file: str, root: str, format: str) -> bool:
 
 
 def _is_meant(file: str, pattern: str) -> bool:
-    """Whether a file found by a glob was meant by it: as in a shell, only a pattern with the mark finds hidden ones."""
+    """Whether a file found by a glob was meant by it: as in a shell, only a pattern with a dot finds hidden ones."""
     fixed = re.split(r"[*?\[]", pattern)[0].rsplit("/", 1)[0]
-    marks = {part[:1] for part in pattern[len(fixed) :].strip("/").split("/")}
-    parts = file[len(fixed) :].strip("/").split("/")
-    return not any(part[:1] in {".", "_"} - marks for part in parts)
+    return "/." in pattern[len(fixed) :] or "/." not in file[len(fixed) :]
 
 
 def _split_suffixes(file: str) -> tuple[str | None, str | None]:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tamis.operators.methods import METHODS
 from tamis.operators.requests import POSITIONS
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.store import has_credentials
 
 MethodName = Literal["larf", "saft"]
 Position = Literal["last_token", "last_prompt_token", "response_mean"]
@@ -75,6 +76,13 @@ class ModelSpec(_Section):
         1.0, gt=0, description="GPUs each worker takes on a GPU cluster; fractions share a GPU."
     )
     token_budget: int = Field(4096, ge=1, description="Tokens, padding included, in one batch of the forward pass.")
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_gpus(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("above 1 it must be a whole number")
+        return value
 
 
 class LarfSpec(_Section):
@@ -141,7 +149,7 @@ class Job(_Section):
     """One run of `tamis curate`."""
 
     input: Annotated[InputSpec, BeforeValidator(lambda v: {"path": v} if isinstance(v, str | list) else v)]
-    output: str = Field(description="Folder or URL of the output; made if missing.")
+    output: str = Field(min_length=1, description="Folder or URL of the output; made if missing.")
     model: Annotated[ModelSpec, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)]
     method: Annotated[list[MethodName], BeforeValidator(_as_list)] = Field(
         min_length=1, description="How to score: larf, saft, or a list of them."
@@ -172,7 +180,7 @@ class Job(_Section):
             raise ValueError(
                 f"selection.by is {self.selection.by}, which is not among method: {', '.join(self.method)}"
             )
-        secret = [key for key in _flat_keys(self.storage_options) if _SECRET.search(key)]
+        secret = [key for key, value in _flat(self.storage_options) if _SECRET.search(key) or has_credentials(value)]
         if secret:
             raise ValueError(
                 f"storage_options.{secret[0]} looks like a credential; put it in the environment or the provider's own "
@@ -186,16 +194,16 @@ class Job(_Section):
         return self.selection.by or self.method[0]
 
 
-_SECRET = re.compile(r"secret|password|passwd|token|credential|account_key|sas|^key$|access_key", re.IGNORECASE)
+_SECRET = re.compile(r"secret|password|passwd|token|credential|account_key|sas|(^|\.)key$|access_key", re.IGNORECASE)
 
 
-def _flat_keys(value: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys = []
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs = []
     for key, inner in value.items():
-        keys.append(f"{prefix}{key}")
+        pairs.append((f"{prefix}{key}", "" if isinstance(inner, Mapping) else str(inner)))
         if isinstance(inner, Mapping):
-            keys.extend(_flat_keys(inner, f"{prefix}{key}."))
-    return keys
+            pairs.extend(_flat(inner, f"{prefix}{key}."))
+    return pairs
 
 
 def load_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str] = ()) -> Job:

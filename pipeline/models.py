@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.store import error_text
+from tamis.pipeline.store import error_text, refuse_credentials
 
 _CONFIG_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 _WHOLE = 1 << 28
@@ -34,6 +34,7 @@ def fetch(
 
     Workers on one node wait for the one that downloads, and then read its files. Raises ConfigError.
     """
+    refuse_credentials(name)
     if os.path.isdir(name):
         return ModelSource(os.path.abspath(name), "local")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):

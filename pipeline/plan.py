@@ -24,9 +24,9 @@ from tamis.pipeline.files import SourceFile, resolve
 from tamis.pipeline.job import Job
 from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
 from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards, read, scan
-from tamis.pipeline.store import is_local_url
+from tamis.pipeline.store import is_local_url, open_filesystem
 
-_SAMPLED_FILES, _SAMPLED_ROWS = 8, 64
+_SAMPLED_FILES = 8
 FINGERPRINT_FORMAT = 1
 """Raised when the same settings begin to give other numbers."""
 
@@ -79,7 +79,11 @@ class Plan:
 def make_plan(job: Job) -> Plan:
     """Raises ConfigError or InputError with everything that is wrong, not only the first thing."""
     _keep_apart(job)
-    files = scan_files(resolve(job.input.path, job.input.format, job.storage_options), job)
+    found = resolve(job.input.path, job.input.format, job.storage_options)
+    own = [file.name for file in found if _place(file.url).startswith(_place(job.output))]
+    if own:
+        raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
+    files = scan_files(found, job)
     methods = methods_of(job)
     model = fetch(job.model.name, job.model.revision, weights=False, remote_code=job.model.trust_remote_code)
     info, tokenizer = _open_model(job, model)
@@ -90,11 +94,12 @@ def make_plan(job: Job) -> Plan:
     max_tokens = job.max_tokens
     if info.max_positions is not None and info.max_positions < max_tokens:
         max_tokens = info.max_positions
-        notes.append(f"the model takes at most {max_tokens:,} tokens; max_tokens {job.max_tokens:,} is lowered to that")
+        if "max_tokens" in job.model_fields_set:
+            notes.append(f"the model takes at most {max_tokens:,} tokens; max_tokens {job.max_tokens:,} is lowered to that")
 
     planned: list[PlannedFile] = []
     shards: list[Shard] = []
-    head: list[tuple[Mapping[str, Any], Dialect]] = []
+    head: list[tuple[Mapping[str, Any] | RowProblem, Dialect]] = []
     problems: list[str] = []
     for scanned in files:
         try:
@@ -105,7 +110,7 @@ def make_plan(job: Job) -> Plan:
         planned.append(PlannedFile(scanned.file, dialect, scanned.rows))
         shards.extend(make_shards(scanned, CORPUS, dialect.to_dict(), len(shards)))
         if len(planned) <= _SAMPLED_FILES:
-            head.extend((row, dialect) for row in scanned.head[:_SAMPLED_ROWS])
+            head.extend((row, dialect) for row in (*scanned.head, *scanned.head_problems))
     if problems:
         raise InputError(f"the conversations of {len(problems)} file(s) are not understood:", problems)
     schema = _typed_schema(files)
@@ -154,6 +159,10 @@ def scan_files(files: Sequence[SourceFile], job: Job) -> list[Scanned]:
 
 def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str]) -> Dialect:
     """Detected from the head of the file, or set by hand. ValueError says how to set it."""
+    if scanned.head_problems and not scanned.head:
+        raise ValueError(
+            f"none of its first {len(scanned.head_problems)} rows can be read ({scanned.head_problems[0]})"
+        )
     available = list(scanned.schema.names) if scanned.schema is not None else _keys(scanned.head)
     if name is not None or columns:
         return dialect_by_hand(name, columns, available)
@@ -194,12 +203,14 @@ def reference_paths(job: Job, methods: Mapping[str, Method]) -> dict[str, str]:
 def _keep_apart(job: Job) -> None:
     """An output inside an input folder would be read as input by the next run."""
     for path in job.input.path:
-        if is_local_url(path) and is_local_url(job.output) and os.path.isdir(path):
-            inside = os.path.realpath(job.output).startswith(os.path.join(os.path.realpath(path), ""))
-            if inside or os.path.realpath(job.output) == os.path.realpath(path):
-                raise ConfigError(
-                    f"output: {job.output} lies inside the input folder {path}; choose a folder beside it"
-                )
+        if _place(job.output).startswith(_place(path)):
+            raise ConfigError(f"output: {job.output} lies inside the input folder {path}; choose a folder beside it")
+
+
+def _place(url: str) -> str:
+    """The address, ending in a slash, in a form in which one folder lies in another if it begins like it."""
+    path = os.path.realpath(os.path.expanduser(url.removeprefix("file://"))) if is_local_url(url) else url
+    return path.rstrip("/") + "/"
 
 
 def _open_model(job: Job, model: ModelSource) -> tuple[ModelInfo, ChatTokenizer]:
@@ -239,7 +250,10 @@ def _typed_schema(files: Sequence[Scanned]) -> pa.Schema | None:
         raise InputError(
             f"the files do not share one schema ({' '.join(str(error).split())[:160]}):", odd[:20]
         ) from None
-    return unified.with_metadata(first.metadata)
+    everywhere = set.intersection(*(set(schema.names) for schema in typed.values()))
+    # A column that some file has not is null there.
+    fields = [field if field.name in everywhere else field.with_nullable(True) for field in unified]
+    return pa.schema(fields, metadata=first.metadata)
 
 
 def _first_difference(first: pa.Schema, other: pa.Schema) -> str:
@@ -254,10 +268,14 @@ def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def _estimate(head: Sequence[tuple[Mapping[str, Any], Dialect]], tokenizer: ChatTokenizer, max_tokens: int) -> Estimate:
+def _estimate(
+    head: Sequence[tuple[Mapping[str, Any] | RowProblem, Dialect]], tokenizer: ChatTokenizer, max_tokens: int
+) -> Estimate:
     conversations, bad, overlong = [], 0, 0
     for row, dialect in head:
         try:
+            if isinstance(row, RowProblem):
+                raise row
             conversations.append(normalise(row, dialect))
         except RowProblem:
             bad += 1
@@ -352,7 +370,8 @@ def _fingerprint(
         "method": job.method,
     }
     for role in sorted({shard.role for shard in references}):
-        keys[f"references.{role}"] = _hash([_content(shard.file.url) for shard in references if shard.role == role])
+        urls = dict.fromkeys(shard.file.url for shard in references if shard.role == role)
+        keys[f"references.{role}"] = _hash([_content(url, job.storage_options) for url in urls])
     for section in job.method:
         for key, value in getattr(job, section).model_dump().items():
             if not key.endswith("_references"):
@@ -366,11 +385,9 @@ def _fingerprint(
     return keys
 
 
-def _content(url: str) -> str:
-    import fsspec
-
-    with fsspec.open(url, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+def _content(url: str, options: Mapping[str, Any]) -> str:
+    filesystem, path = open_filesystem(url, options)
+    return hashlib.sha256(filesystem.cat_file(path)).hexdigest()
 
 
 def _hash(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class Progress:
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
         if self._live:
+            line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be written over
             self.stream.write("\r" + line.ljust(self._width))
             self._width = len(line)
         else:
@@ -72,8 +74,8 @@ class Progress:
 
 
 def _clock(seconds: float) -> str:
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

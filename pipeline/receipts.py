@@ -38,5 +38,5 @@ def done(store: Store, stage: str, shards: Sequence[Shard], key: str) -> Iterato
                 receipt = json.loads(data)
             except ValueError:
                 continue  # cut off while it was written on a storage without atomic writes: not done
-            if receipt.get("shard") == name and receipt.get("key") == key:
+            if isinstance(receipt, dict) and receipt.get("shard") == name and receipt.get("key") == key:
                 yield receipt

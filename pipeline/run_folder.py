@@ -35,12 +35,12 @@ def state_of(store: Store, fingerprint: Mapping[str, Any]) -> State:
     Raises ConfigError when the folder belongs to another job (the differing keys are named) or to something else.
     """
     if store.exists(MANIFEST):
-        _compare(store, fingerprint, store.read_json(MANIFEST).get("fingerprint", {}), "holds the finished result")
+        _compare(store, fingerprint, _fingerprint_in(store, MANIFEST), "holds the finished result")
         return "complete"
     if store.exists(RUN):
-        _compare(store, fingerprint, store.read_json(RUN).get("fingerprint", {}), "belongs to an unfinished run")
+        _compare(store, fingerprint, _fingerprint_in(store, RUN), "belongs to an unfinished run")
         return "started"
-    strangers = [name for name in store.list("") if name != WORK]
+    strangers = [name for name in store.list("") if name != WORK and not name.startswith(".")]
     if strangers:
         raise ConfigError(
             f"output: {store.path()} is not empty and was not written by tamis (it holds {', '.join(strangers[:3])}"
@@ -53,6 +53,18 @@ def begin(store: Store, facts: Mapping[str, Any]) -> None:
     """Claim the folder for a job. ConfigError if it cannot be written."""
     store.check_writable()
     store.write_json(RUN, dict(facts))
+
+
+def _fingerprint_in(store: Store, name: str) -> Mapping[str, Any]:
+    """ConfigError if the file is not one of ours; manifest.json is a common name."""
+    try:
+        facts = store.read_json(name)
+    except ValueError:
+        facts = None
+    fingerprint = facts.get("fingerprint") if isinstance(facts, dict) else None
+    if not isinstance(fingerprint, dict):
+        raise ConfigError(f"output: {store.path(name)} was not written by tamis, or is damaged; choose a new folder")
+    return fingerprint
 
 
 def _compare(store: Store, ours: Mapping[str, Any], theirs: Mapping[str, Any], holds: str) -> None:

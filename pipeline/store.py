@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -46,6 +45,9 @@ class Store:
 
     def __post_init__(self) -> None:
         refuse_credentials(self.url)
+        if "://" not in self.url:
+            # Workers run in other folders than the driver.
+            object.__setattr__(self, "url", os.path.abspath(os.path.expanduser(self.url)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url, "options": dict(self.options)}
@@ -158,12 +160,22 @@ def is_local_url(url: str) -> bool:
 
 def refuse_credentials(url: str) -> None:
     """ConfigError for user:password@ in a URL; such an address would end up in logs and manifests."""
-    if "://" in url and re.search(r"^[^/]*@", urlsplit(url).netloc or ""):
-        scheme, host = url.split("://", 1)[0], urlsplit(url).netloc.rsplit("@", 1)[-1]
+    if has_credentials(url):
         raise ConfigError(
-            f"{scheme}://***@{host}/...: credentials in an address are refused; "
+            f"{url.partition('://')[0]}://***@...: credentials in an address are refused; "
             "put them in the environment or the provider's own config file"
         )
+
+
+def has_credentials(url: str) -> bool:
+    """container@account (abfs) and user@host (sftp) are no secrets; what stands there over http is."""
+    scheme, separator, rest = url.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    before_host = authority.rpartition("@")[0]
+    secret = ":" in before_host or (before_host and scheme.rpartition("::")[2] in {"http", "https"})
+    # A secret with a slash in it ends the authority early: s3://key:se/cret@bucket.
+    split = "@" not in authority and re.search(r":(?!\d*$)[^\]]*$", authority) and "@" in rest
+    return bool(separator and (secret or split))
 
 
 def error_text(error: BaseException) -> str:

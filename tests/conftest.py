@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 # Nothing here may reach for the network.
@@ -38,7 +39,7 @@ _RAY_DEADLINE = 120.0
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random Llama of 4 blocks, width 32, whose states tell texts apart; with a tokenizer and a template."""
+    """Folder of a random Llama of 4 blocks, width 32, whose states tell texts apart; with tokenizer and template."""
     return _save_model(tmp_path_factory.mktemp("tiny_model"), blocks=4, width=32)
 
 
@@ -65,15 +66,12 @@ def ray_address() -> Iterator[str]:
     try:
         yield _await_address(folder / "ray_current_cluster", log_path, head)
     finally:
-        head.send_signal(signal.SIGTERM)
-        try:
-            head.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            head.kill()
-        try:
-            os.killpg(head.pid, signal.SIGKILL)  # whatever outlived it; the group is its own
-        except ProcessLookupError:
-            pass
+        # Only what this fixture started: `ray stop` would end every cluster on the machine.
+        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        head.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 Row = dict[str, Any]
 SCORE_COLUMNS_AFTER = ["decision", "n_tokens", "n_response_tokens", "truncated"]
 WORDS = (
-    "river stone lamp garden winter paper bridge copper salt window engine cloud letter forest mirror road basket "
-    "candle harbour needle orange pillow quartz ribbon silver table umbrella velvet wagon yellow zebra anchor button"
-).split()
+    *("river", "stone", "lamp", "garden", "winter", "paper", "bridge", "copper", "salt", "window", "engine", "cloud"),
+    *("letter", "forest", "mirror", "road", "basket", "candle", "harbour", "needle", "orange", "pillow", "quartz"),
+    *("ribbon", "silver", "table", "umbrella", "velvet", "wagon", "yellow", "zebra", "anchor", "button", "kettle"),
+)
 
 
 def sentence(chance: random.Random, low: int = 3, high: int = 25) -> str:
@@ -42,7 +43,9 @@ def pair(prompt: str, answer: str) -> list[dict[str, str]]:
 def write_jsonl(path: Path, rows: list[Any]) -> Path:
     """One line per row; bytes and strings stand as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode() for row in rows]
+    lines = [
+        row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode() for row in rows
+    ]
     path.write_bytes(b"\n".join(lines) + b"\n")
     return path
 

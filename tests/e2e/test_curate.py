@@ -6,12 +6,14 @@ The scores are computed again with transformers alone: the whole model, one samp
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from command import Ran, curate
 from outputs import Row, alpaca_rows, check_whole, merged, pair, rows_of, sentence, tables, write_jsonl
@@ -77,8 +79,6 @@ def corpus(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus
 
 
 def references(role: str) -> list[list[dict[str, str]]]:
-    import random
-
     prompts, answers = random.Random(3), random.Random(role)
     return [pair(sentence(prompts), sentence(answers, 3, 9 if role == "safe" else 30)) for _ in range(10)]
 
@@ -213,14 +213,8 @@ def test_scores_are_those_of_the_definition(main_run: tuple[Path, Ran], naive: N
 def test_saft_equals_a_full_svd_of_the_captured_vectors(main_run: tuple[Path, Ran]) -> None:
     out, _ = main_run
     column = Request(SAFT_LAYER, "last_token").column
-    captured = [row for table in tables(out, "_work/capture") for row in table.to_pylist() if column in row]
-    del captured
-    vectors = []
-    names = [path.name for path in sorted((out / "scores").glob("*.parquet"))]
-    import pyarrow.parquet as pq
-
-    for name in names:
-        vectors += [v for v in pq.read_table(out / "_work" / "capture" / name).column(column).to_pylist() if v is not None]
+    captured = pa.concat_tables(tables(out, "_work/capture")[: len(tables(out, "scores"))])
+    vectors = [vector for vector in captured.column(column).to_pylist() if vector is not None]
     scored = np.array([row["saft"] for row in rows_of(out, "scores") if row["saft"] is not None])
     expected = saft_scores(np.array(vectors, dtype=np.float32))
     np.testing.assert_allclose(scored, expected, rtol=1e-6, atol=1e-6 * expected.mean())

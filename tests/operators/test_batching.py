@@ -13,9 +13,7 @@ LENGTHS = st.lists(st.integers(0, 300), max_size=120)
 
 
 @given(LENGTHS, st.integers(1, 1000), st.integers(1, 40))
-def test_every_row_once_within_the_budget_longest_first(
-    lengths: list[int], budget: int, max_rows: int
-) -> None:
+def test_every_row_once_within_the_budget_longest_first(lengths: list[int], budget: int, max_rows: int) -> None:
     batches = token_budget_batches(np.array(lengths, dtype=np.int32), budget, max_rows)
     rows = [int(row) for batch in batches for row in batch]
     assert sorted(rows) == list(range(len(lengths)))

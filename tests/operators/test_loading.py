@@ -202,9 +202,7 @@ def test_a_weight_of_another_shape_is_never_made_up(folder: Path) -> None:
         tensors["model.layers.1.mlp.up_proj.weight"] = torch.zeros(40, 32)
 
     edit_weights(folder, shrink)
-    refused(
-        folder, r"another shape for layers\.1\.mlp\.up_proj\.weight \(40, 32\) for \(48, 32\)", both=False
-    )
+    refused(folder, r"another shape for layers\.1\.mlp\.up_proj\.weight \(40, 32\) for \(48, 32\)", both=False)
 
 
 def test_a_weight_that_the_model_would_ignore_is_refused(folder: Path) -> None:
@@ -249,9 +247,7 @@ def test_pickled_shards_are_read_only_when_allowed(folder: Path) -> None:
     expected = represent(folder, BLOCK_1)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    lower = {
-        key: tensor for key, tensor in tensors.items() if "layers.2" not in key and "layers.3" not in key
-    }
+    lower = {key: tensor for key, tensor in tensors.items() if "layers.2" not in key and "layers.3" not in key}
     torch.save(lower, folder / "lower.bin")
     weight_map = {key: "lower.bin" if key in lower else "upper.bin" for key in tensors}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))

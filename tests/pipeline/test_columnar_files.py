@@ -1,0 +1,134 @@
+"""Parquet and Arrow files: any range of rows, types untouched, and cut files refused."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tamis.pipeline.columnar_files import ColumnarFile, read_rows, shape_of
+
+FORMATS = ("parquet", "file", "stream")
+
+
+def table_of(rows: int) -> pa.Table:
+    schema = pa.schema(
+        [
+            pa.field("n", pa.int16(), nullable=False),
+            ("text", pa.large_string()),
+            ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+            ("when", pa.timestamp("us", tz="Europe/Paris")),
+            ("meta.text", pa.string()),
+            ("kind", pa.dictionary(pa.int32(), pa.string())),
+        ],
+        metadata={"who": "me"},
+    )
+    columns = [
+        list(range(rows)),
+        [None if i % 7 == 0 else f"é{i}" for i in range(rows)],
+        [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": None}] for i in range(rows)],
+        [datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(hours=i) for i in range(rows)],
+        [f"m{i}" for i in range(rows)],
+        ["even" if i % 2 == 0 else "odd" for i in range(rows)],
+    ]
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def store(folder: Path, table: pa.Table, kind: str, group: int = 10) -> ColumnarFile:
+    path = folder / f"{kind}-{table.num_rows}-{group}"
+    if kind == "parquet":
+        pq.write_table(table, path, row_group_size=group)
+        return ColumnarFile(str(path), "parquet", {})
+    make = pa.ipc.new_file if kind == "file" else pa.ipc.new_stream
+    with make(path, table.schema) as writer:
+        writer.write_table(table.unify_dictionaries(), max_chunksize=group)
+    return ColumnarFile(str(path), "arrow", {})
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(start=st.integers(0, 34), length=st.integers(1, 35), group=st.sampled_from([1, 10, 35, 100]))
+def test_any_range_of_rows_is_read_as_it_is(tmp_path: Path, kind: str, start: int, length: int, group: int) -> None:
+    table = table_of(35)
+    file = store(tmp_path, table, kind, group)
+    stop = min(start + length, 35)
+    found = read_rows(file, start, stop)
+    assert found.to_pylist() == table.slice(start, stop - start).to_pylist()
+    assert found.schema.equals(table.schema)
+    assert found.schema.metadata[b"who"] == b"me"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("columns", [["messages"], ["text", "n"], ["meta.text"], ["messages", "meta.text", "when"]])
+def test_only_the_named_columns_are_read_in_that_order(tmp_path: Path, kind: str, columns: list[str]) -> None:
+    table = table_of(35)
+    found = read_rows(store(tmp_path, table, kind), 8, 23, columns)
+    assert found.column_names == columns
+    assert found.to_pylist() == table.slice(8, 15).select(columns).to_pylist()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("rows", [0, 1, 35])
+def test_shape(tmp_path: Path, kind: str, rows: int) -> None:
+    table = table_of(rows)
+    shape = shape_of(store(tmp_path, table, kind))
+    assert shape.rows == rows
+    assert shape.schema.equals(table.schema, check_metadata=kind != "parquet")
+    assert shape.schema.metadata[b"who"] == b"me"
+    assert shape.bytes > 0 or rows == 0
+
+
+def test_empty_row_groups_are_passed_over(tmp_path: Path) -> None:
+    table = table_of(20)
+    path = tmp_path / "groups.parquet"
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for piece in (table.slice(0, 0), table.slice(0, 7), table.slice(0, 0), table.slice(7), table.slice(0, 0)):
+            writer.write_table(piece)
+    file = ColumnarFile(str(path), "parquet", {})
+    assert shape_of(file).rows == 20
+    for start, stop in ((0, 20), (6, 8), (7, 8), (0, 7), (19, 20)):
+        assert read_rows(file, start, stop).to_pylist() == table.slice(start, stop - start).to_pylist()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_range_past_the_end_gives_what_there_is(tmp_path: Path, kind: str) -> None:
+    file = store(tmp_path, table_of(35), kind)
+    assert read_rows(file, 30, 50).num_rows == 5
+    assert read_rows(file, 40, 50).num_rows == 0
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+def test_a_cut_off_file_is_an_error(tmp_path: Path, kind: str, share: float) -> None:
+    file = store(tmp_path, table_of(3000), kind, 100)
+    path = Path(file.url)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises((pa.ArrowInvalid, OSError)):
+        shape_of(file)
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+@pytest.mark.parametrize("data", [b"PAR1", b"{}", b"\0" * 100, b'{"a": 1}\n' * 100])
+def test_something_else_is_an_error(tmp_path: Path, format: str, data: bytes) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(data)
+    with pytest.raises((pa.ArrowInvalid, OSError)):
+        shape_of(ColumnarFile(str(path), format, {}))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_files_of_another_file_system(tmp_path: Path, kind: str) -> None:
+    import fsspec
+
+    table = table_of(35)
+    local = store(tmp_path, table, kind)
+    fsspec.filesystem("memory").pipe_file(f"/columnar/{kind}", Path(local.url).read_bytes())
+    file = ColumnarFile(f"memory://columnar/{kind}", local.format, {})
+    assert shape_of(file).rows == 35
+    assert read_rows(file, 9, 21).to_pylist() == table.slice(9, 12).to_pylist()

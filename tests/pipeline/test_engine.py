@@ -1,0 +1,282 @@
+"""The engine: pools that fit their cluster, streams and trees that give what one process does, errors that stay ours."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tamis.operators.methods.protocol import tree_reduce
+from tamis.operators.problems import RowProblem
+from tamis.pipeline.engine import Cluster, Pool, map_reduce, own_error, ray_session, size_pool, stream
+from tamis.pipeline.errors import ClusterError, ConfigError, InputError
+
+
+def cluster(nodes: int, cpus: float, gpus: float = 0.0) -> Cluster:
+    return Cluster("local", nodes, cpus, gpus, 0.0)
+
+
+# --- pools --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "workers", "expected"),
+    [
+        (1, 1, None, Pool(1, 0.5, 0.0, 1, 0.25)),
+        (1, 2, None, Pool(1, 1.0, 0.0, 2, 0.5)),
+        (1, 16, None, Pool(1, 1.0, 0.0, 16, 0.5)),
+        (1, 16, 4, Pool(4, 1.0, 0.0, 4, 0.5)),
+        (1, 2, 4, Pool(4, 0.25, 0.0, 1, 0.5)),
+        (10, 80, None, Pool(10, 1.0, 0.0, 8, 0.5)),
+        (3, 24, 6, Pool(6, 1.0, 0.0, 4, 0.5)),
+        (3, 24, 2, Pool(2, 1.0, 0.0, 12, 0.5)),
+    ],
+)
+def test_pools_of_cpus(nodes: int, cpus: float, workers: int | None, expected: Pool) -> None:
+    assert size_pool(cluster(nodes, cpus), workers, "auto", 1.0) == expected
+    assert size_pool(cluster(nodes, cpus), workers, "cpu", 1.0) == expected
+
+
+def test_a_gpu_cluster_may_run_on_its_cpus() -> None:
+    assert size_pool(cluster(1, 16, 8), None, "cpu", 1.0) == Pool(1, 1.0, 0.0, 16, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "share", "workers", "count", "cpus_per_worker"),
+    [
+        (16, 8, 1.0, None, 8, 1.0),
+        (8, 8, 1.0, None, 8, 0.5),
+        (1, 1, 1.0, None, 1, 0.5),
+        (64, 8, 0.5, None, 16, 1.0),
+        (64, 8, 2.0, None, 4, 1.0),
+        (64, 7, 2.0, None, 3, 1.0),
+        (64, 3, 0.2, None, 15, 1.0),  # 1 / 0.2 is 5, whatever floats say
+        (64, 3, 0.1, None, 30, 1.0),
+        (64, 3, 0.6, None, 3, 1.0),  # not 5: a share lies on one GPU
+        (64, 2, 0.4, None, 4, 1.0),
+        (64, 8, 1.0, 3, 3, 1.0),
+    ],
+)
+def test_pools_of_gpus(
+    cpus: float, gpus: float, share: float, workers: int | None, count: int, cpus_per_worker: float
+) -> None:
+    pool = size_pool(cluster(2, cpus, gpus), workers, "auto", share)
+    assert (pool.workers, pool.gpus_per_worker, pool.cpus_per_worker, pool.threads) == (
+        count,
+        share,
+        cpus_per_worker,
+        None,
+    )
+    assert pool == size_pool(cluster(2, cpus, gpus), workers, "cuda", share)
+
+
+@pytest.mark.parametrize(
+    ("found", "workers", "device", "share", "says"),
+    [
+        (cluster(1, 8, 2), 3, "auto", 1.0, "3 workers of 1 GPU each do not fit the cluster's 2"),
+        (cluster(1, 8, 2), 5, "cuda", 0.5, "5 workers of 0.5 GPU each"),
+        (cluster(1, 8, 1), None, "auto", 2.0, "do not fit the cluster's 1"),
+        (cluster(1, 8), None, "cuda", 1.0, "no GPU"),
+        (cluster(1, 0), None, "auto", 1.0, "no CPU"),
+        (cluster(1, 0, 1), None, "auto", 1.0, "no CPU"),
+    ],
+)
+def test_a_pool_that_does_not_fit_is_refused(
+    found: Cluster, workers: int | None, device: str, share: float, says: str
+) -> None:
+    with pytest.raises(ClusterError, match=says) as caught:
+        size_pool(found, workers, device, share)
+    assert caught.value.exit_code == 5
+
+
+@given(
+    nodes=st.integers(1, 50),
+    cpus_a_node=st.integers(1, 64),
+    gpus=st.integers(0, 16),
+    workers=st.none() | st.integers(1, 200),
+    share=st.sampled_from([0.1, 0.25, 0.3, 0.5, 1.0, 2.0]),
+)
+@example(1, 1, 0, None, 1.0)
+@example(1, 1, 1, None, 0.1)
+def test_a_task_always_finds_room_beside_the_workers(
+    nodes: int, cpus_a_node: int, gpus: int, workers: int | None, share: float
+) -> None:
+    found = cluster(nodes, nodes * cpus_a_node, gpus)
+    try:
+        pool = size_pool(found, workers, "auto", share)
+    except ClusterError:
+        assert gpus
+        return
+    assert pool.workers >= 1
+    assert pool.task_cpus > 0
+    assert pool.workers * pool.cpus_per_worker + pool.task_cpus <= found.cpus * (1 + 1e-9)
+    if gpus:
+        # No GPU holds more than itself.
+        assert pool.workers <= gpus * math.floor(1 / share + 1e-9) if share <= 1 else pool.workers * share <= gpus
+    else:
+        assert pool.threads is not None
+        assert pool.threads >= 1
+        assert workers is not None or pool.threads == cpus_a_node
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+def wrapped(error: BaseException, cause: BaseException, by: str) -> BaseException:
+    if by == "cause":
+        error.cause = cause  # type: ignore[attr-defined]
+    else:
+        error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("by", ["cause", "from"])
+def test_our_own_error_is_dug_out(by: str) -> None:
+    ours = InputError("gone", ["a.jsonl"])
+    assert own_error(ours) is ours
+    assert own_error(wrapped(RuntimeError("ray"), ours, by)) is ours
+    assert own_error(wrapped(RuntimeError("data"), wrapped(RuntimeError("ray"), ours, by), by)) is ours
+
+
+def test_another_error_is_left_as_it_is() -> None:
+    for error in (ValueError("x"), wrapped(RuntimeError("a"), ValueError("b"), "cause")):
+        assert own_error(error) is error
+    itself = RuntimeError("loop")
+    itself.cause = itself  # type: ignore[attr-defined]
+    assert own_error(itself) is itself
+
+
+# --- on Ray -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Cluster]:
+    from ray import cloudpickle
+
+    # Workers cannot import a test module: its functions travel by value.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    before = os.environ.pop("RAY_ADDRESS", None)
+    try:
+        with ray_session(None) as found:
+            yield found
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        if before is not None:
+            os.environ["RAY_ADDRESS"] = before
+
+
+def _square(number: int, plus: int, table: np.ndarray) -> int:  # type: ignore[type-arg]
+    return number**2 + plus + int(table.sum())
+
+
+def _leaf(group: Sequence[float], scale: float) -> list[float]:
+    return [math.fsum(group) * scale]
+
+
+def _join(a: list[float], b: list[float]) -> list[float]:
+    # Neither commutative nor associative: any other tree, or another order, shows.
+    return [a[0] - 0.5 * b[0], *a, *b]
+
+
+def _refuse(item: int) -> int:
+    if item == 3:
+        raise InputError("the input cannot be read any more", ["x.jsonl: gone"])
+    return item
+
+
+def _refuse_join(a: int, b: int) -> int:
+    raise ConfigError(f"{a} and {b}")
+
+
+def _value_error(item: int) -> int:
+    raise ValueError(f"item {item} is bad")
+
+
+def _row_problem(item: int) -> int:
+    raise RowProblem("odd", f"item {item}")
+
+
+def _die(item: int, folder: str) -> int:
+    """The worker is killed the first time."""
+    mark = Path(folder) / str(item)
+    if item == 1 and not mark.exists():
+        mark.touch()
+        os._exit(1)
+    return item
+
+
+def test_the_session(session: Cluster) -> None:
+    assert session.address == "local"
+    assert session.nodes == 1
+    assert session.cpus >= 1
+    assert session.seconds_to_start > 0
+
+
+def test_a_stream_gives_every_item_once(session: Cluster) -> None:
+    table = np.arange(10)
+    found = dict(stream(_square, range(25), 7, table, cpus=0.5))
+    assert found == {i: i**2 + 7 + 45 for i in range(25)}
+    assert dict(stream(_square, range(5), 7, table, cpus=0.5, window=1)) == {i: i**2 + 52 for i in range(5)}
+    assert list(stream(_square, [], 7, table)) == []
+
+
+def test_a_stream_may_be_left_early(session: Cluster) -> None:
+    running = stream(_square, range(50), 0, np.zeros(1), cpus=0.5)
+    next(running)
+    running.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 7, 8, 21])
+def test_a_tree_of_tasks_is_the_tree_in_process(session: Cluster, groups: int) -> None:
+    parts = [[float(i), 0.1 * i] for i in range(groups)]
+    done: list[int] = []
+    found = map_reduce(_leaf, _join, parts, 3.0, on_done=done.append, cpus=0.5)
+    assert found == tree_reduce((_leaf(part, 3.0) for part in parts), _join)
+    assert done == list(range(groups))
+
+
+def test_nothing_to_reduce(session: Cluster) -> None:
+    with pytest.raises(ValueError, match="there are no parts"):
+        map_reduce(_leaf, _join, [], 1.0)
+
+
+def test_our_errors_come_back_as_they_were_raised(session: Cluster) -> None:
+    with pytest.raises(InputError) as caught:
+        list(stream(_refuse, range(6), cpus=0.5))
+    assert type(caught.value) is InputError
+    assert str(caught.value) == "the input cannot be read any more\n  - x.jsonl: gone"
+    assert caught.value.problems == ("x.jsonl: gone",)
+    with pytest.raises(InputError, match="cannot be read any more") as caught:
+        map_reduce(_refuse, _add, [2, 3, 4], cpus=0.5)
+    assert type(caught.value) is InputError
+    with pytest.raises(ConfigError) as refused:
+        map_reduce(_refuse, _refuse_join, [1, 2], cpus=0.5)
+    assert str(refused.value) == "1 and 2"
+
+
+def _add(a: int, b: int) -> int:
+    return a + b
+
+
+def test_other_errors_come_back_without_the_worker_s_traceback(session: Cluster) -> None:
+    for run in (
+        lambda: list(stream(_value_error, [5], cpus=0.5)),
+        lambda: map_reduce(_value_error, _add, [5, 5], cpus=0.5),
+    ):
+        with pytest.raises(ValueError, match=r"^item 5 is bad$"):
+            run()
+    with pytest.raises(RowProblem, match="item 5") as caught:
+        list(stream(_row_problem, [5], cpus=0.5))
+    assert caught.value.code == "odd"
+
+
+def test_a_task_whose_worker_dies_is_done_again(session: Cluster, tmp_path: Path) -> None:
+    assert dict(stream(_die, range(3), str(tmp_path), cpus=0.5)) == {0: 0, 1: 1, 2: 2}
+    assert (tmp_path / "1").exists()

@@ -1,0 +1,119 @@
+"""Progress: one line that is written over on a terminal, few lines in a log, numbers that are right."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import time
+from itertools import pairwise
+
+import pytest
+
+from tamis.pipeline.progress import Progress, _clock
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_log_gets_a_line_every_thirty_seconds_at_most(clock: Clock) -> None:
+    log = io.StringIO()
+    progress = Progress("capture", 1000, stream=log)
+    assert log.getvalue() == ""
+    for _ in range(100):
+        clock.now += 1.0
+        progress.advance(10, tokens=50)
+    assert progress.finish() == 100.0
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 4
+    assert lines[0] == "capture  300 / 1,000 rows  30% · 10 rows/s · 50 tokens/s · 1 min 10 s left"
+    assert lines[-1] == "capture  1,000 / 1,000 rows 100% · 10 rows/s · 50 tokens/s · took 1 min 40 s"
+    assert "\r" not in log.getvalue()
+
+
+def test_a_terminal_has_one_line_that_is_written_over(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    screen = Terminal()
+    progress = Progress("emit", 100_000, stream=screen)
+    for _ in range(50):
+        clock.now += 0.05
+        progress.advance(2000)
+    progress.finish()
+    text = screen.getvalue()
+    assert text.count("\n") == 1
+    assert text.endswith("\n")
+    drawn = text[:-1].split("\r")[1:]
+    assert 15 <= len(drawn) <= 26  # at most ten a second
+    # Every line covers the one before it.
+    assert all(len(after) >= len(before.rstrip()) for before, after in pairwise(drawn))
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_a_line_never_wraps(clock: Clock, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    screen = Terminal()
+    progress = Progress("capture", 10_000_000, skipped=1_000_000, stream=screen)
+    clock.now += 100
+    progress.advance(1_234_567, tokens=123_456_789)
+    progress.finish()
+    assert max(len(line) for line in re.split(r"[\r\n]", screen.getvalue())) < columns
+
+
+def test_what_was_done_before_counts_as_done_and_not_as_speed(clock: Clock) -> None:
+    log = io.StringIO()
+    progress = Progress("capture", 1000, skipped=600, stream=log)
+    clock.now += 40
+    progress.advance(200)
+    assert log.getvalue() == ("capture  800 / 1,000 rows  80% · 600 were done before · 5 rows/s · 40 s left\n")
+
+
+def test_nothing_to_do(clock: Clock) -> None:
+    log = io.StringIO()
+    assert Progress("emit", 0, unit="shards", stream=log).finish() == 0.0
+    assert log.getvalue() == "emit     0 / 0 shards · took 0.0 s\n"
+    log = io.StringIO()
+    Progress("emit", 10, skipped=10, stream=log).finish()
+    assert "10 / 10 rows 100% · 10 were done before · took 0.0 s" in log.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (9.94, "9.9 s"),
+        (10.4, "10 s"),
+        (59.4, "59 s"),
+        (59.9, "1 min 00 s"),
+        (60, "1 min 00 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.9, "1 h 00 min"),
+        (3600, "1 h 00 min"),
+        (90_061, "25 h 01 min"),
+    ],
+)
+def test_times_for_people(seconds: float, text: str) -> None:
+    assert _clock(seconds) == text
+
+
+def test_a_pipe_is_no_terminal() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as out, os.fdopen(writer, "w") as stream:
+        Progress("fit", 5, unit="shards", stream=stream).finish()
+        stream.flush()
+        line = out.readline()
+    assert line.startswith("fit      0 / 5 shards   0%")

@@ -1,0 +1,40 @@
+"""The wall between the rooms: operators compute and know nothing of Ray, storage or jobs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OPERATORS = sorted((ROOT / "operators").rglob("*.py"))
+# tokenizers and jinja2 are how transformers tokenises and renders; they come with it.
+ALLOWED = {"numpy", "pyarrow", "torch", "transformers", "safetensors", "tokenizers", "jinja2"}
+
+
+@pytest.mark.parametrize("file", OPERATORS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_operators_import_only_what_they_may(file: Path) -> None:
+    imported = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            imported.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+    strangers = {
+        name
+        for name in imported
+        if name.split(".")[0] not in ALLOWED | sys.stdlib_module_names and not name.startswith("tamis.operators")
+    }
+    assert not strangers
+
+
+def test_operators_work_where_ray_is_not_installed(tmp_path: Path) -> None:
+    modules = [".".join(["tamis", *file.relative_to(ROOT).with_suffix("").parts]) for file in OPERATORS]
+    modules = [name.removesuffix(".__init__") for name in modules]
+    blocked = "import sys, importlib; sys.modules['ray'] = sys.modules['pydantic'] = sys.modules['typer'] = None"
+    code = "\n".join([blocked, *[f"importlib.import_module({name!r})" for name in modules]])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
