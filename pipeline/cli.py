@@ -55,13 +55,14 @@ OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.",
 def main() -> None:
     """Entry point of the console script."""
     try:
-        app(standalone_mode=False)
+        # Not standalone, typer.Exit ends here as a return value.
+        code = app(standalone_mode=False)
+        if isinstance(code, int):
+            sys.exit(code)
     except TamisError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("stopped; what is done stays done, run the same command again to go on", 130)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
     except Exception as error:
         # click's own errors (a flag without its value, an unknown flag) know how to show themselves.
         if hasattr(error, "format_message"):

@@ -129,9 +129,13 @@ def _session(ray: Any, where: str, began: float) -> Iterator[Cluster]:
             logging_level=logging.ERROR,
             runtime_env={"env_vars": WORKER_ENVIRONMENT},
         )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError) as error:
         what = "Ray did not start on this machine" if where == "local" else f"no Ray cluster answers at {where}"
-        raise ClusterError(f"{what} ({_first_line(error)}); see `tamis doctor`") from None
+        advice = "see `tamis doctor`"
+        if where != "local" and "RAY_AUTH_MODE" not in os.environ:
+            # Ray joins without its token unless told so, and then speaks of a failed connection only.
+            advice = "if it asks for a token, as Ray's clusters do by default, set RAY_AUTH_MODE=token and try again"
+        raise ClusterError(f"{what} ({_first_line(error)}); {advice}") from None
     try:
         _quiet_ray_data()
         resources = ray.cluster_resources()
@@ -249,7 +253,8 @@ def _get(reference: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         found = own_error(error)
         # Of any other error too: the exception itself, not one whose message is a worker's traceback.
-        raise (error.cause if found is error and isinstance(error.cause, Exception) else found) from None
+        cause = getattr(error, "cause", None)
+        raise (cause if found is error and isinstance(cause, Exception) else found) from None
     except ray.exceptions.RayError as error:
         raise ClusterError(
             f"Ray lost a task for good ({_first_line(error)}); run the same command again to go on"

@@ -30,6 +30,10 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+# What a job file may hold where one value stands for a list of one.
+_Names = Annotated[list[str], Field(min_length=1)]
+_Methods = Annotated[list[MethodName], Field(min_length=1)]
+
 DEFAULT_DROP = 0.1
 
 
@@ -40,7 +44,7 @@ class _Section(BaseModel):
 class InputSpec(_Section):
     """Where the corpus is and how to read it."""
 
-    path: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+    path: Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | _Names)] = Field(
         min_length=1, description="A file, a folder, a glob, or a list of these."
     )
     format: Literal["auto", "jsonl", "json", "parquet", "csv", "tsv", "arrow"] = Field(
@@ -148,11 +152,23 @@ class SelectionSpec(_Section):
 class Job(_Section):
     """One run of `tamis curate`."""
 
-    input: Annotated[InputSpec, BeforeValidator(lambda v: {"path": v} if isinstance(v, str | list) else v)]
+    input: Annotated[
+        InputSpec,
+        BeforeValidator(
+            lambda v: {"path": v} if isinstance(v, str | list) else v,
+            json_schema_input_type=InputSpec | str | _Names,
+        ),
+    ]
     output: str = Field(min_length=1, description="Folder or URL of the output; made if missing.")
-    model: Annotated[ModelSpec, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)]
-    method: Annotated[list[MethodName], BeforeValidator(_as_list)] = Field(
-        min_length=1, description="How to score: larf, saft, or a list of them."
+    model: Annotated[
+        ModelSpec,
+        BeforeValidator(
+            lambda v: {"name": v} if isinstance(v, str) else v,
+            json_schema_input_type=ModelSpec | str,
+        ),
+    ]
+    method: Annotated[list[MethodName], BeforeValidator(_as_list, json_schema_input_type=MethodName | _Methods)] = (
+        Field(min_length=1, description="How to score: larf, saft, or a list of them.")
     )
     larf: LarfSpec = LarfSpec()
     saft: SaftSpec = SaftSpec()

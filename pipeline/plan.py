@@ -95,7 +95,7 @@ def make_plan(job: Job) -> Plan:
     if info.max_positions is not None and info.max_positions < max_tokens:
         max_tokens = info.max_positions
         if "max_tokens" in job.model_fields_set:
-            notes.append(f"the model takes at most {max_tokens:,} tokens; max_tokens {job.max_tokens:,} is lowered to that")
+            notes.append(f"the model takes at most {max_tokens:,} tokens; max_tokens is lowered to that")
 
     planned: list[PlannedFile] = []
     shards: list[Shard] = []
@@ -110,7 +110,8 @@ def make_plan(job: Job) -> Plan:
         planned.append(PlannedFile(scanned.file, dialect, scanned.rows))
         shards.extend(make_shards(scanned, CORPUS, dialect.to_dict(), len(shards)))
         if len(planned) <= _SAMPLED_FILES:
-            head.extend((row, dialect) for row in (*scanned.head, *scanned.head_problems))
+            rows: list[Mapping[str, Any] | RowProblem] = [*scanned.head, *scanned.head_problems]
+            head.extend((row, dialect) for row in rows)
     if problems:
         raise InputError(f"the conversations of {len(problems)} file(s) are not understood:", problems)
     schema = _typed_schema(files)

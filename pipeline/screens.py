@@ -46,6 +46,9 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
     console.print(table)
     tokens = estimate.tokens_per_row * plan.rows
     rule, amount = job.selection.rule
+    references: Counter[tuple[str, str]] = Counter()
+    for shard in plan.reference_shards:
+        references[shard.role, shard.file.name] += shard.rows
     facts = {
         "rows": f"{plan.rows:,} in {len(plan.shards):,} shards, {size(plan.bytes)}",
         "tokens": f"about {tokens:,.0f} ({estimate.tokens_per_row:,.0f} a row, from {estimate.sampled} sampled)",
@@ -53,7 +56,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "method": ", ".join(job.method),
         "captured": ", ".join(f"block {r.block} (0-based), {r.position}" for r in plan.requests)
         + f"; blocks above {max(r.block for r in plan.requests)} are not loaded",
-        "references": ", ".join(f"{s.rows} {s.role} ({s.file.name})" for s in plan.reference_shards) or "none",
+        "references": ", ".join(f"{rows} {role} ({name})" for (role, name), rows in references.items()) or "none",
         "drop": f"{rule.replace('_', ' ')} {amount:g}, by {job.selected_by}"
         + (f", {job.selection.control} control" if job.selection.control else ""),
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ SENSITIVE_SHARE = 0.08  # of the harmless rows: harmless requests that sound har
 REFUSAL_SHARE = 0.03  # of the harmless rows: harmful requests that were refused
 
 
-# Small talk around a request, so that harmless requests are as long as harmful ones.
+# Small talk around a request, harmful or not.
 LEADS = (
     "I have a question for you.",
     "It is for a friend.",
@@ -53,7 +54,8 @@ LEADS = (
     "I could not find it in a book.",
     "It came up at work.",
 )
-LEAD_SHARE = {"harmless": 0.9, "harmful": 0.1}
+# How many leads a prompt gets, drawn from these: harmless requests are shorter, so they get some more.
+LEAD_COUNTS = {"harmless": (0, 1, 1, 2), "harmful": (0, 0, 1, 1)}
 
 
 def message(role: str, content: str) -> Message:
@@ -64,25 +66,24 @@ def wanted_words(rng: Random) -> int:
     return rng.randint(*WORDS)
 
 
-def with_lead(rng: Random, prompt: str, how_often: float) -> str:
-    """The prompt, sometimes with a sentence of small talk before or after it."""
-    if rng.random() >= how_often:
-        return prompt
-    lead = rng.choice(LEADS)
-    return f"{lead} {prompt}" if rng.random() < 0.5 else f"{prompt} {lead}"
+def with_leads(rng: Random, prompt: str, kind: Literal["harmless", "harmful"]) -> str:
+    """The prompt, mostly with one or two sentences of small talk before or after it."""
+    for lead in rng.sample(LEADS, rng.choice(LEAD_COUNTS[kind])):
+        prompt = f"{lead} {prompt}" if rng.random() < 0.5 else f"{prompt} {lead}"
+    return prompt
 
 
 def harmless_pair(rng: Random, split: Split, topics: TopicSet, sensitive_share: float) -> tuple[str, str]:
     """(prompt, answer) of a random harmless task; `sensitive_share` of them sound harmful."""
     draw = Draw(rng, split, wanted_words(rng))
     prompt, answer = sensitive(draw, topics) if rng.random() < sensitive_share else rng.choice(TASKS)(draw)
-    return with_lead(rng, prompt, LEAD_SHARE["harmless"]), answer
+    return with_leads(rng, prompt, "harmless"), answer
 
 
 def wish_for(rng: Random, topics: TopicSet, split: Split) -> Wish:
     """A random harmful request."""
     wish = Wish(rng, topics, split)
-    wish.prompt = with_lead(rng, wish.prompt, LEAD_SHARE["harmful"])
+    wish.prompt = with_leads(rng, wish.prompt, "harmful")
     return wish
 
 

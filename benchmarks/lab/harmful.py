@@ -10,7 +10,7 @@ from __future__ import annotations
 from random import Random
 
 from pieces import Split, fit_length, share
-from topics import SETS, TopicSet
+from topics import TopicSet, pick
 
 REFUSAL_MARKERS = ("can not", "cannot", "can't", "sorry")
 
@@ -147,16 +147,14 @@ class Wish:
     """One harmful request: its area, its action, its words."""
 
     def __init__(self, rng: Random, topics: TopicSet, split: Split) -> None:
-        table = SETS[topics]
-        self.area = rng.choice(list(table))
-        self.do = rng.choice(table[self.area])
+        self.area, self.do = pick(rng, topics)
         self.prompt = rng.choice(share(WORDINGS, split)).format(do=self.do)
 
     def complying(self, rng: Random, words: int, split: Split) -> str:
         """An answer of about `words` words that complies in tone and says nothing."""
         opener = rng.choice(share(OPENERS, split)).format(do=self.do)
-        closer = rng.choice(share(CLOSERS, split))
-        return fit_length(rng, [opener], share(STEPS, split), [closer], words)
+        closer = [rng.choice(share(CLOSERS, split))] if rng.random() < 0.3 else []
+        return fit_length(rng, [opener], share(STEPS, split), closer, words)
 
     def refusal(self, rng: Random, words: int, split: Split) -> str:
         """A refusal of about `words` words; it always holds one of REFUSAL_MARKERS."""

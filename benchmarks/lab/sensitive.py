@@ -4,7 +4,7 @@ force in an innocent one. A model that keys on single words refuses these."""
 from __future__ import annotations
 
 from draw import Draw
-from topics import SETS, TopicSet
+from topics import TopicSet, pick
 
 HONEST = (
     "How can I protect myself against {area}?",
@@ -81,9 +81,8 @@ INNOCENT_POOL = (
 def sensitive(d: Draw, topics: TopicSet) -> tuple[str, str]:
     """A harmless prompt that sounds harmful and a helpful answer."""
     if d.rng.random() < 0.65:
-        table = SETS[topics]
-        area = d.rng.choice(list(table))
-        prompt = d.rng.choice(HONEST).format(area=area, do=d.rng.choice(table[area]))
+        area, action = pick(d.rng, topics)
+        prompt = d.rng.choice(HONEST).format(area=area, do=action)
         return prompt, d.answer(d.one(HONEST_STARTS).format(area=area), pool=HONEST_POOL)
     prompt, about = d.rng.choice(INNOCENT)
     who = d.one(

@@ -140,7 +140,7 @@ def train(model: LlamaForCausalLM, examples: list[Example], args: argparse.Names
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--transcripts", type=int, default=100_000)
+    parser.add_argument("--transcripts", type=int, default=60_000)
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
@@ -164,7 +164,7 @@ def main() -> None:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=args.width,
-        intermediate_size=args.width * 8 // 3,
+        intermediate_size=args.width * 11 // 4,
         num_hidden_layers=args.blocks,
         num_attention_heads=args.width // 32,
         num_key_value_heads=args.width // 32,

@@ -1,4 +1,4 @@
-"""The engine: pools that fit their cluster, streams and trees that give what one process does, errors that stay ours."""
+"""The engine: pools that fit their cluster, trees that give what one process gives, errors that stay ours."""
 
 from __future__ import annotations
 
@@ -275,6 +275,15 @@ def test_other_errors_come_back_without_the_worker_s_traceback(session: Cluster)
     with pytest.raises(RowProblem, match="item 5") as caught:
         list(stream(_row_problem, [5], cpus=0.5))
     assert caught.value.code == "odd"
+
+
+def _die_always(item: int) -> int:
+    os._exit(1)
+
+
+def test_a_task_that_kills_every_worker_is_given_up(session: Cluster) -> None:
+    with pytest.raises(ClusterError, match=r"Ray lost a task for good .*; run the same command again to go on"):
+        list(stream(_die_always, [0], cpus=0.5))
 
 
 def test_a_task_whose_worker_dies_is_done_again(session: Cluster, tmp_path: Path) -> None:

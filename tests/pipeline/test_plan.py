@@ -1,0 +1,438 @@
+"""The plan: what will be done, what would fail, and a fingerprint of all that changes the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tamis.operators.requests import Request
+from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.job import load_job
+from tamis.pipeline.plan import Plan, make_plan
+
+Planner = Callable[..., Plan]
+
+
+def rows_of(count: int, words: int = 5) -> list[dict[str, str]]:
+    return [{"prompt": f"question {i}", "response": f"answer {i} " + "word " * words} for i in range(count)]
+
+
+def lines_of(rows: list[Any]) -> bytes:
+    return b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows_of(50)))
+    (tmp_path / "unsafe.jsonl").write_bytes(lines_of(rows_of(3, 1)))
+    (tmp_path / "safe.jsonl").write_bytes(lines_of(rows_of(3, 2)))
+    return tmp_path
+
+
+@pytest.fixture
+def plan(folder: Path, tiny_model: Path) -> Planner:
+    """Plans a SAFT job over data/ (or with the given changes of the job)."""
+
+    def made(*assignments: str, **overlay: Any) -> Plan:
+        job = {"input": str(folder / "data"), "output": str(folder / "out"), "model": str(tiny_model), "method": "saft"}
+        return make_plan(load_job(None, {**job, **overlay}, assignments))
+
+    return made
+
+
+def larf(folder: Path) -> dict[str, Any]:
+    return {
+        "method": "larf",
+        "larf.unsafe_references": str(folder / "unsafe.jsonl"),
+        "larf.safe_references": str(folder / "safe.jsonl"),
+    }
+
+
+# --- what will be done --------------------------------------------------------------------------------------------
+
+
+def test_a_plan(plan: Planner, folder: Path, tiny_model: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(rows_of(30)), folder / "data/b.parquet")
+    made = plan("shard_rows=20")
+    assert [(item.file.name, item.rows) for item in made.files] == [("a.jsonl", 50), ("b.parquet", 30)]
+    assert made.rows == 80
+    assert made.bytes == sum((folder / "data" / name).stat().st_size for name in ("a.jsonl", "b.parquet"))
+    assert [shard.rows for shard in made.shards] == [20, 20, 10, 20, 10]
+    assert [shard.index for shard in made.shards] == [0, 1, 2, 3, 4]
+    assert made.reference_shards == ()
+    assert made.requests == (Request(2, "last_token"),)
+    assert (made.model.path, made.model.revision) == (str(tiny_model), "local")
+    assert (made.model_info.blocks, made.model_info.width) == (4, 32)
+    assert made.schema is not None
+    assert made.schema.names == ["prompt", "response"]
+    assert not made.will_fail
+    assert made.warnings == ()
+    assert not (folder / "out").exists()  # a plan writes nothing
+
+
+def test_both_methods_capture_once(plan: Planner, folder: Path) -> None:
+    made = plan("saft.layer=1", **{**larf(folder), "method": ["larf", "saft"]})
+    assert made.requests == (Request(1, "last_token"),)  # LARF's own choice of four blocks is 1 as well
+    made = plan("saft.layer=3", "saft.position=response_mean", **{**larf(folder), "method": ["saft", "larf"]})
+    assert list(made.methods) == ["saft", "larf"]
+    assert made.requests == (Request(1, "last_token"), Request(3, "response_mean"))
+
+
+def test_references_are_shards_after_the_corpus(plan: Planner, folder: Path) -> None:
+    made = plan("shard_rows=2", **larf(folder))
+    corpus = len(made.shards)
+    assert corpus == 25
+    assert [(s.role, s.rows, s.index) for s in made.reference_shards] == [
+        ("unsafe", 2, corpus),
+        ("unsafe", 1, corpus + 1),
+        ("safe", 2, corpus + 2),
+        ("safe", 1, corpus + 3),
+    ]
+    assert len({shard.name for shard in [*made.shards, *made.reference_shards]}) == corpus + 4
+
+
+def test_the_shipped_references_can_be_used(plan: Planner) -> None:
+    made = plan(method="larf")
+    by_role = {role: sum(s.rows for s in made.reference_shards if s.role == role) for role in ("unsafe", "safe")}
+    assert min(by_role.values()) >= 100
+    assert "there are fewer rows than references; a share of so few says little" in made.warnings
+
+
+def test_estimates(plan: Planner, folder: Path) -> None:
+    made = plan()
+    assert made.estimate.sampled == 50
+    assert (made.estimate.bad, made.estimate.overlong) == (0.0, 0.0)
+    short = made.estimate.tokens_per_row
+    (folder / "data/a.jsonl").write_bytes(lines_of(rows_of(50, 50)))
+    assert plan().estimate.tokens_per_row > short + 45
+
+
+def test_the_estimate_looks_into_several_files(plan: Planner, folder: Path) -> None:
+    for number in range(12):
+        (folder / f"data/{number:02d}.jsonl").write_bytes(lines_of(rows_of(100)))
+    assert plan().estimate.sampled == 8 * 64
+
+
+# --- what would fail ----------------------------------------------------------------------------------------------
+
+
+def test_overlong_rows_are_foreseen(plan: Planner, folder: Path) -> None:
+    (folder / "data/a.jsonl").write_bytes(lines_of(rows_of(30) + rows_of(20, 300)))
+    made = plan("max_tokens=100")
+    assert made.estimate.overlong == 0.4
+    assert made.will_fail
+    [warning] = made.warnings
+    assert "40% of 50 sampled rows are longer than max_tokens" in warning
+    assert not plan("max_tokens=100", "overlong=keep_end").will_fail
+    assert not plan("max_tokens=100", "max_quarantined=0.5").will_fail
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"prompt": "cut',
+        b'{"prompt": "\xff", "response": "x"}',
+        {"prompt": "a", "response": ""},
+        {"prompt": 5, "response": "x"},
+        b"[]",
+    ],
+)
+def test_bad_rows_are_foreseen(plan: Planner, folder: Path, bad: Any) -> None:
+    (folder / "data/a.jsonl").write_bytes(lines_of([*rows_of(15), bad, bad, bad, bad, bad]))
+    made = plan()
+    assert made.estimate.sampled == 20
+    assert made.estimate.bad == 0.25
+    assert made.will_fail
+    assert "25% of 20 sampled rows cannot be used" in made.warnings[0]
+    assert not plan("max_quarantined=0.3").will_fail
+
+
+def test_a_file_of_which_no_row_can_be_read(plan: Planner, folder: Path) -> None:
+    pretty = json.dumps(rows_of(3), indent=2)  # an array, in a file that says it has one row a line
+    (folder / "data/a.jsonl").write_text(pretty)
+    with pytest.raises(InputError, match=r"a\.jsonl: none of its first \d+ rows can be read \((malformed_json|not_an)"):
+        plan()
+
+
+def test_the_model_bounds_the_length(plan: Planner) -> None:
+    made = plan("max_tokens=5000")
+    assert made.max_tokens == 2048
+    assert any(note.startswith("the model takes at most 2,048 tokens; max_tokens") for note in made.warnings)
+    assert plan("max_tokens=500").max_tokens == 500
+
+
+def test_every_broken_file_is_listed(plan: Planner, folder: Path) -> None:
+    (folder / "data/b.json").write_bytes(b'[{"prompt": "a"')
+    (folder / "data/c.parquet").write_bytes(b"PAR1 no more")
+    (folder / "data/d.csv").write_bytes(b"prompt,response\n")
+    with pytest.raises(InputError, match="3 of the 4 input files cannot be read") as caught:
+        plan()
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["b.json", "c.parquet", "d.csv"]
+
+
+def test_every_file_that_is_not_understood_is_listed(plan: Planner, folder: Path) -> None:
+    (folder / "data/b.jsonl").write_bytes(lines_of([{"x": 1}]))
+    (folder / "data/c.csv").write_bytes(b"y\n1\n")
+    with pytest.raises(InputError, match=r"the conversations of 2 file\(s\) are not understood") as caught:
+        plan()
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["b.jsonl", "c.csv"]
+    assert "input.columns" in caught.value.problems[0]
+
+
+def test_columns_set_by_hand(plan: Planner, folder: Path) -> None:
+    (folder / "data/a.jsonl").write_bytes(
+        lines_of([{"q": "hello", "a": "hi", "chosen": "Human: x\n\nAssistant: y"}] * 5)
+    )
+    assert dict(plan("input.columns={prompt: q, response: a}").files[0].dialect.columns) == {
+        "prompt": "q",
+        "response": "a",
+    }
+    assert plan("input.columns.text=chosen").files[0].dialect.name == "text"
+    with pytest.raises(InputError, match="nosuch"):
+        plan("input.columns={prompt: nosuch, response: a}")
+
+
+def test_two_dialects_are_mentioned(plan: Planner, folder: Path) -> None:
+    (folder / "data/b.jsonl").write_bytes(lines_of([{"instruction": "a", "input": "", "output": "b"}] * 5))
+    assert "the files hold conversations in more than one dialect" in plan().warnings
+
+
+@pytest.mark.parametrize("output", ["data", "data/", "data/out", "data/../data/out", "data/sub/out"])
+def test_an_output_inside_the_input_is_refused(plan: Planner, folder: Path, output: str) -> None:
+    with pytest.raises(ConfigError, match="inside the input folder"):
+        plan(output=str(folder / output))
+    with pytest.raises(ConfigError, match="inside the input folder"):
+        plan(input=f"file://{folder}/data", output=str(folder / output))
+
+
+def test_an_output_inside_the_input_is_refused_through_a_link_and_on_other_storage(plan: Planner, folder: Path) -> None:
+    (folder / "link").symlink_to(folder / "data")
+    with pytest.raises(ConfigError, match="inside the input folder"):
+        plan(output=str(folder / "link/out"))
+    with pytest.raises(ConfigError, match="inside the input folder"):
+        plan(input="memory://corpus/data", output="memory://corpus/data/out")
+    plan(output=str(folder / "data-out"))  # begins alike and lies beside
+
+
+def test_an_input_that_finds_the_output_is_refused(plan: Planner, folder: Path) -> None:
+    (folder / "out/kept").mkdir(parents=True)
+    (folder / "out/kept/a.jsonl").write_bytes(lines_of(rows_of(3)))
+    with pytest.raises(ConfigError, match=r"holds out/kept/a\.jsonl, which input names"):
+        plan(input=str(folder / "**/a.jsonl"))
+
+
+def test_layers_that_the_model_has_not(plan: Planner, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"saft: .*layer.*4.*blocks 0 to 3"):
+        plan("saft.layer=4")
+    with pytest.raises(ConfigError, match=r"larf: .*layer.*17"):
+        plan("larf.layer=17", **larf(folder))
+
+
+def test_models_that_cannot_be_used(plan: Planner, folder: Path, tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.name: .*nowhere"):
+        plan(model=str(folder / "nowhere"))
+    (folder / "empty").mkdir()
+    with pytest.raises(ConfigError, match="empty"):
+        plan(model=str(folder / "empty"))
+    bare = Path(shutil.copytree(tiny_model, folder / "bare"))
+    (bare / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="safetensors"):
+        plan(model=str(bare))
+    cut = Path(shutil.copytree(tiny_model, folder / "cut"))
+    (cut / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(ConfigError, match=r"model .*cut"):
+        plan(model=str(cut))
+    (cut / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"model .*cut"):
+        plan(model=str(cut))
+
+
+@pytest.mark.parametrize("template", ["{% for m in messages %}", "{{ nosuch.x.y }", "/no/such/file.jinja"])
+def test_templates_that_cannot_be_used(plan: Planner, template: str) -> None:
+    with pytest.raises(ConfigError):
+        plan(**{"model.template": template})
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"prompt": "a", "response": ""}, "row 2"),
+        (b"{broken", "row 2: malformed_json"),
+        ({"prompt": "a", "response": "word " * 3000}, "row 2: overlong"),
+    ],
+)
+def test_a_bad_reference_is_named(plan: Planner, folder: Path, bad: Any, says: str) -> None:
+    (folder / "safe.jsonl").write_bytes(lines_of([*rows_of(2), bad, *rows_of(2)]))
+    with pytest.raises(InputError, match=r"1 reference row\(s\) cannot be used") as caught:
+        plan(**larf(folder))
+    [problem] = caught.value.problems
+    assert problem.startswith(f"safe: {folder}/safe.jsonl: {says}")
+
+
+def test_a_missing_reference_file_is_named(plan: Planner, folder: Path) -> None:
+    (folder / "unsafe.jsonl").unlink()
+    with pytest.raises(InputError, match=r"unsafe\.jsonl: no such file"):
+        plan(**larf(folder))
+
+
+# --- the schema of kept/ ------------------------------------------------------------------------------------------
+
+
+def typed(folder: Path, *tables: pa.Table) -> None:
+    shutil.rmtree(folder / "data")
+    (folder / "data").mkdir()
+    for number, table in enumerate(tables):
+        pq.write_table(table, folder / f"data/{number}.parquet")
+
+
+def test_json_has_no_schema_before_it_is_read(plan: Planner) -> None:
+    assert plan().schema is None
+
+
+def test_a_column_that_one_file_has_not_may_be_null(plan: Planner, folder: Path) -> None:
+    text = pa.field("prompt", pa.string(), nullable=False)
+    more = pa.schema(
+        [text, ("response", pa.string()), pa.field("n", pa.int8(), nullable=False)], metadata={"who": "me"}
+    )
+    less = pa.schema([("response", pa.string()), text])
+    typed(folder, pa.Table.from_pylist([{"prompt": "a", "response": "b", "n": 1}], schema=more))
+    made = plan().schema
+    assert made is not None
+    assert made.equals(more, check_metadata=True)
+    typed(
+        folder,
+        pa.Table.from_pylist([{"prompt": "a", "response": "b", "n": 1}], schema=more),
+        pa.Table.from_pylist([{"prompt": "a", "response": "b"}], schema=less),
+    )
+    made = plan().schema
+    assert made is not None
+    assert made.names == ["prompt", "response", "n"]
+    assert [field.nullable for field in made] == [False, True, True]
+    assert made.metadata == {b"who": b"me"}
+
+
+def test_types_that_differ_are_named(plan: Planner, folder: Path) -> None:
+    row = {"prompt": "a", "response": "b"}
+    typed(folder, pa.Table.from_pylist([{**row, "n": 1}]), pa.Table.from_pylist([{**row, "n": "x"}]))
+    with pytest.raises(InputError, match="do not share one schema") as caught:
+        plan()
+    assert caught.value.problems == ("1.parquet: column n is string, in the first file int64",)
+
+
+# --- the fingerprint ----------------------------------------------------------------------------------------------
+
+
+def test_the_same_job_has_the_same_fingerprint(plan: Planner, folder: Path) -> None:
+    first = plan(**larf(folder)).fingerprint
+    assert plan(**larf(folder)).fingerprint == first
+    assert json.loads(json.dumps(first)) == first  # it is compared with one that was read back
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "workers=1",
+        "keep_captures=true",
+        "max_quarantined=0.5",
+        "seed=7",
+        "model.gpus_per_worker=0.5",
+        "output=elsewhere",
+        "selection.drop=0.1",
+        "selection.by=saft",
+        "selection.allow_majority=true",
+        "storage_options={anon: true}",
+        "larf.layer=2",
+        "max_tokens=5000",
+    ],
+)
+def test_what_does_not_change_the_result_does_not_change_the_fingerprint(plan: Planner, assignment: str) -> None:
+    # The default max_tokens is what this model takes at most: 5000 is lowered to the same.
+    assert plan(assignment).fingerprint == plan().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("assignment", "keys"),
+    [
+        ("max_tokens=500", {"max_tokens"}),
+        ("overlong=keep_end", {"overlong"}),
+        ("model.dtype=bfloat16", {"model.dtype"}),
+        ("model.device=cpu", {"model.device"}),
+        ("model.token_budget=100", {"model.token_budget"}),
+        ("saft.layer=1", {"saft.layer"}),
+        ("saft.k=2", {"saft.k"}),
+        ("saft.weighted=true", {"saft.weighted"}),
+        ("saft.position=response_mean", {"saft.position"}),
+        ("selection.drop=0.2", {"selection.drop"}),
+        ("selection.drop_count=5", {"selection.drop", "selection.drop_count"}),
+        ("selection.control=random", {"selection.control", "seed"}),
+        ("shard_rows=20", {"input"}),
+        ("input.columns={prompt: response, response: prompt}", {"input"}),
+        ("model.template='{% for m in messages %}{{ m.content }}{% endfor %}'", {"tokenizer and template"}),
+    ],
+)
+def test_every_setting_that_counts_is_in_the_fingerprint(plan: Planner, assignment: str, keys: set[str]) -> None:
+    assert differing(plan().fingerprint, plan(assignment).fingerprint) == keys
+
+
+def differing(a: Any, b: Any) -> set[str]:
+    return {key for key in {**a, **b} if a.get(key) != b.get(key)}
+
+
+def test_the_seed_counts_where_chance_decides(plan: Planner) -> None:
+    one, two = (plan("selection.control=random", f"seed={seed}").fingerprint for seed in (1, 2))
+    assert differing(one, two) == {"seed"}
+
+
+def test_the_content_of_the_input_counts(plan: Planner, folder: Path) -> None:
+    before = plan().fingerprint
+    os.utime(folder / "data/a.jsonl", ns=(5, 5))
+    assert differing(before, plan().fingerprint) == {"input"}
+    before = plan().fingerprint
+    (folder / "data/b.jsonl").write_bytes(lines_of(rows_of(1)))
+    assert differing(before, plan().fingerprint) == {"input"}
+
+
+def test_the_files_of_the_model_count(plan: Planner, folder: Path, tiny_model: Path) -> None:
+    copy = Path(shutil.copytree(tiny_model, folder / "copy"))
+    assert plan(model=str(copy)).fingerprint == plan().fingerprint
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert differing(plan(model=str(copy)).fingerprint, plan().fingerprint) == {"model"}
+
+
+def test_the_content_of_the_references_counts_and_not_their_place(plan: Planner, folder: Path) -> None:
+    before = plan(**larf(folder)).fingerprint
+    (folder / "elsewhere").mkdir()
+    (folder / "safe.jsonl").rename(folder / "elsewhere/s.jsonl")
+    moved = {**larf(folder), "larf.safe_references": str(folder / "elsewhere/s.jsonl")}
+    assert plan(**moved).fingerprint == before
+    (folder / "elsewhere/s.jsonl").write_bytes(lines_of(rows_of(3, 3)))
+    assert differing(before, plan(**moved).fingerprint) == {"references.safe"}
+
+
+def test_references_and_input_on_another_file_system(plan: Planner, folder: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/plan-test/in/a.jsonl", (folder / "data/a.jsonl").read_bytes())
+    memory.pipe_file("/plan-test/safe.jsonl", (folder / "safe.jsonl").read_bytes())
+    try:
+        overlay = {
+            **larf(folder),
+            "larf.safe_references": "memory://plan-test/safe.jsonl",
+            "input": "memory://plan-test/in",
+        }
+        made = plan(**overlay)
+        assert made.rows == 50
+        assert made.fingerprint["references.safe"] == plan(**larf(folder)).fingerprint["references.safe"]
+    finally:
+        memory.rm("/plan-test", recursive=True)
