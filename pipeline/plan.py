@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from tamis.operators.conversation import Dialect, detect, dialect_by_hand, normalise
+from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.forward import ModelInfo, check_model, describe_model
 from tamis.operators.methods import METHODS, Method
 from tamis.operators.problems import RowProblem
-from tamis.operators.references import safe_path, unsafe_path
 from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.files import SourceFile, resolve
+from tamis.pipeline.fingerprint import fingerprint_of
 from tamis.pipeline.job import Job
-from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
-from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards, read, scan
-from tamis.pipeline.store import is_local_url, open_filesystem
+from tamis.pipeline.models import ModelSource, chat_template, fetch
+from tamis.pipeline.reference_sets import plan_references
+from tamis.pipeline.scanning import dialect_of, scan_files
+from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
+from tamis.pipeline.store import is_local_url
 
 _SAMPLED_FILES = 8
-FINGERPRINT_FORMAT = 1
-"""Raised when the same settings begin to give other numbers."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def make_plan(job: Job) -> Plan:
         raise InputError(f"the conversations of {len(problems)} file(s) are not understood:", problems)
     schema = _typed_schema(files)
     estimate = _estimate(head, tokenizer, max_tokens)
-    references = _plan_references(job, methods, tokenizer, max_tokens, len(shards))
+    references = plan_references(job, methods, tokenizer, max_tokens, len(shards))
     fatal = _foresee_failure(job, estimate)
     notes.extend(fatal)
     if len({item.dialect for item in planned}) > 1:
@@ -135,39 +132,10 @@ def make_plan(job: Job) -> Plan:
         model_info=info,
         max_tokens=max_tokens,
         estimate=estimate,
-        fingerprint=_fingerprint(job, shards, references, model, tokenizer, max_tokens),
+        fingerprint=fingerprint_of(job, shards, references, model, tokenizer, max_tokens),
         warnings=tuple(notes),
         will_fail=bool(fatal),
     )
-
-
-def scan_files(files: Sequence[SourceFile], job: Job) -> list[Scanned]:
-    """Scan in parallel; InputError lists every broken file."""
-
-    def attempt(file: SourceFile) -> Scanned | str:
-        try:
-            return scan(file, job.shard_rows, job.storage_options)
-        except InputError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(max(os.cpu_count() or 1, 4)) as pool:
-        outcomes = list(pool.map(attempt, files))
-    problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
-    if problems:
-        raise InputError(f"{len(problems)} of the {len(files)} input files cannot be read:", problems)
-    return [outcome for outcome in outcomes if isinstance(outcome, Scanned)]
-
-
-def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str]) -> Dialect:
-    """Detected from the head of the file, or set by hand. ValueError says how to set it."""
-    if scanned.head_problems and not scanned.head:
-        raise ValueError(
-            f"none of its first {len(scanned.head_problems)} rows can be read ({scanned.head_problems[0]})"
-        )
-    available = list(scanned.schema.names) if scanned.schema is not None else _keys(scanned.head)
-    if name is not None or columns:
-        return dialect_by_hand(name, columns, available)
-    return detect(available, scanned.head)
 
 
 def methods_of(job: Job) -> dict[str, Method]:
@@ -189,16 +157,6 @@ def requests_of(methods: Mapping[str, Method], info: ModelInfo) -> tuple[Request
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from None
     return tuple(sorted(wanted))
-
-
-def reference_paths(job: Job, methods: Mapping[str, Method]) -> dict[str, str]:
-    """role -> file, for every reference set that the methods need; the shipped ones where the job names none."""
-    shipped = {"unsafe": unsafe_path, "safe": safe_path}
-    paths: dict[str, str] = {}
-    for name, method in methods.items():
-        for source in method.sources():
-            paths[source] = getattr(getattr(job, name), f"{source}_references") or str(shipped[source]())
-    return paths
 
 
 def _keep_apart(job: Job) -> None:
@@ -265,10 +223,6 @@ def _first_difference(first: pa.Schema, other: pa.Schema) -> str:
     return "its columns differ"
 
 
-def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))
-
-
 def _estimate(
     head: Sequence[tuple[Mapping[str, Any] | RowProblem, Dialect]], tokenizer: ChatTokenizer, max_tokens: int
 ) -> Estimate:
@@ -305,91 +259,3 @@ def _foresee_failure(job: Job, estimate: Estimate) -> list[str]:
             "keep_end or keep_start, or the run will fail"
         )
     return reasons
-
-
-def _plan_references(
-    job: Job, methods: Mapping[str, Method], tokenizer: ChatTokenizer, max_tokens: int, first_index: int
-) -> tuple[Shard, ...]:
-    shards: list[Shard] = []
-    problems: list[str] = []
-    for role, path in reference_paths(job, methods).items():
-        for scanned in scan_files(resolve([path], "auto", job.storage_options), job):
-            try:
-                dialect = dialect_of(scanned, None, {})
-            except ValueError as error:
-                problems.append(f"{role}: {path}: {error}")
-                continue
-            made = make_shards(scanned, role, dialect.to_dict(), first_index + len(shards))
-            problems.extend(
-                f"{role}: {path}: row {number}: {problem}"
-                for number, problem in _bad_references(made, dialect, tokenizer, max_tokens, job)
-            )
-            shards.extend(made)
-    if problems:
-        raise InputError(f"{len(problems)} reference row(s) cannot be used:", problems[:20])
-    return tuple(shards)
-
-
-def _bad_references(
-    shards: Sequence[Shard], dialect: Dialect, tokenizer: ChatTokenizer, max_tokens: int, job: Job
-) -> Iterable[tuple[int, RowProblem]]:
-    """References are few and weigh much: each must be usable."""
-    for shard in shards:
-        for row in read(shard, job.storage_options):
-            if isinstance(row.value, RowProblem):
-                yield row.number, row.value
-                continue
-            try:
-                conversation = normalise(row.value, dialect)
-            except RowProblem as problem:
-                yield row.number, problem
-                continue
-            [encoded] = tokenizer.encode([conversation], max_tokens=max_tokens, overlong=job.overlong)
-            if isinstance(encoded, RowProblem):
-                yield row.number, encoded
-
-
-def _fingerprint(
-    job: Job,
-    shards: Sequence[Shard],
-    references: Sequence[Shard],
-    model: ModelSource,
-    tokenizer: ChatTokenizer,
-    max_tokens: int,
-) -> dict[str, Any]:
-    """Every setting that changes results, and only those, by a name that a person understands."""
-    keys: dict[str, Any] = {
-        "format": FINGERPRINT_FORMAT,
-        "input": _hash([[shard.id, shard.dialect] for shard in shards]),
-        "model": identity(model.path) if model.revision == "local" else f"{job.model.name}@{model.revision}",
-        "tokenizer and template": tokenizer.fingerprint,
-        "model.dtype": job.model.dtype,
-        "model.device": job.model.device,
-        "model.token_budget": job.model.token_budget,
-        "max_tokens": max_tokens,
-        "overlong": job.overlong,
-        "method": job.method,
-    }
-    for role in sorted({shard.role for shard in references}):
-        urls = dict.fromkeys(shard.file.url for shard in references if shard.role == role)
-        keys[f"references.{role}"] = _hash([_content(url, job.storage_options) for url in urls])
-    for section in job.method:
-        for key, value in getattr(job, section).model_dump().items():
-            if not key.endswith("_references"):
-                keys[f"{section}.{key}"] = value
-    rule, amount = job.selection.rule
-    keys[f"selection.{rule}"] = amount
-    keys["selection.by"] = job.selected_by
-    keys["selection.control"] = job.selection.control
-    if job.selection.control is not None:
-        keys["seed"] = job.seed
-    return keys
-
-
-def _content(url: str, options: Mapping[str, Any]) -> str:
-    filesystem, path = open_filesystem(url, options)
-    return hashlib.sha256(filesystem.cat_file(path)).hexdigest()
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,68 @@
+"""Reference sets as small sources: read, checked row by row, and cut into shards like the corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from tamis.operators.conversation import Dialect, normalise
+from tamis.operators.methods import Method
+from tamis.operators.problems import RowProblem
+from tamis.operators.references import safe_path, unsafe_path
+from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline.errors import InputError
+from tamis.pipeline.files import resolve
+from tamis.pipeline.job import Job
+from tamis.pipeline.scanning import dialect_of, scan_files
+from tamis.pipeline.sources import Shard, make_shards, read
+
+
+def reference_paths(job: Job, methods: Mapping[str, Method]) -> dict[str, str]:
+    """role -> file, for every reference set that the methods need; the shipped ones where the job names none."""
+    shipped = {"unsafe": unsafe_path, "safe": safe_path}
+    paths: dict[str, str] = {}
+    for name, method in methods.items():
+        for source in method.sources():
+            paths[source] = getattr(getattr(job, name), f"{source}_references") or str(shipped[source]())
+    return paths
+
+
+def plan_references(
+    job: Job, methods: Mapping[str, Method], tokenizer: ChatTokenizer, max_tokens: int, first_index: int
+) -> tuple[Shard, ...]:
+    shards: list[Shard] = []
+    problems: list[str] = []
+    for role, path in reference_paths(job, methods).items():
+        for scanned in scan_files(resolve([path], "auto", job.storage_options), job):
+            try:
+                dialect = dialect_of(scanned, None, {})
+            except ValueError as error:
+                problems.append(f"{role}: {path}: {error}")
+                continue
+            made = make_shards(scanned, role, dialect.to_dict(), first_index + len(shards))
+            problems.extend(
+                f"{role}: {path}: row {number}: {problem}"
+                for number, problem in _bad_references(made, dialect, tokenizer, max_tokens, job)
+            )
+            shards.extend(made)
+    if problems:
+        raise InputError(f"{len(problems)} reference row(s) cannot be used:", problems[:20])
+    return tuple(shards)
+
+
+def _bad_references(
+    shards: Sequence[Shard], dialect: Dialect, tokenizer: ChatTokenizer, max_tokens: int, job: Job
+) -> Iterable[tuple[int, RowProblem]]:
+    """References are few and weigh much: each must be usable."""
+    for shard in shards:
+        for row in read(shard, job.storage_options):
+            if isinstance(row.value, RowProblem):
+                yield row.number, row.value
+                continue
+            try:
+                conversation = normalise(row.value, dialect)
+            except RowProblem as problem:
+                yield row.number, problem
+                continue
+            [encoded] = tokenizer.encode([conversation], max_tokens=max_tokens, overlong=job.overlong)
+            if isinstance(encoded, RowProblem):
+                yield row.number, encoded

@@ -1,0 +1,47 @@
+"""Look over input files: where their rows lie, and which dialect their conversations are in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tamis.operators.conversation import Dialect, detect, dialect_by_hand
+from tamis.pipeline.errors import InputError
+from tamis.pipeline.files import SourceFile
+from tamis.pipeline.job import Job
+from tamis.pipeline.sources import Scanned, scan
+
+
+def scan_files(files: Sequence[SourceFile], job: Job) -> list[Scanned]:
+    """Scan in parallel; InputError lists every broken file."""
+
+    def attempt(file: SourceFile) -> Scanned | str:
+        try:
+            return scan(file, job.shard_rows, job.storage_options)
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(max(os.cpu_count() or 1, 4)) as pool:
+        outcomes = list(pool.map(attempt, files))
+    problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    if problems:
+        raise InputError(f"{len(problems)} of the {len(files)} input files cannot be read:", problems)
+    return [outcome for outcome in outcomes if isinstance(outcome, Scanned)]
+
+
+def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str]) -> Dialect:
+    """Detected from the head of the file, or set by hand. ValueError says how to set it."""
+    if scanned.head_problems and not scanned.head:
+        raise ValueError(
+            f"none of its first {len(scanned.head_problems)} rows can be read ({scanned.head_problems[0]})"
+        )
+    available = list(scanned.schema.names) if scanned.schema is not None else _keys(scanned.head)
+    if name is not None or columns:
+        return dialect_by_hand(name, columns, available)
+    return detect(available, scanned.head)
+
+
+def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
