@@ -91,6 +91,8 @@ def capture(spec: CaptureSpec, shards: Sequence[Shard], pool: Pool) -> Iterator[
                 compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2),
                 max_restarts=ACTOR_RESTARTS,
                 max_task_retries=ACTOR_RESTARTS,
+                # Without it several models may land on one node while others idle.
+                scheduling_strategy="SPREAD",
             )
             .map_batches(write_shard, fn_kwargs={"spec": spec}, **tasks)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ def make_plan(job: Job) -> Plan:
     references = plan_references(job, methods, tokenizer, max_tokens, len(shards))
     fatal = _foresee_failure(job, estimate)
     notes.extend(fatal)
+    if estimate.bad and not fatal:
+        notes.append(f"{round(estimate.bad * estimate.sampled)} of {estimate.sampled} sampled rows cannot be used")
     if len({item.dialect for item in planned}) > 1:
         notes.append("the files hold conversations in more than one dialect")
     if sum(shard.rows for shard in references if shard.role == "unsafe") > sum(shard.rows for shard in shards):
@@ -246,16 +249,26 @@ def _estimate(
 
 
 def _foresee_failure(job: Job, estimate: Estimate) -> list[str]:
-    """Why the run would end above max_quarantined, if the sampled rows are like the rest."""
+    """Why the run would end above max_quarantined, if the sampled rows are like the rest.
+
+    A share above the limit that the luck of the sample explains is no reason.
+    """
     reasons = []
-    if estimate.bad > job.max_quarantined:
+    if _surely_above(estimate.bad, estimate.sampled, job.max_quarantined):
         reasons.append(
             f"{estimate.bad:.0%} of {estimate.sampled} sampled rows cannot be used; above max_quarantined "
             f"({job.max_quarantined:.1%}) the run will fail"
         )
-    if estimate.overlong > job.max_quarantined and job.overlong == "quarantine":
+    if job.overlong == "quarantine" and _surely_above(estimate.overlong, estimate.sampled, job.max_quarantined):
         reasons.append(
             f"{estimate.overlong:.0%} of {estimate.sampled} sampled rows are longer than max_tokens; set overlong to "
             "keep_end or keep_start, or the run will fail"
         )
     return reasons
+
+
+def _surely_above(share: float, sampled: int, limit: float) -> bool:
+    """Whether so many of the sampled rows would be a chance of less than 1 % if `limit` were the true share."""
+    found = round(share * sampled)
+    fewer = sum(math.comb(sampled, k) * limit**k * (1 - limit) ** (sampled - k) for k in range(found))
+    return share > limit and 1 - fewer < 0.01

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -107,17 +108,20 @@ def _row_bounds(file: TextFile, chunk: int) -> Iterator[tuple[np.ndarray[Any, An
         if file.format == "jsonl":
             yield from _line_bounds(stream, chunk)
         elif file.format == "json":
-            bounds = [(start, stop) for start, stop, _ in _array_elements(stream.read())]
-            yield _columns(bounds)
+            yield from _in_batches((start, stop) for start, stop, _ in _array_elements(stream.read()))
         else:
             rows = _csv_rows(_lines(stream, chunk), file.format)
-            bounds = [(start, stop) for start, stop, fields in rows if fields]
-            yield _columns(bounds[1:])  # the first is the header
+            bounds = ((start, stop) for start, stop, fields in rows if fields)
+            yield from _in_batches(islice(bounds, 1, None))  # the first is the header
 
 
-def _columns(bounds: Sequence[tuple[int, int]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    table = np.array(bounds, dtype=np.int64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+def _in_batches(
+    bounds: Iterator[tuple[int, int]], size: int = 1 << 16
+) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """So that the bounds of a long file are never all in memory."""
+    while batch := list(islice(bounds, size)):
+        table = np.array(batch, dtype=np.int64)
+        yield table[:, 0], table[:, 1]
 
 
 def _line_bounds(stream: Any, size: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:

@@ -50,11 +50,20 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
-    """Address of a Ray cluster of one node with 2 CPUs, started with the `ray` command and stopped at the end.
+def ray_address(_ray_cluster: tuple[str, Path]) -> str:
+    """Address of a Ray cluster of one node with 2 CPUs, started with the `ray` command and stopped at the end."""
+    return _ray_cluster[0]
 
-    Its folder is its own and has a short name: Ray's sockets lie in it, and their paths may not exceed 107 bytes.
-    """
+
+@pytest.fixture(scope="session")
+def ray_logs(_ray_cluster: tuple[str, Path]) -> Path:
+    """The folder with all that this cluster and its workers have logged."""
+    return _ray_cluster[1] / "session_latest" / "logs"
+
+
+@pytest.fixture(scope="session")
+def _ray_cluster() -> Iterator[tuple[str, Path]]:
+    # Its folder is its own and has a short name: Ray's sockets lie in it, and their paths may not exceed 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port=0", "--num-cpus=2"]
     command += ["--include-dashboard=false", "--dashboard-agent-listen-port=0", "--disable-usage-stats"]
@@ -64,15 +73,20 @@ def ray_address() -> Iterator[str]:
     with log_path.open("wb") as log:
         head = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
-        yield _await_address(folder / "ray_current_cluster", log_path, head)
+        yield _await_address(folder / "ray_current_cluster", log_path, head), folder
     finally:
-        # Only what this fixture started: `ray stop` would end every cluster on the machine.
-        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-        for member in family:
+        _kill_family(head)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill_family(head: subprocess.Popen[bytes]) -> None:
+    """Only what was started here: `ray stop` would end every cluster on the machine."""
+    with suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(head.pid)
+        for member in [leader, *leader.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
-        head.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    head.wait()
 
 
 def _await_address(found: Path, log: Path, head: subprocess.Popen[bytes]) -> str:

@@ -145,7 +145,7 @@ def test_report_writes_the_report_anew(finished: Finished) -> None:
 
 
 def test_doctor(tiny_model: Path, ray_address: str, tmp_path: Path) -> None:
-    ran = tamis("doctor", "--model", tiny_model, "--address", ray_address, cwd=tmp_path)
+    ran = tamis("doctor", "--model", tiny_model, cwd=tmp_path, env={"RAY_ADDRESS": ray_address})
     assert ran.rc == 0, ran.output
     assert ran.stderr == ""
     lines = ran.stdout.splitlines()
@@ -153,6 +153,7 @@ def test_doctor(tiny_model: Path, ray_address: str, tmp_path: Path) -> None:
     assert all(line.startswith("ok ") for line in lines[:-1])
     found = {line.split()[1] for line in lines[:-1]}
     assert {"python", "packages", "processors", "disk", "gpus", "ray", "model"} <= found
+    assert f"{ray_address}: 1 node(s), 2 CPUs" in ran.stdout
 
 
 def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:

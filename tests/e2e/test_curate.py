@@ -252,14 +252,20 @@ def test_other_shards_and_two_workers_change_nothing(
     curate(*corpus.flags, *flags, cwd=corpus.folder, address=ray_address)
     check_whole(again, METHODS)
     assert len(tables(again, "kept")) > len(tables(out, "kept"))
-    assert merged(again) == [
-        (decision, {**row, "row": row["row"]} if "row" in row else row) for decision, row in merged(out)
+    assert [(decision, original(row)) for decision, row in merged(again)] == [
+        (decision, original(row)) for decision, row in merged(out)
     ]
     for name in ("kept", "dropped"):
         assert {table.schema for table in tables(again, name)} == {table.schema for table in tables(out, name)}
     first, second = rows_of(out, "scores"), rows_of(again, "scores")
     assert [row["sample_id"] for row in first] == [row["sample_id"] for row in second]
-    assert [row["larf"] for row in first] == [row["larf"] for row in second]
+    for method in METHODS:
+        assert [row[method] for row in first] == pytest.approx([row[method] for row in second], rel=1e-5, abs=1e-7)
+
+
+def original(row: Row) -> Row:
+    """Without what dropped/ adds, which is rounded by the threads of the forward pass."""
+    return {name: value for name, value in row.items() if name not in {"score", "quantile", "reason"}}
 
 
 def test_batches_shipped_references_and_a_share(corpus: Corpus, naive: Naive, ray_address: str) -> None:

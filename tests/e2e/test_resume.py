@@ -6,6 +6,7 @@ Ray is started by the command itself here, as on a laptop, so that the kill take
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -57,8 +58,6 @@ def ray_folder() -> Iterator[Path]:
 def killed(slow_model: Path, ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     folder = tmp_path_factory.mktemp("killed")
     write_jsonl(folder / "data.jsonl", long_rows(120))
-    import random
-
     chance = random.Random(12)
     for role in ("unsafe", "safe"):
         turns = [{"messages": pair(sentence(chance), sentence(chance))} for _ in range(4)]

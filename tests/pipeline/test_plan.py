@@ -1,61 +1,29 @@
-"""The plan: what will be done, what would fail, and a fingerprint of all that changes the result."""
+"""The plan: what will be done, and what would fail."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from plan_jobs import Planner, larf, lines_of, rows_of
 
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError, InputError
-from tamis.pipeline.job import load_job
-from tamis.pipeline.plan import Plan, make_plan
-
-Planner = Callable[..., Plan]
-
-
-def rows_of(count: int, words: int = 5) -> list[dict[str, str]]:
-    return [{"prompt": f"question {i}", "response": f"answer {i} " + "word " * words} for i in range(count)]
-
-
-def lines_of(rows: list[Any]) -> bytes:
-    return b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows_of(50)))
-    (tmp_path / "unsafe.jsonl").write_bytes(lines_of(rows_of(3, 1)))
-    (tmp_path / "safe.jsonl").write_bytes(lines_of(rows_of(3, 2)))
     return tmp_path
 
 
 @pytest.fixture
 def plan(folder: Path, tiny_model: Path) -> Planner:
-    """Plans a SAFT job over data/ (or with the given changes of the job)."""
-
-    def made(*assignments: str, **overlay: Any) -> Plan:
-        job = {"input": str(folder / "data"), "output": str(folder / "out"), "model": str(tiny_model), "method": "saft"}
-        return make_plan(load_job(None, {**job, **overlay}, assignments))
-
-    return made
-
-
-def larf(folder: Path) -> dict[str, Any]:
-    return {
-        "method": "larf",
-        "larf.unsafe_references": str(folder / "unsafe.jsonl"),
-        "larf.safe_references": str(folder / "safe.jsonl"),
-    }
+    return Planner(folder, tiny_model)
 
 
 # --- what will be done --------------------------------------------------------------------------------------------
@@ -327,112 +295,3 @@ def test_types_that_differ_are_named(plan: Planner, folder: Path) -> None:
     with pytest.raises(InputError, match="do not share one schema") as caught:
         plan()
     assert caught.value.problems == ("1.parquet: column n is string, in the first file int64",)
-
-
-# --- the fingerprint ----------------------------------------------------------------------------------------------
-
-
-def test_the_same_job_has_the_same_fingerprint(plan: Planner, folder: Path) -> None:
-    first = plan(**larf(folder)).fingerprint
-    assert plan(**larf(folder)).fingerprint == first
-    assert json.loads(json.dumps(first)) == first  # it is compared with one that was read back
-
-
-@pytest.mark.parametrize(
-    "assignment",
-    [
-        "workers=1",
-        "keep_captures=true",
-        "max_quarantined=0.5",
-        "seed=7",
-        "model.gpus_per_worker=0.5",
-        "output=elsewhere",
-        "selection.drop=0.1",
-        "selection.by=saft",
-        "selection.allow_majority=true",
-        "storage_options={anon: true}",
-        "larf.layer=2",
-        "max_tokens=5000",
-    ],
-)
-def test_what_does_not_change_the_result_does_not_change_the_fingerprint(plan: Planner, assignment: str) -> None:
-    # The default max_tokens is what this model takes at most: 5000 is lowered to the same.
-    assert plan(assignment).fingerprint == plan().fingerprint
-
-
-@pytest.mark.parametrize(
-    ("assignment", "keys"),
-    [
-        ("max_tokens=500", {"max_tokens"}),
-        ("overlong=keep_end", {"overlong"}),
-        ("model.dtype=bfloat16", {"model.dtype"}),
-        ("model.device=cpu", {"model.device"}),
-        ("model.token_budget=100", {"model.token_budget"}),
-        ("saft.layer=1", {"saft.layer"}),
-        ("saft.k=2", {"saft.k"}),
-        ("saft.weighted=true", {"saft.weighted"}),
-        ("saft.position=response_mean", {"saft.position"}),
-        ("selection.drop=0.2", {"selection.drop"}),
-        ("selection.drop_count=5", {"selection.drop", "selection.drop_count"}),
-        ("selection.control=random", {"selection.control", "seed"}),
-        ("shard_rows=20", {"input"}),
-        ("input.columns={prompt: response, response: prompt}", {"input"}),
-        ("model.template='{% for m in messages %}{{ m.content }}{% endfor %}'", {"tokenizer and template"}),
-    ],
-)
-def test_every_setting_that_counts_is_in_the_fingerprint(plan: Planner, assignment: str, keys: set[str]) -> None:
-    assert differing(plan().fingerprint, plan(assignment).fingerprint) == keys
-
-
-def differing(a: Any, b: Any) -> set[str]:
-    return {key for key in {**a, **b} if a.get(key) != b.get(key)}
-
-
-def test_the_seed_counts_where_chance_decides(plan: Planner) -> None:
-    one, two = (plan("selection.control=random", f"seed={seed}").fingerprint for seed in (1, 2))
-    assert differing(one, two) == {"seed"}
-
-
-def test_the_content_of_the_input_counts(plan: Planner, folder: Path) -> None:
-    before = plan().fingerprint
-    os.utime(folder / "data/a.jsonl", ns=(5, 5))
-    assert differing(before, plan().fingerprint) == {"input"}
-    before = plan().fingerprint
-    (folder / "data/b.jsonl").write_bytes(lines_of(rows_of(1)))
-    assert differing(before, plan().fingerprint) == {"input"}
-
-
-def test_the_files_of_the_model_count(plan: Planner, folder: Path, tiny_model: Path) -> None:
-    copy = Path(shutil.copytree(tiny_model, folder / "copy"))
-    assert plan(model=str(copy)).fingerprint == plan().fingerprint
-    weights = bytearray((copy / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (copy / "model.safetensors").write_bytes(weights)
-    assert differing(plan(model=str(copy)).fingerprint, plan().fingerprint) == {"model"}
-
-
-def test_the_content_of_the_references_counts_and_not_their_place(plan: Planner, folder: Path) -> None:
-    before = plan(**larf(folder)).fingerprint
-    (folder / "elsewhere").mkdir()
-    (folder / "safe.jsonl").rename(folder / "elsewhere/s.jsonl")
-    moved = {**larf(folder), "larf.safe_references": str(folder / "elsewhere/s.jsonl")}
-    assert plan(**moved).fingerprint == before
-    (folder / "elsewhere/s.jsonl").write_bytes(lines_of(rows_of(3, 3)))
-    assert differing(before, plan(**moved).fingerprint) == {"references.safe"}
-
-
-def test_references_and_input_on_another_file_system(plan: Planner, folder: Path) -> None:
-    memory = fsspec.filesystem("memory")
-    memory.pipe_file("/plan-test/in/a.jsonl", (folder / "data/a.jsonl").read_bytes())
-    memory.pipe_file("/plan-test/safe.jsonl", (folder / "safe.jsonl").read_bytes())
-    try:
-        overlay = {
-            **larf(folder),
-            "larf.safe_references": "memory://plan-test/safe.jsonl",
-            "input": "memory://plan-test/in",
-        }
-        made = plan(**overlay)
-        assert made.rows == 50
-        assert made.fingerprint["references.safe"] == plan(**larf(folder)).fingerprint["references.safe"]
-    finally:
-        memory.rm("/plan-test", recursive=True)
