@@ -208,7 +208,7 @@ def test_no_sample_text_leaves_the_data_files(spoilt: Spoilt, ray_logs: Path) ->
     assert len(quiet) > 30
     assert [path for path in quiet if CANARY.encode() in path.read_bytes()] == []
     # Parquet is compressed: look at the values.
-    captured = [path for path in (spoilt.out / "_work").rglob("*.parquet")]
+    captured = list((spoilt.out / "_work").rglob("*.parquet"))
     assert captured
     assert [path for path in captured if CANARY in str(pq.read_table(path).to_pydict())] == []
 

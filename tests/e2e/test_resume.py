@@ -18,6 +18,7 @@ from command import Ran, curate, kill_all, poll, start, tamis
 from outputs import Row, alpaca_rows, check_whole, manifest_of, merged, pair, sentence, snapshot, write_jsonl
 
 METHODS = ["larf", "saft"]
+ROWS, SHARDS = 84, 21
 CAPTURED, EMITTED = "_work/receipts/capture", "_work/receipts/emit"
 
 
@@ -57,7 +58,7 @@ def ray_folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def killed(slow_model: Path, ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     folder = tmp_path_factory.mktemp("killed")
-    write_jsonl(folder / "data.jsonl", long_rows(120))
+    write_jsonl(folder / "data.jsonl", long_rows(ROWS))
     chance = random.Random(12)
     for role in ("unsafe", "safe"):
         turns = [{"messages": pair(sentence(chance), sentence(chance))} for _ in range(4)]
@@ -65,8 +66,8 @@ def killed(slow_model: Path, ray_folder: Path, tmp_path_factory: pytest.TempPath
     flags: list[object] = ["--input", folder / "data.jsonl", "--model", slow_model]
     flags += ["--method", "larf", "--method", "saft", "--set", "larf.layer=5", "--drop", "0.2"]
     flags += [f"--set=larf.{role}_references={folder}/{role}.jsonl" for role in ("unsafe", "safe")]
-    flags += ["--set", "shard_rows=4"]
-    out, env = folder / "out", {"RAY_TMPDIR": str(ray_folder)}
+    flags += ["--set", f"shard_rows={ROWS // SHARDS}"]
+    out, env = folder / "out", {"RAY_TMPDIR": str(ray_folder), "TMPDIR": str(ray_folder)}
     arguments = ["curate", *flags, "--output", out]
 
     def count(stage: str) -> int:
@@ -92,19 +93,19 @@ def killed(slow_model: Path, ray_folder: Path, tmp_path_factory: pytest.TempPath
 
 
 def test_the_kill_came_half_way(killed: Killed) -> None:
-    assert 5 <= len(receipts(killed.after_capture_kill, CAPTURED)) < 30
+    assert 5 <= len(receipts(killed.after_capture_kill, CAPTURED)) < SHARDS
     assert not receipts(killed.after_capture_kill, EMITTED)
     assert "manifest.json" not in killed.after_capture_kill
     assert "manifest.json" not in killed.after_emit_kill
-    assert 1 <= len(receipts(killed.after_emit_kill, EMITTED)) < 30
+    assert 1 <= len(receipts(killed.after_emit_kill, EMITTED)) < SHARDS
 
 
 def test_status_of_a_killed_run(killed: Killed) -> None:
     done = len(receipts(killed.after_capture_kill, CAPTURED))
     assert killed.status.rc == 0
-    assert killed.status.stdout.startswith("unfinished: 120 rows in 30 shards (and 2 of references)")
-    assert f"captured {done} of 32" in killed.status.stdout
-    assert "emitted  0 of 30" in killed.status.stdout
+    assert killed.status.stdout.startswith(f"unfinished: {ROWS} rows in {SHARDS} shards (and 2 of references)")
+    assert f"captured {done} of {SHARDS + 2}" in killed.status.stdout
+    assert f"emitted  0 of {SHARDS}" in killed.status.stdout
 
 
 def test_the_same_command_finishes_without_capturing_a_done_shard_again(killed: Killed) -> None:
@@ -114,7 +115,7 @@ def test_the_same_command_finishes_without_capturing_a_done_shard_again(killed: 
     first = receipts(killed.after_capture_kill, CAPTURED)
     assert {name: killed.after_emit_kill[name] for name in first} == first
     second = receipts(killed.after_emit_kill, CAPTURED)
-    assert len(second) == 32
+    assert len(second) == SHARDS + 2
     assert {name: now[name] for name in second} == second
     vectors = {name: at for name, at in killed.after_emit_kill.items() if name.startswith("_work/capture/")}
     assert {name: now[name] for name in vectors if not name.endswith(".tmp")} == {
