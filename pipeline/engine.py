@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -120,15 +120,31 @@ def _native_stderr_aside() -> Iterator[None]:
         log.close()
 
 
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def _session(ray: Any, where: str, began: float) -> Iterator[Cluster]:
     try:
-        ray.init(
-            address=where,
-            include_dashboard=False if where == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": WORKER_ENVIRONMENT},
-        )
+        # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
+        with _environment(WORKER_ENVIRONMENT if where == "local" else {}):
+            ray.init(
+                address=where,
+                include_dashboard=False if where == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=None if where == "local" else {"env_vars": WORKER_ENVIRONMENT},
+            )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError) as error:
         what = "Ray did not start on this machine" if where == "local" else f"no Ray cluster answers at {where}"
         advice = "see `tamis doctor`"

@@ -79,7 +79,10 @@ class ModelSpec(_Section):
     gpus_per_worker: float = Field(
         1.0, gt=0, description="GPUs each worker takes on a GPU cluster; fractions share a GPU."
     )
-    token_budget: int = Field(4096, ge=1, description="Tokens, padding included, in one batch of the forward pass.")
+    token_budget: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Tokens, padding included, in one batch of the forward pass; auto: 2,048 on a CPU, 8,192 on a GPU.",
+    )
 
     @field_validator("gpus_per_worker")
     @classmethod

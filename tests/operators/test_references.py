@@ -100,9 +100,7 @@ def test_no_duplicates(texts: list[str]) -> None:
 
 
 def test_over_rejection_prompts_are_not_unsafe_prompts() -> None:
-    assert not {plain(row["prompt"]) for row in OVER_REJECTION} & {
-        plain(prompt) for prompt in prompts(UNSAFE)
-    }
+    assert not {plain(row["prompt"]) for row in OVER_REJECTION} & {plain(prompt) for prompt in prompts(UNSAFE)}
 
 
 def test_safe_answers_refuse_and_unsafe_answers_do_not() -> None:
@@ -148,9 +146,7 @@ def test_surface_form_is_balanced(pattern: str, tolerance: float) -> None:
 
 def test_last_character_is_alike() -> None:
     """LARF reads the last token, so the closing mark must not tell the two sets apart."""
-    full_stops = [
-        sum(answer.endswith(".") for answer in answers(rows)) / len(rows) for rows in (UNSAFE, SAFE)
-    ]
+    full_stops = [sum(answer.endswith(".") for answer in answers(rows)) / len(rows) for rows in (UNSAFE, SAFE)]
     assert abs(full_stops[0] - full_stops[1]) <= 0.1
 
 
