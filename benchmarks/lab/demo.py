@@ -2,7 +2,7 @@
 
     python benchmarks/lab/demo.py [--rows 5000] [--harmful-share 0.1] [--output demo-out]
 
-The harmful topics of the corpus are neither those of the references nor those of the lab model's training. The labels of
+The harmful topics of the corpus are neither those of the references nor those of the lab model's training. Labels of
 the planted rows stay in this process: nothing that tamis reads holds them.
 """
 
