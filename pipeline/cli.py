@@ -108,7 +108,7 @@ def curate(
     from tamis.pipeline.screens import show_outcome, show_plan
     from tamis.pipeline.store import Store
 
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = _console()
     outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
     if outcome.did_nothing:
         console.print("this job is complete already; nothing was done. Its result:\n")
@@ -139,7 +139,7 @@ def plan(
 
     planned = make_plan(made)
     state = run_folder.state_of(Store(made.output, made.storage_options), planned.fingerprint)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = _console()
     show_plan(console, planned, state)
     if planned.will_fail:
         _fail("the run would fail; see the warnings above", 3)
@@ -157,7 +157,7 @@ def status(output: OutputFolder) -> None:
         from tamis.pipeline.screens import show_outcome
 
         print(f"complete since {store.read_json(MANIFEST)['created']}\n")
-        show_outcome(Console(soft_wrap=not sys.stdout.isatty()), store.read_json(MANIFEST), store)
+        show_outcome(_console(), store.read_json(MANIFEST), store)
         return
     if not store.exists(RUN):
         raise ConfigError(f"{store.path()}: no run of tamis has been here")
@@ -178,7 +178,7 @@ def report(output: OutputFolder) -> None:
     from tamis.pipeline.store import Store
 
     store = Store(output)
-    show_outcome(Console(soft_wrap=not sys.stdout.isatty()), rewrite_report(store), store)
+    show_outcome(_console(), rewrite_report(store), store)
 
 
 @app.command()
@@ -240,6 +240,11 @@ def _job(
         for key in ("selection.drop", "selection.drop_count", "selection.threshold"):
             overlay.setdefault(key, None)
     return load_job(job_files[0] if job_files else None, overlay, assignments or [])
+
+
+def _console() -> Console:
+    """A log has no width to wrap at."""
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def _quiet_libraries() -> None:

@@ -98,7 +98,7 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     if spearman is not None:
         grid.add_row(
             "score and length",
-            f"Spearman {spearman:+.2f} (far from 0: the score follows the length of answers)",
+            f"Spearman {spearman:+.2f} (near +1 or -1 it would be a length filter)",
         )
     for stage in ("capture", "fit", "emit"):
         if stage in timings:
