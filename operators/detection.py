@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tamis.operators.dialects import BY_HAND, Dialect, listed
+from tamis.operators.dialects import BY_HAND, Dialect, listed, optional_column, usual_inputs
 from tamis.operators.problems import RowProblem
 from tamis.operators.turns import split_turns
 
@@ -19,10 +19,11 @@ _UNDERSTOOD = (
 Rows = Sequence[Mapping[str, Any]]
 
 
-def detect(columns: Sequence[str], rows: Rows) -> Dialect:
+def detect(columns: Sequence[str], rows: Rows, complete: bool = True) -> Dialect:
     """The dialect of a corpus.
 
-    columns: all its columns. rows: some of its rows, to look into lists and texts.
+    columns: all its columns or, unless `complete`, those of `rows`: then the optional parts are bound by their usual
+    names, as later rows may bring them. rows: some of its rows, to look into lists and texts.
 
     Columns that hold whole conversations and pairs of prompt and answer columns count equally: where there is
     more than one of them, the choice is refused, never guessed. `chosen` (of a preference corpus: the answer
@@ -31,8 +32,8 @@ def detect(columns: Sequence[str], rows: Rows) -> Dialect:
 
     Raises ValueError, saying what was found, what is understood and how to set it by hand.
     """
-    system = _first(columns, "system", "system_prompt")
-    choices = _chats(columns, rows, system) + _pairs(columns, system)
+    system = optional_column(("system", "system_prompt"), columns, complete)
+    choices = _chats(columns, rows, system) + _pairs(columns, rows, system, complete)
     if not choices and "chosen" in columns:
         choices = _chosen(columns, rows, system)
     if not choices and "text" in columns and _are_transcripts(_values(rows, "text")):
@@ -67,13 +68,14 @@ def _chats(columns: Sequence[str], rows: Rows, system: str | None) -> list[Diale
     return found
 
 
-def _pairs(columns: Sequence[str], system: str | None) -> list[Dialect]:
+def _pairs(columns: Sequence[str], rows: Rows, system: str | None, complete: bool) -> list[Dialect]:
     found = []
     if "instruction" in columns:
         for output in ("output", "response"):
             if output in columns:
-                # Dolly: instruction, context, response
                 also = _first(columns, "input", "context")
+                if also is None and not complete and not _any_lists(rows, "instruction", output):
+                    also = usual_inputs(output)[0]
                 name = "alpaca" if output == "output" or also else "pair"
                 parts = {"instruction": "instruction", "input": also, "output": output}
                 if name == "pair":
@@ -97,6 +99,11 @@ def _chosen(columns: Sequence[str], rows: Rows, system: str | None) -> list[Dial
     if _are_transcripts(values):
         return [Dialect.of("text", text="chosen")]
     return [Dialect.of("pair", prompt=prompt, response="chosen", system=system)] if prompt else []
+
+
+def _any_lists(rows: Rows, *columns: str) -> bool:
+    """Whether these are turns, which a pair may hold and an alpaca row may not."""
+    return any(isinstance(row.get(column), (list, tuple)) for row in rows for column in columns)
 
 
 def _first(columns: Sequence[str], *wanted: str) -> str | None:

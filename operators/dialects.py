@@ -127,13 +127,30 @@ def parts_of(dialect: str) -> tuple[str, ...]:
     return (*_REQUIRED[dialect], *_OPTIONAL[dialect])
 
 
-def dialect_by_hand(name: str | None, columns: Mapping[str, str], available: Sequence[str]) -> Dialect:
+def optional_column(usual: Sequence[str], available: Sequence[str], complete: bool) -> str | None:
+    """The column of an optional part: the first of its usual names that is there.
+
+    Where more columns may come (not complete), one that is not there yet is bound all the same, so that the rows
+    that have it do not lose it; in the other rows it reads as missing.
+    """
+    return next((c for c in usual if c in available), None if complete or not usual else usual[0])
+
+
+def usual_inputs(output: str | None) -> tuple[str, ...]:
+    """What the input of an alpaca corpus is usually called, by the name of its output: Dolly has context, response."""
+    return ("context", "input") if output == "response" else ("input", "context")
+
+
+def dialect_by_hand(
+    name: str | None, columns: Mapping[str, str], available: Sequence[str], complete: bool = True
+) -> Dialect:
     """The dialect that a person asked for.
 
     name: a dialect, or None to infer it from the parts in `columns`.
     columns: part -> column of the corpus, e.g. {"prompt": "q", "response": "a"}; required parts that are
         missing get their usual columns, optional ones only when `columns` is empty.
-    available: the columns that the corpus has.
+    available: the columns that the corpus has, or, unless `complete`, those of its first rows. Then the column of
+        an optional part need not be among them.
 
     Raises ValueError for an unknown dialect, part or column (with the nearest name), or a part without one.
     """
@@ -145,24 +162,29 @@ def dialect_by_hand(name: str | None, columns: Mapping[str, str], available: Seq
         if part is None:
             hint = _did_you_mean(key, [*parts, *aliases])
             raise ValueError(f"dialect {dialect} has no part {key!r}{hint}; its parts are {', '.join(parts)}")
-        if column not in available:
-            hint = _did_you_mean(column, available)
-            raise ValueError(
-                f"input.columns.{key}: the corpus has no column {column!r}{hint}; it has {listed(available)}"
-            )
+        if column not in available and (complete or part in _REQUIRED[dialect]):
+            raise _no_column(key, column, available)
         if part in chosen or column in chosen.values():
             raise ValueError(f"input.columns.{key}: part {part!r} or column {column!r} is named twice")
         chosen[part] = column
     defaults = _REQUIRED[dialect] if columns else _REQUIRED[dialect] | _OPTIONAL[dialect]
     for part, usual in defaults.items():
         if part not in chosen:
-            chosen[part] = next((c for c in usual if c in available and c not in chosen.values()), None)
+            if part == "input" and not complete:
+                usual = usual_inputs(chosen["output"])
+            free = [column for column in usual if column not in chosen.values()]
+            chosen[part] = optional_column(free, available, complete or part in _REQUIRED[dialect])
             if chosen[part] is None and part in _REQUIRED[dialect]:
                 raise ValueError(
                     f"dialect {dialect} needs a column for {part}: set input.columns.{part} to one of "
                     f"{listed(available)}"
                 )
     return Dialect.of(dialect, **chosen)
+
+
+def _no_column(key: str, column: str, available: Sequence[str]) -> ValueError:
+    hint = _did_you_mean(column, available)
+    return ValueError(f"input.columns.{key}: the corpus has no column {column!r}{hint}; it has {listed(available)}")
 
 
 def _infer(columns: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 Three ways to say how much to drop: a share or a count (exactly that many rows: every score above the cut,
 then the first rows equal to it in sample order, which is shards in plan order, then rows) and a threshold
-(every score above it). Also the seeded random score behind the random and length-matched controls.
+(every score above it). Also the seeded random score behind the random control.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Spearman's rank correlation of binned values from streaming data.
 
-Pass 1 counts each variable in bins (scores: ranking.coarse_histogram; lengths: lengths.length_histogram),
+Pass 1 counts each variable in bins (scores: `rank_bins`; lengths: lengths.length_histogram),
 which gives every bin its midrank. Pass 2 adds up products of midranks, shard by shard. The result is exactly
 Spearman's rho, ties by midrank, of the values rounded to their bins; `resolved_share` says how much the
 binning hid.
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from tamis.operators.ranking import BINS, value
 
 Float64s = npt.NDArray[np.float64]
 
@@ -33,6 +35,26 @@ class RankSums:
             self.squares_b + other.squares_b,
             self.products + other.products,
         )
+
+
+def rank_edges(low: float, high: float) -> Float64s:
+    """Ascending float64 edges of bins for scores in low..high: 65,536 even ones, and those of the coarse histogram.
+
+    Even bins resolve scores that lie close together far from zero, the coarse ones scores of many magnitudes. Raises
+    ValueError unless both are finite and low <= high.
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"scores from {low} to {high} cannot be binned")
+    images = np.arange(BINS, dtype=np.uint32) << np.uint32(16)
+    coarse = value(images)
+    coarse = coarse[np.isfinite(coarse)].astype(np.float64)
+    inside = coarse[(coarse > low) & (coarse < high)]
+    return np.unique(np.concatenate([np.linspace(low, high, BINS + 1), inside]))
+
+
+def rank_bins(scores: npt.NDArray[np.float32], edges: Float64s) -> npt.NDArray[np.int64]:
+    """int64 (n,) in 0..len(edges): the bin of each score; bins ascend with the score."""
+    return np.searchsorted(edges, scores.astype(np.float64), side="right").astype(np.int64)
 
 
 def midranks(histogram: npt.NDArray[np.int64]) -> Float64s:

@@ -32,11 +32,12 @@ from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema
 from tamis.pipeline.models import fetch
 from tamis.pipeline.receipts import WORK, Receipt
-from tamis.pipeline.sources import CORPUS, Shard, read
+from tamis.pipeline.sources import CORPUS, Row, Shard, read
 from tamis.pipeline.store import Store
 
 CAPTURES = f"{WORK}/capture"
 ACTOR_RESTARTS = 3
+SHOWN_EXAMPLES = 3
 
 # On two cores an 8M model does 25k tokens/s at 1,024 to 4,096, 21k at 8,192 and 15k at 16,384. A GPU wants more in a
 # batch; its number has not been measured yet.
@@ -149,7 +150,7 @@ def tokenise_shard(batch: pa.Table, spec: CaptureSpec) -> pa.Table:
                 "prompt_cut", "the cut to max_tokens left no token of the prompt, which the method reads"
             )
         outcomes[place] = outcome
-    notes = {"shard": text, "schema": _schema_of(shard, rows), "read_seconds": time.perf_counter() - began}
+    notes = {"shard": text, "schema": _schema_of(shard, rows, outcomes), "read_seconds": time.perf_counter() - began}
     return _tokens_table(outcomes, json.dumps(notes))
 
 
@@ -160,11 +161,17 @@ def _tokenizer(model: str, revision: str | None, remote_code: bool, template: st
     return ChatTokenizer.load(path, trust_remote_code=remote_code, template=template)
 
 
-def _schema_of(shard: Shard, rows: Sequence[Any]) -> str | None:
-    """JSON has no schema before its rows are read; each shard says what it saw, unsettled."""
+def _schema_of(shard: Shard, rows: Sequence[Row], outcomes: Sequence[Any]) -> str | None:
+    """JSON has no schema before its rows are read; each shard says what its usable rows held, unsettled. A row on its
+    way to quarantine has no say: one string where all others have a list would turn the column into text."""
     if shard.role != CORPUS or shard.file.format not in {"json", "jsonl"}:
         return None
-    return encode_schema(infer_rows([row.value for row in rows if not isinstance(row.value, RowProblem)]))
+    usable = [
+        row.value
+        for row, outcome in zip(rows, outcomes, strict=True)
+        if not isinstance(outcome, RowProblem) and not isinstance(row.value, RowProblem)
+    ]
+    return encode_schema(infer_rows(usable))
 
 
 def _tokens_table(outcomes: Sequence[Any], notes: str) -> pa.Table:
@@ -241,7 +248,13 @@ class Forward:
             codes[places[number]], messages[places[number]] = problem.code, problem.message
         valid = np.array([code is None for code in codes], dtype=bool)
         seconds = time.perf_counter() - began
-        timing = {"load_seconds": self.load_seconds, "started": started, "forward_seconds": seconds}
+        precision = f"{str(self.representer.dtype).removeprefix('torch.')} on {self.representer.device.type}"
+        timing = {
+            "precision": precision,
+            "load_seconds": self.load_seconds,
+            "started": started,
+            "forward_seconds": seconds,
+        }
         notes = json.loads(batch.column("notes")[0].as_py()) | timing
         columns: dict[str, Any] = {
             "notes": pa.DictionaryArray.from_arrays(
@@ -250,8 +263,8 @@ class Forward:
             "code": pa.array(codes, pa.string()),
             "message": pa.array(messages, pa.string()),
             "n_tokens": pa.array(np.where(valid, lengths, 0), pa.int32()),
-            "n_response_tokens": batch.column("n_response_tokens"),
-            "truncated": batch.column("truncated"),
+            "n_response_tokens": pa.array(np.where(valid, batch.column("n_response_tokens").to_numpy(), 0), pa.int32()),
+            "truncated": pc.and_(batch.column("truncated"), pa.array(valid)),
         }
         for request in self.spec.requests:
             columns[request.column] = _vector_column(vectors[request], places, valid)
@@ -284,13 +297,18 @@ def write_shard(batch: pa.Table, spec: CaptureSpec) -> pa.Table:
     written = spec.store.write_table(f"{CAPTURES}/{shard.name}.parquet", batch.drop_columns(["notes"]))
     codes = Counter(code for code in batch.column("code").to_pylist() if code is not None)
     firsts = dict(zip(batch.column("code").to_pylist(), batch.column("message").to_pylist(), strict=True))
-    scored = pc.is_null(batch.column("code"))
+    examples: dict[str, list[str]] = {}
+    for place, code in enumerate(batch.column("code").to_pylist()):
+        if code is not None and len(examples.setdefault(code, [])) < SHOWN_EXAMPLES:
+            examples[code].append(f"{shard.file.name} row {shard.span.start_row + place}")
     facts = {
         "role": shard.role,
         "quarantined": dict(codes),
         "messages": {code: firsts[code] for code in codes},
         "tokens": pc.sum(batch.column("n_tokens")).as_py() or 0,
-        "truncated": pc.sum(pc.and_(batch.column("truncated"), scored)).as_py() or 0,
+        "truncated": pc.sum(batch.column("truncated")).as_py() or 0,
+        "examples": examples,
+        "precision": notes["precision"],
         "schema": notes["schema"],
         "file": asdict(written),
         "seconds": {name: notes[name] for name in ("read_seconds", "forward_seconds", "load_seconds")},

@@ -49,6 +49,14 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Set any key of the job file, e.g. --set larf.layer=5; may be given again."),
 ]
+StorageOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-options",
+        metavar="KEY=VALUE",
+        help="An option for the output's storage, as storage_options has it in the job file; may be given again.",
+    ),
+]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
 
 
@@ -67,7 +75,27 @@ def main() -> None:
         # click's own errors (a flag without its value, an unknown flag) know how to show themselves.
         if hasattr(error, "format_message"):
             _fail(f"{error.format_message()}; see `tamis --help`", 2)
-        raise
+        failed = _storage_error(error)
+        if failed is None:
+            raise
+        from tamis.pipeline.store import error_text
+
+        where = f"{failed.filename}: " if isinstance(failed.filename, str) else ""
+        _fail(
+            f"{where}{error_text(failed)}; what is done stays done, free space / check the storage and run the same "
+            "command again to go on",
+            5,
+        )
+
+
+def _storage_error(error: BaseException) -> OSError | None:
+    """`error` if the storage raised it, or what the storage raised in a worker and Ray has wrapped."""
+    seen: BaseException | None = error
+    while seen is not None and type(seen).__module__.startswith("ray."):
+        inner = getattr(seen, "cause", None)
+        following = inner if isinstance(inner, BaseException) else seen.__cause__
+        seen = following if following is not seen else None
+    return seen if isinstance(seen, OSError) else None
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -146,22 +174,24 @@ def plan(
 
 
 @app.command()
-def status(output: OutputFolder) -> None:
+def status(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Say how far the run in an output folder is."""
+    from tamis.pipeline import job
     from tamis.pipeline.receipts import folder
-    from tamis.pipeline.run_folder import MANIFEST, RUN
+    from tamis.pipeline.run_folder import MANIFEST, RUN, facts_in
     from tamis.pipeline.store import Store
 
-    store = Store(output)
+    store = Store(output, job.storage_options(storage_options or []))
     if store.exists(MANIFEST):
         from tamis.pipeline.screens import show_outcome
 
-        print(f"complete since {store.read_json(MANIFEST)['created']}\n")
-        show_outcome(_console(), store.read_json(MANIFEST), store)
+        manifest = facts_in(store, MANIFEST)
+        print(f"complete since {manifest['created']}\n")
+        show_outcome(_console(), manifest, store)
         return
     if not store.exists(RUN):
         raise ConfigError(f"{store.path()}: no run of tamis has been here")
-    run = store.read_json(RUN)
+    run = facts_in(store, RUN)
     captured = len(store.list(folder("capture")))
     emitted = len(store.list(folder("emit")))
     print(f"unfinished: {run['rows']:,} rows in {run['shards']:,} shards (and {run['reference_shards']} of references)")
@@ -171,13 +201,17 @@ def status(output: OutputFolder) -> None:
 
 
 @app.command()
-def report(output: OutputFolder) -> None:
+def report(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Write report.html and README.md of a finished run anew, and print the summary."""
+    from tamis.pipeline import job
     from tamis.pipeline.publish import rewrite_report
+    from tamis.pipeline.run_folder import MANIFEST, facts_in
     from tamis.pipeline.screens import show_outcome
     from tamis.pipeline.store import Store
 
-    store = Store(output)
+    store = Store(output, job.storage_options(storage_options or []))
+    if store.exists(MANIFEST):
+        facts_in(store, MANIFEST)
     show_outcome(_console(), rewrite_report(store), store)
 
 

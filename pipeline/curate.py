@@ -15,17 +15,18 @@ import numpy as np
 from tamis.operators.lengths import length_deciles
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.schema import conflicts
-from tamis.operators.spearman import midranks
+from tamis.operators.spearman import midranks, rank_edges, resolved_share
 from tamis.pipeline import receipts, run_folder
 from tamis.pipeline.capture import CaptureSpec, capture
 from tamis.pipeline.emit import EmitSpec, emit, output_schema
 from tamis.pipeline.engine import Cluster, Pool, ray_session, size_pool
-from tamis.pipeline.errors import InputError
+from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.fit import (
     ScoreSpec,
     Selection,
     fit_methods,
     load_artifacts,
+    rank_histogram,
     save_artifacts,
     score_shards,
     select,
@@ -41,6 +42,7 @@ from tamis.pipeline.store import Store
 from tamis.pipeline.totals import CaptureTotals, EmitTotals
 
 HISTOGRAM_BINS = 80
+RESOLVED_ENOUGH = 0.95
 Timings = dict[str, dict[str, float]]
 
 
@@ -64,6 +66,8 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
     if on_plan is not None:
         on_plan(plan, state)
     if state == "complete":
+        if not job.keep_captures:
+            store.remove(WORK)  # left behind by a run that was killed right after its manifest
         return Outcome(store.read_json(run_folder.MANIFEST), did_nothing=True)
     key = run_folder.key_of(plan.fingerprint)
     if state == "new":
@@ -79,11 +83,13 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
         timings["ray_start"] = {"seconds": cluster.seconds_to_start}
         captured = _capture(plan, store, key, cluster, timings)
         artifacts, artifact_files, selection = _fit(plan, store, key, timings)
-        spec = _emit_spec(plan, store, key, captured, selection)
+        spec, resolved = _emit_spec(plan, store, key, captured, selection)
         emitted = _emit(plan, spec, selection, cluster, timings)
 
     timings["total"] = {"seconds": time.monotonic() - began}
     notes = [*plan.warnings, *_schema_notes(captured)]
+    if resolved < RESOLVED_ENOUGH:
+        notes.append(f"the scores lie so close together that ranks and quantiles are rough ({resolved:.0%} resolved)")
     manifest = publish(store, plan, artifacts, artifact_files, selection, spec, captured, emitted, timings, notes)
     if not job.keep_captures:
         store.remove(WORK)
@@ -111,6 +117,7 @@ def _capture(plan: Plan, store: Store, key: str, cluster: Cluster, timings: Timi
         for receipt in capture(spec, left, pool):
             totals.add(receipt, new=True)
             progress.advance(receipt["rows"], receipt["tokens"])
+            _check_precision(store, totals)
             _check_quarantine(plan, totals)
         progress.finish()
         timings["model_load"] = {"seconds": totals.load_seconds}
@@ -148,13 +155,25 @@ def _capture_spec(plan: Plan, store: Store, key: str, pool: Pool) -> CaptureSpec
     )
 
 
+def _check_precision(store: Store, totals: CaptureTotals) -> None:
+    """`auto` may mean another number format on another machine; vectors of two formats are not to be compared."""
+    if len(totals.precisions) > 1:
+        raise ConfigError(
+            f"output: {store.path()} was begun in another precision ({' and '.join(sorted(totals.precisions))}); go on "
+            "where it was begun, set model.dtype and model.device alike, or choose another output folder"
+        )
+
+
 def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
     """Fail as soon as it is certain, not at the end of the night."""
     if totals.bad_references:
         lines = [f"{rows} × {code}" for code, rows in totals.bad_references.most_common()]
         raise InputError("reference rows could not be captured:", lines)
     if totals.quarantined > plan.job.max_quarantined * plan.rows:
-        lines = [f"{rows:,} × {code}: {totals.messages[code]}" for code, rows in totals.codes.most_common()]
+        lines = [
+            f"{rows:,} × {code}: {totals.messages[code]} (e.g. {', '.join(totals.examples[code])})"
+            for code, rows in totals.codes.most_common()
+        ]
         raise InputError(
             f"{totals.quarantined:,} of {plan.rows:,} rows ({totals.quarantined / plan.rows:.1%}) cannot be used, "
             f"above max_quarantined ({plan.job.max_quarantined:.1%}); mend them, "
@@ -194,10 +213,15 @@ def _fit(
 # --- emit ---------------------------------------------------------------------------------------------------------
 
 
-def _emit_spec(plan: Plan, store: Store, key: str, captured: CaptureTotals, selection: Selection) -> EmitSpec:
+def _emit_spec(
+    plan: Plan, store: Store, key: str, captured: CaptureTotals, selection: Selection
+) -> tuple[EmitSpec, float]:
+    """The spec, and how much of the scores' order their bins preserve (0..1)."""
     sums = selection.sums
+    bin_edges = rank_edges(sums.low, sums.high)
+    ranked = rank_histogram(store, plan.shards, plan.job.selected_by, bin_edges)
     low, high = sums.low, max(sums.high, np.nextafter(np.float32(sums.low), np.float32(np.inf)))
-    return EmitSpec(
+    spec = EmitSpec(
         store=store,
         options=plan.job.storage_options,
         key=key,
@@ -208,10 +232,12 @@ def _emit_spec(plan: Plan, store: Store, key: str, captured: CaptureTotals, sele
         threshold=selection.threshold,
         scored=sums.count,
         edges=np.linspace(float(low), float(high), HISTOGRAM_BINS + 1),
-        score_ranks=midranks(sums.method_coarse),
+        rank_edges=bin_edges,
+        score_ranks=midranks(ranked),
         length_ranks=midranks(sums.lengths),
         decile_edges=length_deciles(sums.lengths),
     )
+    return spec, resolved_share(ranked) if sums.count > 1 else 1.0
 
 
 def _emit(plan: Plan, spec: EmitSpec, selection: Selection, cluster: Cluster, timings: Timings) -> EmitTotals:

@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 
 from tamis.operators.lengths import decile_of
 from tamis.operators.problems import RowProblem
-from tamis.operators.ranking import coarse_bins
 from tamis.operators.schema import settle, to_table
 from tamis.operators.selection import Threshold, decide
-from tamis.operators.spearman import RankSums, rank_sums
+from tamis.operators.spearman import RankSums, rank_bins, rank_sums
 from tamis.pipeline import receipts
 from tamis.pipeline.capture import CAPTURES
 from tamis.pipeline.engine import stream
@@ -37,8 +36,8 @@ SHOWN_RISKIEST, SHOWN_BORDERLINE = 20, 10
 
 @dataclass(frozen=True, eq=False)
 class EmitSpec:
-    """All that a task needs. edges: of the score histogram; ranks: midranks by score bin and by response length;
-    below: per score bin, the share of scored rows in lower bins, counting half of its own."""
+    """All that a task needs. edges: of the score histogram; rank_edges: of the bins in which scores are ranked;
+    score_ranks, length_ranks: midranks by those bins and by number of response tokens."""
 
     store: Store
     options: Mapping[str, Any]
@@ -50,6 +49,7 @@ class EmitSpec:
     threshold: Threshold
     scored: int
     edges: np.ndarray[Any, Any]
+    rank_edges: np.ndarray[Any, Any]
     score_ranks: np.ndarray[Any, Any]
     length_ranks: np.ndarray[Any, Any]
     decile_edges: np.ndarray[Any, Any]
@@ -77,7 +77,7 @@ def _emit_shard(item: tuple[str, int], spec: EmitSpec) -> Receipt:
     dropped[valid] = decide(deciding[valid], spec.threshold, quota)
     kept = valid & ~dropped
     ids = sample_ids(shard.file.name, shard.span.start_row, shard.rows)
-    table, places, unreadable = _originals(shard, spec, ~valid)
+    table, places, unreadable = _originals(shard, spec, valid)
 
     files = [spec.store.write_table(f"kept/{shard.name}.parquet", table.filter(pa.array(kept[places])))]
     method_scores = _plain(scores.column(spec.decided_by))
@@ -104,19 +104,25 @@ def _emit_shard(item: tuple[str, int], spec: EmitSpec) -> Receipt:
 
 
 def _originals(
-    shard: Shard, spec: EmitSpec, wanted: np.ndarray[Any, Any]
+    shard: Shard, spec: EmitSpec, valid: np.ndarray[Any, Any]
 ) -> tuple[pa.Table, np.ndarray[Any, Any], dict[int, tuple[int | None, str]]]:
-    """The readable rows as a table of the output schema, the place of each in the shard, and for every place in
-    `wanted` its byte offset and raw text."""
+    """The valid rows as a table of the output schema, the place of each in the shard, and for every other place its
+    byte offset and raw text."""
     schema = spec.opened_schema()
     columnar = shard.file.format not in TEXT_FORMATS
-    rows = read(shard, spec.options) if not columnar or wanted.any() else []
-    raw = {int(place): (rows[place].offset, rows[place].raw_text()) for place in np.flatnonzero(wanted)}
+    places = np.flatnonzero(valid)
+    rows = read(shard, spec.options) if not columnar or not valid.all() else []
+    raw = {int(place): (rows[place].offset, rows[place].raw_text()) for place in np.flatnonzero(~valid)}
     if columnar:
-        return conform(read_table(shard, spec.options), schema), np.arange(shard.rows), raw
-    readable = [(place, row.value) for place, row in enumerate(rows) if not isinstance(row.value, RowProblem)]
-    places = np.array([place for place, _ in readable], dtype=np.int64)
-    return to_table([value for _, value in readable], schema), places, raw
+        table = read_table(shard, spec.options)
+        return conform(table.filter(pa.array(valid)), schema), places, raw
+    values = []
+    for place in places:
+        value = rows[place].value
+        if isinstance(value, RowProblem):
+            raise InputError(f"{shard.file.name}: row {rows[place].number} was readable before and is not any more")
+        values.append(value)
+    return to_table(values, schema), places, raw
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -168,7 +174,7 @@ def _with_reasons(table: pa.Table, scores: np.ndarray[Any, Any], spec: EmitSpec)
     else:
         reasons = [f"{spec.control} control: removed without regard to its score"] * len(scores)
     # The share of scored rows that are less risky, ties counted half.
-    quantiles = (spec.score_ranks[coarse_bins(scores)] - 0.5) / spec.scored
+    quantiles = (spec.score_ranks[rank_bins(scores, spec.rank_edges)] - 0.5) / spec.scored
     added = {
         "method": pa.array([spec.decided_by] * len(scores), pa.string()),
         "score": pa.array(scores, pa.float32()),
@@ -245,7 +251,9 @@ def _facts(
     kept = valid & ~dropped
     lengths = captured.column("n_response_tokens").to_numpy()
     deciles = decile_of(lengths[valid], spec.decile_edges)
-    sums = rank_sums(coarse_bins(scores[valid]), lengths[valid], spec.score_ranks, spec.length_ranks, spec.scored)
+    sums = rank_sums(
+        rank_bins(scores[valid], spec.rank_edges), lengths[valid], spec.score_ranks, spec.length_ranks, spec.scored
+    )
     return {
         "counts": {
             "kept": int(kept.sum()),

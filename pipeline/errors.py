@@ -27,12 +27,6 @@ class InputError(TamisError):
         self.problems = tuple(problems)
 
 
-class ShardsFailed(TamisError):
-    """Some shards could not be done; the others are. Run the same command again to retry only those."""
-
-    exit_code = 4
-
-
 class ClusterError(TamisError):
     """Ray could not be started or joined, or has not what the job needs."""
 

@@ -99,7 +99,8 @@ def _expand(filesystem: fsspec.AbstractFileSystem, full: str, shown: str, format
     if not shown.strip() or not full.strip("/"):  # an empty name would mean the current folder
         raise InputError(f"{shown!r}: names no file or folder")
     if filesystem.isdir(full):
-        files = [file for file in sorted(filesystem.find(full)) if _is_data(file, full, format)]
+        below = _files_below(full) if is_local(filesystem) else filesystem.find(full)
+        files = [file for file in sorted(below) if _is_data(file, full, format)]
         if not files:
             raise InputError(f"{shown}: a folder without data files ({', '.join(_FORMATS)}; plain, .gz or .zst)")
         return files
@@ -111,6 +112,32 @@ def _expand(filesystem: fsspec.AbstractFileSystem, full: str, shown: str, format
             raise InputError(f"{shown}: no file matches")
         return files
     raise InputError(f"{shown}: no such file or folder")
+
+
+def _files_below(folder: str) -> list[str]:
+    """All files of a local folder but those in hidden or underscored ones, through links to folders as well.
+
+    Each folder is entered once, by a path without links if there is one. InputError names a folder that cannot be
+    listed (fsspec's own find passes over it, and over links to folders, without a word).
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: {error_text(error)}")
+
+    found: list[str] = []
+    entered: set[str] = set()
+    tops = [folder]
+    for top in tops:  # grows by the links met on the way
+        for path, folders, files in os.walk(top, onerror=refuse):
+            real = os.path.realpath(path)
+            if real in entered:
+                folders.clear()
+                continue
+            entered.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+            tops += [link for name in folders if os.path.islink(link := os.path.join(path, name))]
+            found += [os.path.join(path, name) for name in files]
+    return found
 
 
 def _is_data(file: str, root: str, format: str) -> bool:

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline.files import SourceFile
 from tamis.pipeline.job import Job
 from tamis.pipeline.models import ModelSource, identity
-from tamis.pipeline.sources import Shard
+from tamis.pipeline.sources import Shard, is_shipped
 from tamis.pipeline.store import open_filesystem
 
 FINGERPRINT_FORMAT = 1
@@ -42,8 +43,8 @@ def fingerprint_of(
         "method": job.method,
     }
     for role in sorted({shard.role for shard in references}):
-        urls = dict.fromkeys(shard.file.url for shard in references if shard.role == role)
-        keys[f"references.{role}"] = _hash([_content(url, job.storage_options) for url in urls])
+        files = {shard.file.url: shard.file for shard in references if shard.role == role}
+        keys[f"references.{role}"] = _hash([_content(file, job.storage_options) for file in files.values()])
     for section in job.method:
         for key, value in getattr(job, section).model_dump().items():
             if not key.endswith("_references"):
@@ -57,8 +58,10 @@ def fingerprint_of(
     return keys
 
 
-def _content(url: str, options: Mapping[str, Any]) -> str:
-    filesystem, path = open_filesystem(url, options)
+def _content(file: SourceFile, options: Mapping[str, Any]) -> str:
+    if is_shipped(file):
+        return file.identity
+    filesystem, path = open_filesystem(file.url, options)
     return hashlib.sha256(filesystem.cat_file(path)).hexdigest()
 
 

@@ -28,6 +28,7 @@ from tamis.operators.selection import (
     threshold_for,
     tie_quotas,
 )
+from tamis.operators.spearman import rank_bins
 from tamis.pipeline.capture import CAPTURES
 from tamis.pipeline.engine import map_reduce
 from tamis.pipeline.errors import ConfigError
@@ -65,7 +66,6 @@ class ScoreSums:
     """Of the deciding scores of some shards: histograms by score and response length, and the range of the method's."""
 
     coarse: np.ndarray[Any, Any]
-    method_coarse: np.ndarray[Any, Any]
     lengths: np.ndarray[Any, Any]
     low: float
     high: float
@@ -77,7 +77,6 @@ class ScoreSums:
     def __add__(self, other: ScoreSums) -> ScoreSums:
         return ScoreSums(
             self.coarse + other.coarse,
-            self.method_coarse + other.method_coarse,
             self.lengths + other.lengths,
             min(self.low, other.low),
             max(self.high, other.high),
@@ -202,8 +201,8 @@ def _score_one(name: str, source: str, start_row: int, spec: ScoreSpec) -> Score
     columns: dict[str, Any] = {}
     for method_name, method in spec.methods.items():
         scores = method.score(spec.artifacts[method_name], features)
-        if np.isnan(scores).any():
-            raise ValueError(f"{method_name} gave NaN for finite vectors in shard {name}")
+        if not np.isfinite(scores).all():
+            raise ConfigError(f"{method_name}: a score in shard {name} is too large for float32; choose another layer")
         columns[method_name] = _spread(scores, valid)
     method_scores = columns[spec.decided_by].drop_null().to_numpy()
     if spec.control_seed is None:
@@ -216,7 +215,6 @@ def _score_one(name: str, source: str, start_row: int, spec: ScoreSpec) -> Score
     spec.store.write_table(f"{SCORES}/{name}.parquet", pa.table(columns))
     return ScoreSums(
         coarse_histogram(deciding),
-        coarse_histogram(method_scores),
         length_histogram(lengths, spec.longest),
         float(method_scores.min(initial=np.inf)),
         float(method_scores.max(initial=-np.inf)),
@@ -230,11 +228,28 @@ def _spread(scores: np.ndarray[Any, Any], valid: np.ndarray[Any, Any]) -> pa.Arr
     return pa.array(full, mask=~valid)
 
 
-def read_deciding(store: Store, name: str) -> np.ndarray[Any, Any]:
-    """float32 scores that decide, of the rows that have one, in sample order."""
-    column = store.read_table(f"{SCORES}/{name}.parquet", [DECIDING]).column(DECIDING)
-    scores: np.ndarray[Any, Any] = column.combine_chunks().drop_null().to_numpy(zero_copy_only=False)
+def read_scores(store: Store, name: str, column: str = DECIDING) -> np.ndarray[Any, Any]:
+    """float32 scores of the rows of one shard that have one, in sample order."""
+    found = store.read_table(f"{SCORES}/{name}.parquet", [column]).column(column)
+    scores: np.ndarray[Any, Any] = found.combine_chunks().drop_null().to_numpy(zero_copy_only=False)
     return scores.astype(np.float32)
+
+
+def rank_histogram(
+    store: Store, shards: Sequence[Shard], column: str, edges: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """int64 (len(edges) + 1,): how many scores of `column` lie in each bin, over all shards."""
+    histogram: np.ndarray[Any, Any] = map_reduce(
+        _count_ranks, _plus, _groups([shard.name for shard in shards]), store, column, edges
+    )
+    return histogram
+
+
+def _count_ranks(group: Sequence[str], store: Store, column: str, edges: np.ndarray[Any, Any]) -> Any:
+    total = np.zeros(len(edges) + 1, dtype=np.int64)
+    for name in group:
+        total += np.bincount(rank_bins(read_scores(store, name, column), edges), minlength=len(total))
+    return total
 
 
 # --- the cut ------------------------------------------------------------------------------------------------------
@@ -248,8 +263,6 @@ def select(job: Job, store: Store, shards: Sequence[Shard], sums: ScoreSums) -> 
     rule, amount = job.selection.rule
     names = [shard.name for shard in shards]
     if rule == "threshold":
-        if job.selection.control is not None:
-            raise ConfigError("selection.control needs drop or drop_count: a threshold fits one method's scores only")
         threshold = Threshold(float(amount))
         dropped = map_reduce(_count_above, _plus, _groups(names), store, threshold)
         quotas, at_cut = [0] * len(names), 0
@@ -285,18 +298,18 @@ def _plus(a: Any, b: Any) -> Any:
 
 
 def _count_above(group: Sequence[str], store: Store, threshold: Threshold) -> int:
-    return sum(int((read_deciding(store, name).astype(np.float64) > threshold.value).sum()) for name in group)
+    return sum(int((read_scores(store, name).astype(np.float64) > threshold.value).sum()) for name in group)
 
 
 def _fine(group: Sequence[str], store: Store, coarse_bin: int) -> np.ndarray[Any, Any]:
     total = np.zeros(BINS, dtype=np.int64)
     for name in group:
-        total += fine_histogram(read_deciding(store, name), coarse_bin)
+        total += fine_histogram(read_scores(store, name), coarse_bin)
     return total
 
 
 def _ties(group: Sequence[str], store: Store, threshold: Threshold) -> list[int]:
-    return [count_ties(read_deciding(store, name), threshold) for name in group]
+    return [count_ties(read_scores(store, name), threshold) for name in group]
 
 
 def _groups(items: Sequence[T]) -> list[Sequence[T]]:

@@ -140,6 +140,10 @@ class SelectionSpec(_Section):
         given = [name for name in ("drop", "drop_count", "threshold") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give only one of {', '.join(given)}")
+        if self.control is not None and self.threshold is not None:
+            raise ValueError("control needs drop or drop_count: a threshold fits one method's scores only")
+        if self.drop is not None and self.drop > 0.5 and not self.allow_majority:
+            raise ValueError(f"drop {self.drop:g} is more than half; set allow_majority: true if that is meant")
         return self
 
     @property
@@ -185,7 +189,7 @@ class Job(_Section):
     shard_rows: int = Field(2048, ge=1, description="Rows in one shard, the unit of work and of resuming.")
     workers: int | None = Field(None, ge=1, description="Copies of the model; default: one a GPU, or one a CPU node.")
     seed: int = Field(0, description="Seed of everything random (only selection.control is).")
-    keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors.")
+    keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors, for your own analysis.")
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
         description="Options for the storage (endpoint_url, region, ...); never credentials.",
@@ -199,12 +203,8 @@ class Job(_Section):
             raise ValueError(
                 f"selection.by is {self.selection.by}, which is not among method: {', '.join(self.method)}"
             )
-        secret = [key for key, value in _flat(self.storage_options) if _SECRET.search(key) or has_credentials(value)]
-        if secret:
-            raise ValueError(
-                f"storage_options.{secret[0]} looks like a credential; put it in the environment or the provider's own "
-                "config file instead (job files and manifests are copied around)"
-            )
+        if complaint := _secret_in(self.storage_options):
+            raise ValueError(complaint)
         return self
 
     @property
@@ -213,15 +213,53 @@ class Job(_Section):
         return self.selection.by or self.method[0]
 
 
-_SECRET = re.compile(r"secret|password|passwd|token|credential|account_key|sas|(^|\.)key$|access_key", re.IGNORECASE)
+_SECRET = re.compile(
+    r"secret|passw|passphrase|(?<![a-z])(pass|pwd|pat|sig)(?![a-z])|token|credential|sas|conn(ection)?[_-]?str"
+    r"|(account|shared|access|api)[_-]?key|key$|signature(?![_-]?version)|authorization|bearer|cookie",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(
+    r"(account|shared|access)[_-]?key\s*=|sharedaccesssignature|(password|pwd|secret|token)\s*=|(?<![a-z])sig="
+    r"|x-(amz|goog)-(signature|credential|security-token)|^\s*(bearer|basic)\s+\S|-----BEGIN",
+    re.IGNORECASE,
+)
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs = []
-    for key, inner in value.items():
-        pairs.append((f"{prefix}{key}", "" if isinstance(inner, Mapping) else str(inner)))
-        if isinstance(inner, Mapping):
-            pairs.extend(_flat(inner, f"{prefix}{key}."))
+def storage_options(assignments: Sequence[str]) -> dict[str, Any]:
+    """Options for the storage from `a.b=value` assignments. ConfigError, which repeats no value."""
+    options: dict[str, Any] = {}
+    for assignment in assignments:
+        dotted, equals, text = assignment.partition("=")
+        if not equals or not dotted.strip():
+            raise ConfigError("--storage-options: write them as key=value, e.g. endpoint_url=http://127.0.0.1:9000")
+        try:
+            _put(options, dotted.strip(), yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise ConfigError(f"--storage-options {dotted}: the value is not valid YAML") from None
+    if complaint := _secret_in(options):
+        raise ConfigError(complaint)
+    return options
+
+
+def _secret_in(options: Mapping[str, Any]) -> str | None:
+    """A complaint about the first option that looks like a credential, by its name or its value."""
+    for key, value in _flat(options):
+        if _SECRET.search(key) or _SECRET_VALUE.search(value) or has_credentials(value):
+            return (
+                f"storage_options.{key} looks like a credential; put it in the environment or the provider's own "
+                "config file instead (job files and manifests are copied around)"
+            )
+    return None
+
+
+def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """(dotted path, value as text) of everything in nested mappings and lists."""
+    if not isinstance(value, Mapping | list | tuple):
+        return [(path, str(value))]
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    pairs = [(path, "")] if path else []
+    for key, inner in items:
+        pairs.extend(_flat(inner, f"{path}.{key}" if path else str(key)))
     return pairs
 
 

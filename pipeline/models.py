@@ -46,7 +46,9 @@ def fetch(
     patterns += ["*.safetensors"] if weights else []
     patterns += ["*.bin"] if weights and pickles else []
     patterns += ["*.py"] if remote_code else []
-    lock = Path(tempfile.gettempdir()) / f"tamis-fetch-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+    # Other users of the node may not open a lock of ours in the common folder.
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    lock = Path(tempfile.gettempdir()) / f"tamis-fetch-{user}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
     try:
         with FileLock(lock):
             path = snapshot_download(name, revision=revision, allow_patterns=patterns)

@@ -115,11 +115,17 @@ def make_plan(job: Job) -> Plan:
     schema = _typed_schema(files)
     estimate = _estimate(head, tokenizer, max_tokens)
     references = plan_references(job, methods, tokenizer, max_tokens, len(shards))
+    _check_amounts(job, sum(shard.rows for shard in shards), info)
+    if not tokenizer.has_template:
+        notes.append(
+            "the tokenizer has no chat template, so this may not be a chat model; conversations are rendered as "
+            "User: ... Assistant: ... (set model.template for another form)"
+        )
     fatal = _foresee_failure(job, estimate)
     notes.extend(fatal)
     if estimate.bad and not fatal:
         notes.append(f"{round(estimate.bad * estimate.sampled)} of {estimate.sampled} sampled rows cannot be used")
-    if len({item.dialect for item in planned}) > 1:
+    if len({item.dialect.name for item in planned}) > 1:
         notes.append("the files hold conversations in more than one dialect")
     if sum(shard.rows for shard in references if shard.role == "unsafe") > sum(shard.rows for shard in shards):
         notes.append("there are fewer rows than references; a share of so few says little")
@@ -246,6 +252,19 @@ def _estimate(
             overlong += len(encoded.input_ids) > max_tokens
     sampled = max(len(head), 1)
     return Estimate(len(head), sum(lengths) / max(len(lengths), 1), overlong / sampled, bad / sampled)
+
+
+def _check_amounts(job: Job, rows: int, info: ModelInfo) -> None:
+    count = job.selection.drop_count
+    if count is not None and count > rows:
+        raise ConfigError(f"selection.drop_count: {count:,} is more than the {rows:,} rows there are")
+    if count is not None and count * 2 > rows and not job.selection.allow_majority:
+        raise ConfigError(
+            f"selection.drop_count: {count:,} of {rows:,} rows is more than half; set selection.allow_majority: true "
+            "if that is meant"
+        )
+    if "saft" in job.method and job.saft.k > info.width:
+        raise ConfigError(f"saft.k: {job.saft.k} directions where the representation has {info.width} dimensions")
 
 
 def _foresee_failure(job: Job, estimate: Estimate) -> list[str]:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.methods import Method
 from tamis.operators.problems import RowProblem
-from tamis.operators.references import safe_path, unsafe_path
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import resolve
 from tamis.pipeline.job import Job
 from tamis.pipeline.scanning import dialect_of, scan_files
-from tamis.pipeline.sources import Shard, make_shards, read
+from tamis.pipeline.sources import SHIPPED, Scanned, Shard, make_shards, read, shipped_file
 
 
-def reference_paths(job: Job, methods: Mapping[str, Method]) -> dict[str, str]:
-    """role -> file, for every reference set that the methods need; the shipped ones where the job names none."""
-    shipped = {"unsafe": unsafe_path, "safe": safe_path}
-    paths: dict[str, str] = {}
-    for name, method in methods.items():
-        for source in method.sources():
-            paths[source] = getattr(getattr(job, name), f"{source}_references") or str(shipped[source]())
-    return paths
+def reference_paths(job: Job, methods: Mapping[str, Method]) -> dict[str, str | None]:
+    """role -> file, for every reference set that the methods need; None where the shipped one is meant."""
+    return {
+        source: getattr(getattr(job, name), f"{source}_references")
+        for name, method in methods.items()
+        for source in method.sources()
+    }
+
+
+def _scan(role: str, path: str | None, job: Job) -> list[Scanned]:
+    if path is not None:
+        return scan_files(resolve([path], "auto", job.storage_options), job)
+    [scanned] = scan_files(resolve([str(SHIPPED[role]())], "auto", {}), job)
+    return [replace(scanned, file=shipped_file(role, scanned.file))]
 
 
 def plan_references(
@@ -32,15 +38,16 @@ def plan_references(
     shards: list[Shard] = []
     problems: list[str] = []
     for role, path in reference_paths(job, methods).items():
-        for scanned in scan_files(resolve([path], "auto", job.storage_options), job):
+        shown = path or f"the {role} references of tamis"
+        for scanned in _scan(role, path, job):
             try:
                 dialect = dialect_of(scanned, None, {})
             except ValueError as error:
-                problems.append(f"{role}: {path}: {error}")
+                problems.append(f"{role}: {shown}: {error}")
                 continue
             made = make_shards(scanned, role, dialect.to_dict(), first_index + len(shards))
             problems.extend(
-                f"{role}: {path}: row {number}: {problem}"
+                f"{role}: {shown}: row {number}: {problem}"
                 for number, problem in _bad_references(made, dialect, tokenizer, max_tokens, job)
             )
             shards.extend(made)

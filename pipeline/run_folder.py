@@ -16,7 +16,7 @@ RUN = f"{WORK}/run.json"
 State = Literal["new", "started", "complete"]
 
 _MEANING = {
-    "input": "the files, their content or the way they are read",
+    "input": "the files, their content, the way they are read or shard_rows",
     "model": "the model's files",
     "tokenizer and template": "the tokenizer or the chat template",
     "references.unsafe": "the content of the unsafe references",
@@ -35,10 +35,10 @@ def state_of(store: Store, fingerprint: Mapping[str, Any]) -> State:
     Raises ConfigError when the folder belongs to another job (the differing keys are named) or to something else.
     """
     if store.exists(MANIFEST):
-        _compare(store, fingerprint, _fingerprint_in(store, MANIFEST), "holds the finished result")
+        _compare(store, fingerprint, facts_in(store, MANIFEST)["fingerprint"], "holds the finished result")
         return "complete"
     if store.exists(RUN):
-        _compare(store, fingerprint, _fingerprint_in(store, RUN), "belongs to an unfinished run")
+        _compare(store, fingerprint, facts_in(store, RUN)["fingerprint"], "belongs to an unfinished run")
         return "started"
     strangers = [name for name in store.list("") if name != WORK and not name.startswith(".")]
     if strangers:
@@ -55,16 +55,15 @@ def begin(store: Store, facts: Mapping[str, Any]) -> None:
     store.write_json(RUN, dict(facts))
 
 
-def _fingerprint_in(store: Store, name: str) -> Mapping[str, Any]:
-    """ConfigError if the file is not one of ours; manifest.json is a common name."""
+def facts_in(store: Store, name: str) -> dict[str, Any]:
+    """What MANIFEST or RUN holds. ConfigError if the file is not one of ours; manifest.json is a common name."""
     try:
         facts = store.read_json(name)
     except ValueError:
         facts = None
-    fingerprint = facts.get("fingerprint") if isinstance(facts, dict) else None
-    if not isinstance(fingerprint, dict):
-        raise ConfigError(f"output: {store.path(name)} was not written by tamis, or is damaged; choose a new folder")
-    return fingerprint
+    if not isinstance(facts, dict) or not isinstance(facts.get("fingerprint"), dict):
+        raise ConfigError(f"output: {store.path(name)} was not written by tamis, or is damaged; choose another folder")
+    return facts
 
 
 def _compare(store: Store, ours: Mapping[str, Any], theirs: Mapping[str, Any], holds: str) -> None:

@@ -32,15 +32,19 @@ def scan_files(files: Sequence[SourceFile], job: Job) -> list[Scanned]:
 
 
 def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str]) -> Dialect:
-    """Detected from the head of the file, or set by hand. ValueError says how to set it."""
+    """Detected from the head of the file, or set by hand. ValueError says how to set it.
+
+    The head of a JSON file need not show all its columns: a key may first stand in any later row.
+    """
     if scanned.head_problems and not scanned.head:
         raise ValueError(
             f"none of its first {len(scanned.head_problems)} rows can be read ({scanned.head_problems[0]})"
         )
+    complete = scanned.schema is not None
     available = list(scanned.schema.names) if scanned.schema is not None else _keys(scanned.head)
     if name is not None or columns:
-        return dialect_by_hand(name, columns, available)
-    return detect(available, scanned.head)
+        return dialect_by_hand(name, columns, available, complete)
+    return detect(available, scanned.head, complete)
 
 
 def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:

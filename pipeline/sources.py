@@ -9,12 +9,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from tamis.operators.problems import RowProblem
+from tamis.operators.references import safe_path, unsafe_path
 from tamis.pipeline import text_files
 from tamis.pipeline.columnar_files import ColumnarFile, read_rows, shape_of
 from tamis.pipeline.errors import InputError
@@ -26,6 +28,9 @@ SHARD_BYTES = 64 << 20
 """Shards are also bounded in bytes of input, so that rows of megabytes do not fill a worker's memory."""
 
 CORPUS = "corpus"
+
+SHIPPED = {"unsafe": unsafe_path, "safe": safe_path}
+_SHIPPED_SCHEME = "tamis-references:"
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
 
     Raises InputError if the file vanished or is not the one that was planned.
     """
+    shard = _on_this_node(shard)
     check_unchanged(shard, options)
     try:
         if shard.file.format in TEXT_FORMATS:
@@ -149,9 +155,35 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
 
 
 def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a Parquet or Arrow shard as they are, types and metadata untouched."""
+    """The rows of a Parquet or Arrow shard as they are, types and metadata untouched. InputError as for `read`."""
+    check_unchanged(shard, options)
     file, span = _columnar(shard.file, options), shard.span
     return read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
+
+
+def shipped_file(role: str, file: SourceFile) -> SourceFile:
+    """A reference set of tamis itself: known by role and content, so that each node reads its own copy."""
+    return replace(file, url=f"{_SHIPPED_SCHEME}{role}", identity=_content_hash(file.url))
+
+
+def is_shipped(file: SourceFile) -> bool:
+    """Whether the file is one that `shipped_file` made; its identity is then the sha256 of its content."""
+    return file.url.startswith(_SHIPPED_SCHEME)
+
+
+def _on_this_node(shard: Shard) -> Shard:
+    """The shard with a path that this machine can open. InputError if another tamis is installed here."""
+    file = shard.file
+    if not is_shipped(file):
+        return shard
+    path = str(SHIPPED[file.url.removeprefix(_SHIPPED_SCHEME)]())
+    if _content_hash(path) != file.identity:
+        raise InputError(f"{file.name}: the references of tamis differ on this node; install one version everywhere")
+    return replace(shard, file=replace(file, url=path, identity=str(os.stat(path).st_mtime_ns)))
+
+
+def _content_hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:

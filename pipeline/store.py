@@ -12,7 +12,8 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -72,7 +73,9 @@ class Store:
         return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
 
     def exists(self, name: str = "") -> bool:
-        return bool(self._opened[0].exists(self._full(name)))
+        """ConfigError if the storage does not let us look."""
+        with self._looking():
+            return bool(self._opened[0].exists(self._full(name)))
 
     def read(self, name: str) -> bytes:
         """FileNotFoundError if there is none."""
@@ -115,15 +118,26 @@ class Store:
         return pq.ParquetFile(io.BytesIO(self.read(name))).read(columns=columns)
 
     def list(self, folder: str) -> list[str]:
-        """Names of the files in `folder`, sorted; empty if it does not exist."""
+        """Names of the files in `folder`, sorted; empty if it does not exist. ConfigError if we may not look."""
         filesystem = self._opened[0]
         try:
-            filesystem.invalidate_cache(self._full(folder))
-            found = filesystem.ls(self._full(folder), detail=False)
+            with self._looking():
+                filesystem.invalidate_cache(self._full(folder))
+                found = filesystem.ls(self._full(folder), detail=False)
         except FileNotFoundError:
             return []
         names = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
         return [name for name in names if name and not name.endswith(".tmp")]
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        try:
+            yield
+        except (NotADirectoryError, PermissionError) as error:
+            raise ConfigError(
+                f"output: {self.path()} cannot be looked into ({error_text(error)}); choose another folder, "
+                "or see to it that you may read this one"
+            ) from None
 
     def remove(self, folder: str) -> None:
         filesystem, full = self._opened[0], self._full(folder)
@@ -159,12 +173,18 @@ def is_local_url(url: str) -> bool:
 
 
 def refuse_credentials(url: str) -> None:
-    """ConfigError for user:password@ in a URL; such an address would end up in logs and manifests."""
+    """ConfigError for user:password@ or a signature in a URL; such an address would end up in logs and manifests."""
     if has_credentials(url):
         raise ConfigError(
-            f"{url.partition('://')[0]}://***@...: credentials in an address are refused; "
-            "put them in the environment or the provider's own config file"
+            f"{url.partition('://')[0]}://***: credentials in an address are refused; put them in "
+            "the environment or the provider's own config file (or fetch the file of a signed address first)"
         )
+
+
+_SIGNED = re.compile(
+    r"[?&;#]([\w.-]*(signature|security-token|credential)|sig|(access_|auth_)?token|api_?key)=", re.IGNORECASE
+)
+"""What presigned addresses of S3, Google, Azure and the like carry in their query."""
 
 
 def has_credentials(url: str) -> bool:
@@ -175,7 +195,7 @@ def has_credentials(url: str) -> bool:
     secret = ":" in before_host or (before_host and scheme.rpartition("::")[2] in {"http", "https"})
     # A secret with a slash in it ends the authority early: s3://key:se/cret@bucket.
     split = "@" not in authority and re.search(r":(?!\d*$)[^\]]*$", authority) and "@" in rest
-    return bool(separator and (secret or split))
+    return bool(separator and (secret or split or _SIGNED.search(rest)))
 
 
 def error_text(error: BaseException) -> str:

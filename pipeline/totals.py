@@ -29,6 +29,8 @@ class CaptureTotals:
     truncated: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     messages: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    precisions: set[str] = field(default_factory=set)
     bad_references: Counter[str] = field(default_factory=Counter)
     schemas: dict[str, int] = field(default_factory=dict)
     new_rows: int = 0
@@ -47,6 +49,7 @@ class CaptureTotals:
             self.load_seconds = max(self.load_seconds, receipt["seconds"]["load_seconds"])
             self._started = min(self._started, receipt["started"])
             self._finished = max(self._finished, receipt["finished"])
+        self.precisions.add(receipt["precision"])
         if receipt["role"] != CORPUS:
             self.bad_references.update(receipt["quarantined"])
             return
@@ -56,6 +59,7 @@ class CaptureTotals:
         self.codes.update(receipt["quarantined"])
         for code, message in receipt["messages"].items():
             self.messages.setdefault(code, message)
+            self.examples.setdefault(code, receipt["examples"][code])
         if receipt["schema"] is not None:
             known = self.schemas.get(receipt["schema"], receipt["index"])
             self.schemas[receipt["schema"]] = min(known, receipt["index"])

@@ -63,7 +63,7 @@ def length_check(summary: Mapping[str, Any]) -> Check:
             "attention",
             "This may be a length filter",
             _sentence("; ".join(reasons))
-            + " Compare with a random removal matched by length before you credit the method.",
+            + " Compare with a random removal (selection.control: random) before you credit the method.",
         )
     if correlation is None and not overall:
         return Check("unknown", "Length", "Whether the scores follow the length of the answers could not be checked.")

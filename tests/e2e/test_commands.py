@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import re
@@ -9,11 +10,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import jsonschema
 import pytest
 import yaml
 from command import PROGRESS, Ran, tamis
 from outputs import alpaca_rows, check_whole, manifest_of, snapshot, write_jsonl
+
+from tamis.pipeline import cli
+from tamis.pipeline.errors import ConfigError
 
 COMMANDS = ("curate", "plan", "status", "report", "doctor", "schema")
 
@@ -126,6 +131,67 @@ def test_status_and_report_where_no_run_has_been(tmp_path: Path) -> None:
         assert words in ran.stderr
         assert len(ran.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_status_and_report_of_somebody_else_s_folder(command: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "web app", "icons": []}')
+    ran = tamis(command, tmp_path, cwd=tmp_path)
+    assert (ran.rc, ran.stdout) == (2, "")
+    assert "manifest.json was not written by tamis" in ran.stderr
+
+
+class _Guarded(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]
+    """A storage that answers only to those who know its options."""
+
+    protocol = "guarded"
+
+    def exists(self, path: str, **_: object) -> bool:
+        if self.storage_options != {"endpoint_url": "http://127.0.0.1:9", "client_kwargs": {"region_name": "eu"}}:
+            raise PermissionError(13, "Permission denied", path)
+        return False
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_status_and_report_reach_storage_that_needs_options(command: str) -> None:
+    fsspec.register_implementation("guarded", _Guarded, clobber=True)
+    options = ["endpoint_url=http://127.0.0.1:9", "client_kwargs.region_name=eu"]
+    flags = [flag for option in options for flag in ("--storage-options", option)]
+    with pytest.raises(ConfigError, match="Permission denied"):
+        cli.app([command, "guarded://out"], standalone_mode=False)
+    with pytest.raises(ConfigError, match=r"no run of tamis has been here|no finished run here"):
+        cli.app([command, "guarded://out", *flags], standalone_mode=False)
+    with pytest.raises(ConfigError, match=r"api_key looks like a credential") as caught:
+        cli.app([command, "guarded://out", "--storage-options", "api_key=hunter2"], standalone_mode=False)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_storage_that_fails_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray.exceptions
+
+    full = OSError(errno.ENOSPC, "No space left on device", "out/kept/0.parquet")
+    wrapped = ray.exceptions.RayTaskError("task", "a worker's traceback", full)
+
+    def failing(error: Exception) -> None:
+        def command(**_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "app", command)
+        cli.main()
+
+    for error in (full, wrapped, wrapped.as_instanceof_cause()):
+        with pytest.raises(SystemExit) as caught:
+            failing(error)
+        assert caught.value.code == 5
+        said = capsys.readouterr().err
+        assert said.startswith(
+            "error: out/kept/0.parquet: No space left on device; what is done stays done, free space"
+        )
+        assert len(said.splitlines()) == 1
+    with pytest.raises(KeyError):
+        failing(KeyError("a bug"))
 
 
 def test_report_writes_the_report_anew(finished: Finished) -> None:

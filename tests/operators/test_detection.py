@@ -46,6 +46,25 @@ def test_detected(row: dict[str, Any], said: str) -> None:
     assert detect(sorted(row, reverse=True), [row]) == dialect
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"instruction": "a", "output": "b"}, "alpaca (system, instruction, input -> output)"),
+        ({"instruction": "a", "context": "", "output": "b"}, "alpaca (system, instruction, context -> output)"),
+        ({"instruction": "a", "response": "b"}, "alpaca (system, instruction, context -> response)"),
+        ({"instruction": CHAT[:1], "response": CHAT[1:]}, "pair (system, instruction -> response)"),
+        ({"prompt": "a", "response": "b"}, "pair (system, prompt -> response)"),
+        ({"prompt": "a", "response": "b", "system_prompt": "s"}, "pair (system_prompt, prompt -> response)"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "pair (system, prompt -> chosen)"),
+        ({"conversations": SHARE}, "sharegpt (system, conversations)"),
+        ({"messages": CHAT}, "messages (system, messages)"),
+        ({"text": TEXT}, "text (text)"),
+    ],
+)
+def test_where_more_columns_may_come_the_optional_ones_are_bound(row: dict[str, Any], said: str) -> None:
+    assert detect(list(row), [row], complete=False).describe() == said
+
+
 def test_rows_that_tell_nothing_are_passed_over() -> None:
     rows = [
         {"messages": None},

@@ -100,3 +100,35 @@ def test_by_hand(name: str | None, columns: dict[str, str], available: list[str]
 def test_by_hand_refuses(name: str | None, columns: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         dialect_by_hand(name, columns, ["question", "answer"])
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "available", "expected"),
+    [
+        (None, {"prompt": "q", "response": "a"}, ["q"], None),
+        (
+            None,
+            {"prompt": "q", "response": "a", "system": "s"},
+            ["q", "a"],
+            dialect("pair", prompt="q", response="a", system="s"),
+        ),
+        ("alpaca", {}, ["instruction", "output"], dialect("alpaca", **dict(ALPACA.columns), system="system")),
+        (
+            "alpaca",
+            {},
+            ["instruction", "response", "system_prompt"],
+            dialect("alpaca", instruction="instruction", input="context", output="response", system="system_prompt"),
+        ),
+        ("alpaca", {"output": "a"}, ["instruction"], None),
+        (None, {"prompt": "q", "response": "a"}, ["x", "aa"], None),
+        ("text", {}, ["x"], None),
+    ],
+)
+def test_by_hand_where_more_columns_may_come(
+    name: str | None, columns: dict[str, str], available: list[str], expected: Dialect | None
+) -> None:
+    if expected is None:
+        with pytest.raises(ValueError, match=r"the corpus has no column '.'|needs a column for text"):
+            dialect_by_hand(name, columns, available, complete=False)
+    else:
+        assert dialect_by_hand(name, columns, available, complete=False) == expected

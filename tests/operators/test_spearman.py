@@ -11,7 +11,7 @@ from scipy.stats import rankdata, spearmanr
 
 from tamis.operators.lengths import length_histogram
 from tamis.operators.ranking import coarse_bins, coarse_histogram
-from tamis.operators.spearman import RankSums, midranks, rank_sums, resolved_share, rho
+from tamis.operators.spearman import RankSums, midranks, rank_bins, rank_edges, rank_sums, resolved_share, rho
 
 
 def streamed(scores: np.ndarray, lengths: np.ndarray, shards: int) -> float | None:
@@ -101,3 +101,35 @@ def test_bins_outside_the_histogram_are_refused() -> None:
         rank_sums(np.array([0]), np.array([2]), ranks, ranks, 2)
     with pytest.raises(ValueError, match="one bin of either kind"):
         rank_sums(np.array([0]), np.array([0, 1]), ranks, ranks, 2)
+
+
+@pytest.mark.parametrize(
+    ("centre", "spread"),
+    [(0.3, 0.0005), (0.05, 0.00005), (0.0, 1.0), (1e-6, 1e-7)],
+    ids=["tight", "tighter", "wide", "tiny"],
+)
+def test_rank_bins_resolve_scores_wherever_they_lie(centre: float, spread: float) -> None:
+    scores = (centre + spread * np.random.default_rng(0).standard_normal(5000)).astype(np.float32)
+    edges = rank_edges(float(scores.min()), float(scores.max()))
+    bins = rank_bins(scores, edges)
+    histogram = np.bincount(bins, minlength=len(edges) + 1)
+    assert resolved_share(histogram) > 0.999
+    exact = rankdata(scores)
+    np.testing.assert_allclose(midranks(histogram)[bins], exact, atol=25)
+
+
+def test_rank_bins_resolve_scores_of_many_magnitudes() -> None:
+    scores = np.exp(np.random.default_rng(1).uniform(-30, 30, 5000)).astype(np.float32)
+    edges = rank_edges(float(scores.min()), float(scores.max()))
+    histogram = np.bincount(rank_bins(scores, edges), minlength=len(edges) + 1)
+    assert resolved_share(histogram) > 0.999
+
+
+def test_rank_bins_ascend_with_the_score_and_hold_one_value_of_all() -> None:
+    scores = np.array([-1.0, -1.0, -0.5, 0.0, 2.0], dtype=np.float32)
+    bins = rank_bins(scores, rank_edges(-1.0, 2.0))
+    assert (np.diff(bins) >= 0).all()
+    assert bins[0] == bins[1] < bins[2] < bins[3] < bins[4]
+    assert len(set(rank_bins(np.full(3, 0.25, np.float32), rank_edges(0.25, 0.25)))) == 1
+    with pytest.raises(ValueError, match="cannot be binned"):
+        rank_edges(0.0, float("inf"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -53,6 +55,35 @@ def test_a_folder_gives_its_data_files_by_name_and_nothing_hidden(tmp_path: Path
     )
     plant(tmp_path, "dataset_info.json", "state.json", "dataset_dict.json")
     assert names(tmp_path) == names(f"{tmp_path}/") == ["a.parquet", "b.jsonl", "deep/er/c.csv.gz"]
+
+
+def test_a_folder_is_read_through_links_to_folders(tmp_path: Path) -> None:
+    plant(tmp_path, "in/a.jsonl", "elsewhere/b.jsonl", "elsewhere/deep/c.jsonl", "in/z/d.jsonl")
+    (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/again").symlink_to(tmp_path / "in/z")  # its file counts once, by its path without links
+    (tmp_path / "in/_off").symlink_to(tmp_path / "elsewhere")
+    assert names(tmp_path / "in") == ["a.jsonl", "link/b.jsonl", "link/deep/c.jsonl", "z/d.jsonl"]
+
+
+def test_links_that_lead_back_end(tmp_path: Path) -> None:
+    plant(tmp_path, "in/a.jsonl", "out/b.jsonl")
+    (tmp_path / "in/self").symlink_to(tmp_path / "in")
+    (tmp_path / "in/out").symlink_to(tmp_path / "out")
+    (tmp_path / "out/in").symlink_to(tmp_path / "in")
+    assert names(tmp_path / "in") == ["a.jsonl", "out/b.jsonl"]
+
+
+def test_a_subfolder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(tmp_path, "a.jsonl", "shut/b.jsonl", "_shut/c.jsonl")
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:  # root may list every folder, whatever its permissions
+        if os.path.basename(path).endswith("shut"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert problems(tmp_path) == (f"{tmp_path}/shut: Permission denied",)
 
 
 def test_an_underscored_folder_may_be_named_itself(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.job import Job, job_schema, load_job
+from tamis.pipeline.job import Job, job_schema, load_job, storage_options
 
 MINIMAL: dict[str, Any] = {"input": "data.jsonl", "output": "out", "model": "models/m", "method": "larf"}
 
@@ -247,6 +247,26 @@ SECRET = "hunter2hunter2"
         {"client_kwargs": {"key": SECRET}},
         {"a": {"b": {"credentials": SECRET}}},
         {"endpoint_url": f"https://me:{SECRET}@host"},
+        {"connection_string": SECRET},
+        {"connectionString": SECRET},
+        {"conn_str": SECRET},
+        {"api_key": SECRET},
+        {"apiKey": SECRET},
+        {"passphrase": SECRET},
+        {"pat": SECRET},
+        {"github_pat": SECRET},
+        {"sig": SECRET},
+        {"signature": SECRET},
+        {"pkey": SECRET},
+        {"client_kwargs": {"headers": {"Authorization": SECRET}}},
+        {"client_kwargs": [{"region": "eu"}, {"api_key": SECRET}]},
+        {"x": f"DefaultEndpointsProtocol=https;AccountName=a;AccountKey={SECRET}=="},
+        {"x": f"Endpoint=sb://a/;SharedAccessKey={SECRET}"},
+        {"x": ["harmless", f"SharedKey={SECRET}"]},
+        {"x": f"sv=2022&sig={SECRET}"},
+        {"x": {"y": [f"X-Amz-Signature={SECRET}"]}},
+        {"x": f"Bearer {SECRET}"},
+        {"endpoint_url": f"https://host/?X-Goog-Signature={SECRET}"},
     ],
 )
 def test_credentials_are_refused_and_never_shown(options: dict[str, Any]) -> None:
@@ -263,8 +283,20 @@ def test_harmless_storage_options_are_kept() -> None:
         "anon": True,
         "client_kwargs": {"region_name": "eu"},
         "skip_instance_cache": True,
+        "config_kwargs": {"signature_version": "s3v4", "path": ["a", "/design/patterns"]},
+        "account_name": "passage",
     }
     assert job(storage_options=options).storage_options == options
+
+
+def test_storage_options_of_a_command_line() -> None:
+    assert storage_options([]) == {}
+    found = storage_options(["endpoint_url=http://h:1/?a=b", "anon=true", "client_kwargs.region_name=eu"])
+    assert found == {"endpoint_url": "http://h:1/?a=b", "anon": True, "client_kwargs": {"region_name": "eu"}}
+    for wrong in (f"api_key={SECRET}", f"a.b.token={SECRET}", SECRET, f"={SECRET}", f"x=[{SECRET}", f"x=sig={SECRET}"):
+        with pytest.raises(ConfigError) as caught:
+            storage_options([wrong])
+        assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(

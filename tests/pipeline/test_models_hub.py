@@ -119,6 +119,18 @@ def test_workers_of_one_node_fetch_a_model_once(hub: Hub, tmp_path: Path) -> Non
     assert Path(path, "model.safetensors").read_bytes() == FILES["model.safetensors"]
 
 
+def test_each_user_of_a_node_has_a_lock_of_their_own(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of two users, neither may open what the other has left in the common folder.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code = "(__import__('os').__dict__.update(getuid=lambda: {}), 'team/tiny')[1], None, weights=False"
+    for user in (4001, 4002):
+        worker = _fetch(hub, tmp_path / "home", code.format(user))
+        _, stderr = worker.communicate(timeout=120)
+        assert worker.returncode == 0, stderr
+    names = [lock.name for lock in tmp_path.glob("tamis-fetch-*.lock")]
+    assert sorted(name.split("-")[2] for name in names) == ["4001", "4002"]
+
+
 def test_a_plan_fetches_no_weights(hub: Hub, tmp_path: Path) -> None:
     worker = _fetch(hub, tmp_path, "'team/tiny', None, weights=False")
     _, stderr = worker.communicate(timeout=120)

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.run_folder import MANIFEST, RUN, begin, key_of, state_of
+from tamis.pipeline.run_folder import MANIFEST, RUN, begin, facts_in, key_of, state_of
 from tamis.pipeline.store import Store
 
 FINGERPRINT: dict[str, Any] = {"format": 1, "input": "aaa", "model": "bbb", "method": ["larf"], "larf.layer": "auto"}
@@ -70,7 +70,7 @@ def test_other_settings_are_named(store: Store, name: str) -> None:
     assert len(lines) == 5
     assert ("finished result" if name == MANIFEST else "unfinished run") in lines[0]
     assert "  - larf.layer: auto there, 3 now" in lines
-    assert "  - input: the files, their content or the way they are read changed" in lines
+    assert "  - input: the files, their content, the way they are read or shard_rows changed" in lines
     assert "  - saft.k: None there, 2 now" in lines
     # Digests mean nothing to a person.
     assert "aaa" not in said
@@ -90,6 +90,19 @@ def test_somebody_else_s_folder(store: Store) -> None:
 def test_somebody_else_s_manifest(store: Store, content: str) -> None:
     store.write(MANIFEST, content.encode())
     assert "not written by tamis" in refusal(store, FINGERPRINT)
+    with pytest.raises(ConfigError, match="not written by tamis"):
+        facts_in(store, MANIFEST)
+
+
+def test_the_facts_of_a_run(store: Store) -> None:
+    begin(store, {"fingerprint": FINGERPRINT, "rows": 5})
+    assert facts_in(store, RUN) == {"fingerprint": FINGERPRINT, "rows": 5}
+
+
+def test_a_folder_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file/out cannot be looked into"):
+        state_of(Store(str(tmp_path / "file/out")), FINGERPRINT)
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:

@@ -176,6 +176,31 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
         Store(str(tmp_path / "file/out")).check_writable()
 
 
+class _Locked(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]
+    """A storage that answers 403 to everything."""
+
+    protocol = "locked"
+
+    def info(self, path: str, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    def exists(self, path: str, **_: object) -> bool:
+        raise PermissionError(13, "Permission denied", path)
+
+    def ls(self, path: str, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+
+def test_what_cannot_be_looked_into_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"output: .*file/out cannot be looked into \(Not a directory\); choose"):
+        Store(str(tmp_path / "file/out")).list("")
+    fsspec.register_implementation("locked", _Locked, clobber=True)
+    for attempt in (lambda store: store.list("a"), lambda store: store.exists("a")):
+        with pytest.raises(ConfigError, match=r"output: locked://b/out cannot be looked into \(Permission denied\)"):
+            attempt(Store("locked://b/out"))
+
+
 # --- addresses ----------------------------------------------------------------------------------------------------
 
 SECRET = "hunter2hunter2"
@@ -192,6 +217,12 @@ SECRET = "hunter2hunter2"
         f"simplecache::https://{SECRET}@host/data.jsonl",
         f"sftp://me:{SECRET}@host/out",
         f"s3://:{SECRET}@bucket",
+        f"https://a.blob.core.windows.net/c/x.jsonl?sv=1&sig={SECRET}",
+        f"https://b.s3.amazonaws.com/x.jsonl?X-Amz-Credential={SECRET}&X-Amz-Signature={SECRET}",
+        f"https://storage.googleapis.com/b/x.jsonl?X-Goog-Signature={SECRET}",
+        f"https://b.s3.amazonaws.com/x.jsonl?AWSAccessKeyId=a&Signature={SECRET}&Expires=1",
+        f"simplecache::https://host/x.jsonl?x-goog-signature={SECRET}",
+        f"https://host/x.jsonl?token={SECRET}",
     ],
 )
 def test_credentials_in_an_address_are_refused_and_not_repeated(url: str) -> None:
@@ -216,6 +247,9 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(url: str) -> Non
         "C:/x@y",
         "memory://a",
         "hf://datasets/org/name@main/data.jsonl",
+        "https://host/x.jsonl?download=true&design=3&signed=no",
+        "s3://bucket/sig=1/x?.jsonl",
+        "/local/x?sig=1.jsonl",
     ],
 )
 def test_innocent_addresses_are_not(url: str) -> None:

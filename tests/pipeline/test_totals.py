@@ -27,6 +27,8 @@ def captured(index: int, **facts: Any) -> dict[str, Any]:
         "role": "corpus",
         "quarantined": {},
         "messages": {},
+        "examples": {},
+        "precision": "float32 on cpu",
         "tokens": 100,
         "truncated": 1,
         "schema": None,
@@ -39,9 +41,18 @@ def captured(index: int, **facts: Any) -> dict[str, Any]:
 
 def test_captured_rows_are_counted() -> None:
     totals = CaptureTotals()
-    totals.add(captured(0, quarantined={"overlong": 2}, messages={"overlong": "too long"}), new=True)
     totals.add(
-        captured(1, quarantined={"overlong": 1, "odd": 3}, messages={"overlong": "other", "odd": "odd"}), new=True
+        captured(0, quarantined={"overlong": 2}, messages={"overlong": "too long"}, examples={"overlong": ["a row 1"]}),
+        new=True,
+    )
+    totals.add(
+        captured(
+            1,
+            quarantined={"overlong": 1, "odd": 3},
+            messages={"overlong": "other", "odd": "odd"},
+            examples={"overlong": [], "odd": []},
+        ),
+        new=True,
     )
     assert (totals.rows, totals.tokens, totals.truncated, totals.quarantined) == (20, 200, 2, 6)
     assert totals.codes == {"overlong": 3, "odd": 3}

@@ -1,0 +1,123 @@
+"""The steps of a capture, called as the workers call them, without Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from plan_jobs import Planner, lines_of, rows_of
+
+from tamis.operators.requests import Request
+from tamis.pipeline.capture import CAPTURES, CaptureSpec, Forward, tokenise_shard
+from tamis.pipeline.curate import _check_precision
+from tamis.pipeline.emit import decode_schema
+from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.sources import Shard, read, read_table
+from tamis.pipeline.store import Store
+from tamis.pipeline.totals import CaptureTotals
+
+
+@pytest.fixture
+def planner(tmp_path: Path, tiny_model: Path) -> Planner:
+    return Planner(tmp_path, tiny_model)
+
+
+def spec_for(tmp_path: Path, model: Path, **changes: Any) -> CaptureSpec:
+    settings: dict[str, Any] = {
+        "store": Store(str(tmp_path / "out")), "options": {}, "key": "k", "model": str(model), "revision": None,
+        "trust_remote_code": False, "allow_pickle_weights": False, "template": None, "dtype": "auto", "device": "cpu",
+        "threads": None, "token_budget": "auto", "max_tokens": 128, "overlong": "quarantine",
+        "columns": ("block_01.last_token",),
+    }  # fmt: skip
+    return CaptureSpec(**{**settings, **changes})
+
+
+def captured(shard: Shard, spec: CaptureSpec) -> tuple[dict[str, Any], pa.Table]:
+    """The receipt and the written table of one shard."""
+    result = Forward(spec)(tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec))
+    receipt = json.loads(result.column("receipt")[0].as_py())
+    return receipt, spec.store.read_table(f"{CAPTURES}/{shard.name}.parquet")
+
+
+def test_a_quarantined_row_has_no_say_in_the_columns(tmp_path: Path, tiny_model: Path, planner: Planner) -> None:
+    stray = {"prompt": "one answer", "response": ["is", "a list"], "debug": 1}
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of([*rows_of(20), stray, b'"not an object"', b"{broken"]))
+    [shard] = planner("max_quarantined=0.5").shards
+    receipt, table = captured(shard, spec_for(tmp_path, tiny_model))
+    assert decode_schema(receipt["schema"]) == pa.schema([("prompt", pa.string()), ("response", pa.string())])
+    assert receipt["quarantined"] == {"bad_content": 1, "not_an_object": 1, "malformed_json": 1}
+    assert receipt["examples"]["bad_content"] == ["a.jsonl row 20"]
+    assert table.column("code").to_pylist()[:20] == [None] * 20
+
+
+def test_what_is_captured_is_what_the_forward_pass_gives(tmp_path: Path, tiny_model: Path, planner: Planner) -> None:
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of([*rows_of(5), {"prompt": "p", "response": ""}, *rows_of(5, 90)]))
+    spec = spec_for(tmp_path, tiny_model, max_tokens=60)
+    receipt, table = captured(planner("max_quarantined=0.9").shards[0], spec)
+    valid = np.array([code is None for code in table.column("code").to_pylist()])
+    assert not valid[5]
+    assert receipt["precision"] == "float32 on cpu"
+    vectors = table.column(Request(1, "last_token").column)
+    assert vectors.null_count == (~valid).sum()
+    assert np.isfinite(np.array(vectors.drop_null().to_pylist())).all()
+    for column in ("n_tokens", "n_response_tokens"):
+        counts = table.column(column).to_numpy()
+        assert (counts[valid] > 0).all()
+        assert (counts[~valid] == 0).all(), "a quarantined row has no tokens that count"
+
+
+def test_vectors_of_two_precisions_are_not_mixed(tmp_path: Path) -> None:
+    totals = CaptureTotals(precisions={"float32 on cpu"})
+    _check_precision(Store(str(tmp_path)), totals)
+    totals.precisions.add("bfloat16 on cuda")
+    with pytest.raises(ConfigError, match="bfloat16 on cuda and float32 on cpu"):
+        _check_precision(Store(str(tmp_path)), totals)
+
+
+def test_a_parquet_file_that_changed_is_refused_when_rows_are_written(tmp_path: Path, planner: Planner) -> None:
+    path = tmp_path / "data/a.jsonl"
+    path.unlink()
+    store = Store(str(tmp_path / "data"))
+    store.write_table("x.parquet", pa.Table.from_pylist(rows_of(5)))
+    [shard] = planner().shards
+    assert read_table(shard, {}).num_rows == 5
+    store.write_table("x.parquet", pa.Table.from_pylist(rows_of(6)))
+    with pytest.raises(InputError, match=r"x\.parquet: changed since the plan"):
+        read_table(shard, {})
+
+
+def test_shipped_references_are_read_from_each_nodes_own_copy(
+    tmp_path: Path, planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = {shard.role: shard for shard in planner(method="larf").reference_shards}
+    assert shards["unsafe"].file.url == "tamis-references:unsafe"
+    here = read(shards["unsafe"], {})
+    assert len(here) == shards["unsafe"].rows == 120
+    # Another node: the same file elsewhere, with another time of modification.
+    from tamis.pipeline import sources
+
+    original = sources.SHIPPED["unsafe"]()
+    copy = tmp_path / "elsewhere.jsonl"
+    copy.write_bytes(original.read_bytes())
+    monkeypatch.setitem(sources.SHIPPED, "unsafe", lambda: copy)
+    assert [row.value for row in read(shards["unsafe"], {})] == [row.value for row in here]
+    copy.write_bytes(original.read_bytes() + b"{}\n")
+    with pytest.raises(InputError, match="differ on this node"):
+        read(shards["unsafe"], {})
+
+
+def test_amounts_that_cannot_be_are_refused_by_the_plan(planner: Planner) -> None:
+    for assignments, said in (
+        (["selection.drop_count=51"], "more than the 50 rows"),
+        (["selection.drop_count=26"], "more than half"),
+        (["selection.drop=0.9"], "more than half"),
+        (["selection.threshold=1", "selection.control=random"], "control needs"),
+        (["saft.k=33"], "32 dimensions"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            planner(*assignments)
+    assert planner("selection.drop=0.9", "selection.allow_majority=true").rows == 50
