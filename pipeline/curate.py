@@ -66,8 +66,7 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
     if on_plan is not None:
         on_plan(plan, state)
     if state == "complete":
-        if not job.keep_captures:
-            store.remove(WORK)  # left behind by a run that was killed right after its manifest
+        _remove_leftovers(store)
         return Outcome(store.read_json(run_folder.MANIFEST), did_nothing=True)
     key = run_folder.key_of(plan.fingerprint)
     if state == "new":
@@ -94,6 +93,12 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
     if not job.keep_captures:
         store.remove(WORK)
     return Outcome(manifest, did_nothing=False)
+
+
+def _remove_leftovers(store: Store) -> None:
+    """Of a run that was killed between its manifest and the end; captures that it was asked to keep stay."""
+    if not store.read_json(run_folder.MANIFEST)["job"]["keep_captures"]:
+        store.remove(WORK)
 
 
 # --- capture ------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_plan_shows_what_would_be_done(finished: Finished) -> None:
     assert planned.rc == 0, planned.output
     assert planned.stderr == ""
     for part in range(4):
-        assert re.search(rf"{part}\.jsonl +jsonl +alpaca \(instruction, input -> output\) +20 ", planned.stdout)
+        assert re.search(rf"{part}\.jsonl +jsonl +alpaca \(system, instruction, input -> output\) +20 ", planned.stdout)
     for words in (
         "80 in 8 shards",
         "LlamaForCausalLM, 4 blocks x 32",

@@ -174,7 +174,11 @@ def test_every_dialect_is_recognised(mixed: tuple[Path, list[Row], Ran]) -> None
         "e.jsonl.zst": ("pair", "jsonl (zstd)"),
         "f.csv": ("pair", "csv"),
     }
-    for word in ("messages (messages)", "sharegpt (conversations)", "alpaca (instruction, input -> output)"):
+    for word in (
+        "messages (system, messages)",
+        "sharegpt (system, conversations)",
+        "alpaca (system, instruction, input -> output)",
+    ):
         assert word in ran.stdout
 
 
