@@ -76,7 +76,8 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
 def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) -> None:
     """The summary at the end of a run: counts, the cut, rates, and where to look."""
     counts, timings = manifest["counts"], manifest["timings"]
-    table = Table(title=escape(manifest["title"]), title_justify="left", box=None, pad_edge=False, show_header=False)
+    console.print(f"[bold]{escape(manifest['title'])}[/]", highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right")
     table.add_column(justify="right")
