@@ -35,13 +35,11 @@ _BATCH_CHARACTERS = 1_000_000  # of text per call of the tokenizer: its answers 
 @dataclass(frozen=True)
 class Tokenised:
     """input_ids: int32 (T,).
-    responses: half-open token ranges of the answers, in order; answers that truncation or the template has
-    left
-        nothing of are not among them. The last one is the final answer, never empty.
+    responses: half-open token ranges of the answers, in order; answers of which truncation or
+        the template has left nothing are not among them. The last one is the final answer, never empty.
     truncated: whether tokens were cut off.
-    prompt_cut: whether all of the final answer's prompt was cut off, so that the token before the answer (a
-    BOS, or
-        the answer's own beginning) is not the last token of its prompt.
+    prompt_cut: whether all of the final answer's prompt was cut off, so that the token before the answer
+        (a BOS, or the answer's own beginning) is not the last token of its prompt.
     """
 
     input_ids: npt.NDArray[np.int32]

@@ -39,8 +39,8 @@ CAPTURES = f"{WORK}/capture"
 ACTOR_RESTARTS = 3
 SHOWN_EXAMPLES = 3
 
-# On two cores an 8M model does 25k tokens/s at 1,024 to 4,096, 21k at 8,192 and 15k at 16,384. A GPU wants more in a
-# batch; its number has not been measured yet.
+# Padding grows with the budget and a CPU gains nothing from larger batches. A GPU wants more work in a batch; its
+# number is a guess until it has been measured on one.
 AUTO_BUDGET = {"cpu": 2048, "cuda": 8192}
 
 
