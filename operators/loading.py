@@ -22,7 +22,9 @@ from torch import nn
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from tamis.operators.allocator import keep_freed_memory
 from tamis.operators.architecture import Cut, first_line, not_causal, require_folder
+from tamis.operators.spreading import place
 
 SAFE_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -107,7 +109,7 @@ def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
 def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Build the model of `cut` and fill it from `files`, in `dtype` on `device`, in evaluation mode.
 
-    Raises ValueError naming every weight that is missing, of another shape, or left over inside a block that
+    On "cuda" without a number, a model too large for one GPU is spread over all (spreading.place). Raises ValueError naming every weight that is missing, of another shape, or left over inside a block that
     was kept; and if the model turns out not to be causal.
     """
     with open_weights(files, cut) as weights, _quiet_transformers():
@@ -126,9 +128,33 @@ def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.de
             kind = cut.config.model_type
             raise ValueError(f"the weights cannot be put into a {kind} model: {first_line(error)}") from error
     _require_whole(report)
-    module: nn.Module = model.to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    module = place(model, device)
     require_causal(module, cut.config)
     return module
+
+
+def stop_tokens(path: str | os.PathLike[str], config: Any, *, revision: str | None) -> frozenset[int]:
+    """The tokens that end an answer: eos_token_id of generation_config.json, or of the config where that names none.
+
+    Raises ValueError if the file cannot be read, OSError if the hub cannot be reached.
+    """
+    name = "generation_config.json"
+    found = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    named = None
+    if found is not None:
+        try:
+            with open(found, encoding="utf-8") as file:
+                named = dict(json.load(file)).get("eos_token_id")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name} of {path} is not valid: {first_line(error)}") from error
+    if named is None:
+        named = getattr(config, "eos_token_id", None)
+    tokens = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(isinstance(token, int) for token in tokens):
+        raise ValueError(f"eos_token_id of {path} is {named!r}; a token id or a list of them is needed")
+    return frozenset(tokens)
 
 
 def _require_whole(report: dict[str, Any]) -> None:
