@@ -20,6 +20,7 @@ from torch import nn
 CODE_KEYS = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f")
 HEADS = ("lm_head", "embed_out")
+_NOTHING = re.compile(r"(?!)")
 
 
 @dataclass(frozen=True)
@@ -137,16 +138,7 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
     Raises ValueError if the model cannot be built, its list of blocks cannot be told, or its attention is not
     causal.
     """
-    try:
-        with torch.device("meta"):
-            model = transformers.AutoModel.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise ValueError(f"a {config.model_type} model cannot be built: {first_line(error)}") from error
-    blocks = find_blocks(model, config.num_hidden_layers)
-    modules = model.get_submodule(blocks).modules()
-    if any(getattr(module, "is_causal", True) is False for module in modules):
-        raise not_causal(config.model_type)
-
+    model, blocks = _without_weights(transformers.AutoModel, config, trust_remote_code)
     parent = blocks.rpartition(".")[0]
     norms = _final_norms(model, blocks)
     full_class = type(model)
@@ -170,6 +162,31 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
             rf"(?:(?:{prefix}\.)?(?:{re.escape(blocks)}\.(?P<block>\d+){above})|{'|'.join(HEADS)})\."
         ),
     )
+
+
+def plan_full(config: Any, *, trust_remote_code: bool = False) -> Cut:
+    """Plan the whole causal language model of `config`: all blocks, the final norm and the LM head, tied or not.
+
+    Nothing is cut off, so every tensor of the checkpoint is needed. Raises ValueError as plan_cut does.
+    """
+    model, blocks = _without_weights(transformers.AutoModelForCausalLM, config, trust_remote_code)
+    return Cut(
+        config=config, model_class=type(model), blocks=blocks, keep=config.num_hidden_layers, not_needed=_NOTHING
+    )
+
+
+def _without_weights(auto_class: Any, config: Any, trust_remote_code: bool) -> tuple[Any, str]:
+    """The model that `auto_class` makes of the config, on the meta device, and the path of its blocks."""
+    try:
+        with torch.device("meta"):
+            model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ValueError(f"a {config.model_type} model cannot be built: {first_line(error)}") from error
+    blocks = find_blocks(model, config.num_hidden_layers)
+    modules = model.get_submodule(blocks).modules()
+    if any(getattr(module, "is_causal", True) is False for module in modules):
+        raise not_causal(config.model_type)
+    return model, blocks
 
 
 def find_blocks(model: nn.Module, count: int) -> str:

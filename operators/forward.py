@@ -40,7 +40,7 @@ from tamis.operators.placement import choose_device, choose_dtype
 from tamis.operators.pooling import Pool, Spots
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import POSITIONS, Request
-from tamis.operators.rows import Rows, TokenIds, model_batches, padded, row_lengths, unusable_rows
+from tamis.operators.rows import TOKEN_BUDGETS, Rows, TokenIds, model_batches, padded, row_lengths, unusable_rows
 
 __all__ = ["POSITIONS", "ModelInfo", "Representer", "Request", "check_model", "describe_model"]
 
@@ -150,14 +150,15 @@ class Representer:
         input_ids: Sequence[TokenIds],
         finals: npt.ArrayLike,
         *,
-        token_budget: int = 4096,
+        token_budget: int | None = None,
         exact: bool = False,
     ) -> tuple[dict[Request, Vectors], dict[int, RowProblem]]:
         """Run all rows and pool each request.
 
         input_ids: N arrays of token ids, (T_i,). finals: (N, 2) whole numbers, the half-open token range of
-        each final answer. token_budget: rows x longest row of a batch. exact: one row at a time, so that a row's
-        vectors are the same to the bit whatever else is in the call, on one machine, device and number of threads.
+        each final answer. token_budget: rows x longest row of a batch; default: rows.TOKEN_BUDGETS.
+        exact: one row at a time, so that a row's vectors are the same to the bit whatever else is in the call, on one
+        machine, device and number of threads.
         Returns, per request, float32 (N, d) whose row i belongs to input i; and the rows that have a problem,
         which hold NaN in every array: empty, too_long_for_model, bad_token_id, no_prompt_token,
         no_response_token, forward_failed, non_finite. A batch that fails is halved, down to one row. Raises
@@ -189,7 +190,9 @@ class Representer:
         if exact:
             batches = [usable[place : place + 1] for place in range(len(usable))]
         else:
-            batches = model_batches(usable, lengths, token_budget, self._boundaries)
+            usual = TOKEN_BUDGETS.get(self.device.type, TOKEN_BUDGETS["cuda"])
+            budget = usual if token_budget is None else token_budget
+            batches = model_batches(usable, lengths, budget, self._boundaries)
         problems.update(run_halving(batches, run, recover=self._pool.clear))
         while flying:
             land(flying.popleft())

@@ -109,8 +109,9 @@ def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
 def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Build the model of `cut` and fill it from `files`, in `dtype` on `device`, in evaluation mode.
 
-    On "cuda" without a number, a model too large for one GPU is spread over all (spreading.place). Raises ValueError naming every weight that is missing, of another shape, or left over inside a block that
-    was kept; and if the model turns out not to be causal.
+    On "cuda" without a number, a model too large for one GPU is spread over all (spreading.place). Raises ValueError
+    naming every weight that is missing, of another shape, or left over inside a block that was kept; and if the model
+    turns out not to be causal.
     """
     with open_weights(files, cut) as weights, _quiet_transformers():
         try:

@@ -18,6 +18,10 @@ from tamis.operators.problems import RowProblem
 Rows = npt.NDArray[np.int64]
 TokenIds = npt.NDArray[np.integer[Any]]
 
+# Padding grows with the budget, and a CPU gains little from larger batches (benchmarks/forward.py). A GPU wants more
+# work in a batch; its number is a guess until it has been measured on one.
+TOKEN_BUDGETS = {"cpu": 2048, "cuda": 8192}
+
 
 def row_lengths(input_ids: Sequence[TokenIds]) -> Rows:
     """Tokens per row (N,); ValueError for a row that is not an array of whole numbers (T,)."""

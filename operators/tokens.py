@@ -91,6 +91,11 @@ class ChatTokenizer:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         return cls(tokenizer, template)
 
+    @property
+    def highest_id(self) -> int:
+        """The largest token id that the tokenizer knows, added tokens included."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
     def encode(
         self, conversations: Sequence[Sequence[Message]], *, max_tokens: int, overlong: Overlong
     ) -> list[Tokenised | RowProblem]:

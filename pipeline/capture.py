@@ -11,7 +11,7 @@ import json
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -30,12 +30,14 @@ from tamis.pipeline import receipts
 from tamis.pipeline.engine import Pool, own_error
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema
-from tamis.pipeline.models import fetch
+from tamis.pipeline.job import LayersJob
+from tamis.pipeline.models import ModelSource, chat_template, fetch
 from tamis.pipeline.receipts import WORK, Receipt
 from tamis.pipeline.sources import CORPUS, Row, Shard, read
 from tamis.pipeline.store import Store
 
-CAPTURES = f"{WORK}/capture"
+STAGE = "capture"
+CAPTURES = f"{WORK}/{STAGE}"
 ACTOR_RESTARTS = 3
 SHOWN_EXAMPLES = 3
 
@@ -46,7 +48,10 @@ AUTO_BUDGET = {"cpu": 2048, "cuda": 8192}
 
 @dataclass(frozen=True)
 class CaptureSpec:
-    """All that a worker needs; plain values, so that a restarted actor can be built from it again."""
+    """All that a worker needs; plain values, so that a restarted actor can be built from it again.
+
+    columns: names of the requests. stage: the folder of the vectors and of the receipts.
+    """
 
     store: Store
     options: Mapping[str, Any]
@@ -60,13 +65,53 @@ class CaptureSpec:
     device: str
     threads: int | None
     token_budget: int | str
+    attention: str
+    compile: bool
+    exact: bool
     max_tokens: int
     overlong: str
     columns: tuple[str, ...]
+    stage: str = STAGE
 
     @property
     def requests(self) -> tuple[Request, ...]:
         return tuple(Request.parse(column) for column in self.columns)
+
+
+def capture_spec(
+    job: LayersJob,
+    model: ModelSource,
+    store: Store,
+    key: str,
+    pool: Pool,
+    max_tokens: int,
+    requests: Iterable[Request],
+    stage: str = STAGE,
+) -> CaptureSpec:
+    """What the job says of it. key: digest of the settings on which the vectors depend."""
+    spec = job.model
+    return CaptureSpec(
+        store=store,
+        options=job.storage_options,
+        key=key,
+        model=model.path if model.revision == "local" else spec.name,
+        # The commit that the plan saw, so that every worker reads the same files.
+        revision=None if model.revision == "local" else model.revision,
+        trust_remote_code=spec.trust_remote_code,
+        allow_pickle_weights=spec.allow_pickle_weights,
+        template=chat_template(spec.template),
+        dtype=spec.dtype,
+        device=spec.device,
+        threads=pool.threads,
+        token_budget=spec.token_budget,
+        attention=spec.attention,
+        compile=spec.compile,
+        exact=spec.exact,
+        max_tokens=max_tokens,
+        overlong=job.overlong,
+        columns=tuple(request.column for request in requests),
+        stage=stage,
+    )
 
 
 def capture(spec: CaptureSpec, shards: Sequence[Shard], pool: Pool) -> Iterator[Receipt]:
@@ -227,9 +272,10 @@ class Forward:
             device=spec.device,
             trust_remote_code=spec.trust_remote_code,
             allow_pickle_weights=spec.allow_pickle_weights,
+            attention=spec.attention,
+            compile=spec.compile,
         )
-        budget = AUTO_BUDGET.get(self.representer.device.type, AUTO_BUDGET["cuda"])
-        self.token_budget = budget if spec.token_budget == "auto" else int(spec.token_budget)
+        self.token_budget = None if spec.token_budget == "auto" else int(spec.token_budget)
         self.load_seconds = time.perf_counter() - began
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -243,7 +289,9 @@ class Forward:
         lengths = np.diff(offsets)
         finals = np.stack([batch.column(name).to_numpy() for name in ("final_start", "final_stop")], axis=1)
         ids = [values[offsets[place] : offsets[place + 1]] for place in places]
-        vectors, problems = self.representer.represent(ids, finals[places], token_budget=self.token_budget)
+        vectors, problems = self.representer.represent(
+            ids, finals[places], token_budget=self.token_budget, exact=self.spec.exact
+        )
         for number, problem in problems.items():
             codes[places[number]], messages[places[number]] = problem.code, problem.message
         valid = np.array([code is None for code in codes], dtype=bool)
@@ -294,7 +342,7 @@ def write_shard(batch: pa.Table, spec: CaptureSpec) -> pa.Table:
     shard = Shard.from_json(notes["shard"])
     if batch.num_rows != shard.rows:
         raise AssertionError(f"shard {shard.name}: {batch.num_rows} rows arrived of {shard.rows}")
-    written = spec.store.write_table(f"{CAPTURES}/{shard.name}.parquet", batch.drop_columns(["notes"]))
+    written = spec.store.write_table(f"{WORK}/{spec.stage}/{shard.name}.parquet", batch.drop_columns(["notes"]))
     codes = Counter(code for code in batch.column("code").to_pylist() if code is not None)
     firsts = dict(zip(batch.column("code").to_pylist(), batch.column("message").to_pylist(), strict=True))
     examples: dict[str, list[str]] = {}
@@ -315,5 +363,5 @@ def write_shard(batch: pa.Table, spec: CaptureSpec) -> pa.Table:
         "started": notes["started"],
         "finished": notes["started"] + notes["forward_seconds"],
     }
-    receipt = receipts.write(spec.store, "capture", shard, spec.key, facts)
+    receipt = receipts.write(spec.store, spec.stage, shard, spec.key, facts)
     return pa.table({"receipt": [json.dumps(receipt)]})

@@ -25,6 +25,7 @@ JobAndFiles = Annotated[
     list[str] | None,
     typer.Argument(help="A job file (.yaml), and any input files that the shell made of a glob.", show_default=False),
 ]
+JobFile = Annotated[str | None, typer.Argument(help="A job file (.yaml).", show_default=False)]
 Input = Annotated[
     list[str] | None,
     typer.Option("--input", help="A file, folder, glob or URL with the corpus; may be given again."),
@@ -57,6 +58,11 @@ StorageOptions = Annotated[
         help="An option for the output's storage, as storage_options has it in the job file; may be given again.",
     ),
 ]
+PromptsFlag = Annotated[
+    str | None,
+    typer.Option("--prompts", help="File of harmless prompts that sound unsafe; default: the shipped set."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
 
 
@@ -161,16 +167,50 @@ def plan(
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     _quiet_libraries()
     from tamis.pipeline import run_folder
+    from tamis.pipeline.layers import settled
     from tamis.pipeline.plan import make_plan
     from tamis.pipeline.screens import show_plan
     from tamis.pipeline.store import Store
 
     planned = make_plan(made)
-    state = run_folder.state_of(Store(made.output, made.storage_options), planned.fingerprint)
+    store = Store(made.output, made.storage_options)
+    state = run_folder.state_of(store, planned.fingerprint)
     console = _console()
-    show_plan(console, planned, state)
+    show_plan(console, settled(store, planned), state)
     if planned.will_fail:
         _fail("the run would fail; see the warnings above", 3)
+
+
+@app.command()
+def layers(
+    job: JobFile = None,
+    output: Output = None,
+    model: Model = None,
+    revision: Revision = None,
+    prompts: PromptsFlag = None,
+    address: Address = None,
+    workers: Workers = None,
+    set: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search the block of a model that LARF should read, and show the Fisher ratios beside it."""
+    from tamis.pipeline.job import load_layers_job
+
+    flags = {**_model_flags(output, model, revision, workers), "larf.over_rejection_prompts": prompts}
+    made = load_layers_job(job, {key: value for key, value in flags.items() if value is not None}, set or [])
+    _quiet_libraries()
+    from tamis.pipeline.layers import find_layers
+    from tamis.pipeline.screens import show_layer_plan, show_layers
+    from tamis.pipeline.store import Store
+
+    console = _console()
+    outcome = find_layers(made, address, None if as_json else lambda plan, state: show_layer_plan(console, plan, state))
+    if as_json:
+        print(json.dumps(outcome.result, indent=2))
+        return
+    if outcome.did_nothing:
+        console.print("this search is complete already; nothing was done. Its result:\n")
+    show_layers(console, outcome.result, Store(made.output, made.storage_options))
 
 
 @app.command()
@@ -178,10 +218,11 @@ def status(output: OutputFolder, storage_options: StorageOptions = None) -> None
     """Say how far the run in an output folder is."""
     from tamis.pipeline import job
     from tamis.pipeline.receipts import folder
-    from tamis.pipeline.run_folder import MANIFEST, RUN, facts_in
+    from tamis.pipeline.run_folder import LAYERS, LAYERS_RUN, MANIFEST, RUN, facts_in, layers_in
     from tamis.pipeline.store import Store
 
     store = Store(output, job.storage_options(storage_options or []))
+    cells = f"{len(store.list(folder('layers'))):,} cells of the layer search are done"
     if store.exists(MANIFEST):
         from tamis.pipeline.screens import show_outcome
 
@@ -189,12 +230,26 @@ def status(output: OutputFolder, storage_options: StorageOptions = None) -> None
         print(f"complete since {manifest['created']}\n")
         show_outcome(_console(), manifest, store)
         return
+    if not store.exists(RUN) and store.exists(LAYERS):
+        from tamis.pipeline.screens import show_layers
+
+        searched = layers_in(store)
+        print(f"layer search complete since {searched['created']}; no run yet\n")
+        show_layers(_console(), searched, store)
+        return
+    if not store.exists(RUN) and store.exists(LAYERS_RUN):
+        print(
+            f"unfinished layer search: {cells}\nrun the same `tamis layers` (or `tamis curate`) command again to go on"
+        )
+        return
     if not store.exists(RUN):
         raise ConfigError(f"{store.path()}: no run of tamis has been here")
     run = facts_in(store, RUN)
     captured = len(store.list(folder("capture")))
     emitted = len(store.list(folder("emit")))
     print(f"unfinished: {run['rows']:,} rows in {run['shards']:,} shards (and {run['reference_shards']} of references)")
+    if store.list(folder("layers")) and not store.exists(LAYERS):
+        print(f"  {cells}")
     print(f"  captured {captured:,} of {run['shards'] + run['reference_shards']:,}")
     print(f"  emitted  {emitted:,} of {run['shards']:,}")
     print("run the same `tamis curate` command again to go on")
@@ -259,14 +314,11 @@ def _job(
         raise ConfigError(f"{others[0]} is not a job file (.yaml); name input files with --input")
     flags = {
         "input.path": [*(input or []), *others] or None,
-        "output": output,
-        "model.name": model,
-        "model.revision": revision,
+        **_model_flags(output, model, revision, workers),
         "method": method,
         "selection.drop": drop,
         "selection.drop_count": drop_count,
         "selection.threshold": threshold,
-        "workers": workers,
     }
     overlay: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
     if {"selection.drop", "selection.drop_count", "selection.threshold"} & overlay.keys():
@@ -274,6 +326,10 @@ def _job(
         for key in ("selection.drop", "selection.drop_count", "selection.threshold"):
             overlay.setdefault(key, None)
     return load_job(job_files[0] if job_files else None, overlay, assignments or [])
+
+
+def _model_flags(output: str | None, model: str | None, revision: str | None, workers: int | None) -> dict[str, Any]:
+    return {"output": output, "model.name": model, "model.revision": revision, "workers": workers}
 
 
 def _console() -> Console:

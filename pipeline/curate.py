@@ -1,4 +1,4 @@
-"""The main job, from top to bottom: plan, capture, fit, emit, publish.
+"""The main job, from top to bottom: plan, choose LARF's layer, capture, fit, emit, publish.
 
 Every stage skips what an earlier, interrupted run of the same job has done, so resuming is running again.
 """
@@ -16,10 +16,10 @@ from tamis.operators.lengths import length_deciles
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.schema import conflicts
 from tamis.operators.spearman import midranks, rank_edges, resolved_share
-from tamis.pipeline import receipts, run_folder
-from tamis.pipeline.capture import CaptureSpec, capture
+from tamis.pipeline import layers, receipts, run_folder
+from tamis.pipeline.capture import capture, capture_spec
 from tamis.pipeline.emit import EmitSpec, emit, output_schema
-from tamis.pipeline.engine import Cluster, Pool, ray_session, size_pool
+from tamis.pipeline.engine import Cluster, ray_session, size_pool
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.fit import (
     ScoreSpec,
@@ -32,7 +32,6 @@ from tamis.pipeline.fit import (
     select,
 )
 from tamis.pipeline.job import Job
-from tamis.pipeline.models import chat_template
 from tamis.pipeline.plan import Plan, make_plan
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.publish import publish
@@ -63,12 +62,12 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
     store = Store(job.output, job.storage_options)
     plan = make_plan(job)
     state = run_folder.state_of(store, plan.fingerprint)
+    plan = layers.settled(store, plan)
     if on_plan is not None:
         on_plan(plan, state)
     if state == "complete":
         _remove_leftovers(store)
         return Outcome(store.read_json(run_folder.MANIFEST), did_nothing=True)
-    key = run_folder.key_of(plan.fingerprint)
     if state == "new":
         sizes = {
             "shards": len(plan.shards),
@@ -80,6 +79,9 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
 
     with ray_session(address) as cluster:
         timings["ray_start"] = {"seconds": cluster.seconds_to_start}
+        plan = _choose_layer(plan, store, cluster, timings)
+        # What is captured depends on the block, wherever it comes from.
+        key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
         captured = _capture(plan, store, key, cluster, timings)
         artifacts, artifact_files, selection = _fit(plan, store, key, timings)
         spec, resolved = _emit_spec(plan, store, key, captured, selection)
@@ -89,7 +91,13 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
     notes = [*plan.warnings, *_schema_notes(captured)]
     if resolved < RESOLVED_ENOUGH:
         notes.append(f"the scores lie so close together that ranks and quantiles are rough ({resolved:.0%} resolved)")
-    manifest = publish(store, plan, artifacts, artifact_files, selection, spec, captured, emitted, timings, notes)
+    searched = layers.beside(store, plan)
+    if searched is not None:
+        artifact_files += layers.publish(store, searched)
+        notes += searched["warnings"] if plan.layers is not None else []
+    manifest = publish(
+        store, plan, artifacts, artifact_files, selection, spec, captured, emitted, timings, notes, searched
+    )
     if not job.keep_captures:
         store.remove(WORK)
     return Outcome(manifest, did_nothing=False)
@@ -99,6 +107,18 @@ def _remove_leftovers(store: Store) -> None:
     """Of a run that was killed between its manifest and the end; captures that it was asked to keep stay."""
     if not store.read_json(run_folder.MANIFEST)["job"]["keep_captures"]:
         store.remove(WORK)
+
+
+# --- LARF's layer -------------------------------------------------------------------------------------------------
+
+
+def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) -> Plan:
+    if plan.layers is None or not plan.unsettled:
+        return plan
+    began = time.monotonic()
+    layers.publish(store, layers.find(store, plan.layers, cluster))
+    timings["layers"] = {"seconds": time.monotonic() - began}
+    return layers.settled(store, plan)
 
 
 # --- capture ------------------------------------------------------------------------------------------------------
@@ -115,7 +135,7 @@ def _capture(plan: Plan, store: Store, key: str, cluster: Cluster, timings: Timi
     _check_quarantine(plan, totals)
     if left:
         pool = size_pool(cluster, plan.job.workers, plan.job.model.device, plan.job.model.gpus_per_worker)
-        spec = _capture_spec(plan, store, key, pool)
+        spec = capture_spec(plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests)
         rows = sum(shard.rows for shard in shards)
         progress = Progress("capture", rows, skipped=rows - sum(shard.rows for shard in left))
         began = time.monotonic()
@@ -136,28 +156,6 @@ def _capture(plan: Plan, store: Store, key: str, cluster: Cluster, timings: Timi
     if totals.rows != plan.rows:
         raise InputError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run the same command again")
     return totals
-
-
-def _capture_spec(plan: Plan, store: Store, key: str, pool: Pool) -> CaptureSpec:
-    model = plan.job.model
-    return CaptureSpec(
-        store=store,
-        options=plan.job.storage_options,
-        key=key,
-        model=plan.model.path if plan.model.revision == "local" else model.name,
-        # The commit that the plan saw, so that every worker reads the same files.
-        revision=None if plan.model.revision == "local" else plan.model.revision,
-        trust_remote_code=model.trust_remote_code,
-        allow_pickle_weights=model.allow_pickle_weights,
-        template=chat_template(model.template),
-        dtype=model.dtype,
-        device=model.device,
-        threads=pool.threads,
-        token_budget=model.token_budget,
-        max_tokens=plan.max_tokens,
-        overlong=plan.job.overlong,
-        columns=tuple(request.column for request in plan.requests),
-    )
 
 
 def _check_precision(store: Store, totals: CaptureTotals) -> None:

@@ -81,6 +81,7 @@ def _examine_model(model: str, say: object) -> None:
     from tamis.operators.forward import check_model
     from tamis.operators.requests import Request
     from tamis.operators.tokens import ChatTokenizer
+    from tamis.pipeline.model_checks import check_vocabulary
     from tamis.pipeline.models import fetch
 
     assert callable(say)
@@ -88,6 +89,7 @@ def _examine_model(model: str, say: object) -> None:
         source = fetch(model, None, weights=True)
         info = check_model(source.path, [Request(0, "last_token")])
         tokenizer = ChatTokenizer.load(source.path)
+        check_vocabulary(tokenizer, info)
     except (TamisError, ValueError, OSError) as error:
         say(False, "model", f"{model}: {error}")
         return

@@ -12,43 +12,40 @@ from typing import Any
 
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.files import SourceFile
-from tamis.pipeline.job import Job
+from tamis.pipeline.job import Job, LayersJob, ModelSpec
 from tamis.pipeline.models import ModelSource, identity
+from tamis.pipeline.prompts import Prompts
 from tamis.pipeline.sources import Shard, is_shipped
 from tamis.pipeline.store import open_filesystem
 
-FINGERPRINT_FORMAT = 1
-"""Raised when the same settings begin to give other numbers."""
+FINGERPRINT_FORMAT = SEARCH_FORMAT = FISHER_FORMAT = 1
+"""Of a run, of the layer search and of the Fisher ratios: raised when the same settings begin to give other numbers."""
+
+_ELSEWHERE = ("_references", "_prompts", "refusal_markers")
+"""How settings end that are not in the fingerprint as they stand: files count by their content, and markers only where
+the block is searched."""
 
 
 def fingerprint_of(
     job: Job,
     shards: Sequence[Shard],
-    references: Sequence[Shard],
-    model: ModelSource,
-    tokenizer: ChatTokenizer,
-    max_tokens: int,
+    model_keys: Mapping[str, Any],
+    captured_keys: Mapping[str, Any],
+    layer_keys: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Every setting that changes results, and only those, by a name that a person understands."""
+    """Of a whole run: its settings, and those from which LARF's block follows if the job names none."""
     keys: dict[str, Any] = {
         "format": FINGERPRINT_FORMAT,
         "input": _hash([[shard.id, shard.dialect] for shard in shards]),
-        "model": identity(model.path) if model.revision == "local" else f"{job.model.name}@{model.revision}",
-        "tokenizer and template": tokenizer.fingerprint,
-        "model.dtype": job.model.dtype,
-        "model.device": job.model.device,
-        "model.token_budget": job.model.token_budget,
-        "max_tokens": max_tokens,
-        "overlong": job.overlong,
+        **model_keys,
+        **captured_keys,
         "method": job.method,
     }
-    for role in sorted({shard.role for shard in references}):
-        files = {shard.file.url: shard.file for shard in references if shard.role == role}
-        keys[f"references.{role}"] = _hash([_content(file, job.storage_options) for file in files.values()])
     for section in job.method:
         for key, value in getattr(job, section).model_dump().items():
-            if not key.endswith("_references"):
+            if not key.endswith(_ELSEWHERE):
                 keys[f"{section}.{key}"] = value
+    keys.update(layer_keys)
     rule, amount = job.selection.rule
     keys[f"selection.{rule}"] = amount
     keys["selection.by"] = job.selected_by
@@ -56,6 +53,41 @@ def fingerprint_of(
     if job.selection.control is not None:
         keys["seed"] = job.seed
     return keys
+
+
+def model_keys_of(spec: ModelSpec, model: ModelSource, tokenizer: ChatTokenizer) -> dict[str, Any]:
+    """What every forward pass depends on."""
+    return {
+        "model": identity(model.path) if model.revision == "local" else f"{spec.name}@{model.revision}",
+        "tokenizer and template": tokenizer.fingerprint,
+        "model.dtype": spec.dtype,
+        "model.device": spec.device,
+    }
+
+
+def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: int) -> dict[str, Any]:
+    """What captured vectors depend on beside the model."""
+    keys: dict[str, Any] = {
+        "model.token_budget": job.model.token_budget,
+        "model.attention": job.model.attention,
+        "model.compile": job.model.compile,
+        "model.exact": job.model.exact,
+        "max_tokens": max_tokens,
+        "overlong": job.overlong,
+    }
+    for role in sorted({shard.role for shard in references}):
+        files = {shard.file.url: shard.file for shard in references if shard.role == role}
+        keys[f"references.{role}"] = _hash([_content(file, job.storage_options) for file in files.values()])
+    return keys
+
+
+def search_keys_of(job: LayersJob, prompts: Prompts) -> dict[str, Any]:
+    """What the layer search depends on beside the model."""
+    return {
+        "search format": SEARCH_FORMAT,
+        "larf.over_rejection_prompts": prompts.digest,
+        "larf.refusal_markers": job.larf.refusal_markers,
+    }
 
 
 def _content(file: SourceFile, options: Mapping[str, Any]) -> str:

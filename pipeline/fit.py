@@ -132,9 +132,9 @@ def reduce_over(store: Store, shards: Mapping[str, Sequence[Shard]], on_done: Ca
     return reduce
 
 
-def read_features(store: Store, name: str) -> Features:
+def read_features(store: Store, name: str, folder: str = CAPTURES) -> Features:
     """Column -> float32 (n, d) of the rows of one captured shard that are not quarantined."""
-    return _features(store.read_table(f"{CAPTURES}/{name}.parquet"))
+    return _features(store.read_table(f"{folder}/{name}.parquet"))
 
 
 def _features(table: pa.Table) -> Features:

@@ -7,18 +7,26 @@ that was probably meant. Settings that come from the command line overlay those 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tamis.operators.methods import METHODS
 from tamis.operators.requests import POSITIONS
+from tamis.pipeline.credentials import secret_in
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.store import has_credentials
 
 MethodName = Literal["larf", "saft"]
 Position = Literal["last_token", "last_prompt_token", "response_mean"]
@@ -33,6 +41,9 @@ def _as_list(value: Any) -> Any:
 # What a job file may hold where one value stands for a list of one.
 _Names = Annotated[list[str], Field(min_length=1)]
 _Methods = Annotated[list[MethodName], Field(min_length=1)]
+# A blank one would stand in nearly every answer.
+_Marker = Annotated[str, StringConstraints(pattern=r"\S")]
+_Markers = Annotated[list[_Marker], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 
 DEFAULT_DROP = 0.1
 
@@ -83,6 +94,21 @@ class ModelSpec(_Section):
         "auto",
         description="Tokens, padding included, in one batch of the forward pass; auto: 2,048 on a CPU, 8,192 on a GPU.",
     )
+    attention: Literal["padded", "packed"] = Field(
+        "padded",
+        description="packed: the rows of a batch as one sequence without any padding, for GPUs in half precision; an "
+        "architecture that cannot is refused.",
+    )
+    compile: bool = Field(
+        False,
+        description="Fuse the element-wise work of each block with torch.compile: faster on large corpora, after a "
+        "start of seconds to minutes; needs a C++ compiler on CPUs.",
+    )
+    exact: bool = Field(
+        False,
+        description="One row at a time, so that a row's numbers are the same to the bit whatever shares its shard; "
+        "several times slower.",
+    )
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -91,13 +117,20 @@ class ModelSpec(_Section):
             raise ValueError("above 1 it must be a whole number")
         return value
 
+    @model_validator(mode="after")
+    def _one_way(self) -> ModelSpec:
+        if self.exact and self.token_budget != "auto":
+            raise ValueError("exact runs one row at a time, so token_budget has no meaning; give one of them")
+        return self
+
 
 class LarfSpec(_Section):
     """LARF: cosine to harmful compliance minus cosine to refusal, at one block."""
 
-    layer: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+    layer: Literal["auto", "fisher"] | Annotated[int, Field(ge=0)] = Field(
         "auto",
-        description="0-based block whose output is read; auto: at 31 % of the depth, as the paper's for Llama-3-8B.",
+        description="0-based block whose output is read; auto: the most safety-sensitive one, searched first where the "
+        "output holds no search of it yet (see tamis layers); fisher: the one whose states best part the references.",
     )
     position: Position = Field("last_token", description="Which token's state stands for the sample.")
     form: Literal["paired", "mean_representation"] = Field(
@@ -108,6 +141,15 @@ class LarfSpec(_Section):
     )
     safe_references: str | None = Field(
         None, description="File of the same prompts with refusals; default: the shipped set."
+    )
+    over_rejection_prompts: str | None = Field(
+        None,
+        description="File of harmless prompts that sound unsafe (column prompt), for the search of layer: auto; "
+        "default: the shipped set.",
+    )
+    refusal_markers: _Markers = Field(
+        default_factory=list,
+        description="Texts that mark a refusal, besides can not, cannot, can't and sorry, for layer: auto.",
     )
 
 
@@ -156,16 +198,20 @@ class SelectionSpec(_Section):
         return "drop", DEFAULT_DROP if self.drop is None else self.drop
 
 
-class Job(_Section):
-    """One run of `tamis curate`."""
+_Input = Annotated[
+    InputSpec,
+    BeforeValidator(
+        lambda v: {"path": v} if isinstance(v, str | list) else v,
+        json_schema_input_type=InputSpec | str | _Names,
+    ),
+]
+_MethodList = Annotated[list[MethodName], BeforeValidator(_as_list, json_schema_input_type=MethodName | _Methods)]
 
-    input: Annotated[
-        InputSpec,
-        BeforeValidator(
-            lambda v: {"path": v} if isinstance(v, str | list) else v,
-            json_schema_input_type=InputSpec | str | _Names,
-        ),
-    ]
+
+class LayersJob(_Section):
+    """What `tamis layers` reads: the keys of a Job, of which only output and model must be there."""
+
+    input: _Input | None = None
     output: str = Field(min_length=1, description="Folder or URL of the output; made if missing.")
     model: Annotated[
         ModelSpec,
@@ -174,9 +220,7 @@ class Job(_Section):
             json_schema_input_type=ModelSpec | str,
         ),
     ]
-    method: Annotated[list[MethodName], BeforeValidator(_as_list, json_schema_input_type=MethodName | _Methods)] = (
-        Field(min_length=1, description="How to score: larf, saft, or a list of them.")
-    )
+    method: _MethodList = Field(["larf"], min_length=1, description="How to score: larf, saft, or a list of them.")
     larf: LarfSpec = LarfSpec()
     saft: SaftSpec = SaftSpec()
     selection: SelectionSpec = SelectionSpec()
@@ -196,16 +240,23 @@ class Job(_Section):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Job:
+    def _consistent(self) -> LayersJob:
         if len(set(self.method)) != len(self.method):
             raise ValueError("method names a method twice")
         if self.selection.by is not None and self.selection.by not in self.method:
             raise ValueError(
                 f"selection.by is {self.selection.by}, which is not among method: {', '.join(self.method)}"
             )
-        if complaint := _secret_in(self.storage_options):
+        if complaint := secret_in(self.storage_options):
             raise ValueError(complaint)
         return self
+
+
+class Job(LayersJob):
+    """One run of `tamis curate`."""
+
+    input: _Input
+    method: _MethodList = Field(min_length=1, description="How to score: larf, saft, or a list of them.")
 
     @property
     def selected_by(self) -> MethodName:
@@ -213,16 +264,7 @@ class Job(_Section):
         return self.selection.by or self.method[0]
 
 
-_SECRET = re.compile(
-    r"secret|passw|passphrase|(?<![a-z])(pass|pwd|pat|sig)(?![a-z])|token|credential|sas|conn(ection)?[_-]?str"
-    r"|(account|shared|access|api)[_-]?key|key$|signature(?![_-]?version)|authorization|bearer|cookie",
-    re.IGNORECASE,
-)
-_SECRET_VALUE = re.compile(
-    r"(account|shared|access)[_-]?key\s*=|sharedaccesssignature|(password|pwd|secret|token)\s*=|(?<![a-z])sig="
-    r"|x-(amz|goog)-(signature|credential|security-token)|^\s*(bearer|basic)\s+\S|-----BEGIN",
-    re.IGNORECASE,
-)
+_AnyJob = TypeVar("_AnyJob", bound=LayersJob)
 
 
 def storage_options(assignments: Sequence[str]) -> dict[str, Any]:
@@ -236,31 +278,9 @@ def storage_options(assignments: Sequence[str]) -> dict[str, Any]:
             _put(options, dotted.strip(), yaml.safe_load(text))
         except yaml.YAMLError:
             raise ConfigError(f"--storage-options {dotted}: the value is not valid YAML") from None
-    if complaint := _secret_in(options):
+    if complaint := secret_in(options):
         raise ConfigError(complaint)
     return options
-
-
-def _secret_in(options: Mapping[str, Any]) -> str | None:
-    """A complaint about the first option that looks like a credential, by its name or its value."""
-    for key, value in _flat(options):
-        if _SECRET.search(key) or _SECRET_VALUE.search(value) or has_credentials(value):
-            return (
-                f"storage_options.{key} looks like a credential; put it in the environment or the provider's own "
-                "config file instead (job files and manifests are copied around)"
-            )
-    return None
-
-
-def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """(dotted path, value as text) of everything in nested mappings and lists."""
-    if not isinstance(value, Mapping | list | tuple):
-        return [(path, str(value))]
-    items = value.items() if isinstance(value, Mapping) else enumerate(value)
-    pairs = [(path, "")] if path else []
-    for key, inner in items:
-        pairs.extend(_flat(inner, f"{path}.{key}" if path else str(key)))
-    return pairs
 
 
 def load_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str] = ()) -> Job:
@@ -268,6 +288,15 @@ def load_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence
 
     Raises ConfigError: one line per problem, naming the key, the value and what is allowed.
     """
+    return _validated(Job, _tree(path, overlay, assignments))
+
+
+def load_layers_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str] = ()) -> LayersJob:
+    """The same for `tamis layers`, which needs no input and no method."""
+    return _validated(LayersJob, _tree(path, overlay, assignments))
+
+
+def _tree(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     tree: dict[str, Any] = _read_yaml(path) if path is not None else {}
     for dotted, value in overlay.items():
         _put(tree, dotted, value)
@@ -276,8 +305,12 @@ def load_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence
         if not equals or not dotted:
             raise ConfigError(f"--set {assignment}: write it as key=value, e.g. --set larf.layer=5")
         _put(tree, dotted.strip(), _scalar(text, assignment))
+    return tree
+
+
+def _validated(kind: type[_AnyJob], tree: dict[str, Any]) -> _AnyJob:
     try:
-        return Job.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(error))) from None
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
 
 from tamis.operators.conversation import Dialect, normalise
-from tamis.operators.forward import ModelInfo, check_model, describe_model
-from tamis.operators.methods import METHODS, Method
+from tamis.operators.forward import ModelInfo
+from tamis.operators.methods import METHODS, Larf, Method
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.files import SourceFile, resolve
-from tamis.pipeline.fingerprint import fingerprint_of
+from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of
 from tamis.pipeline.job import Job
-from tamis.pipeline.models import ModelSource, chat_template, fetch
+from tamis.pipeline.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
+from tamis.pipeline.model_checks import check_files, open_model
+from tamis.pipeline.models import ModelSource
 from tamis.pipeline.reference_sets import plan_references
 from tamis.pipeline.scanning import dialect_of, scan_files
 from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
@@ -48,7 +50,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run needs to know. schema: None when it is known only after the rows were read (JSON)."""
+    """All that a run needs to know. schema: None when it is known only after the rows were read (JSON).
+    layers: how LARF's block is found where the job names none; requests lack LARF's until that is settled."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -57,6 +60,7 @@ class Plan:
     schema: pa.Schema | None
     methods: Mapping[str, Method]
     requests: tuple[Request, ...]
+    layers: LayerPlan | None
     model: ModelSource
     model_info: ModelInfo
     max_tokens: int
@@ -73,6 +77,23 @@ class Plan:
     def bytes(self) -> int:
         return sum(planned.file.bytes for planned in self.files)
 
+    @property
+    def larf(self) -> Larf | None:
+        """LARF with its settings, if it is among the methods."""
+        larf = self.methods.get("larf")
+        return larf if isinstance(larf, Larf) else None
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether LARF's block is still to be found."""
+        return self.larf is not None and self.larf.layer == "auto"
+
+    def with_layer(self, block: int, chosen: str) -> Plan:
+        """The same plan with LARF reading this block. chosen: how it was found, for the manifest."""
+        assert self.larf is not None
+        methods = {**self.methods, "larf": replace(self.larf, layer=block, layer_chosen=chosen)}
+        return replace(self, methods=methods, requests=requests_of(methods, self.model_info))
+
 
 def make_plan(job: Job) -> Plan:
     """Raises ConfigError or InputError with everything that is wrong, not only the first thing."""
@@ -83,17 +104,15 @@ def make_plan(job: Job) -> Plan:
         raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
     files = scan_files(found, job)
     methods = methods_of(job)
-    model = fetch(job.model.name, job.model.revision, weights=False, remote_code=job.model.trust_remote_code)
-    info, tokenizer = _open_model(job, model)
-    requests = requests_of(methods, info)
-    if model.revision == "local":
-        _check_weights(job, model, requests)
+    model = open_model(job.model)
+    undecided = "larf" in methods and isinstance(job.larf.layer, str)
+    requests = requests_of({name: methods[name] for name in methods if name != "larf" or not undecided}, model.info)
+    blocks = model.info.blocks if undecided else max(request.block for request in requests) + 1
+    check_files(model, blocks, head=undecided and job.larf.layer == "auto")
     notes: list[str] = []
-    max_tokens = job.max_tokens
-    if info.max_positions is not None and info.max_positions < max_tokens:
-        max_tokens = info.max_positions
-        if "max_tokens" in job.model_fields_set:
-            notes.append(f"the model takes at most {max_tokens:,} tokens; max_tokens is lowered to that")
+    max_tokens = longest_of(job, model)
+    if max_tokens < job.max_tokens and "max_tokens" in job.model_fields_set:
+        notes.append(f"the model takes at most {max_tokens:,} tokens; max_tokens is lowered to that")
 
     planned: list[PlannedFile] = []
     shards: list[Shard] = []
@@ -113,14 +132,14 @@ def make_plan(job: Job) -> Plan:
     if problems:
         raise InputError(f"the conversations of {len(problems)} file(s) are not understood:", problems)
     schema = _typed_schema(files)
-    estimate = _estimate(head, tokenizer, max_tokens)
-    references = plan_references(job, methods, tokenizer, max_tokens, len(shards))
-    _check_amounts(job, sum(shard.rows for shard in shards), info)
-    if not tokenizer.has_template:
-        notes.append(
-            "the tokenizer has no chat template, so this may not be a chat model; conversations are rendered as "
-            "User: ... Assistant: ... (set model.template for another form)"
-        )
+    estimate = _estimate(head, model.tokenizer, max_tokens)
+    references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards))
+    _check_amounts(job, sum(shard.rows for shard in shards), model.info)
+    layers = None
+    if undecided:
+        layers = layer_plan(job, model, max_tokens, references, search=job.larf.layer == "auto")
+    if not model.tokenizer.has_template:
+        notes.append(NO_TEMPLATE)
     fatal = _foresee_failure(job, estimate)
     notes.extend(fatal)
     if estimate.bad and not fatal:
@@ -137,23 +156,28 @@ def make_plan(job: Job) -> Plan:
         schema=schema,
         methods=methods,
         requests=requests,
-        model=model,
-        model_info=info,
+        layers=layers,
+        model=model.source,
+        model_info=model.info,
         max_tokens=max_tokens,
         estimate=estimate,
-        fingerprint=fingerprint_of(job, shards, references, model, tokenizer, max_tokens),
+        fingerprint=fingerprint_of(
+            job, shards, model.keys, captured_keys_of(job, references, max_tokens), layers.keys if layers else {}
+        ),
         warnings=tuple(notes),
         will_fail=bool(fatal),
     )
 
 
 def methods_of(job: Job) -> dict[str, Method]:
-    """The job's methods with their settings, in the job's order."""
+    """The job's methods with their settings, in the job's order. LARF's block is open if the job does not name it."""
     made: dict[str, Method] = {}
     for name in job.method:
-        settings = getattr(job, name).model_dump()
-        references = {f"{source}_references" for source in METHODS[name].sources()}
-        made[name] = METHODS[name](**{key: value for key, value in settings.items() if key not in references})
+        kind = METHODS[name]
+        settings = getattr(job, name).model_dump(include={field.name for field in fields(kind)})
+        if settings["layer"] == "fisher":
+            settings["layer"] = "auto"
+        made[name] = kind(**settings)
     return made
 
 
@@ -179,30 +203,6 @@ def _place(url: str) -> str:
     """The address, ending in a slash, in a form in which one folder lies in another if it begins like it."""
     path = os.path.realpath(os.path.expanduser(url.removeprefix("file://"))) if is_local_url(url) else url
     return path.rstrip("/") + "/"
-
-
-def _open_model(job: Job, model: ModelSource) -> tuple[ModelInfo, ChatTokenizer]:
-    remote = job.model.trust_remote_code
-    try:
-        info = describe_model(model.path, trust_remote_code=remote)
-        template = chat_template(job.model.template)
-        tokenizer = ChatTokenizer.load(model.path, trust_remote_code=remote, template=template)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"model {job.model.name}: {error}") from None
-    return info, tokenizer
-
-
-def _check_weights(job: Job, model: ModelSource, requests: Sequence[Request]) -> None:
-    """Whether the weights are there and fit, without reading them; a name on the hub is checked when it is fetched."""
-    try:
-        check_model(
-            model.path,
-            requests,
-            trust_remote_code=job.model.trust_remote_code,
-            allow_pickle_weights=job.model.allow_pickle_weights,
-        )
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"model {job.model.name}: {error}") from None
 
 
 def _typed_schema(files: Sequence[Scanned]) -> pa.Schema | None:

@@ -53,7 +53,7 @@ class Progress:
         if self.skipped:
             parts.append(f"{self.skipped:,} were done before")
         if self._done:
-            parts.append(f"{rate:,.0f} {self.unit}/s")
+            parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s")
         if self._tokens:
             parts.append(f"{self._tokens / seconds:,.0f} tokens/s")
         if final:

@@ -58,8 +58,12 @@ def publish(
     emitted: EmitTotals,
     timings: Mapping[str, Mapping[str, float]],
     notes: list[str],
+    layers: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Write everything that is left and return the manifest. InternalError if a row is missing anywhere."""
+    """Write everything that is left and return the manifest. InternalError if a row is missing anywhere.
+
+    layers: the layer search in this folder, for the report.
+    """
     counts = {
         "rows_in": plan.rows,
         **{name: emitted.counts[name] for name in ("kept", "dropped", "quarantined")},
@@ -76,6 +80,8 @@ def publish(
         empty = store.write_table("dropped/000000-none.parquet", empty_dropped(spec.opened_schema()))
         files.append(empty.to_dict())
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
+    if layers is not None and "larf" in artifacts:
+        summary["layers"] = dict(layers)
     files.append(store.write("README.md", render_card(summary).encode()).to_dict())
     files.append(store.write("report.html", render_report(with_texts(store, summary)).encode()).to_dict())
     manifest = {"complete": True, **summary, "files": files}
@@ -139,7 +145,7 @@ def _summary(
     rule, amount = job.selection.rule
     scored = selection.sums.count
     dropped_share = selection.dropped / scored
-    warnings = [*notes]
+    warnings = list(dict.fromkeys(notes))
     for name, method in plan.methods.items():
         warnings.extend(method.warnings(artifacts[name], dropped_share if name == job.selected_by else 0.0))
     if not selection.dropped:

@@ -11,12 +11,12 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import resolve
-from tamis.pipeline.job import Job
+from tamis.pipeline.job import LayersJob
 from tamis.pipeline.scanning import dialect_of, scan_files
 from tamis.pipeline.sources import SHIPPED, Scanned, Shard, make_shards, read, shipped_file
 
 
-def reference_paths(job: Job, methods: Mapping[str, Method]) -> dict[str, str | None]:
+def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, str | None]:
     """role -> file, for every reference set that the methods need; None where the shipped one is meant."""
     return {
         source: getattr(getattr(job, name), f"{source}_references")
@@ -25,7 +25,7 @@ def reference_paths(job: Job, methods: Mapping[str, Method]) -> dict[str, str | 
     }
 
 
-def _scan(role: str, path: str | None, job: Job) -> list[Scanned]:
+def _scan(role: str, path: str | None, job: LayersJob) -> list[Scanned]:
     if path is not None:
         return scan_files(resolve([path], "auto", job.storage_options), job)
     [scanned] = scan_files(resolve([str(SHIPPED[role]())], "auto", {}), job)
@@ -33,7 +33,7 @@ def _scan(role: str, path: str | None, job: Job) -> list[Scanned]:
 
 
 def plan_references(
-    job: Job, methods: Mapping[str, Method], tokenizer: ChatTokenizer, max_tokens: int, first_index: int
+    job: LayersJob, methods: Mapping[str, Method], tokenizer: ChatTokenizer, max_tokens: int, first_index: int
 ) -> tuple[Shard, ...]:
     shards: list[Shard] = []
     problems: list[str] = []
@@ -57,7 +57,7 @@ def plan_references(
 
 
 def _bad_references(
-    shards: Sequence[Shard], dialect: Dialect, tokenizer: ChatTokenizer, max_tokens: int, job: Job
+    shards: Sequence[Shard], dialect: Dialect, tokenizer: ChatTokenizer, max_tokens: int, job: LayersJob
 ) -> Iterable[tuple[int, RowProblem]]:
     """References are few and weigh much: each must be usable."""
     for shard in shards:

@@ -1,4 +1,7 @@
-"""The output folder of a run: whose it is, how far it is, and whether this job may go on in it."""
+"""The output folder of a run: whose it is, how far it is, and whether this job may go on in it.
+
+A folder may hold a layer search (`tamis layers`) before it holds a run, and both at last.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from tamis.pipeline.store import Store
 
 MANIFEST = "manifest.json"
 RUN = f"{WORK}/run.json"
+LAYERS = "artifact/layers.json"
+LAYERS_PAGE = "layers.html"
+LAYERS_RUN = f"{WORK}/layers.json"
 State = Literal["new", "started", "complete"]
 
 _MEANING = {
@@ -21,6 +27,7 @@ _MEANING = {
     "tokenizer and template": "the tokenizer or the chat template",
     "references.unsafe": "the content of the unsafe references",
     "references.safe": "the content of the safe references",
+    "larf.over_rejection_prompts": "the over-rejection prompts",
 }
 
 
@@ -40,19 +47,82 @@ def state_of(store: Store, fingerprint: Mapping[str, Any]) -> State:
     if store.exists(RUN):
         _compare(store, fingerprint, facts_in(store, RUN)["fingerprint"], "belongs to an unfinished run")
         return "started"
-    strangers = [name for name in store.list("") if name != WORK and not name.startswith(".")]
+    _beside_a_search(store, fingerprint)
+    return "new"
+
+
+def layers_state_of(store: Store, search_keys: Mapping[str, Any], fisher_keys: Mapping[str, Any]) -> State:
+    """The same for a layer search, whose fingerprint is `search_keys`. It may share the folder with a run.
+
+    Raises ConfigError also where a run is complete that made none: nothing may be added to it.
+    """
+    for name, holds in ((MANIFEST, "holds the finished result"), (RUN, "belongs to an unfinished run")):
+        if store.exists(name):
+            theirs = facts_in(store, name)["fingerprint"]
+            _compare(store, {**search_keys, **fisher_keys}, theirs, holds, shared_only=True)
+            break
+    else:
+        _beside_a_search(store, search_keys)
+    begun = _search_in(store)
+    if begun is not None:
+        _compare(store, search_keys, begun, "holds a layer search")
+    if _finished_search(store) is not None:
+        return "complete"
+    if store.exists(MANIFEST):
+        raise ConfigError(
+            f"output: {store.path()} holds a finished run without a layer search; choose another output folder"
+        )
+    return "new" if begun is None else "started"
+
+
+def _beside_a_search(store: Store, fingerprint: Mapping[str, Any]) -> None:
+    """ConfigError unless the folder is free but for a layer search that agrees with this job."""
+    begun = _search_in(store)
+    ours = {WORK} if begun is None else {WORK, LAYERS.partition("/")[0], LAYERS_PAGE}
+    strangers = [name for name in store.list("") if name not in ours and not name.startswith(".")]
     if strangers:
         raise ConfigError(
             f"output: {store.path()} is not empty and was not written by tamis (it holds {', '.join(strangers[:3])}"
             f"{', ...' if len(strangers) > 3 else ''}); choose a new folder"
         )
-    return "new"
+    if begun is not None:
+        _compare(store, fingerprint, begun, "holds a layer search", shared_only=True)
 
 
-def begin(store: Store, facts: Mapping[str, Any]) -> None:
+def _search_in(store: Store) -> dict[str, Any] | None:
+    """The fingerprint of the layer search that was finished or begun here."""
+    finished = _finished_search(store)
+    if finished is not None:
+        return finished
+    if not store.exists(LAYERS_RUN):
+        return None
+    fingerprint: dict[str, Any] = facts_in(store, LAYERS_RUN)["fingerprint"]
+    return fingerprint
+
+
+def _finished_search(store: Store) -> dict[str, Any] | None:
+    if not store.exists(LAYERS):
+        return None
+    search = layers_in(store)["search"]
+    return None if search is None else dict(search["fingerprint"])
+
+
+def layers_in(store: Store) -> dict[str, Any]:
+    """What LAYERS holds. ConfigError if the file is not ours."""
+    try:
+        result = store.read_json(LAYERS)
+        if isinstance(result["blocks"], list) and isinstance(result["chosen"]["block"], int):
+            _ = result["search"], result["fisher"]
+            return dict(result)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(f"output: {store.path(LAYERS)} was not written by tamis, or is damaged; delete it and run again")
+
+
+def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> None:
     """Claim the folder for a job. ConfigError if it cannot be written."""
     store.check_writable()
-    store.write_json(RUN, dict(facts))
+    store.write_json(name, dict(facts))
 
 
 def facts_in(store: Store, name: str) -> dict[str, Any]:
@@ -66,8 +136,12 @@ def facts_in(store: Store, name: str) -> dict[str, Any]:
     return facts
 
 
-def _compare(store: Store, ours: Mapping[str, Any], theirs: Mapping[str, Any], holds: str) -> None:
-    differing = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+def _compare(
+    store: Store, ours: Mapping[str, Any], theirs: Mapping[str, Any], holds: str, *, shared_only: bool = False
+) -> None:
+    """shared_only: of a search and a run, what only one of them depends on may differ."""
+    keys = [key for key in {**theirs, **ours} if not shared_only or (key in ours and key in theirs)]
+    differing = [key for key in keys if ours.get(key) != theirs.get(key)]
     if not differing:
         return
     lines = []

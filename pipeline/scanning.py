@@ -10,11 +10,11 @@ from typing import Any
 from tamis.operators.conversation import Dialect, detect, dialect_by_hand
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import SourceFile
-from tamis.pipeline.job import Job
+from tamis.pipeline.job import LayersJob
 from tamis.pipeline.sources import Scanned, scan
 
 
-def scan_files(files: Sequence[SourceFile], job: Job) -> list[Scanned]:
+def scan_files(files: Sequence[SourceFile], job: LayersJob) -> list[Scanned]:
     """Scan in parallel; InputError lists every broken file."""
 
     def attempt(file: SourceFile) -> Scanned | str:

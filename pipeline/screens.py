@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tamis.pipeline.layer_plan import LayerPlan
 from tamis.pipeline.plan import Plan
+from tamis.pipeline.report import text
+from tamis.pipeline.report.layers import lead, marks
+from tamis.pipeline.report.prose import layer_found
+from tamis.pipeline.run_folder import LAYERS, LAYERS_PAGE
+from tamis.pipeline.sensitivity import all_cells
 from tamis.pipeline.store import Store
 
 _SHOWN_FILES = 20
@@ -54,23 +60,96 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "tokens": f"about {tokens:,.0f} ({estimate.tokens_per_row:,.0f} a row, from {estimate.sampled} sampled)",
         "model": f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}",
         "method": ", ".join(job.method),
-        "captured": ", ".join(f"block {r.block} (0-based), {r.position}" for r in plan.requests)
-        + f"; blocks above {max(r.block for r in plan.requests)} are not loaded",
+        "layer": _layer(plan),
+        "captured": _captured(plan),
         "references": ", ".join(f"{rows} {role} ({name})" for (role, name), rows in references.items()) or "none",
         "drop": f"{rule.replace('_', ' ')} {amount:g}, by {job.selected_by}"
         + (f", {job.selection.control} control" if job.selection.control else ""),
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
         "workers": str(job.workers) if job.workers else "one a GPU, or one a CPU node",
-        "output": f"{job.output} ({ {'new': 'new', 'started': 'begun, will go on', 'complete': 'complete'}[state] })",
+        "output": f"{job.output} ({_STATES[state]})",
     }
     grid = Table.grid(padding=(0, 2))
-    for name, text in facts.items():
-        grid.add_row(name, escape(text))
+    for name, said in facts.items():
+        if said:
+            grid.add_row(name, escape(said))
     console.print()
     console.print(grid)
     for warning in plan.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     console.print()
+
+
+_STATES = {"new": "new", "started": "begun, will go on", "complete": "complete"}
+
+
+def _layer(plan: Plan) -> str:
+    """How LARF's block is found; empty where the job names it."""
+    if plan.layers is None or plan.larf is None:
+        return ""
+    if plan.unsettled:
+        return f"larf: {_search_size(plan.layers)}, before anything else"
+    return f"larf: block {plan.larf.layer}, {layer_found(plan.larf.layer_chosen)}"
+
+
+def _search_size(plan: LayerPlan) -> str:
+    blocks = plan.model.info.blocks
+    rows = Counter(role for shard in plan.references for role in [shard.role] * shard.rows)
+    ratios = f"Fisher ratios of {blocks} blocks on {rows['unsafe']} unsafe and {rows['safe']} safe references"
+    if plan.prompts is None:
+        return ratios
+    count = len(plan.prompts.texts)
+    return f"search in {len(all_cells(blocks)):,} cells of {count:,} prompts ({plan.prompts.name}), and {ratios}"
+
+
+def _captured(plan: Plan) -> str:
+    blocks = [f"block {r.block} (0-based), {r.position}" for r in plan.requests]
+    if plan.unsettled:
+        return ", ".join([*blocks, "larf's block"])
+    return f"{', '.join(blocks)}; blocks above {max(r.block for r in plan.requests)} are not loaded"
+
+
+def show_layer_plan(console: Console, plan: LayerPlan, state: str) -> None:
+    """What will be searched, and everything that gives cause for thought."""
+    info, job = plan.model.info, plan.job
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("model", escape(f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}"))
+    grid.add_row("layers", escape(_search_size(plan)))
+    grid.add_row("workers", str(job.workers) if job.workers else "one a GPU, or one a CPU node")
+    grid.add_row("output", escape(f"{job.output} ({_STATES[state]})"))
+    console.print(grid)
+    console.print()
+
+
+def show_layers(console: Console, result: Mapping[str, Any], store: Store) -> None:
+    """Both ways side by side, a row per block, and the block that they point to."""
+    search, fisher, chosen = result["search"], result["fisher"], result["chosen"]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("block", justify="right")
+    factors = list(result["blocks"][0]["refusals"]) if search else []
+    for name in [*(f"x {factor}" for factor in factors), *(["D1", "D2", "D3", "sensitivity"] if search else [])]:
+        table.add_column(name, justify="right")
+    if fisher:
+        table.add_column("Fisher ratio", justify="right")
+    table.add_column("")
+    for row in result["blocks"]:
+        counts = [str(row["refusals"][factor]) for factor in factors]
+        counts += [str(row[name]) for name in ("d1", "d2", "d3", "sensitivity")] if search else []
+        ratio = [text.score(row["fisher"], 4)] if fisher else []
+        style = "bold" if row["block"] == chosen["block"] else None
+        table.add_row(str(row["block"]), *counts, *ratio, ", ".join(marks(result, row["block"])), style=style)
+    console.print(table)
+    console.print()
+    if search:
+        console.print(
+            f"refusals among {search['prompts']['count']:,} answers, unscaled {search['unscaled']:,}", highlight=False
+        )
+    console.print(f"[bold]{escape(lead(result))}[/] LARF reads the output of block {chosen['block']} (0-based).")
+    for warning in result["warnings"]:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    console.print()
+    for name, file in (("numbers", LAYERS), ("page", LAYERS_PAGE)):
+        console.print(f"{name:<8} {store.path(file)}", soft_wrap=True, markup=False, highlight=False)
 
 
 def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) -> None:
@@ -91,7 +170,9 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     console.print()
     grid = Table.grid(padding=(0, 2))
     for method in manifest["methods"]:
-        grid.add_row("method", f"{method['name']}, output of block {method['layer']} (0-based), {method['position']}")
+        found = layer_found(method["facts"].get("layer_chosen"))
+        said = [method["name"], f"output of block {method['layer']} (0-based)", method["position"], found]
+        grid.add_row("method", ", ".join(part for part in said if part))
     selection = manifest["selection"]
     cut = "" if selection["cut"] is None else f"; the cut is at score {selection['cut']:.6g}"
     grid.add_row("selection", escape(f"{selection['how']} by {manifest['selected_by']}{cut}"))
@@ -116,7 +197,7 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     console.print(f"corpus   {store.path('kept')}/*.parquet", soft_wrap=True, markup=False, highlight=False)
 
 
-_OVERHEADS = {"plan": "plan", "ray_start": "Ray's start", "model_load": "model load"}
+_OVERHEADS = {"plan": "plan", "ray_start": "Ray's start", "layers": "layer search", "model_load": "model load"}
 
 
 def _rates(timing: Mapping[str, float]) -> str:

@@ -45,13 +45,15 @@ class _Sum:
 class Larf:
     """layer: a block number or "auto" (`default_block`). position: one of requests.POSITIONS.
     form: "paired", the authors' program, or "mean_representation", the paper's text:
-    cos(r, mean of r(u)) - cos(r, mean of r(s)), which ranks differently."""
+    cos(r, mean of r(u)) - cos(r, mean of r(s)), which ranks differently.
+    layer_chosen: how the block number was found, for the facts."""
 
     name: ClassVar[str] = "larf"
 
     layer: int | Literal["auto"] = "auto"
     position: str = "last_token"
     form: str = "paired"
+    layer_chosen: str = "job"
 
     def __post_init__(self) -> None:
         check_layer(self.name, self.layer)
@@ -93,7 +95,7 @@ class Larf:
         facts: dict[str, Any] = {
             "method": self.name,
             "layer": request.block,
-            "layer_chosen": "default_block" if self.layer == "auto" else "job",
+            "layer_chosen": "default_block" if self.layer == "auto" else self.layer_chosen,
             "position": request.position,
             "columns": [request.column],
             "form": self.form,

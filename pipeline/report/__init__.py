@@ -1,10 +1,11 @@
-"""The report of a run: one self-contained HTML page, and the dataset card of the output folder.
+"""The report of a run, the page of a layer search, both self-contained HTML, and the dataset card of an output.
 
-Both are pure functions of the summary (see summary.py): no clock, no network, no file but their templates.
+All are pure functions of the summary (see summary.py) or of layers.json: no clock, no network, no file but templates.
 """
 
 from tamis.pipeline.report.card import render_card
+from tamis.pipeline.report.layers import render_layers
 from tamis.pipeline.report.page import render_report
 from tamis.pipeline.report.summary import Summary
 
-__all__ = ["Summary", "render_card", "render_report"]
+__all__ = ["Summary", "render_card", "render_layers", "render_report"]

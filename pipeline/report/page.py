@@ -1,19 +1,12 @@
-"""The HTML page: the summary laid out for a person who must decide whether to use the output.
-
-Self-contained: a Content-Security-Policy in the page forbids every load. Every value passes `text.visible`
-and jinja's escaping; only markup made in this package passes unescaped.
-"""
+"""The HTML page: the summary laid out for a person who must decide whether to use the output."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment
-from markupsafe import Markup
-
-from tamis.pipeline.report import plots, prose, text, trust
+from tamis.pipeline.report import layers, plots, prose, svg, text, trust
+from tamis.pipeline.report.html import render
 
 TEXT_LIMIT = 2000  # characters shown of one message
 MESSAGES_AT_EITHER_END = 6  # messages shown of a long conversation: its first and its last ones
@@ -23,6 +16,7 @@ COUNTS = ("rows_in", "kept", "dropped", "quarantined", "truncated")
 _STAGES = {
     "plan": "Plan",
     "ray_start": "Ray start",
+    "layers": "Layer search",
     "model_load": "Model load",
     "capture": "Capture (forward pass)",
     "fit": "Fit",
@@ -33,31 +27,7 @@ _STAGES = {
 
 def render_report(summary: Mapping[str, Any]) -> str:
     """The complete page for a summary (a Summary). Pure: the same summary gives the same page."""
-    files = resources.files(__package__)
-    environment = Environment(
-        autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
-    )
-    environment.filters |= {
-        "grouped": text.count,
-        "share": text.share,
-        "score": text.score,
-        "rate": text.rate,
-        "seconds": text.seconds,
-        "size": text.size,
-        "facts": text.facts,
-        "when": text.when,
-        "method": prose.method_name,
-    }
-    template = environment.from_string(files.joinpath("report.html").read_text(encoding="utf-8"))
-    style = Markup(files.joinpath("report.css").read_text(encoding="utf-8"))
-    return template.render(style=style, **_view(summary))
-
-
-def _shown(value: Any) -> Any:
-    """Last step of every output expression: nothing invisible reaches the page."""
-    if isinstance(value, Markup):
-        return value
-    return text.visible(str(value)) if value is not None and not isinstance(value, ChainableUndefined) else text.UNKNOWN
+    return render("report.html", **_view(summary))
 
 
 def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +63,8 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
         "sample_groups": _sample_groups(summary, by_draw),
         "quarantine": _quarantine(summary.get("quarantine_codes") or {}),
         "methods": [_method(method, job) for method in methods],
-        "layers": prose.LAYERS,
+        "numbering": prose.LAYERS,
+        "layers": layers.view(summary.get("layers"), _read_by_larf(methods)),
         "input": summary.get("input") or {},
         "files": _capped((summary.get("input") or {}).get("files") or [], key="bytes"),
         "model": summary.get("model") or {},
@@ -104,9 +75,14 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _read_by_larf(methods: Sequence[Mapping[str, Any]]) -> int | None:
+    """The block that LARF has read."""
+    return next((method.get("layer") for method in methods if method.get("name") == "larf"), None)
+
+
 def _method(method: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
     """A method with its line of explanation, and of its facts those that the page does not say elsewhere."""
-    said = ("method", "layer", "position", "columns", "warnings")
+    said = ("method", "layer", "layer_chosen", "position", "columns", "warnings")
     facts = {name: value for name, value in (method.get("facts") or {}).items() if name not in said}
     known = {name: method.get(name) for name in ("name", "layer", "position")}
     return known | {"reading": prose.how_to_read(method, job), "facts": facts}
@@ -131,7 +107,7 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         rows.append({"source": f"{len(rest):,} other sources", "rest": True, **merged})
     overall = trust.removed_share(sources)
     largest = max((row["dropped"] / row["rows"] for row in rows if row["rows"]), default=0.0)
-    scale = min(1.0, plots.nice_ceiling(max(largest, overall or 0.0, 0.01)))
+    scale = min(1.0, svg.nice_ceiling(max(largest, overall or 0.0, 0.01)))
     for row in rows:
         row["bar"] = plots.share_bar(row["dropped"] / row["rows"] if row["rows"] else 0.0, scale, overall)
     return {"rows": rows, "overall": overall, "scale": scale, "total": len(sources)}

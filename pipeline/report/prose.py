@@ -17,6 +17,12 @@ LAYERS = (
     "In every column and plot a higher score means riskier to train on."
 )
 
+_FOUND = {
+    "search": "found by the layer search",
+    "fisher": "chosen by the Fisher ratios",
+    "default_block": "at 31 % of the depth, as no block stood out",
+}
+
 _LARF_FORMS = {
     "paired": (
         "the unit-length representation times w, where w is the mean unit representation of the unsafe "
@@ -129,7 +135,7 @@ def selection_line(summary: Mapping[str, Any]) -> str:
 
 
 def method_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Per method: which block of the model was read and at which token."""
+    """Per method: which block of the model was read, at which token, and how the block was found."""
     blocks = (summary.get("model") or {}).get("blocks")
     lines = []
     for method in summary.get("methods") or []:
@@ -138,8 +144,15 @@ def method_lines(summary: Mapping[str, Any]) -> list[str]:
             where.append(f"layer {method['layer']}" + (f" of {blocks} (0 to {blocks - 1})" if blocks else ""))
         if method.get("position"):
             where.append(f"position {method['position']}")
+        if found := layer_found((method.get("facts") or {}).get("layer_chosen")):
+            where.append(found)
         lines.append(": ".join([method_name(method["name"]), *([", ".join(where)] if where else [])]))
     return lines
+
+
+def layer_found(chosen: Any) -> str | None:
+    """How LARF's layer was found, from its fact layer_chosen; None if the job named it."""
+    return _FOUND.get(str(chosen))
 
 
 def _start(name: str) -> str:

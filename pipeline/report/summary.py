@@ -116,7 +116,10 @@ class Timing(TypedDict):
 
 
 class Summary(TypedDict):
-    """What ran and what came of it. created is ISO 8601; timings maps the stages, in order, to a cost."""
+    """What ran and what came of it. created is ISO 8601; timings maps the stages, in order, to a cost.
+
+    layers: what artifact/layers.json holds, if there is one and LARF has run.
+    """
 
     title: str
     created: str
@@ -140,3 +143,4 @@ class Summary(TypedDict):
     borderline_kept: list[Sample]
     timings: dict[str, Timing]
     warnings: list[str]
+    layers: NotRequired[dict[str, Any]]

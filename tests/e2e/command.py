@@ -15,7 +15,7 @@ import psutil
 
 TAMIS = Path(sys.executable).with_name("tamis")
 DEADLINE = 300.0
-PROGRESS = re.compile(r"(capture|fit|emit) +[\d,]+ / [\d,]+ (rows|shards)\b")
+PROGRESS = re.compile(r"(fisher|layers|capture|fit|emit) +[\d,]+ / [\d,]+ (rows|cells|shards)\b")
 
 
 @dataclass(frozen=True)

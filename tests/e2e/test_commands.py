@@ -20,7 +20,7 @@ from outputs import alpaca_rows, check_whole, manifest_of, snapshot, write_jsonl
 from tamis.pipeline import cli
 from tamis.pipeline.errors import ConfigError
 
-COMMANDS = ("curate", "plan", "status", "report", "doctor", "schema")
+COMMANDS = ("curate", "layers", "plan", "status", "report", "doctor", "schema")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Fini
         "output": "out",
         "model": {"name": str(tiny_model)},
         "method": ["larf"],
+        "larf": {"layer": 1},
         "selection": {"drop_count": 7},
         "shard_rows": 10,
     }
@@ -240,7 +241,8 @@ def test_schema_describes_the_job_file(finished: Finished) -> None:
     # The short forms that a job file may use.
     short = {"input": "a.jsonl", "output": "out", "model": "m", "method": "larf"}
     validator.validate(short)
-    validator.validate({**short, "input": ["a.jsonl", "b.jsonl"], "larf": {"layer": 3}})
+    validator.validate({**short, "input": ["a.jsonl", "b.jsonl"], "larf": {"layer": 3, "refusal_markers": "no"}})
+    validator.validate({**short, "larf": {"layer": "fisher", "refusal_markers": ["won't"]}})
     for wrong in ({**short, "shard_row": 3}, {**short, "method": "lorf"}, {**short, "larf": {"layer": -1}}, {}):
         assert list(validator.iter_errors(wrong)), wrong
 

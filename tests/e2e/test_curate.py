@@ -271,7 +271,8 @@ def original(row: Row) -> Row:
 def test_batches_shipped_references_and_a_share(corpus: Corpus, naive: Naive, ray_address: str) -> None:
     out = corpus.folder / "share"
     flags = ["--input", corpus.folder / "data", "--model", corpus.model, "--method", "larf", "--method", "saft"]
-    flags += ["--set", f"saft.layer={SAFT_LAYER}", "--set", "max_quarantined=0.1", "--set", "selection.by=saft"]
+    flags += ["--set", f"saft.layer={SAFT_LAYER}", "--set", f"larf.layer={LARF_LAYER}"]
+    flags += ["--set", "max_quarantined=0.1", "--set", "selection.by=saft"]
     flags += ["--drop", "0.25", "--output", out]
     curate(*flags, cwd=corpus.folder, address=ray_address)
     manifest = check_whole(out, METHODS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tamis.operators.architecture import ModelInfo
@@ -48,6 +48,7 @@ def test_what_the_model_must_not_be_given() -> None:
 @given(
     st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 200), st.sets(st.integers(1, 60), max_size=3)
 )
+@example([24, 1, 25], 100, {24})
 def test_no_batch_spans_a_boundary(lengths: list[int], budget: int, boundaries: set[int]) -> None:
     """A row of exactly a boundary's length is still below it."""
     sizes = np.array(lengths)

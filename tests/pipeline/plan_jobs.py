@@ -40,6 +40,7 @@ def lines_of(rows: list[Any]) -> bytes:
 def larf(folder: Path) -> dict[str, Any]:
     return {
         "method": "larf",
+        "larf.layer": 1,
         "larf.unsafe_references": str(folder / "unsafe.jsonl"),
         "larf.safe_references": str(folder / "safe.jsonl"),
     }

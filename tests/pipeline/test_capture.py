@@ -30,7 +30,8 @@ def spec_for(tmp_path: Path, model: Path, **changes: Any) -> CaptureSpec:
     settings: dict[str, Any] = {
         "store": Store(str(tmp_path / "out")), "options": {}, "key": "k", "model": str(model), "revision": None,
         "trust_remote_code": False, "allow_pickle_weights": False, "template": None, "dtype": "auto", "device": "cpu",
-        "threads": None, "token_budget": "auto", "max_tokens": 128, "overlong": "quarantine",
+        "threads": None, "token_budget": "auto", "attention": "padded", "compile": False,
+        "exact": False, "max_tokens": 128, "overlong": "quarantine",
         "columns": ("block_01.last_token",),
     }  # fmt: skip
     return CaptureSpec(**{**settings, **changes})
@@ -68,6 +69,23 @@ def test_what_is_captured_is_what_the_forward_pass_gives(tmp_path: Path, tiny_mo
         counts = table.column(column).to_numpy()
         assert (counts[valid] > 0).all()
         assert (counts[~valid] == 0).all(), "a quarantined row has no tokens that count"
+
+
+@pytest.mark.parametrize("option", [{"attention": "packed"}, {"exact": True}, {"token_budget": 100}])
+def test_the_ways_to_run_the_model_give_the_same_vectors(
+    tmp_path: Path, tiny_model: Path, planner: Planner, option: dict[str, Any]
+) -> None:
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows_of(40)))
+    shard = planner().shards[0]
+    column = Request(1, "last_token").column
+    tables = [captured(shard, spec_for(tmp_path, tiny_model, **changes))[1] for changes in ({}, option)]
+    usual, other = (np.array(table.column(column).to_pylist()) for table in tables)
+    np.testing.assert_allclose(other, usual, rtol=1e-4, atol=1e-4)
+    if option.get("exact"):
+        # The first rows of the shard by themselves come out the same to the bit.
+        (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows_of(3)))
+        _, table = captured(planner().shards[0], spec_for(tmp_path, tiny_model, exact=True))
+        np.testing.assert_array_equal(np.array(table.column(column).to_pylist()), other[:3])
 
 
 def test_vectors_of_two_precisions_are_not_mixed(tmp_path: Path) -> None:

@@ -59,6 +59,9 @@ def test_what_does_not_change_the_result_does_not_change_the_fingerprint(plan: P
         ("model.dtype=bfloat16", {"model.dtype"}),
         ("model.device=cpu", {"model.device"}),
         ("model.token_budget=100", {"model.token_budget"}),
+        ("model.attention=packed", {"model.attention"}),
+        ("model.compile=true", {"model.compile"}),
+        ("model.exact=true", {"model.exact"}),
         ("saft.layer=1", {"saft.layer"}),
         ("saft.k=2", {"saft.k"}),
         ("saft.weighted=true", {"saft.weighted"}),
@@ -73,6 +76,35 @@ def test_what_does_not_change_the_result_does_not_change_the_fingerprint(plan: P
 )
 def test_every_setting_that_counts_is_in_the_fingerprint(plan: Planner, assignment: str, keys: set[str]) -> None:
     assert differing(plan().fingerprint, plan(assignment).fingerprint) == keys
+
+
+@pytest.mark.parametrize(
+    ("assignment", "keys"),
+    [
+        ("larf.refusal_markers=[nope]", {"larf.refusal_markers"}),
+        ("larf.over_rejection_prompts={folder}/prompts.jsonl", {"larf.over_rejection_prompts"}),
+    ],
+)
+def test_what_the_search_depends_on_counts_where_it_decides(
+    plan: Planner, folder: Path, assignment: str, keys: set[str]
+) -> None:
+    (folder / "prompts.jsonl").write_bytes(lines_of([{"prompt": "How do I kill a process?"}]))
+    assignment = assignment.format(folder=folder)
+    searched = {**larf(folder), "larf.layer": "auto"}
+    assert differing(plan(**searched).fingerprint, plan(assignment, **searched).fingerprint) == keys
+    for layer in (1, "fisher"):
+        other = {**larf(folder), "larf.layer": layer}
+        assert plan(assignment, **other).fingerprint == plan(**other).fingerprint
+
+
+def test_the_content_of_the_prompts_counts_and_not_their_place(plan: Planner, folder: Path) -> None:
+    def made(name: str, *prompts: str) -> Any:
+        (folder / name).write_bytes(lines_of([{"prompt": prompt} for prompt in prompts]))
+        overlay = {**larf(folder), "larf.layer": "auto", "larf.over_rejection_prompts": str(folder / name)}
+        return plan(**overlay).fingerprint
+
+    assert made("a.jsonl", "one", "two") == made("b.jsonl", "one", "two")
+    assert differing(made("a.jsonl", "one", "two"), made("b.jsonl", "two", "one")) == {"larf.over_rejection_prompts"}
 
 
 def differing(a: Any, b: Any) -> set[str]:

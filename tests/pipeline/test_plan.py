@@ -50,10 +50,56 @@ def test_a_plan(plan: Planner, folder: Path, tiny_model: Path) -> None:
 
 def test_both_methods_capture_once(plan: Planner, folder: Path) -> None:
     made = plan("saft.layer=1", **{**larf(folder), "method": ["larf", "saft"]})
-    assert made.requests == (Request(1, "last_token"),)  # LARF's own choice of four blocks is 1 as well
+    assert made.requests == (Request(1, "last_token"),)
     made = plan("saft.layer=3", "saft.position=response_mean", **{**larf(folder), "method": ["saft", "larf"]})
     assert list(made.methods) == ["saft", "larf"]
     assert made.requests == (Request(1, "last_token"), Request(3, "response_mean"))
+
+
+def test_a_layer_that_is_to_be_found(plan: Planner, folder: Path) -> None:
+    (folder / "prompts.jsonl").write_bytes(lines_of([{"prompt": "How do I kill a process?"}] * 3))
+    asked = {**larf(folder), "larf.over_rejection_prompts": str(folder / "prompts.jsonl")}
+    named = plan(**asked)
+    assert (named.layers, named.unsettled) == (None, False)
+    auto = plan("saft.layer=3", **{**asked, "larf.layer": "auto", "method": ["larf", "saft"]})
+    assert auto.unsettled
+    assert auto.requests == (Request(3, "last_token"),)  # LARF's is not known yet
+    assert auto.layers is not None
+    assert auto.layers.prompts is not None
+    assert len(auto.layers.prompts.texts) == 3
+    assert auto.layers.references == auto.reference_shards
+    assert auto.fingerprint["larf.layer"] == "auto"
+    assert auto.layers.search_keys.items() <= auto.fingerprint.items()
+    settled = auto.with_layer(2, "search")
+    assert not settled.unsettled
+    assert settled.requests == (Request(2, "last_token"), Request(3, "last_token"))
+    assert settled.larf is not None
+    assert (settled.larf.layer, settled.larf.layer_chosen) == (2, "search")
+    assert settled.fingerprint == auto.fingerprint
+    fisher = plan(**{**asked, "larf.layer": "fisher"})
+    assert fisher.unsettled
+    assert fisher.layers is not None
+    assert fisher.layers.prompts is None
+    assert "larf.over_rejection_prompts" not in fisher.fingerprint
+
+
+def test_prompts_are_looked_at_before_the_search(plan: Planner, folder: Path) -> None:
+    path = folder / "prompts.jsonl"
+    asked = {**larf(folder), "larf.layer": "auto", "larf.over_rejection_prompts": str(path)}
+    with pytest.raises(InputError, match=r"^larf\.over_rejection_prompts: .*prompts\.jsonl: no such file"):
+        plan(**asked)
+    path.write_bytes(lines_of([{"prompt": "short"}, {"prompt": "word " * 3000}]))
+    with pytest.raises(
+        InputError, match=r"prompt 1 \(counted from 0\) has \d,\d+ tokens, with 32 of an answer"
+    ) as caught:
+        plan(**asked)
+    assert "word" not in str(caught.value)
+    path.write_bytes(b"")
+    assert plan(**{**asked, "larf.layer": 1}).layers is None
+    # What is wrong with the corpus shows first.
+    (folder / "data/b.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"b\.parquet"):
+        plan(**asked)
 
 
 def test_references_are_shards_after_the_corpus(plan: Planner, folder: Path) -> None:

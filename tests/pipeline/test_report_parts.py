@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from report_samples import Page
 
 from tamis.pipeline.report import text as words
-from tamis.pipeline.report.plots import length_columns, nice_ceiling, score_histogram
+from tamis.pipeline.report.plots import length_columns, score_histogram
 from tamis.pipeline.report.prose import advice
+from tamis.pipeline.report.svg import nice_ceiling
 
 
 @given(

@@ -10,7 +10,19 @@ import fsspec
 import pytest
 
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.run_folder import MANIFEST, RUN, begin, facts_in, key_of, state_of
+from tamis.pipeline.run_folder import (
+    LAYERS,
+    LAYERS_PAGE,
+    LAYERS_RUN,
+    MANIFEST,
+    RUN,
+    begin,
+    facts_in,
+    key_of,
+    layers_in,
+    layers_state_of,
+    state_of,
+)
 from tamis.pipeline.store import Store
 
 FINGERPRINT: dict[str, Any] = {"format": 1, "input": "aaa", "model": "bbb", "method": ["larf"], "larf.layer": "auto"}
@@ -127,3 +139,88 @@ def test_a_fingerprint_survives_json(store: Store) -> None:
     # Tuples become lists and back they do not come: what is compared must have been JSON already.
     begin(store, {"fingerprint": FINGERPRINT})
     assert state_of(store, dict(FINGERPRINT)) == "started"
+
+
+# --- layer searches -----------------------------------------------------------------------------------------------
+
+SEARCH: dict[str, Any] = {"search format": 1, "model": "bbb", "larf.over_rejection_prompts": "ppp"}
+FISHER: dict[str, Any] = {"fisher format": 1, "model": "bbb", "references.safe": "sss"}
+AUTO = {**FINGERPRINT, **SEARCH, "references.safe": "sss"}
+
+
+def finish_search(store: Store, fingerprint: dict[str, Any] | None) -> None:
+    search = None if fingerprint is None else {"fingerprint": fingerprint}
+    result = {"chosen": {"block": 1, "how": "search"}, "blocks": [{}], "search": search, "fisher": None}
+    store.write_json(LAYERS, result)
+    store.write(LAYERS_PAGE, b"")
+
+
+def search_refusal(store: Store, search: dict[str, Any], fisher: dict[str, Any] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        layers_state_of(store, search, fisher or FISHER)
+    return str(caught.value)
+
+
+def test_a_search_from_new_to_complete(store: Store) -> None:
+    assert layers_state_of(store, SEARCH, FISHER) == "new"
+    begin(store, {"fingerprint": SEARCH}, LAYERS_RUN)
+    assert layers_state_of(store, SEARCH, FISHER) == "started"
+    finish_search(store, SEARCH)
+    assert layers_state_of(store, SEARCH, FISHER) == "complete"
+    store.remove("_work")
+    assert layers_state_of(store, SEARCH, FISHER) == "complete"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_may_begin_beside_a_search(store: Store, finished: bool) -> None:
+    begin(store, {"fingerprint": SEARCH}, LAYERS_RUN)
+    if finished:
+        finish_search(store, SEARCH)
+    assert state_of(store, AUTO) == "new"
+    # A run that names its block does not depend on the prompts.
+    assert state_of(store, FINGERPRINT) == "new"
+    said = refusal(store, {**AUTO, "larf.over_rejection_prompts": "qqq"})
+    assert "holds a layer search of other settings" in said
+    assert said.count("\n  - ") == 1
+    assert "larf.over_rejection_prompts: the over-rejection prompts changed" in said
+    assert "model: the model's files changed" in refusal(store, {**FINGERPRINT, "model": "ccc"})
+    store.write("thesis.txt", b"mine")
+    assert "thesis.txt" in refusal(store, AUTO)
+
+
+def test_a_search_beside_a_run(store: Store) -> None:
+    begin(store, {"fingerprint": AUTO})
+    assert layers_state_of(store, SEARCH, FISHER) == "new"
+    assert state_of(store, AUTO) == "started"
+    assert "model: the model's files" in search_refusal(store, {**SEARCH, "model": "ccc"}, {**FISHER, "model": "ccc"})
+    assert "references.safe" in search_refusal(store, SEARCH, {**FISHER, "references.safe": "ttt"})
+    assert "over_rejection" in search_refusal(store, {**SEARCH, "larf.over_rejection_prompts": "qqq"})
+    finish_search(store, SEARCH)
+    assert layers_state_of(store, SEARCH, FISHER) == "complete"
+    store.write_json(MANIFEST, {"fingerprint": AUTO})
+    assert layers_state_of(store, SEARCH, FISHER) == "complete"
+    assert state_of(store, AUTO) == "complete"
+
+
+def test_nothing_is_added_to_a_finished_run(store: Store) -> None:
+    store.write_json(MANIFEST, {"fingerprint": FINGERPRINT})
+    assert "holds a finished run without a layer search" in search_refusal(store, SEARCH)
+    finish_search(store, None)  # Fisher ratios alone
+    assert "holds a finished run without a layer search" in search_refusal(store, SEARCH)
+
+
+def test_another_search_is_refused(store: Store) -> None:
+    finish_search(store, SEARCH)
+    said = search_refusal(store, {**SEARCH, "larf.refusal_markers": ["no"]})
+    assert "larf.refusal_markers: None there, ['no'] now" in said
+    store.remove(LAYERS)
+    assert "layers.html" in search_refusal(store, SEARCH)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "not JSON", '{"blocks": [], "chosen": {"block": 0}}'])
+def test_a_damaged_search(store: Store, content: str) -> None:
+    store.write(LAYERS, content.encode())
+    for said in (search_refusal(store, SEARCH), refusal(store, AUTO)):
+        assert "layers.json was not written by tamis, or is damaged" in said
+    with pytest.raises(ConfigError, match="damaged"):
+        layers_in(store)

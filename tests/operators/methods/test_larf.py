@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,14 @@ def test_auto_layer_is_recorded() -> None:
     reduce = reduce_in_process({name: [{"block_10.response_mean": rows}] for name, rows in sources.items()})
     facts = Larf(position="response_mean").fit(reduce, 32).facts
     assert (facts["layer"], facts["layer_chosen"]) == (10, "default_block")
+
+
+def test_how_the_layer_was_found_is_recorded() -> None:
+    unsafe, safe, _ = representations(13)
+    reduce = reduce_in_process({"unsafe": shards(unsafe), "safe": shards(safe)})
+    assert LARF.fit(reduce, 8).facts["layer_chosen"] == "job"
+    searched = replace(LARF, layer_chosen="search").fit(reduce, 8)
+    assert searched.facts == {**LARF.fit(reduce, 8).facts, "layer_chosen": "search"}
 
 
 def test_settings_are_checked() -> None:

@@ -1,0 +1,203 @@
+"""The engine inside the job: the capture of a real `tamis curate` against the bare forward pass over the same rows.
+
+    python benchmarks/capture.py                  3,000 Alpaca rows, 16 blocks x 512, bfloat16, block 5
+    python benchmarks/capture.py --rows 500
+
+Job: the manifest's capture time, from the first forward pass to the end of the last (Ray's start, the workers' start
+and the model's load are not part of it and shown beside it). Bare: Representer.represent over all rows, tokenised
+beforehand, in a fresh process with as many threads as the job's worker has, at its second call, with the job's token
+budget or Representer's own, whichever is faster. Both are run in turns; medians count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import checkout
+import corpora
+import machine
+import models
+import numpy as np
+import torch
+from chat_tokenizers import save_tokenizer
+from tables import markdown
+from timing import interleave, summarise
+from transformers import AutoTokenizer
+from ways import last_token, ours
+
+from tamis.operators.forward import Representer
+from tamis.pipeline.capture import AUTO_BUDGET
+
+RESULTS = checkout.ROOT / "benchmarks" / "results" / "capture.json"
+TARGET = 1.10
+
+
+def main() -> None:
+    arguments = parse()
+    results = machine.facts(also=("ray", "pyarrow"))
+    with tempfile.TemporaryDirectory(prefix="tamis-capture-") as name:
+        folder = Path(name)
+        results |= measure(folder, arguments)
+    show(results)
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        print(f"\nwritten to {arguments.json}")
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    shape = models.SHAPES["small16"]
+    block = shape.block if arguments.block is None else arguments.block
+    file = write_corpus(folder / "corpus.jsonl", arguments.rows)
+    model = make_model(folder / "model", file, arguments.dtype)
+    corpus = corpora.tokenised(corpora.read_conversations(file), model)
+    np.savez(folder / "rows.npz", ids=np.concatenate(corpus.input_ids), lengths=corpus.lengths, finals=corpus.finals)
+    jobs: list[dict[str, Any]] = []
+    bare: list[dict[str, Any]] = []
+
+    def run_job() -> float:
+        jobs.append(job(folder, file, model, block, arguments.dtype))
+        return float(jobs[-1]["capture"]["seconds"])
+
+    def run_bare() -> float:
+        bare.append(in_fresh_process(folder, model, block, arguments.dtype))
+        return float(bare[-1]["seconds"])
+
+    taken = interleave(
+        {"job": run_job, "bare": run_bare}, arguments.repeats, tell=lambda line: print(line, file=sys.stderr)
+    )
+    captured, forward = summarise(taken["job"]), summarise(taken["bare"])
+    middle = jobs[taken["job"].index(min(taken["job"], key=lambda took: abs(took - captured.median)))]
+    return {
+        "corpus": corpus.quantiles(),
+        "model": f"small16, random, block {block}, {arguments.dtype}",
+        "job_capture_seconds": captured.as_json(),
+        "bare_forward_seconds": forward.as_json(),
+        "bare": bare,
+        "job_over_bare": captured.median / forward.median,
+        "target": TARGET,
+        "median_job": middle,
+    }
+
+
+def job(folder: Path, file: Path, model: Path, block: int, dtype: str) -> dict[str, Any]:
+    """One run of the real command; its manifest's timings, and the time of the whole command."""
+    output = folder / "out"
+    shutil.rmtree(output, ignore_errors=True)
+    command = [str(Path(sys.executable).parent / "tamis"), "curate", "--input", str(file), "--model", str(model)]
+    command += ["--method", "saft", "--set", f"saft.layer={block}", "--set", f"model.dtype={dtype}"]
+    command += ["--set", "model.device=cpu", "--set", "max_quarantined=0.01", "--output", str(output)]
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the run failed:\n{done.stdout}\n{done.stderr}")
+    timings: dict[str, Any] = json.loads((output / "manifest.json").read_text())["timings"]
+    return timings | {"whole_command_seconds": time.perf_counter() - began}
+
+
+def in_fresh_process(folder: Path, model: Path, block: int, dtype: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--bare", str(folder), str(model), str(block), dtype, str(os.cpu_count() or 1)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the bare forward pass failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def bare_forward(folder: str, model: str, block: str, dtype: str, threads: str) -> None:
+    """Prints JSON: seconds of the second call with the better token budget, and of the first call of all."""
+    torch.set_num_threads(int(threads))
+    rows = np.load(Path(folder) / "rows.npz")
+    ids = np.split(rows["ids"], np.cumsum(rows["lengths"])[:-1])
+    began = time.perf_counter()
+    representer = Representer.load(model, last_token(int(block)), dtype=dtype, device="cpu")
+    load = time.perf_counter() - began
+    times = {}
+    for name, options in {"job's": {"token_budget": AUTO_BUDGET["cpu"]}, "default": {}}.items():
+        run = partial(ours, representer, ids, rows["finals"], **options)
+        for call in ("first", "second"):
+            began = time.perf_counter()
+            run()
+            times[f"{name} budget, {call} call"] = time.perf_counter() - began
+    fastest = min(took for name, took in times.items() if name.endswith("second call"))
+    print(json.dumps({"seconds": fastest, "load_seconds": load, "calls": times}))
+
+
+def write_corpus(path: Path, rows: int) -> Path:
+    """The first rows of Alpaca that the job does not quarantine; else made-up ones of the same lengths."""
+    source = corpora.shared_file("data/alpaca_3k.jsonl")
+    if source is not None:
+        with source.open(encoding="utf-8") as lines:
+            good = [line for line in lines if json.loads(line)["output"].strip()]
+        path.write_text("".join(good[:rows]), encoding="utf-8")
+        return path
+    random = np.random.default_rng(0)
+    words = [f"word{number}" for number in range(2000)]
+    drawn = corpora.drawn(rows)
+    with path.open("w", encoding="utf-8") as file:
+        for start, stop in drawn.finals:
+            prompt, answer = (" ".join(random.choice(words, max(1, int(n)))) for n in (start - 3, stop - start))
+            file.write(json.dumps({"instruction": prompt, "input": "", "output": answer}) + "\n")
+    return path
+
+
+def make_model(folder: Path, corpus: Path, dtype: str) -> Path:
+    """A random 16-block model with a real tokenizer, or with one learned from the corpus."""
+    config = models.SHAPES["small16"].config()
+    model = models.make_random(config, dtype=models.DTYPES[dtype], device=torch.device("cpu"))
+    model.save_pretrained(folder)
+    real = corpora.shared_file("models/aligned-8m")
+    if real is not None:
+        AutoTokenizer.from_pretrained(real).save_pretrained(folder)
+    else:
+        save_tokenizer(folder, [corpus.read_text(encoding="utf-8")], config.vocab_size)
+    return folder
+
+
+def show(results: dict[str, Any]) -> None:
+    captured, forward, middle = (results[k] for k in ("job_capture_seconds", "bare_forward_seconds", "median_job"))
+    quantiles = results["corpus"]
+    print(machine.line(results["machine"]))
+    print(f"\n{results['model']}; {quantiles['rows']:,} rows, {quantiles['tokens']:,} tokens\n")
+    rows = [
+        ["capture in the job", f"{captured['median']:.2f} ({captured['min']:.2f}-{captured['max']:.2f})",
+         f"{quantiles['rows'] / captured['median']:,.0f}"],
+        ["bare forward pass", f"{forward['median']:.2f} ({forward['min']:.2f}-{forward['max']:.2f})",
+         f"{quantiles['rows'] / forward['median']:,.0f}"],
+    ]  # fmt: skip
+    print(markdown(["", "seconds (min-max)", "rows/s"], rows))
+    capture = middle["capture"]
+    print(f"\njob over bare: {results['job_over_bare']:.3f} (target {TARGET:.2f})")
+    print(
+        f"not part of it: Ray's start {middle['ray_start']['seconds']:.1f} s, the model's load "
+        f"{middle['model_load']['seconds']:.2f} s; the capture stage with the workers' start "
+        f"{capture['wall_seconds']:.1f} s, the whole command {middle['whole_command_seconds']:.1f} s"
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--block", type=int, help="the block whose output is taken (default 5)")
+    parser.add_argument("--dtype", choices=list(models.DTYPES), default="bfloat16")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=RESULTS, help=f"where results go (default {RESULTS.name})")
+    parser.add_argument("--no-json", dest="json", action="store_const", const=None)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--bare"]:
+        bare_forward(*sys.argv[2:])
+    else:
+        main()

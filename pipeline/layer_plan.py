@@ -1,0 +1,95 @@
+"""How LARF's block is to be found where the job names none: what that needs, checked before anything expensive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tamis.operators.methods import Larf
+from tamis.operators.questions import QuestionTokenizer
+from tamis.operators.sensitivity import NEW_TOKENS
+from tamis.pipeline.errors import InputError
+from tamis.pipeline.fingerprint import FISHER_FORMAT, captured_keys_of, search_keys_of
+from tamis.pipeline.job import LayersJob
+from tamis.pipeline.model_checks import OpenedModel, check_files, open_model
+from tamis.pipeline.models import chat_template
+from tamis.pipeline.prompts import Prompts, read_prompts
+from tamis.pipeline.reference_sets import plan_references
+from tamis.pipeline.sources import Shard
+
+NO_TEMPLATE = (
+    "the tokenizer has no chat template, so this may not be a chat model; conversations are rendered as "
+    "User: ... Assistant: ... (set model.template for another form)"
+)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """prompts: of the search; None where the Fisher ratios are all that is wanted.
+    search_keys, fisher_keys: the settings on which the numbers of either depend."""
+
+    job: LayersJob
+    model: OpenedModel
+    max_tokens: int
+    prompts: Prompts | None
+    references: tuple[Shard, ...]
+    search_keys: Mapping[str, Any]
+    fisher_keys: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+    @property
+    def keys(self) -> Mapping[str, Any]:
+        """The settings from which the block follows."""
+        return self.search_keys or self.fisher_keys
+
+
+def plan_layers(job: LayersJob) -> LayerPlan:
+    """For `tamis layers`, which always goes both ways. Raises ConfigError or InputError."""
+    model = open_model(job.model)
+    check_files(model, model.info.blocks, head=True)
+    max_tokens = longest_of(job, model)
+    references = plan_references(job, {"larf": Larf()}, model.tokenizer, max_tokens, 0)
+    return layer_plan(job, model, max_tokens, references, search=True)
+
+
+def layer_plan(
+    job: LayersJob, model: OpenedModel, max_tokens: int, references: tuple[Shard, ...], *, search: bool
+) -> LayerPlan:
+    """references: shards of LARF's two reference sets. InputError if the prompts cannot be used."""
+    prompts = None
+    if search:
+        prompts = read_prompts(job.larf.over_rejection_prompts, job.storage_options)
+        _check_prompts(job, model, prompts)
+    return LayerPlan(
+        job=job,
+        model=model,
+        max_tokens=max_tokens,
+        prompts=prompts,
+        references=references,
+        search_keys={**model.keys, **search_keys_of(job, prompts)} if prompts else {},
+        fisher_keys={"fisher format": FISHER_FORMAT, **model.keys, **captured_keys_of(job, references, max_tokens)},
+        warnings=() if model.tokenizer.has_template else (NO_TEMPLATE,),
+    )
+
+
+def longest_of(job: LayersJob, model: OpenedModel) -> int:
+    """job.max_tokens, or what the model takes if that is less."""
+    return min(job.max_tokens, model.info.max_positions or job.max_tokens)
+
+
+def _check_prompts(job: LayersJob, model: OpenedModel, prompts: Prompts) -> None:
+    """InputError naming the first prompt that the model cannot be asked, without its text."""
+    remote, template = job.model.trust_remote_code, chat_template(job.model.template)
+    tokenizer = QuestionTokenizer.load(model.source.path, trust_remote_code=remote, template=template)
+    assert isinstance(tokenizer, QuestionTokenizer)
+    try:
+        lengths = [len(ids) for ids in tokenizer.questions(prompts.texts)]
+    except ValueError as error:
+        raise InputError(f"larf.over_rejection_prompts: {prompts.name}: {error}") from None
+    limit = model.info.max_positions
+    if limit is not None and max(lengths) + NEW_TOKENS > limit:
+        raise InputError(
+            f"larf.over_rejection_prompts: {prompts.name}: prompt {lengths.index(max(lengths))} (counted from 0) has "
+            f"{max(lengths):,} tokens, with {NEW_TOKENS} of an answer more than the {limit:,} that the model takes"
+        )

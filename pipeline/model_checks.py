@@ -1,0 +1,91 @@
+"""Whether the model and its tokenizer can do what the job asks, found out before any worker starts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tamis.operators.architecture import HEADS, ModelInfo, plan_full, read_config
+from tamis.operators.forward import check_model, describe_model
+from tamis.operators.loading import find_weights, open_weights
+from tamis.operators.requests import Request
+from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.fingerprint import model_keys_of
+from tamis.pipeline.job import ModelSpec
+from tamis.pipeline.models import ModelSource, chat_template, fetch
+
+_HEAD = re.compile(rf"({'|'.join(HEADS)})\.")
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """The model without its weights. source: its folder, or what of it was fetched."""
+
+    spec: ModelSpec
+    source: ModelSource
+    info: ModelInfo
+    tokenizer: ChatTokenizer
+
+    @cached_property
+    def keys(self) -> dict[str, Any]:
+        """Its part of a fingerprint. Reads the weights of a local model."""
+        return model_keys_of(self.spec, self.source, self.tokenizer)
+
+
+def open_model(spec: ModelSpec) -> OpenedModel:
+    """Configuration and tokenizer. ConfigError, in one line, if they cannot be used together."""
+    source = fetch(spec.name, spec.revision, weights=False, remote_code=spec.trust_remote_code)
+    try:
+        info = describe_model(source.path, trust_remote_code=spec.trust_remote_code)
+        template = chat_template(spec.template)
+        tokenizer = ChatTokenizer.load(source.path, trust_remote_code=spec.trust_remote_code, template=template)
+        check_vocabulary(tokenizer, info)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"model {spec.name}: {error}") from None
+    return OpenedModel(spec, source, info, tokenizer)
+
+
+def check_vocabulary(tokenizer: ChatTokenizer, info: ModelInfo) -> None:
+    """ValueError if the tokenizer has tokens that the model has no embedding for. The reverse is padding."""
+    if tokenizer.highest_id >= info.vocabulary:
+        raise ValueError(
+            f"its tokenizer has token ids up to {tokenizer.highest_id}, but its embedding has {info.vocabulary} rows "
+            f"(0 to {info.vocabulary - 1}); take the tokenizer that belongs to the model, or resize the embedding"
+        )
+
+
+def check_files(model: OpenedModel, blocks: int, *, head: bool) -> None:
+    """Whether the weights of the first `blocks` blocks are there and whole, without reading them. ConfigError if not.
+
+    head: all that generates must be there, too. A name on the hub is checked when it is fetched.
+    """
+    spec = model.spec
+    if model.source.revision != "local":
+        return
+    try:
+        check_model(
+            model.source.path,
+            [Request(blocks - 1, "last_token")],
+            trust_remote_code=spec.trust_remote_code,
+            allow_pickle_weights=spec.allow_pickle_weights,
+        )
+        if head:
+            _check_head(model)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"model {spec.name}: {error}") from None
+
+
+def _check_head(model: OpenedModel) -> None:
+    path, spec = model.source.path, model.spec
+    config = read_config(path, revision=None, trust_remote_code=spec.trust_remote_code)
+    whole = plan_full(config, trust_remote_code=spec.trust_remote_code)
+    files = find_weights(path, whole, revision=None, allow_pickle_weights=spec.allow_pickle_weights)
+    with open_weights(files, whole) as weights:
+        if not getattr(config, "tie_word_embeddings", False) and not any(_HEAD.match(name) for name in weights):
+            raise ValueError(
+                f"there is no LM head ({' or '.join(HEADS)}) among its weights, so it cannot answer; the layer "
+                "search needs the whole chat model (larf.layer: fisher or a block number do without)"
+            )

@@ -1,0 +1,119 @@
+"""The layer search for people: a section of the run's report, and a page of its own.
+
+Both are drawn from what artifact/layers.json holds: chosen, blocks (the table), search, fisher, warnings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tamis.pipeline.report import layer_plots, text
+from tamis.pipeline.report.html import render
+
+_CHOSEN = {
+    "search": "Scaling block {block} of {blocks} moves the refusals most: its sensitivity is {sensitivity}.",
+    "fisher": "Block {block} of {blocks} parts the references best: its Fisher ratio is {fisher}.",
+    "default_block": "No block stands out, so block {block} of {blocks}, at 31 % of the depth, is read instead.",
+}
+_SEARCH = (
+    "The weight matrices of one block at a time were multiplied by {factors}, and the model answered {count} harmless "
+    "prompts that sound unsafe ({name}), greedily, with {tokens} new tokens each. Counted are the answers that are "
+    "refusals, which hold one of: {markers}. D1, D2 and D3 are the differences of these counts at the outermost, the "
+    "next and the innermost two factors, the larger factor first; their sum is the block's sensitivity (LARF, arXiv "
+    "2507.18631). Unscaled, {unscaled} of the {count} answers are refusals."
+)
+_FISHER = (
+    "The Fisher ratio says how well a block's states part the {unsafe} unsafe references from the {safe} safe ones: "
+    "the scatter between the two sets over all scatter, along the line from one mean to the other, between 0 and 1 "
+    "(DataShield, arXiv 2606.00160). It costs one pass over the references; no text is generated."
+)
+_CHOICES = {"search": "most sensitive", "fisher": "highest ratio"}
+_NUMBERING = "Blocks are counted from 0; LARF reads the output of its block."
+
+
+def render_layers(result: Mapping[str, Any]) -> str:
+    """layers.html: the complete page for what layers.json holds. Pure."""
+    model = dict(result.get("model") or {})
+    versions = result.get("versions") or {}
+    shown = view(result)
+    settings = {way: _settings(result.get(way)) for way in ("search", "fisher") if result.get(way)}
+    return render(
+        "layers.html",
+        title=f"tamis · the layer that LARF reads of {model.get('name') or 'the model'}",
+        created=result.get("created") or "",
+        tamis_version=versions.get("tamis") or "",
+        headline=lead(result) if shown else "",
+        layers={**shown, "open": True, "lead": _NUMBERING} if shown else None,
+        warnings=list(result.get("warnings") or []),
+        model=model,
+        facts=settings,
+        versions=versions,
+    )
+
+
+def view(result: Mapping[str, Any] | None, read: int | None = None) -> dict[str, Any] | None:
+    """What the section shows, None without a result. read: the block that LARF has read, if not the chosen one."""
+    if not result or not result.get("blocks"):
+        return None
+    rows: Sequence[Mapping[str, Any]] = result["blocks"]
+    search, fisher = result.get("search"), result.get("fisher")
+    block = result["chosen"]["block"] if read is None else read
+    lines = bars = ratios = None
+    if search:
+        lines = layer_plots.refusal_lines([row["refusals"] for row in rows], search["unscaled"], block)
+        sums = [row["sensitivity"] for row in rows]
+        bars = layer_plots.block_bars(sums, search["block"], "Sensitivity of each block", "D1 + D2 + D3")
+    if fisher:
+        values = [row["fisher"] for row in rows]
+        ratios = layer_plots.block_bars(values, fisher["block"], "Fisher ratio of each block", "Fisher ratio")
+    return {
+        "lead": f"{lead(result, read)} {_NUMBERING}",
+        "standing_out": f"block {block}",
+        "lines": lines,
+        "bars": bars,
+        "ratios": ratios,
+        "factors": list(rows[0]["refusals"]) if search else [],
+        "rows": [{**row, "marks": marks(result, row["block"], read)} for row in rows],
+        "readings": _readings(search, fisher),
+    }
+
+
+def lead(result: Mapping[str, Any], read: int | None = None) -> str:
+    """Which block it is and why: one or two sentences."""
+    chosen, rows = result["chosen"], result["blocks"]
+    row = rows[chosen["block"]]
+    values = {"sensitivity": row.get("sensitivity"), "fisher": text.score(row.get("fisher"), 4)}
+    said = _CHOSEN[chosen["how"]].format(block=chosen["block"], blocks=len(rows), **values)
+    return said if read in (None, chosen["block"]) else f"{said} LARF has read block {read}, as the job says."
+
+
+def marks(result: Mapping[str, Any], block: int, read: int | None = None) -> list[str]:
+    """What a block stands out by: as the choice of the search, of the Fisher ratios, or as the one that is read."""
+    found = [said for way, said in _CHOICES.items() if (result.get(way) or {}).get("block") == block]
+    if block == (result["chosen"]["block"] if read is None else read):
+        found.append("read by LARF")
+    return found
+
+
+def _readings(search: Mapping[str, Any] | None, fisher: Mapping[str, Any] | None) -> list[str]:
+    said = []
+    if search:
+        said.append(
+            _SEARCH.format(
+                factors=", ".join(f"{factor:g}" for factor in search["factors"]),
+                count=search["prompts"]["count"],
+                name=search["prompts"]["name"],
+                tokens=search["new_tokens"],
+                markers=", ".join(search["markers"]),
+                unscaled=search["unscaled"],
+            )
+        )
+    if fisher:
+        said.append(_FISHER.format(**fisher["references"]))
+    return said
+
+
+def _settings(facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Without the digests, which say nothing to a person."""
+    return {name: value for name, value in (facts or {}).items() if name not in {"fingerprint", "block"}}

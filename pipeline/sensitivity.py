@@ -1,0 +1,194 @@
+"""LARF's search for the safety-sensitive block, on a pool of actors: one cell per block and factor.
+
+Every actor holds the chat model and prepares the prompts once; cells are independent. A finished cell has a receipt,
+a small JSON file, so an interrupted search goes on with the cells that have none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+from tamis.operators.sensitivity import FACTORS, ScaledAnswers
+from tamis.pipeline import receipts
+from tamis.pipeline.engine import Pool, own_error
+from tamis.pipeline.errors import ClusterError, ConfigError, TamisError
+from tamis.pipeline.job import LayersJob
+from tamis.pipeline.models import ModelSource, chat_template, fetch
+from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.store import Store
+
+STAGE = "layers"
+ACTOR_RESTARTS = 3
+
+
+class Cell(NamedTuple):
+    """One run over all prompts: this block's weights times this factor; of the unscaled model, both are None."""
+
+    block: int | None = None
+    factor: float | None = None
+
+    @property
+    def name(self) -> str:
+        return "unscaled" if self.block is None else f"block_{self.block:02d}-x{self.factor}"
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """All that a worker needs beside the prompts; plain values, so that a restarted actor can be built from it."""
+
+    name: str
+    model: str
+    revision: str | None
+    trust_remote_code: bool
+    allow_pickle_weights: bool
+    template: str | None
+    dtype: str
+    device: str
+    threads: int | None
+    markers: tuple[str, ...]
+
+
+def search_spec(job: LayersJob, model: ModelSource, pool: Pool) -> SearchSpec:
+    spec = job.model
+    return SearchSpec(
+        name=spec.name,
+        model=model.path if model.revision == "local" else spec.name,
+        # The commit that the plan saw, so that every worker reads the same files.
+        revision=None if model.revision == "local" else model.revision,
+        trust_remote_code=spec.trust_remote_code,
+        allow_pickle_weights=spec.allow_pickle_weights,
+        template=chat_template(spec.template),
+        dtype=spec.dtype,
+        device=spec.device,
+        threads=pool.threads,
+        markers=tuple(job.larf.refusal_markers),
+    )
+
+
+def all_cells(blocks: int) -> list[Cell]:
+    """The unscaled run and the whole grid, in the order of the blocks: the lowest take longest."""
+    return [Cell(), *(Cell(block, factor) for block in range(blocks) for factor in FACTORS)]
+
+
+def search(
+    spec: SearchSpec, prompts: Sequence[str], cells: Sequence[Cell], pool: Pool, store: Store, key: str
+) -> Iterator[Receipt]:
+    """Run every cell on the actors, write its receipt, and yield it, in any order.
+
+    Raises TamisError as a worker raised it, ClusterError when workers keep dying.
+    """
+    import ray
+
+    actor = ray.remote(Searcher).options(
+        num_cpus=pool.cpus_per_worker,
+        num_gpus=pool.gpus_per_worker,
+        max_restarts=ACTOR_RESTARTS,
+        max_task_retries=ACTOR_RESTARTS,
+        scheduling_strategy="SPREAD",
+    )
+    actors = [actor.remote(spec) for _ in range(min(pool.workers, len(cells)))]
+    texts = ray.put(list(prompts))
+    waiting = iter(cells)
+    running: dict[Any, tuple[Any, Cell]] = {}
+
+    def give_work(worker: Any) -> None:
+        cell = next(waiting, None)
+        if cell is not None:
+            running[worker.run.remote(texts, cell)] = (worker, cell)
+
+    try:
+        for worker in actors:
+            give_work(worker)
+        while running:
+            [ready], _ = ray.wait(list(running), num_returns=1)
+            worker, cell = running.pop(ready)
+            facts = _result(ready)
+            give_work(worker)
+            yield receipts.write_cell(store, STAGE, cell.name, key, facts)
+    finally:
+        for worker in actors:
+            ray.kill(worker)
+
+
+class Searcher:
+    """The chat model in one actor. It loads with the first cell: what fails then is a task, and not the actor."""
+
+    def __init__(self, spec: SearchSpec) -> None:
+        self.spec = spec
+        self.answers: ScaledAnswers | None = None
+        self.unscaled = 0
+        self.precision = ""
+        self.load_seconds = 0.0
+
+    def run(self, prompts: Sequence[str], cell: Cell) -> dict[str, Any]:
+        """The refusals in one cell. unscaled: what this very worker counted without scaling."""
+        answers = self.answers or self._prepare(prompts)
+        began = time.perf_counter()
+        refusals = self.unscaled if cell.block is None else answers.refusals(cell.block, cell.factor or 1.0)
+        return {
+            "refusals": refusals,
+            "unscaled": self.unscaled,
+            "precision": self.precision,
+            "seconds": time.perf_counter() - began,
+            "load_seconds": self.load_seconds,
+        }
+
+    def _prepare(self, prompts: Sequence[str]) -> ScaledAnswers:
+        import torch
+
+        spec = self.spec
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        began = time.perf_counter()
+        source = fetch(
+            spec.model,
+            spec.revision,
+            weights=True,
+            pickles=spec.allow_pickle_weights,
+            remote_code=spec.trust_remote_code,
+        )
+        try:
+            answers = ScaledAnswers.load(
+                source.path,
+                dtype=spec.dtype,
+                device=spec.device,
+                trust_remote_code=spec.trust_remote_code,
+                allow_pickle_weights=spec.allow_pickle_weights,
+                template=spec.template,
+            )
+            self.unscaled = answers.prepare(prompts, markers=spec.markers)
+        except ValueError as error:
+            raise ConfigError(f"model {spec.name}: {error}") from None
+        self.precision = f"{str(answers.dtype).removeprefix('torch.')} on {answers.device.type}"
+        self.load_seconds = time.perf_counter() - began
+        self.answers = answers
+        return answers
+
+
+def _result(reference: Any) -> dict[str, Any]:
+    import ray
+
+    try:
+        facts: dict[str, Any] = ray.get(reference)
+    except Exception as error:
+        _give_up(error)
+    return facts
+
+
+def _give_up(error: Exception) -> NoReturn:
+    import ray
+
+    found = own_error(error)
+    if isinstance(found, TamisError):
+        raise found from None
+    if isinstance(error, ray.exceptions.RayActorError):
+        what = f"a worker died {ACTOR_RESTARTS + 1} time(s); it may lack memory"
+    else:
+        cause = getattr(error, "cause", None) or error
+        what = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
+    raise ClusterError(
+        f"the layer search stopped: {what}. The cells that are done stay; run the same command again to go on"
+    ) from error
