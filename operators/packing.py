@@ -66,7 +66,9 @@ def packed_attention(
         seen = _window(stop - start, left, query.device)
         rows.append(
             functional.scaled_dot_product_attention(
-                *(states[:, :, start:stop] for states in (query, key, value)),
+                query[:, :, start:stop],
+                key[:, :, start:stop],
+                value[:, :, start:stop],
                 attn_mask=seen,
                 is_causal=seen is None,
                 scale=scaling,
@@ -100,7 +102,7 @@ def packed_inputs(ids: list[TokenIds], lengths: Rows) -> dict[str, Any]:
     }
 
 
-def use_packing(model: nn.Module, config: Any) -> None:
+def use_packing(model: Any, config: Any) -> None:
     """Switch `model` to packed attention. Raises ValueError if its architecture cannot: two rows packed together must
     come out as each of them does alone.
     """
@@ -109,7 +111,7 @@ def use_packing(model: nn.Module, config: Any) -> None:
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     with torch.inference_mode():
         alone = [model(input_ids=torch.from_numpy(row)[None].to(parameter.device), use_cache=False)[0] for row in rows]
-        model.set_attn_implementation(NAME)  # type: ignore[operator]
+        model.set_attn_implementation(NAME)
         try:
             inputs = on_device(packed_inputs(list(rows), lengths), parameter.device)
             together = model(**inputs, use_cache=False)[0]
