@@ -5,8 +5,8 @@
 
 Job: the manifest's capture time, from the first forward pass to the end of the last (Ray's start, the workers' start
 and the model's load are not part of it and shown beside it). Bare: Representer.represent over all rows, tokenised
-beforehand, in a fresh process with as many threads as the job's worker has, at its second call, with the job's token
-budget or Representer's own, whichever is faster. Both are run in turns; medians count.
+beforehand, in a fresh process with as many threads as the job's worker has, at its second call. Both are run in turns;
+medians count.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ import numpy as np
 import torch
 from chat_tokenizers import save_tokenizer
 from tables import markdown
-from timing import interleave, summarise
+from timing import interleave, seconds, summarise
 from transformers import AutoTokenizer
 from ways import last_token, ours
 
 from tamis.operators.forward import Representer
-from tamis.pipeline.capture import AUTO_BUDGET
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "capture.json"
 TARGET = 1.10
@@ -115,22 +114,15 @@ def in_fresh_process(folder: Path, model: Path, block: int, dtype: str) -> dict[
 
 
 def bare_forward(folder: str, model: str, block: str, dtype: str, threads: str) -> None:
-    """Prints JSON: seconds of the second call with the better token budget, and of the first call of all."""
+    """Prints JSON: seconds of the second call, and of the first, in which kernels are still being chosen."""
     torch.set_num_threads(int(threads))
     rows = np.load(Path(folder) / "rows.npz")
     ids = np.split(rows["ids"], np.cumsum(rows["lengths"])[:-1])
     began = time.perf_counter()
     representer = Representer.load(model, last_token(int(block)), dtype=dtype, device="cpu")
     load = time.perf_counter() - began
-    times = {}
-    for name, options in {"job's": {"token_budget": AUTO_BUDGET["cpu"]}, "default": {}}.items():
-        run = partial(ours, representer, ids, rows["finals"], **options)
-        for call in ("first", "second"):
-            began = time.perf_counter()
-            run()
-            times[f"{name} budget, {call} call"] = time.perf_counter() - began
-    fastest = min(took for name, took in times.items() if name.endswith("second call"))
-    print(json.dumps({"seconds": fastest, "load_seconds": load, "calls": times}))
+    first, second = (seconds(partial(ours, representer, ids, rows["finals"]), representer.device) for _ in range(2))
+    print(json.dumps({"seconds": second, "first_call_seconds": first, "load_seconds": load}))
 
 
 def write_corpus(path: Path, rows: int) -> Path:

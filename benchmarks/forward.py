@@ -44,6 +44,7 @@ from tables import markdown
 from timing import Summary, interleave, seconds, summarise
 
 from tamis.operators.forward import Representer
+from tamis.operators.rows import TOKEN_BUDGETS
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "forward.json"
 
@@ -99,8 +100,7 @@ class Measurement:
             corpus = corpora.with_random_ids(corpus, self.full.config.vocab_size)
         self.corpus = corpus
         load, represent = split_options(arguments.set, arguments.token_budget)
-        default = inspect.signature(Representer.represent).parameters["token_budget"].default
-        self.tokens: int = represent.get("token_budget", default)
+        self.tokens: int = represent.get("token_budget") or TOKEN_BUDGETS[device.type]
         self.representer = Representer.load(path, ways.last_token(self.block), dtype=dtype, device=str(device), **load)
         decoder, ids, block = self.full.base_model, corpus.input_ids, self.block
         self.ways = {

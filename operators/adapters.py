@@ -82,8 +82,10 @@ class Adapters:
             try:
                 config = _read_config(Path(folder))
                 weights = _read_weights(Path(folder))
-                wrapper = _attach(model if wrapper is None else wrapper, config, self._keys[name])
-                _fill(wrapper, weights, self._keys[name])
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # peft's advice to those who train; what matters here is checked
+                    wrapper = _attach(model if wrapper is None else wrapper, config, self._keys[name])
+                    _fill(wrapper, weights, self._keys[name])
             except ValueError as error:
                 raise ValueError(f"adapter {name!r} in {os.fspath(folder)}: {error}") from error
         self._wrapper = wrapper
@@ -143,15 +145,13 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 def _attach(model: Any, config: peft.LoraConfig, key: str) -> Any:
     """Put empty adapter modules (on the meta device) into the model; the peft wrapper around it."""
     options = {"low_cpu_mem_usage": True, "autocast_adapter_dtype": False}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            if isinstance(model, peft.PeftModel):
-                model.add_adapter(key, config, **options)
-                return model
-            return peft.PeftModel(model, config, key, **options)
-        except Exception as error:
-            raise ValueError(f"it does not fit this model: {first_line(error)}") from error
+    try:
+        if isinstance(model, peft.PeftModel):
+            model.add_adapter(key, config, **options)
+            return model
+        return peft.PeftModel(model, config, key, **options)
+    except Exception as error:
+        raise ValueError(f"it does not fit this model: {first_line(error)}") from error
 
 
 def _fill(wrapper: Any, weights: dict[str, torch.Tensor], key: str) -> None:

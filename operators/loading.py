@@ -147,8 +147,8 @@ def stop_tokens(path: str | os.PathLike[str], config: Any, *, revision: str | No
     if found is not None:
         try:
             with open(found, encoding="utf-8") as file:
-                named = dict(json.load(file)).get("eos_token_id")
-        except (ValueError, TypeError) as error:
+                named = json.load(file).get("eos_token_id")
+        except (ValueError, AttributeError) as error:
             raise ValueError(f"{name} of {path} is not valid: {first_line(error)}") from error
     if named is None:
         named = getattr(config, "eos_token_id", None)

@@ -1,7 +1,7 @@
 """The unscaled model's run over the prompts, kept: where block i is scaled, what lies below it need not run again.
 
 Kept per prompt token: the input of every block and its key and value, blocks x (d + 2 x key-value width) numbers. For
-120 prompts padded to 40 tokens in bf16 that is 0.16 GB for a model of 16 blocks and d 512 with as many key-value
+120 prompts padded to 40 tokens in bf16 that is 0.24 GB for a model of 16 blocks and d 512 with as many key-value
 heads, 1.9 GB for an 8B model (32 blocks, 4096 + 2 x 1024) and 7.9 GB for a 70B one (80, 8192 + 2 x 1024). It stays on
 the model's device while it takes less than a quarter of what is free there, and lies in the host's memory otherwise.
 """

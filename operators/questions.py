@@ -26,9 +26,7 @@ class QuestionTokenizer(ChatTokenizer):
         if template is not None or tokenizer.chat_template:
             source = tokenizer.get_chat_template(template)
         else:
-            opening = tokenizer.backend_tokenizer.encode("x").ids[:1]  # does it put a BOS before ordinary text?
-            has_bos = tokenizer.bos_token_id is not None and opening == [tokenizer.bos_token_id]
-            source = ("{{ bos_token }}" if has_bos else "") + _PLAIN
+            source = ("{{ bos_token }}" if _adds_bos(tokenizer) else "") + _PLAIN
         super().__init__(tokenizer, _ASKED + source)
 
     def questions(self, prompts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
@@ -47,3 +45,11 @@ class QuestionTokenizer(ChatTokenizer):
         if not ids:
             raise ValueError(f"prompt {number} (counted from 0) has no tokens")
         return np.array(ids, dtype=np.int64)
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts a BOS before ordinary text; ChatTokenizer refuses one that is not a fast one."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or tokenizer.bos_token_id is None:
+        return False
+    return bool(backend.encode("x").ids[:1] == [tokenizer.bos_token_id])

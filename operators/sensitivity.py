@@ -89,6 +89,7 @@ class ScaledAnswers:
         self.device: torch.device = parameter.device
         self.dtype: torch.dtype = parameter.dtype
         self._tokenizer = tokenizer
+        self._special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self._questions = QuestionTokenizer(tokenizer, template)
         self._boundaries = rope_boundaries(model.config)
         self._max_rows = max_rows
@@ -132,6 +133,7 @@ class ScaledAnswers:
         markers: phrases of a refusal beside refusals.MARKERS. Raises ValueError, naming the prompt by its number, for
         one that cannot be rendered or is too long for the model, and if there are none.
         """
+        self._prompts = []
         self._markers = check_markers(markers)
         if new_tokens < 1 or not prompts:
             raise ValueError(f"{len(prompts)} prompts and {new_tokens} new tokens: at least one of each is needed")
@@ -139,21 +141,22 @@ class ScaledAnswers:
         self._check(ids, new_tokens)
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         batches = batches_of(lengths, new_tokens, self._max_rows, self._boundaries)
-        self._prompts = []
+        prepared: list[Prefilled] = []
 
         def run(rows: Rows) -> int:
             batch = make_batch([ids[row] for row in rows], new_tokens, self.device)
             kept, logits, cache = keep_prefill(self._generator, blocks, batch)
             count = self._count(kept, logits, cache)
-            self._prompts.append(kept)
+            prepared.append(kept)
             return count
 
         with torch.inference_mode():
             # the shortest and the longest of a batch: one of them is padded, as most prompts are
             trial = make_batch([ids[row] for row in batches[0][[0, -1]]], new_tokens, self.device)
             blocks = self._blocks if can_pass_through(self._generator, self._blocks, trial) else None
-            counts, _ = _halving(batches, run, lambda rows: np.array_split(rows, 2) if len(rows) > 1 else [])
-        return counts
+            count, _ = _halving(batches, run, lambda rows: np.array_split(rows, 2) if len(rows) > 1 else [])
+        self._prompts = prepared
+        return count
 
     def refusals(self, block: int, factor: float) -> int:
         """How many answers are refusals with the matrices of `block` multiplied by `factor`.
@@ -184,7 +187,8 @@ class ScaledAnswers:
         may still change and are not trusted: white space, which may be taken from before a full stop, and bytes by
         themselves, which are text only if all bytes in a row make up whole characters.
         """
-        if _BYTE.fullmatch(self._tokenizer.convert_ids_to_tokens(answer[-1]) or ""):
+        last = next((token for token in reversed(answer) if token not in self._special), None)
+        if last is None or _BYTE.fullmatch(self._tokenizer.convert_ids_to_tokens(last) or ""):
             return False
         return is_refusal(self._text(answer).rstrip(), self._markers)
 
@@ -213,16 +217,16 @@ def _halving(parts: Sequence[T], run: Callable[[T], int], halve: Callable[[T], S
         part = pending.pop()
         try:
             total += run(part)
+            done.append(part)
         except Exception as error:
-            smaller = halve(part) if is_out_of_memory(error) else []
-            if not len(smaller):
+            if not is_out_of_memory(error):
                 raise
             # the frames hold the tensors of the run: halving would not free any memory
             traceback.clear_frames(error.__traceback__)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            smaller = halve(part)
+            if not smaller:
+                raise
             pending += reversed(smaller)
-        else:
-            done.append(part)
-            continue
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
     return total, done

@@ -41,10 +41,6 @@ CAPTURES = f"{WORK}/{STAGE}"
 ACTOR_RESTARTS = 3
 SHOWN_EXAMPLES = 3
 
-# Padding grows with the budget and a CPU gains nothing from larger batches. A GPU wants more work in a batch; its
-# number is a guess until it has been measured on one.
-AUTO_BUDGET = {"cpu": 2048, "cuda": 8192}
-
 
 @dataclass(frozen=True)
 class CaptureSpec:

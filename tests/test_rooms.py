@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OPERATORS = sorted((ROOT / "operators").rglob("*.py"))
 # tokenizers and jinja2 are how transformers tokenises and renders; they come with it.
-ALLOWED = {"numpy", "pyarrow", "torch", "transformers", "safetensors", "tokenizers", "jinja2"}
+ALLOWED = {"accelerate", "numpy", "peft", "pyarrow", "torch", "transformers", "safetensors", "tokenizers", "jinja2"}
 
 
 @pytest.mark.parametrize("file", OPERATORS, ids=lambda file: str(file.relative_to(ROOT)))

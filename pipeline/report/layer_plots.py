@@ -49,7 +49,7 @@ def block_bars(values: Sequence[float | None], picked: int | None, title: str, v
     """A bar per block, upwards or downwards from 0, none where there is no value. picked: the one that stands out."""
     known = [value for value in values if value is not None]
     low, high = min([0.0, *known]), max([0.0, *known])
-    if high == low:
+    if high - low < 1e-12:  # nothing that could be seen, and too small for the arithmetic of an axis
         high = low + 1.0
     step = svg.nice_ceiling((high - low) / 5)
     bottom, top = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)

@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Any
 
 import pytest
+import safetensors.torch
 from command import PROGRESS, Ran, curate, kill_all, poll, start, tamis
 from outputs import alpaca_rows, check_whole, manifest_of, pair, sentence, snapshot, write_jsonl
 
@@ -263,11 +263,13 @@ def test_fisher_needs_no_search(sources: Sources, ratios: list[float], ray_addre
 
 
 def test_a_search_that_finds_nothing_falls_back_and_says_so(sources: Sources, tmp_path: Path, ray_address: str) -> None:
-    """Every answer holds a letter; and the model has no chat template, which is said as well."""
+    """A model that has but one answer, whatever is scaled; it has no chat template either, which is said as well."""
     plain, out = Path(shutil.copytree(sources.model, tmp_path / "plain")), tmp_path / "out"
     (plain / "chat_template.jinja").unlink()
-    letters = ", ".join(f"'{letter}'" for letter in ascii_lowercase)
-    flags = sources.curating("auto", out, "--model", plain, "--set", f"larf.refusal_markers=[{letters}]")
+    weights = safetensors.torch.load_file(plain / "model.safetensors")
+    weights["lm_head.weight"].zero_()
+    safetensors.torch.save_file(weights, plain / "model.safetensors", metadata={"format": "pt"})
+    flags = sources.curating("auto", out, "--model", plain)
     ran = curate(*flags, cwd=sources.folder, address=ray_address)
     manifest = check_whole(out, ["larf"])
     [method] = manifest["methods"]
@@ -275,7 +277,7 @@ def test_a_search_that_finds_nothing_falls_back_and_says_so(sources: Sources, tm
     said = " ".join(ran.stdout.split())
     for warning in (
         "no block's scaling moves refusals the right way",
-        "refuses 4 of the 4 over-rejection prompts, almost all",
+        "refuses 0 of the 4 over-rejection prompts, almost none",
         "has no chat template",
     ):
         assert warning in said

@@ -58,3 +58,11 @@ def test_a_bad_prompt_is_named_by_its_number_and_not_repeated() -> None:
     assert "my secret word" not in str(refusal.value)
     with pytest.raises(ValueError, match=r"prompt 0 .* has no tokens"):
         QuestionTokenizer(fast_tokenizer("byte_level"), "{{ '' }}").questions(["fine"])
+
+
+def test_a_slow_tokenizer_is_refused() -> None:
+    class Slow:
+        chat_template, bos_token_id = None, 1
+
+    with pytest.raises(ValueError, match="is not a fast tokenizer"):
+        QuestionTokenizer(Slow())  # type: ignore[arg-type]

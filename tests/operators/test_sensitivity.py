@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import torch
 from answering import EOS, Published, prompts, save_chat, word_tokenizer
+from chats import TOKENIZERS, fast_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_forward import BLOCKS, CONFIGS, VOCABULARY
 
+from tamis.operators.refusals import is_refusal
 from tamis.operators.sensitivity import FACTORS, ScaledAnswers, most_sensitive, sensitivity
 
 CELLS = [(block, factor) for block in range(BLOCKS) for factor in FACTORS]
@@ -53,13 +57,14 @@ def test_the_whole_table_equals_the_published_way(name: str, tmp_path: Path) -> 
     published = Published(folder)
     answers = ScaledAnswers.load(folder, dtype="float32", device="cpu")
     before = bits(answers)
-    unscaled = answers.prepare(TEXTS)
+    texts = TEXTS[4:]
+    unscaled = answers.prepare(texts, new_tokens=24)
     table = {cell: answers.refusals(*cell) for cell in CELLS}
-    assert unscaled == published.refusals(TEXTS)
-    assert table == {cell: published.refusals(TEXTS, cell) for cell in CELLS}
+    assert unscaled == published.refusals(texts, new_tokens=24)
+    assert table == {cell: published.refusals(texts, cell, new_tokens=24) for cell in CELLS}
     assert_untouched(answers, before)
     assert len(set(table.values())) > 1
-    assert any(answer[-1] in EOS and len(answer) < 32 for answer in published.answers(TEXTS))
+    assert any(answer[-1] in EOS and len(answer) < 24 for answer in published.answers(texts, new_tokens=24))
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("llama", "gpt2", "phi3", "mixtral")])
@@ -104,9 +109,13 @@ def test_prompts_and_markers_can_be_changed(llama: Path, scaled_answers: ScaledA
 
 def test_the_last_token_of_an_answer_counts_and_no_further_one(llama: Path, scaled_answers: ScaledAnswers) -> None:
     published = Published(llama)
-    counts = [scaled_answers.prepare(TEXTS, new_tokens=tokens) for tokens in range(1, 33)]
-    assert counts == [published.refusals(TEXTS, new_tokens=tokens) for tokens in range(1, 33)]
-    assert counts[0] < counts[-1]
+    most = published.answers(TEXTS)
+    refused = []
+    for tokens in range(1, 33):
+        texts = [published.tokenizer.decode(answer[:tokens], skip_special_tokens=True) for answer in most]
+        refused.append(sum(map(is_refusal, texts)))
+    assert [scaled_answers.prepare(TEXTS, new_tokens=tokens) for tokens in range(1, 33)] == refused
+    assert refused[0] < refused[-1]
 
 
 def test_a_refusal_leaves_the_batch_at_once(scaled_answers: ScaledAnswers) -> None:
@@ -116,6 +125,34 @@ def test_a_refusal_leaves_the_batch_at_once(scaled_answers: ScaledAnswers) -> No
     scaled_answers._generator.model.register_forward_pre_hook(lambda *_: steps.append(1))
     assert scaled_answers.refusals(2, 1.1) == 4
     assert len(steps) <= 3
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_an_answer_that_left_would_have_been_a_refusal(kind: str, scaled_answers: ScaledAnswers) -> None:
+    """Whatever tokens follow: bytes that are no text, special ones, full stops that take white space away."""
+    tokenizer = fast_tokenizer(kind)
+    pieces = ["sorry", " sorry", "can", "not", " ", "'t", "\u2019", "t", " .", "n't", " do not", "é", "x"]
+    parts = [tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
+    parts += [tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in b"sorry"]), [1], [2]]
+    parts += [[tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>")] for byte in (0x79, 0x20, 0xE2, 0x80, 0x99, 0xFF)]
+    parts = [[token for token in part if token is not None] for part in parts]
+    model, info = scaled_answers._generator.model, scaled_answers.info
+    answers = ScaledAnswers(model, "model.layers", info, tokenizer)
+    answers._markers = ("sorry ", "can do not")
+    left = 0
+
+    @settings(deadline=None, max_examples=300)
+    @given(st.lists(st.sampled_from(parts), min_size=1, max_size=7))
+    def check(chosen: list[list[int]]) -> None:
+        nonlocal left
+        tokens = [token for part in chosen for token in part]
+        done = [end for end in range(1, len(tokens) + 1) if answers._has_refused(tokens[:end])]
+        if done:
+            left += 1
+            assert is_refusal(answers._text(tokens), answers._markers)
+
+    check()
+    assert left > 20
 
 
 class Fault:
@@ -165,6 +202,18 @@ def test_out_of_memory_halves_the_batch(llama: Path, scaled_answers: ScaledAnswe
     assert other.prepare(TEXTS) == unscaled
     assert max(len(kept.batch.tokens) for kept in other._prompts) < 4
     assert [other.refusals(*cell) for cell in CELLS[::7]] == expected
+
+
+def test_a_search_that_could_not_be_prepared_has_no_prompts(scaled_answers: ScaledAnswers) -> None:
+    """Neither those of before nor the part that was done: a count of them would be silently wrong."""
+    scaled_answers.prepare(TEXTS)
+    fault = Fault(scaled_answers, RuntimeError("a mistake"), after=40)
+    scaled_answers._max_rows = 2
+    with pytest.raises(RuntimeError, match="a mistake"):
+        scaled_answers.prepare(TEXTS)
+    fault.handle.remove()
+    with pytest.raises(ValueError, match="call prepare first"):
+        scaled_answers.refusals(0, 0.7)
 
 
 def test_a_prompt_that_never_fits_is_an_error(scaled_answers: ScaledAnswers) -> None:
