@@ -163,7 +163,8 @@ class Measurement:
     def _results(self, times: dict[str, Summary], rates: dict[ceiling.Product, Summary]) -> dict[str, Any]:
         work = models.work(self.full, self.corpus.lengths, self.block)
         best = max(rates, key=lambda product: rates[product].median)
-        plain = max((product for product in rates if product.plain), key=lambda product: rates[product].median)
+        at_batch = [product for product in rates if product.plain and product.tokens == self.tokens]
+        plain = max(at_batch, key=lambda product: rates[product].median)
         top, usual = rates[best].median, rates[plain].median
         real = self.corpus.tokens
         rows, found = [], {}
