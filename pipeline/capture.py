@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -245,10 +246,24 @@ def _tokens_table(outcomes: Sequence[Any], notes: str) -> pa.Table:
 
 
 class Forward:
-    """One model in one actor: takes tokenised shards, writes captured ones, gives back their receipts."""
+    """One model in one actor: takes tokenised shards, writes captured ones, gives back their receipts.
+
+    Loading and every forward pass run in one thread. Ray makes the actor in one thread and calls it from another, and
+    each of them would keep a team of OpenMP threads, which then share the worker's cores.
+    """
 
     def __init__(self, spec: CaptureSpec) -> None:
+        self.spec = spec
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward")
+        self.thread.submit(self._load).result()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return self.thread.submit(self._capture, batch).result()
+
+    def _load(self) -> None:
         import torch
+
+        spec = self.spec
 
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
@@ -260,7 +275,6 @@ class Forward:
             pickles=spec.allow_pickle_weights,
             remote_code=spec.trust_remote_code,
         )
-        self.spec = spec
         self.representer = Representer.load(
             source.path,
             spec.requests,
@@ -274,7 +288,7 @@ class Forward:
         self.token_budget = None if spec.token_budget == "auto" else int(spec.token_budget)
         self.load_seconds = time.perf_counter() - began
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    def _capture(self, batch: pa.Table) -> pa.Table:
         started = time.time()
         began = time.perf_counter()
         batch = batch.combine_chunks()

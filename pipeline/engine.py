@@ -35,6 +35,9 @@ WORKER_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # Outside the main thread glibc maps large tensors anew each time, whatever operators/allocator.py asks of it,
+    # unless all threads share the main arena.
+    "MALLOC_ARENA_MAX": "1",
 }
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.files import SourceFile
-from tamis.pipeline.job import Job, LayersJob, ModelSpec
+from tamis.pipeline.job import Job, LayersJob
 from tamis.pipeline.models import ModelSource, identity
 from tamis.pipeline.prompts import Prompts
+from tamis.pipeline.settings import ModelSpec
 from tamis.pipeline.sources import Shard, is_shipped
 from tamis.pipeline.store import open_filesystem
 

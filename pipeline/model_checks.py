@@ -14,8 +14,8 @@ from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fingerprint import model_keys_of
-from tamis.pipeline.job import ModelSpec
 from tamis.pipeline.models import ModelSource, chat_template, fetch
+from tamis.pipeline.settings import ModelSpec
 
 _HEAD = re.compile(rf"({'|'.join(HEADS)})\.")
 

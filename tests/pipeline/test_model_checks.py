@@ -12,9 +12,10 @@ import safetensors.torch
 from plan_jobs import Planner, larf
 
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.job import ModelSpec, load_layers_job
+from tamis.pipeline.job import load_layers_job
 from tamis.pipeline.layer_plan import plan_layers
 from tamis.pipeline.model_checks import check_files, open_model
+from tamis.pipeline.settings import ModelSpec
 
 
 @pytest.fixture
