@@ -10,8 +10,10 @@
 (a) the published way, (b) batches in file order, (c) sorted batches, (d) tamis, as ways.py describes them, and the
 machine's ceiling (ceiling.py) are measured in turns and repeated; medians count. Nothing is timed before all of them
 have given the same vectors. What tamis sets for its process (how freed memory is kept) the other ways have as well,
-and their times are the better for it. Rates count real tokens. Useful FLOPs are those of the blocks up to the
-requested one on the real tokens (models.Work); the utilisation is useful FLOPs per second over the ceiling.
+and their times are the better for it; on a CPU they are therefore measured a second time, in the same turns, in a
+process of their own (apart.py), as their users run them. Rates count real tokens. Useful FLOPs are those of the
+blocks up to the requested one on the real tokens (models.Work); the utilisation is useful FLOPs per second over the
+ceiling.
 
 Needs torch, transformers, pyarrow and numpy; neither Ray nor an installed tamis.
 """
@@ -28,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apart
 import ceiling
 import checkout
 import corpora
@@ -69,7 +72,7 @@ def main() -> None:
             del measured
     if arguments.losses:
         results["losses"] = token_losses.measure(
-            device=device, dtype=dtypes[-1], rows=arguments.rows, repeats=arguments.repeats
+            device=device, dtype=dtypes[-1], rows=arguments.loss_rows, repeats=arguments.repeats
         )
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +84,7 @@ class Measurement:
     """One model in one dtype: made or loaded, the corpus for it, and the four ways ready to run."""
 
     def __init__(self, arguments: argparse.Namespace, dtype: str, device: torch.device, folder: Path) -> None:
-        self.arguments, self.dtype, self.device = arguments, dtype, device
+        self.arguments, self.dtype, self.device, self.folder = arguments, dtype, device, folder
         number = models.DTYPES[dtype]
         corpus = corpora.find_corpus(arguments.rows, file=arguments.corpus, tokenizer=arguments.model)
         if arguments.model is not None:
@@ -111,6 +114,7 @@ class Measurement:
         }
         self.computed: dict[str, int | None] = {}
         self.agreements: dict[str, Agreement] = {}
+        self.apart: dict[str, Summary] = {}
         quantiles = corpus.quantiles()
         print(f"\n{self.name}: block {self.block} of {self.full.config.num_hidden_layers}, {dtype}, {corpus.source}")
         print(
@@ -154,9 +158,18 @@ class Measurement:
             if name == "d" or self.device.type == "cuda":  # while tokens are counted nothing is compiled
                 way()
         turns = {f"way {name}": partial(seconds, way, self.device) for name, way in self.ways.items()}
+        others = None
+        if self.device.type == "cpu":
+            others = apart.Apart(self.full, self.dtype, self.corpus.input_ids, self.block, self.folder / "apart")
+            for name in "abc":
+                others.seconds(name)
+                turns[f"apart {name}"] = partial(others.seconds, name)
         turns |= {f"product {p.name}": partial(ceiling.rate, p, self.device) for p in products}
         taken = interleave(turns, self.arguments.repeats, tell=lambda line: print(line, file=sys.stderr))
+        if others is not None:
+            others.close()
         times = {name: summarise(taken[f"way {name}"]) for name in self.ways}
+        self.apart = {name: summarise(taken[f"apart {name}"]) for name in "abc" if others is not None}
         rates = {product: summarise(taken[f"product {product.name}"]) for product in products}
         return self._results(times, rates)
 
@@ -199,6 +212,17 @@ class Measurement:
         header = ["way", "seconds (min-max)", "tokens/s", "rows/s", "padding", "(d) is faster by", "useful GFLOP/s"]
         print()
         print(markdown([*header, "of the ceiling", "of plain linear"], rows))
+        for name, summary in self.apart.items():
+            faster = summary.median / times["d"].median
+            print(
+                f"({name}) in a process of its own: {summary.median:.2f} s ({summary.min:.2f}-{summary.max:.2f}), "
+                f"{real / summary.median:,.0f} tokens/s; (d) is faster by {faster:.2f}x"
+            )
+            found[name]["in_a_process_of_its_own"] = {
+                "seconds": summary.as_json(),
+                "tokens_per_second": real / summary.median,
+                "tamis_is_faster_by": faster,
+            }
         print(f"\nceiling, {self.dtype}: {top / 1e9:,.0f} GFLOP/s ({best.name}); best of plain torch linear at the "
               f"batch's tokens: {usual / 1e9:,.0f} ({plain.name})")  # fmt: skip
         print(
@@ -260,6 +284,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of Representer")
     parser.add_argument("--profile", action="store_true", help="where the time of (d) goes")
     parser.add_argument("--losses", action="store_true", help="per-token losses, too")
+    parser.add_argument("--loss-rows", type=int, default=64, help="rows of --losses (default 64)")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where results go (default {RESULTS.name})")
     parser.add_argument("--no-json", dest="json", action="store_const", const=None)
     return parser.parse_args()
