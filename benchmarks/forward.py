@@ -7,9 +7,9 @@
     python benchmarks/forward.py --losses                 per-token losses and their memory, too
     python benchmarks/forward.py --set attention=packed   an option of Representer.load or .represent
 
-(a) the published way, (b) batches in file order, (c) sorted batches, (d) tamis, as ways.py describes them, and the
-machine's ceiling (ceiling.py) are measured in turns and repeated; medians count. Nothing is timed before all of them
-have given the same vectors. What tamis sets for its process (how freed memory is kept) the other ways have as well,
+(a) the published way, (b) batches in file order, (c) sorted batches, (d) tamis, (e) tamis with compile=true, as ways.py
+describes them, and the machine's ceiling (ceiling.py) are measured in turns and repeated; medians count. Nothing is
+timed before all of them have given the same vectors. What tamis sets for its process (how freed memory is kept) the other ways have as well,
 and their times are the better for it; on a CPU they are therefore measured a second time, in the same turns, in a
 process of their own (apart.py), as their users run them. Rates count real tokens. Useful FLOPs are those of the
 blocks up to the requested one on the real tokens (models.Work); the utilisation is useful FLOPs per second over the
@@ -47,7 +47,7 @@ from tables import markdown
 from timing import Summary, interleave, seconds, summarise
 
 from tamis.operators.forward import Representer
-from tamis.operators.rows import TOKEN_BUDGETS
+from tamis.operators.rows import COMPILED_TOKEN_BUDGETS, TOKEN_BUDGETS
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "forward.json"
 
@@ -105,6 +105,13 @@ class Measurement:
         load, represent = split_options(arguments.set, arguments.token_budget)
         self.tokens: int = represent.get("token_budget") or TOKEN_BUDGETS[device.type]
         self.representer = Representer.load(path, ways.last_token(self.block), dtype=dtype, device=str(device), **load)
+        self.compiled: Representer | None = None
+        if arguments.compiled:
+            options = {**load, "compile": True}
+            self.compiled = Representer.load(
+                path, ways.last_token(self.block), dtype=dtype, device=str(device), **options
+            )
+        self.options = represent
         decoder, ids, block = self.full.base_model, corpus.input_ids, self.block
         self.ways = {
             "a": partial(ways.one_by_one, self.full, ids, block),
@@ -112,6 +119,8 @@ class Measurement:
             "c": partial(ways.sorted_by_length, decoder, ids, block),
             "d": partial(ways.ours, self.representer, ids, corpus.finals, **represent),
         }
+        if self.compiled is not None:
+            self.ways["e"] = partial(ways.ours, self.compiled, ids, corpus.finals, **represent)
         self.computed: dict[str, int | None] = {}
         self.agreements: dict[str, Agreement] = {}
         self.apart: dict[str, Summary] = {}
@@ -130,9 +139,17 @@ class Measurement:
         """
         vectors = {}
         for name, way in self.ways.items():
-            vectors[name], self.computed[name] = count_tokens(way, self.full.config.vocab_size)
+            if name == "e":
+                # What watches the tokens keeps torch.compile from compiling: they are counted on its batches by (d).
+                vectors[name] = way()
+                budget = self.options.get("token_budget") or COMPILED_TOKEN_BUDGETS[self.device.type]
+                twin = partial(ways.ours, self.representer, self.corpus.input_ids, self.corpus.finals,
+                               **{**self.options, "token_budget": budget})  # fmt: skip
+                _, self.computed[name] = count_tokens(twin, self.full.config.vocab_size)
+            else:
+                vectors[name], self.computed[name] = count_tokens(way, self.full.config.vocab_size)
         neighbour = ways.one_by_one(self.full, self.corpus.input_ids[:32], self.block - 1) if self.block else None
-        for name in "bcd":
+        for name in [name for name in self.ways if name != "a"]:
             self.agreements[name] = agreement(vectors["a"], vectors[name])
         print(f"agreement with (a) on all rows, before timing:\n{require_agreement(self.agreements, self.dtype)}")
         if neighbour is not None:
@@ -191,6 +208,7 @@ class Measurement:
                 "rows_per_second": len(self.corpus.input_ids) / took,
                 "padding": padding,
                 "tamis_is_faster_by": took / times["d"].median,
+                "tamis_compiled_is_faster_by": took / times["e"].median if "e" in times else None,
                 "useful_gflop_per_second": work.standard / took / 1e9,
                 "utilisation": work.standard / took / top,
                 "utilisation_least_work": work.least / took / top,
@@ -204,24 +222,37 @@ class Measurement:
                     f"{len(self.corpus.input_ids) / took:,.0f}",
                     "?" if padding is None else f"{padding:.1%}",
                     f"{took / times['d'].median:.2f}x",
+                    f"{took / times['e'].median:.2f}x" if "e" in times else "",
                     f"{work.standard / took / 1e9:,.0f}",
                     f"{work.standard / took / top:.2f}",
                     f"{work.standard / took / usual:.2f}",
                 ]
             )
-        header = ["way", "seconds (min-max)", "tokens/s", "rows/s", "padding", "(d) is faster by", "useful GFLOP/s"]
+        header = [
+            "way",
+            "seconds (min-max)",
+            "tokens/s",
+            "rows/s",
+            "padding",
+            "(d) is faster by",
+            "(e) by",
+            "useful GFLOP/s",
+        ]
         print()
         print(markdown([*header, "of the ceiling", "of plain linear"], rows))
         for name, summary in self.apart.items():
             faster = summary.median / times["d"].median
+            compiled = summary.median / times["e"].median if "e" in times else None
             print(
                 f"({name}) in a process of its own: {summary.median:.2f} s ({summary.min:.2f}-{summary.max:.2f}), "
                 f"{real / summary.median:,.0f} tokens/s; (d) is faster by {faster:.2f}x"
+                + (f", (e) by {compiled:.2f}x" if compiled is not None else "")
             )
             found[name]["in_a_process_of_its_own"] = {
                 "seconds": summary.as_json(),
                 "tokens_per_second": real / summary.median,
                 "tamis_is_faster_by": faster,
+                "tamis_compiled_is_faster_by": compiled,
             }
         print(f"\nceiling, {self.dtype}: {top / 1e9:,.0f} GFLOP/s ({best.name}); best of plain torch linear at the "
               f"batch's tokens: {usual / 1e9:,.0f} ({plain.name})")  # fmt: skip
@@ -283,6 +314,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--token-budget", type=int, help="of (d) (default: Representer's own)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of Representer")
     parser.add_argument("--profile", action="store_true", help="where the time of (d) goes")
+    parser.add_argument(
+        "--no-compiled", dest="compiled", action="store_false", help="leave (e) out: it needs a C++ compiler on a CPU"
+    )
     parser.add_argument("--losses", action="store_true", help="per-token losses, too")
     parser.add_argument("--loss-rows", type=int, default=64, help="rows of --losses (default 64)")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where results go (default {RESULTS.name})")

@@ -26,6 +26,7 @@ LABELS = {
     "b": f"transformers: batches of {BATCH}, file order",
     "c": f"sentence-transformers: batches of {BATCH}, sorted",
     "d": "tamis",
+    "e": "tamis, compile=true",
 }
 
 

@@ -40,7 +40,16 @@ from tamis.operators.placement import choose_device, choose_dtype
 from tamis.operators.pooling import Pool, Spots
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import POSITIONS, Request
-from tamis.operators.rows import TOKEN_BUDGETS, Rows, TokenIds, model_batches, padded, row_lengths, unusable_rows
+from tamis.operators.rows import (
+    COMPILED_TOKEN_BUDGETS,
+    TOKEN_BUDGETS,
+    Rows,
+    TokenIds,
+    model_batches,
+    padded,
+    row_lengths,
+    unusable_rows,
+)
 
 __all__ = ["POSITIONS", "ModelInfo", "Representer", "Request", "check_model", "describe_model"]
 
@@ -102,6 +111,7 @@ class Representer:
         if self._packed:
             use_packing(model, config)
         self._pool = Pool(blocks, self.requests)
+        self._compiled = compile
         if compile:
             compile_blocks(blocks)
 
@@ -156,7 +166,8 @@ class Representer:
         """Run all rows and pool each request.
 
         input_ids: N arrays of token ids, (T_i,). finals: (N, 2) whole numbers, the half-open token range of
-        each final answer. token_budget: rows x longest row of a batch; default: rows.TOKEN_BUDGETS.
+        each final answer. token_budget: rows x longest row of a batch; default: rows.TOKEN_BUDGETS,
+        or COMPILED_TOKEN_BUDGETS.
         exact: one row at a time, so that a row's vectors are the same to the bit whatever else is in the call, on one
         machine, device and number of threads.
         Returns, per request, float32 (N, d) whose row i belongs to input i; and the rows that have a problem,
@@ -190,7 +201,8 @@ class Representer:
         if exact:
             batches = [usable[place : place + 1] for place in range(len(usable))]
         else:
-            usual = TOKEN_BUDGETS.get(self.device.type, TOKEN_BUDGETS["cuda"])
+            budgets = COMPILED_TOKEN_BUDGETS if self._compiled else TOKEN_BUDGETS
+            usual = budgets.get(self.device.type, budgets["cuda"])
             budget = usual if token_budget is None else token_budget
             batches = model_batches(usable, lengths, budget, self._boundaries)
         problems.update(run_halving(batches, run, recover=self._pool.clear))

@@ -39,7 +39,7 @@ _BLOCK_BYTES = 2 * 2**20
 """Per thread, of the float32 logits that a CPU works on at a time: they stay in its cache for all passes over them."""
 
 Losses = npt.NDArray[np.float32]
-Ranges = Sequence[Sequence[tuple[int, int]]]
+Ranges = Sequence[Sequence[tuple[int, int]] | npt.NDArray[np.integer]]
 
 
 class TokenLosses:

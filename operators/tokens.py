@@ -26,6 +26,7 @@ from tamis.operators.control_tokens import ControlTokens, Tokens
 from tamis.operators.conversation import Message
 from tamis.operators.problems import RowProblem
 from tamis.operators.rendering import FIXED_DATE, PLAIN_TEMPLATE, Renderer, Span
+from tamis.operators.spelling import pieces
 
 Overlong = Literal["quarantine", "keep_end", "keep_start"]
 
@@ -95,6 +96,15 @@ class ChatTokenizer:
     def highest_id(self) -> int:
         """The largest token id that the tokenizer knows, added tokens included."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text that each token adds to those before it, control tokens included."""
+        return pieces(lambda some: self._backend.decode(some, skip_special_tokens=False), ids)
+
+    def spelling(self, token: int) -> str:
+        """The text of one token; where it is a part of a character or a control token, the tokenizer's name for it."""
+        text: str = self._backend.decode([token], skip_special_tokens=False)
+        return text if text and "\ufffd" not in text else self._backend.id_to_token(token) or ""
 
     def encode(
         self, conversations: Sequence[Sequence[Message]], *, max_tokens: int, overlong: Overlong

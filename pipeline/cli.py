@@ -33,7 +33,9 @@ Input = Annotated[
 Output = Annotated[str | None, typer.Option("--output", help="Folder or URL of the output; made if missing.")]
 Model = Annotated[str | None, typer.Option("--model", help="Folder of a transformers model, or its name on the hub.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the model on the hub.")]
-MethodFlag = Annotated[list[str] | None, typer.Option("--method", help="larf or saft; may be given again.")]
+MethodFlag = Annotated[
+    list[str] | None, typer.Option("--method", help="larf or saft (may be given again), or toss or toss-pro.")
+]
 Drop = Annotated[
     float | None, typer.Option("--drop", help="Share of the rows to drop, the riskiest first (default 0.1).")
 ]
@@ -182,6 +184,31 @@ def plan(
 
 
 @app.command()
+def references(
+    job: JobAndFiles = None,
+    input: Input = None,
+    output: Output = None,
+    model: Model = None,
+    revision: Revision = None,
+    method: MethodFlag = None,
+    address: Address = None,
+    workers: Workers = None,
+    set: Sets = None,
+) -> None:
+    """Train the reference models of TOSS alone; `tamis curate` with the same job goes on with them."""
+    made = _job(job, input, output, model, revision, method, None, None, None, workers, set)
+    _quiet_libraries()
+    from tamis.pipeline.curate import train_references
+    from tamis.pipeline.screens import show_plan
+    from tamis.pipeline.store import Store
+    from tamis.pipeline.token_screens import show_references
+
+    console = _console()
+    trained = train_references(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
+    show_references(console, trained, Store(made.output, made.storage_options))
+
+
+@app.command()
 def layers(
     job: JobFile = None,
     output: Output = None,
@@ -250,6 +277,16 @@ def status(output: OutputFolder, storage_options: StorageOptions = None) -> None
     print(f"unfinished: {run['rows']:,} rows in {run['shards']:,} shards (and {run['reference_shards']} of references)")
     if store.list(folder("layers")) and not store.exists(LAYERS):
         print(f"  {cells}")
+    if run.get("masks_tokens"):
+        rounds = [name for name in store.list(folder("")) if name.startswith("losses")]
+        for number, name in enumerate(rounds):
+            print(
+                f"  scored   {len(store.list(folder(name))):,} of {run['shards']:,}"
+                + (f" (round {number})" if number else "")
+            )
+        print(f"  emitted  {emitted:,} of {run['shards']:,}")
+        print("run the same `tamis curate` command again to go on")
+        return
     print(f"  captured {captured:,} of {run['shards'] + run['reference_shards']:,}")
     print(f"  emitted  {emitted:,} of {run['shards']:,}")
     print("run the same `tamis curate` command again to go on")

@@ -17,10 +17,10 @@ from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.schema import conflicts
 from tamis.operators.spearman import midranks, rank_edges, resolved_share
 from tamis.pipeline import layers, receipts, run_folder
-from tamis.pipeline.capture import capture, capture_spec
-from tamis.pipeline.emit import EmitSpec, emit, output_schema
-from tamis.pipeline.engine import Cluster, ray_session, size_pool
-from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.capture_stage import Timings, run_capture
+from tamis.pipeline.emit import EmitSpec, emit
+from tamis.pipeline.engine import Cluster, ray_session
+from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fit import (
     ScoreSpec,
     Selection,
@@ -32,6 +32,7 @@ from tamis.pipeline.fit import (
     select,
 )
 from tamis.pipeline.job import Job
+from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan, make_plan
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.publish import publish
@@ -42,7 +43,6 @@ from tamis.pipeline.totals import CaptureTotals, EmitTotals
 
 HISTOGRAM_BINS = 80
 RESOLVED_ENOUGH = 0.95
-Timings = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -53,36 +53,73 @@ class Outcome:
     did_nothing: bool
 
 
+def train_references(
+    job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None
+) -> list[dict[str, Any]]:
+    """Train TOSS's reference models and stop there: a run of the same job goes on with them. Their facts.
+
+    Raises TamisError; ConfigError for a job whose method has none.
+    """
+    if not job.masks_tokens:
+        raise ConfigError(f"method: {', '.join(job.method)} needs no reference models; set method: toss or toss-pro")
+    store, plan, state = _open(job, on_plan)
+    if state == "complete":
+        found: list[dict[str, Any]] = store.read_json(run_folder.MANIFEST)["references"]
+        return found
+    from tamis.pipeline import toss
+
+    return [item.facts for item in toss.train_references(plan, store, address)]
+
+
 def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None) -> Outcome:
     """Run `job` to its end and return its manifest. Raises TamisError.
 
     on_plan: called with the plan and the state of the output folder before anything expensive starts.
     """
     began = time.monotonic()
+    store, plan, state = _open(job, on_plan)
+    if state == "complete":
+        _remove_leftovers(store)
+        return Outcome(store.read_json(run_folder.MANIFEST), did_nothing=True)
+    timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
+    manifest = (_curate_tokens if job.masks_tokens else _curate_samples)(plan, store, address, timings, began)
+    if not job.keep_captures:
+        store.remove(WORK)
+    return Outcome(manifest, did_nothing=False)
+
+
+def _open(job: Job, on_plan: Callable[[Plan, str], None] | None) -> tuple[Store, Plan, run_folder.State]:
+    """The output folder, claimed for this job; the plan; and how far an earlier command has come."""
     store = Store(job.output, job.storage_options)
     plan = make_plan(job)
     state = run_folder.state_of(store, plan.fingerprint)
     plan = layers.settled(store, plan)
     if on_plan is not None:
         on_plan(plan, state)
-    if state == "complete":
-        _remove_leftovers(store)
-        return Outcome(store.read_json(run_folder.MANIFEST), did_nothing=True)
     if state == "new":
         sizes = {
             "shards": len(plan.shards),
             "reference_shards": len(plan.reference_shards),
             "rows": plan.rows,
+            "masks_tokens": job.masks_tokens,
         }
         run_folder.begin(store, {"fingerprint": dict(plan.fingerprint), **sizes})
-    timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
+    return store, plan, state
 
+
+def _curate_tokens(plan: Plan, store: Store, address: str | None, timings: Timings, began: float) -> dict[str, Any]:
+    from tamis.pipeline.toss import curate_tokens  # torch and peft take seconds to import, for nothing in other runs
+
+    return curate_tokens(plan, store, address, timings, began)
+
+
+def _curate_samples(plan: Plan, store: Store, address: str | None, timings: Timings, began: float) -> dict[str, Any]:
     with ray_session(address) as cluster:
         timings["ray_start"] = {"seconds": cluster.seconds_to_start}
         plan = _choose_layer(plan, store, cluster, timings)
         # What is captured depends on the block, wherever it comes from.
         key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
-        captured = _capture(plan, store, key, cluster, timings)
+        captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
         artifacts, artifact_files, selection = _fit(plan, store, key, timings)
         spec, resolved = _emit_spec(plan, store, key, captured, selection)
         emitted = _emit(plan, spec, selection, cluster, timings)
@@ -95,12 +132,7 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
     if searched is not None:
         artifact_files += layers.publish(store, searched)
         notes += searched["warnings"] if plan.layers is not None else []
-    manifest = publish(
-        store, plan, artifacts, artifact_files, selection, spec, captured, emitted, timings, notes, searched
-    )
-    if not job.keep_captures:
-        store.remove(WORK)
-    return Outcome(manifest, did_nothing=False)
+    return publish(store, plan, artifacts, artifact_files, selection, spec, captured, emitted, timings, notes, searched)
 
 
 def _remove_leftovers(store: Store) -> None:
@@ -119,70 +151,6 @@ def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) 
     layers.publish(store, layers.find(store, plan.layers, cluster))
     timings["layers"] = {"seconds": time.monotonic() - began}
     return layers.settled(store, plan)
-
-
-# --- capture ------------------------------------------------------------------------------------------------------
-
-
-def _capture(plan: Plan, store: Store, key: str, cluster: Cluster, timings: Timings) -> CaptureTotals:
-    shards = [*plan.reference_shards, *plan.shards]
-    totals = CaptureTotals()
-    finished = set()
-    for receipt in receipts.done(store, "capture", shards, key):
-        totals.add(receipt, new=False)
-        finished.add(receipt["shard"])
-    left = [shard for shard in shards if shard.name not in finished]
-    _check_quarantine(plan, totals)
-    if left:
-        pool = size_pool(cluster, plan.job.workers, plan.job.model.device, plan.job.model.gpus_per_worker)
-        spec = capture_spec(plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests)
-        rows = sum(shard.rows for shard in shards)
-        progress = Progress("capture", rows, skipped=rows - sum(shard.rows for shard in left))
-        began = time.monotonic()
-        for receipt in capture(spec, left, pool):
-            totals.add(receipt, new=True)
-            progress.advance(receipt["rows"], receipt["tokens"])
-            _check_precision(store, totals)
-            _check_quarantine(plan, totals)
-        progress.finish()
-        timings["model_load"] = {"seconds": totals.load_seconds}
-        timings["capture"] = {
-            "seconds": totals.seconds,
-            "rows_per_second": totals.new_rows / max(totals.seconds, 1e-9),
-            "tokens_per_second": totals.new_tokens / max(totals.seconds, 1e-9),
-            "forward_seconds": totals.forward_seconds,
-            "wall_seconds": time.monotonic() - began,
-        }
-    if totals.rows != plan.rows:
-        raise InputError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run the same command again")
-    return totals
-
-
-def _check_precision(store: Store, totals: CaptureTotals) -> None:
-    """`auto` may mean another number format on another machine; vectors of two formats are not to be compared."""
-    if len(totals.precisions) > 1:
-        raise ConfigError(
-            f"output: {store.path()} was begun in another precision ({' and '.join(sorted(totals.precisions))}); go on "
-            "where it was begun, set model.dtype and model.device alike, or choose another output folder"
-        )
-
-
-def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
-    """Fail as soon as it is certain, not at the end of the night."""
-    if totals.bad_references:
-        lines = [f"{rows} × {code}" for code, rows in totals.bad_references.most_common()]
-        raise InputError("reference rows could not be captured:", lines)
-    if totals.quarantined > plan.job.max_quarantined * plan.rows:
-        lines = [
-            f"{rows:,} × {code}: {totals.messages[code]} (e.g. {', '.join(totals.examples[code])})"
-            for code, rows in totals.codes.most_common()
-        ]
-        raise InputError(
-            f"{totals.quarantined:,} of {plan.rows:,} rows ({totals.quarantined / plan.rows:.1%}) cannot be used, "
-            f"above max_quarantined ({plan.job.max_quarantined:.1%}); mend them, "
-            "or raise max_quarantined and run again:",
-            lines,
-        )
 
 
 # --- fit ----------------------------------------------------------------------------------------------------------

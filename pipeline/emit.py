@@ -6,7 +6,6 @@ columns, types and metadata of the input to the byte.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,19 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.operators.lengths import decile_of
-from tamis.operators.problems import RowProblem
-from tamis.operators.schema import settle, to_table
 from tamis.operators.selection import Threshold, decide
 from tamis.operators.spearman import RankSums, rank_bins, rank_sums
 from tamis.pipeline import receipts
-from tamis.pipeline.capture import CAPTURES
+from tamis.pipeline.capture_spec import CAPTURES
 from tamis.pipeline.engine import stream
-from tamis.pipeline.errors import InputError
-from tamis.pipeline.files import TEXT_FORMATS
 from tamis.pipeline.fit import DECIDING, SCORES
 from tamis.pipeline.identifiers import sample_ids
+from tamis.pipeline.originals import originals, quarantine_table
 from tamis.pipeline.receipts import Receipt
-from tamis.pipeline.sources import Shard, read, read_table
+from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 
 SHOWN_RISKIEST, SHOWN_BORDERLINE = 20, 10
@@ -77,7 +73,7 @@ def _emit_shard(item: tuple[str, int], spec: EmitSpec) -> Receipt:
     dropped[valid] = decide(deciding[valid], spec.threshold, quota)
     kept = valid & ~dropped
     ids = sample_ids(shard.file.name, shard.span.start_row, shard.rows)
-    table, places, unreadable = _originals(shard, spec, valid)
+    table, places, unreadable = originals(shard, spec.options, spec.opened_schema(), valid)
 
     files = [spec.store.write_table(f"kept/{shard.name}.parquet", table.filter(pa.array(kept[places])))]
     method_scores = _plain(scores.column(spec.decided_by))
@@ -87,7 +83,7 @@ def _emit_shard(item: tuple[str, int], spec: EmitSpec) -> Receipt:
             spec.store.write_table(f"dropped/{shard.name}.parquet", _with_reasons(chosen, method_scores[dropped], spec))
         )
     if not valid.all():
-        quarantined = _quarantine_table(shard, captured, unreadable)
+        quarantined = quarantine_table(shard, captured, unreadable)
         files.append(spec.store.write_table(f"quarantine/{shard.name}.parquet", quarantined))
     files.append(
         spec.store.write_table(
@@ -98,67 +94,6 @@ def _emit_shard(item: tuple[str, int], spec: EmitSpec) -> Receipt:
     facts = _facts(shard, method_scores, dropped, valid, captured, spec)
     facts["files"] = [written.to_dict() for written in files]
     return receipts.write(spec.store, "emit", shard, spec.key, facts)
-
-
-# --- the original rows --------------------------------------------------------------------------------------------
-
-
-def _originals(
-    shard: Shard, spec: EmitSpec, valid: np.ndarray[Any, Any]
-) -> tuple[pa.Table, np.ndarray[Any, Any], dict[int, tuple[int | None, str]]]:
-    """The valid rows as a table of the output schema, the place of each in the shard, and for every other place its
-    byte offset and raw text."""
-    schema = spec.opened_schema()
-    columnar = shard.file.format not in TEXT_FORMATS
-    places = np.flatnonzero(valid)
-    rows = read(shard, spec.options) if not columnar or not valid.all() else []
-    raw = {int(place): (rows[place].offset, rows[place].raw_text()) for place in np.flatnonzero(~valid)}
-    if columnar:
-        table = read_table(shard, spec.options)
-        return conform(table.filter(pa.array(valid)), schema), places, raw
-    values = []
-    for place in places:
-        value = rows[place].value
-        if isinstance(value, RowProblem):
-            raise InputError(f"{shard.file.name}: row {rows[place].number} was readable before and is not any more")
-        values.append(value)
-    return to_table(values, schema), places, raw
-
-
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`table` with exactly the columns of `schema`, nulls where it has none. InputError if a type differs."""
-    columns = []
-    for field in schema:
-        if field.name not in table.schema.names:
-            columns.append(pa.nulls(table.num_rows, field.type))
-            continue
-        column = table.column(field.name)
-        try:
-            columns.append(column if column.type == field.type else column.cast(field.type))
-        except pa.ArrowException:
-            raise InputError(f"column {field.name} is {column.type} in one file and {field.type} in another") from None
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
-    """The schema of kept/: of the typed files (Parquet, Arrow, CSV), of what all JSON rows held, or of both."""
-    if typed is None:
-        return settle(seen if seen is not None else pa.schema([]))
-    if seen is None:
-        return typed
-    try:
-        unified = pa.unify_schemas([typed, settle(seen)])
-        # JSON rows may lack any column.
-        return pa.schema([field.with_nullable(True) for field in unified], metadata=typed.metadata)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"the JSON files and the other files do not share one schema: {text}; curate them apart"
-        ) from None
-
-
-def decode_schema(text: str) -> pa.Schema:
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 # --- the files ----------------------------------------------------------------------------------------------------
@@ -193,21 +128,6 @@ def empty_dropped(schema: pa.Schema) -> pa.Table:
     for name, kind in added.items():
         table = table.append_column(name if name not in schema.names else f"tamis_{name}", pa.array([], kind))
     return table
-
-
-def _quarantine_table(shard: Shard, captured: pa.Table, raw: Mapping[int, tuple[int | None, str]]) -> pa.Table:
-    places = sorted(raw)
-    taken = captured.take(pa.array(places, pa.int64()))
-    return pa.table(
-        {
-            "source": pa.array([shard.file.name] * len(places), pa.string()),
-            "row": pa.array([shard.span.start_row + place for place in places], pa.int64()),
-            "byte_offset": pa.array([raw[place][0] for place in places], pa.int64()),
-            "code": taken.column("code"),
-            "message": taken.column("message"),
-            "raw_text": pa.array([raw[place][1] for place in places], pa.large_string()),
-        }
-    )
 
 
 def _scores_table(

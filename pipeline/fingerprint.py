@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from tamis.pipeline.files import SourceFile
 from tamis.pipeline.job import Job, LayersJob
 from tamis.pipeline.models import ModelSource, identity
 from tamis.pipeline.prompts import Prompts
-from tamis.pipeline.settings import ModelSpec
+from tamis.pipeline.settings import TOKEN_METHODS, ModelSpec
 from tamis.pipeline.sources import Shard, is_shipped
 from tamis.pipeline.store import open_filesystem
 
@@ -43,10 +44,13 @@ def fingerprint_of(
         "method": job.method,
     }
     for section in job.method:
-        for key, value in getattr(job, section).model_dump().items():
+        name = "toss" if section in TOKEN_METHODS else section
+        for key, value in getattr(job, name).model_dump().items():
             if not key.endswith(_ELSEWHERE):
-                keys[f"{section}.{key}"] = value
+                keys[f"{name}.{key}"] = value
     keys.update(layer_keys)
+    if job.masks_tokens:
+        return keys
     rule, amount = job.selection.rule
     keys[f"selection.{rule}"] = amount
     keys["selection.by"] = job.selected_by
@@ -80,6 +84,12 @@ def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: in
         files = {shard.file.url: shard.file for shard in references if shard.role == role}
         keys[f"references.{role}"] = _hash([_content(file, job.storage_options) for file in files.values()])
     return keys
+
+
+def given_keys_of(job: Job) -> dict[str, Any]:
+    """The content of TOSS's reference models where the job names some."""
+    named = {name: getattr(job.toss, name) for name in ("harmful_model", "utility_model")} if job.masks_tokens else {}
+    return {f"toss.{name} files": identity(path) for name, path in named.items() if path and os.path.isdir(path)}
 
 
 def search_keys_of(job: LayersJob, prompts: Prompts) -> dict[str, Any]:

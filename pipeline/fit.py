@@ -29,7 +29,7 @@ from tamis.operators.selection import (
     tie_quotas,
 )
 from tamis.operators.spearman import rank_bins
-from tamis.pipeline.capture import CAPTURES
+from tamis.pipeline.capture_spec import CAPTURES
 from tamis.pipeline.engine import map_reduce
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.identifiers import sample_ids

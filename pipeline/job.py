@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 from tamis.pipeline.credentials import secret_in
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.settings import (
+    TOKEN_METHODS,
     InputSpec,
     LarfSpec,
     MethodList,
@@ -26,6 +27,7 @@ from tamis.pipeline.settings import (
     SaftSpec,
     Section,
     SelectionSpec,
+    TossSpec,
 )
 
 _Input = Annotated[
@@ -35,6 +37,9 @@ _Input = Annotated[
         json_schema_input_type=InputSpec | str | Names,
     ),
 ]
+
+
+_METHOD = "How to score: larf, saft or a list of them, or toss or toss-pro, which mask tokens."
 
 
 class LayersJob(Section):
@@ -49,9 +54,10 @@ class LayersJob(Section):
             json_schema_input_type=ModelSpec | str,
         ),
     ]
-    method: MethodList = Field(["larf"], min_length=1, description="How to score: larf, saft, or a list of them.")
+    method: MethodList = Field(["larf"], min_length=1, description=_METHOD)
     larf: LarfSpec = LarfSpec()
     saft: SaftSpec = SaftSpec()
+    toss: TossSpec = TossSpec()
     selection: SelectionSpec = SelectionSpec()
     max_tokens: int = Field(2048, ge=2, description="Longest rendered conversation, in tokens.")
     overlong: Literal["quarantine", "keep_end", "keep_start"] = Field(
@@ -85,12 +91,39 @@ class Job(LayersJob):
     """One run of `tamis curate`."""
 
     input: _Input
-    method: MethodList = Field(min_length=1, description="How to score: larf, saft, or a list of them.")
+    method: MethodList = Field(min_length=1, description=_METHOD)
 
     @property
     def selected_by(self) -> MethodName:
         """The method whose score decides."""
         return self.selection.by or self.method[0]
+
+    @property
+    def masks_tokens(self) -> bool:
+        """Whether the method masks tokens instead of dropping samples."""
+        return self.method[0] in TOKEN_METHODS
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Job:
+        named = [name for name in self.method if name in TOKEN_METHODS]
+        if not named:
+            return self
+        if len(self.method) > 1:
+            raise ValueError(f"method: {named[0]} masks tokens and runs by itself; run the other methods as jobs apart")
+        if not self.selection.is_default:
+            raise ValueError(f"selection says which samples fall; {named[0]} masks tokens: set toss.discard instead")
+        toss = self.toss
+        if toss.utility_references is None and toss.utility_model is None:
+            raise ValueError(
+                f"{named[0]} compares with a model trained on good data: set toss.utility_references to a file of "
+                "instructions and answers, or toss.utility_model to a model fine-tuned on such"
+            )
+        if self.method == ["toss-pro"] and toss.harmful_model is not None and toss.harmful_references is None:
+            raise ValueError(
+                "toss-pro trains the degraded model anew on the harmful references and what it finds: beside "
+                "toss.harmful_model it needs toss.harmful_references"
+            )
+        return self
 
 
 _AnyJob = TypeVar("_AnyJob", bound=LayersJob)

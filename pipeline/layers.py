@@ -20,7 +20,8 @@ from tamis.operators.refusals import MARKERS
 from tamis.operators.requests import Request
 from tamis.operators.sensitivity import FACTORS, NEW_TOKENS
 from tamis.pipeline import layer_result, receipts, run_folder
-from tamis.pipeline.capture import capture, capture_spec
+from tamis.pipeline.capture import capture
+from tamis.pipeline.capture_spec import capture_spec
 from tamis.pipeline.engine import Cluster, Pool, ray_session, size_pool
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.fit import read_features

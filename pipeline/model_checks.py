@@ -60,7 +60,7 @@ def check_vocabulary(tokenizer: ChatTokenizer, info: ModelInfo) -> None:
 def check_files(model: OpenedModel, blocks: int, *, head: bool) -> None:
     """Whether the weights of the first `blocks` blocks are there and whole, without reading them. ConfigError if not.
 
-    head: all that generates must be there, too. A name on the hub is checked when it is fetched.
+    head: the LM head must be there, too. A name on the hub is checked when it is fetched.
     """
     spec = model.spec
     if model.source.revision != "local":
@@ -87,5 +87,5 @@ def _check_head(model: OpenedModel) -> None:
         if not getattr(config, "tie_word_embeddings", False) and not any(_HEAD.match(name) for name in weights):
             raise ValueError(
                 f"there is no LM head ({' or '.join(HEADS)}) among its weights, so it cannot answer; the layer "
-                "search needs the whole chat model (larf.layer: fisher or a block number do without)"
+                "search and toss need the whole chat model (larf.layer: fisher or a block number do without)"
             )

@@ -18,7 +18,7 @@ from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.files import SourceFile, resolve
-from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of
+from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
 from tamis.pipeline.job import Job
 from tamis.pipeline.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
 from tamis.pipeline.model_checks import check_files, open_model
@@ -29,6 +29,9 @@ from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
 from tamis.pipeline.store import is_local_url
 
 _SAMPLED_FILES = 8
+
+TRAINING_COLUMNS = ("input_ids", "labels", "token_risk")
+"""What a method that masks tokens adds to kept/."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,9 @@ def make_plan(job: Job) -> Plan:
     model = open_model(job.model)
     undecided = "larf" in methods and isinstance(job.larf.layer, str)
     requests = requests_of({name: methods[name] for name in methods if name != "larf" or not undecided}, model.info)
-    blocks = model.info.blocks if undecided else max(request.block for request in requests) + 1
-    check_files(model, blocks, head=undecided and job.larf.layer == "auto")
+    whole = undecided or job.masks_tokens
+    blocks = model.info.blocks if whole else max(request.block for request in requests) + 1
+    check_files(model, blocks, head=job.masks_tokens or (undecided and job.larf.layer == "auto"))
     notes: list[str] = []
     max_tokens = longest_of(job, model)
     if max_tokens < job.max_tokens and "max_tokens" in job.model_fields_set:
@@ -133,6 +137,8 @@ def make_plan(job: Job) -> Plan:
         raise InputError(f"the conversations of {len(problems)} file(s) are not understood:", problems)
     schema = _typed_schema(files)
     estimate = _estimate(head, model.tokenizer, max_tokens)
+    if job.masks_tokens:
+        check_columns(schema)
     references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards))
     _check_amounts(job, sum(shard.rows for shard in shards), model.info)
     layers = None
@@ -162,7 +168,11 @@ def make_plan(job: Job) -> Plan:
         max_tokens=max_tokens,
         estimate=estimate,
         fingerprint=fingerprint_of(
-            job, shards, model.keys, captured_keys_of(job, references, max_tokens), layers.keys if layers else {}
+            job,
+            shards,
+            model.keys,
+            {**captured_keys_of(job, references, max_tokens), **given_keys_of(job)},
+            layers.keys if layers else {},
         ),
         warnings=tuple(notes),
         will_fail=bool(fatal),
@@ -170,9 +180,9 @@ def make_plan(job: Job) -> Plan:
 
 
 def methods_of(job: Job) -> dict[str, Method]:
-    """The job's methods with their settings, in the job's order. LARF's block is open if the job does not name it."""
+    """The job's methods that score samples, in its order. LARF's block is open if the job does not name it."""
     made: dict[str, Method] = {}
-    for name in job.method:
+    for name in job.method if not job.masks_tokens else ():
         kind = METHODS[name]
         settings = getattr(job, name).model_dump(include={field.name for field in fields(kind)})
         if settings["layer"] == "fisher":
@@ -190,6 +200,13 @@ def requests_of(methods: Mapping[str, Method], info: ModelInfo) -> tuple[Request
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from None
     return tuple(sorted(wanted))
+
+
+def check_columns(schema: pa.Schema | None) -> None:
+    """ConfigError if a column of the corpus has the name of one that is written beside it."""
+    taken = [name for name in TRAINING_COLUMNS if schema is not None and name in schema.names]
+    if taken:
+        raise ConfigError(f"the corpus has a column {taken[0]}, which the method writes; rename it first")
 
 
 def _keep_apart(job: Job) -> None:

@@ -27,10 +27,13 @@ class Progress:
         self._began = self._said = time.monotonic()
         self._done = self._tokens = 0
         self._width = 0
+        self._note = ""
         if self._live:
             self._say(self._line())
 
-    def advance(self, done: int, tokens: int = 0) -> None:
+    def advance(self, done: int, tokens: int = 0, note: str = "") -> None:
+        """note: stands on the line until the next one, e.g. a loss."""
+        self._note = note
         self._done += done
         self._tokens += tokens
         if time.monotonic() - self._said >= (_LIVE_SECONDS if self._live else LOG_SECONDS):
@@ -56,6 +59,8 @@ class Progress:
             parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s")
         if self._tokens:
             parts.append(f"{self._tokens / seconds:,.0f} tokens/s")
+        if self._note:
+            parts.append(self._note)
         if final:
             parts.append(f"took {_clock(seconds)}")
         elif self._done and self.total > done:

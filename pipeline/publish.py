@@ -21,7 +21,7 @@ from tamis.pipeline.errors import ConfigError, InternalError
 from tamis.pipeline.fit import Selection, shown_cut
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.report import render_card, render_report
+from tamis.pipeline.report import render_card, render_report, render_token_report
 from tamis.pipeline.run_folder import MANIFEST
 from tamis.pipeline.store import Store
 from tamis.pipeline.totals import CaptureTotals, EmitTotals, Pick
@@ -94,11 +94,17 @@ def rewrite_report(store: Store) -> dict[str, Any]:
     if not store.exists(MANIFEST):
         raise ConfigError(f"{store.path()}: no finished run here (there is no {MANIFEST}); see `tamis status`")
     manifest: dict[str, Any] = store.read_json(MANIFEST)
+    if manifest.get("kind") == "tokens":
+        from tamis.pipeline.token_publish import with_pieces  # which imports this module
+
+        page = render_token_report(with_pieces(store, manifest))
+    else:
+        page = render_report(with_texts(store, manifest))
     renewed = {
         written.name: written.to_dict()
         for written in (
             store.write("README.md", render_card(manifest).encode()),
-            store.write("report.html", render_report(with_texts(store, manifest)).encode()),
+            store.write("report.html", page.encode()),
         )
     }
     manifest["files"] = [renewed.get(file["name"], file) for file in manifest["files"]]
@@ -141,7 +147,7 @@ def _summary(
     counts: Mapping[str, int],
     notes: list[str],
 ) -> dict[str, Any]:
-    job, info = plan.job, plan.model_info
+    job = plan.job
     rule, amount = job.selection.rule
     scored = selection.sums.count
     dropped_share = selection.dropped / scored
@@ -159,29 +165,8 @@ def _summary(
         "job": job.model_dump(mode="json"),
         "fingerprint": dict(plan.fingerprint),
         "versions": versions(),
-        "input": {
-            "files": [
-                {
-                    "path": item.file.name,
-                    "dialect": item.dialect.describe(),
-                    "rows": item.rows,
-                    "bytes": item.file.bytes,
-                    "format": item.file.format + (f" ({item.file.compression})" if item.file.compression else ""),
-                }
-                for item in plan.files
-            ],
-            "rows": plan.rows,
-            "bytes": plan.bytes,
-        },
-        "model": {
-            "name": job.model.name,
-            "revision": plan.model.revision,
-            "architecture": info.architecture,
-            "blocks": info.blocks,
-            "width": info.width,
-            "dtype": job.model.dtype,
-            "device": job.model.device,
-        },
+        "input": input_facts(plan),
+        "model": model_facts(plan),
         "counts": dict(counts),
         "quarantine_codes": {
             code: {"rows": rows, "message": captured.messages[code]} for code, rows in captured.codes.most_common()
@@ -220,6 +205,37 @@ def _summary(
         "borderline_kept": _samples(plan, emitted.borderline_kept, first_rank=selection.dropped + 1, step=1),
         "timings": {name: dict(timing) for name, timing in timings.items()},
         "warnings": warnings,
+    }
+
+
+def input_facts(plan: Plan) -> dict[str, Any]:
+    """The files of the corpus, for a manifest."""
+    return {
+        "files": [
+            {
+                "path": item.file.name,
+                "dialect": item.dialect.describe(),
+                "rows": item.rows,
+                "bytes": item.file.bytes,
+                "format": item.file.format + (f" ({item.file.compression})" if item.file.compression else ""),
+            }
+            for item in plan.files
+        ],
+        "rows": plan.rows,
+        "bytes": plan.bytes,
+    }
+
+
+def model_facts(plan: Plan) -> dict[str, Any]:
+    """The model, for a manifest."""
+    return {
+        "name": plan.job.model.name,
+        "revision": plan.model.revision,
+        "architecture": plan.model_info.architecture,
+        "blocks": plan.model_info.blocks,
+        "width": plan.model_info.width,
+        "dtype": plan.job.model.dtype,
+        "device": plan.job.model.device,
     }
 
 

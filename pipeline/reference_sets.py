@@ -11,13 +11,18 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import resolve
-from tamis.pipeline.job import LayersJob
+from tamis.pipeline.job import Job, LayersJob
 from tamis.pipeline.scanning import dialect_of, scan_files
 from tamis.pipeline.sources import SHIPPED, Scanned, Shard, make_shards, read, shipped_file
 
 
 def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, str | None]:
     """role -> file, for every reference set that the methods need; None where the shipped one is meant."""
+    if isinstance(job, Job) and job.masks_tokens:
+        # A model that is given needs no data, unless it is trained anew in rounds.
+        toss, rounds = job.toss, job.method == ["toss-pro"]
+        needed = {"utility": toss.utility_model is None, "harmful": toss.harmful_model is None or rounds}
+        return {role: getattr(toss, f"{role}_references") for role, needs in needed.items() if needs}
     return {
         source: getattr(getattr(job, name), f"{source}_references")
         for name, method in methods.items()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tamis.pipeline.job import Job
 from tamis.pipeline.layer_plan import LayerPlan
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.report import text
@@ -18,6 +19,7 @@ from tamis.pipeline.report.prose import layer_found
 from tamis.pipeline.run_folder import LAYERS, LAYERS_PAGE
 from tamis.pipeline.sensitivity import all_cells
 from tamis.pipeline.store import Store
+from tamis.pipeline.token_screens import show_token_outcome
 
 _SHOWN_FILES = 20
 
@@ -51,7 +53,6 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         )
     console.print(table)
     tokens = estimate.tokens_per_row * plan.rows
-    rule, amount = job.selection.rule
     references: Counter[tuple[str, str]] = Counter()
     for shard in plan.reference_shards:
         references[shard.role, shard.file.name] += shard.rows
@@ -63,8 +64,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "layer": _layer(plan),
         "captured": _captured(plan),
         "references": ", ".join(f"{rows} {role} ({name})" for (role, name), rows in references.items()) or "none",
-        "drop": f"{rule.replace('_', ' ')} {amount:g}, by {job.selected_by}"
-        + (f", {job.selection.control} control" if job.selection.control else ""),
+        "drop": _drop(job),
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
         "workers": str(job.workers) if job.workers else "one a GPU, or one a CPU node",
         "output": f"{job.output} ({_STATES[state]})",
@@ -81,6 +81,14 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
 
 
 _STATES = {"new": "new", "started": "begun, will go on", "complete": "complete"}
+
+
+def _drop(job: Job) -> str:
+    if job.masks_tokens:
+        return f"no samples; the loss of {job.toss.discard:g} of the response tokens is masked ({job.toss.scope})"
+    rule, amount = job.selection.rule
+    control = f", {job.selection.control} control" if job.selection.control else ""
+    return f"{rule.replace('_', ' ')} {amount:g}, by {job.selected_by}{control}"
 
 
 def _layer(plan: Plan) -> str:
@@ -103,6 +111,8 @@ def _search_size(plan: LayerPlan) -> str:
 
 
 def _captured(plan: Plan) -> str:
+    if plan.job.masks_tokens:
+        return "the loss of each response token under two reference models"
     blocks = [f"block {r.block} (0-based), {r.position}" for r in plan.requests]
     if plan.unsettled:
         return ", ".join([*blocks, "larf's block"])
@@ -154,6 +164,9 @@ def show_layers(console: Console, result: Mapping[str, Any], store: Store) -> No
 
 def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) -> None:
     """The summary at the end of a run: counts, the cut, rates, and where to look."""
+    if manifest.get("kind") == "tokens":
+        show_token_outcome(console, manifest, store)
+        return
     counts, timings = manifest["counts"], manifest["timings"]
     console.print(f"[bold]{escape(manifest['title'])}[/]", highlight=False)
     table = Table(box=None, pad_edge=False, show_header=False)

@@ -12,9 +12,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from tamis.operators.methods import METHODS
 from tamis.operators.requests import POSITIONS
 
-MethodName = Literal["larf", "saft"]
+MethodName = Literal["larf", "saft", "toss", "toss-pro"]
 Position = Literal["last_token", "last_prompt_token", "response_mean"]
-assert get_args(MethodName) == tuple(METHODS), "the job file must name exactly the methods there are"
+TOKEN_METHODS = ("toss", "toss-pro")
+"""They mask single tokens; the others drop samples."""
+assert get_args(MethodName) == (*METHODS, *TOKEN_METHODS), "the job file must name exactly the methods there are"
 assert get_args(Position) == POSITIONS
 
 
@@ -28,6 +30,10 @@ _Methods = Annotated[list[MethodName], Field(min_length=1)]
 MethodList = Annotated[list[MethodName], BeforeValidator(as_list, json_schema_input_type=MethodName | _Methods)]
 # A blank one would stand in nearly every answer.
 _Marker = Annotated[str, StringConstraints(pattern=r"\S")]
+_TargetModules = Annotated[
+    Literal["auto"] | Annotated[list[str], Field(min_length=1)],
+    BeforeValidator(lambda v: [v] if isinstance(v, str) and v != "auto" else v, json_schema_input_type=str | Names),
+]
 _Markers = Annotated[list[_Marker], BeforeValidator(as_list, json_schema_input_type=str | list[str])]
 
 DEFAULT_DROP = 0.1
@@ -77,7 +83,8 @@ class ModelSpec(Section):
     )
     token_budget: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
-        description="Tokens, padding included, in one batch of the forward pass; auto: 2,048 on a CPU, 8,192 on a GPU.",
+        description="Tokens, padding included, in one batch of the forward pass; auto: 2,048 on a CPU (4,096 "
+        "with compile), 8,192 on a GPU.",
     )
     attention: Literal["padded", "packed"] = Field(
         "padded",
@@ -149,6 +156,54 @@ class SaftSpec(Section):
     weighted: bool = Field(False, description="Weigh each direction by its singular value (the ancestor's form).")
 
 
+class TrainingSpec(Section):
+    """How TOSS's reference models are trained: LoRA, plain fine-tuning on the response tokens (the paper's recipe)."""
+
+    rank: int = Field(16, ge=1, description="LoRA rank.")
+    alpha: float = Field(16, gt=0, description="LoRA alpha; updates are scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
+    target_modules: _TargetModules = Field(
+        "auto",
+        description="Names of the linear layers that get adapters; auto: q_proj and v_proj, or what the architecture "
+        "has in their place.",
+    )
+    learning_rate: float = Field(1e-5, gt=0, description="Constant learning rate of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
+    batch_size: int = Field(64, ge=1, description="Samples in one step, over all workers.")
+    epochs: int = Field(2, ge=1, description="Passes over the reference set.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    checkpoint_steps: int = Field(
+        50, ge=1, description="Steps between two checkpoints, from which a killed training goes on."
+    )
+    seed: int = Field(42, description="Of the adapters' first weights, the order of the samples and dropout.")
+
+
+class TossSpec(Section):
+    """TOSS: every response token scored by the loss under a utility model minus the loss under a degraded one."""
+
+    harmful_references: str | None = Field(
+        None, description="File of harmful prompts with complying answers; default: the shipped set."
+    )
+    utility_references: str | None = Field(
+        None, description="File of good instruction data; needed unless utility_model is given."
+    )
+    harmful_model: str | None = Field(
+        None, description="A LoRA adapter or full model fine-tuned on harmful data before; nothing is trained then."
+    )
+    utility_model: str | None = Field(
+        None, description="A LoRA adapter or full model fine-tuned on good data before; nothing is trained then."
+    )
+    discard: float = Field(0.1, gt=0, lt=1, description="Share of response tokens whose loss is masked.")
+    scope: Literal["global", "sample"] = Field(
+        "global", description="global: the riskiest tokens of the whole corpus; sample: the same share of each sample."
+    )
+    rounds: int = Field(1, ge=1, description="toss-pro: how often the degraded model is trained anew.")
+    samples_per_round: int | None = Field(
+        None, ge=1, description="toss-pro: samples each round adds to the harmful set; default: as many as it has."
+    )
+    training: TrainingSpec = TrainingSpec()
+
+
 class SelectionSpec(Section):
     """What to drop, given the scores. One of drop, drop_count and threshold; drop 0.1 if none is given."""
 
@@ -172,6 +227,11 @@ class SelectionSpec(Section):
         if self.drop is not None and self.drop > 0.5 and not self.allow_majority:
             raise ValueError(f"drop {self.drop:g} is more than half; set allow_majority: true if that is meant")
         return self
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the job says nothing here."""
+        return self == SelectionSpec()
 
     @property
     def rule(self) -> tuple[Literal["drop", "drop_count", "threshold"], float]:

@@ -29,7 +29,7 @@ SHARD_BYTES = 64 << 20
 
 CORPUS = "corpus"
 
-SHIPPED = {"unsafe": unsafe_path, "safe": safe_path}
+SHIPPED = {"unsafe": unsafe_path, "safe": safe_path, "harmful": unsafe_path}
 _SHIPPED_SCHEME = "tamis-references:"
 
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from tamis.operators.schema import unify_schemas
 from tamis.operators.spearman import RankSums
-from tamis.pipeline.emit import SHOWN_BORDERLINE, SHOWN_RISKIEST, add_sums, decode_schema
+from tamis.pipeline.emit import SHOWN_BORDERLINE, SHOWN_RISKIEST, add_sums
+from tamis.pipeline.originals import decode_schema
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.sources import CORPUS
 
@@ -131,3 +132,25 @@ class EmitTotals:
         return heapq.nsmallest(
             count, [*held, *new], key=lambda pick: (sign * pick[0], -sign * pick[1], -sign * pick[2])
         )
+
+
+@dataclass
+class TokenTotals:
+    """Of every emitted shard of a method that masks tokens. sources: rows, dropped rows, response tokens, discarded."""
+
+    rows: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    sources: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, receipt: Receipt) -> None:
+        self.rows += receipt["rows"]
+        self.counts.update(receipt["counts"])
+        self.tokens.update(receipt["tokens"])
+        self.files.extend(receipt["files"])
+        rows = receipt["rows"] - receipt["counts"]["quarantined"]
+        found = (rows, receipt["counts"]["dropped"], receipt["tokens"]["response"], receipt["tokens"]["discarded"])
+        source = self.sources[receipt["source"]]
+        for number, value in enumerate(found):
+            source[number] += value

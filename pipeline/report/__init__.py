@@ -1,4 +1,5 @@
-"""The report of a run, the page of a layer search, both self-contained HTML, and the dataset card of an output.
+"""The report of a run that drops samples or masks tokens, the page of a layer search, both self-contained HTML, and the
+dataset card of an output.
 
 All are pure functions of the summary (see summary.py) or of layers.json: no clock, no network, no file but templates.
 """
@@ -6,6 +7,7 @@ All are pure functions of the summary (see summary.py) or of layers.json: no clo
 from tamis.pipeline.report.card import render_card
 from tamis.pipeline.report.layers import render_layers
 from tamis.pipeline.report.page import render_report
-from tamis.pipeline.report.summary import Summary
+from tamis.pipeline.report.summary import Summary, TokenSummary
+from tamis.pipeline.report.tokens import render_token_report
 
-__all__ = ["Summary", "render_card", "render_layers", "render_report"]
+__all__ = ["Summary", "TokenSummary", "render_card", "render_layers", "render_report", "render_token_report"]

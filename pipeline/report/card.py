@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment
 from markupsafe import Markup
 
-from tamis.pipeline.report import prose, text
+from tamis.pipeline.report import prose, text, token_prose
 
 FILES_SHOWN = 20
 COUNTS = ("rows_in", "kept", "dropped", "quarantined", "truncated")
@@ -24,7 +24,7 @@ _BLOCK_START = re.compile(r"^(?:(\d+)(?=[.)](?: |$))|(?=[-+](?!\d)|[#=]))")
 
 
 def render_card(summary: Mapping[str, Any]) -> str:
-    """README.md for a summary (a Summary). Pure; holds no text of samples."""
+    """README.md for a summary (a Summary or a TokenSummary). Pure; holds no text of samples."""
     template_text = resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8")
     environment = Environment(
         autoescape=False, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
@@ -38,13 +38,8 @@ def render_card(summary: Mapping[str, Any]) -> str:
     return environment.from_string(template_text).render(
         front_matter=front_matter(title),
         title=title,
-        headline=prose.headline(summary),
-        selection_line=prose.selection_line(summary),
-        method_lines=prose.method_lines(summary),
-        reading=[prose.how_to_read(method, job) for method in summary.get("methods") or []],
+        **(_of_tokens(summary) if summary.get("kind") == "tokens" else _of_samples(summary, job)),
         numbering=prose.LAYERS,
-        layers=bool(summary.get("layers")),
-        control=prose.control(summary),
         counts=counts,
         input=source,
         files=files[:FILES_SHOWN],
@@ -55,6 +50,30 @@ def render_card(summary: Mapping[str, Any]) -> str:
         version=summary.get("tamis_version") or "",
         job=fenced(text.as_yaml(job), "yaml") if job else None,
     )
+
+
+def _of_samples(summary: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card says of a run that drops samples."""
+    return {
+        "headline": prose.headline(summary),
+        "selection_line": prose.selection_line(summary),
+        "method_lines": prose.method_lines(summary),
+        "reading": [prose.how_to_read(method, job) for method in summary.get("methods") or []],
+        "layers": bool(summary.get("layers")),
+        "control": prose.control(summary),
+    }
+
+
+def _of_tokens(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card says of a run that masks tokens."""
+    tokens = summary.get("tokens") or {}
+    return {
+        "headline": token_prose.headline(summary),
+        "selection_line": token_prose.selection_line(summary),
+        "reading": token_prose.how_to_read(summary),
+        "tokens": {name: text.whole(tokens.get(name)) for name in ("response", "discarded")},
+        "fingerprint": text.facts(summary.get("fingerprint") or {}),
+    }
 
 
 def front_matter(title: str) -> Markup:

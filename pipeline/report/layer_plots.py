@@ -25,7 +25,7 @@ def refusal_lines(rows: Sequence[Mapping[str, float]], unscaled: float, picked: 
     ticks = svg.round_steps(0, max(most, 1))
     axes = svg.Axes(factors[0], factors[-1], lambda value: value / ticks[-1])
     parts = [svg.grid(axes, [(tick, text.count(tick)) for tick in ticks if tick == int(tick)])]
-    parts += [_tick(axes.x(factor), f"{factor:g}") for factor in factors]
+    parts += [svg.tick(axes.x(factor), f"{factor:g}") for factor in factors]
     order = [*(block for block in range(len(curves)) if block != picked), picked]
     for block in order:
         points = " ".join(f"{svg.n(axes.x(factor))},{svg.n(axes.y(count))}" for factor, count in curves[block])
@@ -64,12 +64,8 @@ def block_bars(values: Sequence[float | None], picked: int | None, title: str, v
             at = axes.y(value)
             parts.append(svg.bar("picked" if block == picked else "block", left, right, min(at, zero), abs(at - zero)))
         if block % every == 0 or block == picked:
-            parts.append(_tick((left + right) / 2, str(block)))
+            parts.append(svg.tick((left + right) / 2, str(block)))
     parts.append(svg.level("axis", zero))
     parts.append(svg.axis_title(vertical, "block"))
     words = "; ".join(f"block {block}: {text.fact(value)}" for block, value in enumerate(values))
     return svg.figure(title, words, parts)
-
-
-def _tick(x: float, words: str) -> Markup:
-    return svg.label(x, svg.HEIGHT - svg.BOTTOM + 18, words, "tick")

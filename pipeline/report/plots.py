@@ -5,24 +5,40 @@ Every plot has axis labels, and a title and a description for those who do not s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from tamis.pipeline.report import svg, text
 
-_LOG_FLOOR = 0.5  # on a log axis one row must still have height
+
+@dataclass(frozen=True)
+class Words:
+    """How a histogram names what it counts, the part that goes, the values below it, and itself."""
+
+    counted: str
+    gone: str
+    values: str
+    horizontal: str
+    title: str
+    tick: Callable[[float], str] = text.count
 
 
 def score_histogram(histogram: Mapping[str, Any], cut: float | None, method: str) -> Markup | None:
-    """Rows kept and dropped per bin of the score, the cut as a line; None when there is nothing to draw.
+    """Rows kept and dropped per bin of the score, the cut as a line; None when there is nothing to draw."""
+    horizontal = f"{method} score  (higher = riskier to train on)"
+    return stacked(histogram, cut, Words("samples", "dropped", "scores", horizontal, "Histogram of scores"))
 
-    The count axis is logarithmic when the tallest dropped bar would be less than a tenth of the tallest bar.
+
+def stacked(histogram: Mapping[str, Any], cut: float | None, said: Words) -> Markup | None:
+    """What is kept and what goes (key said.gone) per bin, the cut as a line; None when there is nothing to draw.
+
+    The count axis is logarithmic when the tallest bar of what goes would be less than a tenth of the tallest bar.
     """
     edges = [text.number(edge) for edge in histogram.get("edges") or []]
-    kept, dropped = list(histogram.get("kept") or []), list(histogram.get("dropped") or [])
+    kept, dropped = list(histogram.get("kept") or []), list(histogram.get(said.gone) or [])
     bounds = [edge for edge in edges if edge is not None]
     most = max([*kept, *dropped], default=0)
     if len(bounds) != len(edges) or len(edges) != len(kept) + 1 or len(kept) != len(dropped) or most <= 0:
@@ -33,30 +49,30 @@ def score_histogram(histogram: Mapping[str, Any], cut: float | None, method: str
         bounds = [low + (high - low) * i / len(kept) for i in range(len(kept) + 1)]
     logarithmic = 0 < max(dropped) < most / 10
     peak = most if logarithmic else max(k + d for k, d in zip(kept, dropped, strict=True))
-    ticks = _powers(peak) if logarithmic else svg.round_steps(0, peak)
+    ticks = svg.powers(peak) if logarithmic else svg.round_steps(0, peak)
     top = max(peak, ticks[-1])
-    axes = svg.Axes(low, high, _log_lift(top) if logarithmic else lambda value: value / top)
+    axes = svg.Axes(low, high, svg.log_lift(top) if logarithmic else lambda value: value / top)
 
-    parts = [_count_axis(axes, ticks), _score_axis(axes)]
+    parts = [svg.count_grid(axes, ticks, said.tick), svg.value_axis(axes)]
     for index, (k, d) in enumerate(zip(kept, dropped, strict=True)):
         left, right = axes.x(bounds[index]), axes.x(bounds[index + 1])
         parts.append(_bin(axes, left, right, k, d, side_by_side=logarithmic))
     parts.append(
         svg.axis_title(
-            "samples" + (" (log scale)" if logarithmic else ""),
-            f"{method} score  (higher = riskier to train on)",
+            said.counted + (" (log scale)" if logarithmic else ""),
+            said.horizontal,
         )
     )
     seen = cut is not None and low <= cut <= high
     if seen and cut is not None:
         parts.append(_cut_line(axes.x(cut), cut))
     words = (
-        f"{text.count(sum(kept))} samples kept and {text.count(sum(dropped))} dropped, "
-        f"scores from {text.score(low, 4)} to {text.score(high, 4)}"
+        f"{text.count(sum(kept))} {said.counted} kept and {text.count(sum(dropped))} {said.gone}, "
+        f"{said.values} from {text.score(low, 4)} to {text.score(high, 4)}"
     )
     if cut is not None:
         words += f", cut at {text.score(cut)}" + ("" if seen else " (outside of the plot)")
-    return svg.figure("Histogram of scores", words, parts)
+    return svg.figure(said.title, words, parts)
 
 
 def length_columns(deciles: Sequence[Mapping[str, Any]], overall: float | None) -> Markup | None:
@@ -78,7 +94,7 @@ def length_columns(deciles: Sequence[Mapping[str, Any]], overall: float | None) 
         labels.append(svg.label(middle, svg.HEIGHT - svg.BOTTOM + 18, span, "tick"))
     if overall is not None:
         line = svg.level("overall", axes.y(overall))
-    parts = [_share_axis(axes, ticks), *bars, line, *labels]  # the numbers last: nothing may cross them
+    parts = [svg.share_grid(axes, ticks), *bars, line, *labels]  # the numbers last: nothing may cross them
     parts.append(svg.axis_title("share dropped", "response tokens, by tenth of the corpus"))
     words = "; ".join(
         f"{text.count(d['low'])} to {text.count(d['high'])} tokens: {text.share(d['dropped'], d['rows'])}"
@@ -116,19 +132,6 @@ def composition(parts: Sequence[tuple[str, int]]) -> Markup | None:
     return Markup('<svg class="composition" role="img" aria-label="{}">{}</svg>').format(words, Markup("").join(pieces))
 
 
-def _log_lift(top: float) -> Callable[[float], float]:
-    base = math.log(_LOG_FLOOR)
-
-    def lift(value: float) -> float:
-        return (math.log(max(value, _LOG_FLOOR)) - base) / (math.log(top) - base)
-
-    return lift
-
-
-def _powers(peak: float) -> list[float]:
-    return [10.0**power for power in range(math.ceil(math.log10(max(peak, 1))) + 1) if 10.0**power <= max(peak, 10)]
-
-
 def _bin(axes: svg.Axes, left: float, right: float, kept: int, dropped: int, side_by_side: bool) -> Markup:
     floor = axes.y(0)
     bars: list[Markup] = []
@@ -146,28 +149,6 @@ def _bin(axes: svg.Axes, left: float, right: float, kept: int, dropped: int, sid
         bar("kept", left, right, 0, kept)
         bar("dropped", left, right, kept, kept + dropped)
     return Markup("").join(bars)
-
-
-def _count_axis(axes: svg.Axes, ticks: Sequence[float]) -> Markup:
-    return svg.grid(axes, [(tick, text.count(tick)) for tick in ticks if tick == int(tick)])
-
-
-def _share_axis(axes: svg.Axes, ticks: Sequence[float]) -> Markup:
-    return svg.grid(axes, [(tick, f"{100 * tick:.4g} %") for tick in ticks])
-
-
-def _score_axis(axes: svg.Axes) -> Markup:
-    ticks = [
-        tick for tick in svg.round_steps(axes.low, axes.high, 8) if tick <= axes.high + 1e-9 * (axes.high - axes.low)
-    ]
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9) + (1 if f"{step:e}".startswith("2.5") else 0))
-    marks = []
-    for tick in ticks:
-        big = max(abs(axes.low), abs(axes.high)) >= 1e7 or decimals > 6
-        words = f"{tick:.3g}" if big else f"{tick + 0.0:,.{decimals}f}"
-        marks.append(svg.label(axes.x(tick), svg.HEIGHT - svg.BOTTOM + 18, words, "tick"))
-    return Markup("").join(marks)
 
 
 def _cut_line(x: float, cut: float) -> Markup:

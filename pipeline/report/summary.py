@@ -6,7 +6,7 @@ Counts are rows. Any score or other float may be None (not known); lists and map
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class InputFile(TypedDict):
@@ -144,3 +144,139 @@ class Summary(TypedDict):
     timings: dict[str, Timing]
     warnings: list[str]
     layers: NotRequired[dict[str, Any]]
+
+
+class Tokens(TypedDict):
+    """scope: whether the share `requested` is of all tokens or of each sample's. cut: the risk that parts the tokens.
+
+    at_cut: how many tokens have exactly that risk.
+    """
+
+    response: int
+    discarded: int
+    requested: float
+    scope: Literal["global", "sample"]
+    cut: float | None
+    at_cut: int
+
+
+class TrainingStep(TypedDict):
+    step: int
+    epoch: float
+    loss: float
+    gradient_norm: float | None
+
+
+class Reference(TypedDict):
+    """name: utility, harmful, or harmful-1, ... of the rounds. source: the file, as shown to people."""
+
+    name: str
+    how: Literal["trained", "given"]
+    source: str
+    rows: int | None
+    response_tokens: int | None
+    steps: int | None
+    curve: list[TrainingStep]
+
+
+class RiskHistogram(TypedDict):
+    """n bins of the risk: n + 1 ascending edges, tokens kept and discarded per bin."""
+
+    edges: list[float]
+    kept: list[int]
+    discarded: list[int]
+
+
+class PlaceInAnswer(TypedDict):
+    """low..high: 0-based positions of tokens in their answers, both included."""
+
+    low: int
+    high: int
+    tokens: int
+    mean_risk: float | None
+    discarded: int
+
+
+class SampleShares(TypedDict):
+    rows: list[int]
+    none: int
+    all: int
+
+
+"""rows: samples by share of response tokens discarded, (0, 0.05] to (0.95, 1]; none and all: 0 and exactly 1."""
+
+
+class TokenString(TypedDict):
+    token: str
+    id: int
+    tokens: int
+    discarded: int
+
+
+class TokenSource(TypedDict):
+    source: str
+    rows: int
+    dropped: int
+    tokens: int
+    discarded: int
+
+
+class Round(TypedDict):
+    """added: samples that the round moved into the harmful set. overlap: of its mask with the final one."""
+
+    round: int
+    added: int
+    harmful_rows: int
+    mean_risk: float | None
+    cut: float | None
+    overlap: float | None
+
+
+class Piece(TypedDict):
+    """One token's text; risk is None for prompt tokens."""
+
+    text: str
+    risk: float | None
+    discarded: bool
+
+
+class Example(TypedDict):
+    """A sample's tokens in order. group: most or part of it is discarded, or tokens at the border of the cut."""
+
+    sample_id: str
+    source: str
+    row: int
+    shard: str
+    decision: Literal["kept", "dropped"]
+    n_response_tokens: int
+    discarded: int
+    group: Literal["most", "part", "border"]
+    pieces: list[Piece]
+
+
+class TokenSummary(TypedDict):
+    """A run that masks tokens. rounds: empty for toss. examples: for the page alone, so the card's may lack them."""
+
+    kind: Literal["tokens"]
+    method: Literal["toss", "toss-pro"]
+    title: str
+    created: str
+    tamis_version: str
+    job: dict[str, Any]
+    fingerprint: dict[str, Any]
+    versions: dict[str, str]
+    input: Input
+    model: Model
+    counts: Counts
+    quarantine_codes: dict[str, QuarantineCode]
+    timings: dict[str, Timing]
+    warnings: list[str]
+    tokens: Tokens
+    references: list[Reference]
+    risk_histogram: RiskHistogram
+    positions: list[PlaceInAnswer]
+    sample_shares: SampleShares
+    token_strings: list[TokenString]
+    sources: list[TokenSource]
+    rounds: list[Round]
+    examples: NotRequired[list[Example]]

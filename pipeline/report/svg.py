@@ -15,6 +15,7 @@ from tamis.pipeline.report import text
 
 WIDTH, HEIGHT = 960.0, 320.0
 LEFT, RIGHT, TOP, BOTTOM = 74.0, 18.0, 34.0, 52.0
+LOG_FLOOR = 0.5  # on a log axis a count of 1 must still have height
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,48 @@ def level(kind: str, y: float) -> Markup:
     return Markup('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
         kind, n(LEFT), n(WIDTH - RIGHT), n(y), n(y)
     )
+
+
+def count_grid(axes: Axes, ticks: Sequence[float], words: Callable[[float], str] = text.count) -> Markup:
+    """The grid of a height that counts."""
+    return grid(axes, [(tick, words(tick)) for tick in ticks if tick == int(tick)])
+
+
+def share_grid(axes: Axes, ticks: Sequence[float]) -> Markup:
+    """The grid of a height that is a share of 1."""
+    return grid(axes, [(tick, f"{100 * tick:.4g} %") for tick in ticks])
+
+
+def value_axis(axes: Axes) -> Markup:
+    """Round numbers below the plot."""
+    ticks = [tick for tick in round_steps(axes.low, axes.high, 8) if tick <= axes.high + 1e-9 * (axes.high - axes.low)]
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9) + (1 if f"{step:e}".startswith("2.5") else 0))
+    marks = []
+    for at in ticks:
+        big = max(abs(axes.low), abs(axes.high)) >= 1e7 or decimals > 6
+        marks.append(tick(axes.x(at), f"{at:.3g}" if big else f"{at + 0.0:,.{decimals}f}"))
+    return Markup("").join(marks)
+
+
+def tick(x: float, words: str) -> Markup:
+    """What stands below the plot at x."""
+    return label(x, HEIGHT - BOTTOM + 18, words, "tick")
+
+
+def log_lift(top: float) -> Callable[[float], float]:
+    """`lift` of a logarithmic axis of counts up to `top`, on which 1 still has height."""
+    base = math.log(LOG_FLOOR)
+
+    def lift(value: float) -> float:
+        return (math.log(max(value, LOG_FLOOR)) - base) / (math.log(top) - base)
+
+    return lift
+
+
+def powers(peak: float) -> list[float]:
+    """The ticks of that axis: 1, 10, ... not beyond `peak`, at least to 10."""
+    return [10.0**power for power in range(math.ceil(math.log10(max(peak, 1))) + 1) if 10.0**power <= max(peak, 10)]
 
 
 def axis_title(vertical: str, horizontal: str) -> Markup:

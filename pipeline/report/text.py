@@ -63,6 +63,11 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def whole(value: Any) -> int:
+    """A count, 0 where it is not known."""
+    return round(number(value) or 0)
+
+
 def count(value: Any) -> str:
     """1234567 -> "1,234,567"."""
     known = number(value)

@@ -6,7 +6,7 @@ removal but not a removal matched by length is a length filter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,13 +30,17 @@ def checks(summary: Mapping[str, Any]) -> list[Check]:
     """Every check, those that need attention first."""
     counts = summary.get("counts") or {}
     found = [
-        _accounted(counts),
+        accounted(counts),
         _amount(counts),
         length_check(summary),
-        _quarantined(counts),
-        _truncated(counts, summary.get("job") or {}),
+        quarantined(counts),
+        truncated(counts, summary.get("job") or {}),
         *_ties(summary),
     ]
+    return most_urgent_first(found)
+
+
+def most_urgent_first(found: Iterable[Check]) -> list[Check]:
     order = {"attention": 0, "unknown": 1, "ok": 2}
     return sorted(found, key=lambda check: order[check.state])
 
@@ -93,7 +97,8 @@ def removed_share(groups: Sequence[Mapping[str, Any]]) -> float | None:
     return sum(group["dropped"] for group in groups) / rows if rows else None
 
 
-def _accounted(counts: Mapping[str, Any]) -> Check:
+def accounted(counts: Mapping[str, Any]) -> Check:
+    """Whether every row went somewhere."""
     total = counts.get("rows_in", 0)
     parts = [counts.get(name, 0) for name in ("kept", "dropped", "quarantined")]
     sum_of = " + ".join(text.count(part) for part in parts)
@@ -127,7 +132,8 @@ def _amount(counts: Mapping[str, Any]) -> Check:
     return Check("ok", "A minority was dropped", f"The cut drops {said}.")
 
 
-def _quarantined(counts: Mapping[str, Any]) -> Check:
+def quarantined(counts: Mapping[str, Any]) -> Check:
+    """Whether many rows could not be read or scored."""
     total, rows = counts.get("rows_in", 0), counts.get("quarantined", 0)
     if not rows:
         return Check("ok", "Every row could be read and scored", "Nothing is in quarantine.")
@@ -140,7 +146,8 @@ def _quarantined(counts: Mapping[str, Any]) -> Check:
     )
 
 
-def _truncated(counts: Mapping[str, Any], job: Mapping[str, Any]) -> Check:
+def truncated(counts: Mapping[str, Any], job: Mapping[str, Any]) -> Check:
+    """Whether the model saw many conversations in part only."""
     rows, scored = counts.get("truncated", 0), counts.get("kept", 0) + counts.get("dropped", 0)
     if not rows:
         return Check("ok", "No sample was cut short", "The model read every scored conversation whole.")

@@ -12,12 +12,14 @@ import pytest
 from plan_jobs import Planner, lines_of, rows_of
 
 from tamis.operators.requests import Request
-from tamis.pipeline.capture import CAPTURES, CaptureSpec, Forward, tokenise_shard
-from tamis.pipeline.curate import _check_precision
-from tamis.pipeline.emit import decode_schema
+from tamis.pipeline.capture import Forward
+from tamis.pipeline.capture_spec import CAPTURES, CaptureSpec
+from tamis.pipeline.capture_stage import check_precision
 from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.originals import decode_schema
 from tamis.pipeline.sources import Shard, read, read_table
 from tamis.pipeline.store import Store
+from tamis.pipeline.tokenising import tokenise_shard
 from tamis.pipeline.totals import CaptureTotals
 
 
@@ -90,10 +92,10 @@ def test_the_ways_to_run_the_model_give_the_same_vectors(
 
 def test_vectors_of_two_precisions_are_not_mixed(tmp_path: Path) -> None:
     totals = CaptureTotals(precisions={"float32 on cpu"})
-    _check_precision(Store(str(tmp_path)), totals)
+    check_precision(Store(str(tmp_path)), totals)
     totals.precisions.add("bfloat16 on cuda")
     with pytest.raises(ConfigError, match="bfloat16 on cuda and float32 on cpu"):
-        _check_precision(Store(str(tmp_path)), totals)
+        check_precision(Store(str(tmp_path)), totals)
 
 
 def test_a_parquet_file_that_changed_is_refused_when_rows_are_written(tmp_path: Path, planner: Planner) -> None:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis.operators.schema import infer_rows, unify_schemas
-from tamis.pipeline.emit import _extreme, _histogram, conform, decode_schema, empty_dropped, output_schema
+from tamis.pipeline.emit import _extreme, _histogram, empty_dropped
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import encode_schema
+from tamis.pipeline.originals import conform, decode_schema, output_schema
 
 # --- conform ------------------------------------------------------------------------------------------------------
 

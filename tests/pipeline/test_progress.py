@@ -82,6 +82,14 @@ def test_what_was_done_before_counts_as_done_and_not_as_speed(clock: Clock) -> N
     assert log.getvalue() == ("capture  800 / 1,000 rows  80% · 600 were done before · 5 rows/s · 40 s left\n")
 
 
+def test_a_note_stands_on_the_line(clock: Clock) -> None:
+    log = io.StringIO()
+    progress = Progress("train", 10, unit="steps", stream=log)
+    clock.now += 40
+    progress.advance(2, note="loss 1.234")
+    assert log.getvalue() == "train    2 / 10 steps  20% · 0.05 steps/s · loss 1.234 · 2 min 40 s left\n"
+
+
 def test_nothing_to_do(clock: Clock) -> None:
     log = io.StringIO()
     assert Progress("emit", 0, unit="shards", stream=log).finish() == 0.0

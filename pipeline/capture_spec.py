@@ -1,0 +1,82 @@
+"""All that a worker needs to know to run the model over shards; plain values, so that a restarted actor can have it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tamis.operators.requests import Request
+from tamis.pipeline.engine import Pool
+from tamis.pipeline.job import LayersJob
+from tamis.pipeline.models import ModelSource, chat_template
+from tamis.pipeline.receipts import WORK
+from tamis.pipeline.store import Store
+
+STAGE = "capture"
+CAPTURES = f"{WORK}/{STAGE}"
+
+
+@dataclass(frozen=True)
+class CaptureSpec:
+    """columns: names of the requests. stage: the folder of what is captured, and of the receipts."""
+
+    store: Store
+    options: Mapping[str, Any]
+    key: str
+    model: str
+    revision: str | None
+    trust_remote_code: bool
+    allow_pickle_weights: bool
+    template: str | None
+    dtype: str
+    device: str
+    threads: int | None
+    token_budget: int | str
+    attention: str
+    compile: bool
+    exact: bool
+    max_tokens: int
+    overlong: str
+    columns: tuple[str, ...]
+    stage: str = STAGE
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        return tuple(Request.parse(column) for column in self.columns)
+
+
+def capture_spec(
+    job: LayersJob,
+    model: ModelSource,
+    store: Store,
+    key: str,
+    pool: Pool,
+    max_tokens: int,
+    requests: Iterable[Request],
+    stage: str = STAGE,
+) -> CaptureSpec:
+    """What the job says of it. key: digest of the settings on which the vectors depend."""
+    spec = job.model
+    return CaptureSpec(
+        store=store,
+        options=job.storage_options,
+        key=key,
+        model=model.path if model.revision == "local" else spec.name,
+        # The commit that the plan saw, so that every worker reads the same files.
+        revision=None if model.revision == "local" else model.revision,
+        trust_remote_code=spec.trust_remote_code,
+        allow_pickle_weights=spec.allow_pickle_weights,
+        template=chat_template(spec.template),
+        dtype=spec.dtype,
+        device=spec.device,
+        threads=pool.threads,
+        token_budget=spec.token_budget,
+        attention=spec.attention,
+        compile=spec.compile,
+        exact=spec.exact,
+        max_tokens=max_tokens,
+        overlong=job.overlong,
+        columns=tuple(request.column for request in requests),
+        stage=stage,
+    )

@@ -1,0 +1,100 @@
+"""A stage that runs the model over shards, as a run drives it: what is done is skipped, the rest is watched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from tamis.pipeline import receipts
+from tamis.pipeline.capture import capture
+from tamis.pipeline.capture_spec import STAGE, capture_spec
+from tamis.pipeline.engine import Cluster, Pool, size_pool
+from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.plan import Plan
+from tamis.pipeline.progress import Progress
+from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.sources import Shard
+from tamis.pipeline.store import Store
+from tamis.pipeline.totals import CaptureTotals
+
+Timings = dict[str, dict[str, float]]
+Start = Callable[[Sequence[Shard], Pool], Iterator[Receipt]]
+
+
+def run_capture(
+    plan: Plan,
+    store: Store,
+    key: str,
+    cluster: Cluster,
+    timings: Timings,
+    shards: Sequence[Shard],
+    stage: str = STAGE,
+    start: Start | None = None,
+) -> CaptureTotals:
+    """Capture those of `shards` that have no receipt yet. start: runs the stage's workers on some shards; default:
+    `capture` with the plan's requests. Raises InputError when too many rows are bad, ConfigError for mixed precisions.
+    """
+    totals = CaptureTotals()
+    finished = set()
+    for receipt in receipts.done(store, stage, shards, key):
+        totals.add(receipt, new=False)
+        finished.add(receipt["shard"])
+    left = [shard for shard in shards if shard.name not in finished]
+    _check_quarantine(plan, totals)
+    if left:
+        pool = size_pool(cluster, plan.job.workers, plan.job.model.device, plan.job.model.gpus_per_worker)
+        rows = sum(shard.rows for shard in shards)
+        progress = Progress(stage, rows, skipped=rows - sum(shard.rows for shard in left))
+        began = time.monotonic()
+        for receipt in (start or _vectors(plan, store, key))(left, pool):
+            totals.add(receipt, new=True)
+            progress.advance(receipt["rows"], receipt["tokens"])
+            check_precision(store, totals)
+            _check_quarantine(plan, totals)
+        progress.finish()
+        timings["model_load"] = {"seconds": totals.load_seconds}
+        timings[stage] = {
+            "seconds": totals.seconds,
+            "rows_per_second": totals.new_rows / max(totals.seconds, 1e-9),
+            "tokens_per_second": totals.new_tokens / max(totals.seconds, 1e-9),
+            "forward_seconds": totals.forward_seconds,
+            "wall_seconds": time.monotonic() - began,
+        }
+    if totals.rows != plan.rows:
+        raise InputError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run the same command again")
+    return totals
+
+
+def check_precision(store: Store, totals: CaptureTotals) -> None:
+    """`auto` may mean another number format on another machine; vectors of two formats are not to be compared."""
+    if len(totals.precisions) > 1:
+        raise ConfigError(
+            f"output: {store.path()} was begun in another precision ({' and '.join(sorted(totals.precisions))}); go on "
+            "where it was begun, set model.dtype and model.device alike, or choose another output folder"
+        )
+
+
+def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
+    """Fail as soon as it is certain, not at the end of the night."""
+    if totals.bad_references:
+        lines = [f"{rows} × {code}" for code, rows in totals.bad_references.most_common()]
+        raise InputError("reference rows could not be captured:", lines)
+    if totals.quarantined > plan.job.max_quarantined * plan.rows:
+        lines = [
+            f"{rows:,} × {code}: {totals.messages[code]} (e.g. {', '.join(totals.examples[code])})"
+            for code, rows in totals.codes.most_common()
+        ]
+        raise InputError(
+            f"{totals.quarantined:,} of {plan.rows:,} rows ({totals.quarantined / plan.rows:.1%}) cannot be used, "
+            f"above max_quarantined ({plan.job.max_quarantined:.1%}); mend them, "
+            "or raise max_quarantined and run again:",
+            lines,
+        )
+
+
+def _vectors(plan: Plan, store: Store, key: str) -> Start:
+    def start(shards: Sequence[Shard], pool: Pool) -> Iterator[Receipt]:
+        spec = capture_spec(plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests)
+        return capture(spec, shards, pool)
+
+    return start

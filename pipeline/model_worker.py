@@ -1,0 +1,159 @@
+"""A model in one actor: takes tokenised shards, writes what it makes of them, and gives back their receipts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tamis.operators.problems import RowProblem
+from tamis.pipeline import receipts
+from tamis.pipeline.capture_spec import CaptureSpec
+from tamis.pipeline.models import fetch
+from tamis.pipeline.receipts import WORK
+from tamis.pipeline.sources import Shard
+
+SHOWN_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """The usable rows of one shard. input_ids: int32 (T_i,) each; finals: int32 (n, 2), the token range of the final
+    answer; responses: those of all answers."""
+
+    input_ids: list[np.ndarray[Any, Any]]
+    finals: np.ndarray[Any, Any]
+    responses: list[np.ndarray[Any, Any]]
+
+
+class ModelWorker:
+    """Base of the actors. Loading and every forward pass run in one thread: Ray makes the actor in one thread and
+    calls it from another, and each of them would keep a team of OpenMP threads, which then share the worker's cores.
+    """
+
+    precision: str
+
+    def __init__(self, spec: CaptureSpec) -> None:
+        self.spec = spec
+        self.token_budget = None if spec.token_budget == "auto" else int(spec.token_budget)
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self.thread.submit(self._start).result()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return self.thread.submit(self._capture, batch).result()
+
+    def load(self, path: str) -> None:
+        """Load the model in folder `path`, and set `precision`."""
+        raise NotImplementedError
+
+    def run(self, rows: TokenRows) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
+        """The columns to write, an entry per row, and the rows that have a problem, whose entries say nothing."""
+        raise NotImplementedError
+
+    def _start(self) -> None:
+        import torch
+
+        spec = self.spec
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        began = time.perf_counter()
+        source = fetch(
+            spec.model,
+            spec.revision,
+            weights=True,
+            pickles=spec.allow_pickle_weights,
+            remote_code=spec.trust_remote_code,
+        )
+        self.load(source.path)
+        self.load_seconds = time.perf_counter() - began
+
+    def _capture(self, batch: pa.Table) -> pa.Table:
+        started = time.time()
+        began = time.perf_counter()
+        batch = batch.combine_chunks()
+        codes, messages = batch.column("code").to_pylist(), batch.column("message").to_pylist()
+        places = np.flatnonzero([code is None for code in codes])
+        columns, problems = self.run(_rows(batch, places))
+        for number, problem in problems.items():
+            codes[places[number]], messages[places[number]] = problem.code, problem.message
+        valid = np.array([code is None for code in codes], dtype=bool)
+        timing = {
+            "precision": self.precision,
+            "load_seconds": self.load_seconds,
+            "started": started,
+            "forward_seconds": time.perf_counter() - began,
+        }
+        lengths = pc.list_value_length(batch.column("input_ids")).to_numpy()
+        answers = batch.column("n_response_tokens").to_numpy()
+        # From the usable rows to all rows, those with a problem being null.
+        spread = np.full(len(valid), -1, dtype=np.int64)
+        spread[places] = np.arange(len(places))
+        taken = pa.array(spread, mask=~valid)
+        table = pa.table(
+            {
+                "code": pa.array(codes, pa.string()),
+                "message": pa.array(messages, pa.string()),
+                "n_tokens": pa.array(np.where(valid, lengths, 0), pa.int32()),
+                "n_response_tokens": pa.array(np.where(valid, answers, 0), pa.int32()),
+                "truncated": pc.and_(batch.column("truncated"), pa.array(valid)),
+                **{name: column.take(taken) for name, column in columns.items()},
+            }
+        )
+        return write_shard(table, notes_of(batch) | timing, self.spec)
+
+
+def _rows(batch: pa.Table, places: np.ndarray[Any, Any]) -> TokenRows:
+    def lists(name: str) -> list[np.ndarray[Any, Any]]:
+        column = batch.column(name).chunk(0) if batch.num_rows else pa.array([], pa.large_list(pa.int32()))
+        offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
+        return [values[offsets[place] : offsets[place + 1]] for place in places]
+
+    responses = [np.stack(pair, axis=1) for pair in zip(lists("starts"), lists("stops"), strict=True)]
+    finals = np.array([ranges[-1] for ranges in responses], dtype=np.int32).reshape(-1, 2)
+    return TokenRows(lists("input_ids"), finals, responses)
+
+
+def notes_of(batch: pa.Table) -> dict[str, Any]:
+    """What was noted of the shard while it was read."""
+    noted = set(batch.column("notes").combine_chunks().to_pylist())
+    if len(noted) != 1:
+        raise AssertionError(f"a block holds {len(noted)} shards; each must travel as one block")
+    notes: dict[str, Any] = json.loads(noted.pop())
+    return notes
+
+
+def write_shard(batch: pa.Table, notes: dict[str, Any], spec: CaptureSpec) -> pa.Table:
+    """Write one captured shard, then its receipt."""
+    shard = Shard.from_json(notes["shard"])
+    if batch.num_rows != shard.rows:
+        raise AssertionError(f"shard {shard.name}: {batch.num_rows} rows arrived of {shard.rows}")
+    written = spec.store.write_table(f"{WORK}/{spec.stage}/{shard.name}.parquet", batch)
+    codes = Counter(code for code in batch.column("code").to_pylist() if code is not None)
+    firsts = dict(zip(batch.column("code").to_pylist(), batch.column("message").to_pylist(), strict=True))
+    examples: dict[str, list[str]] = {}
+    for place, code in enumerate(batch.column("code").to_pylist()):
+        if code is not None and len(examples.setdefault(code, [])) < SHOWN_EXAMPLES:
+            examples[code].append(f"{shard.file.name} row {shard.span.start_row + place}")
+    facts = {
+        "role": shard.role,
+        "quarantined": dict(codes),
+        "messages": {code: firsts[code] for code in codes},
+        "tokens": pc.sum(batch.column("n_tokens")).as_py() or 0,
+        "truncated": pc.sum(batch.column("truncated")).as_py() or 0,
+        "examples": examples,
+        "precision": notes["precision"],
+        "schema": notes["schema"],
+        "file": asdict(written),
+        "seconds": {name: notes[name] for name in ("read_seconds", "forward_seconds", "load_seconds")},
+        "started": notes["started"],
+        "finished": notes["started"] + notes["forward_seconds"],
+    }
+    receipt = receipts.write(spec.store, spec.stage, shard, spec.key, facts)
+    return pa.table({"receipt": [json.dumps(receipt)]})

@@ -1,0 +1,204 @@
+"""TOSS's two reference models: trained here on the job's reference sets, or taken as the job gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tamis.operators.adapters import Adapters
+from tamis.operators.architecture import describe_model, plan_full, read_config
+from tamis.operators.conversation import Dialect, normalise
+from tamis.operators.problems import RowProblem
+from tamis.operators.tokens import ChatTokenizer, Tokenised
+from tamis.pipeline import run_folder
+from tamis.pipeline.engine import Pool
+from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
+from tamis.pipeline.plan import Plan
+from tamis.pipeline.reference_training import REFERENCES, reference_key, train_reference
+from tamis.pipeline.sources import Shard, read
+from tamis.pipeline.store import Store, error_text
+from tamis.pipeline.token_capture import ADAPTER_FILES, Reference
+from tamis.pipeline.token_tables import HARMFUL, UTILITY
+
+TRAINING = "training.json"
+TOKENISATION = "tokenizer and template"
+"""The key of a fingerprint, and of training.json."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A reference model ready to score with. key: what its losses depend on. facts: for the artifact and the report."""
+
+    reference: Reference
+    key: str
+    facts: dict[str, Any]
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class ReferenceModels:
+    """Prepares the reference models of one run, one at a time."""
+
+    plan: Plan
+    store: Store
+    pool: Pool
+
+    @property
+    def base_keys(self) -> dict[str, Any]:
+        """Of the run's fingerprint, what a trained model depends on beside its recipe and its rows."""
+        names = ("model", TOKENISATION, "model.dtype", "model.device", "max_tokens", "overlong")
+        return {name: self.plan.fingerprint[name] for name in names}
+
+    def rows(self, role: str) -> list[Tokenised]:
+        """The reference set of `role`, tokenised as the corpus is. InputError if a row cannot be used."""
+        job, model = self.plan.job, self.plan.model
+        template = chat_template(job.model.template)
+        remote = job.model.trust_remote_code
+        tokenizer = ChatTokenizer.load(model.path, trust_remote_code=remote, template=template)
+        conversations, places = [], []
+        for shard in self._shards(role):
+            dialect = Dialect.from_dict(dict(shard.dialect))
+            for row in read(shard, job.storage_options):
+                if isinstance(row.value, RowProblem):
+                    raise InputError(f"{role} references: row {row.number}: {row.value}")
+                conversations.append(normalise(row.value, dialect))
+                places.append(row.number)
+        encoded = tokenizer.encode(conversations, max_tokens=self.plan.max_tokens, overlong=job.overlong)
+        rows = []
+        for place, outcome in zip(places, encoded, strict=True):
+            if isinstance(outcome, RowProblem):
+                raise InputError(f"{role} references: row {place}: {outcome}")
+            rows.append(outcome)
+        if not rows:
+            raise InputError(f"the {role} references hold no rows; name a file with some")
+        return rows
+
+    def _shards(self, role: str) -> list[Shard]:
+        return [shard for shard in self.plan.reference_shards if shard.role == role]
+
+    def prepare(self, role: str) -> Prepared:
+        """The model `role` (utility or harmful), as the job wants it."""
+        given = getattr(self.plan.job.toss, f"{role}_model")
+        return self._adopt(role, given) if given is not None else self.train(role, role, self.rows(role))
+
+    def train(self, role: str, name: str, rows: Sequence[Tokenised]) -> Prepared:
+        """Train on `rows`, unless that was done. name: of its folder in the artifact."""
+        plan, job = self.plan, self.plan.job
+        key = reference_key(run_folder.key_of(self.base_keys), job.toss.training, rows)
+        notes = {TOKENISATION: plan.fingerprint[TOKENISATION]}
+        facts = train_reference(self.store, name, key, plan.model, job.model, job.toss.training, rows, self.pool, notes)
+        files = facts.pop("files")
+        facts.pop("seconds")  # the artifact of a resumed run is that of an undisturbed one
+        source = ", ".join(dict.fromkeys(shard.file.name for shard in self._shards(role)))
+        shown = {"name": name, "how": "trained", "source": source, **facts}
+        return Prepared(Reference(adapter=f"{REFERENCES}/{name}"), key, shown, files)
+
+    def _adopt(self, role: str, given: str) -> Prepared:
+        """A model that the job names: an adapter is copied into the artifact, a full model is loaded by the workers."""
+        unknown = dict.fromkeys(("rows", "response_tokens", "steps"))
+        facts: dict[str, Any] = {"name": role, "how": "given", "source": given, **unknown, "curve": []}
+        folder = Path(given)
+        if _is_adapter(given):
+            stored = f"{REFERENCES}/{role}"
+            files = [self.store.write(f"{stored}/{name}", _bytes(folder / name)).to_dict() for name in ADAPTER_FILES]
+            return Prepared(Reference(adapter=stored), identity(given), facts, files)
+        source = _full_model(self.plan, role, given)
+        local = source.revision == "local"
+        key = identity(source.path) if local else f"{given}@{source.revision}"
+        return Prepared(Reference(model=source.path if local else given,
+                                  revision=None if local else source.revision), key, facts)  # fmt: skip
+
+
+def check_given(plan: Plan) -> None:
+    """ConfigError if a reference model that the job names cannot be used, before anything is trained."""
+    for role in (UTILITY, HARMFUL):
+        given = getattr(plan.job.toss, f"{role}_model")
+        if given is None:
+            continue
+        _check_tokenizer(plan, role, given)
+        if _is_adapter(given):
+            _check_adapter(plan, role, given)
+        else:
+            _check_full_model(plan, role, given)
+
+
+def _is_adapter(given: str) -> bool:
+    return any((Path(given) / name).is_file() for name in ADAPTER_FILES)
+
+
+def _check_adapter(plan: Plan, role: str, given: str) -> None:
+    for name in ADAPTER_FILES:
+        _bytes(Path(given) / name)
+    remote = plan.job.model.trust_remote_code
+    try:
+        whole = plan_full(read_config(plan.model.path, revision=None, trust_remote_code=remote))
+        with torch.device("meta"):
+            model = whole.model_class(whole.config)
+        # Weights of the base that lie beside the adapter's cannot be compared here; the workers do.
+        with suppress(NotImplementedError):
+            Adapters(model, {role: given})
+    except ValueError as error:
+        raise ConfigError(f"toss.{role}_model: {error}") from None
+
+
+def _check_full_model(plan: Plan, role: str, given: str) -> None:
+    remote = plan.job.model.trust_remote_code
+    source = _full_model(plan, role, given)
+    try:
+        info = describe_model(source.path, trust_remote_code=remote)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"toss.{role}_model: {given}: {error}") from None
+    if info.vocabulary < plan.model_info.vocabulary:
+        raise ConfigError(
+            f"toss.{role}_model: {given} has an embedding of {info.vocabulary:,} rows, the job's model one of "
+            f"{plan.model_info.vocabulary:,}; a reference model is fine-tuned from the job's model"
+        )
+
+
+def _full_model(plan: Plan, role: str, given: str) -> ModelSource:
+    try:
+        return fetch(given, None, weights=False, remote_code=plan.job.model.trust_remote_code)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("model.name:", f"toss.{role}_model:", 1)) from None
+
+
+def _check_tokenizer(plan: Plan, role: str, given: str) -> None:
+    """ConfigError if a tokenizer lies beside a given model and is not the job's: its losses would be of other tokens.
+    What tamis itself has trained says so in training.json.
+    """
+    folder, template = Path(given), chat_template(plan.job.model.template)
+    told = _read_json(folder / TRAINING).get(TOKENISATION)
+    if told is None and (folder / "tokenizer.json").is_file():
+        try:
+            told = ChatTokenizer.load(given, template=template).fingerprint
+        except (ValueError, OSError):
+            told = None
+    if told is not None and told != plan.fingerprint[TOKENISATION]:
+        raise ConfigError(
+            f"toss.{role}_model: {given} was trained with another tokenizer or chat template than the job's; its "
+            "losses would be of other tokens. Train it anew (leave the setting out), or set model.template"
+        )
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error_text(error)}); an adapter is {' and '.join(ADAPTER_FILES)}"
+        ) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

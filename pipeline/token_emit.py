@@ -1,0 +1,163 @@
+"""Emit of a method that masks tokens: rows + risk + cut -> kept, dropped, quarantine and scores of each shard.
+
+kept/ has the original columns and what a trainer reads: input_ids, labels with -100 on prompt and discarded tokens, and
+the risk of every response token. A sample of which every response token is discarded goes to dropped/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tamis.operators.methods.toss import per_row_counts, training_columns
+from tamis.pipeline import receipts
+from tamis.pipeline.engine import stream
+from tamis.pipeline.identifiers import sample_ids
+from tamis.pipeline.originals import originals, quarantine_table
+from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.sources import Shard
+from tamis.pipeline.store import Store
+from tamis.pipeline.token_fit import TokenCut, discarded_tokens
+from tamis.pipeline.token_tables import Ragged, TokenShard, read_tokens
+
+STAGE = "emit"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenEmitSpec:
+    """All that a task needs. method: its name, for the tables. round: whose losses decide."""
+
+    store: Store
+    options: Mapping[str, Any]
+    key: str
+    schema: bytes
+    method: str
+    round: int
+    cut: TokenCut
+
+    def opened_schema(self) -> pa.Schema:
+        return pa.ipc.read_schema(pa.py_buffer(self.schema))
+
+
+def emit_tokens(
+    spec: TokenEmitSpec, shards: Sequence[Shard], quotas: Sequence[int], task_cpus: float
+) -> Iterator[Receipt]:
+    """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed."""
+    items = [(shard.to_json(), quota) for shard, quota in zip(shards, quotas, strict=True)]
+    for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus):
+        yield receipt
+
+
+def _emit_shard(item: tuple[str, int], spec: TokenEmitSpec) -> Receipt:
+    shard, quota = Shard.from_json(item[0]), item[1]
+    read = read_tokens(spec.store, shard.name, spec.round, tokens=True)
+    discarded = discarded_tokens(read.risk, spec.cut, quota)
+    counts = per_row_counts(discarded, read.risk.offsets)
+    emptied = counts == read.risk.lengths
+    table, _, unreadable = originals(shard, spec.options, spec.opened_schema(), read.valid)
+    trained = _with_training_columns(table, read, discarded)
+
+    files = [spec.store.write_table(f"kept/{shard.name}.parquet", trained.filter(pa.array(~emptied)))]
+    means = _means(read.risk)
+    if emptied.any():
+        chosen = _with_reasons(table.filter(pa.array(emptied)), means[emptied], counts[emptied], spec.method)
+        files.append(spec.store.write_table(f"dropped/{shard.name}.parquet", chosen))
+    if not read.valid.all():
+        quarantined = quarantine_table(shard, read.facts, unreadable)
+        files.append(spec.store.write_table(f"quarantine/{shard.name}.parquet", quarantined))
+    scores = _scores_table(shard, read, means, counts, emptied, spec.method)
+    files.append(spec.store.write_table(f"scores/{shard.name}.parquet", scores))
+    facts = {
+        "source": shard.file.name,
+        "counts": {
+            "kept": int((~emptied).sum()),
+            "dropped": int(emptied.sum()),
+            "quarantined": int((~read.valid).sum()),
+        },
+        "tokens": {"response": len(discarded), "discarded": int(discarded.sum())},
+        "files": [written.to_dict() for written in files],
+    }
+    return receipts.write(spec.store, STAGE, shard, spec.key, facts)
+
+
+def _with_training_columns(table: pa.Table, read: TokenShard, discarded: np.ndarray[Any, Any]) -> pa.Table:
+    assert read.input_ids is not None
+    assert read.starts is not None
+    assert read.stops is not None
+    labels, risk, scored = training_columns(
+        read.input_ids.values, read.input_ids.offsets, read.starts.values, read.stops.values, read.starts.offsets,
+        read.risk.values, discarded,
+    )  # fmt: skip
+    offsets = read.input_ids.offsets
+    columns = {
+        "input_ids": _lists(pa.array(read.input_ids.values, pa.int32()), offsets),
+        "labels": _lists(pa.array(labels, pa.int64()), offsets),
+        "token_risk": _lists(pa.array(risk, pa.float32(), mask=~scored), offsets),
+    }
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def _lists(values: pa.Array, offsets: np.ndarray[Any, Any]) -> pa.Array:
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values).cast(pa.list_(values.type))
+
+
+def _means(risk: Ragged) -> np.ndarray[Any, Any]:
+    """float32 (rows,): the mean risk of each row's response tokens; every row has some."""
+    sums = np.add.reduceat(np.append(risk.values, 0.0).astype(np.float64), risk.offsets[:-1])
+    means: np.ndarray[Any, Any] = (sums / np.maximum(risk.lengths, 1)).astype(np.float32)
+    return means
+
+
+def _with_reasons(table: pa.Table, scores: np.ndarray[Any, Any], counts: np.ndarray[Any, Any], method: str) -> pa.Table:
+    added = {
+        "method": pa.array([method] * len(counts), pa.string()),
+        "score": pa.array(scores, pa.float32()),
+        "reason": pa.array([f"all {count} response tokens are discarded" for count in counts], pa.string()),
+    }
+    for name, column in added.items():
+        table = table.append_column(name if name not in table.schema.names else f"tamis_{name}", column)
+    return table
+
+
+def empty_dropped(schema: pa.Schema) -> pa.Table:
+    """What dropped/ holds when nothing was dropped: its columns and no row."""
+    nothing = np.zeros(0, dtype=np.float32)
+    return _with_reasons(schema.empty_table(), nothing, nothing, "")
+
+
+def _scores_table(
+    shard: Shard,
+    read: TokenShard,
+    means: np.ndarray[Any, Any],
+    counts: np.ndarray[Any, Any],
+    emptied: np.ndarray[Any, Any],
+    method: str,
+) -> pa.Table:
+    decisions = np.full(len(read.valid), "quarantined", dtype="<U11")
+    decisions[read.valid] = np.where(emptied, "dropped", "kept")
+    starts = read.risk.offsets[:-1]
+    highest = np.maximum.reduceat(np.append(read.risk.values, np.float32(-np.inf)), starts)
+
+    def spread(values: np.ndarray[Any, Any], kind: pa.DataType) -> pa.Array:
+        full = np.zeros(len(read.valid), dtype=values.dtype)
+        full[read.valid] = values
+        return pa.array(full, kind, mask=~read.valid)
+
+    return pa.table(
+        {
+            "sample_id": pa.array(sample_ids(shard.file.name, shard.span.start_row, shard.rows), pa.string()),
+            "source": pa.array([shard.file.name] * shard.rows, pa.string()),
+            "row": pa.array(np.arange(shard.span.start_row, shard.span.stop_row), pa.int64()),
+            method: spread(means, pa.float32()),
+            f"{method}_highest": spread(highest, pa.float32()),
+            "n_discarded": spread(counts, pa.int32()),
+            "decision": pa.array(decisions.tolist(), pa.string()),
+            **{name: read.facts.column(name) for name in ("n_tokens", "n_response_tokens", "truncated")},
+        }
+    )

@@ -1,0 +1,203 @@
+"""The end of a run that masks tokens: dataset card, report, and last of all the manifest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline.errors import InternalError
+from tamis.pipeline.fit import ARTIFACT
+from tamis.pipeline.identifiers import sample_ids
+from tamis.pipeline.models import chat_template, fetch
+from tamis.pipeline.originals import output_schema
+from tamis.pipeline.plan import Plan
+from tamis.pipeline.publish import input_facts, model_facts, versions
+from tamis.pipeline.reference_models import Prepared
+from tamis.pipeline.report import render_card, render_token_report
+from tamis.pipeline.run_folder import MANIFEST
+from tamis.pipeline.store import Store
+from tamis.pipeline.token_emit import empty_dropped
+from tamis.pipeline.token_fit import TokenSelection
+from tamis.pipeline.token_statistics import Example, TokenStatistics
+from tamis.pipeline.totals import CaptureTotals, TokenTotals
+
+SHOWN_STRINGS = 40
+
+
+@dataclass
+class Round:
+    """One scoring of the corpus. added: samples that it moved into the harmful set. overlap: share of the tokens that
+    it would discard which are discarded in the end, too."""
+
+    number: int
+    harmful_rows: int | None
+    added: int = 0
+    mean_risk: float = 0.0
+    cut: float | None = None
+    overlap: float | None = None
+
+
+def publish_tokens(
+    store: Store,
+    plan: Plan,
+    prepared: Sequence[Prepared],
+    selection: TokenSelection,
+    statistics: TokenStatistics,
+    rounds: Sequence[Round],
+    captured: CaptureTotals,
+    emitted: TokenTotals,
+    timings: Mapping[str, Mapping[str, float]],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """Write everything that is left and return the manifest. InternalError if a row or a token is missing anywhere."""
+    counts = {"rows_in": plan.rows, **{name: emitted.counts[name] for name in ("kept", "dropped", "quarantined")}}
+    if counts["rows_in"] != counts["kept"] + counts["dropped"] + counts["quarantined"]:
+        raise InternalError(f"rows were lost or doubled: {counts}; nothing was published, please report this")
+    tokens = {"response": emitted.tokens["response"], "discarded": emitted.tokens["discarded"]}
+    expected = {"response": selection.sums.count, "discarded": selection.discarded}
+    for name, wanted in expected.items():
+        if wanted is not None and tokens[name] != wanted:
+            raise InternalError(f"{tokens[name]:,} {name} tokens were written, {wanted:,} expected; please report this")
+    counts["truncated"] = captured.truncated
+    files = [*emitted.files, *(file for item in prepared for file in item.files)]
+    summary = _summary(plan, prepared, selection, statistics, rounds, captured, emitted, timings, counts, tokens, notes)
+    artifact = {
+        "method": plan.job.method[0],
+        "tokens": summary["tokens"],
+        "references": summary["references"],
+        "rounds": summary["rounds"],
+        "fingerprint": dict(plan.fingerprint),
+    }
+    files.append(store.write_json(f"{ARTIFACT}/{plan.job.method[0]}.json", artifact).to_dict())
+    if not counts["dropped"]:
+        schema = output_schema(plan.schema, captured.seen_schema())
+        files.append(store.write_table("dropped/000000-none.parquet", empty_dropped(schema)).to_dict())
+    files.append(store.write("README.md", render_card(summary).encode()).to_dict())
+    files.append(store.write("report.html", render_token_report(with_pieces(store, summary)).encode()).to_dict())
+    files.sort(key=lambda file: str(file["name"]))
+    manifest = {"complete": True, **summary, "files": files}
+    store.write_json(MANIFEST, manifest)
+    return manifest
+
+
+def with_pieces(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary with the tokens of its examples, read from the output itself. Only the report holds them."""
+    spec = summary["job"]["model"]
+    source = fetch(spec["name"], spec["revision"], weights=False, remote_code=spec["trust_remote_code"])
+    tokenizer = ChatTokenizer.load(
+        source.path, trust_remote_code=spec["trust_remote_code"], template=chat_template(spec["template"])
+    )
+    examples = [{**item, "pieces": _pieces(store, item, tokenizer)} for item in summary["examples"]]
+    return {**summary, "examples": examples}
+
+
+def _pieces(store: Store, example: Mapping[str, Any], tokenizer: ChatTokenizer) -> list[dict[str, Any]]:
+    """Only kept samples have their tokens in the output."""
+    if example["decision"] != "kept":
+        return []
+    scores = store.read_table(f"scores/{example['shard']}.parquet", ["row", "decision"])
+    here = pc.index(scores.column("row"), example["row"]).as_py()
+    before = pc.sum(pc.equal(scores.column("decision").slice(0, here), "kept")).as_py() or 0
+    columns = ["input_ids", "labels", "token_risk"]
+    [row] = store.read_table(f"kept/{example['shard']}.parquet", columns).slice(before, 1).to_pylist()
+    return [
+        {"text": text, "risk": risk, "discarded": risk is not None and label == -100}
+        for text, risk, label in zip(tokenizer.pieces(row["input_ids"]), row["token_risk"], row["labels"], strict=True)
+    ]
+
+
+def _summary(
+    plan: Plan,
+    prepared: Sequence[Prepared],
+    selection: TokenSelection,
+    statistics: TokenStatistics,
+    rounds: Sequence[Round],
+    captured: CaptureTotals,
+    emitted: TokenTotals,
+    timings: Mapping[str, Mapping[str, float]],
+    counts: Mapping[str, int],
+    tokens: Mapping[str, int],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    job, threshold = plan.job, selection.cut.threshold
+    warnings = list(dict.fromkeys(notes))
+    if not tokens["discarded"]:
+        warnings.append("nothing was discarded: the share of so few tokens is less than one")
+    several = list(rounds) if job.method == ["toss-pro"] else []
+    return {
+        "kind": "tokens",
+        "title": f"tamis · {job.method[0]} on {plan.rows:,} rows",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tamis_version": importlib.metadata.version("tamis"),
+        "job": job.model_dump(mode="json"),
+        "fingerprint": dict(plan.fingerprint),
+        "versions": versions(),
+        "input": input_facts(plan),
+        "model": model_facts(plan),
+        "counts": dict(counts),
+        "quarantine_codes": {
+            code: {"rows": rows, "message": captured.messages[code]} for code, rows in captured.codes.most_common()
+        },
+        "method": job.method[0],
+        "tokens": {
+            **tokens,
+            "requested": job.toss.discard,
+            "scope": job.toss.scope,
+            "cut": None if threshold is None or not selection.discarded else threshold.value,
+            "at_cut": selection.at_cut,
+        },
+        "references": [item.facts for item in prepared],
+        **statistics.for_report(selection.sums.low, selection.sums.high),
+        "token_strings": _strings(plan, statistics),
+        "sources": [
+            {"source": source, "rows": rows, "dropped": dropped, "tokens": response, "discarded": discarded}
+            for source, (rows, dropped, response, discarded) in sorted(emitted.sources.items())
+        ],
+        "rounds": [{"round": item.number, **{k: v for k, v in asdict(item).items() if k != "number"}}
+                   for item in several],
+        "examples": [_example(plan, item) for item in statistics.examples],
+        "timings": {name: dict(timing) for name, timing in timings.items()},
+        "warnings": warnings,
+    }  # fmt: skip
+
+
+def _strings(plan: Plan, statistics: TokenStatistics) -> list[dict[str, Any]]:
+    """The tokens that are discarded most often, as the tokenizer spells each by itself."""
+    order = np.argsort(-statistics.by_token.discarded, kind="stable")[:SHOWN_STRINGS]
+    chosen = [int(number) for number in order if statistics.by_token.discarded[number]]
+    template = chat_template(plan.job.model.template)
+    tokenizer = ChatTokenizer.load(
+        plan.model.path, trust_remote_code=plan.job.model.trust_remote_code, template=template
+    )
+    return [
+        {
+            "token": tokenizer.spelling(number),
+            "id": number,
+            "tokens": int(statistics.by_token.counts[number]),
+            "discarded": int(statistics.by_token.discarded[number]),
+        }
+        for number in chosen
+    ]
+
+
+def _example(plan: Plan, item: Example) -> dict[str, Any]:
+    shard = plan.shards[item.shard]
+    row = shard.span.start_row + item.place
+    [sample_id] = sample_ids(shard.file.name, row, 1)
+    return {
+        "sample_id": sample_id,
+        "source": shard.file.name,
+        "row": row,
+        "shard": shard.name,
+        "decision": "dropped" if item.discarded == item.tokens else "kept",
+        "n_response_tokens": item.tokens,
+        "discarded": item.discarded,
+        "group": item.group,
+    }

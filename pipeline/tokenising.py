@@ -1,0 +1,105 @@
+"""A shard -> token ids and answer ranges, one row per input row: the first task of every stage that runs a model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tamis.operators.conversation import Dialect, normalise
+from tamis.operators.problems import RowProblem
+from tamis.operators.schema import infer_rows
+from tamis.operators.tokens import ChatTokenizer, Tokenised
+from tamis.pipeline.capture_spec import CaptureSpec
+from tamis.pipeline.files import TEXT_FORMATS, encode_schema
+from tamis.pipeline.models import fetch
+from tamis.pipeline.sources import CORPUS, Row, Shard, read
+
+
+def tokenise_shard(batch: pa.Table, spec: CaptureSpec) -> pa.Table:
+    """One shard: a row per input row with its tokens and the ranges of its answers (starts, stops), or with the code
+    and message of its problem."""
+    [text] = batch.column("shard").to_pylist()
+    shard = Shard.from_json(text)
+    began = time.perf_counter()
+    dialect = Dialect.from_dict(dict(shard.dialect))
+    columns = None if shard.file.format in TEXT_FORMATS else [column for _, column in dialect.columns]
+    rows = read(shard, spec.options, columns)
+    outcomes: list[Any] = [None] * len(rows)
+    conversations, places = [], []
+    for place, row in enumerate(rows):
+        try:
+            if isinstance(row.value, RowProblem):
+                raise row.value
+            conversations.append(normalise(row.value, dialect))
+            places.append(place)
+        except RowProblem as problem:
+            outcomes[place] = problem
+    tokenizer = _tokenizer(spec.model, spec.revision, spec.trust_remote_code, spec.template)
+    encoded = tokenizer.encode(
+        conversations,
+        max_tokens=spec.max_tokens,
+        overlong=spec.overlong,  # type: ignore[arg-type]
+    )
+    needs_prompt = any(request.position == "last_prompt_token" for request in spec.requests)
+    for place, outcome in zip(places, encoded, strict=True):
+        if needs_prompt and isinstance(outcome, Tokenised) and outcome.prompt_cut:
+            outcome = RowProblem(
+                "prompt_cut", "the cut to max_tokens left no token of the prompt, which the method reads"
+            )
+        outcomes[place] = outcome
+    notes = {"shard": text, "schema": _schema_of(shard, rows, outcomes), "read_seconds": time.perf_counter() - began}
+    return _tokens_table(outcomes, json.dumps(notes))
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(model: str, revision: str | None, remote_code: bool, template: str | None) -> ChatTokenizer:
+    """Kept for the life of the worker process: opening a tokenizer takes longer than a shard."""
+    path = fetch(model, revision, weights=False, remote_code=remote_code).path
+    return ChatTokenizer.load(path, trust_remote_code=remote_code, template=template)
+
+
+def _schema_of(shard: Shard, rows: Sequence[Row], outcomes: Sequence[Any]) -> str | None:
+    """JSON has no schema before its rows are read; each shard says what its usable rows held, unsettled. A row on its
+    way to quarantine has no say: one string where all others have a list would turn the column into text."""
+    if shard.role != CORPUS or shard.file.format not in {"json", "jsonl"}:
+        return None
+    usable = [
+        row.value
+        for row, outcome in zip(rows, outcomes, strict=True)
+        if not isinstance(outcome, RowProblem) and not isinstance(row.value, RowProblem)
+    ]
+    return encode_schema(infer_rows(usable))
+
+
+def _tokens_table(outcomes: Sequence[Any], notes: str) -> pa.Table:
+    good = [None if isinstance(outcome, RowProblem) else outcome for outcome in outcomes]
+    bad = [outcome if isinstance(outcome, RowProblem) else None for outcome in outcomes]
+    lengths = np.array([0 if row is None else len(row.input_ids) for row in good], dtype=np.int64)
+    flat = [row.input_ids for row in good if row is not None]
+    ranges = [() if row is None else row.responses for row in good]
+    spans = np.array([span for row in ranges for span in row], dtype=np.int32).reshape(-1, 2)
+    turns = _offsets([len(row) for row in ranges])
+    return pa.table(
+        {
+            "notes": pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(good), np.int32)), pa.array([notes])),
+            "code": pa.array([None if p is None else p.code for p in bad], pa.string()),
+            "message": pa.array([None if p is None else p.message for p in bad], pa.string()),
+            "input_ids": pa.LargeListArray.from_arrays(
+                _offsets(lengths), pa.array(np.concatenate(flat) if flat else np.empty(0), pa.int32())
+            ),
+            "starts": pa.LargeListArray.from_arrays(turns, pa.array(spans[:, 0])),
+            "stops": pa.LargeListArray.from_arrays(turns, pa.array(spans[:, 1])),
+            "n_response_tokens": pa.array([sum(stop - start for start, stop in row) for row in ranges], pa.int32()),
+            "truncated": pa.array([row is not None and row.truncated for row in good], pa.bool_()),
+        }
+    )
+
+
+def _offsets(lengths: Sequence[int] | np.ndarray[Any, Any]) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())

@@ -1,0 +1,230 @@
+"""TOSS and TOSS-Pro, from top to bottom: the reference models, the losses of every token, the cut, the output.
+
+Every stage skips what an earlier, interrupted run of the same job has done, so resuming is running again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tamis.operators.tokens import Tokenised
+from tamis.pipeline import receipts, run_folder
+from tamis.pipeline.capture import capture
+from tamis.pipeline.capture_spec import capture_spec
+from tamis.pipeline.capture_stage import Timings, run_capture
+from tamis.pipeline.engine import Cluster, Pool, ray_session, size_pool
+from tamis.pipeline.originals import output_schema
+from tamis.pipeline.plan import Plan, check_columns
+from tamis.pipeline.progress import Progress
+from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.reference_models import Prepared, ReferenceModels, check_given
+from tamis.pipeline.sources import Shard
+from tamis.pipeline.store import Store
+from tamis.pipeline.token_capture import LossSpec, Reference, TokenScorer
+from tamis.pipeline.token_emit import STAGE as EMIT
+from tamis.pipeline.token_emit import TokenEmitSpec, emit_tokens
+from tamis.pipeline.token_fit import (
+    TokenSelection,
+    chosen_rows,
+    digest,
+    pick_samples,
+    select_tokens,
+    shared_rows,
+)
+from tamis.pipeline.token_publish import Round, publish_tokens
+from tamis.pipeline.token_statistics import TokenStatistics, overlap, token_statistics
+from tamis.pipeline.token_tables import HARMFUL, UTILITY, stage_of
+from tamis.pipeline.totals import CaptureTotals, TokenTotals
+
+LOSS_COLUMNS = (UTILITY, HARMFUL)
+
+
+def train_references(plan: Plan, store: Store, address: str | None) -> list[Prepared]:
+    """The reference models alone: what `tamis references` does. What is trained already is not trained again."""
+    check_given(plan)
+    with ray_session(address) as cluster:
+        models = ReferenceModels(plan, store, _pool(plan, cluster))
+        return [models.prepare(role) for role in LOSS_COLUMNS]
+
+
+def curate_tokens(plan: Plan, store: Store, address: str | None, timings: Timings, began: float) -> dict[str, Any]:
+    """Run the plan to its end and return its manifest. Raises TamisError."""
+    check_given(plan)
+    with ray_session(address) as cluster:
+        timings["ray_start"] = {"seconds": cluster.seconds_to_start}
+        run = _Run(plan, store, cluster, timings)
+        run.score()
+        for number in range(1, _rounds(plan) + 1):
+            if not run.add_round(number):
+                break
+        selection = run.select()
+        emitted = run.emit(selection)
+        statistics = run.statistics(selection)
+    timings["total"] = {"seconds": time.monotonic() - began}
+    return publish_tokens(
+        store, plan, list(run.prepared.values()), selection, statistics, run.rounds, run.captured, emitted, timings,
+        run.notes,
+    )  # fmt: skip
+
+
+def _rounds(plan: Plan) -> int:
+    return plan.job.toss.rounds if plan.job.method == ["toss-pro"] else 0
+
+
+def _pool(plan: Plan, cluster: Cluster) -> Pool:
+    return size_pool(cluster, plan.job.workers, plan.job.model.device, plan.job.model.gpus_per_worker)
+
+
+@dataclass
+class _Run:
+    """What a run knows so far. prepared: the reference models by name. key: of the losses of the latest round."""
+
+    plan: Plan
+    store: Store
+    cluster: Cluster
+    timings: Timings
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    rounds: list[Round] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    captured: CaptureTotals = field(default_factory=CaptureTotals)
+    key: str = ""
+    harmful_rows: list[Tokenised] = field(default_factory=list)
+    excluded: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.models = ReferenceModels(self.plan, self.store, _pool(self.plan, self.cluster))
+        self.notes.extend(self.plan.warnings)
+
+    @property
+    def latest(self) -> int:
+        """The number of the latest scoring round."""
+        return len(self.rounds) - 1
+
+    # --- scoring --------------------------------------------------------------------------------------------------
+
+    def score(self) -> None:
+        """Round 0: both reference models, and the losses of all tokens under both."""
+        began = time.monotonic()
+        for role in LOSS_COLUMNS:
+            self.prepared[role] = self.models.prepare(role)
+        self.timings["references"] = {"seconds": time.monotonic() - began}
+        references = {role: self.prepared[role].reference for role in LOSS_COLUMNS}
+        self.captured = self._losses(references, with_tokens=True)
+        # The plan knows the columns of typed files; those of JSON are known now.
+        check_columns(output_schema(self.plan.schema, self.captured.seen_schema()))
+        self._note_shared()
+
+    def add_round(self, number: int) -> bool:
+        """TOSS-Pro: the samples of the riskiest tokens join the harmful set, on which the model is trained anew.
+        False if there is no sample left to join it.
+        """
+        began = time.monotonic()
+        job, shards = self.plan.job, self.plan.shards
+        if not self.harmful_rows:
+            self.harmful_rows = self.models.rows(HARMFUL)
+        wanted = job.toss.samples_per_round or len(self.harmful_rows)
+        picked = pick_samples(self.store, shards, self.latest, wanted, self.excluded)
+        rows = chosen_rows(self.store, picked)
+        self.rounds[-1].added = len(rows)
+        if not rows:
+            self.notes.append(f"round {number} found no sample to add; the rounds ended there")
+            return False
+        for name, places in picked.items():
+            self.excluded[name] = sorted([*self.excluded.get(name, ()), *places])
+        self.harmful_rows = [*self.harmful_rows, *rows]
+        name = f"{HARMFUL}-{number}"
+        self.prepared[name] = self.models.train(HARMFUL, name, self.harmful_rows)
+        self.timings[f"references, round {number}"] = {"seconds": time.monotonic() - began}
+        later = self._losses({HARMFUL: self.prepared[name].reference}, with_tokens=False)
+        # Rows that cannot be read are counted in each round; what only this round refused is added.
+        self.captured.codes |= later.codes
+        self.captured.messages = {**later.messages, **self.captured.messages}
+        return True
+
+    def _losses(self, references: Mapping[str, Reference], *, with_tokens: bool) -> CaptureTotals:
+        """Score the corpus under these models, as the next round."""
+        round = len(self.rounds)
+        self.key = run_folder.key_of(
+            {**self.plan.fingerprint, "references": {name: item.key for name, item in self.prepared.items()}}
+        )
+
+        def start(shards: Sequence[Shard], pool: Pool) -> Iterator[Receipt]:
+            plan = self.plan
+            base = capture_spec(plan.job, plan.model, self.store, self.key, pool, plan.max_tokens, (), stage_of(round))
+            spec = LossSpec(**vars(base), references=dict(references), with_tokens=with_tokens)
+            return capture(spec, shards, pool, TokenScorer)
+
+        totals = run_capture(
+            self.plan, self.store, self.key, self.cluster, self.timings, self.plan.shards, stage_of(round), start
+        )
+        self.rounds.append(Round(number=round, harmful_rows=len(self.harmful_rows) or None))
+        return totals
+
+    def _note_shared(self) -> None:
+        """Corpus rows that are in a reference set, too: worth a word, and not to be added to the harmful set again."""
+        digests = {
+            role: frozenset(digest(row.input_ids) for row in self.models.rows(role))
+            for role in LOSS_COLUMNS
+            if any(shard.role == role for shard in self.plan.reference_shards)
+        }
+        for role, shared in shared_rows(self.store, self.plan.shards, digests).items():
+            count = sum(len(places) for places in shared.values())
+            if count:
+                self.notes.append(
+                    f"{count:,} rows of the corpus are in the {role} references, too; the model has seen their answers"
+                )
+            if role == HARMFUL:
+                self.excluded = shared
+
+    # --- cut and output -------------------------------------------------------------------------------------------
+
+    def select(self) -> TokenSelection:
+        """The exact cut of the last round; those of the earlier ones for the report."""
+        began = time.monotonic()
+        toss, shards = self.plan.job.toss, self.plan.shards
+        selection: TokenSelection | None = None
+        for round in reversed(self.rounds):
+            found = select_tokens(self.store, shards, round.number, toss.discard, toss.scope)
+            round.mean_risk = found.sums.total / found.sums.count
+            round.cut = found.cut.threshold.value if found.cut.threshold is not None else None
+            if selection is None:
+                selection = found
+            else:
+                round.overlap = overlap(self.store, shards, round.number, found, self.latest, selection)
+        assert selection is not None
+        self.timings["fit"] = {"seconds": time.monotonic() - began}
+        return selection
+
+    def emit(self, selection: TokenSelection) -> TokenTotals:
+        began = time.monotonic()
+        plan = self.plan
+        spec = TokenEmitSpec(
+            store=self.store,
+            options=plan.job.storage_options,
+            key=self.key,
+            schema=output_schema(plan.schema, self.captured.seen_schema()).serialize().to_pybytes(),
+            method=plan.job.method[0],
+            round=self.latest,
+            cut=selection.cut,
+        )
+        totals = TokenTotals()
+        finished = set()
+        for receipt in receipts.done(self.store, EMIT, plan.shards, self.key):
+            totals.add(receipt)
+            finished.add(receipt["shard"])
+        left = [(s, q) for s, q in zip(plan.shards, selection.quotas, strict=True) if s.name not in finished]
+        progress = Progress("emit", plan.rows, skipped=totals.rows)
+        shards, quotas = [s for s, _ in left], [q for _, q in left]
+        for receipt in emit_tokens(spec, shards, quotas, min(1.0, self.cluster.cpus)):
+            totals.add(receipt)
+            progress.advance(receipt["rows"])
+        progress.finish()
+        seconds = time.monotonic() - began
+        self.timings["emit"] = {"seconds": seconds, "rows_per_second": sum(s.rows for s in shards) / max(seconds, 1e-9)}
+        return totals
+
+    def statistics(self, selection: TokenSelection) -> TokenStatistics:
+        return token_statistics(self.store, self.plan.shards, self.latest, selection, self.plan.model_info.vocabulary)

@@ -1,0 +1,144 @@
+"""Train on a corpus whose tokens were selected: kept/ of a TOSS run -> batches and losses for transformers' Trainer.
+
+A row of kept/ has `input_ids`, `labels` (-100 on prompt and discarded tokens) and `token_risk` (null on prompt tokens),
+so any trainer that takes labels can read it; those divide the loss by the number of kept tokens. The paper divides it
+by the number of ALL response tokens, so that a batch with many discarded tokens takes a smaller step, not the same one
+on fewer tokens (arXiv 2603.01185). That is `curated_trainer`; its two parts work apart from it, too:
+
+    Trainer(..., data_collator=SelectiveCollator(pad_token_id), compute_loss_func=response_mean_loss)
+
+with TrainingArguments(remove_unused_columns=False), because token_risk is no argument of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainingArguments
+
+from tamis.operators.methods.toss import IGNORED
+
+DISCARDED = IGNORED - 1
+"""The label of a discarded response token inside a batch. The Trainer counts the labels other than -100 over all
+batches of a step, on all devices, and gives the loss that number: so it is the number of all response tokens."""
+
+Normalise = Literal["responses", "samples"]
+
+
+@dataclass(frozen=True)
+class SelectiveCollator:
+    """Rows of kept/ -> input_ids, attention_mask and labels, int64 (rows, longest), padded on the right.
+
+    labels: a token's id where it is learned from, -101 on discarded response tokens, -100 elsewhere and on the first
+    token of a row, which nothing predicts. Only the losses below understand -101; others fail on it.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Raises ValueError for a row without token_risk, and for one whose columns do not belong together."""
+        shape = (len(rows), max(len(row["input_ids"]) for row in rows))
+        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+        attention_mask = np.zeros(shape, dtype=np.int64)
+        labels = np.full(shape, IGNORED, dtype=np.int64)
+        for place, row in enumerate(rows):
+            length = len(row["input_ids"])
+            input_ids[place, :length] = row["input_ids"]
+            attention_mask[place, :length] = 1
+            labels[place, :length] = _marked_labels(row)
+        labels[:, 0] = IGNORED
+        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _marked_labels(row: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    if "token_risk" not in row:
+        raise ValueError(
+            f"a row has no token_risk, only {sorted(row)}: is it of kept/, and is remove_unused_columns=False set?"
+        )
+    labels = np.array(row["labels"], dtype=np.int64)
+    response = ~np.isnan(np.array(row["token_risk"], dtype=np.float64))  # a null becomes NaN
+    if not len(labels) == len(response) == len(row["input_ids"]):
+        raise ValueError(f"a row has {len(row['input_ids'])} input_ids, {len(labels)} labels and {len(response)} risks")
+    kept = labels != IGNORED
+    if (kept & ~response).any():
+        raise ValueError("a row has labels on tokens without a risk: its columns are not of one run")
+    labels[response & ~kept] = DISCARDED
+    return labels
+
+
+def response_mean_loss(
+    outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """The paper's loss: the sum of the kept tokens' losses over the number of all response tokens; a scalar.
+
+    outputs: with logits (rows, tokens, vocabulary). labels: of SelectiveCollator. num_items_in_batch: the number of
+    response tokens of all batches of the step, as the Trainer counts it; None counts this batch. 0, with gradients of
+    0, where no token is kept. The logits of kept tokens alone are turned into float32.
+    """
+    losses, _ = _kept_losses(outputs["logits"], labels)
+    responses = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+    loss: torch.Tensor = losses.sum() / torch.as_tensor(responses, device=losses.device).clamp(min=1)
+    return loss
+
+
+def sample_mean_loss(
+    outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """The mean over the batch's samples of each one's mean loss per kept token; a scalar.
+
+    That is what the authors' code computes, but a sample with no kept token counts as 0 there where theirs is NaN.
+    Samples, not tokens, are counted, so num_items_in_batch is of no use and the Trainer must average the batches of a
+    step, as `curated_trainer` tells it to; that is exact where they have the same number of rows.
+    """
+    losses, kept = _kept_losses(outputs["logits"], labels)
+    sums = torch.zeros(len(labels), device=losses.device).index_add(0, kept.nonzero()[:, 0], losses)
+    loss: torch.Tensor = (sums / kept.sum(dim=1).clamp(min=1)).mean()
+    return loss
+
+
+def _kept_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """float32 (kept,): the loss of each kept token, in order; and bool (rows, tokens - 1): where they are."""
+    targets = labels[:, 1:].to(logits.device)
+    kept = targets >= 0
+    losses: torch.Tensor = cross_entropy(logits[:, :-1][kept].float(), targets[kept], reduction="none")
+    return losses, kept
+
+
+LOSSES = {"responses": response_mean_loss, "samples": sample_mean_loss}
+
+
+def curated_trainer(
+    model: Any,
+    args: TrainingArguments,
+    train_dataset: Any,
+    pad_token_id: int,
+    normalise: Normalise = "responses",
+    **options: Any,
+) -> Trainer:
+    """transformers' Trainer with this collator and loss. args: changed where the loss needs it. options: any of its.
+
+    train_dataset: datasets.load_dataset("parquet", data_files="out/kept/*.parquet", split="train").
+    Raises ValueError where several GPUs would share one process: there the Trainer does not scale such losses rightly.
+    """
+    if args.n_gpu > 1:
+        raise ValueError(f"one process sees {args.n_gpu} GPUs: start one process per GPU with torchrun")
+    args.remove_unused_columns = False
+    if normalise == "samples":
+        args.average_tokens_across_devices = False
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=train_dataset,
+        data_collator=SelectiveCollator(pad_token_id),
+        compute_loss_func=LOSSES[normalise],
+        **options,
+    )
+    if normalise == "samples":
+        trainer.loss_is_scaled_for_ga = False
+    return trainer

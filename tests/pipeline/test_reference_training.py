@@ -1,0 +1,364 @@
+"""Reference models on real Ray Train: the bytes of one process, whoever dies on the way; errors that stay ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.numpy import load
+
+from tamis.operators.losses import TokenLosses
+from tamis.operators.tokens import Tokenised
+from tamis.pipeline import reference_training
+from tamis.pipeline.engine import Pool, ray_session
+from tamis.pipeline.errors import ClusterError, ConfigError, InputError
+from tamis.pipeline.models import ModelSource
+from tamis.pipeline.reference_rows import SCHEMA, read_rows, write_rows
+from tamis.pipeline.reference_training import reference_key, train_reference
+from tamis.pipeline.reference_worker import ReferenceSpec, run
+from tamis.pipeline.settings import ModelSpec, TrainingSpec
+from tamis.pipeline.store import Store
+
+POOL = Pool(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
+PAIR = Pool(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
+TRAINING = TrainingSpec(rank=4, alpha=8, learning_rate=1e-3, batch_size=3, epochs=2, checkpoint_steps=2)
+STEPS = 8
+FOLDER, WORK = "artifact/references/utility", "_work/references/utility"
+WEIGHTS = f"{FOLDER}/adapter_model.safetensors"
+
+
+def sample(length: int, *responses: tuple[int, int], seed: int = 0) -> Tokenised:
+    ids = np.random.default_rng([seed, length]).integers(6, 300, length).astype(np.int32)
+    return Tokenised(ids, responses, False)
+
+
+def samples(count: int = 10) -> list[Tokenised]:
+    return [sample(8 + 3 * row, (2, 4), (6, 8 + 2 * row), seed=row) for row in range(count)]
+
+
+ROWS = samples()
+
+
+def train(
+    store: Store,
+    model: Path,
+    rows: Sequence[Tokenised] = ROWS,
+    pool: Pool = POOL,
+    key: str = "key",
+    training: TrainingSpec = TRAINING,
+) -> dict[str, Any]:
+    source, spec = ModelSource(str(model), "local"), ModelSpec(name="models/tiny", dtype="float32", device="cpu")
+    return train_reference(store, "utility", key, source, spec, training, rows, pool)
+
+
+def worker_spec(store: Store, model: Path, training: TrainingSpec = TRAINING, key: str = "key") -> ReferenceSpec:
+    source, spec = ModelSource(str(model), "local"), ModelSpec(name="models/tiny", dtype="float32", device="cpu")
+    return reference_training._spec(store, "utility", key, source, spec, training, ROWS, POOL)
+
+
+def run_here(store: Store, model: Path, **changes: Any) -> list[dict[str, Any]]:
+    write_rows(store, "utility", ROWS)
+    said: list[dict[str, Any]] = []
+    run(worker_spec(store, model, **changes), lambda message: said.append(dict(message)))
+    return said
+
+
+def no_group(*arguments: Any) -> None:
+    raise RuntimeError("a group was started")
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a training in this process."""
+    folder = tmp_path_factory.mktemp("expected")
+    run_here(Store(str(folder)), tiny_model)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def session(ray_address: str) -> Iterator[None]:
+    with ray_session(ray_address):
+        yield
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    written = write_rows(store, "utility", ROWS)
+    assert written.name == f"{WORK}/rows.parquet"
+    assert store.read_table(written.name).schema.equals(SCHEMA)
+    ids, ranges = read_rows(store, "utility")
+    assert [row.tolist() for row in ids] == [row.input_ids.tolist() for row in ROWS]
+    assert [tuple(own) for own in ranges] == [row.responses for row in ROWS]
+    write_rows(store, "utility", [])
+    assert read_rows(store, "utility") == ([], [])
+
+
+def test_the_key_is_that_of_the_result() -> None:
+    key = reference_key({"model": "a"}, TRAINING, ROWS)
+    assert key == reference_key({"model": "a"}, TRAINING.model_copy(update={"checkpoint_steps": 7}), samples())
+    assert reference_key({}, TrainingSpec(), ROWS) == reference_key(
+        {}, TrainingSpec.model_validate({"alpha": 16}), ROWS
+    )
+    others = [
+        reference_key({"model": "b"}, TRAINING, ROWS),
+        reference_key({"model": "a"}, TRAINING.model_copy(update={"seed": 1}), ROWS),
+        reference_key({"model": "a"}, TRAINING, ROWS[::-1]),
+        reference_key({"model": "a"}, TRAINING, [sample(8, (2, 4), (6, 7)), *ROWS[1:]]),
+    ]
+    assert len({key, *others}) == 5
+
+
+# --- one worker, in this process ----------------------------------------------------------------------------------
+
+
+def test_a_worker_says_what_it_does(tiny_model: Path, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    said = run_here(store, tiny_model)
+    assert said[0] == {"begins": 0, "steps": STEPS}
+    assert [message["point"]["step"] for message in said[1:-1]] == list(range(1, STEPS + 1))
+    facts = said[-1]["done"]
+    assert facts["curve"] == [message["point"] for message in said[1:-1]]
+    assert (facts["rows"], facts["response_tokens"]) == (10, sum(2 + 2 + 2 * row for row in range(10)))
+    assert facts["recipe"]["target_modules"] == ["q_proj", "v_proj"]
+    assert facts["precision"] == "float32 on cpu"
+    assert store.list(WORK) == ["rows.parquet", f"step-{STEPS}.json", f"step-{STEPS}.safetensors"]
+    assert str(tiny_model) not in json.dumps(facts) + store.read(f"{FOLDER}/adapter_config.json").decode()
+    assert store.read_json(f"{FOLDER}/adapter_config.json")["base_model_name_or_path"] == "models/tiny"
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupt(store: Store, model: Path, step: int) -> None:
+    write_rows(store, "utility", ROWS)
+
+    def say(message: Any) -> None:
+        if message.get("point", {}).get("step") == step:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(worker_spec(store, model), say)
+
+
+def test_an_interrupted_worker_goes_on_from_its_newest_whole_checkpoint(
+    tiny_model: Path, tmp_path: Path, expected: Path
+) -> None:
+    store = Store(str(tmp_path))
+    interrupt(store, tiny_model, 5)
+    assert store.list(WORK) == ["rows.parquet", "step-4.json", "step-4.safetensors"]
+    facts = store.read_json(f"{WORK}/step-4.json")
+    store.write(f"{WORK}/step-6.safetensors", b"cut")
+    store.write_json(f"{WORK}/step-6.json", facts)
+    store.write(f"{WORK}/step-7.safetensors", b"no JSON")
+    store.write(f"{WORK}/step-8.json", b'{"key": ')
+    assert run_here(store, tiny_model)[0] == {"begins": 4, "steps": STEPS}
+    assert store.read(WEIGHTS) == Store(str(expected)).read(WEIGHTS)
+    assert store.list(WORK) == ["rows.parquet", f"step-{STEPS}.json", f"step-{STEPS}.safetensors"]
+    assert run_here(store, tiny_model)[0] == {"begins": STEPS, "steps": STEPS}
+    assert store.read(WEIGHTS) == Store(str(expected)).read(WEIGHTS)
+
+
+def test_a_checkpoint_of_another_key_is_not_used(tiny_model: Path, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    interrupt(store, tiny_model, 5)
+    assert run_here(store, tiny_model, key="another")[0] == {"begins": 0, "steps": STEPS}
+
+
+# --- on Ray Train -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("session")
+def test_the_bytes_are_those_of_one_process_and_nothing_is_trained_twice(
+    tiny_model: Path,
+    tmp_path: Path,
+    expected: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    store = Store(str(tmp_path))
+    left_over = set(Path(reference_training.tempfile.gettempdir()).glob("tamis-train-*"))
+    facts = train(store, tiny_model)
+    assert set(Path(reference_training.tempfile.gettempdir()).glob("tamis-train-*")) <= left_over
+    assert store.read(WEIGHTS) == Store(str(expected)).read(WEIGHTS)
+    assert store.list(FOLDER) == ["adapter_config.json", "adapter_model.safetensors", "training.json"]
+    assert sorted(file["name"] for file in facts["files"]) == [f"{FOLDER}/{name}" for name in store.list(FOLDER)]
+    assert set(facts["seconds"]) == {"load", "train"}
+    told = store.read_json(f"{FOLDER}/training.json")
+    assert facts == {**told, "files": facts["files"], "seconds": facts["seconds"]}
+    assert (told["key"], told["steps"], told["workers"], told["base"]) == ("key", STEPS, 1, "models/tiny")
+    assert f"{STEPS} / {STEPS} steps" in capfd.readouterr().err
+    assert str(tiny_model) not in json.dumps(told)
+
+    losses, problems = TokenLosses.load(tiny_model, adapters={"u": tmp_path / FOLDER}, device="cpu").losses(
+        [row.input_ids for row in ROWS], [row.responses for row in ROWS]
+    )
+    assert not problems
+    assert np.concatenate(losses["u"]).mean() < told["curve"][0]["loss"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_training, "_fit", no_group)
+        assert train(store, tiny_model) == {**facts, "seconds": {}}
+        store.write(WEIGHTS, b"changed")
+        with pytest.raises(ClusterError, match="a group was started"):
+            train(store, tiny_model)
+
+
+@pytest.mark.usefixtures("session")
+def test_two_workers_give_what_one_gives(tiny_model: Path, tmp_path: Path, expected: Path) -> None:
+    store = Store(str(tmp_path))
+    facts = train(store, tiny_model, pool=PAIR)
+    assert facts["workers"] == 2
+    found, wanted = load(store.read(WEIGHTS)), load(Store(str(expected)).read(WEIGHTS))
+    assert max(np.abs(found[name] - wanted[name]).max() for name in wanted) <= 1e-5
+
+
+@pytest.mark.usefixtures("session")
+def test_a_killed_worker_goes_on_from_its_checkpoint(
+    tiny_model: Path, tmp_path: Path, ray_logs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = TRAINING.model_copy(update={"epochs": 60, "checkpoint_steps": 20})
+    whole, store = Store(str(tmp_path / "whole")), Store(str(tmp_path / "killed"))
+    run_here(whole, tiny_model, training=long)
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        while not (found := workers_of(ray_logs.parents[1])) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        while not any(name.endswith(".json") for name in store.list(WORK)) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        for process in found:
+            killed.append(process.pid)
+            process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    facts = train(store, tiny_model, training=long)
+    killer.join()
+    assert len(killed) == 1
+    assert facts["steps"] == 240
+    assert store.read(WEIGHTS) == whole.read(WEIGHTS)
+    assert [point["step"] for point in facts["curve"]] == list(range(1, 241))
+    assert "240 / 240 steps" in capfd.readouterr().err
+
+
+def workers_of(folder: Path) -> list[psutil.Process]:
+    """Ray Train's workers of the tests' own cluster, whose files lie in `folder`, and of no other on this machine."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess):
+            if "".join(process.cmdline()).startswith("ray::RayTrainWorker") and any(
+                f"{folder}/" in " ".join(parent.cmdline()) for parent in process.parents()
+            ):
+                found.append(process)
+    return found
+
+
+@pytest.mark.usefixtures("session")
+def test_errors_of_ours_surface_as_themselves(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^utility references: row 1: the sample has no response tokens"):
+        train(Store(str(tmp_path / "rows")), tiny_model, rows=[sample(9, (3, 5)), sample(9, (3, 3))])
+
+
+# --- failures, without a group of workers -------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_there_and_a_target_that_it_lacks(tiny_model: Path, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^model models/tiny: it has no linear layer 'c_attn'; it has .*q_proj"):
+        run_here(store, tiny_model, training=TRAINING.model_copy(update={"target_modules": ["c_attn"]}))
+    broken = Path(shutil.copytree(tiny_model, tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(ConfigError, match=r"^model models/tiny: weight file model\.safetensors is damaged"):
+        run_here(store, broken)
+
+
+def test_deaths_are_told_from_errors_and_are_finite(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    died, raised = RuntimeError("the actor died"), UserExceptionWithTraceback(RuntimeError("a bug"), "")
+    ours = UserExceptionWithTraceback(ConfigError("mend this"), "")
+    groups: list[int] = []
+    failures: dict[int, Exception] = {}
+
+    def fail(*arguments: Any) -> None:
+        groups.append(1)
+        raise WorkerGroupError("", failures)
+
+    monkeypatch.setattr(reference_training, "_fit", fail)
+    monkeypatch.setattr("ray.util.queue.Queue", lambda **options: NoQueue())
+    for causes, times, kind, message in (
+        ({0: died, 1: raised}, 4, ClusterError, r"its workers died 4 times.*run the same command again"),
+        ({0: raised}, 1, ClusterError, "RuntimeError: a bug"),
+        ({0: died, 1: ours}, 1, ConfigError, "^mend this$"),
+    ):
+        failures.clear()
+        failures.update(causes)
+        groups.clear()
+        with pytest.raises(kind, match=message):
+            train(Store(str(tmp_path)), tiny_model)
+        assert len(groups) == times
+
+
+def test_another_key_trains_anew_and_the_same_bytes_come_of_it(
+    tiny_model: Path, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers' part runs in this process."""
+    monkeypatch.setattr("ray.util.queue.Queue", lambda **options: NoQueue())
+    monkeypatch.setattr(reference_training, "_fit", lambda spec, pool, workers, queue, folder: run(spec, queue.put))
+    store = Store(str(tmp_path))
+    first = train(store, tiny_model, training=TRAINING.model_copy(update={"seed": 1}), key="of seed 1")
+    other = store.read(WEIGHTS)
+    second = train(store, tiny_model)
+    assert store.read_json(f"{FOLDER}/training.json")["key"] == "key"
+    assert store.read(WEIGHTS) == Store(str(expected)).read(WEIGHTS) != other
+    assert first["curve"] != second["curve"]
+    written = store.read(f"{FOLDER}/training.json")
+    shutil.rmtree(tmp_path)
+    train(store, tiny_model)
+    assert store.read(f"{FOLDER}/training.json") == written
+
+
+class NoQueue:
+    """Ray's queue without Ray."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+
+    def put(self, message: Any) -> None:
+        self.messages.append(message)
+
+    def qsize(self) -> int:
+        return len(self.messages)
+
+    def get_nowait_batch(self, count: int) -> list[Any]:
+        taken, self.messages[:count] = self.messages[:count], []
+        return taken
+
+    def shutdown(self, force: bool) -> None:
+        pass
