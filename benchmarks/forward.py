@@ -7,13 +7,13 @@
     python benchmarks/forward.py --losses                 per-token losses and their memory, too
     python benchmarks/forward.py --set attention=packed   an option of Representer.load or .represent
 
-(a) the published way, (b) batches in file order, (c) sorted batches, (d) tamis, (e) tamis with compile=true, as ways.py
-describes them, and the machine's ceiling (ceiling.py) are measured in turns and repeated; medians count. Nothing is
-timed before all of them have given the same vectors. What tamis sets for its process (how freed memory is kept) the other ways have as well,
-and their times are the better for it; on a CPU they are therefore measured a second time, in the same turns, in a
-process of their own (apart.py), as their users run them. Rates count real tokens. Useful FLOPs are those of the
-blocks up to the requested one on the real tokens (models.Work); the utilisation is useful FLOPs per second over the
-ceiling.
+(a) the published way, (b) batches in file order, (c) sorted batches, (d) tamis, (e) tamis with compile=true, as
+ways.py describes them, and the machine's ceiling (ceiling.py) are measured in turns and repeated; medians count.
+Nothing is timed before all of them have given the same vectors. What tamis sets for its process (how freed memory is
+kept) the other ways have as well, and their times are the better for it; on a CPU they are therefore measured a second
+time, in the same turns, in a process of their own (apart.py), as their users run them. Rates count real tokens. Useful
+FLOPs are those of the blocks up to the requested one on the real tokens (models.Work); the utilisation is useful FLOPs
+per second over the ceiling.
 
 Needs torch, transformers, pyarrow and numpy; neither Ray nor an installed tamis.
 """
