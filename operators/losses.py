@@ -124,7 +124,7 @@ class TokenLosses:
         """
         chosen = self._chosen(names)
         lengths = row_lengths(input_ids)
-        positions = _response_positions(responses, lengths)
+        positions = response_positions(responses, lengths)
         problems = unusable_rows(input_ids, lengths, self.info)
         for row, tokens in enumerate(positions):
             if not len(tokens):
@@ -215,7 +215,7 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.cat(losses)[:, 0]
 
 
-def _response_positions(responses: Ranges, lengths: Rows) -> list[Rows]:
+def response_positions(responses: Ranges, lengths: Rows) -> list[Rows]:
     """Per row, the indices of its response tokens; ValueError for what no caller may pass."""
     if len(responses) != len(lengths):
         raise ValueError(f"{len(lengths)} rows have {len(responses)} sets of response ranges")

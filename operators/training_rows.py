@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from tamis.operators.architecture import ModelInfo
-from tamis.operators.losses import Ranges, _response_positions
+from tamis.operators.losses import Ranges, response_positions
 from tamis.operators.problems import RowProblem
 from tamis.operators.rows import Rows, TokenIds, row_lengths, unusable_rows
 
@@ -34,7 +34,7 @@ class TrainingRows:
         if not len(input_ids):
             raise ValueError("there are no rows to train on")
         lengths = row_lengths(input_ids)
-        positions = [places[places > 0] for places in _response_positions(responses, lengths)]
+        positions = [places[places > 0] for places in response_positions(responses, lengths)]
         problems = unusable_rows(input_ids, lengths, info)
         for row, places in enumerate(positions):
             if not len(places):

@@ -112,6 +112,11 @@ class Job(LayersJob):
             raise ValueError(f"method: {named[0]} masks tokens and runs by itself; run the other methods as jobs apart")
         if not self.selection.is_default:
             raise ValueError(f"selection says which samples fall; {named[0]} masks tokens: set toss.discard instead")
+        if self.model.compile or self.model.attention != "padded":
+            raise ValueError(
+                f"model.compile and model.attention are for methods that read representations; leave them out with "
+                f"{named[0]}"
+            )
         toss = self.toss
         if toss.utility_references is None and toss.utility_model is None:
             raise ValueError(

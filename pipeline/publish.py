@@ -159,18 +159,7 @@ def _summary(
             "nothing was dropped: the cut lies above every score, or the share of so few rows is less than one"
         )
     return {
-        "title": f"tamis · {', '.join(job.method)} on {plan.rows:,} rows",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "tamis_version": importlib.metadata.version("tamis"),
-        "job": job.model_dump(mode="json"),
-        "fingerprint": dict(plan.fingerprint),
-        "versions": versions(),
-        "input": input_facts(plan),
-        "model": model_facts(plan),
-        "counts": dict(counts),
-        "quarantine_codes": {
-            code: {"rows": rows, "message": captured.messages[code]} for code, rows in captured.codes.most_common()
-        },
+        **run_facts(plan, counts, captured),
         "methods": [
             {
                 "name": name,
@@ -208,34 +197,42 @@ def _summary(
     }
 
 
-def input_facts(plan: Plan) -> dict[str, Any]:
-    """The files of the corpus, for a manifest."""
+def run_facts(plan: Plan, counts: Mapping[str, int], captured: CaptureTotals) -> dict[str, Any]:
+    """What every summary says of its run, whatever the method: input, model, settings, versions, rows."""
     return {
-        "files": [
-            {
-                "path": item.file.name,
-                "dialect": item.dialect.describe(),
-                "rows": item.rows,
-                "bytes": item.file.bytes,
-                "format": item.file.format + (f" ({item.file.compression})" if item.file.compression else ""),
-            }
-            for item in plan.files
-        ],
-        "rows": plan.rows,
-        "bytes": plan.bytes,
-    }
-
-
-def model_facts(plan: Plan) -> dict[str, Any]:
-    """The model, for a manifest."""
-    return {
-        "name": plan.job.model.name,
-        "revision": plan.model.revision,
-        "architecture": plan.model_info.architecture,
-        "blocks": plan.model_info.blocks,
-        "width": plan.model_info.width,
-        "dtype": plan.job.model.dtype,
-        "device": plan.job.model.device,
+        "title": f"tamis · {', '.join(plan.job.method)} on {plan.rows:,} rows",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tamis_version": importlib.metadata.version("tamis"),
+        "job": plan.job.model_dump(mode="json"),
+        "fingerprint": dict(plan.fingerprint),
+        "versions": versions(),
+        "input": {
+            "files": [
+                {
+                    "path": item.file.name,
+                    "dialect": item.dialect.describe(),
+                    "rows": item.rows,
+                    "bytes": item.file.bytes,
+                    "format": item.file.format + (f" ({item.file.compression})" if item.file.compression else ""),
+                }
+                for item in plan.files
+            ],
+            "rows": plan.rows,
+            "bytes": plan.bytes,
+        },
+        "model": {
+            "name": plan.job.model.name,
+            "revision": plan.model.revision,
+            "architecture": plan.model_info.architecture,
+            "blocks": plan.model_info.blocks,
+            "width": plan.model_info.width,
+            "dtype": plan.job.model.dtype,
+            "device": plan.job.model.device,
+        },
+        "counts": dict(counts),
+        "quarantine_codes": {
+            code: {"rows": rows, "message": captured.messages[code]} for code, rows in captured.codes.most_common()
+        },
     }
 
 

@@ -17,6 +17,7 @@ from tamis.pipeline.report import text
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
 from tamis.pipeline.run_folder import LAYERS, LAYERS_PAGE
+from tamis.pipeline.screen_parts import counts_table, rates
 from tamis.pipeline.sensitivity import all_cells
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_screens import show_token_outcome
@@ -169,16 +170,7 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
         return
     counts, timings = manifest["counts"], manifest["timings"]
     console.print(f"[bold]{escape(manifest['title'])}[/]", highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(justify="right")
-    table.add_column(justify="right")
-    total = max(counts["rows_in"], 1)
-    table.add_row("rows read", f"{counts['rows_in']:,}", "")
-    for name in ("kept", "dropped", "quarantined"):
-        table.add_row(name, f"{counts[name]:,}", f"{counts[name] / total:.1%}")
-    if counts["truncated"]:
-        table.add_row("cut to max_tokens", f"{counts['truncated']:,}", f"{counts['truncated'] / total:.1%}")
+    table = counts_table(counts)
     console.print(table)
     console.print()
     grid = Table.grid(padding=(0, 2))
@@ -197,7 +189,7 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
         )
     for stage in ("capture", "fit", "emit"):
         if stage in timings:
-            grid.add_row(stage, _rates(timings[stage]))
+            grid.add_row(stage, rates(timings[stage]))
     extra = [f"{label} {timings[key]['seconds']:.1f} s" for key, label in _OVERHEADS.items() if key in timings]
     grid.add_row("all in all", f"{timings['total']['seconds']:.1f} s ({', '.join(extra)})")
     for code, facts in manifest["quarantine_codes"].items():
@@ -211,15 +203,6 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
 
 
 _OVERHEADS = {"plan": "plan", "ray_start": "Ray's start", "layers": "layer search", "model_load": "model load"}
-
-
-def _rates(timing: Mapping[str, float]) -> str:
-    parts = [f"{timing['seconds']:.1f} s"]
-    if timing.get("rows_per_second"):
-        parts.append(f"{timing['rows_per_second']:,.0f} rows/s")
-    if timing.get("tokens_per_second"):
-        parts.append(f"{timing['tokens_per_second']:,.0f} tokens/s")
-    return ", ".join(parts)
 
 
 def size(count: float) -> str:

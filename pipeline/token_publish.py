@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.models import chat_template, fetch
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.publish import input_facts, model_facts, versions
+from tamis.pipeline.publish import run_facts
 from tamis.pipeline.reference_models import Prepared
 from tamis.pipeline.report import render_card, render_token_report
 from tamis.pipeline.run_folder import MANIFEST
@@ -133,18 +131,7 @@ def _summary(
     several = list(rounds) if job.method == ["toss-pro"] else []
     return {
         "kind": "tokens",
-        "title": f"tamis · {job.method[0]} on {plan.rows:,} rows",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "tamis_version": importlib.metadata.version("tamis"),
-        "job": job.model_dump(mode="json"),
-        "fingerprint": dict(plan.fingerprint),
-        "versions": versions(),
-        "input": input_facts(plan),
-        "model": model_facts(plan),
-        "counts": dict(counts),
-        "quarantine_codes": {
-            code: {"rows": rows, "message": captured.messages[code]} for code, rows in captured.codes.most_common()
-        },
+        **run_facts(plan, counts, captured),
         "method": job.method[0],
         "tokens": {
             **tokens,

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tamis.pipeline.screen_parts import counts_table, rates
 from tamis.pipeline.store import Store
 
 
@@ -31,16 +32,7 @@ def show_token_outcome(console: Console, manifest: Mapping[str, Any], store: Sto
     """The summary at the end of a run: rows, tokens, the cut, the reference models, and where to look."""
     counts, tokens, timings = manifest["counts"], manifest["tokens"], manifest["timings"]
     console.print(f"[bold]{escape(manifest['title'])}[/]", highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(justify="right")
-    table.add_column(justify="right")
-    total = max(counts["rows_in"], 1)
-    table.add_row("rows read", f"{counts['rows_in']:,}", "")
-    for name in ("kept", "dropped", "quarantined"):
-        table.add_row(name, f"{counts[name]:,}", f"{counts[name] / total:.1%}")
-    if counts["truncated"]:
-        table.add_row("cut to max_tokens", f"{counts['truncated']:,}", f"{counts['truncated'] / total:.1%}")
+    table = counts_table(counts)
     table.add_row("response tokens", f"{tokens['response']:,}", "")
     share = tokens["discarded"] / max(tokens["response"], 1)
     table.add_row("discarded tokens", f"{tokens['discarded']:,}", f"{share:.1%}")
@@ -55,12 +47,7 @@ def show_token_outcome(console: Console, manifest: Mapping[str, Any], store: Sto
     for stage, timing in timings.items():
         if stage in ("plan", "ray_start", "model_load", "total"):
             continue
-        rates = [f"{timing['seconds']:.1f} s"]
-        if timing.get("rows_per_second"):
-            rates.append(f"{timing['rows_per_second']:,.0f} rows/s")
-        if timing.get("tokens_per_second"):
-            rates.append(f"{timing['tokens_per_second']:,.0f} tokens/s")
-        grid.add_row(stage, ", ".join(rates))
+        grid.add_row(stage, rates(timing))
     overheads = {"plan": "plan", "ray_start": "Ray's start", "model_load": "model load"}
     extra = [f"{label} {timings[key]['seconds']:.1f} s" for key, label in overheads.items() if key in timings]
     grid.add_row("all in all", f"{timings['total']['seconds']:.1f} s ({', '.join(extra)})")

@@ -110,6 +110,8 @@ class _Run:
         began = time.monotonic()
         for role in LOSS_COLUMNS:
             self.prepared[role] = self.models.prepare(role)
+        if _rounds(self.plan):
+            self.harmful_rows = self.models.rows(HARMFUL)
         self.timings["references"] = {"seconds": time.monotonic() - began}
         references = {role: self.prepared[role].reference for role in LOSS_COLUMNS}
         self.captured = self._losses(references, with_tokens=True)
@@ -123,8 +125,6 @@ class _Run:
         """
         began = time.monotonic()
         job, shards = self.plan.job, self.plan.shards
-        if not self.harmful_rows:
-            self.harmful_rows = self.models.rows(HARMFUL)
         wanted = job.toss.samples_per_round or len(self.harmful_rows)
         picked = pick_samples(self.store, shards, self.latest, wanted, self.excluded)
         rows = chosen_rows(self.store, picked)
