@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -138,7 +138,8 @@ def make_plan(job: Job) -> Plan:
     schema = _typed_schema(files)
     estimate = _estimate(head, model.tokenizer, max_tokens)
     if job.masks_tokens:
-        check_columns(schema)
+        seen = [key for scanned in files for row in scanned.head for key in row]
+        check_columns([*seen, *(schema.names if schema is not None else ())])
     references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards))
     _check_amounts(job, sum(shard.rows for shard in shards), model.info)
     layers = None
@@ -202,9 +203,10 @@ def requests_of(methods: Mapping[str, Method], info: ModelInfo) -> tuple[Request
     return tuple(sorted(wanted))
 
 
-def check_columns(schema: pa.Schema | None) -> None:
+def check_columns(names: Iterable[str]) -> None:
     """ConfigError if a column of the corpus has the name of one that is written beside it."""
-    taken = [name for name in TRAINING_COLUMNS if schema is not None and name in schema.names]
+    found = set(names)
+    taken = [name for name in TRAINING_COLUMNS if name in found]
     if taken:
         raise ConfigError(f"the corpus has a column {taken[0]}, which the method writes; rename it first")
 

@@ -24,7 +24,7 @@ from tamis.pipeline.plan import Plan
 from tamis.pipeline.report import render_card, render_report, render_token_report
 from tamis.pipeline.run_folder import MANIFEST
 from tamis.pipeline.store import Store
-from tamis.pipeline.totals import CaptureTotals, EmitTotals, Pick
+from tamis.pipeline.totals import CaptureTotals, EmitTotals, Pick, TokenTotals
 
 _PACKAGES = (
     "tamis",
@@ -197,8 +197,10 @@ def _summary(
     }
 
 
-def run_facts(plan: Plan, counts: Mapping[str, int], captured: CaptureTotals) -> dict[str, Any]:
-    """What every summary says of its run, whatever the method: input, model, settings, versions, rows."""
+def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals | TokenTotals) -> dict[str, Any]:
+    """What every summary says of its run, whatever the method: input, model, settings, versions, rows.
+    quarantined: has the codes of all rows that were set aside.
+    """
     return {
         "title": f"tamis · {', '.join(plan.job.method)} on {plan.rows:,} rows",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -231,7 +233,8 @@ def run_facts(plan: Plan, counts: Mapping[str, int], captured: CaptureTotals) ->
         },
         "counts": dict(counts),
         "quarantine_codes": {
-            code: {"rows": rows, "message": captured.messages[code]} for code, rows in captured.codes.most_common()
+            code: {"rows": rows, "message": quarantined.messages[code]}
+            for code, rows in quarantined.codes.most_common()
         },
     }
 

@@ -199,7 +199,10 @@ class TossSpec(Section):
     )
     rounds: int = Field(1, ge=1, description="toss-pro: how often the degraded model is trained anew.")
     samples_per_round: int | None = Field(
-        None, ge=1, description="toss-pro: samples each round adds to the harmful set; default: as many as it has."
+        None,
+        ge=1,
+        description="toss-pro: samples each round adds to the harmful set; default: as many as "
+        "there are harmful references.",
     )
     training: TrainingSpec = TrainingSpec()
 

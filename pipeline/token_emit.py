@@ -6,6 +6,7 @@ the risk of every response token. A sample of which every response token is disc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,10 +79,18 @@ def _emit_shard(item: tuple[str, int], spec: TokenEmitSpec) -> Receipt:
             "dropped": int(emptied.sum()),
             "quarantined": int((~read.valid).sum()),
         },
+        "quarantined": dict(Counter(read.facts.column("code").drop_null().to_pylist())),
+        "messages": _messages(read.facts),
         "tokens": {"response": len(discarded), "discarded": int(discarded.sum())},
         "files": [written.to_dict() for written in files],
     }
     return receipts.write(spec.store, STAGE, shard, spec.key, facts)
+
+
+def _messages(facts: pa.Table) -> dict[str, str]:
+    """Of each code, what one row with it says."""
+    return {code: text for code, text in zip(*(facts.column(name).to_pylist() for name in ("code", "message")),
+                                             strict=True) if code is not None}  # fmt: skip
 
 
 def _with_training_columns(table: pa.Table, read: TokenShard, discarded: np.ndarray[Any, Any]) -> pa.Table:

@@ -131,7 +131,7 @@ def _summary(
     several = list(rounds) if job.method == ["toss-pro"] else []
     return {
         "kind": "tokens",
-        **run_facts(plan, counts, captured),
+        **run_facts(plan, counts, emitted),
         "method": job.method[0],
         "tokens": {
             **tokens,

@@ -116,7 +116,7 @@ class _Run:
         references = {role: self.prepared[role].reference for role in LOSS_COLUMNS}
         self.captured = self._losses(references, with_tokens=True)
         # The plan knows the columns of typed files; those of JSON are known now.
-        check_columns(output_schema(self.plan.schema, self.captured.seen_schema()))
+        check_columns(output_schema(self.plan.schema, self.captured.seen_schema()).names)
         self._note_shared()
 
     def add_round(self, number: int) -> bool:
@@ -125,7 +125,9 @@ class _Run:
         """
         began = time.monotonic()
         job, shards = self.plan.job, self.plan.shards
-        wanted = job.toss.samples_per_round or len(self.harmful_rows)
+        wanted = job.toss.samples_per_round or sum(
+            shard.rows for shard in self.plan.reference_shards if shard.role == HARMFUL
+        )
         picked = pick_samples(self.store, shards, self.latest, wanted, self.excluded)
         rows = chosen_rows(self.store, picked)
         self.rounds[-1].added = len(rows)
@@ -138,10 +140,7 @@ class _Run:
         name = f"{HARMFUL}-{number}"
         self.prepared[name] = self.models.train(HARMFUL, name, self.harmful_rows)
         self.timings[f"references, round {number}"] = {"seconds": time.monotonic() - began}
-        later = self._losses({HARMFUL: self.prepared[name].reference}, with_tokens=False)
-        # Rows that cannot be read are counted in each round; what only this round refused is added.
-        self.captured.codes |= later.codes
-        self.captured.messages = {**later.messages, **self.captured.messages}
+        self._losses({HARMFUL: self.prepared[name].reference}, with_tokens=False)
         return True
 
     def _losses(self, references: Mapping[str, Reference], *, with_tokens: bool) -> CaptureTotals:

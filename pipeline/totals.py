@@ -136,9 +136,12 @@ class EmitTotals:
 
 @dataclass
 class TokenTotals:
-    """Of every emitted shard of a method that masks tokens. sources: rows, dropped rows, response tokens, discarded."""
+    """Of every emitted shard of a method that masks tokens. sources: rows, dropped rows, response tokens, discarded.
+    codes: quarantined rows by their code, messages: one for each."""
 
     rows: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
+    messages: dict[str, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     sources: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))
@@ -148,6 +151,8 @@ class TokenTotals:
         self.rows += receipt["rows"]
         self.counts.update(receipt["counts"])
         self.tokens.update(receipt["tokens"])
+        self.codes.update(receipt["quarantined"])
+        self.messages = {**receipt["messages"], **self.messages}
         self.files.extend(receipt["files"])
         rows = receipt["rows"] - receipt["counts"]["quarantined"]
         found = (rows, receipt["counts"]["dropped"], receipt["tokens"]["response"], receipt["tokens"]["discarded"])

@@ -15,7 +15,9 @@ import psutil
 
 TAMIS = Path(sys.executable).with_name("tamis")
 DEADLINE = 300.0
-PROGRESS = re.compile(r"(fisher|layers|capture|fit|emit) +[\d,]+ / [\d,]+ (rows|cells|shards)\b")
+PROGRESS = re.compile(
+    r"(fisher|layers|capture|fit|emit|losses(-\d+)?|train [\w-]+) +[\d,]+ / [\d,]+ (rows|cells|shards|steps)\b"
+)
 
 
 @dataclass(frozen=True)
