@@ -97,6 +97,11 @@ class ChatTokenizer:
         """The largest token id that the tokenizer knows, added tokens included."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Ids of the tokens that only a template writes."""
+        return self._controls.ids
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text that each token adds to those before it, control tokens included."""
         return pieces(lambda some: self._backend.decode(some, skip_special_tokens=False), ids)

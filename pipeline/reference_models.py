@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ TOKENISATION = "tokenizer and template"
 """The key of a fingerprint, and of training.json."""
 
 
+CURVE_POINTS = 200
+"""Of a training curve in manifest and report."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A reference model ready to score with. key: what its losses depend on. facts: for the artifact and the report."""
@@ -56,12 +61,17 @@ class ReferenceModels:
         names = ("model", TOKENISATION, "model.dtype", "model.device", "max_tokens", "overlong")
         return {name: self.plan.fingerprint[name] for name in names}
 
+    @cached_property
+    def tokenizer(self) -> ChatTokenizer:
+        """The job's, with its chat template."""
+        spec = self.plan.job.model
+        return ChatTokenizer.load(
+            self.plan.model.path, trust_remote_code=spec.trust_remote_code, template=chat_template(spec.template)
+        )
+
     def rows(self, role: str) -> list[Tokenised]:
         """The reference set of `role`, tokenised as the corpus is. InputError if a row cannot be used."""
-        job, model = self.plan.job, self.plan.model
-        template = chat_template(job.model.template)
-        remote = job.model.trust_remote_code
-        tokenizer = ChatTokenizer.load(model.path, trust_remote_code=remote, template=template)
+        job = self.plan.job
         conversations, places = [], []
         for shard in self._shards(role):
             dialect = Dialect.from_dict(dict(shard.dialect))
@@ -70,7 +80,7 @@ class ReferenceModels:
                     raise InputError(f"{role} references: row {row.number}: {row.value}")
                 conversations.append(normalise(row.value, dialect))
                 places.append(row.number)
-        encoded = tokenizer.encode(conversations, max_tokens=self.plan.max_tokens, overlong=job.overlong)
+        encoded = self.tokenizer.encode(conversations, max_tokens=self.plan.max_tokens, overlong=job.overlong)
         rows = []
         for place, outcome in zip(places, encoded, strict=True):
             if isinstance(outcome, RowProblem):
@@ -97,7 +107,7 @@ class ReferenceModels:
         files = facts.pop("files")
         facts.pop("seconds")  # the artifact of a resumed run is that of an undisturbed one
         source = ", ".join(dict.fromkeys(shard.file.name for shard in self._shards(role)))
-        shown = {"name": name, "how": "trained", "source": source, **facts}
+        shown = {"name": name, "how": "trained", "source": source, **facts, "curve": thinned(facts["curve"])}
         return Prepared(Reference(adapter=f"{REFERENCES}/{name}"), key, shown, files)
 
     def _adopt(self, role: str, given: str) -> Prepared:
@@ -114,6 +124,13 @@ class ReferenceModels:
         key = identity(source.path) if local else f"{given}@{source.revision}"
         return Prepared(Reference(model=source.path if local else given,
                                   revision=None if local else source.revision), key, facts)  # fmt: skip
+
+
+def thinned(curve: Sequence[Any]) -> list[Any]:
+    """At most CURVE_POINTS of the points and the last one, evenly apart; training.json has them all."""
+    every = -(-len(curve) // CURVE_POINTS) or 1
+    rest = [] if not curve or (len(curve) - 1) % every == 0 else [curve[-1]]
+    return [*curve[::every], *rest]
 
 
 def check_given(plan: Plan) -> None:

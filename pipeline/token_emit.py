@@ -1,7 +1,8 @@
 """Emit of a method that masks tokens: rows + risk + cut -> kept, dropped, quarantine and scores of each shard.
 
 kept/ has the original columns and what a trainer reads: input_ids, labels with -100 on prompt and discarded tokens, and
-the risk of every response token. A sample of which every response token is discarded goes to dropped/.
+the risk of every response token. The token that ends an answer's turn keeps its label: a model is to learn to stop. A
+sample of which every response token is discarded goes to dropped/.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tamis.operators.methods.toss import per_row_counts, training_columns
+from tamis.operators.methods.toss import per_row_counts, training_columns, turn_ends
 from tamis.pipeline import receipts
 from tamis.pipeline.engine import stream
 from tamis.pipeline.identifiers import sample_ids
@@ -30,7 +31,8 @@ STAGE = "emit"
 
 @dataclass(frozen=True, eq=False)
 class TokenEmitSpec:
-    """All that a task needs. method: its name, for the tables. round: whose losses decide."""
+    """All that a task needs. method: its name, for the tables. round: whose losses decide. control_ids: of the tokens
+    that only the chat template writes."""
 
     store: Store
     options: Mapping[str, Any]
@@ -39,6 +41,7 @@ class TokenEmitSpec:
     method: str
     round: int
     cut: TokenCut
+    control_ids: frozenset[int]
 
     def opened_schema(self) -> pa.Schema:
         return pa.ipc.read_schema(pa.py_buffer(self.schema))
@@ -60,7 +63,7 @@ def _emit_shard(item: tuple[str, int], spec: TokenEmitSpec) -> Receipt:
     counts = per_row_counts(discarded, read.risk.offsets)
     emptied = counts == read.risk.lengths
     table, _, unreadable = originals(shard, spec.options, spec.opened_schema(), read.valid)
-    trained = _with_training_columns(table, read, discarded)
+    trained = _with_training_columns(table, read, discarded, spec.control_ids)
 
     files = [spec.store.write_table(f"kept/{shard.name}.parquet", trained.filter(pa.array(~emptied)))]
     means = _means(read.risk)
@@ -93,7 +96,9 @@ def _messages(facts: pa.Table) -> dict[str, str]:
                                              strict=True) if code is not None}  # fmt: skip
 
 
-def _with_training_columns(table: pa.Table, read: TokenShard, discarded: np.ndarray[Any, Any]) -> pa.Table:
+def _with_training_columns(
+    table: pa.Table, read: TokenShard, discarded: np.ndarray[Any, Any], control_ids: frozenset[int]
+) -> pa.Table:
     assert read.input_ids is not None
     assert read.starts is not None
     assert read.stops is not None
@@ -102,6 +107,8 @@ def _with_training_columns(table: pa.Table, read: TokenShard, discarded: np.ndar
         read.risk.values, discarded,
     )  # fmt: skip
     offsets = read.input_ids.offsets
+    ends = turn_ends(read.input_ids.values, offsets, read.stops.values, read.stops.offsets, control_ids)
+    labels[ends] = read.input_ids.values[ends]
     columns = {
         "input_ids": _lists(pa.array(read.input_ids.values, pa.int32()), offsets),
         "labels": _lists(pa.array(labels, pa.int64()), offsets),

@@ -53,6 +53,7 @@ def publish_tokens(
     emitted: TokenTotals,
     timings: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
+    round_files: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """Write everything that is left and return the manifest. InternalError if a row or a token is missing anywhere."""
     counts = {"rows_in": plan.rows, **{name: emitted.counts[name] for name in ("kept", "dropped", "quarantined")}}
@@ -64,7 +65,7 @@ def publish_tokens(
         if wanted is not None and tokens[name] != wanted:
             raise InternalError(f"{tokens[name]:,} {name} tokens were written, {wanted:,} expected; please report this")
     counts["truncated"] = captured.truncated
-    files = [*emitted.files, *(file for item in prepared for file in item.files)]
+    files = [*emitted.files, *round_files, *(file for item in prepared for file in item.files)]
     summary = _summary(plan, prepared, selection, statistics, rounds, captured, emitted, timings, counts, tokens, notes)
     artifact = {
         "method": plan.job.method[0],

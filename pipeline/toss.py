@@ -10,12 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from tamis.operators.tokens import Tokenised
 from tamis.pipeline import receipts, run_folder
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
 from tamis.pipeline.capture_stage import Timings, run_capture
 from tamis.pipeline.engine import Cluster, Pool, ray_session, size_pool
+from tamis.pipeline.fit import ARTIFACT
+from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan, check_columns
 from tamis.pipeline.progress import Progress
@@ -27,6 +31,7 @@ from tamis.pipeline.token_capture import LossSpec, Reference, TokenScorer
 from tamis.pipeline.token_emit import STAGE as EMIT
 from tamis.pipeline.token_emit import TokenEmitSpec, emit_tokens
 from tamis.pipeline.token_fit import (
+    Places,
     TokenSelection,
     chosen_rows,
     digest,
@@ -66,7 +71,7 @@ def curate_tokens(plan: Plan, store: Store, address: str | None, timings: Timing
     timings["total"] = {"seconds": time.monotonic() - began}
     return publish_tokens(
         store, plan, list(run.prepared.values()), selection, statistics, run.rounds, run.captured, emitted, timings,
-        run.notes,
+        run.notes, run.files,
     )  # fmt: skip
 
 
@@ -92,6 +97,7 @@ class _Run:
     captured: CaptureTotals = field(default_factory=CaptureTotals)
     key: str = ""
     harmful_rows: list[Tokenised] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
     excluded: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -137,11 +143,28 @@ class _Run:
         for name, places in picked.items():
             self.excluded[name] = sorted([*self.excluded.get(name, ()), *places])
         self.harmful_rows = [*self.harmful_rows, *rows]
+        self.files.append(self._write_picked(number, picked))
         name = f"{HARMFUL}-{number}"
         self.prepared[name] = self.models.train(HARMFUL, name, self.harmful_rows)
         self.timings[f"references, round {number}"] = {"seconds": time.monotonic() - began}
         self._losses({HARMFUL: self.prepared[name].reference}, with_tokens=False)
         return True
+
+    def _write_picked(self, number: int, picked: Places) -> dict[str, Any]:
+        """The samples that a round adds, for the artifact; as a manifest lists the file."""
+        found = [
+            (shard.file.name, shard.span.start_row + place)
+            for shard in self.plan.shards
+            for place in picked.get(shard.name, ())
+        ]
+        table = pa.table(
+            {
+                "sample_id": pa.array([sample_ids(source, row, 1)[0] for source, row in found], pa.string()),
+                "source": pa.array([source for source, _ in found], pa.string()),
+                "row": pa.array([row for _, row in found], pa.int64()),
+            }
+        )
+        return self.store.write_table(f"{ARTIFACT}/rounds/round-{number}.parquet", table).to_dict()
 
     def _losses(self, references: Mapping[str, Reference], *, with_tokens: bool) -> CaptureTotals:
         """Score the corpus under these models, as the next round."""
@@ -208,6 +231,7 @@ class _Run:
             method=plan.job.method[0],
             round=self.latest,
             cut=selection.cut,
+            control_ids=self.models.tokenizer.control_ids,
         )
         totals = TokenTotals()
         finished = set()

@@ -10,11 +10,16 @@ so the corpus-wide cut is ranking.py and selection.py on `risk` as it is; here i
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 
 from tamis.operators.ranking import image
 from tamis.operators.selection import drop_count_of
+
+REACH = 3
+"""Tokens behind a response among which the end of its turn is looked for."""
 
 IGNORED = -100
 """The label of a token that is not learned from, as PyTorch's cross-entropy and transformers have it."""
@@ -136,6 +141,32 @@ def training_columns(
     spread = np.zeros(len(input_ids), dtype=np.float32)
     spread[scored] = risk
     return labels, spread, scored
+
+
+def turn_ends(
+    input_ids: npt.NDArray[np.integer],
+    offsets: Offsets,
+    stops: npt.NDArray[np.integer],
+    range_offsets: Offsets,
+    control_ids: Collection[int],
+) -> npt.NDArray[np.int64]:
+    """int64 (at most one per response,): the places of the tokens that end the responses' turns.
+
+    That is the first control token among the REACH tokens behind a response, of its row: some templates write white
+    space in between. It is no response token and has no risk; a model that never learns it does not learn to stop.
+    Arguments as in training_columns; control_ids: the tokenizer's.
+    """
+    controls = np.isin(input_ids, np.fromiter(control_ids, dtype=np.int64))
+    ranges = np.diff(range_offsets)
+    behind, row_ends = np.repeat(offsets[:-1], ranges) + stops, np.repeat(offsets[1:], ranges)
+    # A response ends at the latest where the next one of its row begins, so the nearest control token is its own.
+    found = np.full(len(stops), -1, dtype=np.int64)
+    for step in range(REACH):
+        place = behind + step
+        inside = (found < 0) & (place < row_ends)
+        hit = np.flatnonzero(inside)[controls[place[inside]]]
+        found[hit] = place[hit]
+    return np.unique(found[found >= 0])
 
 
 def positions(offsets: Offsets) -> npt.NDArray[np.int64]:

@@ -71,14 +71,17 @@ def check_tokens_whole(out: Path, method: str, share: str, scope: str = "global"
 
 
 def check_row(row: Row, facts: Row, method: str) -> None:
-    """Of one kept row: labels are -100 on prompt and discarded tokens alone; scores/ says the same."""
+    """Of one kept row: labels are -100 on prompt and discarded tokens alone, and not on the token that ends an answer's
+    turn; scores/ says the same."""
     ids, labels, risk = row["input_ids"], row["labels"], row["token_risk"]
     assert len(ids) == len(labels) == len(risk) == facts["n_tokens"]
     answered = [place for place, value in enumerate(risk) if value is not None]
     assert len(answered) == facts["n_response_tokens"] > facts["n_discarded"]
     assert sum(labels[place] == IGNORED for place in answered) == facts["n_discarded"]
     for place, (token, label) in enumerate(zip(ids, labels, strict=True)):
-        assert label in ({token, IGNORED} if place in answered else {IGNORED})
+        if place not in answered:
+            assert label == (token if place - 1 in answered else IGNORED)
+        assert label in {token, IGNORED}
     values = [risk[place] for place in answered]
     assert facts[f"{method}_highest"] == max(values)
     assert abs(facts[method] - sum(values) / len(values)) < 1e-4

@@ -16,7 +16,7 @@ from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.models import identity
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.reference_models import ReferenceModels, check_given
+from tamis.pipeline.reference_models import CURVE_POINTS, ReferenceModels, check_given, thinned
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_capture import ADAPTER_FILES
 
@@ -207,3 +207,13 @@ def test_a_trained_model_is_that_of_its_base_its_recipe_and_its_rows(
         )
     ]  # fmt: skip
     assert len({key, *others}) == len(others) + 1
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 199, 200, 201, 400, 401, 5000])
+def test_a_long_curve_is_thinned_to_its_ends_and_even_steps(steps: int) -> None:
+    curve = list(range(steps))
+    found = thinned(curve)
+    assert found == sorted(set(found))
+    assert len(found) <= CURVE_POINTS + 1
+    assert not steps or (found[0], found[-1]) == (0, steps - 1)
+    assert steps > CURVE_POINTS or found == curve

@@ -43,7 +43,7 @@ def emitted(folder: Path, shard: Shard, cut: TokenCut, quota: int, **changes: An
     write_losses(store, shard, SAMPLES)
     settings: dict[str, Any] = {
         "store": store, "options": {}, "key": "k", "schema": SCHEMA.serialize().to_pybytes(), "method": "toss",
-        "round": 0, "cut": cut,
+        "round": 0, "cut": cut, "control_ids": frozenset(),
     }  # fmt: skip
     receipt = _emit_shard((shard.to_json(), quota), TokenEmitSpec(**{**settings, **changes}))
     assert store.read_json(f"_work/receipts/{STAGE}/{shard.name}.json") == receipt
@@ -51,6 +51,16 @@ def emitted(folder: Path, shard: Shard, cut: TokenCut, quota: int, **changes: An
     parts = {name.split("/")[0]: store.read_table(name) for name in names}
     assert all(name.endswith(f"/{shard.name}.parquet") for name in names)
     return {"receipt": json.loads(json.dumps(receipt)), **parts}
+
+
+def test_the_end_of_an_answers_turn_keeps_its_label(tmp_path: Path, shard: Shard) -> None:
+    # Of the fourth sample, two prompt tokens, an answer, two tokens of the next turn, an answer; 52 and 53 are its
+    # first answer, so the token behind that is 54.
+    found = emitted(tmp_path, shard, TokenCut(0.3, Threshold(2.0, 2)), 2, control_ids=frozenset({10, 50, 54}))
+    rows = found["kept"].to_pylist()
+    assert rows[1]["labels"] == [-100, -100, -100, 53, 54, -100, 56]
+    assert rows[1]["token_risk"][4] is None
+    assert rows[0]["labels"] == [-100, -100, 12, -100, 14], "control tokens before an answer are the prompt's"
 
 
 def test_labels_risk_and_what_is_dropped(tmp_path: Path, shard: Shard) -> None:

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from tamis.operators.methods.toss import (
     IGNORED,
+    REACH,
     discard_in_each,
     highest_risk,
     per_row_counts,
     positions,
     token_risk,
     training_columns,
+    turn_ends,
 )
 from tamis.operators.ranking import coarse_histogram, fine_histogram, nth_largest
 from tamis.operators.selection import count_ties, decide, drop_count_of, threshold_for, tie_quotas
@@ -247,3 +249,33 @@ def test_rows_of_tokens_and_of_responses_must_match() -> None:
         training_columns(
             ids, np.array([0, 2, 4]), none, none, np.array([0, 0]), np.zeros(0, np.float32), np.zeros(0, bool)
         )
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 9), max_size=12), st.lists(st.integers(0, 12), max_size=6, unique=True).map(sorted)
+        ),
+        max_size=5,
+    ),
+    controls=st.frozensets(st.integers(0, 9), max_size=4),
+)
+def test_the_end_of_a_turn_is_the_first_control_token_behind_its_answer(
+    rows: list[tuple[list[int], list[int]]], controls: frozenset[int]
+) -> None:
+    ids: list[int] = []
+    offsets, stops, ranges, expected = [0], [], [0], set()
+    for tokens, edges in rows:
+        edges = [edge for edge in edges if edge <= len(tokens)]
+        for stop in edges[1::2]:
+            near = [place for place in range(stop, min(stop + REACH, len(tokens))) if tokens[place] in controls]
+            expected |= {len(ids) + near[0]} if near else set()
+            stops.append(stop)
+        ids += tokens
+        offsets.append(len(ids))
+        ranges.append(len(stops))
+    found = turn_ends(
+        np.array(ids, dtype=np.int32), np.array(offsets), np.array(stops, dtype=np.int32), np.array(ranges), controls
+    )
+    assert found.tolist() == sorted(expected)
