@@ -1,9 +1,10 @@
 """Train on a corpus whose tokens were selected: kept/ of a TOSS run -> batches and losses for transformers' Trainer.
 
-A row of kept/ has `input_ids`, `labels` (-100 on prompt and discarded tokens) and `token_risk` (null on prompt tokens),
-so any trainer that takes labels can read it; those divide the loss by the number of kept tokens. The paper divides it
-by the number of ALL response tokens, so that a batch with many discarded tokens takes a smaller step, not the same one
-on fewer tokens (arXiv 2603.01185). That is `curated_trainer`; its two parts work apart from it, too:
+A row of kept/ has `input_ids`, `labels` (-100 on prompt and discarded tokens) and `token_risk` (null on prompt tokens
+and on the tokens that end an answer's turn, which have a label and count here as response tokens), so any trainer that
+takes labels can read it; those divide the loss by the number of kept tokens. The paper divides it by the number of ALL
+response tokens, so that a batch with many discarded tokens takes a smaller step, not the same one on fewer tokens
+(arXiv 2603.01185). That is `curated_trainer`; its two parts work apart from it, too:
 
     Trainer(..., data_collator=SelectiveCollator(pad_token_id), compute_loss_func=response_mean_loss)
 
@@ -21,7 +22,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainingArguments
 
-from tamis.operators.methods.toss import IGNORED
+from tamis.operators.methods.toss import IGNORED, REACH
 
 DISCARDED = IGNORED - 1
 """The label of a discarded response token inside a batch. The Trainer counts the labels other than -100 over all
@@ -66,7 +67,10 @@ def _marked_labels(row: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     if not len(labels) == len(response) == len(row["input_ids"]):
         raise ValueError(f"a row has {len(row['input_ids'])} input_ids, {len(labels)} labels and {len(response)} risks")
     kept = labels != IGNORED
-    if (kept & ~response).any():
+    behind = np.zeros_like(response)
+    for step in range(1, REACH + 1):
+        behind[step:] |= response[:-step]
+    if (kept & ~response & ~behind).any():
         raise ValueError("a row has labels on tokens without a risk: its columns are not of one run")
     labels[response & ~kept] = DISCARDED
     return labels

@@ -317,3 +317,14 @@ def test_the_example_writes_an_adapter(
     moved = [value.abs().max() for name, value in adapted.named_parameters() if "lora_B" in name]
     assert len(moved) == 8
     assert min(moved) > 0
+
+
+def test_the_end_of_a_turn_is_learned_and_counted() -> None:
+    row = {"input_ids": [1, 5, 6, 2, 7], "labels": [-100, 5, -100, 2, -100], "token_risk": [None, 0.1, 2.0, None, None]}
+    batch = SelectiveCollator(0)([row])
+    assert batch["labels"].tolist() == [[-100, 5, -101, 2, -100]]
+    logits = torch.zeros(1, 5, 10)
+    assert float(response_mean_loss({"logits": logits}, batch["labels"])) == pytest.approx(2 * np.log(10) / 3)
+    stray = {**row, "labels": [1, 5, -100, 2, -100]}
+    with pytest.raises(ValueError, match="without a risk"):
+        SelectiveCollator(0)([stray])
