@@ -49,7 +49,7 @@ def plan_layers(job: LayersJob) -> LayerPlan:
     model = open_model(job.model)
     check_files(model, model.info.blocks, head=True)
     max_tokens = longest_of(job, model)
-    references = plan_references(job, {"larf": Larf()}, model.tokenizer, max_tokens, 0)
+    references = plan_references(job, {"larf": Larf()}, model.tokenizer, max_tokens, 0, [])
     return layer_plan(job, model, max_tokens, references, search=True)
 
 

@@ -140,7 +140,7 @@ def make_plan(job: Job) -> Plan:
     if job.masks_tokens:
         seen = [key for scanned in files for row in scanned.head for key in row]
         check_columns([*seen, *(schema.names if schema is not None else ())])
-    references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards))
+    references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards), notes)
     _check_amounts(job, sum(shard.rows for shard in shards), model.info)
     layers = None
     if undecided:

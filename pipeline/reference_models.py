@@ -14,16 +14,15 @@ import torch
 
 from tamis.operators.adapters import Adapters
 from tamis.operators.architecture import describe_model, plan_full, read_config
-from tamis.operators.conversation import Dialect, normalise
-from tamis.operators.problems import RowProblem
 from tamis.operators.tokens import ChatTokenizer, Tokenised
 from tamis.pipeline import run_folder
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
 from tamis.pipeline.plan import Plan
+from tamis.pipeline.reference_sets import reference_rows
 from tamis.pipeline.reference_training import REFERENCES, reference_key, train_reference
-from tamis.pipeline.sources import Shard, read
+from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store, error_text
 from tamis.pipeline.token_capture import ADAPTER_FILES, Reference
 from tamis.pipeline.token_tables import HARMFUL, UTILITY
@@ -70,22 +69,10 @@ class ReferenceModels:
         )
 
     def rows(self, role: str) -> list[Tokenised]:
-        """The reference set of `role`, tokenised as the corpus is. InputError if a row cannot be used."""
-        job = self.plan.job
-        conversations, places = [], []
-        for shard in self._shards(role):
-            dialect = Dialect.from_dict(dict(shard.dialect))
-            for row in read(shard, job.storage_options):
-                if isinstance(row.value, RowProblem):
-                    raise InputError(f"{role} references: row {row.number}: {row.value}")
-                conversations.append(normalise(row.value, dialect))
-                places.append(row.number)
-        encoded = self.tokenizer.encode(conversations, max_tokens=self.plan.max_tokens, overlong=job.overlong)
-        rows = []
-        for place, outcome in zip(places, encoded, strict=True):
-            if isinstance(outcome, RowProblem):
-                raise InputError(f"{role} references: row {place}: {outcome}")
-            rows.append(outcome)
+        """The usable rows of the reference set `role`, tokenised as the corpus is. InputError if there are none."""
+        plan = self.plan
+        outcomes = reference_rows(self._shards(role), self.tokenizer, plan.max_tokens, plan.job)
+        rows = [outcome for _, outcome in outcomes if isinstance(outcome, Tokenised)]
         if not rows:
             raise InputError(f"the {role} references hold no rows; name a file with some")
         return rows

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.methods import Method
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens import ChatTokenizer
+from tamis.operators.tokens import ChatTokenizer, Tokenised
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import resolve
 from tamis.pipeline.job import Job, LayersJob
 from tamis.pipeline.scanning import dialect_of, scan_files
 from tamis.pipeline.sources import SHIPPED, Scanned, Shard, make_shards, read, shipped_file
+
+TRAINED_ON = ("harmful", "utility")
+"""Roles of the sets that TOSS's reference models are trained on."""
 
 
 def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, str | None]:
@@ -38,34 +41,50 @@ def _scan(role: str, path: str | None, job: LayersJob) -> list[Scanned]:
 
 
 def plan_references(
-    job: LayersJob, methods: Mapping[str, Method], tokenizer: ChatTokenizer, max_tokens: int, first_index: int
+    job: LayersJob,
+    methods: Mapping[str, Method],
+    tokenizer: ChatTokenizer,
+    max_tokens: int,
+    first_index: int,
+    notes: list[str],
 ) -> tuple[Shard, ...]:
+    """The shards of every reference set, numbered from first_index on. InputError if rows cannot be used.
+
+    LARF's references are pairs, and few: each must be usable. Of what TOSS trains on, which may be an instruction set
+    of thousands, the share of bad rows that the job lets pass in the corpus (max_quarantined) is left out, with a word
+    in `notes`.
+    """
     shards: list[Shard] = []
     problems: list[str] = []
     for role, path in reference_paths(job, methods).items():
         shown = path or f"the {role} references of tamis"
+        found: list[Shard] = []
         for scanned in _scan(role, path, job):
             try:
                 dialect = dialect_of(scanned, None, {})
             except ValueError as error:
                 problems.append(f"{role}: {shown}: {error}")
                 continue
-            made = make_shards(scanned, role, dialect.to_dict(), first_index + len(shards))
-            problems.extend(
-                f"{role}: {shown}: row {number}: {problem}"
-                for number, problem in _bad_references(made, dialect, tokenizer, max_tokens, job)
-            )
-            shards.extend(made)
+            found.extend(make_shards(scanned, role, dialect.to_dict(), first_index + len(shards) + len(found)))
+        outcomes = reference_rows(found, tokenizer, max_tokens, job)
+        bad = [f"row {number}: {outcome}" for number, outcome in outcomes if isinstance(outcome, RowProblem)]
+        rows = sum(shard.rows for shard in found)
+        if role in TRAINED_ON and 0 < len(bad) <= job.max_quarantined * rows:
+            notes.append(f"{len(bad):,} of {rows:,} {role} references cannot be used and are left out ({bad[0]})")
+        else:
+            problems.extend(f"{role}: {shown}: {problem}" for problem in bad)
+        shards.extend(found)
     if problems:
         raise InputError(f"{len(problems)} reference row(s) cannot be used:", problems[:20])
     return tuple(shards)
 
 
-def _bad_references(
-    shards: Sequence[Shard], dialect: Dialect, tokenizer: ChatTokenizer, max_tokens: int, job: LayersJob
-) -> Iterable[tuple[int, RowProblem]]:
-    """References are few and weigh much: each must be usable."""
+def reference_rows(
+    shards: Sequence[Shard], tokenizer: ChatTokenizer, max_tokens: int, job: LayersJob
+) -> Iterator[tuple[int, Tokenised | RowProblem]]:
+    """The number of each row in its file, and its tokens or what is wrong with it."""
     for shard in shards:
+        dialect = Dialect.from_dict(dict(shard.dialect))
         for row in read(shard, job.storage_options):
             if isinstance(row.value, RowProblem):
                 yield row.number, row.value
@@ -76,5 +95,4 @@ def _bad_references(
                 yield row.number, problem
                 continue
             [encoded] = tokenizer.encode([conversation], max_tokens=max_tokens, overlong=job.overlong)
-            if isinstance(encoded, RowProblem):
-                yield row.number, encoded
+            yield row.number, encoded

@@ -175,7 +175,7 @@ def key_of(plan: Plan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[s
 
     def train(store: Store, name: str, key: str, *rest: Any) -> dict[str, Any]:
         seen.update(name=name, key=key, notes=rest[-1])
-        return {"files": [], "seconds": {}, "rows": 3}
+        return {"files": [], "curve": [], "seconds": {}, "rows": 3}
 
     monkeypatch.setattr(reference_models, "train_reference", train)
     prepared = models(plan, folder).prepare("utility")
@@ -217,3 +217,20 @@ def test_a_long_curve_is_thinned_to_its_ends_and_even_steps(steps: int) -> None:
     assert len(found) <= CURVE_POINTS + 1
     assert not steps or (found[0], found[-1]) == (0, steps - 1)
     assert steps > CURVE_POINTS or found == curve
+
+
+# --- rows that cannot be used -------------------------------------------------------------------------------------
+
+
+def test_a_few_bad_rows_of_a_large_reference_set_are_left_out(
+    planner: TossPlanner, tmp_path: Path, tiny_model: Path
+) -> None:
+    rows = [*rows_of(150), {"prompt": "p", "response": ""}, *rows_of(50)]
+    (tmp_path / "many.jsonl").write_bytes(lines_of(rows))
+    plan = planner(**{"toss.utility_references": str(tmp_path / "many.jsonl")})
+    assert any("1 of 201 utility references cannot be used" in note and "row 150" in note for note in plan.warnings)
+    assert len(models(plan, tmp_path).rows("utility")) == 200
+    few = [*rows_of(20), {"prompt": "p", "response": ""}]
+    (tmp_path / "few.jsonl").write_bytes(lines_of(few))
+    with pytest.raises(InputError, match="1 reference row"):
+        planner(**{"toss.utility_references": str(tmp_path / "few.jsonl")})
