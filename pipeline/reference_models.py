@@ -94,7 +94,12 @@ class ReferenceModels:
         files = facts.pop("files")
         facts.pop("seconds")  # the artifact of a resumed run is that of an undisturbed one
         source = ", ".join(dict.fromkeys(shard.file.name for shard in self._shards(role)))
-        shown = {"name": name, "how": "trained", "source": source, **facts, "curve": thinned(facts["curve"])}
+        # Passes over the set so far, as a fraction: where sets differ in size, steps cannot be laid side by side.
+        curve = [
+            {**point, "epoch": point["step"] * facts["recipe"]["epochs"] / facts["steps"]}
+            for point in thinned(facts["curve"])
+        ]
+        shown = {"name": name, "how": "trained", "source": source, **facts, "curve": curve}
         return Prepared(Reference(adapter=f"{REFERENCES}/{name}"), key, shown, files)
 
     def _adopt(self, role: str, given: str) -> Prepared:
