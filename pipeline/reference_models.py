@@ -21,16 +21,14 @@ from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.reference_sets import reference_rows
-from tamis.pipeline.reference_training import REFERENCES, reference_key, train_reference
+from tamis.pipeline.reference_training import REFERENCES, TRAINING, reference_key, train_reference
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store, error_text
 from tamis.pipeline.token_capture import ADAPTER_FILES, Reference
 from tamis.pipeline.token_tables import HARMFUL, UTILITY
 
-TRAINING = "training.json"
 TOKENISATION = "tokenizer and template"
 """The key of a fingerprint, and of training.json."""
-
 
 CURVE_POINTS = 200
 """Of a training curve in manifest and report."""
@@ -53,6 +51,7 @@ class ReferenceModels:
     plan: Plan
     store: Store
     pool: Pool
+    _rows: dict[str, list[Tokenised]] = field(default_factory=dict)
 
     @property
     def base_keys(self) -> dict[str, Any]:
@@ -70,12 +69,13 @@ class ReferenceModels:
 
     def rows(self, role: str) -> list[Tokenised]:
         """The usable rows of the reference set `role`, tokenised as the corpus is. InputError if there are none."""
-        plan = self.plan
-        outcomes = reference_rows(self._shards(role), self.tokenizer, plan.max_tokens, plan.job)
-        rows = [outcome for _, outcome in outcomes if isinstance(outcome, Tokenised)]
-        if not rows:
+        if role not in self._rows:
+            plan = self.plan
+            outcomes = reference_rows(self._shards(role), self.tokenizer, plan.max_tokens, plan.job)
+            self._rows[role] = [outcome for _, outcome in outcomes if isinstance(outcome, Tokenised)]
+        if not self._rows[role]:
             raise InputError(f"the {role} references hold no rows; name a file with some")
-        return rows
+        return self._rows[role]
 
     def _shards(self, role: str) -> list[Shard]:
         return [shard for shard in self.plan.reference_shards if shard.role == role]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tamis.operators.conversation import Dialect, normalise
+from tamis.operators.conversation import Dialect, Message, normalise
 from tamis.operators.methods import Method
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens import ChatTokenizer, Tokenised
@@ -85,14 +85,15 @@ def reference_rows(
     """The number of each row in its file, and its tokens or what is wrong with it."""
     for shard in shards:
         dialect = Dialect.from_dict(dict(shard.dialect))
+        outcomes: dict[int, Tokenised | RowProblem] = {}
+        conversations: dict[int, list[Message]] = {}
         for row in read(shard, job.storage_options):
-            if isinstance(row.value, RowProblem):
-                yield row.number, row.value
-                continue
             try:
-                conversation = normalise(row.value, dialect)
+                if isinstance(row.value, RowProblem):
+                    raise row.value
+                conversations[row.number] = normalise(row.value, dialect)
             except RowProblem as problem:
-                yield row.number, problem
-                continue
-            [encoded] = tokenizer.encode([conversation], max_tokens=max_tokens, overlong=job.overlong)
-            yield row.number, encoded
+                outcomes[row.number] = problem
+        encoded = tokenizer.encode(list(conversations.values()), max_tokens=max_tokens, overlong=job.overlong)
+        outcomes.update(zip(conversations, encoded, strict=True))
+        yield from sorted(outcomes.items())

@@ -21,7 +21,7 @@ from tamis.operators.selection import Threshold, count_ties, decide, drop_count_
 from tamis.operators.tokens import Tokenised
 from tamis.pipeline.engine import map_reduce
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.fit import GROUP
+from tamis.pipeline.fit import GROUP, shown_cut
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_tables import Ragged, read_tokens
@@ -36,6 +36,11 @@ class TokenCut:
 
     share: float
     threshold: Threshold | None
+
+    @property
+    def shown(self) -> float | None:
+        """The cut as a number for a report; None when nothing is discarded, or each sample has a cut of its own."""
+        return None if self.threshold is None else shown_cut(self.threshold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +76,7 @@ class TokenSelection:
 def select_tokens(store: Store, shards: Sequence[Shard], round: int, share: float, scope: str) -> TokenSelection:
     """The exact cut of scoring round `round`. discarded: None where samples are cut one by one, not counted yet.
 
-    Raises ConfigError when there is no token, or when the share is less than one token.
+    Raises ConfigError when there is no token. A share of less than one token discards none.
     """
     names = [shard.name for shard in shards]
     sums: RiskSums = map_reduce(_risk_sums, _plus, _groups(names), store, round)

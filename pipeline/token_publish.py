@@ -23,10 +23,13 @@ from tamis.pipeline.run_folder import MANIFEST
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_emit import empty_dropped
 from tamis.pipeline.token_fit import TokenSelection
-from tamis.pipeline.token_statistics import Example, TokenStatistics
+from tamis.pipeline.token_statistics import Example, TokenStatistics, plotted_range
 from tamis.pipeline.totals import CaptureTotals, TokenTotals
 
 SHOWN_STRINGS = 40
+
+TIES_WORTH_A_WORD = 0.01
+"""Ties at the cut, as a share of the discarded tokens."""
 
 
 @dataclass
@@ -125,10 +128,15 @@ def _summary(
     tokens: Mapping[str, int],
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    job, threshold = plan.job, selection.cut.threshold
+    job = plan.job
     warnings = list(dict.fromkeys(notes))
     if not tokens["discarded"]:
         warnings.append("nothing was discarded: the share of so few tokens is less than one")
+    if selection.at_cut > 1 and selection.at_cut > TIES_WORTH_A_WORD * tokens["discarded"]:
+        warnings.append(
+            f"{selection.at_cut:,} tokens have exactly the risk of the cut, and the first of them in the corpus fell: "
+            "if they are many, the reference models hardly differ; train them longer, at a higher rate or on more data"
+        )
     several = list(rounds) if job.method == ["toss-pro"] else []
     return {
         "kind": "tokens",
@@ -138,11 +146,11 @@ def _summary(
             **tokens,
             "requested": job.toss.discard,
             "scope": job.toss.scope,
-            "cut": None if threshold is None or not selection.discarded else threshold.value,
+            "cut": selection.cut.shown,
             "at_cut": selection.at_cut,
         },
         "references": [item.facts for item in prepared],
-        **statistics.for_report(selection.sums.low, selection.sums.high),
+        **statistics.for_report(*plotted_range(selection.sums)),
         "token_strings": _strings(plan, statistics),
         "sources": [
             {"source": source, "rows": rows, "dropped": dropped, "tokens": response, "discarded": discarded}

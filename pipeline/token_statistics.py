@@ -20,7 +20,7 @@ from tamis.pipeline.engine import map_reduce
 from tamis.pipeline.fit import GROUP
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
-from tamis.pipeline.token_fit import TokenCut, TokenSelection, discarded_tokens
+from tamis.pipeline.token_fit import RiskSums, TokenCut, TokenSelection, discarded_tokens
 from tamis.pipeline.token_tables import TokenShard, read_tokens
 
 BINS = 80
@@ -66,7 +66,7 @@ class TokenStatistics:
         )
 
     def for_report(self, low: float, high: float) -> dict[str, Any]:
-        """The keys risk_histogram, positions and sample_shares of a summary. low, high: the range of the risk."""
+        """The keys risk_histogram, positions and sample_shares of a summary. low, high: of plotted_range."""
         histogram, places = self.histogram, self.by_position
         starts = position_starts()
         stops = [*starts[1:].tolist(), None]
@@ -96,13 +96,16 @@ class TokenStatistics:
         }
 
 
+def plotted_range(sums: RiskSums) -> tuple[float, float]:
+    """What the histogram of the risk spans; where every token has the same, something to both sides of it."""
+    return (sums.low, sums.high) if sums.low < sums.high else (sums.low - 0.5, sums.high + 0.5)
+
+
 def token_statistics(
     store: Store, shards: Sequence[Shard], round: int, selection: TokenSelection, vocabulary: int
 ) -> TokenStatistics:
     """Of all shards, as scoring round `round` and the cut leave them."""
-    sums = selection.sums
-    high = max(sums.high, float(np.nextafter(np.float32(sums.low), np.float32(np.inf))))
-    edges = np.linspace(sums.low, high, BINS + 1)[1:-1]
+    edges = np.linspace(*plotted_range(selection.sums), BINS + 1)[1:-1]
     found: TokenStatistics = map_reduce(
         _of_group, _plus, _groups(shards, selection.quotas), store, round, selection.cut, edges, vocabulary
     )

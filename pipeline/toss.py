@@ -16,7 +16,7 @@ from tamis.operators.tokens import Tokenised
 from tamis.pipeline import receipts, run_folder
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
-from tamis.pipeline.capture_stage import Timings, run_capture
+from tamis.pipeline.capture_stage import Timings, check_precision, run_capture
 from tamis.pipeline.engine import Cluster, Pool, ray_session, size_pool
 from tamis.pipeline.fit import ARTIFACT
 from tamis.pipeline.identifiers import sample_ids
@@ -182,6 +182,9 @@ class _Run:
         totals = run_capture(
             self.plan, self.store, self.key, self.cluster, self.timings, self.plan.shards, stage_of(round), start
         )
+        # The risk is a difference of losses of two rounds: they must be of one precision.
+        totals.precisions |= self.captured.precisions
+        check_precision(self.store, totals)
         self.rounds.append(Round(number=round, harmful_rows=len(self.harmful_rows) or None))
         return totals
 
@@ -211,7 +214,7 @@ class _Run:
         for round in reversed(self.rounds):
             found = select_tokens(self.store, shards, round.number, toss.discard, toss.scope)
             round.mean_risk = found.sums.total / found.sums.count
-            round.cut = found.cut.threshold.value if found.cut.threshold is not None else None
+            round.cut = found.cut.shown
             if selection is None:
                 selection = found
             else:

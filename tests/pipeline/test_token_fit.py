@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from plan_jobs import lines_of, rows_of
 from token_shards import Samples, Scored, shard_of, write_losses, write_round, write_shards
 
 from tamis.operators.selection import drop_count_of
 from tamis.pipeline import token_fit
-from tamis.pipeline.engine import ray_session
+from tamis.pipeline.engine import Cluster, ray_session
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.job import load_job
+from tamis.pipeline.plan import make_plan
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_fit import (
+    TokenCut,
     chosen_rows,
     digest,
     discarded_tokens,
@@ -24,7 +30,9 @@ from tamis.pipeline.token_fit import (
     select_tokens,
     shared_rows,
 )
+from tamis.pipeline.token_publish import Round
 from tamis.pipeline.token_tables import read_tokens
+from tamis.pipeline.toss import _Run
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -222,3 +230,32 @@ def test_shared_rows_are_those_of_the_same_tokens(tmp_path: Path) -> None:
         "utility": by_shard(shards, {2, 5}),
         "none": {},
     }
+
+
+@pytest.mark.parametrize(("share", "cut"), [(0.5, 1.0), (1e-9, None)])
+def test_every_round_of_a_run_can_be_written_as_json(
+    share: float, cut: float | None, tmp_path: Path, tiny_model: Path, ray_address: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows_of(3)))
+    for role in ("good", "bad"):
+        (tmp_path / f"{role}.jsonl").write_bytes(lines_of(rows_of(2)))
+    overlay = {
+        "input.path": [str(tmp_path / "data")], "output": str(tmp_path / "out"), "model.name": str(tiny_model),
+        "method": ["toss-pro"], "toss.discard": share, "toss.utility_references": str(tmp_path / "good.jsonl"),
+        "toss.harmful_references": str(tmp_path / "bad.jsonl"),
+    }  # fmt: skip
+    plan = make_plan(load_job(None, overlay))
+    store = Store(str(tmp_path / "out"))
+    samples = [Scored((1.0, 1.0, 0.0)), Scored((0.0,)), Scored((-1.0, 2.0))]
+    [shard] = plan.shards
+    write_losses(store, shard, samples)
+    write_round(store, shard, samples, 1)
+    run = _Run(plan, store, Cluster(ray_address, 1, 2.0, 0.0, 0.0), {}, rounds=[Round(0, None), Round(1, 2)])
+    selection = run.select()
+    assert [round.cut for round in run.rounds] == [cut, cut] == [selection.cut.shown] * 2
+    json.dumps([asdict(round) for round in run.rounds], allow_nan=False)
+
+
+def test_a_sample_has_a_cut_of_its_own_so_none_is_shown() -> None:
+    assert TokenCut(0.1, None).shown is None

@@ -15,8 +15,8 @@ from tamis.pipeline import token_statistics as statistics
 from tamis.pipeline.engine import ray_session
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
-from tamis.pipeline.token_fit import select_tokens
-from tamis.pipeline.token_statistics import EXAMPLES, TokenStatistics, overlap, token_statistics
+from tamis.pipeline.token_fit import RiskSums, select_tokens
+from tamis.pipeline.token_statistics import EXAMPLES, TokenStatistics, overlap, plotted_range, token_statistics
 
 VOCABULARY = 400
 SHARE = 0.2
@@ -161,3 +161,8 @@ def test_the_overlap_of_two_rounds(tmp_path: Path) -> None:
         assert overlap(store, shards, 1, cuts[1], 1, cuts[1]) == 1.0
         nothing = select_tokens(store, shards, 0, 1e-6, "global")
         assert overlap(store, shards, 0, nothing, 1, cuts[1]) is None
+
+
+def test_the_plot_spans_the_risk_or_something_around_the_only_one() -> None:
+    assert plotted_range(RiskSums(np.ones(1, dtype=np.int64), -1.0, 2.0, 0.0)) == (-1.0, 2.0)
+    assert plotted_range(RiskSums(np.ones(1, dtype=np.int64), 0.0, 0.0, 0.0)) == (-0.5, 0.5)
