@@ -86,7 +86,7 @@ def main() -> None:
         failed = _storage_error(error)
         if failed is None:
             raise
-        from tamis.pipeline.store import error_text
+        from tamis.pipeline.errors import error_text
 
         where = f"{failed.filename}: " if isinstance(failed.filename, str) else ""
         _fail(

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tamis.pipeline.store import is_local, open_filesystem
+from tamis.pipeline.addresses import is_local, open_filesystem
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tamis.pipeline.store import has_credentials
+from tamis.pipeline.addresses import has_credentials
 
 _SECRET = re.compile(
     r"secret|passw|passphrase|(?<![a-z])(pass|pwd|pat|sig)(?![a-z])|token|credential|sas|conn(ection)?[_-]?str"

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tamis.operators.methods.protocol import tree_reduce
-from tamis.pipeline.errors import ClusterError, TamisError
-from tamis.pipeline.store import error_text
+from tamis.pipeline.errors import ClusterError, TamisError, error_text
 
 T = TypeVar("T")
 R = TypeVar("R")

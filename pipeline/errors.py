@@ -37,3 +37,10 @@ class InternalError(TamisError):
     """tamis contradicts itself; nothing was published."""
 
     exit_code = 70
+
+
+def error_text(error: BaseException) -> str:
+    """One line of an error of the storage, for a person."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__

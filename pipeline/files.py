@@ -13,8 +13,8 @@ from typing import Any
 
 import fsspec
 
-from tamis.pipeline.errors import InputError
-from tamis.pipeline.store import error_text, is_local, open_filesystem
+from tamis.pipeline.addresses import is_local, open_filesystem
+from tamis.pipeline.errors import InputError, error_text
 
 _FORMATS = {
     ".jsonl": "jsonl",

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline.addresses import open_filesystem
 from tamis.pipeline.files import SourceFile
 from tamis.pipeline.job import Job, LayersJob
 from tamis.pipeline.models import ModelSource, identity
 from tamis.pipeline.prompts import Prompts
 from tamis.pipeline.settings import TOKEN_METHODS, ModelSpec
 from tamis.pipeline.sources import Shard, is_shipped
-from tamis.pipeline.store import open_filesystem
 
 FINGERPRINT_FORMAT = SEARCH_FORMAT = FISHER_FORMAT = 1
 """Of a run, of the layer search and of the Fisher ratios: raised when the same settings begin to give other numbers."""

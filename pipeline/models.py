@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.store import error_text, refuse_credentials
+from tamis.pipeline.addresses import refuse_credentials
+from tamis.pipeline.errors import ConfigError, error_text
 
 _CONFIG_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 _WHOLE = 1 << 28

@@ -16,6 +16,7 @@ from tamis.operators.methods import METHODS, Larf, Method
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline.addresses import is_local_url
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.files import SourceFile, resolve
 from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
@@ -26,7 +27,6 @@ from tamis.pipeline.models import ModelSource
 from tamis.pipeline.reference_sets import plan_references
 from tamis.pipeline.scanning import dialect_of, scan_files
 from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
-from tamis.pipeline.store import is_local_url
 
 _SAMPLED_FILES = 8
 

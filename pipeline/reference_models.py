@@ -17,13 +17,13 @@ from tamis.operators.architecture import describe_model, plan_full, read_config
 from tamis.operators.tokens import ChatTokenizer, Tokenised
 from tamis.pipeline import run_folder
 from tamis.pipeline.engine import Pool
-from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.errors import ConfigError, InputError, error_text
 from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.reference_sets import reference_rows
 from tamis.pipeline.reference_training import REFERENCES, TRAINING, reference_key, train_reference
 from tamis.pipeline.sources import Shard
-from tamis.pipeline.store import Store, error_text
+from tamis.pipeline.store import Store
 from tamis.pipeline.token_capture import ADAPTER_FILES, Reference
 from tamis.pipeline.token_tables import HARMFUL, UTILITY
 

@@ -18,10 +18,10 @@ import pyarrow as pa
 from tamis.operators.problems import RowProblem
 from tamis.operators.references import safe_path, unsafe_path
 from tamis.pipeline import text_files
+from tamis.pipeline.addresses import is_local, open_filesystem
 from tamis.pipeline.columnar_files import ColumnarFile, read_rows, shape_of
-from tamis.pipeline.errors import InputError
+from tamis.pipeline.errors import InputError, error_text
 from tamis.pipeline.files import TEXT_FORMATS, SourceFile, identity_of
-from tamis.pipeline.store import error_text, is_local, open_filesystem, vanished
 from tamis.pipeline.text_files import Span, TextFile
 
 SHARD_BYTES = 64 << 20
@@ -148,7 +148,7 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
         else:
             rows = _from_table(read_table(shard, options, columns), shard.span.start_row)
     except (ValueError, OSError, pa.ArrowException) as error:
-        raise vanished(shard.file.name, error) from None
+        raise _vanished(shard.file.name, error) from None
     if len(rows) != shard.rows:
         raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
     return rows
@@ -192,9 +192,13 @@ def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
         info = filesystem.info(path)
         identity = str(os.stat(path).st_mtime_ns) if is_local(filesystem) else identity_of(info)
     except OSError as error:
-        raise vanished(shard.file.name, error) from None
+        raise _vanished(shard.file.name, error) from None
     if identity != shard.file.identity or int(info["size"]) != shard.file.bytes:
         raise InputError(f"{shard.file.name}: changed since the plan was made; run again with a new output folder")
+
+
+def _vanished(path: str, error: BaseException) -> InputError:
+    return InputError("the input cannot be read any more", [f"{path}: {error_text(error)}"])
 
 
 def _text(file: SourceFile, options: Mapping[str, Any], header: tuple[str, ...]) -> TextFile:

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.addresses import is_local, open_filesystem, refuse_credentials
+from tamis.pipeline.errors import ConfigError, error_text
 
 
 @dataclass(frozen=True)
@@ -152,58 +152,3 @@ class Store:
             self.remove(probe)
         except (OSError, PermissionError) as error:
             raise ConfigError(f"output: {self.path()} cannot be written ({error_text(error)})") from None
-
-
-def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system that serves `url`, and the path of `url` on it. ConfigError if nothing here serves it."""
-    refuse_credentials(url)
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url, **({} if is_local_url(url) else options))
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"{url}: no storage driver for this address ({error_text(error)})") from None
-    return filesystem, path
-
-
-def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
-    return "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple | list) else (filesystem.protocol,))
-
-
-def is_local_url(url: str) -> bool:
-    return "://" not in url or url.startswith("file://")
-
-
-def refuse_credentials(url: str) -> None:
-    """ConfigError for user:password@ or a signature in a URL; such an address would end up in logs and manifests."""
-    if has_credentials(url):
-        raise ConfigError(
-            f"{url.partition('://')[0]}://***: credentials in an address are refused; put them in "
-            "the environment or the provider's own config file (or fetch the file of a signed address first)"
-        )
-
-
-_SIGNED = re.compile(
-    r"[?&;#]([\w.-]*(signature|security-token|credential)|sig|(access_|auth_)?token|api_?key)=", re.IGNORECASE
-)
-"""What presigned addresses of S3, Google, Azure and the like carry in their query."""
-
-
-def has_credentials(url: str) -> bool:
-    """container@account (abfs) and user@host (sftp) are no secrets; what stands there over http is."""
-    scheme, separator, rest = url.partition("://")
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    before_host = authority.rpartition("@")[0]
-    secret = ":" in before_host or (before_host and scheme.rpartition("::")[2] in {"http", "https"})
-    # A secret with a slash in it ends the authority early: s3://key:se/cret@bucket.
-    split = "@" not in authority and re.search(r":(?!\d*$)[^\]]*$", authority) and "@" in rest
-    return bool(separator and (secret or split or _SIGNED.search(rest)))
-
-
-def error_text(error: BaseException) -> str:
-    """One line of an error of the storage, for a person."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def vanished(path: str, error: BaseException) -> InputError:
-    return InputError("the input cannot be read any more", [f"{path}: {error_text(error)}"])

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from tamis.operators.problems import RowProblem
-from tamis.pipeline.store import open_filesystem
+from tamis.pipeline.addresses import open_filesystem
 
 _CHUNK = 8 << 20
 _WHITE = b" \t\r\n\v\f"

@@ -13,8 +13,9 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.store import Store, error_text, has_credentials, is_local_url, open_filesystem
+from tamis.pipeline.addresses import has_credentials, is_local_url, open_filesystem
+from tamis.pipeline.errors import ConfigError, error_text
+from tamis.pipeline.store import Store
 
 
 @pytest.fixture(params=["local", "file", "memory"])
