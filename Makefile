@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: help install demo test lint format types check clean
+.PHONY: help install demo test fuzz chaos lint format types check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,6 +27,16 @@ demo: install  ## plant harmful pairs in a small corpus, curate it, and say how 
 
 test: install  ## all tests
 	@$(BIN)/python -m pytest
+
+SEED ?= 1
+chaos: install  ## 20 rounds of kill -9 and failing storage, each compared with a calm run: make chaos SEED=2
+	@$(BIN)/python tests/chaos/harness.py --rounds 20 --seed $(SEED)
+
+FUZZ_SECONDS ?= 300
+fuzz: install  ## fuzz the reader, the dialects, the spans and the manifests for long, then a million hostile rows
+	@for target in reader dialect spans manifest; do \
+		$(BIN)/python tests/fuzz/coverage_guided.py --target $$target --seconds $(FUZZ_SECONDS) || exit 1; done
+	@$(BIN)/python tests/fuzz/million_rows.py --rows 1000000 --seed 1
 
 lint: install  ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

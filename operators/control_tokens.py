@@ -26,6 +26,8 @@ from tamis.operators.rendering import Renderer, unused_characters
 _TAG = re.compile(r"</?\w+>")
 _BRACKETED = re.compile(r"[^\w\s].*[^\w\s]", re.DOTALL)
 _SHAPES_KEPT = 4096
+_LONGEST_KEPT = 1000
+"""Turns: conversations of more are rare, and thousands of their shapes would fill the memory."""
 _NEUTRAL = "x"
 
 Tokens = tuple[list[int], list[tuple[int, int]]]  # ids, half-open character ranges
@@ -130,7 +132,7 @@ class ControlTokens:
         """
         shape = tuple([(message["role"], not message["content"].strip()) for message in messages])
         if shape not in self._shapes:
-            if len(self._shapes) >= _SHAPES_KEPT:
+            if len(self._shapes) >= _SHAPES_KEPT or len(shape) > _LONGEST_KEPT:
                 self._shapes.clear()
             neutral = [{"role": role, "content": "" if empty else _NEUTRAL} for role, empty in shape]
             try:

@@ -9,6 +9,7 @@ space). What cannot be read so is a RowProblem:
     no_response          no assistant turn, or the response is null
     empty_response       an assistant turn without any text
     bad_content          a turn or a text that is not of the right type
+    duplicate_keys       a conversation in JSON text with the same key twice in one turn
     unknown_role         a role that is none of the five (or one of their usual other names)
     unsupported_content  tool calls, separate reasoning, images: what a chat of plain texts cannot hold
     no_turns             a text without Human:/Assistant: labels
@@ -23,6 +24,7 @@ from typing import Any
 from tamis.operators.detection import as_list, detect
 from tamis.operators.dialects import Dialect, dialect_by_hand
 from tamis.operators.problems import RowProblem
+from tamis.operators.strict_json import parse
 from tamis.operators.turns import split_turns
 
 __all__ = ["Dialect", "Message", "detect", "dialect_by_hand", "normalise"]
@@ -80,6 +82,8 @@ def _turns(value: Any, role_key: str, content_key: str) -> _Turns:
     if turns is None:
         raise RowProblem("no_conversation", "the conversation is missing or null")
     if not isinstance(turns, (list, tuple)):
+        if isinstance(turns, str) and turns.lstrip().startswith("["):
+            _refuse_duplicates(turns)
         raise RowProblem("no_conversation", f"the conversation is not a list of turns but {_kind(turns)}")
     if not turns:
         raise RowProblem("no_conversation", "the conversation has no turns")
@@ -101,6 +105,14 @@ def _turns(value: Any, role_key: str, content_key: str) -> _Turns:
                 raise RowProblem("unsupported_content", f"turn {number} has {key}, which cannot be rendered as text")
         found.append((known, turn.get(content_key)))
     return found
+
+
+def _refuse_duplicates(text: str) -> None:
+    try:
+        parse(text)
+    except RowProblem as problem:
+        if problem.code == "duplicate_keys":
+            raise
 
 
 def _joined(content: Sequence[Any], number: int) -> str:

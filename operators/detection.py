@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tamis.operators.dialects import BY_HAND, Dialect, listed, optional_column, usual_inputs
 from tamis.operators.problems import RowProblem
+from tamis.operators.strict_json import parse
 from tamis.operators.turns import split_turns
 
 _UNDERSTOOD = (
@@ -50,8 +50,8 @@ def as_list(value: Any) -> Any:
     """A list that came as a JSON string (lists in a CSV do) is read; anything else is returned as it is."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
+            return parse(value)
+        except RowProblem:
             return value
     return value
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +162,7 @@ class Representer:
         *,
         token_budget: int | None = None,
         exact: bool = False,
+        on_batch: Callable[[], None] | None = None,
     ) -> tuple[dict[Request, Vectors], dict[int, RowProblem]]:
         """Run all rows and pool each request.
 
@@ -169,7 +170,7 @@ class Representer:
         each final answer. token_budget: rows x longest row of a batch; default: rows.TOKEN_BUDGETS,
         or COMPILED_TOKEN_BUDGETS.
         exact: one row at a time, so that a row's vectors are the same to the bit whatever else is in the call, on one
-        machine, device and number of threads.
+        machine, device and number of threads. on_batch: called after each batch.
         Returns, per request, float32 (N, d) whose row i belongs to input i; and the rows that have a problem,
         which hold NaN in every array: empty, too_long_for_model, bad_token_id, no_prompt_token,
         no_response_token, forward_failed, non_finite. A batch that fails is halved, down to one row. Raises
@@ -197,6 +198,8 @@ class Representer:
             flying.append(self._launch(rows, [input_ids[row] for row in rows], lengths[rows], spans[rows]))
             if len(flying) > _IN_FLIGHT:
                 land(flying.popleft())
+            if on_batch is not None:
+                on_batch()
 
         if exact:
             batches = [usable[place : place + 1] for place in range(len(usable))]

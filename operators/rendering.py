@@ -31,8 +31,14 @@ PLAIN_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
     "{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
 )
+_LOOKED_UP = 8
 # The date that Llama 3's own templates write where they know of none.
 FIXED_DATE = datetime(2024, 7, 26)
+
+_MOST_WORK = 1 << 28
+_PER_MESSAGE = 1000
+"""Answers that must be found one by one cost some renderings of the whole each; a message costs as much as so many
+characters. The most work takes seconds."""
 
 Span = tuple[int, int]
 _Places = Callable[[str], Span]
@@ -83,7 +89,9 @@ class Renderer:
             raise RowProblem("template_error", f"the chat template refuses this conversation: {said}") from error
 
     def render(self, messages: Sequence[Message]) -> Rendered:
-        """The text and its answers. Raises RowProblem: template_error, unstable_template."""
+        """The text and its answers. Raises RowProblem: template_error, unstable_template, and too_many_turns where the
+        template makes answers so hard to find that it would take hours.
+        """
         text = self.text(messages)
         turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         spans = self._together(messages, turns, text, _whole)
@@ -132,7 +140,7 @@ class Renderer:
         content = messages[number]["content"]
         (first, last), (start, stop) = _core(content), core
         # other characters than the content's own beside the core: the template has trimmed it
-        if first and text[:start].endswith(content[first - 1]):
+        if first and text.endswith(content[first - 1], 0, start):
             kept = (self._place(messages, number, offset, text) for offset in _edge(0, first))
             start = next((place for place in kept if place is not None), start)
         if last < len(content) and text.startswith(content[last], stop):
@@ -170,7 +178,12 @@ class Renderer:
         return None
 
     def _place(self, messages: Sequence[Message], number: int, offset: int, text: str) -> int | None:
-        """Where this offset of a content is in the text; None if a mark there changes the text."""
+        """Where this offset of a content is in the text; None if a mark there changes the text.
+
+        Raises RowProblem("too_many_turns").
+        """
+        if len(messages) * (len(text) + _PER_MESSAGE * len(messages)) > _MOST_WORK:
+            raise RowProblem("too_many_turns", "the chat template changes contents, and there are too many to trace")
         (mark,) = unused_characters(text, 1)
         content = messages[number]["content"]
         marked = list(messages)
@@ -186,14 +199,22 @@ class Renderer:
 
 
 def unused_characters(text: str, count: int) -> tuple[str, ...]:
-    """The first private-use characters (plane 16) that the text does not hold."""
+    """The first private-use characters (plane 16) that the text does not hold. RowProblem("unsupported_content") if it
+    holds too many of them.
+    """
     found: list[str] = []
-    code = 0x100000
-    while len(found) < count:
-        if chr(code) not in text:
+    taken = 0
+    held: str | set[str] = text
+    for code in range(0x100000, 0x10FFFE):
+        if len(found) == count:
+            break
+        if chr(code) not in held:
             found.append(chr(code))
-        code += 1
-    return tuple(found)
+        elif (taken := taken + 1) == _LOOKED_UP:
+            held = set(text)  # a text made to hold many: one look at all of it
+    if len(found) == count:
+        return tuple(found)
+    raise RowProblem("unsupported_content", "the text holds all private-use characters of plane 16")
 
 
 def _whole(content: str) -> Span:

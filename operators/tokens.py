@@ -30,6 +30,10 @@ from tamis.operators.spelling import pieces
 
 Overlong = Literal["quarantine", "keep_end", "keep_start"]
 
+MOST_BYTES = 4 << 20
+"""A longer conversation is too long whatever max_tokens is: its tokens would fill gigabytes, for a few of them."""
+
+_AROUND = 16
 _BATCH_CHARACTERS = 1_000_000  # of text per call of the tokenizer: its answers take some 50 bytes a character
 
 
@@ -122,9 +126,9 @@ class ChatTokenizer:
             keep_start  the first max_tokens
             keep_end    the last max_tokens; a BOS at the start is kept in place of one of them
 
-        Problems: template_error, unstable_template, special_token_in_text, tokenizer_error, overlong,
-        response_cut (truncation leaves no token of the final answer), empty_response (the tokenizer or the
-        template does).
+        Problems: template_error, unstable_template, too_many_turns, special_token_in_text, tokenizer_error,
+        overlong (also where cutting is asked for: more than MOST_BYTES), response_cut (truncation leaves no token
+        of the final answer), empty_response (the tokenizer or the template does).
         Raises ValueError for a setting out of range.
         """
         if max_tokens < 1 or overlong not in get_args(Overlong):
@@ -137,6 +141,7 @@ class ChatTokenizer:
         answers: dict[int, tuple[Span, ...]] = {}
         for row, messages in enumerate(conversations):
             try:
+                _check_size(messages)
                 rendered = self._renderer.render(messages)
                 texts[row], answers[row] = rendered.text, rendered.answers
             except RowProblem as problem:
@@ -218,6 +223,19 @@ class ChatTokenizer:
         while start < stop and ids[stop - 1] in self._controls.ids:
             stop -= 1
         return start, stop
+
+
+def _check_size(messages: Sequence[Message]) -> None:
+    """RowProblem("overlong") for more than MOST_BYTES; a template writes some bytes around every turn."""
+    characters = sum(len(message["content"]) for message in messages) + _AROUND * len(messages)
+    if 4 * characters > MOST_BYTES:
+        size = sum(len(message["content"].encode("utf-8", "surrogatepass")) for message in messages) + _AROUND * len(
+            messages
+        )
+        if size > MOST_BYTES:
+            raise RowProblem(
+                "overlong", f"a conversation of {size:,} bytes; more than {MOST_BYTES:,} are never tokenised"
+            )
 
 
 def _moved(index: int, first: int, excess: int) -> int:

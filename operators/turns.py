@@ -69,12 +69,13 @@ def _cut(text: str, labels: re.Pattern[str]) -> list[Turn]:
 
 
 def _instruction_turns(text: str, preamble: str) -> list[Turn]:
-    turns: list[Turn] = [("system", preamble)] if preamble else []
+    turns: list[tuple[str, list[str]]] = [("system", [preamble])] if preamble else []
     for role, content in _cut(text, _INSTRUCTION):
         if role != "input":
-            turns.append((role, content))
+            turns.append((role, [content]))
         elif not turns or turns[-1][0] != "user":
             raise RowProblem("no_turns", "an ### Input: does not follow an ### Instruction:")
         elif content:
-            turns[-1] = ("user", f"{turns[-1][1]}\n\n{content}")
-    return turns
+            turns[-1][1].append(content)
+    # joined once: a hostile text has a hundred thousand inputs
+    return [(role, "\n\n".join(contents)) for role, contents in turns]

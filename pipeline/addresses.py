@@ -10,15 +10,56 @@ import fsspec
 
 from tamis.pipeline.errors import ConfigError, error_text
 
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+"""By scheme of an object store: the extra of tamis that installs its driver. storage_options are for these."""
+
+_OF_ANOTHER_PROCESS = ("memory",)
+
 
 def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system that serves `url`, and the path of `url` on it. ConfigError if nothing here serves it."""
+    """The file system that serves `url`, and the path of `url` on it. ConfigError if nothing here serves it.
+
+    options: for object stores; as the job's storage_options has them (see `driver_options`).
+    """
     refuse_credentials(url)
+    scheme = scheme_of(url)
     try:
-        filesystem, path = fsspec.core.url_to_fs(url, **({} if is_local_url(url) else options))
+        filesystem, path = fsspec.core.url_to_fs(url, **driver_options(scheme, options))
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{url}: no storage driver for this address ({error_text(error)})") from None
+        extra = f"; pip install 'tamis[{EXTRAS[scheme]}]'" if scheme in EXTRAS else ""
+        raise ConfigError(f"{url}: no storage driver for this address ({error_text(error)}){extra}") from None
+    except TypeError as error:
+        raise ConfigError(f"storage_options: {scheme}:// has no such option ({error_text(error)})") from None
     return filesystem, path
+
+
+def driver_options(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fsspec driver of `scheme` is called with.
+
+    Options under the name of a scheme (`s3: {...}`) are for that store alone, the others for every object store.
+    region and addressing_style mean the same for S3 as in its other tools.
+    """
+    if scheme not in EXTRAS:
+        return {}
+    family = {name for name, extra in EXTRAS.items() if extra == EXTRAS[scheme]}
+    mine = {key: value for key, value in options.items() if key not in EXTRAS}
+    for name in family & options.keys():
+        mine.update(options[name])
+    # What another program has written must be seen, and so must what this one has.
+    mine.setdefault("use_listings_cache", False)
+    if EXTRAS[scheme] != "s3":
+        return mine
+    if region := mine.pop("region", None):
+        mine["client_kwargs"] = {"region_name": region, **mine.get("client_kwargs", {})}
+    if style := mine.pop("addressing_style", None):
+        config = dict(mine.get("config_kwargs", {}))
+        mine["config_kwargs"] = {**config, "s3": {"addressing_style": style, **config.get("s3", {})}}
+    return mine
+
+
+def scheme_of(url: str) -> str:
+    """s3 of s3://bucket/key; file for a plain path."""
+    return "file" if is_local_url(url) else url.partition("://")[0].rpartition("::")[2]
 
 
 def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
@@ -27,6 +68,15 @@ def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
 
 def is_local_url(url: str) -> bool:
     return "://" not in url or url.startswith("file://")
+
+
+def refuse_unshared(url: str) -> None:
+    """ConfigError for a storage that the workers, being other processes, cannot see."""
+    if scheme_of(url) in _OF_ANOTHER_PROCESS:
+        raise ConfigError(
+            f"{url}: {scheme_of(url)}:// lives in one process, and the workers are others; use a folder or an object "
+            "store"
+        )
 
 
 def refuse_credentials(url: str) -> None:

@@ -7,9 +7,7 @@ third operator, for a few milliseconds of writing, took the tokenising every oth
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +16,22 @@ import pyarrow as pa
 from tamis.operators.forward import Representer
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.capture_spec import CaptureSpec
-from tamis.pipeline.engine import Pool, own_error
-from tamis.pipeline.errors import ClusterError, TamisError
+from tamis.pipeline.engine import Pool
+from tamis.pipeline.errors import ClusterError
+from tamis.pipeline.generation import GraphLost, run_graph
 from tamis.pipeline.model_worker import ModelWorker, TokenRows
 from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.set_aside import SetAside, lines
 from tamis.pipeline.sources import Shard
-from tamis.pipeline.tokenising import tokenise_shard
+from tamis.pipeline.watch import start_watch
 
-ACTOR_RESTARTS = 3
+WORKER_TIMEOUT = 1800.0
+
+_FRUITLESS = 3
+"""So many graphs in a row that were lost before one shard was done are no accident."""
+
+_HOPELESS = 3
+"""So many shards set aside, and none done: the fault is not theirs."""
 
 
 class Forward(ModelWorker):
@@ -47,9 +53,11 @@ class Forward(ModelWorker):
         )
         self.precision = f"{str(self.representer.dtype).removeprefix('torch.')} on {self.representer.device.type}"
 
-    def run(self, rows: TokenRows) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
+    def run(
+        self, rows: TokenRows, on_batch: Callable[[], None] | None
+    ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
         vectors, problems = self.representer.represent(
-            rows.input_ids, rows.finals, token_budget=self.token_budget, exact=self.spec.exact
+            rows.input_ids, rows.finals, token_budget=self.token_budget, exact=self.spec.exact, on_batch=on_batch
         )
         return {request.column: _vector_column(vectors[request]) for request in self.spec.requests}, problems
 
@@ -59,49 +67,59 @@ def _vector_column(vectors: np.ndarray[Any, Any]) -> pa.Array:
 
 
 def capture(
-    spec: CaptureSpec, shards: Sequence[Shard], pool: Pool, worker: type[ModelWorker] = Forward
+    spec: CaptureSpec,
+    shards: Sequence[Shard],
+    pool: Pool,
+    worker: type[ModelWorker] = Forward,
+    *,
+    on_set_aside: Callable[[SetAside], None] | None = None,
+    timeout: float = WORKER_TIMEOUT,
+    resize: Callable[[], Pool] | None = None,
 ) -> Iterator[Receipt]:
     """Capture every shard, and yield its receipt when it is written, in any order. worker: what runs the model.
 
-    Raises TamisError as the workers raised it, ClusterError when Ray gave up.
+    on_set_aside: told of each shard that was given up (see watch.py); without it the first one is an error.
+    timeout: seconds without progress on a shard after which its worker is taken for hung. resize: the pool for what is
+    left of the cluster when nodes were lost. Raises TamisError as the workers raised it, ClusterError when Ray gave up.
     """
-    import ray
-    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+    left = {shard.name: shard for shard in shards}
+    given_up: list[SetAside] = []
+    fruitless, anything = 0, False
+    while left:
+        before = len(left)
+        try:
+            for outcome in run_graph(spec, list(left.values()), pool, worker, start_watch(), timeout):
+                if "set_aside" not in outcome:
+                    del left[outcome["shard"]]
+                    anything = True
+                    yield outcome
+                    continue
+                item = SetAside(**outcome["set_aside"])
+                del left[item.shard]
+                given_up.append(item)
+                _check_hope(given_up, anything, on_set_aside is not None)
+                if on_set_aside is not None:
+                    on_set_aside(item)
+            if left:
+                raise GraphLost(f"{len(left)} shards went missing")
+        except GraphLost as lost:
+            fruitless = 0 if len(left) < before else fruitless + 1
+            if fruitless == _FRUITLESS:
+                raise ClusterError(
+                    f"the workers could not be kept alive ({lost}); is there memory enough on the nodes? What is "
+                    "captured stays; run the same command again to go on"
+                ) from None
+            pool = pool if resize is None else resize()
 
-    if not shards:
-        return
-    tasks = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": pool.task_cpus, "compute": TaskPoolStrategy()}
-    items = [{"shard": shard.to_json()} for shard in shards]
-    with warnings.catch_warnings():
-        # Ray 2.60 takes finite restarts only by a way that 2.64 will take away; its default is to restart for ever.
-        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
-        dataset = (
-            ray.data.from_items(items, override_num_blocks=len(items))
-            .map_batches(tokenise_shard, fn_kwargs={"spec": spec}, **tasks)
-            .map_batches(
-                worker,
-                fn_constructor_kwargs={"spec": spec},
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=pool.cpus_per_worker,
-                num_gpus=pool.gpus_per_worker or None,
-                compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2),
-                max_restarts=ACTOR_RESTARTS,
-                max_task_retries=ACTOR_RESTARTS,
-                # Without it several models may land on one node while others idle.
-                scheduling_strategy="SPREAD",
+
+def _check_hope(given_up: Sequence[SetAside], anything: bool, allowed: bool) -> None:
+    if not allowed or (not anything and len(given_up) >= _HOPELESS):
+        raise ClusterError(
+            "\n".join(
+                [
+                    "shards could not be captured, and the fault does not seem to be theirs:",
+                    *(f"  - {line}" for line in lines(given_up)),
+                    "what is captured stays; when the cause is mended, run the same command again to go on",
+                ]
             )
         )
-    try:
-        for row in dataset.iter_rows():
-            yield json.loads(row["receipt"])
-    except TamisError:
-        raise
-    except Exception as error:
-        found = own_error(error)
-        if isinstance(found, TamisError):
-            raise found from None
-        raise ClusterError(
-            f"the capture stopped: {type(found).__name__}: {' '.join(str(found).split())[:300]}. What is captured "
-            "stays; run the same command again to go on"
-        ) from error

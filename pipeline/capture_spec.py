@@ -67,7 +67,7 @@ def capture_spec(
         revision=None if model.revision == "local" else model.revision,
         trust_remote_code=spec.trust_remote_code,
         allow_pickle_weights=spec.allow_pickle_weights,
-        template=chat_template(spec.template),
+        template=chat_template(spec.template, job.storage_options),
         dtype=spec.dtype,
         device=spec.device,
         threads=pool.threads,

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-from tamis.pipeline import receipts
+from tamis.pipeline import receipts, set_aside
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import STAGE, capture_spec
-from tamis.pipeline.engine import Cluster, Pool, size_pool
-from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.engine import Cluster, Pool, refit, size_pool
+from tamis.pipeline.errors import ConfigError, IncompleteError, InputError, InternalError
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.totals import CaptureTotals
 
 Timings = dict[str, dict[str, float]]
-Start = Callable[[Sequence[Shard], Pool], Iterator[Receipt]]
+Captures = Callable[..., Iterator[Receipt]]
+"""`capture`, but for its options."""
+Start = Callable[[Sequence[Shard], Pool], Captures]
 
 
 def run_capture(
@@ -32,7 +36,8 @@ def run_capture(
     start: Start | None = None,
 ) -> CaptureTotals:
     """Capture those of `shards` that have no receipt yet. start: runs the stage's workers on some shards; default:
-    `capture` with the plan's requests. Raises InputError when too many rows are bad, ConfigError for mixed precisions.
+    `capture` with the plan's requests. Raises InputError when too many rows are bad, ConfigError for mixed precisions,
+    IncompleteError when a shard of references was set aside; those of the corpus are in the totals.
     """
     totals = CaptureTotals()
     finished = set()
@@ -46,7 +51,24 @@ def run_capture(
         rows = sum(shard.rows for shard in shards)
         progress = Progress(stage, rows, skipped=rows - sum(shard.rows for shard in left))
         began = time.monotonic()
-        for receipt in (start or _vectors(plan, store, key))(left, pool):
+        set_aside.forget(store, stage, left)
+        corpus = {shard.name for shard in plan.shards}
+
+        def note(item: SetAside) -> None:
+            set_aside.record(store, stage, item)
+            if item.shard not in corpus:
+                raise IncompleteError(f"references could not be captured: {item.describe()}")
+            totals.failed.append(item)
+            progress.advance(item.rows, note=f"{len(totals.failed)} shards set aside")
+
+        settings = plan.job.model
+
+        def resize() -> Pool:
+            return refit(cluster, pool, plan.job.workers, settings.device, settings.gpus_per_worker)
+
+        captures = (start or _vectors(plan, store, key))(left, pool)
+        new = captures(on_set_aside=note, timeout=plan.job.worker_timeout, resize=resize)
+        for receipt in receipts.compacted(store, stage, key, new):
             totals.add(receipt, new=True)
             progress.advance(receipt["rows"], receipt["tokens"])
             check_precision(store, totals)
@@ -60,8 +82,8 @@ def run_capture(
             "forward_seconds": totals.forward_seconds,
             "wall_seconds": time.monotonic() - began,
         }
-    if totals.rows != plan.rows:
-        raise InputError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run the same command again")
+    if totals.rows + sum(item.rows for item in totals.failed) != plan.rows:
+        raise InternalError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run again, and report this")
     return totals
 
 
@@ -93,8 +115,8 @@ def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
 
 
 def _vectors(plan: Plan, store: Store, key: str) -> Start:
-    def start(shards: Sequence[Shard], pool: Pool) -> Iterator[Receipt]:
+    def start(shards: Sequence[Shard], pool: Pool) -> Captures:
         spec = capture_spec(plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests)
-        return capture(spec, shards, pool)
+        return partial(capture, spec, shards, pool)
 
     return start

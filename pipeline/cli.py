@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from tamis.pipeline.errors import ConfigError, TamisError
+from tamis.pipeline.errors import ConfigError, InputError, TamisError
 
 app = typer.Typer(
     help="Find and remove the fine-tuning samples that would erode an aligned model's safety.",
@@ -63,6 +63,9 @@ StorageOptions = Annotated[
 PromptsFlag = Annotated[
     str | None,
     typer.Option("--prompts", help="File of harmless prompts that sound unsafe; default: the shipped set."),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Start though another tamis is at work on this output; both end the same.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
@@ -136,19 +139,24 @@ def curate(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
+    force: Force = False,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     _quiet_libraries()
     from tamis.pipeline.curate import curate as run
+    from tamis.pipeline.incomplete import refuse
     from tamis.pipeline.screens import show_outcome, show_plan
+    from tamis.pipeline.set_aside import SetAside
     from tamis.pipeline.store import Store
 
     console = _console()
-    outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
+    outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state), force=force)
     if outcome.did_nothing:
         console.print("this job is complete already; nothing was done. Its result:\n")
     show_outcome(console, outcome.manifest, Store(made.output, made.storage_options))
+    if not outcome.manifest["complete"]:
+        refuse([SetAside(**item) for item in outcome.manifest["failed"]])
 
 
 @app.command()
@@ -194,6 +202,7 @@ def references(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
+    force: Force = False,
 ) -> None:
     """Train the reference models of TOSS alone; `tamis curate` with the same job goes on with them."""
     made = _job(job, input, output, model, revision, method, None, None, None, workers, set)
@@ -204,7 +213,7 @@ def references(
     from tamis.pipeline.token_screens import show_references
 
     console = _console()
-    trained = train_references(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
+    trained = train_references(made, address, on_plan=lambda plan, state: show_plan(console, plan, state), force=force)
     show_references(console, trained, Store(made.output, made.storage_options))
 
 
@@ -218,6 +227,7 @@ def layers(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Search the block of a model that LARF should read, and show the Fisher ratios beside it."""
@@ -231,7 +241,8 @@ def layers(
     from tamis.pipeline.store import Store
 
     console = _console()
-    outcome = find_layers(made, address, None if as_json else lambda plan, state: show_layer_plan(console, plan, state))
+    on_plan = None if as_json else lambda plan, state: show_layer_plan(console, plan, state)
+    outcome = find_layers(made, address, on_plan, force=force)
     if as_json:
         print(json.dumps(outcome.result, indent=2))
         return
@@ -242,54 +253,28 @@ def layers(
 
 @app.command()
 def status(output: OutputFolder, storage_options: StorageOptions = None) -> None:
-    """Say how far the run in an output folder is."""
+    """Say how far the run in an output folder is, and who is at work on it."""
     from tamis.pipeline import job
-    from tamis.pipeline.receipts import folder
-    from tamis.pipeline.run_folder import LAYERS, LAYERS_RUN, MANIFEST, RUN, facts_in, layers_in
+    from tamis.pipeline.status import show_status
     from tamis.pipeline.store import Store
 
+    show_status(_console(), Store(output, job.storage_options(storage_options or [])))
+
+
+@app.command()
+def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None:
+    """Read every file of a finished run again: sizes, checksums, rows, and that nothing else lies among them."""
+    from tamis.pipeline import job
+    from tamis.pipeline.store import Store
+    from tamis.pipeline.verify import verify as run
+
     store = Store(output, job.storage_options(storage_options or []))
-    cells = f"{len(store.list(folder('layers'))):,} cells of the layer search are done"
-    if store.exists(MANIFEST):
-        from tamis.pipeline.screens import show_outcome
-
-        manifest = facts_in(store, MANIFEST)
-        print(f"complete since {manifest['created']}\n")
-        show_outcome(_console(), manifest, store)
-        return
-    if not store.exists(RUN) and store.exists(LAYERS):
-        from tamis.pipeline.screens import show_layers
-
-        searched = layers_in(store)
-        print(f"layer search complete since {searched['created']}; no run yet\n")
-        show_layers(_console(), searched, store)
-        return
-    if not store.exists(RUN) and store.exists(LAYERS_RUN):
-        print(
-            f"unfinished layer search: {cells}\nrun the same `tamis layers` (or `tamis curate`) command again to go on"
-        )
-        return
-    if not store.exists(RUN):
-        raise ConfigError(f"{store.path()}: no run of tamis has been here")
-    run = facts_in(store, RUN)
-    captured = len(store.list(folder("capture")))
-    emitted = len(store.list(folder("emit")))
-    print(f"unfinished: {run['rows']:,} rows in {run['shards']:,} shards (and {run['reference_shards']} of references)")
-    if store.list(folder("layers")) and not store.exists(LAYERS):
-        print(f"  {cells}")
-    if run.get("masks_tokens"):
-        rounds = [name for name in store.list(folder("")) if name.startswith("losses")]
-        for number, name in enumerate(rounds):
-            print(
-                f"  scored   {len(store.list(folder(name))):,} of {run['shards']:,}"
-                + (f" (round {number})" if number else "")
-            )
-        print(f"  emitted  {emitted:,} of {run['shards']:,}")
-        print("run the same `tamis curate` command again to go on")
-        return
-    print(f"  captured {captured:,} of {run['shards'] + run['reference_shards']:,}")
-    print(f"  emitted  {emitted:,} of {run['shards']:,}")
-    print("run the same `tamis curate` command again to go on")
+    found = run(store)
+    print(found)
+    if found.problems:
+        raise InputError(f"{len(found.problems):,} things are wrong in {store.path()}:", found.problems)
+    if not found.complete:
+        _fail("what is there is whole, but the run is incomplete; run the same `tamis curate` command again", 4)
 
 
 @app.command()

@@ -16,9 +16,10 @@ from tamis.operators.lengths import length_deciles
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.schema import conflicts
 from tamis.operators.spearman import midranks, rank_edges, resolved_share
-from tamis.pipeline import layers, receipts, run_folder
+from tamis.pipeline import incomplete, layers, lease, plan_cache, rivals, run_folder
 from tamis.pipeline.capture_stage import Timings, run_capture
 from tamis.pipeline.emit import EmitSpec, emit
+from tamis.pipeline.emit_stage import run_emit
 from tamis.pipeline.engine import Cluster, ray_session
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fit import (
@@ -36,7 +37,6 @@ from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan, make_plan
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.publish import publish
-from tamis.pipeline.receipts import WORK
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.totals import CaptureTotals, EmitTotals
@@ -54,11 +54,11 @@ class Outcome:
 
 
 def train_references(
-    job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None
+    job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None, *, force: bool = False
 ) -> list[dict[str, Any]]:
     """Train TOSS's reference models and stop there: a run of the same job goes on with them. Their facts.
 
-    Raises TamisError; ConfigError for a job whose method has none.
+    force: as for `curate`. Raises TamisError; ConfigError for a job whose method has none.
     """
     if not job.masks_tokens:
         raise ConfigError(f"method: {', '.join(job.method)} needs no reference models; set method: toss or toss-pro")
@@ -68,13 +68,27 @@ def train_references(
         return found
     from tamis.pipeline import toss
 
-    return [item.facts for item in toss.train_references(plan, store, address)]
+    with lease.held(store, force=force):
+        try:
+            found = [item.facts for item in toss.train_references(plan, store, address)]
+        except Exception:
+            if run_folder.finished(store, plan.fingerprint) is None:
+                raise
+    theirs = run_folder.finished(store, plan.fingerprint)
+    if theirs is not None:  # another driver has finished the whole run meanwhile
+        found = theirs["references"]
+        if not job.keep_captures:
+            run_folder.remove_work(store, shared=True)
+    return found
 
 
-def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None) -> Outcome:
+def curate(
+    job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None, *, force: bool = False
+) -> Outcome:
     """Run `job` to its end and return its manifest. Raises TamisError.
 
     on_plan: called with the plan and the state of the output folder before anything expensive starts.
+    force: start though another driver is at work on this output.
     """
     began = time.monotonic()
     store, plan, state = _open(job, on_plan)
@@ -82,9 +96,20 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
         _remove_leftovers(store)
         return Outcome(store.read_json(run_folder.MANIFEST), did_nothing=True)
     timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
-    manifest = (_curate_tokens if job.masks_tokens else _curate_samples)(plan, store, address, timings, began)
-    if not job.keep_captures:
-        store.remove(WORK)
+    with lease.held(store, force=force) as held:
+        try:
+            run = _curate_tokens if job.masks_tokens else _curate_samples
+            manifest = run_folder.finished(store, plan.fingerprint) or run(plan, store, address, timings, began)
+        except Exception:
+            # Another driver may have finished this run, and removed what this one was reading.
+            theirs = run_folder.finished(store, plan.fingerprint)
+            if theirs is None:
+                raise
+            manifest = theirs
+    if held.contested and manifest["complete"]:
+        manifest = rivals.agree(store)
+    if manifest["complete"] and not job.keep_captures:
+        run_folder.remove_work(store, shared=held.contested)
     return Outcome(manifest, did_nothing=False)
 
 
@@ -104,6 +129,8 @@ def _open(job: Job, on_plan: Callable[[Plan, str], None] | None) -> tuple[Store,
             "masks_tokens": job.masks_tokens,
         }
         run_folder.begin(store, {"fingerprint": dict(plan.fingerprint), **sizes})
+    if state != "complete":
+        plan_cache.keep(store, job, plan.shards)
     return store, plan, state
 
 
@@ -120,10 +147,15 @@ def _curate_samples(plan: Plan, store: Store, address: str | None, timings: Timi
         # What is captured depends on the block, wherever it comes from.
         key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
         captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
+        plan = plan.without(captured.failed)
+        key = incomplete.key_without(key, captured.failed)
+        incomplete.make_room(store, key)
         artifacts, artifact_files, selection = _fit(plan, store, key, timings)
         spec, resolved = _emit_spec(plan, store, key, captured, selection)
         emitted = _emit(plan, spec, selection, cluster, timings)
 
+    if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
+        return theirs
     timings["total"] = {"seconds": time.monotonic() - began}
     notes = [*plan.warnings, *_schema_notes(captured)]
     if resolved < RESOLVED_ENOUGH:
@@ -138,7 +170,7 @@ def _curate_samples(plan: Plan, store: Store, address: str | None, timings: Timi
 def _remove_leftovers(store: Store) -> None:
     """Of a run that was killed between its manifest and the end; captures that it was asked to keep stay."""
     if not store.read_json(run_folder.MANIFEST)["job"]["keep_captures"]:
-        store.remove(WORK)
+        run_folder.remove_work(store)
 
 
 # --- LARF's layer -------------------------------------------------------------------------------------------------
@@ -148,7 +180,9 @@ def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) 
     if plan.layers is None or not plan.unsettled:
         return plan
     began = time.monotonic()
-    layers.publish(store, layers.find(store, plan.layers, cluster))
+    found = layers.find(store, plan.layers, cluster)
+    if layers.known(store, plan.layers) is None:  # another driver's search stands in its manifest
+        layers.publish(store, found)
     timings["layers"] = {"seconds": time.monotonic() - began}
     return layers.settled(store, plan)
 
@@ -212,23 +246,18 @@ def _emit_spec(
 
 
 def _emit(plan: Plan, spec: EmitSpec, selection: Selection, cluster: Cluster, timings: Timings) -> EmitTotals:
-    began = time.monotonic()
     totals = EmitTotals(HISTOGRAM_BINS)
-    finished = set()
-    for receipt in receipts.done(spec.store, "emit", plan.shards, spec.key):
-        totals.add(receipt)
-        finished.add(receipt["shard"])
-    left = [(s, q) for s, q in zip(plan.shards, selection.quotas, strict=True) if s.name not in finished]
-    progress = Progress("emit", plan.rows, skipped=totals.rows)
-    for receipt in emit(spec, [s for s, _ in left], [q for _, q in left], min(1.0, cluster.cpus)):
-        totals.add(receipt)
-        progress.advance(receipt["rows"])
-    progress.finish()
-    seconds = time.monotonic() - began
-    timings["emit"] = {
-        "seconds": seconds,
-        "rows_per_second": sum(s.rows for s, _ in left) / max(seconds, 1e-9),
-    }
+    cpus = min(1.0, cluster.cpus)
+    run_emit(
+        spec.store,
+        "emit",
+        spec.key,
+        plan.shards,
+        selection.quotas,
+        totals,
+        timings,
+        lambda shards, quotas, note: emit(spec, shards, quotas, cpus, note),
+    )
     return totals
 
 

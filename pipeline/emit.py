@@ -6,7 +6,7 @@ columns, types and metadata of the input to the byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from tamis.pipeline.fit import DECIDING, SCORES
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.originals import originals, quarantine_table
 from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.set_aside import SetAside, telling
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 
@@ -54,10 +55,19 @@ class EmitSpec:
         return pa.ipc.read_schema(pa.py_buffer(self.schema))
 
 
-def emit(spec: EmitSpec, shards: Sequence[Shard], quotas: Sequence[int], task_cpus: float) -> Iterator[Receipt]:
-    """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed."""
+def emit(
+    spec: EmitSpec,
+    shards: Sequence[Shard],
+    quotas: Sequence[int],
+    task_cpus: float,
+    on_set_aside: Callable[[SetAside], None] | None = None,
+) -> Iterator[Receipt]:
+    """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
+
+    on_set_aside: told of a shard whose workers all died; without it that is a ClusterError.
+    """
     items = [(shard.to_json(), quota) for shard, quota in zip(shards, quotas, strict=True)]
-    for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus):
+    for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus, on_lost=telling(on_set_aside, shards)):
         yield receipt
 
 

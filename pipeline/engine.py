@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tamis.operators.methods.protocol import tree_reduce
@@ -155,6 +155,7 @@ def _session(ray: Any, where: str, began: float) -> Iterator[Cluster]:
             advice = "if it asks for a token, as Ray's clusters do by default, set RAY_AUTH_MODE=token and try again"
         raise ClusterError(f"{what} ({_first_line(error)}); {advice}") from None
     try:
+        _messages_to_log()
         _quiet_ray_data()
         resources = ray.cluster_resources()
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
@@ -193,12 +194,42 @@ def size_pool(cluster: Cluster, workers: int | None, device: str, gpus_per_worke
     return Pool(count, cpus, 0.0, threads, min(1.0, max(cluster.cpus - cpus * count, 0.25)) / 2)
 
 
+def refit(cluster: Cluster, pool: Pool, workers: int | None, device: str, gpus_per_worker: float) -> Pool:
+    """The pool for what is left of the cluster. threads: as they were, as a forward pass rounds by them."""
+    import ray
+
+    resources = ray.cluster_resources()
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    now = replace(cluster, nodes=nodes, cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
+    try:
+        found = size_pool(now, workers, device, gpus_per_worker)
+    except ClusterError:
+        found = size_pool(now, None, device, gpus_per_worker)
+    return replace(found, threads=pool.threads)
+
+
+def fits(pool: Pool) -> bool:
+    """Whether the cluster, as it is now, has room for the pool and one task beside it."""
+    import ray
+
+    resources = ray.cluster_resources()
+    cpus = pool.workers * pool.cpus_per_worker + pool.task_cpus
+    gpus = pool.workers * pool.gpus_per_worker
+    return bool(resources.get("CPU", 0.0) >= cpus - 1e-6 and resources.get("GPU", 0.0) >= gpus - 1e-6)
+
+
 def stream(
-    function: Callable[..., R], items: Sequence[T], *shared: Any, cpus: float = 1.0, window: int | None = None
+    function: Callable[..., R],
+    items: Sequence[T],
+    *shared: Any,
+    cpus: float = 1.0,
+    window: int | None = None,
+    on_lost: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[int, R]]:
     """(index, function(item, *shared)) for every item as it is done, in any order; a bounded number in flight.
 
-    `shared` values travel to the object store once.
+    `shared` values travel to the object store once. on_lost: told of an item whose workers all died (index, reason);
+    without it that is a ClusterError.
     """
     import ray
 
@@ -215,7 +246,14 @@ def stream(
                 return
             [ready], _ = ray.wait(list(running), num_returns=1)
             index = running.pop(ready)
-            yield index, _get(ready)
+            try:
+                result = _get(ready)
+            except ClusterError as error:
+                if on_lost is None:
+                    raise
+                on_lost(index, str(error.__context__ or error))
+                continue
+            yield index, result
     finally:
         for reference in running:
             ray.cancel(reference, force=False)
@@ -296,6 +334,18 @@ def own_error(error: BaseException) -> BaseException:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
+
+
+def _messages_to_log() -> None:
+    """Ray prints what it has to say of dead workers among the results, on stdout, and has no switch for it. What a
+    person needs to know of them is in our own messages; the rest goes where Ray's C++ side writes."""
+    from ray._private import worker
+
+    def to_log(message: Mapping[str, Any], **_: Any) -> None:
+        text = "\n".join(str(line) for line in message.get("lines", ()))
+        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+
+    worker.print_to_stdstream = to_log
 
 
 def _quiet_ray_data() -> None:

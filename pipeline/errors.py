@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 
 
@@ -27,8 +29,20 @@ class InputError(TamisError):
         self.problems = tuple(problems)
 
 
+class IncompleteError(TamisError):
+    """Shards were set aside; the rest is done."""
+
+    exit_code = 4
+
+
 class ClusterError(TamisError):
     """Ray could not be started or joined, or has not what the job needs."""
+
+    exit_code = 5
+
+
+class StorageError(TamisError):
+    """The storage did not answer, however often it was asked."""
 
     exit_code = 5
 
@@ -40,7 +54,24 @@ class InternalError(TamisError):
 
 
 def error_text(error: BaseException) -> str:
-    """One line of an error of the storage, for a person."""
+    """One line of an error of the storage, for a person; without secrets."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        return redacted(error.strerror)
+    return redacted(" ".join(str(error).split()))[:200] or type(error).__name__
+
+
+_SECRET_NAME = re.compile(
+    r"SECRET|TOKEN|PASSW|CREDENTIAL|CONNECTION_STRING|(ACCESS|ACCOUNT|API)_?KEY|SAS", re.IGNORECASE
+)
+_SECRET_IN_TEXT = re.compile(
+    r"((?:sig|signature|token|secret|password|accountkey|x-amz-[\w-]*|x-goog-[\w-]*)=)[^&\s\"';]+", re.IGNORECASE
+)
+_SHORTEST_SECRET = 6
+
+
+def redacted(text: str) -> str:
+    """`text` without the values of secrets in the environment, or of what a signed address carries."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    return _SECRET_IN_TEXT.sub(r"\1***", text)

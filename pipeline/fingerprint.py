@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,9 @@ from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.addresses import open_filesystem
 from tamis.pipeline.files import SourceFile
 from tamis.pipeline.job import Job, LayersJob
-from tamis.pipeline.models import ModelSource, identity
+from tamis.pipeline.models import ModelSource, identity, identity_at
 from tamis.pipeline.prompts import Prompts
+from tamis.pipeline.ranged import read_whole
 from tamis.pipeline.settings import TOKEN_METHODS, ModelSpec
 from tamis.pipeline.sources import Shard, is_shipped
 
@@ -89,7 +89,8 @@ def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: in
 def given_keys_of(job: Job) -> dict[str, Any]:
     """The content of TOSS's reference models where the job names some."""
     named = {name: getattr(job.toss, name) for name in ("harmful_model", "utility_model")} if job.masks_tokens else {}
-    return {f"toss.{name} files": identity(path) for name, path in named.items() if path and os.path.isdir(path)}
+    found = {name: identity_at(path, job.storage_options) for name, path in named.items() if path}
+    return {f"toss.{name} files": content for name, content in found.items() if content}
 
 
 def search_keys_of(job: LayersJob, prompts: Prompts) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def _content(file: SourceFile, options: Mapping[str, Any]) -> str:
     if is_shipped(file):
         return file.identity
     filesystem, path = open_filesystem(file.url, options)
-    return hashlib.sha256(filesystem.cat_file(path)).hexdigest()
+    return hashlib.sha256(read_whole(filesystem, path)).hexdigest()
 
 
 def _hash(value: Any) -> str:

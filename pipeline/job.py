@@ -67,6 +67,11 @@ class LayersJob(Section):
     max_quarantined: float = Field(0.01, ge=0, le=1, description="Share of bad rows above which the run fails.")
     shard_rows: int = Field(2048, ge=1, description="Rows in one shard, the unit of work and of resuming.")
     workers: int | None = Field(None, ge=1, description="Copies of the model; default: one a GPU, or one a CPU node.")
+    worker_timeout: float = Field(
+        1800,
+        gt=0,
+        description="Seconds without progress on a shard after which its worker is taken for hung and replaced.",
+    )
     seed: int = Field(0, description="Seed of everything random (only selection.control is).")
     keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors, for your own analysis.")
     storage_options: dict[str, Any] = Field(

@@ -46,7 +46,7 @@ class LayerPlan:
 
 def plan_layers(job: LayersJob) -> LayerPlan:
     """For `tamis layers`, which always goes both ways. Raises ConfigError or InputError."""
-    model = open_model(job.model)
+    model = open_model(job.model, job.storage_options)
     check_files(model, model.info.blocks, head=True)
     max_tokens = longest_of(job, model)
     references = plan_references(job, {"larf": Larf()}, model.tokenizer, max_tokens, 0, [])
@@ -80,7 +80,7 @@ def longest_of(job: LayersJob, model: OpenedModel) -> int:
 
 def _check_prompts(job: LayersJob, model: OpenedModel, prompts: Prompts) -> None:
     """InputError naming the first prompt that the model cannot be asked, without its text."""
-    remote, template = job.model.trust_remote_code, chat_template(job.model.template)
+    remote, template = job.model.trust_remote_code, chat_template(job.model.template, job.storage_options)
     tokenizer = QuestionTokenizer.load(model.source.path, trust_remote_code=remote, template=template)
     assert isinstance(tokenizer, QuestionTokenizer)
     try:

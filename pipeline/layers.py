@@ -19,7 +19,7 @@ from tamis.operators.fisher import fisher_ratios
 from tamis.operators.refusals import MARKERS
 from tamis.operators.requests import Request
 from tamis.operators.sensitivity import FACTORS, NEW_TOKENS
-from tamis.pipeline import layer_result, receipts, run_folder
+from tamis.pipeline import layer_result, lease, receipts, run_folder
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
 from tamis.pipeline.engine import Cluster, Pool, ray_session, size_pool
@@ -51,18 +51,23 @@ class LayersOutcome:
 
 
 def find_layers(
-    job: LayersJob, address: str | None = None, on_plan: Callable[[LayerPlan, str], None] | None = None
+    job: LayersJob,
+    address: str | None = None,
+    on_plan: Callable[[LayerPlan, str], None] | None = None,
+    *,
+    force: bool = False,
 ) -> LayersOutcome:
     """`tamis layers`: the search and the Fisher ratios. Raises TamisError.
 
     on_plan: called with the plan and the state of the output folder before anything expensive starts.
+    force: start though another driver is at work on this output.
     """
     store = Store(job.output, job.storage_options)
     plan = plan_layers(job)
     state = run_folder.layers_state_of(store, plan.search_keys, plan.fisher_keys)
     if on_plan is not None:
         on_plan(plan, state)
-    found = known(store, plan)
+    found, shared = known(store, plan), False
     if found is None:
         if store.exists(run_folder.MANIFEST):
             raise ConfigError(
@@ -70,13 +75,29 @@ def find_layers(
             )
         if state == "new":
             run_folder.begin(store, {"fingerprint": dict(plan.search_keys)}, run_folder.LAYERS_RUN)
-        with ray_session(address) as cluster:
-            result = find(store, plan, cluster)
-        publish(store, result)
+        with lease.held(store, force=force) as held:
+            result = _found_by_one(store, plan, address)
+        shared = held.contested
     # What a run here still needs stays.
     if not store.exists(run_folder.RUN) and not store.exists(run_folder.MANIFEST):
-        store.remove(WORK)
+        run_folder.remove_work(store, shared=shared)
     return LayersOutcome(result if found is None else found, did_nothing=found is not None)
+
+
+def _found_by_one(store: Store, plan: LayerPlan, address: str | None) -> dict[str, Any]:
+    """The result, published. Of two drivers at work on it, that of the one that is ready first."""
+    try:
+        with ray_session(address) as cluster:
+            result = find(store, plan, cluster)
+    except Exception:
+        theirs = known(store, plan)
+        if theirs is None:
+            raise
+        return theirs
+    theirs = known(store, plan)
+    if theirs is None:
+        publish(store, result)
+    return theirs or result
 
 
 def settled(store: Store, plan: Plan) -> Plan:

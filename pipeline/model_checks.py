@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,12 +36,17 @@ class OpenedModel:
         return model_keys_of(self.spec, self.source, self.tokenizer)
 
 
-def open_model(spec: ModelSpec) -> OpenedModel:
-    """Configuration and tokenizer. ConfigError, in one line, if they cannot be used together."""
-    source = fetch(spec.name, spec.revision, weights=False, remote_code=spec.trust_remote_code)
+def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None) -> OpenedModel:
+    """Configuration and tokenizer. ConfigError, in one line, if they cannot be used together.
+
+    options: the job's storage_options.
+    """
+    if spec.revision is not None and "://" in spec.name:
+        raise ConfigError(f"model.revision is for names on the hub, and model.name is {spec.name}; leave it out")
+    source = fetch(spec.name, spec.revision, weights=False, remote_code=spec.trust_remote_code, options=options)
     try:
         info = describe_model(source.path, trust_remote_code=spec.trust_remote_code)
-        template = chat_template(spec.template)
+        template = chat_template(spec.template, options)
         tokenizer = ChatTokenizer.load(source.path, trust_remote_code=spec.trust_remote_code, template=template)
         check_vocabulary(tokenizer, info)
     except (ValueError, OSError) as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,9 +18,12 @@ import pyarrow.compute as pc
 from tamis.operators.problems import RowProblem
 from tamis.pipeline import receipts
 from tamis.pipeline.capture_spec import CaptureSpec
+from tamis.pipeline.errors import TamisError, error_text
 from tamis.pipeline.models import fetch
-from tamis.pipeline.receipts import WORK
+from tamis.pipeline.receipts import WORK, Receipt
+from tamis.pipeline.set_aside import set_aside
 from tamis.pipeline.sources import Shard
+from tamis.pipeline.watch import Guard
 
 SHOWN_EXAMPLES = 3
 
@@ -40,21 +45,50 @@ class ModelWorker:
 
     precision: str
 
-    def __init__(self, spec: CaptureSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: CaptureSpec, guard: Guard | None = None) -> None:
+        self.spec, self.guard = spec, guard
         self.token_budget = None if spec.token_budget == "auto" else int(spec.token_budget)
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self.thread.submit(self._start).result()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return self.thread.submit(self._capture, batch).result()
+        """One shard: what to say of it, as JSON; its receipt, or that it is set aside."""
+        batch = batch.combine_chunks()
+        notes = notes_of(batch)
+        shard = Shard.from_json(notes["shard"])
+        if "set_aside" in notes:
+            return _said({"set_aside": set_aside(shard, notes["set_aside"]).to_dict()})
+        if self.guard is None:
+            return _said(self.thread.submit(self._capture, batch, None).result())
+        work = f"{self.spec.stage} {shard.name}"
+        refused = self.guard.begin(work)
+        if refused is None:
+            try:
+                receipt = self.thread.submit(self._capture, batch, self.guard.beats(work)).result()
+            except (TamisError, OSError):
+                raise
+            except Exception as error:
+                # The model saw token ids only, so no sample's text is in this.
+                refused = f"{type(error).__name__}: {error_text(error)}"
+                if _ends_the_process(error):
+                    self.guard.blame(work, refused)
+                    os._exit(1)
+            else:
+                self.guard.end(work)
+                return _said(receipt)
+        self.guard.end(work)
+        return _said({"set_aside": set_aside(shard, refused).to_dict()})
 
     def load(self, path: str) -> None:
         """Load the model in folder `path`, and set `precision`."""
         raise NotImplementedError
 
-    def run(self, rows: TokenRows) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
-        """The columns to write, an entry per row, and the rows that have a problem, whose entries say nothing."""
+    def run(
+        self, rows: TokenRows, on_batch: Callable[[], None] | None
+    ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
+        """The columns to write, an entry per row, and the rows that have a problem, whose entries say nothing.
+        on_batch: to be called after each batch.
+        """
         raise NotImplementedError
 
     def _start(self) -> None:
@@ -70,17 +104,17 @@ class ModelWorker:
             weights=True,
             pickles=spec.allow_pickle_weights,
             remote_code=spec.trust_remote_code,
+            options=spec.store.options,
         )
         self.load(source.path)
         self.load_seconds = time.perf_counter() - began
 
-    def _capture(self, batch: pa.Table) -> pa.Table:
+    def _capture(self, batch: pa.Table, on_batch: Callable[[], None] | None) -> Receipt:
         started = time.time()
         began = time.perf_counter()
-        batch = batch.combine_chunks()
         codes, messages = batch.column("code").to_pylist(), batch.column("message").to_pylist()
         places = np.flatnonzero([code is None for code in codes])
-        columns, problems = self.run(_rows(batch, places))
+        columns, problems = self.run(_rows(batch, places), on_batch)
         for number, problem in problems.items():
             codes[places[number]], messages[places[number]] = problem.code, problem.message
         valid = np.array([code is None for code in codes], dtype=bool)
@@ -129,7 +163,18 @@ def notes_of(batch: pa.Table) -> dict[str, Any]:
     return notes
 
 
-def write_shard(batch: pa.Table, notes: dict[str, Any], spec: CaptureSpec) -> pa.Table:
+def _said(outcome: dict[str, Any]) -> pa.Table:
+    return pa.table({"receipt": [json.dumps(outcome)]})
+
+
+def _ends_the_process(error: Exception) -> bool:
+    """Whether nothing can be computed in this process any more: an accelerator's own errors are never taken back."""
+    import torch
+
+    return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError)
+
+
+def write_shard(batch: pa.Table, notes: dict[str, Any], spec: CaptureSpec) -> Receipt:
     """Write one captured shard, then its receipt."""
     shard = Shard.from_json(notes["shard"])
     if batch.num_rows != shard.rows:
@@ -155,5 +200,4 @@ def write_shard(batch: pa.Table, notes: dict[str, Any], spec: CaptureSpec) -> pa
         "started": notes["started"],
         "finished": notes["started"] + notes["forward_seconds"],
     }
-    receipt = receipts.write(spec.store, spec.stage, shard, spec.key, facts)
-    return pa.table({"receipt": [json.dumps(receipt)]})
+    return receipts.write(spec.store, spec.stage, shard, spec.key, facts)

@@ -1,4 +1,4 @@
-"""The model's folder on this machine: local as given, or fetched from the hub once per node; and its identity."""
+"""The model's folder on this machine: local as given, or fetched once per node from the hub or an object store."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
-from tamis.pipeline.addresses import refuse_credentials
+from tamis.pipeline.addresses import open_filesystem, refuse_credentials
 from tamis.pipeline.errors import ConfigError, error_text
+from tamis.pipeline.model_folders import copy_here
+from tamis.pipeline.ranged import read_whole
 
 _CONFIG_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 _WHOLE = 1 << 28
@@ -21,31 +25,42 @@ _PIECE, _PIECES = 1 << 20, 64
 
 @dataclass(frozen=True)
 class ModelSource:
-    """path: folder on this machine; revision: commit on the hub, or "local"."""
+    """path: folder on this machine; revision: commit on the hub, digest of a folder in an object store, or "local"."""
 
     path: str
     revision: str
 
 
 def fetch(
-    name: str, revision: str | None, *, weights: bool, pickles: bool = False, remote_code: bool = False
+    name: str,
+    revision: str | None,
+    *,
+    weights: bool,
+    pickles: bool = False,
+    remote_code: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> ModelSource:
     """The model `name` as a local folder. weights: False fetches only configuration and tokenizer.
 
+    name: a folder of this machine or of an object store (options: its storage_options), or a name on the hub.
     Workers on one node wait for the one that downloads, and then read its files. Raises ConfigError.
     """
     refuse_credentials(name)
+    name = name.removeprefix("file://")
     if os.path.isdir(name):
         return ModelSource(os.path.abspath(name), "local")
+    patterns = [*_CONFIG_FILES]
+    patterns += ["*.safetensors"] if weights else []
+    patterns += ["*.bin"] if weights and pickles else []
+    patterns += ["*.py"] if remote_code else []
+    if "://" in name and not name.startswith("hf://"):
+        return ModelSource(*copy_here(name, options or {}, patterns, revision))
+    name = name.removeprefix("hf://")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise ConfigError(f"model.name: {name} is not a folder on this machine, nor a name on the Hugging Face hub")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = [*_CONFIG_FILES]
-    patterns += ["*.safetensors"] if weights else []
-    patterns += ["*.bin"] if weights and pickles else []
-    patterns += ["*.py"] if remote_code else []
     # Other users of the node may not open a lock of ours in the common folder.
     user = os.getuid() if hasattr(os, "getuid") else "user"
     lock = Path(tempfile.gettempdir()) / f"tamis-fetch-{user}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
@@ -83,13 +98,21 @@ def identity(path: str) -> str:
     return digest.hexdigest()
 
 
-def chat_template(value: str | None) -> str | None:
+def identity_at(name: str, options: Mapping[str, Any]) -> str:
+    """`identity` of a local folder, the revision of one in an object store; empty for a name on the hub."""
+    if os.path.isdir(name):
+        return identity(name)
+    return copy_here(name, options, ())[1] if "://" in name else ""
+
+
+def chat_template(value: str | None, options: Mapping[str, Any] | None = None) -> str | None:
     """model.template as jinja text: a file's content if it names one, else itself."""
     if value is None or "{" in value:
         return value
     try:
-        return Path(value).read_text(encoding="utf-8")
+        filesystem, path = open_filesystem(value, options or {})
+        return read_whole(filesystem, path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"model.template: {value} is neither a jinja template nor a readable file ({error})"
+            f"model.template: {value} is neither a jinja template nor a readable file ({error_text(error)})"
         ) from None

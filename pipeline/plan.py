@@ -16,16 +16,19 @@ from tamis.operators.methods import METHODS, Larf, Method
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
-from tamis.pipeline.addresses import is_local_url
+from tamis.pipeline import plan_cache
+from tamis.pipeline.addresses import is_local_url, refuse_unshared
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.files import SourceFile, resolve
 from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
+from tamis.pipeline.hub_datasets import DatasetPart
 from tamis.pipeline.job import Job
 from tamis.pipeline.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
 from tamis.pipeline.model_checks import check_files, open_model
 from tamis.pipeline.models import ModelSource
 from tamis.pipeline.reference_sets import plan_references
 from tamis.pipeline.scanning import dialect_of, scan_files
+from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
 
 _SAMPLED_FILES = 8
@@ -54,7 +57,8 @@ class Estimate:
 @dataclass(frozen=True)
 class Plan:
     """All that a run needs to know. schema: None when it is known only after the rows were read (JSON).
-    layers: how LARF's block is found where the job names none; requests lack LARF's until that is settled."""
+    layers: how LARF's block is found where the job names none; requests lack LARF's until that is settled.
+    failed: shards that were planned and set aside since; they are not among `shards`."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -71,10 +75,16 @@ class Plan:
     fingerprint: Mapping[str, Any]
     warnings: tuple[str, ...]
     will_fail: bool
+    failed: tuple[SetAside, ...] = ()
 
     @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def rows_in(self) -> int:
+        """Of the whole input; `rows` are those of the shards that are left."""
+        return self.rows + sum(item.rows for item in self.failed)
 
     @property
     def bytes(self) -> int:
@@ -91,6 +101,12 @@ class Plan:
         """Whether LARF's block is still to be found."""
         return self.larf is not None and self.larf.layer == "auto"
 
+    def without(self, failed: Iterable[SetAside]) -> Plan:
+        """The same plan without these shards of the corpus."""
+        gone = {item.shard: item for item in failed}
+        left = tuple(shard for shard in self.shards if shard.name not in gone)
+        return replace(self, shards=left, failed=(*self.failed, *gone.values()))
+
     def with_layer(self, block: int, chosen: str) -> Plan:
         """The same plan with LARF reading this block. chosen: how it was found, for the manifest."""
         assert self.larf is not None
@@ -101,13 +117,14 @@ class Plan:
 def make_plan(job: Job) -> Plan:
     """Raises ConfigError or InputError with everything that is wrong, not only the first thing."""
     _keep_apart(job)
-    found = resolve(job.input.path, job.input.format, job.storage_options)
+    part = DatasetPart(job.input.config, job.input.split, job.input.revision)
+    found = resolve(job.input.path, job.input.format, job.storage_options, part)
     own = [file.name for file in found if _place(file.url).startswith(_place(job.output))]
     if own:
         raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
-    files = scan_files(found, job)
+    files = scan_files(found, job, plan_cache.load(job))
     methods = methods_of(job)
-    model = open_model(job.model)
+    model = open_model(job.model, job.storage_options)
     undecided = "larf" in methods and isinstance(job.larf.layer, str)
     requests = requests_of({name: methods[name] for name in methods if name != "larf" or not undecided}, model.info)
     whole = undecided or job.masks_tokens
@@ -213,6 +230,8 @@ def check_columns(names: Iterable[str]) -> None:
 
 def _keep_apart(job: Job) -> None:
     """An output inside an input folder would be read as input by the next run."""
+    for address in (*job.input.path, job.output):
+        refuse_unshared(address)
     for path in job.input.path:
         if _place(job.output).startswith(_place(path)):
             raise ConfigError(f"output: {job.output} lies inside the input folder {path}; choose a folder beside it")

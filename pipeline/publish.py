@@ -20,9 +20,12 @@ from tamis.pipeline.emit import EmitSpec, empty_dropped
 from tamis.pipeline.errors import ConfigError, InternalError
 from tamis.pipeline.fit import Selection, shown_cut
 from tamis.pipeline.identifiers import sample_ids
+from tamis.pipeline.incomplete import warning, write_manifest
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.report import render_card, render_report, render_token_report
-from tamis.pipeline.run_folder import MANIFEST
+from tamis.pipeline.run_folder import MANIFEST, facts_in
+from tamis.pipeline.safe_names import safe_name
+from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.store import Store
 from tamis.pipeline.totals import CaptureTotals, EmitTotals, Pick, TokenTotals
 
@@ -64,13 +67,8 @@ def publish(
 
     layers: the layer search in this folder, for the report.
     """
-    counts = {
-        "rows_in": plan.rows,
-        **{name: emitted.counts[name] for name in ("kept", "dropped", "quarantined")},
-    }
-    if counts["rows_in"] != counts["kept"] + counts["dropped"] + counts["quarantined"]:
-        raise InternalError(f"rows were lost or doubled: {counts}; nothing was published, please report this")
-    if counts["dropped"] != selection.dropped:
+    counts, failed = counted(plan, emitted)
+    if not emitted.failed and counts["dropped"] != selection.dropped:
         raise InternalError(
             f"{counts['dropped']} rows were dropped where the cut says {selection.dropped}; please report this"
         )
@@ -79,37 +77,52 @@ def publish(
     if not counts["dropped"]:
         empty = store.write_table("dropped/000000-none.parquet", empty_dropped(spec.opened_schema()))
         files.append(empty.to_dict())
+    notes = [*warning(failed), *notes]
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
     if layers is not None and "larf" in artifacts:
         summary["layers"] = dict(layers)
     files.append(store.write("README.md", render_card(summary).encode()).to_dict())
     files.append(store.write("report.html", render_report(with_texts(store, summary)).encode()).to_dict())
-    manifest = {"complete": True, **summary, "files": files}
-    store.write_json(MANIFEST, manifest)
-    return manifest
+    return write_manifest(store, {**summary, "files": files}, failed, spec.key)
+
+
+def counted(plan: Plan, emitted: EmitTotals | TokenTotals) -> tuple[dict[str, int], list[SetAside]]:
+    """Where the rows of the input are, and the shards that are nowhere. InternalError if a row is lost or doubled."""
+    failed = [*plan.failed, *emitted.failed]
+    counts = {"rows_in": plan.rows_in, **{name: emitted.counts[name] for name in ("kept", "dropped", "quarantined")}}
+    if failed:
+        counts["failed"] = sum(item.rows for item in failed)
+    if counts["rows_in"] != sum(counts.values()) - counts["rows_in"]:
+        raise InternalError(f"rows were lost or doubled: {counts}; nothing was published, please report this")
+    return counts, failed
 
 
 def rewrite_report(store: Store) -> dict[str, Any]:
     """Draw report.html and README.md of a finished run anew; its manifest. ConfigError if it is not finished."""
     if not store.exists(MANIFEST):
         raise ConfigError(f"{store.path()}: no finished run here (there is no {MANIFEST}); see `tamis status`")
-    manifest: dict[str, Any] = store.read_json(MANIFEST)
+    manifest = facts_in(store, MANIFEST)
+    try:
+        page, card = _drawn(store, manifest).encode(), render_card(manifest).encode()
+        listed = {file["name"]: file for file in manifest["files"]}
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{store.path(MANIFEST)}: no report can be drawn from it ({type(error).__name__}); it, or a file that it "
+            "lists, is damaged or of another version of tamis (see `tamis verify`)"
+        ) from None
+    for written in (store.write("README.md", card), store.write("report.html", page)):
+        listed[written.name] = written.to_dict()
+    manifest["files"] = list(listed.values())
+    store.write_json(MANIFEST, manifest)
+    return manifest
+
+
+def _drawn(store: Store, manifest: Mapping[str, Any]) -> str:
     if manifest.get("kind") == "tokens":
         from tamis.pipeline.token_publish import with_pieces  # which imports this module
 
-        page = render_token_report(with_pieces(store, manifest))
-    else:
-        page = render_report(with_texts(store, manifest))
-    renewed = {
-        written.name: written.to_dict()
-        for written in (
-            store.write("README.md", render_card(manifest).encode()),
-            store.write("report.html", page.encode()),
-        )
-    }
-    manifest["files"] = [renewed.get(file["name"], file) for file in manifest["files"]]
-    store.write_json(MANIFEST, manifest)
-    return manifest
+        return render_token_report(with_pieces(store, manifest))
+    return render_report(with_texts(store, manifest))
 
 
 def with_texts(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,14 +134,13 @@ def with_texts(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_text(store: Store, sample: Mapping[str, Any]) -> dict[str, Any]:
-    scores = store.read_table(f"scores/{sample['shard']}.parquet", ["row", "decision"])
+    shard = safe_name(sample["shard"], MANIFEST)
+    scores = store.read_table(f"scores/{shard}.parquet", ["row", "decision"])
     here = pc.index(scores.column("row"), sample["row"]).as_py()
     decision = scores.column("decision")[here].as_py()
     before = pc.sum(pc.equal(scores.column("decision").slice(0, here), decision)).as_py() or 0
     dialect = Dialect.from_dict(sample["dialect"])
-    table: pa.Table = store.read_table(
-        f"{decision}/{sample['shard']}.parquet", [column for _, column in dialect.columns]
-    )
+    table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", [column for _, column in dialect.columns])
     try:
         messages = normalise(table.slice(before, 1).to_pylist()[0], dialect)
     except RowProblem as problem:
@@ -202,7 +214,7 @@ def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals 
     quarantined: has the codes of all rows that were set aside.
     """
     return {
-        "title": f"tamis · {', '.join(plan.job.method)} on {plan.rows:,} rows",
+        "title": f"tamis · {', '.join(plan.job.method)} on {plan.rows_in:,} rows",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "tamis_version": importlib.metadata.version("tamis"),
         "job": plan.job.model_dump(mode="json"),
@@ -219,7 +231,7 @@ def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals 
                 }
                 for item in plan.files
             ],
-            "rows": plan.rows,
+            "rows": plan.rows_in,
             "bytes": plan.bytes,
         },
         "model": {
@@ -250,10 +262,11 @@ def _deciles(spec: EmitSpec, selection: Selection, emitted: EmitTotals) -> list[
 
 
 def _samples(plan: Plan, picks: list[Pick], first_rank: int, step: int) -> list[dict[str, Any]]:
+    shards = {shard.index: shard for shard in plan.shards}
     by_chance = plan.job.selection.control is not None
     samples = []
     for number, (score, index, place, length) in enumerate(picks):
-        shard = plan.shards[index]
+        shard = shards[index]
         row = shard.span.start_row + place
         [sample_id] = sample_ids(shard.file.name, row, 1)
         samples.append(

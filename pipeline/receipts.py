@@ -2,12 +2,17 @@
 
 A receipt that is there means that the shard is done; resuming a run is skipping shards that have one. The cells of
 the layer search have receipts, too.
+
+To open ten thousand small files one by one takes an object store minutes. So the driver also writes, a few hundred at
+a time, the receipts it has seen into one compact file beside them. The single receipts stay the truth: a compact file
+counts only where they are there, too, and one that is damaged counts nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -15,6 +20,13 @@ from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 
 WORK = "_work"
+COMPACT = 256
+"""Receipts in one compact file: a command that was killed leaves at most so many for the next one to open singly."""
+
+_WORTH_A_FILE = 32
+_AT_A_TIME = 64
+_COMPACT_NAME = "compact-"
+
 Receipt = dict[str, Any]
 
 
@@ -43,17 +55,92 @@ def write_cell(store: Store, stage: str, name: str, key: str, facts: Mapping[str
     return receipt
 
 
+def count(store: Store, stage: str) -> int:
+    """How many single receipts there are, under whatever key."""
+    return sum(map(_is_single, store.list(folder(stage))))
+
+
 def done(store: Store, stage: str, work: Sequence[Named], key: str) -> Iterator[Receipt]:
-    """The receipts of those shards (or cells) of `work` that were finished under `key`, in its order."""
-    present = set(store.list(folder(stage)))
-    wanted = [item.name for item in work if f"{item.name}.json" in present]
-    with ThreadPoolExecutor(16) as pool:
-        for name, data in zip(wanted, pool.map(lambda n: store.read(f"{folder(stage)}/{n}.json"), wanted), strict=True):
-            try:
-                receipt = json.loads(data)
-            except ValueError:
-                continue  # cut off while it was written on a storage without atomic writes: not done
-            if not isinstance(receipt, dict) or receipt.get("key") != key:
-                continue
-            if name in (receipt.get("shard"), receipt.get("cell")):
+    """The receipts of those shards (or cells) of `work` that were finished under `key`, each once, in any order.
+
+    For the driver, before it starts on what is left: compact files of another key go, since their shards are about to
+    be done anew, and single receipts that had to be opened are compacted for the next time.
+    """
+    present = store.list(folder(stage))
+    singles = {name.removesuffix(".json") for name in present if _is_single(name)}
+    wanted = {item.name for item in work} & singles
+    compact = [name for name in present if name.startswith(_COMPACT_NAME)]
+    for name in compact:
+        if not name.startswith(f"{_COMPACT_NAME}{key}-"):
+            store.remove(f"{folder(stage)}/{name}")
+    ours = [name for name in compact if name.startswith(f"{_COMPACT_NAME}{key}-")]
+    for file, data in _read_all(store, stage, ours):
+        for receipt in _opened(file, data):
+            if (name := _name_of(receipt)) in wanted:
+                wanted.remove(name)
                 yield receipt
+    yield from compacted(store, stage, key, _singles(store, stage, [i.name for i in work if i.name in wanted], key))
+
+
+def compacted(store: Store, stage: str, key: str, found: Iterable[Receipt]) -> Iterator[Receipt]:
+    """Pass receipts on as they come, and compact them on the way. All of them are of `key`."""
+    batch: list[Receipt] = []
+    for receipt in found:
+        batch.append(receipt)
+        if len(batch) == COMPACT:
+            _write_compact(store, stage, key, batch)
+            batch = []
+        yield receipt
+    if len(batch) >= _WORTH_A_FILE:
+        _write_compact(store, stage, key, batch)
+
+
+def _write_compact(store: Store, stage: str, key: str, batch: Sequence[Receipt]) -> None:
+    """Named by its content: whole or worth nothing, and two drivers cannot write two contents to one name."""
+    data = b"".join(json.dumps(receipt, allow_nan=False).encode() + b"\n" for receipt in batch)
+    store.write(f"{folder(stage)}/{_COMPACT_NAME}{key}-{_digest(data)}.jsonl", data)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _opened(file: str, data: bytes) -> list[Receipt]:
+    if not file.endswith(f"-{_digest(data)}.jsonl"):
+        return []
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def _singles(store: Store, stage: str, names: Sequence[str], key: str) -> Iterator[Receipt]:
+    for file, data in _read_all(store, stage, [f"{name}.json" for name in names]):
+        try:
+            receipt = json.loads(data)
+        except (ValueError, RecursionError):
+            continue  # cut off while it was written on a storage without atomic writes: not done
+        if isinstance(receipt, dict) and receipt.get("key") == key and f"{_name_of(receipt)}.json" == file:
+            yield receipt
+
+
+def _read_all(store: Store, stage: str, files: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Several at a time, and only so many in memory. A file that vanishes meanwhile is passed over."""
+
+    def read(file: str) -> bytes | None:
+        try:
+            return store.read(f"{folder(stage)}/{file}")
+        except FileNotFoundError:
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        for start in range(0, len(files), _AT_A_TIME):
+            some = files[start : start + _AT_A_TIME]
+            for file, data in zip(some, pool.map(read, some), strict=True):
+                if data is not None:
+                    yield file, data
+
+
+def _is_single(file: str) -> bool:
+    return file.endswith(".json")
+
+
+def _name_of(receipt: Mapping[str, Any]) -> Any:
+    return receipt.get("shard", receipt.get("cell"))

@@ -18,6 +18,7 @@ from tamis.operators.tokens import ChatTokenizer, Tokenised
 from tamis.pipeline import run_folder
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ConfigError, InputError, error_text
+from tamis.pipeline.model_folders import copy_here
 from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.reference_sets import reference_rows
@@ -64,7 +65,9 @@ class ReferenceModels:
         """The job's, with its chat template."""
         spec = self.plan.job.model
         return ChatTokenizer.load(
-            self.plan.model.path, trust_remote_code=spec.trust_remote_code, template=chat_template(spec.template)
+            self.plan.model.path,
+            trust_remote_code=spec.trust_remote_code,
+            template=chat_template(spec.template, self.plan.job.storage_options),
         )
 
     def rows(self, role: str) -> list[Tokenised]:
@@ -106,11 +109,11 @@ class ReferenceModels:
         """A model that the job names: an adapter is copied into the artifact, a full model is loaded by the workers."""
         unknown = dict.fromkeys(("rows", "response_tokens", "steps"))
         facts: dict[str, Any] = {"name": role, "how": "given", "source": given, **unknown, "curve": []}
-        folder = Path(given)
-        if _is_adapter(given):
+        folder = _folder(self.plan, given)
+        if _is_adapter(folder):
             stored = f"{REFERENCES}/{role}"
             files = [self.store.write(f"{stored}/{name}", _bytes(folder / name)).to_dict() for name in ADAPTER_FILES]
-            return Prepared(Reference(adapter=stored), identity(given), facts, files)
+            return Prepared(Reference(adapter=stored), identity(str(folder)), facts, files)
         source = _full_model(self.plan, role, given)
         local = source.revision == "local"
         key = identity(source.path) if local else f"{given}@{source.revision}"
@@ -131,20 +134,29 @@ def check_given(plan: Plan) -> None:
         given = getattr(plan.job.toss, f"{role}_model")
         if given is None:
             continue
-        _check_tokenizer(plan, role, given)
-        if _is_adapter(given):
-            _check_adapter(plan, role, given)
+        folder = _folder(plan, given)
+        _check_tokenizer(plan, role, given, folder)
+        if _is_adapter(folder):
+            _check_adapter(plan, role, folder)
         else:
             _check_full_model(plan, role, given)
 
 
-def _is_adapter(given: str) -> bool:
-    return any((Path(given) / name).is_file() for name in ADAPTER_FILES)
+def _folder(plan: Plan, given: str) -> Path:
+    """Where the given model's small files lie on this machine, and its adapter if it is one."""
+    if "://" not in given:
+        return Path(given)
+    wanted = ("*.json", "*.jinja", "*.model", "*.txt", ADAPTER_FILES[1])
+    return Path(copy_here(given, plan.job.storage_options, wanted)[0])
 
 
-def _check_adapter(plan: Plan, role: str, given: str) -> None:
+def _is_adapter(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ADAPTER_FILES)
+
+
+def _check_adapter(plan: Plan, role: str, folder: Path) -> None:
     for name in ADAPTER_FILES:
-        _bytes(Path(given) / name)
+        _bytes(folder / name)
     remote = plan.job.model.trust_remote_code
     try:
         whole = plan_full(read_config(plan.model.path, revision=None, trust_remote_code=remote))
@@ -152,7 +164,7 @@ def _check_adapter(plan: Plan, role: str, given: str) -> None:
             model = whole.model_class(whole.config)
         # Weights of the base that lie beside the adapter's cannot be compared here; the workers do.
         with suppress(NotImplementedError):
-            Adapters(model, {role: given})
+            Adapters(model, {role: str(folder)})
     except ValueError as error:
         raise ConfigError(f"toss.{role}_model: {error}") from None
 
@@ -173,20 +185,21 @@ def _check_full_model(plan: Plan, role: str, given: str) -> None:
 
 def _full_model(plan: Plan, role: str, given: str) -> ModelSource:
     try:
-        return fetch(given, None, weights=False, remote_code=plan.job.model.trust_remote_code)
+        remote, options = plan.job.model.trust_remote_code, plan.job.storage_options
+        return fetch(given, None, weights=False, remote_code=remote, options=options)
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.name:", f"toss.{role}_model:", 1)) from None
 
 
-def _check_tokenizer(plan: Plan, role: str, given: str) -> None:
+def _check_tokenizer(plan: Plan, role: str, given: str, folder: Path) -> None:
     """ConfigError if a tokenizer lies beside a given model and is not the job's: its losses would be of other tokens.
     What tamis itself has trained says so in training.json.
     """
-    folder, template = Path(given), chat_template(plan.job.model.template)
+    template = chat_template(plan.job.model.template, plan.job.storage_options)
     told = _read_json(folder / TRAINING).get(TOKENISATION)
     if told is None and (folder / "tokenizer.json").is_file():
         try:
-            told = ChatTokenizer.load(given, template=template).fingerprint
+            told = ChatTokenizer.load(str(folder), template=template).fingerprint
         except (ValueError, OSError):
             told = None
     if told is not None and told != plan.fingerprint[TOKENISATION]:

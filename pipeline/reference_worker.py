@@ -127,7 +127,12 @@ def run(spec: ReferenceSpec, say: Say, *, rank: int = 0, workers: int = 1, reduc
 
 def _load(spec: ReferenceSpec) -> Trainer:
     source = fetch(
-        spec.model, spec.revision, weights=True, pickles=spec.allow_pickle_weights, remote_code=spec.trust_remote_code
+        spec.model,
+        spec.revision,
+        weights=True,
+        pickles=spec.allow_pickle_weights,
+        remote_code=spec.trust_remote_code,
+        options=spec.store.options,
     )
     try:
         return Trainer.load(

@@ -19,7 +19,10 @@ RUN = f"{WORK}/run.json"
 LAYERS = "artifact/layers.json"
 LAYERS_PAGE = "layers.html"
 LAYERS_RUN = f"{WORK}/layers.json"
+INCOMPLETE = "incomplete.json"
+"""What a run leaves in the manifest's place when it had to set shards aside."""
 State = Literal["new", "started", "complete"]
+_REMOVALS = 3
 
 _MEANING = {
     "input": "the files, their content, the way they are read or shard_rows",
@@ -117,6 +120,30 @@ def layers_in(store: Store) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         pass
     raise ConfigError(f"output: {store.path(LAYERS)} was not written by tamis, or is damaged; delete it and run again")
+
+
+def finished(store: Store, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest, if this very run is complete: another driver may have finished it meanwhile."""
+    try:
+        manifest = store.read_json(MANIFEST)
+    except (FileNotFoundError, ValueError):
+        return None
+    ours = isinstance(manifest, dict) and manifest.get("fingerprint") == dict(fingerprint)
+    return manifest if ours else None
+
+
+def remove_work(store: Store, *, shared: bool = False) -> None:
+    """Remove what a finished run needs no more. shared: another driver may be writing there; it removes what it leaves.
+
+    Raises OSError if it cannot be removed.
+    """
+    for attempt in range(_REMOVALS):
+        try:
+            store.remove(WORK)
+            return
+        except OSError:  # a file that came while its folder was being emptied
+            if attempt + 1 == _REMOVALS and not shared:
+                raise
 
 
 def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> None:

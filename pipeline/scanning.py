@@ -11,13 +11,20 @@ from tamis.operators.conversation import Dialect, detect, dialect_by_hand
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import SourceFile
 from tamis.pipeline.job import LayersJob
+from tamis.pipeline.plan_cache import Rows, scanned_before
 from tamis.pipeline.sources import Scanned, scan
 
 
-def scan_files(files: Sequence[SourceFile], job: LayersJob) -> list[Scanned]:
-    """Scan in parallel; InputError lists every broken file."""
+def scan_files(
+    files: Sequence[SourceFile], job: LayersJob, known: Mapping[SourceFile, Rows] | None = None
+) -> list[Scanned]:
+    """Scan in parallel; InputError lists every broken file. known: what an earlier command has found, by file."""
+    known = known or {}
 
     def attempt(file: SourceFile) -> Scanned | str:
+        before = scanned_before(file, known[file], job.storage_options) if file in known else None
+        if before is not None:
+            return before
         try:
             return scan(file, job.shard_rows, job.storage_options)
         except InputError as error:

@@ -7,7 +7,7 @@ a small JSON file, so an interrupted search goes on with the cells that have non
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
@@ -41,6 +41,7 @@ class SearchSpec:
 
     name: str
     model: str
+    options: Mapping[str, Any]
     revision: str | None
     trust_remote_code: bool
     allow_pickle_weights: bool
@@ -56,11 +57,12 @@ def search_spec(job: LayersJob, model: ModelSource, pool: Pool) -> SearchSpec:
     return SearchSpec(
         name=spec.name,
         model=model.path if model.revision == "local" else spec.name,
+        options=job.storage_options,
         # The commit that the plan saw, so that every worker reads the same files.
         revision=None if model.revision == "local" else model.revision,
         trust_remote_code=spec.trust_remote_code,
         allow_pickle_weights=spec.allow_pickle_weights,
-        template=chat_template(spec.template),
+        template=chat_template(spec.template, job.storage_options),
         dtype=spec.dtype,
         device=spec.device,
         threads=pool.threads,
@@ -149,6 +151,7 @@ class Searcher:
             weights=True,
             pickles=spec.allow_pickle_weights,
             remote_code=spec.trust_remote_code,
+            options=spec.options,
         )
         try:
             answers = ScaledAnswers.load(

@@ -47,7 +47,20 @@ class InputSpec(Section):
     """Where the corpus is and how to read it."""
 
     path: Annotated[list[str], BeforeValidator(as_list, json_schema_input_type=str | Names)] = Field(
-        min_length=1, description="A file, a folder, a glob, or a list of these."
+        min_length=1,
+        description="A file, a folder, a glob, a dataset of the Hugging Face hub (hf://datasets/ORG/NAME), or a list "
+        "of these.",
+    )
+    config: str | None = Field(
+        None, min_length=1, description="Which config of a hub dataset; needed if it has several."
+    )
+    split: str | None = Field(
+        None,
+        min_length=1,
+        description="Which split of a hub dataset or of a folder of save_to_disk; needed if it has several.",
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Branch, tag or commit of hf:// input; default: the main branch as it is now."
     )
     format: Literal["auto", "jsonl", "json", "parquet", "csv", "tsv", "arrow"] = Field(
         "auto", description="File format; auto goes by the file's ending (.gz and .zst are unpacked)."

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import pyarrow as pa
 from tamis.operators.problems import RowProblem
 from tamis.operators.references import safe_path, unsafe_path
 from tamis.pipeline import text_files
-from tamis.pipeline.addresses import is_local, open_filesystem
+from tamis.pipeline.addresses import is_local, open_filesystem, scheme_of
 from tamis.pipeline.columnar_files import ColumnarFile, read_rows, shape_of
 from tamis.pipeline.errors import InputError, error_text
 from tamis.pipeline.files import TEXT_FORMATS, SourceFile, identity_of
+from tamis.pipeline.ranged import info_of
+from tamis.pipeline.row_limits import cut_text
 from tamis.pipeline.text_files import Span, TextFile
 
 SHARD_BYTES = 64 << 20
@@ -30,6 +33,9 @@ SHARD_BYTES = 64 << 20
 CORPUS = "corpus"
 
 SHIPPED = {"unsafe": unsafe_path, "safe": safe_path, "harmful": unsafe_path}
+_PINNED = ("hf",)
+"""Schemes whose planned addresses bear a commit: what they name cannot change, and asking costs a request a shard."""
+
 _SHIPPED_SCHEME = "tamis-references:"
 
 
@@ -85,19 +91,21 @@ class Scanned:
 
 @dataclass(frozen=True)
 class Row:
-    """One row as read: its columns or its problem, and where it stands. offset: byte in the unpacked file, if text."""
+    """One row as read: its columns or its problem, and where it stands. offset: byte in the unpacked file, if text.
+    raw: its text, if text, of which a row that is too large has only the beginning; size: bytes of the whole text."""
 
     number: int
     value: Mapping[str, Any] | RowProblem
     offset: int | None
     raw: bytes | None
+    size: int | None = None
 
     def raw_text(self) -> str:
-        """For quarantine: the row as it stands in the file, or as JSON when the file is not text."""
+        """For quarantine: the row as it stands in the file, or as JSON when the file is not text; cut if it is long."""
         if self.raw is not None:
-            return self.raw.decode("utf-8", "backslashreplace")
+            return cut_text(self.raw, self.size)
         value = {} if isinstance(self.value, RowProblem) else self.value
-        return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace").decode()
+        return cut_text(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace"))
 
 
 def scan(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int = 64) -> Scanned:
@@ -137,18 +145,15 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
     Raises InputError if the file vanished or is not the one that was planned.
     """
     shard = _on_this_node(shard)
-    check_unchanged(shard, options)
-    try:
-        if shard.file.format in TEXT_FORMATS:
+    if shard.file.format in TEXT_FORMATS:
+        with _unchanged(shard, options):
             records = text_files.read_records(_text(shard.file, options, shard.header), shard.span)
-            rows = [
-                Row(shard.span.start_row + i, record.value, record.offset, record.raw)
-                for i, record in enumerate(records)
-            ]
-        else:
-            rows = _from_table(read_table(shard, options, columns), shard.span.start_row)
-    except (ValueError, OSError, pa.ArrowException) as error:
-        raise _vanished(shard.file.name, error) from None
+        rows = [
+            Row(shard.span.start_row + i, record.value, record.offset, record.raw, record.size)
+            for i, record in enumerate(records)
+        ]
+    else:
+        rows = _from_table(read_table(shard, options, columns), shard.span.start_row)
     if len(rows) != shard.rows:
         raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
     return rows
@@ -156,9 +161,9 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
 
 def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a Parquet or Arrow shard as they are, types and metadata untouched. InputError as for `read`."""
-    check_unchanged(shard, options)
     file, span = _columnar(shard.file, options), shard.span
-    return read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
+    with _unchanged(shard, options):
+        return read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
 
 
 def shipped_file(role: str, file: SourceFile) -> SourceFile:
@@ -186,10 +191,25 @@ def _content_hash(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+@contextmanager
+def _unchanged(shard: Shard, options: Mapping[str, Any]) -> Iterator[None]:
+    """Around a read: InputError if the file is not the one that was planned, or cannot be read. Looking after the read
+    is enough: what was read of a file that changed meanwhile is thrown away."""
+    try:
+        yield
+    except (ValueError, OSError, pa.ArrowException) as error:
+        check_unchanged(shard, options)
+        raise _vanished(shard.file.name, error) from None
+    check_unchanged(shard, options)
+
+
 def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
+    """InputError if the file is gone, or has another size, etag or time of modification than when it was planned."""
+    if scheme_of(shard.file.url) in _PINNED:
+        return
     filesystem, path = open_filesystem(shard.file.url, options)
     try:
-        info = filesystem.info(path)
+        info = info_of(filesystem, path)
         identity = str(os.stat(path).st_mtime_ns) if is_local(filesystem) else identity_of(info)
     except OSError as error:
         raise _vanished(shard.file.name, error) from None
@@ -206,7 +226,7 @@ def _text(file: SourceFile, options: Mapping[str, Any], header: tuple[str, ...])
 
 
 def _columnar(file: SourceFile, options: Mapping[str, Any]) -> ColumnarFile:
-    return ColumnarFile(file.url, file.format, dict(options))
+    return ColumnarFile(file.url, file.format, dict(options), file.identity, file.bytes)
 
 
 def _scan_text(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:

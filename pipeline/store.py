@@ -1,7 +1,8 @@
 """Files of one folder, on a local disk or in an object store, through fsspec.
 
 A write is whole or absent: local files are written aside and renamed, object stores publish an object when its upload
-ends. Nothing else is asked of the storage: no rename, no append, no conditional write.
+ends. Nothing else is asked of the storage: no rename, no append, no conditional write. What an object store refuses
+for a moment is asked again (retrying.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,8 @@ import pyarrow.parquet as pq
 
 from tamis.pipeline.addresses import is_local, open_filesystem, refuse_credentials
 from tamis.pipeline.errors import ConfigError, error_text
+from tamis.pipeline.ranged import info_of, read_whole
+from tamis.pipeline.retrying import retrying
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,22 @@ class Store:
     def exists(self, name: str = "") -> bool:
         """ConfigError if the storage does not let us look."""
         with self._looking():
-            return bool(self._opened[0].exists(self._full(name)))
+            try:
+                info_of(self._opened[0], self._full(name))
+            except FileNotFoundError:
+                return False
+        return True
 
     def read(self, name: str) -> bytes:
         """FileNotFoundError if there is none."""
-        data: bytes = self._opened[0].cat_file(self._full(name))
-        return data
+        return read_whole(self._opened[0], self._full(name))
 
     def read_json(self, name: str) -> Any:
-        return json.loads(self.read(name))
+        """ValueError if it is no JSON."""
+        try:
+            return json.loads(self.read(name))
+        except RecursionError:
+            raise ValueError(f"{name}: nested too deeply") from None
 
     def write(self, name: str, data: bytes) -> Written:
         filesystem, full = self._opened[0], self._full(name)
@@ -99,7 +109,7 @@ class Store:
                     os.unlink(aside)
                 raise
         else:
-            filesystem.pipe_file(full, data)
+            retrying(lambda: filesystem.pipe_file(full, data), self.path(name))
         return Written(name, len(data), hashlib.sha256(data).hexdigest())
 
     def write_json(self, name: str, value: Any) -> Written:
@@ -108,22 +118,22 @@ class Store:
     def write_table(self, name: str, table: pa.Table) -> Written:
         """As Parquet, with the table's schema metadata."""
         sink = io.BytesIO()
-        with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+        with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
             # A row group without rows is legal Parquet, but datasets fails to read it.
             if table.num_rows:
                 writer.write_table(table)
         return self.write(name, sink.getvalue())
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        return pq.ParquetFile(io.BytesIO(self.read(name))).read(columns=columns)
+        data = io.BytesIO(self.read(name))
+        return pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
 
     def list(self, folder: str) -> list[str]:
         """Names of the files in `folder`, sorted; empty if it does not exist. ConfigError if we may not look."""
         filesystem = self._opened[0]
         try:
             with self._looking():
-                filesystem.invalidate_cache(self._full(folder))
-                found = filesystem.ls(self._full(folder), detail=False)
+                found = retrying(lambda: _listed(filesystem, self._full(folder)), self.path(folder))
         except FileNotFoundError:
             return []
         names = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
@@ -141,8 +151,10 @@ class Store:
 
     def remove(self, folder: str) -> None:
         filesystem, full = self._opened[0], self._full(folder)
-        if filesystem.exists(full):
-            filesystem.rm(full, recursive=True)
+        if self.exists(folder):
+            # Another driver may be removing it, too.
+            with suppress(FileNotFoundError):
+                retrying(lambda: filesystem.rm(full, recursive=True), self.path(folder))
 
     def check_writable(self) -> None:
         """ConfigError if nothing can be written here."""
@@ -152,3 +164,9 @@ class Store:
             self.remove(probe)
         except (OSError, PermissionError) as error:
             raise ConfigError(f"output: {self.path()} cannot be written ({error_text(error)})") from None
+
+
+def _listed(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+    filesystem.invalidate_cache(folder)
+    found: list[str] = filesystem.ls(folder, detail=False)
+    return found

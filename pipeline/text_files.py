@@ -8,28 +8,30 @@ stopped last time.
 from __future__ import annotations
 
 import codecs
-import csv
 import io
 import json
-import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from tamis.operators.problems import RowProblem
+from tamis.operators.strict_json import parse
 from tamis.pipeline.addresses import open_filesystem
+from tamis.pipeline.csv_rows import csv_rows, lines_of
+from tamis.pipeline.json_arrays import array_elements
+from tamis.pipeline.ranged import open_stream, read_range
+from tamis.pipeline.row_limits import HEAD_BYTES, MAX_COLUMNS, MAX_ROW_BYTES, too_large
+from tamis.pipeline.unpacking import Unpacked
 
 _CHUNK = 8 << 20
 _WHITE = b" \t\r\n\v\f"
-_BLANKS = np.frombuffer(_WHITE, dtype=np.uint8)
+_IS_INK = ~np.isin(np.arange(256), np.frombuffer(_WHITE, dtype=np.uint8))
 _MAX_NESTING = 200
 """Deeper rows are refused by a fixed rule: Python's own limit depends on who asks, and stages must agree."""
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ class TextFile:
     def open(self) -> Any:
         """A stream of the unpacked bytes."""
         filesystem, path = open_filesystem(self.url, self.options)
-        raw = filesystem.open(path, "rb")
+        raw = open_stream(filesystem, path)
         if self.compression is None:
             return raw
-        return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), self.compression)
+        return Unpacked(raw, self.compression)
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Record:
-    """One row as read. value: its columns, or why it has none; raw: its text as it stands in the file."""
+    """One row as read. value: its columns, or why it has none; raw: its text as it stands in the file, the beginning
+    of it where the row is longer than MAX_ROW_BYTES; size: of the whole row."""
 
     offset: int
     value: dict[str, Any] | RowProblem
     raw: bytes
+    size: int
 
 
 # --- where the rows are -------------------------------------------------------------------------------------------
@@ -77,8 +81,10 @@ class Record:
 def find_spans(file: TextFile, rows: int, size: int, chunk: int = _CHUNK) -> list[Span]:
     """Cut the file into spans of at most `rows` rows and about `size` bytes. Reads the file once, `chunk` bytes a time.
 
-    Raises ValueError or OSError when the file as a whole is broken (truncated archive, not an array, open quote).
+    A row longer than MAX_ROW_BYTES is a span by itself, and no other span is so long. Raises ValueError or OSError when
+    the file as a whole is broken (truncated archive, not an array, open quote) or unpacks to far too much.
     """
+    size = min(size, MAX_ROW_BYTES)
     spans: list[Span] = []
     count, first_row, first_byte, last_byte = 0, 0, None, 0
     for starts, stops in _row_bounds(file, chunk):
@@ -97,7 +103,9 @@ def find_spans(file: TextFile, rows: int, size: int, chunk: int = _CHUNK) -> lis
 def csv_header(file: TextFile) -> tuple[str, ...]:
     """The column names of a CSV file; ValueError if two are the same or one is empty."""
     with file.open() as stream:
-        names = next((fields for _, _, fields in _csv_rows(_lines(stream), file.format) if fields), [])
+        names = next((row[2] for row in csv_rows(lines_of(stream, _CHUNK), file.format) if row[2] != []), [])
+    if names is None:
+        raise ValueError(f"the first line of a CSV file must name its columns, in at most {MAX_ROW_BYTES:,} bytes")
     if len(set(names)) != len(names) or not all(name.strip() for name in names):
         raise ValueError("the first line of a CSV file must name its columns, each by its own name")
     return tuple(names)
@@ -108,10 +116,11 @@ def _row_bounds(file: TextFile, chunk: int) -> Iterator[tuple[np.ndarray[Any, An
         if file.format == "jsonl":
             yield from _line_bounds(stream, chunk)
         elif file.format == "json":
-            yield from _in_batches((start, stop) for start, stop, _ in _array_elements(stream.read()))
+            elements = array_elements(stream, chunk=chunk, values=False)
+            yield from _in_batches((start, stop) for start, stop, _ in elements)
         else:
-            rows = _csv_rows(_lines(stream, chunk), file.format)
-            bounds = ((start, stop) for start, stop, fields in rows if fields)
+            rows = csv_rows(lines_of(stream, chunk), file.format)
+            bounds = ((start, stop) for start, stop, fields in rows if fields != [])
             yield from _in_batches(islice(bounds, 1, None))  # the first is the header
 
 
@@ -126,11 +135,17 @@ def _in_batches(
 
 def _line_bounds(stream: Any, size: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Start and end of every line that is not blank, by chunks; a line's newline is not part of it."""
-    base, tail = 0, [b""]
+    base, tail, held = 0, [b""], 0
+    passed, has_ink = 0, False  # of a line too long to be held: bytes let go of, and whether they were not all blank
     while True:
         chunk = stream.read(size)
         if chunk and b"\n" not in chunk:
             tail.append(chunk)  # a line longer than a chunk: join once, when it ends
+            held += len(chunk)
+            if held > MAX_ROW_BYTES:
+                has_ink = has_ink or any(piece.strip(_WHITE) for piece in tail)
+                passed, base = passed + held - 1, base + held - 1
+                tail, held = [chunk[-1:]], 1
             continue
         data = b"".join([*tail, chunk])
         characters = np.frombuffer(data, dtype=np.uint8)
@@ -138,88 +153,21 @@ def _line_bounds(stream: Any, size: int) -> Iterator[tuple[np.ndarray[Any, Any],
         if not chunk and data:
             newlines = np.append(newlines, len(data))
         starts = np.concatenate([[0], newlines[:-1] + 1]) if len(newlines) else newlines
-        # Most lines begin with a brace; only those that do not are looked at one by one.
-        maybe = np.flatnonzero(np.isin(characters[starts], _BLANKS))
-        blank = [i for i in maybe if not data[starts[i] : newlines[i]].strip(_WHITE)]
-        keep = np.ones(len(newlines), dtype=bool)
-        keep[blank] = False
-        yield starts[keep] + base, newlines[keep] + base
+        keep = _IS_INK[characters[starts]]
+        if not keep.all():  # most lines begin with a brace; else all of each is looked at
+            keep = np.logical_or.reduceat(_IS_INK[characters[: newlines[-1] + 1]], starts)
+        if passed:
+            keep[0] |= has_ink
+        starts = starts + base
+        if passed:
+            starts[0] -= passed
+        yield starts[keep], newlines[keep] + base
         if not chunk:
             return
+        passed, has_ink = 0, False
         done = int(newlines[-1]) + 1
         base, tail = base + done, [data[done:]]
-
-
-def _array_elements(data: bytes, base: int = 0, *, piece: bool = False) -> Iterator[tuple[int, int, Any]]:
-    """(start byte, stop byte, value) of each element of a JSON array, or of the inside of one. ValueError if broken."""
-    text = data.decode("utf-8", "surrogateescape")
-    decoder = json.JSONDecoder()
-    position = 1 if text.startswith("\ufeff") else 0
-    position = _skip(text, position)
-    if not piece and text[position : position + 1] == "[":
-        position = _skip(text, position + 1)
-    elif not piece:
-        raise ValueError("a .json file must hold an array of rows; for one object per line name it .jsonl")
-    at_byte, at_char = base, 0
-    while position < len(text) and text[position] != "]":
-        try:
-            value, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            line = text.count("\n", 0, getattr(error, "pos", position)) + 1
-            raise ValueError(f"not valid JSON near line {line}") from None
-        start_byte = at_byte + len(text[at_char:position].encode("utf-8", "surrogateescape"))
-        stop_byte = start_byte + len(text[position:end].encode("utf-8", "surrogateescape"))
-        yield start_byte, stop_byte, value
-        at_byte, at_char = stop_byte, end
-        position = _skip(text, end)
-        if position < len(text) and text[position] == ",":
-            position = _skip(text, position + 1)
-        elif position < len(text) and text[position] != "]":
-            raise ValueError(f"not valid JSON near line {text.count(chr(10), 0, position) + 1}")
-    if not piece and position >= len(text):
-        raise ValueError("the JSON array is cut off: its closing bracket is missing")
-    if not piece and _skip(text, position + 1) != len(text):
-        raise ValueError("there is more after the end of the JSON array")
-
-
-def _skip(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
-
-
-def _lines(stream: Any, size: int = _CHUNK) -> Iterator[bytes]:
-    """Lines with their newline, of any stream of bytes."""
-    tail = b""
-    while chunk := stream.read(size):
-        *whole, tail = (tail + chunk).split(b"\n")
-        yield from (line + b"\n" for line in whole)
-    if tail:
-        yield tail
-
-
-def _csv_rows(lines: Iterable[bytes], format: str, base: int = 0) -> Iterator[tuple[int, int, list[str]]]:
-    """(start byte, stop byte, fields) of each CSV row, the first line being at byte `base` of the file; quoted fields
-    may span lines. ValueError for an open quote."""
-    consumed = base
-
-    def decoded() -> Iterator[str]:
-        nonlocal consumed
-        for line in lines:
-            body = line.removeprefix(codecs.BOM_UTF8) if consumed == 0 else line
-            consumed += len(line)
-            yield body.decode("utf-8", "surrogateescape")
-
-    reader = csv.reader(decoded(), delimiter="\t" if format == "tsv" else ",", strict=True)
-    while True:
-        start = consumed
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ValueError(f"not valid CSV near line {reader.line_num} ({error})") from None
-        yield start, consumed, fields
+        held = len(tail[0])
 
 
 # --- the rows themselves ------------------------------------------------------------------------------------------
@@ -227,15 +175,16 @@ def _csv_rows(lines: Iterable[bytes], format: str, base: int = 0) -> Iterator[tu
 
 def read_records(file: TextFile, span: Span) -> list[Record]:
     """The rows of `span`, in order; a row that cannot be parsed carries its problem. Never fewer than the span says."""
-    data = _read_range(file, span.start_byte, span.stop_byte)
+    base, size = span.start_byte, span.stop_byte - span.start_byte
+    if size > MAX_ROW_BYTES:
+        return [Record(base, too_large(size), _read_range(file, base, base + HEAD_BYTES), size)]
+    data = _read_range(file, base, span.stop_byte)
     if file.format == "jsonl":
-        return list(_parse_lines(data, span.start_byte))
+        return list(_parse_lines(data, base))
     if file.format == "json":
-        base = span.start_byte
-        elements = _array_elements(data, base, piece=True)
+        elements = array_elements(io.BytesIO(data), base, chunk=len(data) + 1, inside=True)
         return [_from_json(value, data[start - base : stop - base], start) for start, stop, value in elements]
-    base = span.start_byte
-    rows = _csv_rows(iter(io.BytesIO(data)), file.format, base)
+    rows = csv_rows(io.BytesIO(data), file.format, base)
     return [
         _from_csv(fields, file.header, data[start - base : stop - base], start)
         for start, stop, fields in rows
@@ -254,39 +203,34 @@ def _parse_lines(data: bytes, base: int) -> Iterator[Record]:
 def _parse_line(line: bytes, offset: int) -> Record:
     body = line.removeprefix(codecs.BOM_UTF8) if offset == 0 else line
     try:
-        value = json.loads(body.decode("utf-8"))
+        value = parse(body.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Record(offset, RowProblem("invalid_utf8", f"byte {error.start} of the line is not UTF-8"), line)
-    except json.JSONDecodeError as error:
-        return Record(offset, RowProblem("malformed_json", f"{error.msg} at character {error.pos}"), line)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # integers of thousands of digits, thousands of nested brackets
-        return Record(offset, RowProblem("malformed_json", f"not readable: {type(error).__name__}"), line)
-    return _from_json(value, line, offset)
+        value = RowProblem("invalid_utf8", f"byte {error.start} of the line is not UTF-8")
+    except RowProblem as problem:
+        value = problem
+    return _from_json(value, line, offset, decoded=True)
 
 
-def _from_json(value: Any, raw: bytes, offset: int) -> Record:
+def _from_json(value: Any, raw: bytes, offset: int, *, decoded: bool = False) -> Record:
+    """decoded: the text is known to be UTF-8."""
+    return Record(offset, _usable(value, raw, decoded), raw, len(raw))
+
+
+def _usable(value: Any, raw: bytes, decoded: bool) -> dict[str, Any] | RowProblem:
+    if isinstance(value, RowProblem):
+        return value
     if not isinstance(value, dict):
-        return Record(
-            offset,
-            RowProblem("not_an_object", f"the row is a JSON {type(value).__name__}, not an object"),
-            raw,
-        )
+        return RowProblem("not_an_object", f"the row is a JSON {type(value).__name__}, not an object")
+    if len(value) > MAX_COLUMNS:
+        return RowProblem("too_many_columns", f"the row has {len(value):,} keys, more than {MAX_COLUMNS:,}")
     if raw.count(b"[") + raw.count(b"{") > _MAX_NESTING and _is_deep(value):
-        return Record(offset, RowProblem("malformed_json", f"nested deeper than {_MAX_NESTING} levels"), raw)
-    lowered = raw.lower()
-    if b"\\ud" in lowered or _has_surrogates(raw):
+        return RowProblem("malformed_json", f"nested deeper than {_MAX_NESTING} levels")
+    if (b"\\u" in raw and b"\\ud" in raw.lower()) or not (decoded or _is_utf8(raw)):
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            return Record(
-                offset,
-                RowProblem("invalid_utf8", "a string holds half of a surrogate pair or bad bytes"),
-                raw,
-            )
-    return Record(offset, value, raw)
+            return RowProblem("invalid_utf8", "a string holds half of a surrogate pair or bad bytes")
+    return value
 
 
 def _is_deep(value: Any) -> bool:
@@ -299,21 +243,23 @@ def _is_deep(value: Any) -> bool:
     return any(isinstance(inner, dict | list) for inner in level)
 
 
-def _has_surrogates(raw: bytes) -> bool:
+def _is_utf8(raw: bytes) -> bool:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _from_csv(fields: list[str], header: Sequence[str], raw: bytes, offset: int) -> Record:
+    value: dict[str, Any] | RowProblem
     if len(fields) != len(header):
-        problem = RowProblem("malformed_csv", f"the row has {len(fields)} fields where the header names {len(header)}")
-        return Record(offset, problem, raw)
-    if _has_surrogates(raw):
-        return Record(offset, RowProblem("invalid_utf8", "the row is not UTF-8"), raw)
-    return Record(offset, dict(zip(header, fields, strict=True)), raw)
+        value = RowProblem("malformed_csv", f"the row has {len(fields)} fields where the header names {len(header)}")
+    elif not _is_utf8(raw):
+        value = RowProblem("invalid_utf8", "the row is not UTF-8")
+    else:
+        value = dict(zip(header, fields, strict=True))
+    return Record(offset, value, raw, len(raw))
 
 
 class _Local(threading.local):
@@ -328,8 +274,7 @@ _local = _Local()
 def _read_range(file: TextFile, start: int, stop: int) -> bytes:
     if file.compression is None:
         filesystem, path = open_filesystem(file.url, file.options)
-        data: bytes = filesystem.cat_file(path, start=start, end=stop)
-        return data
+        return read_range(filesystem, path, start, stop)
     cursor = _local.cursor
     _local.cursor = None  # a read that fails half way leaves the stream nobody knows where
     if cursor is None or cursor[0] != file or cursor[2] > start:
@@ -337,7 +282,7 @@ def _read_range(file: TextFile, start: int, stop: int) -> bytes:
     stream, position = cursor[1:]
     while position < start:
         position += len(_some(stream, min(_CHUNK, start - position)))
-    data = stream.read(stop - start)
+    data: bytes = stream.read(stop - start)
     _local.cursor = (file, stream, position + len(data))
     return data
 

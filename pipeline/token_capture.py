@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class TokenScorer(ModelWorker):
             for name, item in spec.references.items():
                 if item.adapter is None:
                     source = fetch(item.model, item.revision, weights=True, pickles=spec.allow_pickle_weights,
-                                   remote_code=spec.trust_remote_code)  # fmt: skip
+                                   remote_code=spec.trust_remote_code, options=spec.options)  # fmt: skip
                     self.scorers.append(TokenLosses.load(source.path, **options))
                     self.names.append({"base": name})
         except ValueError as error:
@@ -79,12 +79,18 @@ class TokenScorer(ModelWorker):
             (folder / name).write_bytes(self.spec.store.read(f"{stored}/{name}"))
         return folder
 
-    def run(self, rows: TokenRows) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
+    def run(
+        self, rows: TokenRows, on_batch: Callable[[], None] | None
+    ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
         columns: dict[str, pa.Array] = {}
         problems: dict[int, RowProblem] = {}
         for scorer, names in zip(self.scorers, self.names, strict=True):
             losses, refused = scorer.losses(
-                rows.input_ids, rows.responses, token_budget=self.token_budget, exact=self.spec.exact
+                rows.input_ids,
+                rows.responses,
+                token_budget=self.token_budget,
+                exact=self.spec.exact,
+                on_batch=on_batch,
             )
             problems = refused | problems
             columns |= {names[name]: ragged(found, pa.float32()) for name, found in losses.items()}

@@ -8,7 +8,7 @@ sample of which every response token is discarded goes to dropped/.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from tamis.pipeline.engine import stream
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.originals import originals, quarantine_table
 from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.set_aside import SetAside, telling
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_fit import TokenCut, discarded_tokens
@@ -48,11 +49,18 @@ class TokenEmitSpec:
 
 
 def emit_tokens(
-    spec: TokenEmitSpec, shards: Sequence[Shard], quotas: Sequence[int], task_cpus: float
+    spec: TokenEmitSpec,
+    shards: Sequence[Shard],
+    quotas: Sequence[int],
+    task_cpus: float,
+    on_set_aside: Callable[[SetAside], None] | None = None,
 ) -> Iterator[Receipt]:
-    """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed."""
+    """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
+
+    on_set_aside: told of a shard whose workers all died; without it that is a ClusterError.
+    """
     items = [(shard.to_json(), quota) for shard, quota in zip(shards, quotas, strict=True)]
-    for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus):
+    for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus, on_lost=telling(on_set_aside, shards)):
         yield receipt
 
 

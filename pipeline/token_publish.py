@@ -13,13 +13,15 @@ from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import InternalError
 from tamis.pipeline.fit import ARTIFACT
 from tamis.pipeline.identifiers import sample_ids
+from tamis.pipeline.incomplete import warning, write_manifest
 from tamis.pipeline.models import chat_template, fetch
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.publish import run_facts
+from tamis.pipeline.publish import counted, run_facts
 from tamis.pipeline.reference_models import Prepared
 from tamis.pipeline.report import render_card, render_token_report
 from tamis.pipeline.run_folder import MANIFEST
+from tamis.pipeline.safe_names import safe_name
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_emit import empty_dropped
 from tamis.pipeline.token_fit import TokenSelection
@@ -57,18 +59,21 @@ def publish_tokens(
     timings: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
     round_files: Sequence[dict[str, Any]],
+    key: str,
 ) -> dict[str, Any]:
-    """Write everything that is left and return the manifest. InternalError if a row or a token is missing anywhere."""
-    counts = {"rows_in": plan.rows, **{name: emitted.counts[name] for name in ("kept", "dropped", "quarantined")}}
-    if counts["rows_in"] != counts["kept"] + counts["dropped"] + counts["quarantined"]:
-        raise InternalError(f"rows were lost or doubled: {counts}; nothing was published, please report this")
+    """Write everything that is left and return the manifest. InternalError if a row or a token is missing anywhere.
+
+    key: of the receipts of what was emitted.
+    """
+    counts, failed = counted(plan, emitted)
     tokens = {"response": emitted.tokens["response"], "discarded": emitted.tokens["discarded"]}
     expected = {"response": selection.sums.count, "discarded": selection.discarded}
     for name, wanted in expected.items():
-        if wanted is not None and tokens[name] != wanted:
+        if wanted is not None and not emitted.failed and tokens[name] != wanted:
             raise InternalError(f"{tokens[name]:,} {name} tokens were written, {wanted:,} expected; please report this")
     counts["truncated"] = captured.truncated
     files = [*emitted.files, *round_files, *(file for item in prepared for file in item.files)]
+    notes = [*warning(failed), *notes]
     summary = _summary(plan, prepared, selection, statistics, rounds, captured, emitted, timings, counts, tokens, notes)
     artifact = {
         "method": plan.job.method[0],
@@ -84,17 +89,16 @@ def publish_tokens(
     files.append(store.write("README.md", render_card(summary).encode()).to_dict())
     files.append(store.write("report.html", render_token_report(with_pieces(store, summary)).encode()).to_dict())
     files.sort(key=lambda file: str(file["name"]))
-    manifest = {"complete": True, **summary, "files": files}
-    store.write_json(MANIFEST, manifest)
-    return manifest
+    return write_manifest(store, {**summary, "files": files}, failed, key)
 
 
 def with_pieces(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
     """The summary with the tokens of its examples, read from the output itself. Only the report holds them."""
     spec = summary["job"]["model"]
-    source = fetch(spec["name"], spec["revision"], weights=False, remote_code=spec["trust_remote_code"])
+    options, remote = store.options, spec["trust_remote_code"]
+    source = fetch(spec["name"], spec["revision"], weights=False, remote_code=remote, options=options)
     tokenizer = ChatTokenizer.load(
-        source.path, trust_remote_code=spec["trust_remote_code"], template=chat_template(spec["template"])
+        source.path, trust_remote_code=remote, template=chat_template(spec["template"], options)
     )
     examples = [{**item, "pieces": _pieces(store, item, tokenizer)} for item in summary["examples"]]
     return {**summary, "examples": examples}
@@ -104,11 +108,12 @@ def _pieces(store: Store, example: Mapping[str, Any], tokenizer: ChatTokenizer) 
     """Only kept samples have their tokens in the output."""
     if example["decision"] != "kept":
         return []
-    scores = store.read_table(f"scores/{example['shard']}.parquet", ["row", "decision"])
+    shard = safe_name(example["shard"], MANIFEST)
+    scores = store.read_table(f"scores/{shard}.parquet", ["row", "decision"])
     here = pc.index(scores.column("row"), example["row"]).as_py()
     before = pc.sum(pc.equal(scores.column("decision").slice(0, here), "kept")).as_py() or 0
     columns = ["input_ids", "labels", "token_risk"]
-    [row] = store.read_table(f"kept/{example['shard']}.parquet", columns).slice(before, 1).to_pylist()
+    [row] = store.read_table(f"kept/{shard}.parquet", columns).slice(before, 1).to_pylist()
     return [
         {"text": text, "risk": risk, "discarded": risk is not None and label == -100}
         for text, risk, label in zip(tokenizer.pieces(row["input_ids"]), row["token_risk"], row["labels"], strict=True)
@@ -168,7 +173,7 @@ def _strings(plan: Plan, statistics: TokenStatistics) -> list[dict[str, Any]]:
     """The tokens that are discarded most often, as the tokenizer spells each by itself."""
     order = np.argsort(-statistics.by_token.discarded, kind="stable")[:SHOWN_STRINGS]
     chosen = [int(number) for number in order if statistics.by_token.discarded[number]]
-    template = chat_template(plan.job.model.template)
+    template = chat_template(plan.job.model.template, plan.job.storage_options)
     tokenizer = ChatTokenizer.load(
         plan.model.path, trust_remote_code=plan.job.model.trust_remote_code, template=template
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+import traceback
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,16 +18,39 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.schema import infer_rows
 from tamis.operators.tokens import ChatTokenizer, Tokenised
 from tamis.pipeline.capture_spec import CaptureSpec
+from tamis.pipeline.errors import TamisError
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema
 from tamis.pipeline.models import fetch
 from tamis.pipeline.sources import CORPUS, Row, Shard, read
+from tamis.pipeline.watch import Guard
 
 
-def tokenise_shard(batch: pa.Table, spec: CaptureSpec) -> pa.Table:
+def tokenise_shard(batch: pa.Table, spec: CaptureSpec, guard: Guard | None = None) -> pa.Table:
     """One shard: a row per input row with its tokens and the ranges of its answers (starts, stops), or with the code
-    and message of its problem."""
+    and message of its problem. A shard that is to be set aside: one row, whose notes say why."""
     [text] = batch.column("shard").to_pylist()
     shard = Shard.from_json(text)
+    if guard is None:
+        return _tokenised(shard, text, spec)
+    work = f"reading {shard.name}"
+    refused = guard.begin(work)
+    if refused is None:
+        try:
+            table = _tokenised(shard, text, spec)
+        except (TamisError, OSError):
+            raise
+        except Exception as error:
+            # An error of a parser or tokenizer may quote the sample, so its message stays here.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            refused = f"{type(error).__name__} in {os.path.basename(frame.filename)}, line {frame.lineno}"
+        else:
+            guard.end(work)
+            return table
+    guard.end(work)
+    return _tokens_table([None], json.dumps({"shard": text, "set_aside": refused}))
+
+
+def _tokenised(shard: Shard, text: str, spec: CaptureSpec) -> pa.Table:
     began = time.perf_counter()
     dialect = Dialect.from_dict(dict(shard.dialect))
     columns = None if shard.file.format in TEXT_FORMATS else [column for _, column in dialect.columns]
@@ -40,7 +65,9 @@ def tokenise_shard(batch: pa.Table, spec: CaptureSpec) -> pa.Table:
             places.append(place)
         except RowProblem as problem:
             outcomes[place] = problem
-    tokenizer = _tokenizer(spec.model, spec.revision, spec.trust_remote_code, spec.template)
+    tokenizer = _tokenizer(
+        spec.model, spec.revision, spec.trust_remote_code, spec.template, json.dumps(dict(spec.options), sort_keys=True)
+    )
     encoded = tokenizer.encode(
         conversations,
         max_tokens=spec.max_tokens,
@@ -58,9 +85,11 @@ def tokenise_shard(batch: pa.Table, spec: CaptureSpec) -> pa.Table:
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(model: str, revision: str | None, remote_code: bool, template: str | None) -> ChatTokenizer:
+def _tokenizer(
+    model: str, revision: str | None, remote_code: bool, template: str | None, options: str
+) -> ChatTokenizer:
     """Kept for the life of the worker process: opening a tokenizer takes longer than a shard."""
-    path = fetch(model, revision, weights=False, remote_code=remote_code).path
+    path = fetch(model, revision, weights=False, remote_code=remote_code, options=json.loads(options)).path
     return ChatTokenizer.load(path, trust_remote_code=remote_code, template=template)
 
 

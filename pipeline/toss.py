@@ -6,24 +6,24 @@ Every stage skips what an earlier, interrupted run of the same job has done, so 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from tamis.operators.tokens import Tokenised
-from tamis.pipeline import receipts, run_folder
+from tamis.pipeline import incomplete, run_folder
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
-from tamis.pipeline.capture_stage import Timings, check_precision, run_capture
+from tamis.pipeline.capture_stage import Captures, Timings, check_precision, run_capture
+from tamis.pipeline.emit_stage import run_emit
 from tamis.pipeline.engine import Cluster, Pool, ray_session, size_pool
 from tamis.pipeline.fit import ARTIFACT
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan, check_columns
-from tamis.pipeline.progress import Progress
-from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.reference_models import Prepared, ReferenceModels, check_given
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
@@ -68,10 +68,12 @@ def curate_tokens(plan: Plan, store: Store, address: str | None, timings: Timing
         selection = run.select()
         emitted = run.emit(selection)
         statistics = run.statistics(selection)
+    if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
+        return theirs
     timings["total"] = {"seconds": time.monotonic() - began}
     return publish_tokens(
-        store, plan, list(run.prepared.values()), selection, statistics, run.rounds, run.captured, emitted, timings,
-        run.notes, run.files,
+        store, run.plan, list(run.prepared.values()), selection, statistics, run.rounds, run.captured, emitted, timings,
+        run.notes, run.files, incomplete.key_without(run.key, run.plan.failed),
     )  # fmt: skip
 
 
@@ -173,15 +175,16 @@ class _Run:
             {**self.plan.fingerprint, "references": {name: item.key for name, item in self.prepared.items()}}
         )
 
-        def start(shards: Sequence[Shard], pool: Pool) -> Iterator[Receipt]:
+        def start(shards: Sequence[Shard], pool: Pool) -> Captures:
             plan = self.plan
             base = capture_spec(plan.job, plan.model, self.store, self.key, pool, plan.max_tokens, (), stage_of(round))
             spec = LossSpec(**vars(base), references=dict(references), with_tokens=with_tokens)
-            return capture(spec, shards, pool, TokenScorer)
+            return partial(capture, spec, shards, pool, TokenScorer)
 
         totals = run_capture(
             self.plan, self.store, self.key, self.cluster, self.timings, self.plan.shards, stage_of(round), start
         )
+        self.plan = self.plan.without(totals.failed)
         # The risk is a difference of losses of two rounds: they must be of one precision.
         totals.precisions |= self.captured.precisions
         check_precision(self.store, totals)
@@ -224,32 +227,30 @@ class _Run:
         return selection
 
     def emit(self, selection: TokenSelection) -> TokenTotals:
-        began = time.monotonic()
         plan = self.plan
+        key = incomplete.key_without(self.key, plan.failed)
+        incomplete.make_room(self.store, key)
         spec = TokenEmitSpec(
             store=self.store,
             options=plan.job.storage_options,
-            key=self.key,
+            key=key,
             schema=output_schema(plan.schema, self.captured.seen_schema()).serialize().to_pybytes(),
             method=plan.job.method[0],
             round=self.latest,
             cut=selection.cut,
             control_ids=self.models.tokenizer.control_ids,
         )
-        totals = TokenTotals()
-        finished = set()
-        for receipt in receipts.done(self.store, EMIT, plan.shards, self.key):
-            totals.add(receipt)
-            finished.add(receipt["shard"])
-        left = [(s, q) for s, q in zip(plan.shards, selection.quotas, strict=True) if s.name not in finished]
-        progress = Progress("emit", plan.rows, skipped=totals.rows)
-        shards, quotas = [s for s, _ in left], [q for _, q in left]
-        for receipt in emit_tokens(spec, shards, quotas, min(1.0, self.cluster.cpus)):
-            totals.add(receipt)
-            progress.advance(receipt["rows"])
-        progress.finish()
-        seconds = time.monotonic() - began
-        self.timings["emit"] = {"seconds": seconds, "rows_per_second": sum(s.rows for s in shards) / max(seconds, 1e-9)}
+        totals, cpus = TokenTotals(), min(1.0, self.cluster.cpus)
+        run_emit(
+            self.store,
+            EMIT,
+            spec.key,
+            plan.shards,
+            selection.quotas,
+            totals,
+            self.timings,
+            lambda shards, quotas, note: emit_tokens(spec, shards, quotas, cpus, note),
+        )
         return totals
 
     def statistics(self, selection: TokenSelection) -> TokenStatistics:

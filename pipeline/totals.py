@@ -15,6 +15,7 @@ from tamis.operators.spearman import RankSums
 from tamis.pipeline.emit import SHOWN_BORDERLINE, SHOWN_RISKIEST, add_sums
 from tamis.pipeline.originals import decode_schema
 from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import CORPUS
 
 Pick = tuple[float, int, int, int]
@@ -23,7 +24,7 @@ Pick = tuple[float, int, int, int]
 
 @dataclass
 class CaptureTotals:
-    """Of the corpus; `bad_references` counts quarantined rows of the reference sets."""
+    """Of the corpus; `bad_references` counts quarantined rows of the reference sets. failed: shards set aside."""
 
     rows: int = 0
     tokens: int = 0
@@ -34,6 +35,7 @@ class CaptureTotals:
     precisions: set[str] = field(default_factory=set)
     bad_references: Counter[str] = field(default_factory=Counter)
     schemas: dict[str, int] = field(default_factory=dict)
+    failed: list[SetAside] = field(default_factory=list)
     new_rows: int = 0
     new_tokens: int = 0
     forward_seconds: float = 0.0
@@ -97,6 +99,7 @@ class EmitTotals:
     borderline_dropped: list[Pick] = field(default_factory=list)
     borderline_kept: list[Pick] = field(default_factory=list)
     rows: int = 0
+    failed: list[SetAside] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.histogram = np.zeros((2, self.bins), dtype=np.int64)
@@ -146,6 +149,7 @@ class TokenTotals:
     tokens: Counter[str] = field(default_factory=Counter)
     sources: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))
     files: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[SetAside] = field(default_factory=list)
 
     def add(self, receipt: Receipt) -> None:
         self.rows += receipt["rows"]

@@ -12,10 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from azurite_server import AzuriteServer, executable
+from gcs_server import GcsServer
+from moto_server import MotoServer
+from object_store import S3
+from swift_server import SwiftServer, unusable
+from tiny_models import save_model
 
 # Nothing here may reach for the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,30 +28,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
-SPECIAL_TOKENS = ("<|begin|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>")
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-)
-_TRAINING_TEXT = (
-    "How do I boil an egg? Put it into boiling water for seven minutes and cool it down.",
-    "Write a short letter to my landlord about the broken heating in the kitchen.",
-    "The quick brown fox jumps over the lazy dog while the old clock on the wall strikes nine.",
-    "Sure, here is what you asked for. I am sorry, I cannot help with that.",
-)
 _RAY_DEADLINE = 120.0
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random Llama of 4 blocks, width 32, whose states tell texts apart; with tokenizer and template."""
-    return _save_model(tmp_path_factory.mktemp("tiny_model"), blocks=4, width=32)
+    return save_model(tmp_path_factory.mktemp("tiny_model"), blocks=4, width=32)
 
 
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Like tiny_model, of 6 blocks and width 384: slow enough to be caught half way."""
-    return _save_model(tmp_path_factory.mktemp("slow_model"), blocks=6, width=384)
+    return save_model(tmp_path_factory.mktemp("slow_model"), blocks=6, width=384)
 
 
 @pytest.fixture(scope="session")
@@ -98,49 +92,54 @@ def _await_address(found: Path, log: Path, head: subprocess.Popen[bytes]) -> str
     return found.read_text().strip()
 
 
-def _save_model(folder: Path, blocks: int, width: int) -> Path:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tokenizer = _tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=blocks,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.3 if width < 64 else 0.1,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    # Leave the random state of other tests alone.
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real S3 store on disk. Its clients need `storage_environment`."""
+    folder = tmp_path_factory.mktemp("swift")
+    if reason := unusable(folder):
+        pytest.skip(reason)
+    server = SwiftServer(folder)
+    try:
+        yield server.start()
+    finally:
+        server.kill()
 
 
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """S3 in memory, with conditional writes; it takes the credentials of any other store."""
+    server = MotoServer(tmp_path_factory.mktemp("moto"))
+    try:
+        yield server.start()
+    finally:
+        server.kill()
 
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(_TRAINING_TEXT, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>"
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
+    """Google Cloud Storage's protocol; its own `environment` is for its clients."""
+    server = GcsServer(tmp_path_factory.mktemp("gcs"))
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzuriteServer]:
+    """Azure Blob Storage, where npm has put Azurite; its own `environment` is for its clients."""
+    if executable() is None:
+        pytest.skip("needs Azurite: npm install azurite, and AZURITE=.../node_modules/.bin/azurite-blob")
+    server = AzuriteServer(tmp_path_factory.mktemp("azurite"))
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def storage_environment(swift: S3, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment in which clients find their credentials for `swift` and `moto`, set while the test runs."""
+    for name, value in swift.environment.items():
+        monkeypatch.setenv(name, value)
+    return swift.environment

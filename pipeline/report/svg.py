@@ -129,7 +129,7 @@ def label(x: float, y: float, words: str, kind: str) -> Markup:
 def figure(title: str, words: str, parts: Sequence[Markup]) -> Markup:
     """The picture of these parts. words: what it shows, for those who do not see it."""
     return Markup('<svg class="plot" role="img" viewBox="0 0 {} {}"><title>{}</title><desc>{}</desc>{}</svg>').format(
-        n(WIDTH), n(HEIGHT), title, escape(text.visible(words)), Markup("").join(parts)
+        n(WIDTH), n(HEIGHT), text.visible(title), escape(text.visible(words)), Markup("").join(parts)
     )
 
 

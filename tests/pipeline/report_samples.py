@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from html.parser import HTMLParser
 from typing import Any
 
@@ -151,9 +153,10 @@ def assert_self_contained(page: Page, html: str) -> None:
     assert not [name for name in names if name.startswith("on")]
     assert "url(" not in html.split("</style>")[0]
     assert "@import" not in html.split("</style>")[0]
-    policy = dict(page.attributes)["content"]
-    assert policy is not None
-    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in page.attributes
+    style = html.split("<style>")[1].split("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    assert ("content", policy) in page.attributes
 
 
 def retyped(value: Any, old: str, new: str) -> Any:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
-import threading
-from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
+from hub import Hub, running_hub
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
     "config.json": b'{"model_type": "llama"}',
     "tokenizer.json": b"{}",
@@ -26,74 +20,11 @@ FILES = {
 }
 
 
-class Hub(ThreadingHTTPServer):
-    """One repository, team/tiny, at one commit. gets: how often each file's content was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.gets: Counter[str] = Counter()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Hub
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, with_body: bool) -> None:
-        path = unquote(urlsplit(self.path).path)
-        if path.startswith("/api/models/team/tiny/tree/"):
-            listing = [
-                {"type": "file", "path": name, "size": len(data), "oid": _etag(data)} for name, data in FILES.items()
-            ]
-            self._send(200, json.dumps(listing).encode(), with_body)
-        elif path.startswith("/api/models/team/tiny"):
-            siblings = [{"rfilename": name} for name in FILES]
-            self._send(200, json.dumps({"id": "team/tiny", "sha": COMMIT, "siblings": siblings}).encode(), with_body)
-        elif path.startswith("/team/tiny/resolve/") and path.rsplit("/", 1)[1] in FILES:
-            name = path.rsplit("/", 1)[1]
-            if with_body:
-                self.server.gets[name] += 1
-            self._send(200, FILES[name], with_body, {"ETag": f'"{_etag(FILES[name])}"', "X-Repo-Commit": COMMIT})
-        else:
-            self._send(404, b"{}", with_body, {"X-Error-Code": "RepoNotFound"})
-
-    def _send(self, status: int, body: bytes, with_body: bool, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {
-            "Content-Length": str(len(body)),
-            "Content-Type": "application/json",
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-
-def _etag(data: bytes) -> str:
-    return hashlib.sha1(data).hexdigest()
-
-
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with running_hub() as hub:
+        hub.add("models", "team/tiny", FILES)
+        yield hub
 
 
 def _fetch(hub: Hub, home: Path, arguments: str) -> subprocess.Popen[str]:
@@ -112,7 +43,7 @@ def test_workers_of_one_node_fetch_a_model_once(hub: Hub, tmp_path: Path) -> Non
     assert [worker.returncode for worker in workers] == [0, 0, 0], outputs
     assert len({stdout for stdout, _ in outputs}) == 1
     path, revision = outputs[0][0].split()
-    assert revision == COMMIT
+    assert revision == hub.repositories["models", "team/tiny"].refs["main"]
     assert hub.gets == {"config.json": 1, "tokenizer.json": 1, "model.safetensors": 1}, (
         "no pickles, no code, nothing twice"
     )

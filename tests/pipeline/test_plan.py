@@ -234,8 +234,14 @@ def test_an_output_inside_the_input_is_refused_through_a_link_and_on_other_stora
     with pytest.raises(ConfigError, match="inside the input folder"):
         plan(output=str(folder / "link/out"))
     with pytest.raises(ConfigError, match="inside the input folder"):
-        plan(input="memory://corpus/data", output="memory://corpus/data/out")
+        plan(input="s3://corpus/data", output="s3://corpus/data/out")
     plan(output=str(folder / "data-out"))  # begins alike and lies beside
+
+
+def test_a_storage_that_workers_cannot_see_is_refused(plan: Planner) -> None:
+    for changes in ({"input": "memory://corpus/a.jsonl"}, {"output": "memory://out"}):
+        with pytest.raises(ConfigError, match="memory:// lives in one process"):
+            plan(**changes)
 
 
 def test_an_input_that_finds_the_output_is_refused(plan: Planner, folder: Path) -> None:

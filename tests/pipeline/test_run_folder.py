@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from tamis.pipeline.run_folder import (
     RUN,
     begin,
     facts_in,
+    finished,
     key_of,
     layers_in,
     layers_state_of,
+    remove_work,
     state_of,
 )
 from tamis.pipeline.store import Store
@@ -139,6 +143,54 @@ def test_a_fingerprint_survives_json(store: Store) -> None:
     # Tuples become lists and back they do not come: what is compared must have been JSON already.
     begin(store, {"fingerprint": FINGERPRINT})
     assert state_of(store, dict(FINGERPRINT)) == "started"
+
+
+def test_whether_another_driver_has_finished_it(store: Store) -> None:
+    assert finished(store, FINGERPRINT) is None
+    for content in (b"", b"[]", b"{}"):
+        store.write(MANIFEST, content)
+        assert finished(store, FINGERPRINT) is None
+    store.write_json(MANIFEST, {"fingerprint": {**FINGERPRINT, "input": "ccc"}})
+    assert finished(store, FINGERPRINT) is None
+    store.write_json(MANIFEST, {"fingerprint": FINGERPRINT, "rows": 5})
+    assert finished(store, FINGERPRINT) == {"fingerprint": FINGERPRINT, "rows": 5}
+
+
+def test_the_work_folder_goes_though_another_driver_writes_into_it(store: Store) -> None:
+    begin(store, {"fingerprint": FINGERPRINT})
+    writing, written = threading.Event(), threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not writing.is_set():
+            with suppress(FileNotFoundError):  # its folder vanished under it
+                store.write(f"_work/receipts/capture/{number % 50}.json", b"{}")
+            number += 1
+            written.set()
+
+    other = threading.Thread(target=write)
+    other.start()
+    try:
+        written.wait(30)
+        remove_work(store, shared=True)
+    finally:
+        writing.set()
+        other.join()
+    remove_work(store)
+    assert "_work" not in store.list("")
+
+
+def test_a_work_folder_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    begin(store, {"fingerprint": FINGERPRINT})
+
+    def refuse(self: Store, folder: str) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(Store, "remove", refuse)
+    remove_work(store, shared=True)
+    with pytest.raises(OSError, match="no"):
+        remove_work(store)
 
 
 # --- layer searches -----------------------------------------------------------------------------------------------

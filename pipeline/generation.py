@@ -1,0 +1,159 @@
+"""One life of the capture's graph on Ray Data: from when its workers start until all shards are done, or until too many
+workers or nodes were lost for it to go on.
+
+Ray Data restarts actors and moves their tasks by itself. What it cannot do is watched here, from the driver: a worker
+that hangs is killed, and a graph whose workers do not fit the cluster any more is given up, for a smaller one.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tamis.pipeline.capture_spec import CaptureSpec
+from tamis.pipeline.engine import Pool, fits, own_error
+from tamis.pipeline.errors import ClusterError, TamisError, error_text
+from tamis.pipeline.model_worker import ModelWorker
+from tamis.pipeline.sources import Shard
+from tamis.pipeline.tokenising import tokenise_shard
+from tamis.pipeline.watch import TRIES, Guard, kill_stalled
+
+ACTOR_RESTARTS = 3 * TRIES
+"""Of one actor: room for three shards that kill it. Then the graph ends, and another one is started."""
+
+GRACE_SECONDS = 30.0
+"""How long a graph that does not fit the cluster may be idle. Nodes come back, and other workers go on meanwhile."""
+
+_POLL_SECONDS = 1.0
+_END = object()
+
+
+class GraphLost(Exception):
+    """Workers or nodes are gone, and the graph with them; the shards that are left need another one."""
+
+
+def run_graph(
+    spec: CaptureSpec, shards: Sequence[Shard], pool: Pool, worker: type[ModelWorker], guard: Guard, timeout: float
+) -> Iterator[dict[str, Any]]:
+    """What the workers say of every shard, in any order. timeout: seconds after which a worker is taken for hung.
+
+    Raises TamisError as a worker raised it, GraphLost, or ClusterError for any other error of a worker.
+    """
+    dataset = _graph(spec, shards, pool, worker, guard)
+    outcomes: queue.Queue[Any] = queue.Queue()
+
+    def consume() -> None:
+        try:
+            for row in dataset.iter_rows():
+                outcomes.put(row["receipt"])
+            outcomes.put(_END)
+        except BaseException as error:
+            outcomes.put(error)
+
+    # A thread of its own, as nothing interrupts Ray Data while it waits.
+    threading.Thread(target=consume, name="graph", daemon=True).start()
+    ended = False
+    heard = looked = time.monotonic()
+    try:
+        while True:
+            try:
+                outcome = outcomes.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                now = time.monotonic()
+                if now - looked > min(timeout / 4, GRACE_SECONDS):
+                    looked = now
+                    _replace_hung(guard, timeout)
+                if now - heard > GRACE_SECONDS and not fits(pool):
+                    raise GraphLost("the cluster has become too small for the workers") from None
+                continue
+            heard = time.monotonic()
+            if outcome is _END:
+                ended = True
+                return
+            if isinstance(outcome, BaseException):
+                ended = True
+                raise _meaning(outcome) from None
+            yield json.loads(outcome)
+    finally:
+        if not ended:
+            _stop(dataset)
+
+
+def _graph(spec: CaptureSpec, shards: Sequence[Shard], pool: Pool, worker: type[ModelWorker], guard: Guard) -> Any:
+    import ray
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    items = [{"shard": shard.to_json()} for shard in shards]
+    with warnings.catch_warnings():
+        # Ray 2.60 takes finite retries only by a way that 2.64 will take away; its default is to try for ever.
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+        return (
+            ray.data.from_items(items, override_num_blocks=len(items))
+            .map_batches(
+                tokenise_shard,
+                fn_kwargs={"spec": spec, "guard": guard},
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=pool.task_cpus,
+                compute=TaskPoolStrategy(),
+                max_retries=ACTOR_RESTARTS,
+            )
+            .map_batches(
+                worker,
+                fn_constructor_kwargs={"spec": spec, "guard": guard},
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=pool.cpus_per_worker,
+                num_gpus=pool.gpus_per_worker or None,
+                compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2),
+                max_restarts=ACTOR_RESTARTS,
+                max_task_retries=ACTOR_RESTARTS,
+                # Without it several models may land on one node while others idle.
+                scheduling_strategy="SPREAD",
+            )
+        )
+
+
+def _replace_hung(guard: Guard, timeout: float) -> None:
+    import ray
+
+    try:
+        kill_stalled(guard, timeout)
+    except ray.exceptions.RayActorError:
+        raise GraphLost("the record of who works on what was lost") from None
+
+
+def _meaning(error: BaseException) -> Exception:
+    """What an error that ended the graph means for the run."""
+    import ray
+
+    found = own_error(error)
+    if isinstance(found, TamisError):
+        return found
+    text = f"{type(found).__name__}: {error_text(found)}"
+    task = ray.exceptions.RayTaskError
+    if any(isinstance(seen, ray.exceptions.RayError) and not isinstance(seen, task) for seen in _causes(error)):
+        return GraphLost(text)
+    return ClusterError(f"the capture stopped: {text}. What is captured stays; run the same command again to go on")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        yield current
+        inner = getattr(current, "cause", None)
+        current = inner if isinstance(inner, BaseException) else current.__cause__
+
+
+def _stop(dataset: Any) -> None:
+    """Kill the graph's actors and forget its tasks. Ray Data has no public way; it does this at an interrupt itself."""
+    executor = getattr(dataset, "_current_executor", None)
+    if executor is not None:
+        executor.shutdown(force=True)

@@ -1,0 +1,68 @@
+"""A run that ended without some shards: its result is whole but for them, says so, and gives way to the complete one.
+
+The cut of an incomplete run is over the rows that there are. When the missing shards are done after all, everything
+after the capture is done anew: rows of two cuts never lie side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tamis.pipeline.errors import IncompleteError
+from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST, facts_in, key_of
+from tamis.pipeline.set_aside import SetAside, lines
+from tamis.pipeline.store import Store
+
+_WRITTEN = ("kept", "dropped", "quarantine", "scores")
+
+
+def key_without(key: str, failed: Sequence[SetAside]) -> str:
+    """`key` of what is captured -> of what is made from it without the shards that failed."""
+    return key_of({"captured": key, "without": sorted(item.shard for item in failed)}) if failed else key
+
+
+def make_room(store: Store, key: str) -> None:
+    """Remove the result of an earlier, incomplete run that was made from other shards than `key` says."""
+    if not store.exists(INCOMPLETE) or facts_in(store, INCOMPLETE).get("key") == key:
+        return
+    for folder in _WRITTEN:
+        store.remove(folder)
+    store.remove(INCOMPLETE)  # last: a removal that is interrupted goes on
+
+
+def write_manifest(store: Store, manifest: Mapping[str, Any], failed: Sequence[SetAside], key: str) -> dict[str, Any]:
+    """The last file of a run: manifest.json, or incomplete.json when shards are missing; what was written."""
+    if failed:
+        whole = {"complete": False, **manifest, "key": key, "failed": [item.to_dict() for item in failed]}
+        store.write_json(INCOMPLETE, whole)
+        return whole
+    whole = {"complete": True, **manifest}
+    store.write_json(MANIFEST, whole)
+    store.remove(INCOMPLETE)
+    return whole
+
+
+def warning(failed: Sequence[SetAside]) -> list[str]:
+    """What the report says of it."""
+    rows = sum(item.rows for item in failed)
+    return (
+        [f"INCOMPLETE: {rows:,} rows in {len(failed)} shards were set aside and are in no output; run again to retry"]
+        if failed
+        else []
+    )
+
+
+def refuse(failed: Sequence[SetAside]) -> None:
+    """IncompleteError if there are any."""
+    if failed:
+        rows = sum(item.rows for item in failed)
+        raise IncompleteError(
+            "\n".join(
+                [
+                    f"{rows:,} rows in {len(failed)} shards were set aside:",
+                    *(f"  - {line}" for line in lines(failed)),
+                    "everything else is done; run the same command again to retry them alone",
+                ]
+            )
+        )

@@ -1,0 +1,177 @@
+"""Two real drivers on one output: the second is told; forced, both end well, with the output of a calm run.
+
+Ray is started by each command itself, as on a laptop.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from command import DEADLINE, Ran, kill_all, poll, start, tamis
+from outputs import alpaca_rows, manifest_of, pair, sentence, snapshot, write_jsonl
+
+from tamis.pipeline.lease import held
+from tamis.pipeline.rivals import agree
+from tamis.pipeline.store import Store
+
+ROWS, SHARDS = 60, 20
+
+
+@dataclass
+class Job:
+    """A job that runs for some seconds. calm: its output when nobody disturbs it."""
+
+    folder: Path
+    flags: list[object]
+    env: dict[str, str]
+    calm: Path
+
+    def curate(self, out: Path, *more: object) -> list[object]:
+        return ["curate", *self.flags, "--output", out, *more]
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """A short path, for Ray's sockets; removed with what the killed Rays left in it."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def job(slow_model: Path, ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("drivers")
+    write_jsonl(folder / "data.jsonl", [{**row, "output": row["output"] * 8} for row in alpaca_rows(ROWS, seed=21)])
+    chance = random.Random(22)
+    for role in ("unsafe", "safe"):
+        turns = [{"messages": pair(sentence(chance), sentence(chance))} for _ in range(4)]
+        write_jsonl(folder / f"{role}.jsonl", turns)
+    flags: list[object] = ["--input", folder / "data.jsonl", "--model", slow_model, "--method", "larf"]
+    flags += ["--set", "larf.layer=5", "--drop", "0.2", "--set", f"shard_rows={ROWS // SHARDS}"]
+    flags += [f"--set=larf.{role}_references={folder}/{role}.jsonl" for role in ("unsafe", "safe")]
+    env = {"RAY_TMPDIR": str(ray_folder), "TMPDIR": str(ray_folder)}
+    made = Job(folder, flags, env, folder / "calm")
+    ran = tamis(*made.curate(made.calm), cwd=folder, env=env)
+    assert ran.rc == 0, ran.output
+    return made
+
+
+def captured(out: Path) -> int:
+    return len(list((out / "_work/receipts/capture").glob("*.json")))
+
+
+def check_like_calm(job: Job, out: Path) -> None:
+    """As `check_whole` does, but for times: a driver that ends later writes the same bytes once more."""
+    assert not (out / "_work").exists()
+    verified = tamis("verify", out, cwd=job.folder)
+    assert verified.rc == 0, verified.output
+    parts = ("kept", "dropped", "scores", "quarantine", "artifact")
+    names = [sorted(p.relative_to(o) for part in parts for p in (o / part).glob("**/*.*")) for o in (job.calm, out)]
+    assert names[0] == names[1]
+    different = [str(name) for name in names[0] if (job.calm / name).read_bytes() != (out / name).read_bytes()]
+    assert different == []
+
+
+@pytest.fixture(scope="module")
+def told(job: Job) -> Iterator[tuple[Path, Ran, Ran]]:
+    """The output, the second command's end and the status while the first was at work; then both at work."""
+    out = job.folder / "out"
+    first = start(*job.curate(out), cwd=job.folder, env=job.env)
+    try:
+        poll(lambda: captured(out) >= 2, first, "the second receipt")
+        second = tamis(*job.curate(out), cwd=job.folder, env=job.env)
+        status = tamis("status", out, cwd=job.folder)
+        assert first.poll() is None, "the first ended too early to be met"
+        forced = tamis(*job.curate(out, "--force"), cwd=job.folder, env=job.env)
+        assert first.wait(timeout=DEADLINE) == 0
+        yield out, second, status
+        assert forced.rc == 0, forced.output
+    finally:
+        if first.poll() is None:
+            kill_all(first)
+
+
+def test_the_second_is_told(told: tuple[Path, Ran, Ran]) -> None:
+    out, second, _ = told
+    assert second.rc == 2, second.output
+    for words in (
+        f"another tamis is at work in {out}",
+        "process ",
+        " since ",
+        "wait for it, stop it, or start with --force",
+    ):
+        assert words in second.stderr
+
+
+def test_status_names_the_driver(told: tuple[Path, Ran, Ran]) -> None:
+    assert "a tamis is at work on it now: process " in told[2].stdout
+
+
+def test_forced_both_end_with_the_output_of_a_calm_run(job: Job, told: tuple[Path, Ran, Ran]) -> None:
+    check_like_calm(job, told[0])
+
+
+def test_a_killed_driver_is_not_waited_for(job: Job) -> None:
+    out = job.folder / "killed"
+    first = start(*job.curate(out), cwd=job.folder, env=job.env)
+    try:
+        poll(lambda: captured(out) >= 2, first, "the second receipt")
+    finally:
+        kill_all(first)
+    assert (out / "_work/driver.json").exists()
+    assert "nobody is at work on it" in tamis("status", out, cwd=job.folder).stdout
+    ran = tamis(*job.curate(out), cwd=job.folder, env=job.env)
+    assert ran.rc == 0, ran.output
+    assert "looking whether it still is" not in ran.stderr
+    check_like_calm(job, out)
+
+
+def test_the_first_to_end_takes_the_work_folder_with_it(job: Job) -> None:
+    """The other, which has just begun, then ends well, too."""
+    out = job.folder / "both"
+    first = start(*job.curate(out), cwd=job.folder, env=job.env)
+    second = None
+    try:
+        poll(lambda: captured(out) >= SHARDS - 2, first, "all but the last receipts")
+        second = start(*job.curate(out, "--force"), cwd=job.folder, env=job.env)
+        assert first.wait(timeout=DEADLINE) == 0
+        assert second.wait(timeout=DEADLINE) == 0
+    finally:
+        for driver in (first, second):
+            if driver is not None and driver.poll() is None:
+                kill_all(driver)
+    check_like_calm(job, out)
+
+
+def test_reports_of_two_drivers_become_one(job: Job, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(job.calm, out)
+    (out / "report.html").write_text("of the driver whose manifest was overwritten")
+    assert tamis("verify", out, cwd=tmp_path).rc == 3
+    manifest = agree(Store(str(out)))
+    assert manifest == manifest_of(out)
+    assert tamis("verify", out, cwd=tmp_path).rc == 0
+    before = snapshot(out)
+    assert agree(Store(str(out))) == manifest
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("command", ["curate", "references", "layers"])
+def test_every_command_that_works_on_an_output_respects_its_driver(job: Job, tmp_path: Path, command: str) -> None:
+    out = tmp_path / "out"
+    if command == "layers":
+        flags = [*job.flags[2:4], "--output", out]
+    else:
+        flags = [*job.flags[:4], "--method", "toss" if command == "references" else "saft", "--output", out]
+        flags += [f"--set=toss.utility_references={job.folder}/safe.jsonl"]
+    with held(Store(str(out))):
+        ran = tamis(command, *flags, cwd=tmp_path)
+    assert ran.rc == 2, ran.output
+    assert "another tamis is at work" in ran.stderr
+    assert not (out / "_work/receipts").exists()

@@ -1,0 +1,72 @@
+"""A result without some shards: it says so, and gives way to the complete one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tamis.pipeline import incomplete, set_aside
+from tamis.pipeline.errors import IncompleteError
+from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST
+from tamis.pipeline.set_aside import SetAside
+from tamis.pipeline.store import Store
+
+FAILED = [SetAside(f"{n:06d}-ab", "a.jsonl", 5 * n, 5 * n + 5, 5, "it died") for n in range(30)]
+FACTS = {"fingerprint": {"a": 1}, "files": []}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "out"))
+
+
+def test_what_is_missing_is_part_of_the_key() -> None:
+    assert incomplete.key_without("k", []) == "k"
+    one, other = (incomplete.key_without("k", failed) for failed in (FAILED[:1], FAILED[:2]))
+    assert len({"k", one, other}) == 3
+    assert incomplete.key_without("k", FAILED[:2][::-1]) == other
+
+
+def test_a_complete_result_takes_the_place_of_an_incomplete_one(store: Store) -> None:
+    written = incomplete.write_manifest(store, FACTS, FAILED, "k1")
+    assert written == store.read_json(INCOMPLETE)
+    assert not written["complete"]
+    assert [SetAside(**item) for item in written["failed"]] == FAILED
+    assert incomplete.write_manifest(store, FACTS, [], "k2")["complete"]
+    assert store.list("") == [MANIFEST]
+
+
+def test_the_rows_of_another_cut_are_removed_first(store: Store) -> None:
+    for name in ("kept/a", "dropped/a", "quarantine/a", "scores/a", "artifact/a", "_work/a"):
+        store.write(name, b"")
+    incomplete.make_room(store, "k1")  # nothing says that these are incomplete
+    assert len(store.list("")) == 6
+    incomplete.write_manifest(store, FACTS, FAILED[:1], "k1")
+    incomplete.make_room(store, "k1")  # the same shards are missing: what there is goes on
+    assert len(store.list("")) == 7
+    incomplete.make_room(store, "k2")
+    assert store.list("") == ["_work", "artifact"]
+
+
+def test_a_person_is_told_all_that_matters() -> None:
+    incomplete.refuse([])
+    with pytest.raises(IncompleteError, match="150 rows in 30 shards were set aside") as caught:
+        incomplete.refuse(FAILED)
+    lines = str(caught.value).splitlines()
+    assert lines[1] == "  - a.jsonl rows 0 to 4: it died"
+    assert lines[21] == "  - ... and 10 more"
+    assert lines[-1].endswith("run the same command again to retry them alone")
+    assert caught.value.exit_code == 4
+    assert incomplete.warning([]) == []
+
+
+def test_what_is_tried_again_is_no_longer_on_record(store: Store) -> None:
+    class Named:
+        name = FAILED[0].shard
+
+    for item in FAILED[:2]:
+        set_aside.record(store, "capture", item)
+    set_aside.forget(store, "capture", [Named()])  # type: ignore[list-item]
+    assert store.list("_work/set_aside/capture") == [f"{FAILED[1].shard}.json"]
+    assert SetAside(**store.read_json(f"_work/set_aside/capture/{FAILED[1].shard}.json")) == FAILED[1]
