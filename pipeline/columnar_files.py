@@ -18,6 +18,9 @@ _HELD_BYTES = 256 << 20
 
 _FILE_MARK = b"ARROW1\0\0"
 
+_WINDOW_BYTES = 64 << 20
+"""Of decoded data, of row groups that are fetched in one go."""
+
 _HOLE_BYTES = 1 << 20
 """Between two column chunks, fewer bytes of other columns are fetched along rather than asked for apart."""
 
@@ -91,7 +94,7 @@ def _batches_from(
     groups = [group for group in parquet.groups if group.start < stop and group.stop > start]
     if not groups:
         return start, iter(())
-    return groups[0].start, (batch for group in groups for batch in parquet.batches(group, max(stop - start, 1)))
+    return groups[0].start, parquet.batches(groups, max(stop - start, 1))
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------------
@@ -146,14 +149,24 @@ class _OpenParquet:
             self.groups.append(_Group(index, position, position + found.num_rows, found.total_byte_size))
             position += found.num_rows
 
-    def batches(self, group: _Group, rows: int) -> Iterator[pa.RecordBatch]:
-        """All rows of the group, decoded once for all shards of it that this thread reads, unless it is large."""
+    def batches(self, groups: Sequence[_Group], rows: int) -> Iterator[pa.RecordBatch]:
+        """All rows of the groups, in batches of at most `rows`."""
+        for window in _windows(groups):
+            missing = [group.index for group in window if not self._holds(group)]
+            if missing and isinstance(self.source, ObjectFile):
+                self.source.prefetch(self._ranges(missing))
+            for group in window:
+                yield from self._of_group(group, rows)
+
+    def _holds(self, group: _Group) -> bool:
         held = self.held
-        if held is not None and held.table is not None and (held.group, held.columns) == (group.index, self.columns):
-            yield from held.table.to_batches()
+        return held is not None and held.table is not None and (held.group, held.columns) == (group.index, self.columns)
+
+    def _of_group(self, group: _Group, rows: int) -> Iterator[pa.RecordBatch]:
+        """Decoded once for all shards of the group that this thread reads, unless it is large."""
+        if self.held is not None and self.held.table is not None and self._holds(group):
+            yield from self.held.table.to_batches()
             return
-        if isinstance(self.source, ObjectFile):
-            self.source.prefetch(self._ranges(group.index))
         if group.bytes > _HELD_BYTES:
             yield from self.parquet.iter_batches(batch_size=rows, row_groups=[group.index], columns=self.columns)
             return
@@ -162,16 +175,17 @@ class _OpenParquet:
             self.held = _local.held = _Held(self.file, self.parquet.metadata, self.columns, group.index, table)
         yield from table.to_batches()
 
-    def _ranges(self, group: int) -> list[tuple[int, int]]:
-        """The bytes of the group's wanted column chunks, near ones together, in the order of the file."""
-        metadata = self.parquet.metadata.row_group(group)
+    def _ranges(self, groups: Sequence[int]) -> list[tuple[int, int]]:
+        """The bytes of the groups' wanted column chunks, near ones together, in the order of the file."""
         chunks = []
-        for index in range(metadata.num_columns):
-            chunk = metadata.column(index)
-            if self.columns is None or chunk.path_in_schema.split(".")[0] in self.columns:
-                first = chunk.dictionary_page_offset or chunk.data_page_offset
-                first = min(first, chunk.data_page_offset)
-                chunks.append((first, first + chunk.total_compressed_size))
+        for group in groups:
+            metadata = self.parquet.metadata.row_group(group)
+            for index in range(metadata.num_columns):
+                chunk = metadata.column(index)
+                if self.columns is None or chunk.path_in_schema.split(".")[0] in self.columns:
+                    # Where there is a dictionary, its page comes first.
+                    first = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
+                    chunks.append((first, first + chunk.total_compressed_size))
         merged: list[tuple[int, int]] = []
         for start, stop in sorted(chunks):
             if merged and start - merged[-1][1] <= _HOLE_BYTES:
@@ -179,6 +193,18 @@ class _OpenParquet:
             else:
                 merged.append((start, stop))
         return merged
+
+
+def _windows(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
+    """Consecutive groups that are fetched together: _WINDOW_BYTES of them, or one that is larger."""
+    window: list[_Group] = []
+    for group in groups:
+        if window and sum(member.bytes for member in window) + group.bytes > _WINDOW_BYTES:
+            yield window
+            window = []
+        window.append(group)
+    if window:
+        yield window
 
 
 # --- Arrow --------------------------------------------------------------------------------------------------------

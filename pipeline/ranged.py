@@ -63,31 +63,48 @@ def read_range(filesystem: fsspec.AbstractFileSystem, path: str, start: int, sto
         return b""
     if is_local(filesystem):
         return _checked(filesystem.cat_file(path, start=start, end=stop), stop - start)
-    parts = min(PARTS, -(-(stop - start) // PART_BYTES))
-    if parts == 1:
-        return _part(filesystem, path, start, stop)
-    edges = [start + (stop - start) * number // parts for number in range(parts + 1)]
-    with ThreadPoolExecutor(parts) as pool:
-        return b"".join(pool.map(lambda ends: _part(filesystem, path, *ends), pairwise(edges)))
+    pieces = _read_pieces(filesystem, path, _cut([(start, stop)]))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def read_whole(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
-    """A file, or an object of unknown size: one request if it is small. Raises as `retrying`."""
+    """A file, or an object of unknown size in one request. Raises as `retrying`."""
     if is_local(filesystem):
         whole: bytes = filesystem.cat_file(path)
         return whole
-    address = filesystem.unstrip_protocol(path)
     try:
-        head: bytes = retrying(lambda: filesystem.cat_file(path, start=0, end=PART_BYTES), address)
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
+        # From the first byte on: asked for without a range, some drivers ask for the size before.
+        data: bytes = retrying(lambda: filesystem.cat_file(path, start=0, end=None), filesystem.unstrip_protocol(path))
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (OSError, ValueError):
+        # An empty object has no range to be satisfied, say some stores; its size tells.
+        if int(info_of(filesystem, path)["size"]):
             raise
-        head = b""  # an empty object has no range to be satisfied, say some stores; its size tells
-    else:
-        if 0 < len(head) < PART_BYTES:
-            return head
-    size = int(info_of(filesystem, path)["size"])
-    return head + read_range(filesystem, path, len(head), size)
+        return b""
+    return data
+
+
+def _cut(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ranges in parts of about PART_BYTES and more, at most PARTS of each."""
+    cut: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        parts = max(min(PARTS, (stop - start) // PART_BYTES), 1)
+        cut += () if start == stop else pairwise([start + (stop - start) * number // parts for number in range(parts + 1)])
+    return cut
+
+
+def _read_pieces(filesystem: fsspec.AbstractFileSystem, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes of each range, side by side."""
+    if len(ranges) == 1 or not filesystem.async_impl:
+        with ThreadPoolExecutor(PARTS) as pool:
+            return list(pool.map(lambda ends: _part(filesystem, path, *ends), ranges))
+    starts, stops = zip(*ranges, strict=True)
+    found = filesystem.cat_ranges([path] * len(ranges), list(starts), list(stops), on_error="return")
+    return [
+        data if isinstance(data, bytes) and len(data) == stop - start else _part(filesystem, path, start, stop)
+        for data, (start, stop) in zip(found, ranges, strict=True)
+    ]
 
 
 def _part(filesystem: fsspec.AbstractFileSystem, path: str, start: int, stop: int) -> bytes:
@@ -172,8 +189,11 @@ class ObjectFile(io.RawIOBase):
         self._held: list[tuple[int, int, bytes]] = []
 
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Hold the bytes of these ranges (half-open) and forget the earlier ones."""
-        self._held = [(start, stop, read_range(self._filesystem, self._path, start, stop)) for start, stop in ranges]
+        """Hold the bytes of these ranges (half-open, in order and apart) and forget the earlier ones."""
+        self._held = []
+        parts = _cut(ranges)
+        pieces = _read_pieces(self._filesystem, self._path, parts)
+        self._held = [(start, stop, piece) for (start, stop), piece in zip(parts, pieces, strict=True)]
 
     def readable(self) -> bool:
         return True
@@ -195,10 +215,17 @@ class ObjectFile(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         stop = self._size if size is None or size < 0 else min(self._position + size, self._size)
         start, self._position = self._position, max(stop, self._position)
+        held = self._from_held(start, stop)
+        return read_range(self._filesystem, self._path, start, stop) if held is None else held
+
+    def _from_held(self, start: int, stop: int) -> bytes | None:
+        found: list[bytes] = []
+        place = start
         for first, last, data in self._held:
-            if first <= start and stop <= last:
-                return data[start - first : stop - first]
-        return read_range(self._filesystem, self._path, start, stop)
+            if first <= place < last and place < stop:
+                found.append(data[place - first : stop - first])
+                place = min(stop, last)
+        return b"".join(found) if place >= stop else None
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))

@@ -176,7 +176,7 @@ def _compare(
         if key in _MEANING:
             lines.append(f"  - {key}: {_MEANING[key]} changed")
         else:
-            lines.append(f"  - {key}: {theirs.get(key)} there, {ours.get(key)} now")
+            lines.append(f"  - {key}: {theirs.get(key)!s:.80} there, {ours.get(key)!s:.80} now")
     raise ConfigError(
         "\n".join(
             [

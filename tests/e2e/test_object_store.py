@@ -20,7 +20,7 @@ from outputs import alpaca_rows, check_whole, merged, pair, sentence, write_json
 
 METHODS = ["larf"]
 ROWS = 24
-STORES = ("s3", "gs", "abfs")
+STORES = ("s3", "moto", "gs", "abfs")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
             yield Store(s3.make_bucket("curated"), s3.environment, {"endpoint_url": proxy.endpoint})
             assert set(proxy.injected) >= {*TRANSIENT[:2]}, proxy.injected
     else:
-        server = request.getfixturevalue({"gs": "gcs", "abfs": "azurite"}[request.param])
-        yield Store(server.make_bucket("curated"), server.environment)
+        server = request.getfixturevalue({"moto": "moto", "gs": "gcs", "abfs": "azurite"}[request.param])
+        options = {"endpoint_url": server.endpoint} if isinstance(server, S3) else {}
+        yield Store(server.make_bucket("curated"), server.environment, options)
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +66,39 @@ def curated(store: Store, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
         filesystem, bucket = fsspec.url_to_fs(store.url, **store.options)
         for path in write_inputs(folder / "given"):
             filesystem.pipe_file(f"{bucket}/given/{path.relative_to(folder / 'given')}", path.read_bytes())
-        arguments: list[object] = ["curate", "--input", f"{store.url}/given/corpus", "--output", f"{store.url}/out"]
-        arguments += ["--model", tiny_model, "--method", "larf", "--set", "larf.layer=3", "--set", "shard_rows=4"]
-        arguments += [f"--set=larf.{role}_references={store.url}/given/{role}.jsonl" for role in ("unsafe", "safe")]
+        for path in tiny_model.iterdir():
+            filesystem.pipe_file(f"{bucket}/given/model/{path.name}", path.read_bytes())
+        arguments = arguments_for(f"{store.url}/given", f"{store.url}/given/model", f"{store.url}/out")
         arguments += [f"--set=storage_options.{name}={value}" for name, value in store.options.items()]
         environment = store.environment | {"RAY_TMPDIR": ray_folder, "TMPDIR": ray_folder}
+        environment["TAMIS_CACHE"] = str(folder / "cache")
         first = tamis(*arguments, cwd=folder, env=environment)
         filesystem.invalidate_cache()
         fetch(filesystem, f"{bucket}/out", folder / "copy")
         yield Curated(store, arguments, environment, first, folder / "copy")
+
+
+def arguments_for(given: object, model: object, output: object) -> list[object]:
+    arguments: list[object] = ["curate", "--input", f"{given}/corpus", "--model", model, "--output", output]
+    arguments += ["--method", "larf", "--set", "larf.layer=3", "--set", "shard_rows=4"]
+    return arguments + [f"--set=larf.{role}_references={given}/{role}.jsonl" for role in ("unsafe", "safe")]
+
+
+@pytest.fixture(scope="module")
+def local(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The output of the same job on the same machine, all of it on its disk."""
+    folder = tmp_path_factory.mktemp("local")
+    write_inputs(folder / "given")
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray_folder:
+        environment = {"RAY_TMPDIR": ray_folder, "TMPDIR": ray_folder}
+        ran = tamis(*arguments_for(folder / "given", tiny_model, folder / "out"), cwd=folder, env=environment)
+    assert ran.rc == 0, ran.output
+    yield folder / "out"
+
+
+def contents(output: Path, part: str) -> list[bytes]:
+    """The files of one folder of an output, in the order of the corpus. Their names bear the identity of the input."""
+    return [path.read_bytes() for path in sorted((output / part).iterdir())]
 
 
 def write_inputs(folder: Path) -> list[Path]:
@@ -108,6 +133,11 @@ def test_it_ends_well_and_whole(curated: Curated) -> None:
     assert sorted(row["output"] for _, row in merged(curated.copy)) == sorted(
         row["output"] for row in alpaca_rows(ROWS, seed=4)
     )
+
+
+def test_the_bytes_are_those_of_a_local_run(curated: Curated, local: Path) -> None:
+    for part in ("kept", "dropped", "scores"):
+        assert contents(curated.copy, part) == contents(local, part), part
 
 
 def test_no_credential_is_said_or_written(curated: Curated) -> None:

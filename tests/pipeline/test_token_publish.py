@@ -118,5 +118,5 @@ def test_nothing_is_published_when_a_row_or_a_token_is_missing(
     selection = TokenSelection(TokenCut(0.1, Threshold(1.0, 9)), (9,), 9, 9, RiskSums(coarse, -math.pi, math.pi, 1.0))
     nothing: Any = None  # not looked at before the sums are
     with pytest.raises(InternalError, match=words):
-        publish_tokens(store, plan, [], selection, nothing, [], CaptureTotals(), emitted, {}, [], [])
+        publish_tokens(store, plan, [], selection, nothing, [], CaptureTotals(), emitted, {}, [], [], "k")
     assert not store.exists()
