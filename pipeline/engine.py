@@ -251,7 +251,7 @@ def stream(
             except ClusterError as error:
                 if on_lost is None:
                     raise
-                on_lost(index, str(error.__context__ or error))
+                on_lost(index, f"every worker that had it died ({_first_line(error.__context__ or error)})")
                 continue
             yield index, result
     finally:

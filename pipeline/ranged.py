@@ -90,7 +90,8 @@ def _cut(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     cut: list[tuple[int, int]] = []
     for start, stop in ranges:
         parts = max(min(PARTS, (stop - start) // PART_BYTES), 1)
-        cut += () if start == stop else pairwise([start + (stop - start) * number // parts for number in range(parts + 1)])
+        edges = [start + (stop - start) * number // parts for number in range(parts + 1)]
+        cut += () if start == stop else pairwise(edges)
     return cut
 
 

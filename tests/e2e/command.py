@@ -58,17 +58,20 @@ def curate(*arguments: object, cwd: Path, address: str) -> Ran:
     return ran
 
 
-def start(*arguments: object, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """`tamis` in the background, leader of its own process group; its output is lost."""
-    return subprocess.Popen(
-        [str(TAMIS), *map(str, arguments)],
-        cwd=cwd,
-        env=_environment(env),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def start(
+    *arguments: object, cwd: Path, env: dict[str, str] | None = None, said: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """`tamis` in the background, leader of its own process group. said: the file for its output, which is else lost."""
+    with (said or Path(os.devnull)).open("wb") as output:
+        return subprocess.Popen(
+            [str(TAMIS), *map(str, arguments)],
+            cwd=cwd,
+            env=_environment(env),
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:

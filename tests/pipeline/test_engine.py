@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tamis.operators.methods.protocol import tree_reduce
 from tamis.operators.problems import RowProblem
-from tamis.pipeline.engine import Cluster, Pool, map_reduce, own_error, ray_session, size_pool, stream
+from tamis.pipeline.engine import Cluster, Pool, fits, map_reduce, own_error, ray_session, refit, size_pool, stream
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
 
 
@@ -284,6 +284,34 @@ def _die_always(item: int) -> int:
 def test_a_task_that_kills_every_worker_is_given_up(session: Cluster) -> None:
     with pytest.raises(ClusterError, match=r"Ray lost a task for good .*; run the same command again to go on"):
         list(stream(_die_always, [0], cpus=0.5))
+
+
+def _die_at_one(item: int) -> int:
+    return os._exit(1) if item == 1 else item
+
+
+def test_what_kills_every_worker_can_be_left_out(session: Cluster) -> None:
+    lost: dict[int, str] = {}
+    assert dict(stream(_die_at_one, range(4), cpus=0.5, on_lost=lost.__setitem__)) == {0: 0, 2: 2, 3: 3}
+    assert list(lost) == [1]
+    assert lost[1].startswith("every worker that had it died (")
+    assert "\n" not in lost[1]
+
+
+def test_what_is_left_of_a_cluster(session: Cluster) -> None:
+    """Of one that had two nodes and four CPUs, this one is left."""
+    before = Pool(2, 1.0, 0.0, 2, 0.5)
+    assert not fits(Pool(8, 1.0, 0.0, 1, 1.0))
+    assert not fits(Pool(1, 0.5, 1.0, None, 0.5))
+    after = refit(cluster(2, 4), before, 2, "auto", 1.0)
+    assert fits(after)
+    assert after.threads == before.threads, "a forward pass rounds by its threads"
+    assert refit(cluster(2, 4), before, None, "cpu", 1.0).workers == 1
+
+
+def test_a_cluster_that_does_not_answer_is_named_at_once() -> None:
+    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "), ray_session("127.0.0.1:1"):
+        pass
 
 
 def test_a_task_whose_worker_dies_is_done_again(session: Cluster, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Every row of the README's table of faults is backed by tests, and they are there."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAOS = "chaos/test_chaos.py::test_after_a_round_of_chaos_every_byte_is_that_of_a_calm_run"
+SET_ASIDE = "pipeline/test_faults.py::test_shards_that_harm_their_workers_are_set_aside_and_tried_again"
+TESTS = {
+    "the command or its machine is killed": [
+        "e2e/test_resume.py::test_the_same_command_finishes_without_capturing_a_done_shard_again",
+        "e2e/test_resume.py::test_the_output_is_that_of_an_undisturbed_run",
+        CHAOS,
+    ],
+    "a worker process dies": [SET_ASIDE, CHAOS],
+    "a worker hangs for `worker_timeout` seconds (1,800)": [SET_ASIDE],
+    "one shard kills three workers, or makes one raise an error": [
+        SET_ASIDE,
+        "pipeline/test_faults.py::test_only_what_was_set_aside_is_captured_again",
+        "e2e/test_verify_command.py::test_an_incomplete_run",
+    ],
+    "a node is lost": [CHAOS],
+    "the cluster does not answer": ["pipeline/test_engine.py::test_a_cluster_that_does_not_answer_is_named_at_once"],
+    "the store throttles, fails with 5xx, resets, stalls or cuts off a body": [
+        "e2e/test_object_store.py::test_it_ends_well_and_whole",
+        "pipeline/test_retrying.py::test_passing_trouble_is_asked_again",
+        CHAOS,
+    ],
+    "the store is away for longer": ["pipeline/test_retrying.py::test_patience_ends_with_what_to_do"],
+    "credentials are wrong or missing": [
+        "e2e/test_object_store.py::test_the_output_of_a_wrong_secret_is_one_line",
+        "pipeline/test_retrying.py::test_no_credentials_is_a_matter_of_configuration",
+    ],
+    "the disk is full": ["e2e/test_lost_storage.py::test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room"],
+    "the output may not be written": [
+        "e2e/test_lost_storage.py::test_a_disk_that_nobody_may_write_is_refused_before_anything_is_done"
+    ],
+    "the input vanishes while it is read": [
+        "e2e/test_lost_storage.py::test_an_input_that_vanishes_is_named_and_the_run_goes_on_when_it_is_back"
+    ],
+    "the input changes after the plan": [
+        "e2e/test_lost_storage.py::test_an_input_that_changes_is_never_mixed_with_what_it_was",
+        "pipeline/test_sources.py::test_a_file_that_changed_or_vanished_after_the_plan",
+    ],
+    "settings differ from those of a begun or finished run": [
+        "e2e/test_bad_input.py::test_a_folder_of_other_settings_is_refused_with_the_keys_named"
+    ],
+    "two commands work on one output": [
+        "e2e/test_two_drivers.py::test_the_second_is_told",
+        "e2e/test_two_drivers.py::test_forced_both_end_with_the_output_of_a_calm_run",
+    ],
+    "rows are broken or hostile": [
+        "e2e/test_hostile_input.py::test_every_hostile_line_is_kept_dropped_or_quarantined",
+        "e2e/test_bad_input.py::test_too_many_bad_rows_fail_with_numbers_and_reasons",
+    ],
+    "an archive unpacks to over 1 GiB and 200 times its size": [
+        "e2e/test_hostile_input.py::test_an_archive_bomb_is_refused_by_the_plan"
+    ],
+    "a file of the output is damaged, missing, or added later": ["e2e/test_verify_command.py::test_damage"],
+}
+
+
+def rows() -> list[str]:
+    """The first cells of the table."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## When things fail\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [line.split("|")[1].strip() for line in lines[1:]]
+
+
+def test_every_row_has_its_tests() -> None:
+    assert rows() == list(TESTS)
+
+
+@pytest.mark.parametrize("test", sorted({test for tests in TESTS.values() for test in tests}))
+def test_the_test_is_there(test: str) -> None:
+    file, _, name = test.partition("::")
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
