@@ -7,7 +7,8 @@ third operator, for a few milliseconds of writing, took the tokenising every oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -75,31 +76,34 @@ def capture(
     on_set_aside: Callable[[SetAside], None] | None = None,
     timeout: float = WORKER_TIMEOUT,
     resize: Callable[[], Pool] | None = None,
-) -> Iterator[Receipt]:
+    hopeful: bool = False,
+) -> Generator[Receipt]:
     """Capture every shard, and yield its receipt when it is written, in any order. worker: what runs the model.
 
     on_set_aside: told of each shard that was given up (see watch.py); without it the first one is an error.
     timeout: seconds without progress on a shard after which its worker is taken for hung. resize: the pool for what is
-    left of the cluster when nodes were lost. Raises TamisError as the workers raised it, ClusterError when Ray gave up.
+    left of the cluster when nodes were lost. hopeful: other shards were captured before.
+    Raises TamisError as the workers raised it, ClusterError when Ray gave up.
     """
     left = {shard.name: shard for shard in shards}
     given_up: list[SetAside] = []
-    fruitless, anything = 0, False
+    fruitless, anything = 0, hopeful
     while left:
         before = len(left)
         try:
-            for outcome in run_graph(spec, list(left.values()), pool, worker, start_watch(), timeout):
-                if "set_aside" not in outcome:
-                    del left[outcome["shard"]]
-                    anything = True
-                    yield outcome
-                    continue
-                item = SetAside(**outcome["set_aside"])
-                del left[item.shard]
-                given_up.append(item)
-                _check_hope(given_up, anything, on_set_aside is not None)
-                if on_set_aside is not None:
-                    on_set_aside(item)
+            with closing(run_graph(spec, list(left.values()), pool, worker, start_watch(), timeout)) as outcomes:
+                for outcome in outcomes:
+                    if "set_aside" not in outcome:
+                        del left[outcome["shard"]]
+                        anything = True
+                        yield outcome
+                        continue
+                    item = SetAside(**outcome["set_aside"])
+                    del left[item.shard]
+                    given_up.append(item)
+                    _check_hope(given_up, anything, on_set_aside is not None)
+                    if on_set_aside is not None:
+                        on_set_aside(item)
             if left:
                 raise GraphLost(f"{len(left)} shards went missing")
         except GraphLost as lost:

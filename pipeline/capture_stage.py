@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from functools import partial
 
 from tamis.pipeline import receipts, set_aside
@@ -20,7 +21,7 @@ from tamis.pipeline.store import Store
 from tamis.pipeline.totals import CaptureTotals
 
 Timings = dict[str, dict[str, float]]
-Captures = Callable[..., Iterator[Receipt]]
+Captures = Callable[..., Generator[Receipt]]
 """`capture`, but for its options."""
 Start = Callable[[Sequence[Shard], Pool], Captures]
 
@@ -67,12 +68,14 @@ def run_capture(
             return refit(cluster, pool, plan.job.workers, settings.device, settings.gpus_per_worker)
 
         captures = (start or _vectors(plan, store, key))(left, pool)
-        new = captures(on_set_aside=note, timeout=plan.job.worker_timeout, resize=resize)
-        for receipt in receipts.compacted(store, stage, key, new):
-            totals.add(receipt, new=True)
-            progress.advance(receipt["rows"], receipt["tokens"])
-            check_precision(store, totals)
-            _check_quarantine(plan, totals)
+        watched = {"on_set_aside": note, "timeout": plan.job.worker_timeout, "resize": resize}
+        # Closed here, so that the workers are stopped before Ray is, whatever ends the loop.
+        with closing(captures(**watched, hopeful=bool(finished))) as new:
+            for receipt in receipts.compacted(store, stage, key, new):
+                totals.add(receipt, new=True)
+                progress.advance(receipt["rows"], receipt["tokens"])
+                check_precision(store, totals)
+                _check_quarantine(plan, totals)
         progress.finish()
         timings["model_load"] = {"seconds": totals.load_seconds}
         timings[stage] = {

@@ -18,6 +18,9 @@ _HELD_BYTES = 256 << 20
 
 _FILE_MARK = b"ARROW1\0\0"
 
+_BUFFER_BYTES = 8 << 20
+"""Of each column of such a row group."""
+
 _WINDOW_BYTES = 64 << 20
 """Of decoded data, of row groups that are fetched in one go."""
 
@@ -152,7 +155,7 @@ class _OpenParquet:
     def batches(self, groups: Sequence[_Group], rows: int) -> Iterator[pa.RecordBatch]:
         """All rows of the groups, in batches of at most `rows`."""
         for window in _windows(groups):
-            missing = [group.index for group in window if not self._holds(group)]
+            missing = [group.index for group in window if group.bytes <= _HELD_BYTES and not self._holds(group)]
             if missing and isinstance(self.source, ObjectFile):
                 self.source.prefetch(self._ranges(missing))
             for group in window:
@@ -168,7 +171,10 @@ class _OpenParquet:
             yield from self.held.table.to_batches()
             return
         if group.bytes > _HELD_BYTES:
-            yield from self.parquet.iter_batches(batch_size=rows, row_groups=[group.index], columns=self.columns)
+            # In pieces, which are read as they are needed.
+            options = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES, "page_checksum_verification": True}
+            parquet = pq.ParquetFile(self.source, metadata=self.parquet.metadata, **options)
+            yield from parquet.iter_batches(batch_size=rows, row_groups=[group.index], columns=self.columns)
             return
         table = self.parquet.read_row_group(group.index, columns=self.columns)
         if self.file.identity and table.nbytes <= _HELD_BYTES:
@@ -182,7 +188,7 @@ class _OpenParquet:
             metadata = self.parquet.metadata.row_group(group)
             for index in range(metadata.num_columns):
                 chunk = metadata.column(index)
-                if self.columns is None or chunk.path_in_schema.split(".")[0] in self.columns:
+                if self.columns is None or _wanted(chunk.path_in_schema, self.columns):
                     # Where there is a dictionary, its page comes first.
                     first = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
                     chunks.append((first, first + chunk.total_compressed_size))
@@ -193,6 +199,11 @@ class _OpenParquet:
             else:
                 merged.append((start, stop))
         return merged
+
+
+def _wanted(path: str, columns: Sequence[str]) -> bool:
+    """path: of a leaf, with dots; a name may have dots itself."""
+    return any(path == name or path.startswith(f"{name}.") for name in columns)
 
 
 def _windows(groups: Sequence[_Group]) -> Iterator[list[_Group]]:

@@ -148,6 +148,10 @@ def _curate_samples(plan: Plan, store: Store, address: str | None, timings: Timi
         key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
         captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
         plan = plan.without(captured.failed)
+        if not plan.shards:
+            incomplete.refuse(plan.failed)
+        if plan.failed and (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
+            return theirs  # of another driver, to which nothing was lost
         key = incomplete.key_without(key, captured.failed)
         incomplete.make_room(store, key)
         artifacts, artifact_files, selection = _fit(plan, store, key, timings)
@@ -169,6 +173,7 @@ def _curate_samples(plan: Plan, store: Store, address: str | None, timings: Timi
 
 def _remove_leftovers(store: Store) -> None:
     """Of a run that was killed between its manifest and the end; captures that it was asked to keep stay."""
+    store.remove(run_folder.INCOMPLETE)
     if not store.read_json(run_folder.MANIFEST)["job"]["keep_captures"]:
         run_folder.remove_work(store)
 

@@ -6,7 +6,7 @@ columns, types and metadata of the input to the byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ def emit(
     quotas: Sequence[int],
     task_cpus: float,
     on_set_aside: Callable[[SetAside], None] | None = None,
-) -> Iterator[Receipt]:
+) -> Generator[Receipt]:
     """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
 
     on_set_aside: told of a shard whose workers all died; without it that is a ClusterError.

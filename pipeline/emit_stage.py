@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 
 from tamis.pipeline import receipts, set_aside
 from tamis.pipeline.capture_stage import Timings
+from tamis.pipeline.incomplete import WRITTEN
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside
@@ -14,7 +16,7 @@ from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.totals import EmitTotals, TokenTotals
 
-Start = Callable[[Sequence[Shard], Sequence[int], Callable[[SetAside], None]], Iterator[Receipt]]
+Start = Callable[[Sequence[Shard], Sequence[int], Callable[[SetAside], None]], Generator[Receipt]]
 """Emits shards, each with its quota of ties; tells of those that had to be set aside."""
 
 
@@ -41,12 +43,15 @@ def run_emit(
 
     def note(item: SetAside) -> None:
         set_aside.record(store, stage, item)
+        for folder in WRITTEN:  # what its workers wrote before they died
+            store.remove(f"{folder}/{item.shard}.parquet")
         totals.failed.append(item)
         progress.advance(item.rows, note=f"{len(totals.failed)} shards set aside")
 
-    for receipt in receipts.compacted(store, stage, key, start(left, [quota for _, quota in pairs], note)):
-        totals.add(receipt)
-        progress.advance(receipt["rows"])
+    with closing(start(left, [quota for _, quota in pairs], note)) as new:
+        for receipt in receipts.compacted(store, stage, key, new):
+            totals.add(receipt)
+            progress.advance(receipt["rows"])
     progress.finish()
     seconds = time.monotonic() - began
     timings["emit"] = {"seconds": seconds, "rows_per_second": sum(s.rows for s in left) / max(seconds, 1e-9)}

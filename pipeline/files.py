@@ -17,7 +17,7 @@ from tamis.pipeline.formats import split_suffixes
 from tamis.pipeline.hub_datasets import DatasetPart
 from tamis.pipeline.input_paths import Found, expand
 from tamis.pipeline.input_paths import identity_of as identity_of
-from tamis.pipeline.retrying import retrying
+from tamis.pipeline.ranged import info_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _size_and_identity(found: Found) -> tuple[int, str]:
         return status.st_size, str(status.st_mtime_ns)
     info = found.info
     if info is None or info.get("size") is None:
-        info = retrying(lambda: found.filesystem.info(found.path), found.place[1])
+        info = info_of(found.filesystem, found.path)
     return int(info["size"]), identity_of(info)
 
 

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from tamis.pipeline.capture_spec import CaptureSpec
@@ -30,6 +30,7 @@ GRACE_SECONDS = 30.0
 """How long a graph that does not fit the cluster may be idle. Nodes come back, and other workers go on meanwhile."""
 
 _POLL_SECONDS = 1.0
+_JOIN_SECONDS = 10.0
 _END = object()
 
 
@@ -39,7 +40,7 @@ class GraphLost(Exception):
 
 def run_graph(
     spec: CaptureSpec, shards: Sequence[Shard], pool: Pool, worker: type[ModelWorker], guard: Guard, timeout: float
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """What the workers say of every shard, in any order. timeout: seconds after which a worker is taken for hung.
 
     Raises TamisError as a worker raised it, GraphLost, or ClusterError for any other error of a worker.
@@ -56,22 +57,27 @@ def run_graph(
             outcomes.put(error)
 
     # A thread of its own, as nothing interrupts Ray Data while it waits.
-    threading.Thread(target=consume, name="graph", daemon=True).start()
+    consumer = threading.Thread(target=consume, name="graph", daemon=True)
+    consumer.start()
     ended = False
-    heard = looked = time.monotonic()
+    looked = time.monotonic()
+    idle_since: float | None = None
     try:
         while True:
+            if time.monotonic() - looked > min(timeout / 4, GRACE_SECONDS):
+                looked = time.monotonic()
+                _replace_hung(guard, timeout)
             try:
                 outcome = outcomes.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                now = time.monotonic()
-                if now - looked > min(timeout / 4, GRACE_SECONDS):
-                    looked = now
-                    _replace_hung(guard, timeout)
-                if now - heard > GRACE_SECONDS and not fits(pool):
+                if fits(pool):
+                    idle_since = None
+                elif idle_since is None:
+                    idle_since = time.monotonic()
+                elif time.monotonic() - idle_since > GRACE_SECONDS:
                     raise GraphLost("the cluster has become too small for the workers") from None
                 continue
-            heard = time.monotonic()
+            idle_since = None
             if outcome is _END:
                 ended = True
                 return
@@ -81,7 +87,7 @@ def run_graph(
             yield json.loads(outcome)
     finally:
         if not ended:
-            _stop(dataset)
+            _stop(dataset, consumer)
 
 
 def _graph(spec: CaptureSpec, shards: Sequence[Shard], pool: Pool, worker: type[ModelWorker], guard: Guard) -> Any:
@@ -131,13 +137,15 @@ def _replace_hung(guard: Guard, timeout: float) -> None:
 def _meaning(error: BaseException) -> Exception:
     """What an error that ended the graph means for the run."""
     import ray
+    from ray.exceptions import UserCodeException
 
     found = own_error(error)
     if isinstance(found, TamisError):
         return found
-    text = f"{type(found).__name__}: {error_text(found)}"
-    task = ray.exceptions.RayTaskError
-    if any(isinstance(seen, ray.exceptions.RayError) and not isinstance(seen, task) for seen in _causes(error)):
+    # What a task raised is its own error; what Ray raised says that a process or a node is gone.
+    raised = [seen for seen in _causes(error) if not isinstance(seen, ray.exceptions.RayError)]
+    text = f"{type(raised[0]).__name__}: {error_text(raised[0])}" if raised else error_text(found)
+    if not raised and not isinstance(error, UserCodeException):
         return GraphLost(text)
     return ClusterError(f"the capture stopped: {text}. What is captured stays; run the same command again to go on")
 
@@ -152,8 +160,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = inner if isinstance(inner, BaseException) else current.__cause__
 
 
-def _stop(dataset: Any) -> None:
+def _stop(dataset: Any, consumer: threading.Thread) -> None:
     """Kill the graph's actors and forget its tasks. Ray Data has no public way; it does this at an interrupt itself."""
     executor = getattr(dataset, "_current_executor", None)
     if executor is not None:
         executor.shutdown(force=True)
+    consumer.join(_JOIN_SECONDS)

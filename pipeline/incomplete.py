@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tamis.pipeline.errors import IncompleteError
-from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST, facts_in, key_of
+from tamis.pipeline.receipts import WORK
+from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST, key_of
 from tamis.pipeline.set_aside import SetAside, lines
 from tamis.pipeline.store import Store
 
-_WRITTEN = ("kept", "dropped", "quarantine", "scores")
+WRITTEN = ("kept", "dropped", "quarantine", "scores")
+_CLAIM = f"{WORK}/emit.json"
 
 
 def key_without(key: str, failed: Sequence[SetAside]) -> str:
@@ -23,12 +25,13 @@ def key_without(key: str, failed: Sequence[SetAside]) -> str:
 
 
 def make_room(store: Store, key: str) -> None:
-    """Remove the result of an earlier, incomplete run that was made from other shards than `key` says."""
-    if not store.exists(INCOMPLETE) or facts_in(store, INCOMPLETE).get("key") == key:
-        return
-    for folder in _WRITTEN:
-        store.remove(folder)
-    store.remove(INCOMPLETE)  # last: a removal that is interrupted goes on
+    """Claim the output's folders for what is made under `key`; what was made from other shards there is removed."""
+    claim = store.read_json(_CLAIM) if store.exists(_CLAIM) else {"key": key}
+    if claim.get("key") != key:
+        for folder in WRITTEN:
+            store.remove(folder)
+        store.remove(INCOMPLETE)
+    store.write_json(_CLAIM, {"key": key})  # last: a removal that is interrupted goes on
 
 
 def write_manifest(store: Store, manifest: Mapping[str, Any], failed: Sequence[SetAside], key: str) -> dict[str, Any]:

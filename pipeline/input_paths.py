@@ -19,6 +19,7 @@ from tamis.pipeline.addresses import is_local, open_filesystem
 from tamis.pipeline.errors import ConfigError, InputError, error_text
 from tamis.pipeline.formats import READ_HERE, split_suffixes
 from tamis.pipeline.hub_datasets import SCHEME, DatasetPart, HubAddress, files_of, pin
+from tamis.pipeline.ranged import info_of
 from tamis.pipeline.retrying import retrying
 from tamis.pipeline.saved_datasets import INDEX, INFO, STATE, saved_files
 
@@ -118,7 +119,7 @@ def _refuse_part(part: DatasetPart, shown: str) -> None:
 def _kind_of(filesystem: fsspec.AbstractFileSystem, full: str, shown: str) -> str:
     """file, folder, or "" for nothing, by one question. An error of the storage is not taken for nothing."""
     try:
-        info = retrying(lambda: filesystem.info(full), shown)
+        info = info_of(filesystem, full)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     if info["type"] == "directory" or (is_local(filesystem) and os.path.isdir(full)):
@@ -143,7 +144,7 @@ def _sure(
     sample = next(iter(files), None)
     if sample is None:
         return {}
-    alone = retrying(lambda: filesystem.info(sample), shown)
+    alone = info_of(filesystem, sample)
     same = (files[sample].get("size"), identity_of(files[sample])) == (alone.get("size"), identity_of(alone))
     return dict(files) if same else dict.fromkeys(files)
 

@@ -54,9 +54,13 @@ def copy_here(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            for file in wanted:
-                if not (folder / file.name).exists():
-                    _copy(filesystem, file, folder)
+            missing = [file for file in wanted if not (folder / file.name).exists()]
+            for file in missing:
+                _copy(filesystem, file, folder)
+            if missing and _digest(_list(filesystem, path, url)) != found:
+                for file in missing:
+                    (folder / file.name).unlink()
+                raise ConfigError(f"{url}: the model was changed while it was copied; run again when it is whole")
     except OSError as error:
         raise ConfigError(
             f"{url}: cannot be copied to {folder} ({error_text(error)}); set {CACHE_VARIABLE} to a folder "

@@ -49,10 +49,17 @@ class ModelWorker:
         self.spec, self.guard = spec, guard
         self.token_budget = None if spec.token_budget == "auto" else int(spec.token_budget)
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self.thread.submit(self._start).result()
+        self.failure: Exception | None = None
+        try:
+            self.thread.submit(self._start).result()
+        except Exception as error:
+            # Of an error in here Ray passes on a text alone; what the user must do about it would be lost.
+            self.failure = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One shard: what to say of it, as JSON; its receipt, or that it is set aside."""
+        if self.failure is not None:
+            raise self.failure
         batch = batch.combine_chunks()
         notes = notes_of(batch)
         shard = Shard.from_json(notes["shard"])

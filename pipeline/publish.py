@@ -40,6 +40,7 @@ _PACKAGES = (
     "numpy",
     "safetensors",
 )
+EMPTY_DROPPED = "dropped/000000-none.parquet"
 SAMPLE_LISTS = ("riskiest", "borderline_dropped", "borderline_kept")
 
 
@@ -74,8 +75,9 @@ def publish(
         )
     counts["truncated"] = captured.truncated
     files = sorted([*emitted.files, *artifact_files], key=lambda file: file["name"])
+    store.remove(EMPTY_DROPPED)
     if not counts["dropped"]:
-        empty = store.write_table("dropped/000000-none.parquet", empty_dropped(spec.opened_schema()))
+        empty = store.write_table(EMPTY_DROPPED, empty_dropped(spec.opened_schema()))
         files.append(empty.to_dict())
     notes = [*warning(failed), *notes]
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)

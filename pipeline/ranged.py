@@ -5,6 +5,7 @@ Drivers' own file objects read in small blocks or one after the other, and some 
 
 from __future__ import annotations
 
+import errno
 import io
 from collections import deque
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ PARTS = 3
 
 _AHEAD = 2
 _REFUSED_HEADS = 5
+_CUT_OFF = 2
+"""So many answers that are too short may be bad luck; then the size of the object is looked at."""
 
 
 def open_stream(filesystem: fsspec.AbstractFileSystem, path: str) -> Any:
@@ -97,6 +100,8 @@ def _cut(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _read_pieces(filesystem: fsspec.AbstractFileSystem, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """The bytes of each range, side by side."""
+    if not ranges:
+        return []
     if len(ranges) == 1 or not filesystem.async_impl:
         with ThreadPoolExecutor(PARTS) as pool:
             return list(pool.map(lambda ends: _part(filesystem, path, *ends), ranges))
@@ -109,9 +114,17 @@ def _read_pieces(filesystem: fsspec.AbstractFileSystem, path: str, ranges: Seque
 
 
 def _part(filesystem: fsspec.AbstractFileSystem, path: str, start: int, stop: int) -> bytes:
-    address = filesystem.unstrip_protocol(path)
+    tries = 0
 
-    return retrying(lambda: _checked(filesystem.cat_file(path, start=start, end=stop), stop - start), address)
+    def ask() -> bytes:
+        nonlocal tries
+        tries += 1
+        data: bytes = filesystem.cat_file(path, start=start, end=stop)
+        if len(data) != stop - start and tries > _CUT_OFF and int(filesystem.info(path)["size"]) < stop:
+            raise OSError(errno.EIO, "the object has become shorter")
+        return _checked(data, stop - start)
+
+    return retrying(ask, filesystem.unstrip_protocol(path))
 
 
 def _checked(data: bytes, size: int) -> bytes:

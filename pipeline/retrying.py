@@ -112,7 +112,7 @@ def retrying(operation: Callable[[], T], where: str) -> T:
                 if isinstance(error, OSError | ValueError):
                     raise
                 raise OSError(errno.EIO, error_text(error)) from error
-            if _status_of(error) is not None:
+            if any(_status_of(seen) is not None for seen in _chain(error)):
                 _arrived(store)
             waited = time.monotonic() - began
             pause = random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2**tries))

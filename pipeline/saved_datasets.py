@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 
 from tamis.pipeline.errors import InputError
+from tamis.pipeline.ranged import read_whole
 
 INDEX, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 """Which splits there are; the files of one split; its features."""
@@ -86,7 +87,7 @@ def _inside(name: str, shown: str) -> str:
 
 def _object(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
     try:
-        tree = json.loads(filesystem.cat_file(path))
+        tree = json.loads(read_whole(filesystem, path))
     except ValueError:
         tree = None
     if not isinstance(tree, dict):

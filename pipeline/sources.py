@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +22,7 @@ from tamis.operators.references import safe_path, unsafe_path
 from tamis.pipeline import text_files
 from tamis.pipeline.addresses import is_local, open_filesystem, scheme_of
 from tamis.pipeline.columnar_files import ColumnarFile, read_rows, shape_of
-from tamis.pipeline.errors import InputError, error_text
+from tamis.pipeline.errors import InputError, StorageError, error_text
 from tamis.pipeline.files import TEXT_FORMATS, SourceFile, identity_of
 from tamis.pipeline.ranged import info_of
 from tamis.pipeline.row_limits import cut_text
@@ -33,8 +34,8 @@ SHARD_BYTES = 64 << 20
 CORPUS = "corpus"
 
 SHIPPED = {"unsafe": unsafe_path, "safe": safe_path, "harmful": unsafe_path}
-_PINNED = ("hf",)
-"""Schemes whose planned addresses bear a commit: what they name cannot change, and asking costs a request a shard."""
+_PINNED = re.compile(r"@[0-9a-f]{40}(/|$)")
+"""In an address on the hub: a commit. What it names cannot change, and asking would cost a request a shard."""
 
 _SHIPPED_SCHEME = "tamis-references:"
 
@@ -163,7 +164,10 @@ def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] 
     """The rows of a Parquet or Arrow shard as they are, types and metadata untouched. InputError as for `read`."""
     file, span = _columnar(shard.file, options), shard.span
     with _unchanged(shard, options):
-        return read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
+        table = read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
+    if table.num_rows != shard.rows:
+        raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
+    return table
 
 
 def shipped_file(role: str, file: SourceFile) -> SourceFile:
@@ -197,6 +201,9 @@ def _unchanged(shard: Shard, options: Mapping[str, Any]) -> Iterator[None]:
     is enough: what was read of a file that changed meanwhile is thrown away."""
     try:
         yield
+    except StorageError:
+        check_unchanged(shard, options)
+        raise
     except (ValueError, OSError, pa.ArrowException) as error:
         check_unchanged(shard, options)
         raise _vanished(shard.file.name, error) from None
@@ -205,7 +212,7 @@ def _unchanged(shard: Shard, options: Mapping[str, Any]) -> Iterator[None]:
 
 def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
     """InputError if the file is gone, or has another size, etag or time of modification than when it was planned."""
-    if scheme_of(shard.file.url) in _PINNED:
+    if scheme_of(shard.file.url) == "hf" and _PINNED.search(shard.file.url):
         return
     filesystem, path = open_filesystem(shard.file.url, options)
     try:

@@ -8,7 +8,7 @@ sample of which every response token is discarded goes to dropped/.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ def emit_tokens(
     quotas: Sequence[int],
     task_cpus: float,
     on_set_aside: Callable[[SetAside], None] | None = None,
-) -> Iterator[Receipt]:
+) -> Generator[Receipt]:
     """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
 
     on_set_aside: told of a shard whose workers all died; without it that is a ClusterError.

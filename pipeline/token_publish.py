@@ -17,7 +17,7 @@ from tamis.pipeline.incomplete import warning, write_manifest
 from tamis.pipeline.models import chat_template, fetch
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.publish import counted, run_facts
+from tamis.pipeline.publish import EMPTY_DROPPED, counted, run_facts
 from tamis.pipeline.reference_models import Prepared
 from tamis.pipeline.report import render_card, render_token_report
 from tamis.pipeline.run_folder import MANIFEST
@@ -83,9 +83,10 @@ def publish_tokens(
         "fingerprint": dict(plan.fingerprint),
     }
     files.append(store.write_json(f"{ARTIFACT}/{plan.job.method[0]}.json", artifact).to_dict())
+    store.remove(EMPTY_DROPPED)
     if not counts["dropped"]:
         schema = output_schema(plan.schema, captured.seen_schema())
-        files.append(store.write_table("dropped/000000-none.parquet", empty_dropped(schema)).to_dict())
+        files.append(store.write_table(EMPTY_DROPPED, empty_dropped(schema)).to_dict())
     files.append(store.write("README.md", render_card(summary).encode()).to_dict())
     files.append(store.write("report.html", render_token_report(with_pieces(store, summary)).encode()).to_dict())
     files.sort(key=lambda file: str(file["name"]))

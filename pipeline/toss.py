@@ -185,6 +185,8 @@ class _Run:
             self.plan, self.store, self.key, self.cluster, self.timings, self.plan.shards, stage_of(round), start
         )
         self.plan = self.plan.without(totals.failed)
+        if not self.plan.shards:
+            incomplete.refuse(self.plan.failed)
         # The risk is a difference of losses of two rounds: they must be of one precision.
         totals.precisions |= self.captured.precisions
         check_precision(self.store, totals)

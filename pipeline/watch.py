@@ -8,12 +8,13 @@ shard that is begun once more than it may be has killed every worker that had it
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 TRIES = 3
 """How many workers a shard may kill."""
@@ -27,6 +28,7 @@ class _Work:
     """One worker at one shard. seen: when it last gave a sign, on the clock of the watch."""
 
     pid: int
+    born: float
     node: str
     seen: float
 
@@ -39,14 +41,14 @@ class Watch:
         self._blame: dict[str, str] = {}
         self._running: dict[str, _Work] = {}
 
-    def begin(self, work: str, pid: int, node: str) -> str | None:
-        """Note that a worker begins; or the reason why nobody should."""
+    def begin(self, work: str, pid: int, born: float, node: str) -> str | None:
+        """Note that a worker begins; or the reason why nobody should. born: when its process started."""
         if self._tries[work] >= TRIES:
             self._running.pop(work, None)
             last = f" (the last time: {self._blame[work]})" if work in self._blame else ""
             return f"each of {TRIES} workers died while it was at work on it{last}"
         self._tries[work] += 1
-        self._running[work] = _Work(pid, node, time.monotonic())
+        self._running[work] = _Work(pid, born, node, time.monotonic())
         return None
 
     def beat(self, work: str) -> None:
@@ -61,14 +63,13 @@ class Watch:
         self._running.pop(work, None)
         self._tries.pop(work, None)
 
-    def stalled(self, seconds: float) -> list[tuple[str, int, str]]:
-        """(work, pid, node) of workers that gave no sign for so long; each is told once."""
+    def stalled(self, seconds: float) -> list[tuple[str, int, float, str]]:
+        """(work, pid, born, node) of workers that gave no sign for so long; each is told once."""
         now = time.monotonic()
         found = [(name, work) for name, work in self._running.items() if now - work.seen > seconds]
         for name, _ in found:
-            self._blame[name] = f"no progress in {seconds:g} s"
             del self._running[name]
-        return [(name, work.pid, work.node) for name, work in found]
+        return [(name, work.pid, work.born, work.node) for name, work in found]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Guard:
         import ray
 
         node = ray.get_runtime_context().get_node_id()
-        refused: str | None = ray.get(self.watch.begin.remote(work, os.getpid(), node))
+        born = psutil.Process().create_time()
+        refused: str | None = ray.get(self.watch.begin.remote(work, os.getpid(), born, node))
         return refused
 
     def blame(self, work: str, reason: str) -> None:
@@ -118,21 +120,28 @@ def start_watch() -> Guard:
     return Guard(ray.remote(Watch).options(num_cpus=0, scheduling_strategy=here).remote())
 
 
-def kill_stalled(guard: Guard, seconds: float) -> int:
-    """Kill the processes of the workers that hang; how many. Ray starts others in their place."""
+def kill_stalled(guard: Guard, seconds: float) -> None:
+    """Kill the processes of the workers that hang; Ray starts others in their place. One that died gives no sign, too,
+    and is let be."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    stalled = ray.get(guard.watch.stalled.remote(seconds))
-    kills = []
-    for _, pid, node in stalled:
+    kills = {}
+    for work, pid, born, node in ray.get(guard.watch.stalled.remote(seconds)):
         there = NodeAffinitySchedulingStrategy(node, soft=False)
-        kills.append(ray.remote(_kill).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(pid))
-    with suppress(ray.exceptions.RayError):  # the node is gone, and the worker with it
-        ray.get(kills, timeout=_KILL_SECONDS)
-    return len(stalled)
+        task = ray.remote(_kill).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        kills[work] = task.remote(pid, born)
+    for work, killed in kills.items():
+        with suppress(ray.exceptions.RayError):  # the node is gone, and the worker with it
+            if ray.get(killed, timeout=_KILL_SECONDS):
+                guard.blame(work, f"no progress in {seconds:g} s")
 
 
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+def _kill(pid: int, born: float) -> bool:
+    """False if it has ended; its number may be another process's by now."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        if process.create_time() == born and process.status() != psutil.STATUS_ZOMBIE:
+            process.kill()
+            return True
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from tamis.pipeline import capture as capture_module
 from tamis.pipeline import generation
 from tamis.pipeline.capture import Forward
 from tamis.pipeline.curate import curate
-from tamis.pipeline.errors import ClusterError
+from tamis.pipeline.errors import ClusterError, ConfigError, IncompleteError, InputError
 from tamis.pipeline.job import Job, load_job
 from tamis.pipeline.model_worker import TokenRows
 from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST
@@ -41,6 +42,10 @@ class Faulty(Forward):
                 if not marker.exists():
                     marker.touch()
                     os.kill(os.getpid(), signal.SIGSTOP)
+            case "finds the input changed":
+                raise InputError("the input cannot be read any more", ["a.jsonl: gone"])
+            case "finds the disk full":
+                raise OSError(errno.ENOSPC, "No space left on device")
             case "raises":
                 raise RuntimeError("shapes cannot be multiplied")
         return super().run(rows, on_batch)
@@ -144,4 +149,33 @@ def test_only_what_was_set_aside_is_captured_again(bench: Bench) -> None:
 def test_where_every_shard_fails_the_fault_is_not_theirs(bench: Bench) -> None:
     bench.harm(**{f"rows{rows}": "raises" for rows in range(5, 11)})
     with pytest.raises(ClusterError, match="the fault does not seem to be theirs"):
+        bench.run()
+
+
+def test_errors_of_workers_say_what_to_do(bench: Bench) -> None:
+    bench.harm(rows7="finds the input changed")
+    with pytest.raises(InputError, match="the input cannot be read any more") as caught:
+        bench.run()
+    assert caught.value.exit_code == 3
+    bench.harm(rows7="finds the disk full")
+    with pytest.raises(ClusterError, match=r"No space left on device.*run the same command again"):
+        bench.run()
+    bench.harm()
+    assert bench.run()["complete"]
+
+
+def test_a_model_that_breaks_after_the_plan_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Faulty, path: str) -> None:
+        raise ConfigError("the reference models cannot be used")
+
+    monkeypatch.setattr(Faulty, "load", broken)
+    with pytest.raises(ConfigError, match="the reference models cannot be used"):
+        bench.run()
+
+
+def test_a_corpus_of_which_nothing_is_left(bench: Bench) -> None:
+    for rows in range(6, 11):
+        (bench.folder / f"data/{rows:02d}.jsonl").unlink()
+    bench.harm(rows5="raises")
+    with pytest.raises(IncompleteError, match="5 rows in 1 shards were set aside"):
         bench.run()

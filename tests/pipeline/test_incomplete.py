@@ -40,10 +40,11 @@ def test_a_complete_result_takes_the_place_of_an_incomplete_one(store: Store) ->
 def test_the_rows_of_another_cut_are_removed_first(store: Store) -> None:
     for name in ("kept/a", "dropped/a", "quarantine/a", "scores/a", "artifact/a", "_work/a"):
         store.write(name, b"")
-    incomplete.make_room(store, "k1")  # nothing says that these are incomplete
+    incomplete.make_room(store, "k1")  # the first to write here
     assert len(store.list("")) == 6
-    incomplete.write_manifest(store, FACTS, FAILED[:1], "k1")
     incomplete.make_room(store, "k1")  # the same shards are missing: what there is goes on
+    incomplete.write_manifest(store, FACTS, FAILED[:1], "k1")
+    incomplete.make_room(store, "k1")
     assert len(store.list("")) == 7
     incomplete.make_room(store, "k2")
     assert store.list("") == ["_work", "artifact"]

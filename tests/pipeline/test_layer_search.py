@@ -28,7 +28,7 @@ POOL = Pool(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task
 
 
 def spec_for(model: Path) -> SearchSpec:
-    return SearchSpec("tiny", str(model), None, False, False, None, "float32", "cpu", 1, MARKERS)
+    return SearchSpec("tiny", str(model), {}, None, False, False, None, "float32", "cpu", 1, MARKERS)
 
 
 @pytest.fixture(scope="module")

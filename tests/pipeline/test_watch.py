@@ -18,35 +18,32 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_shard_may_be_begun_so_often_and_no_more() -> None:
     watch = Watch()
     for worker in range(TRIES):
-        assert watch.begin("a", worker, "node") is None
-        assert watch.begin(f"b{worker}", worker, "node") is None
-    assert watch.begin("a", 9, "node") == f"each of {TRIES} workers died while it was at work on it"
+        assert watch.begin("a", worker, 0.5, "node") is None
+        assert watch.begin(f"b{worker}", worker, 0.5, "node") is None
+    assert watch.begin("a", 9, 0.5, "node") == f"each of {TRIES} workers died while it was at work on it"
     watch.end("a")
-    assert watch.begin("a", 9, "node") is None, "a shard that is done starts anew"
+    assert watch.begin("a", 9, 0.5, "node") is None, "a shard that is done starts anew"
 
 
 def test_the_last_known_cause_is_told() -> None:
     watch = Watch()
     for worker in range(TRIES):
-        watch.begin("a", worker, "node")
+        watch.begin("a", worker, 0.5, "node")
     watch.blame("a", "CUDA error: device-side assert triggered")
-    assert str(watch.begin("a", 9, "node")).endswith("(the last time: CUDA error: device-side assert triggered)")
+    assert str(watch.begin("a", 9, 0.5, "node")).endswith("(the last time: CUDA error: device-side assert triggered)")
 
 
 def test_who_gives_no_sign_hangs_and_is_told_once(clock: list[float]) -> None:
     watch = Watch()
-    watch.begin("a", 1, "here")
-    watch.begin("b", 2, "there")
-    watch.begin("c", 3, "there")
+    watch.begin("a", 1, 0.5, "here")
+    watch.begin("b", 2, 0.5, "there")
+    watch.begin("c", 3, 0.5, "there")
     clock[0] = 8.0
     watch.beat("b")
     watch.end("c")
     watch.beat("never begun")
     clock[0] = 11.0
-    assert watch.stalled(10.0) == [("a", 1, "here")]
+    assert watch.stalled(10.0) == [("a", 1, 0.5, "here")]
     assert watch.stalled(10.0) == []
     clock[0] = 19.0
-    assert watch.stalled(10.0) == [("b", 2, "there")]
-    watch.begin("a", 4, "here")
-    watch.begin("a", 5, "here")
-    assert "no progress in 10 s" in str(watch.begin("a", 6, "here"))
+    assert watch.stalled(10.0) == [("b", 2, 0.5, "there")]
