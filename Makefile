@@ -25,8 +25,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## plant harmful pairs in a small corpus, curate it, and say how many were found
 	@$(BIN)/python benchmarks/lab/demo.py
 
-test: install  ## all tests
-	@$(BIN)/python -m pytest
+test: install  ## all tests, in two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 SEED ?= 1
 chaos: install  ## 20 rounds of kill -9 and failing storage, each compared with a calm run: make chaos SEED=2

@@ -14,6 +14,8 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "
 """By scheme of an object store: the extra of tamis that installs its driver. storage_options are for these."""
 
 _OF_ANOTHER_PROCESS = ("memory",)
+_WITHOUT_OPTIONS = ("file", "hf", "http", "https", "memory")
+"""They are no object stores, and may stand beside one in a job."""
 
 
 def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -39,10 +41,12 @@ def driver_options(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Options under the name of a scheme (`s3: {...}`) are for that store alone, the others for every object store.
     region and addressing_style mean the same for S3 as in its other tools.
     """
-    if scheme not in EXTRAS:
+    if scheme in _WITHOUT_OPTIONS:
         return {}
-    family = {name for name, extra in EXTRAS.items() if extra == EXTRAS[scheme]}
     mine = {key: value for key, value in options.items() if key not in EXTRAS}
+    if scheme not in EXTRAS:
+        return mine
+    family = {name for name, extra in EXTRAS.items() if extra == EXTRAS[scheme]}
     for name in family & options.keys():
         mine.update(options[name])
     # What another program has written must be seen, and so must what this one has.

@@ -356,9 +356,8 @@ def _quiet_ray_data() -> None:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
-    # Else what a worker raised arrives as a text, and what the user must do about it is lost.
-    context.raise_original_map_exception = True
     # A shard must stay one block from end to end; its size is bounded by the plan.
     context.target_max_block_size = None
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Errors are ours to tell: it would print tracebacks of its own.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("ray").setLevel(logging.ERROR)

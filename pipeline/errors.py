@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class TamisError(Exception):
@@ -51,6 +51,23 @@ class InternalError(TamisError):
     """tamis contradicts itself; nothing was published."""
 
     exit_code = 70
+
+
+def as_facts(error: Exception) -> dict[str, str]:
+    """An error of a worker as plain values: libraries on the way to the driver wrap, rewrite and print exceptions."""
+    if isinstance(error, TamisError):
+        return {"kind": type(error).__name__, "message": str(error)}
+    return {"kind": "", "message": f"{type(error).__name__}: {error_text(error)}"}
+
+
+def from_facts(facts: Mapping[str, str]) -> TamisError:
+    """The error that `as_facts` was told of; ClusterError for one that is not ours."""
+    for kind in TamisError.__subclasses__():
+        if kind.__name__ == facts["kind"]:
+            return kind(facts["message"])
+    return ClusterError(
+        f"a worker stopped: {facts['message']}. What is done stays done; run the same command again to go on"
+    )
 
 
 def error_text(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.engine import Pool, fits, own_error
-from tamis.pipeline.errors import ClusterError, TamisError, error_text
+from tamis.pipeline.errors import ClusterError, TamisError, error_text, from_facts
 from tamis.pipeline.model_worker import ModelWorker
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.tokenising import tokenise_shard
@@ -84,7 +84,10 @@ def run_graph(
             if isinstance(outcome, BaseException):
                 ended = True
                 raise _meaning(outcome) from None
-            yield json.loads(outcome)
+            said = json.loads(outcome)
+            if "error" in said:
+                raise from_facts(said["error"])
+            yield said
     finally:
         if not ended:
             _stop(dataset, consumer)
@@ -142,10 +145,8 @@ def _meaning(error: BaseException) -> Exception:
     found = own_error(error)
     if isinstance(found, TamisError):
         return found
-    # What a task raised is its own error; what Ray raised says that a process or a node is gone.
-    raised = [seen for seen in _causes(error) if not isinstance(seen, ray.exceptions.RayError)]
-    text = f"{type(raised[0]).__name__}: {error_text(raised[0])}" if raised else error_text(found)
-    if not raised and not isinstance(error, UserCodeException):
+    text = f"{type(found).__name__}: {error_text(found)}"
+    if not isinstance(error, UserCodeException) and any(isinstance(e, ray.exceptions.RayError) for e in _causes(error)):
         return GraphLost(text)
     return ClusterError(f"the capture stopped: {text}. What is captured stays; run the same command again to go on")
 

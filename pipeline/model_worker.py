@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from tamis.operators.problems import RowProblem
 from tamis.pipeline import receipts
 from tamis.pipeline.capture_spec import CaptureSpec
-from tamis.pipeline.errors import TamisError, error_text
+from tamis.pipeline.errors import TamisError, as_facts, error_text
 from tamis.pipeline.models import fetch
 from tamis.pipeline.receipts import WORK, Receipt
 from tamis.pipeline.set_aside import set_aside
@@ -59,10 +59,12 @@ class ModelWorker:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One shard: what to say of it, as JSON; its receipt, or that it is set aside."""
         if self.failure is not None:
-            raise self.failure
+            return _said({"error": as_facts(self.failure)})
         batch = batch.combine_chunks()
         notes = notes_of(batch)
         shard = Shard.from_json(notes["shard"])
+        if "error" in notes:
+            return _said({"error": notes["error"]})
         if "set_aside" in notes:
             return _said({"set_aside": set_aside(shard, notes["set_aside"]).to_dict()})
         if self.guard is None:
@@ -72,8 +74,8 @@ class ModelWorker:
         if refused is None:
             try:
                 receipt = self.thread.submit(self._capture, batch, self.guard.beats(work)).result()
-            except (TamisError, OSError):
-                raise
+            except (TamisError, OSError) as error:
+                return _said({"error": as_facts(error)})
             except Exception as error:
                 # The model saw token ids only, so no sample's text is in this.
                 refused = f"{type(error).__name__}: {error_text(error)}"

@@ -18,7 +18,7 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.schema import infer_rows
 from tamis.operators.tokens import ChatTokenizer, Tokenised
 from tamis.pipeline.capture_spec import CaptureSpec
-from tamis.pipeline.errors import TamisError
+from tamis.pipeline.errors import TamisError, as_facts
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema
 from tamis.pipeline.models import fetch
 from tamis.pipeline.sources import CORPUS, Row, Shard, read
@@ -37,8 +37,8 @@ def tokenise_shard(batch: pa.Table, spec: CaptureSpec, guard: Guard | None = Non
     if refused is None:
         try:
             table = _tokenised(shard, text, spec)
-        except (TamisError, OSError):
-            raise
+        except (TamisError, OSError) as error:
+            return _tokens_table([None], json.dumps({"shard": text, "error": as_facts(error)}))
         except Exception as error:
             # An error of a parser or tokenizer may quote the sample, so its message stays here.
             frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -147,10 +147,13 @@ class _Guarded(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]
 
     protocol = "guarded"
 
-    def exists(self, path: str, **_: object) -> bool:
+    def info(self, path: str, **_: object) -> dict[str, object]:
         if self.storage_options != {"endpoint_url": "http://127.0.0.1:9", "client_kwargs": {"region_name": "eu"}}:
             raise PermissionError(13, "Permission denied", path)
-        return False
+        raise FileNotFoundError(path)
+
+    def cat_file(self, path: str, *_: object, **__: object) -> bytes:
+        raise PermissionError(13, "Permission denied", path)
 
 
 @pytest.mark.parametrize("command", ["status", "report"])

@@ -158,7 +158,9 @@ def test_errors_of_workers_say_what_to_do(bench: Bench) -> None:
         bench.run()
     assert caught.value.exit_code == 3
     bench.harm(rows7="finds the disk full")
-    with pytest.raises(ClusterError, match=r"No space left on device.*run the same command again"):
+    with pytest.raises(
+        ClusterError, match=r"worker stopped: OSError: No space left on device.*run the same command again"
+    ):
         bench.run()
     bench.harm()
     assert bench.run()["complete"]
