@@ -17,7 +17,7 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import plan_cache
-from tamis.pipeline.addresses import is_local_url, refuse_unshared
+from tamis.pipeline.addresses import is_local_url, refuse_credentials, refuse_unshared
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.files import SourceFile, resolve
 from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
@@ -231,6 +231,7 @@ def check_columns(names: Iterable[str]) -> None:
 def _keep_apart(job: Job) -> None:
     """An output inside an input folder would be read as input by the next run."""
     for address in (*job.input.path, job.output):
+        refuse_credentials(address)
         refuse_unshared(address)
     for path in job.input.path:
         if _place(job.output).startswith(_place(path)):

@@ -10,7 +10,6 @@ import io
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -52,9 +51,14 @@ def info_of(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
             refused += 1
             if is_local(filesystem) or refused > _REFUSED_HEADS:
                 raise
-        # A HEAD has no body to say why, so throttling looks like a refusal. A GET would say, and raises if it is one.
-        with suppress(FileNotFoundError):
+        # A HEAD has no body to say why, so throttling looks like a refusal. A GET would say, and raises if it is one;
+        # any other answer (nothing there, an empty object without that range) is none.
+        try:
             filesystem.cat_file(path, start=0, end=1)
+        except PermissionError:
+            raise
+        except Exception as error:
+            raise TimeoutError("the storage refused a HEAD, but not a GET") from error
         raise TimeoutError("the storage refused a HEAD of what it lets us read")
 
     return retrying(ask, filesystem.unstrip_protocol(path))

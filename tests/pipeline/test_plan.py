@@ -244,6 +244,16 @@ def test_a_storage_that_workers_cannot_see_is_refused(plan: Planner) -> None:
             plan(**changes)
 
 
+def test_an_address_with_a_credential_is_refused_before_any_storage_is_asked(plan: Planner) -> None:
+    for changes in (
+        {"input": "s3://nowhere/a.jsonl", "output": "s3://key:hunter2@out"},
+        {"output": "s3://k:hunter2@o"},
+    ):
+        with pytest.raises(ConfigError, match="credentials in an address are refused") as caught:
+            plan(**changes)
+        assert "hunter2" not in str(caught.value)
+
+
 def test_an_input_that_finds_the_output_is_refused(plan: Planner, folder: Path) -> None:
     (folder / "out/kept").mkdir(parents=True)
     (folder / "out/kept/a.jsonl").write_bytes(lines_of(rows_of(3)))

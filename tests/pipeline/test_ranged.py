@@ -144,6 +144,9 @@ def test_throttling_that_looks_like_a_refusal_is_waited_for(objects: Objects) ->
     put(objects, 5)
     objects.heads_refused = 3
     assert info_of(objects, "/a")["size"] == 5
+    put(objects, 0)  # of which no range can be had
+    objects.heads_refused = 3
+    assert info_of(objects, "/a")["size"] == 0
 
 
 def test_a_real_refusal_is_none_to_wait_for(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
