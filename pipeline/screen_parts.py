@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def counts_table(counts: Mapping[str, int]) -> Table:
-    """Rows read, kept, dropped, quarantined, cut short, each with its share."""
+    """Rows read, kept, dropped, quarantined, set aside, cut short, each with its share."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right")
@@ -17,6 +17,8 @@ def counts_table(counts: Mapping[str, int]) -> Table:
     table.add_row("rows read", f"{counts['rows_in']:,}", "")
     for name in ("kept", "dropped", "quarantined"):
         table.add_row(name, f"{counts[name]:,}", f"{counts[name] / total:.1%}")
+    if counts.get("failed"):
+        table.add_row("set aside", f"{counts['failed']:,}", f"{counts['failed'] / total:.1%}")
     if counts["truncated"]:
         table.add_row("cut to max_tokens", f"{counts['truncated']:,}", f"{counts['truncated'] / total:.1%}")
     return table

@@ -24,7 +24,9 @@ TESTS = {
         "e2e/test_verify_command.py::test_an_incomplete_run",
     ],
     "a node is lost": [CHAOS],
-    "the cluster does not answer": ["pipeline/test_engine.py::test_a_cluster_that_does_not_answer_is_named_at_once"],
+    "the cluster does not answer, or dies": [
+        "pipeline/test_engine.py::test_a_cluster_that_does_not_answer_is_named_at_once"
+    ],
     "the store throttles, fails with 5xx, resets, stalls or cuts off a body": [
         "e2e/test_object_store.py::test_it_ends_well_and_whole",
         "pipeline/test_retrying.py::test_passing_trouble_is_asked_again",

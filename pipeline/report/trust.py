@@ -102,6 +102,14 @@ def accounted(counts: Mapping[str, Any]) -> Check:
     total = counts.get("rows_in", 0)
     parts = [counts.get(name, 0) for name in ("kept", "dropped", "quarantined")]
     sum_of = " + ".join(text.count(part) for part in parts)
+    failed = counts.get("failed", 0)
+    if failed and sum(parts) + failed == total:
+        return Check(
+            "attention",
+            "The result is incomplete",
+            f"{text.count(failed)} of {text.count(total)} rows are in no output, as their workers failed. The same "
+            "command tries them again, and cuts everything anew.",
+        )
     if sum(parts) == total:
         return Check(
             "ok",

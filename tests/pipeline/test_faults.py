@@ -122,7 +122,10 @@ def test_shards_that_harm_their_workers_are_set_aside_and_tried_again(bench: Ben
     counts = manifest["counts"]
     assert counts["failed"] == 6 + 8
     assert counts["rows_in"] == 45 == sum(counts[name] for name in ("kept", "dropped", "quarantined", "failed"))
-    assert "INCOMPLETE" in (bench.folder / "out/report.html").read_text()
+    page, card = ((bench.folder / "out" / name).read_text() for name in ("report.html", "README.md"))
+    assert "INCOMPLETE" in page
+    assert "The result is incomplete" in page
+    assert "| set aside, in no output: run again | 14 |" in card
 
     bench.harm()
     manifest = bench.run()
