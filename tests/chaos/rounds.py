@@ -68,6 +68,8 @@ def draw(seed: int, number: int, kills: Sequence[Kill], places: Sequence[str], r
     stage = chance.choices(["capture", "emit"], [3, 1])[0]
     kill = order[number % len(order)]
     place = "s3" if kill is Kill.STORE else places[number % len(places)]
+    if kill is Kill.ACTOR:
+        stage = "capture"  # the actors end with it
     return Plan(
         number=number,
         place=place,
