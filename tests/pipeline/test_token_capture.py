@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 from plan_jobs import Planner, lines_of, rows_of
 
-from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.errors import ConfigError, from_facts
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_capture import ADAPTER_FILES, LossSpec, Reference, TokenScorer, ragged
@@ -143,9 +144,17 @@ def test_a_shard_without_a_usable_row(tmp_path: Path, tiny_model: Path, adapters
     assert table.schema.field("utility").type == pa.large_list(pa.float32())
 
 
-def test_an_adapter_of_another_model_is_refused(tmp_path: Path, slow_model: Path, adapters: Path) -> None:
-    with pytest.raises(ConfigError, match=r"the reference models cannot be used: .*another base model"):
-        TokenScorer(spec_for(Store(str(adapters)), slow_model, kinds(adapters)["two adapters"]))
+def test_an_adapter_of_another_model_is_told_with_each_shard(tmp_path: Path, slow_model: Path, adapters: Path) -> None:
+    planner = Planner(tmp_path, slow_model)
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows_of(3)))
+    [shard] = planner().shards
+    spec = spec_for(Store(str(adapters)), slow_model, kinds(adapters)["two adapters"])
+    scorer = TokenScorer(spec)
+    for _ in range(2):  # Ray may give this worker more shards before the first answer is read
+        [said] = scorer(tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec)).column("receipt").to_pylist()
+        error = from_facts(json.loads(said)["error"])
+        assert isinstance(error, ConfigError)
+        assert re.search(r"the reference models cannot be used: .*another base model", str(error))
 
 
 def test_adapter_files_are_those_of_peft(adapters: Path) -> None:
