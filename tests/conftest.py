@@ -27,6 +27,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Every cluster of these tests, and everything that joins one, has this token; none is left in the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+# Ray gives way to everything else on a machine; here the other test process would leave its workers next to nothing.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 _RAY_DEADLINE = 120.0
 

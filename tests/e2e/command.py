@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from forking import Forks
 
 TAMIS = Path(sys.executable).with_name("tamis")
 DEADLINE = 300.0
 PROGRESS = re.compile(
     r"(fisher|layers|capture|fit|emit|losses(-\d+)?|train [\w-]+) +[\d,]+ / [\d,]+ (rows|cells|shards|steps)\b"
 )
+_FORKS = Forks()
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,19 @@ class Ran:
 
 def tamis(*arguments: object, cwd: Path, env: dict[str, str] | None = None) -> Ran:
     """Run `tamis` to its end. However it ends, a traceback is never part of it."""
-    done = subprocess.run(
-        [str(TAMIS), *map(str, arguments)],
-        cwd=cwd,
-        env=_environment(env),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        stdin=subprocess.DEVNULL,
-    )
+    words, environment = list(map(str, arguments)), _environment(env)
+    if _FORKS.fits(environment):
+        done = _FORKS.run(words, cwd, environment, DEADLINE)
+    else:
+        done = subprocess.run(
+            [str(TAMIS), *words],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            stdin=subprocess.DEVNULL,
+        )
     ran = Ran(done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in ran.output, ran.output
     return ran
