@@ -10,10 +10,11 @@ from functools import partial
 from tamis.pipeline import receipts, set_aside
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import STAGE, capture_spec
-from tamis.pipeline.engine import Cluster, Pool, refit, size_pool
+from tamis.pipeline.engine import Pool, refit, size_pool
 from tamis.pipeline.errors import ConfigError, IncompleteError, InputError, InternalError
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.progress import Progress
+from tamis.pipeline.ray_start import Cluster
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import Shard

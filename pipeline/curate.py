@@ -1,48 +1,26 @@
-"""The main job, from top to bottom: plan, choose LARF's layer, capture, fit, emit, publish.
+"""The main job: the plan, then the stages of its methods (samples.py or toss.py), in an output folder that is its own.
 
-Every stage skips what an earlier, interrupted run of the same job has done, so resuming is running again.
+Only what every job needs is imported up here. What is wrong with a job or its input is said at once, and Ray starts
+while torch is imported.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tamis.operators.lengths import length_deciles
-from tamis.operators.methods.protocol import CORPUS, Artifact
-from tamis.operators.schema import conflicts
-from tamis.operators.spearman import midranks, rank_edges, resolved_share
-from tamis.pipeline import incomplete, layers, lease, plan_cache, rivals, run_folder
-from tamis.pipeline.capture_stage import Timings, run_capture
-from tamis.pipeline.emit import EmitSpec, emit
-from tamis.pipeline.emit_stage import run_emit
-from tamis.pipeline.engine import Cluster, ray_session
+from tamis.pipeline import lease, plan_cache, rivals, run_folder
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.fit import (
-    ScoreSpec,
-    Selection,
-    fit_methods,
-    load_artifacts,
-    rank_histogram,
-    save_artifacts,
-    score_shards,
-    select,
-)
 from tamis.pipeline.job import Job
-from tamis.pipeline.originals import output_schema
-from tamis.pipeline.plan import Plan, make_plan
-from tamis.pipeline.progress import Progress
-from tamis.pipeline.publish import publish
-from tamis.pipeline.sources import Shard
+from tamis.pipeline.plan import Plan, find_inputs, make_plan
+from tamis.pipeline.ray_start import ray_ahead
 from tamis.pipeline.store import Store
-from tamis.pipeline.totals import CaptureTotals, EmitTotals
 
-HISTOGRAM_BINS = 80
-RESOLVED_ENOUGH = 0.95
+if TYPE_CHECKING:
+    from tamis.pipeline.capture_stage import Timings
 
 
 @dataclass(frozen=True)
@@ -62,18 +40,18 @@ def train_references(
     """
     if not job.masks_tokens:
         raise ConfigError(f"method: {', '.join(job.method)} needs no reference models; set method: toss or toss-pro")
-    store, plan, state = _open(job, on_plan)
-    if state == "complete":
-        found: list[dict[str, Any]] = store.read_json(run_folder.MANIFEST)["references"]
-        return found
-    from tamis.pipeline import toss
+    with _opened(job, address, on_plan) as (store, plan, state):
+        if state == "complete":
+            found: list[dict[str, Any]] = store.read_json(run_folder.MANIFEST)["references"]
+            return found
+        from tamis.pipeline import toss
 
-    with lease.held(store, force=force):
-        try:
-            found = [item.facts for item in toss.train_references(plan, store, address)]
-        except Exception:
-            if run_folder.finished(store, plan.fingerprint) is None:
-                raise
+        with lease.held(store, force=force):
+            try:
+                found = [item.facts for item in toss.train_references(plan, store, address)]
+            except Exception:
+                if run_folder.finished(store, plan.fingerprint) is None:
+                    raise
     theirs = run_folder.finished(store, plan.fingerprint)
     if theirs is not None:  # another driver has finished the whole run meanwhile
         found = theirs["references"]
@@ -91,21 +69,21 @@ def curate(
     force: start though another driver is at work on this output.
     """
     began = time.monotonic()
-    store, plan, state = _open(job, on_plan)
-    if state == "complete":
-        _remove_leftovers(store)
-        return Outcome(store.read_json(run_folder.MANIFEST), did_nothing=True)
-    timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
-    with lease.held(store, force=force) as held:
-        try:
-            run = _curate_tokens if job.masks_tokens else _curate_samples
-            manifest = run_folder.finished(store, plan.fingerprint) or run(plan, store, address, timings, began)
-        except Exception:
-            # Another driver may have finished this run, and removed what this one was reading.
-            theirs = run_folder.finished(store, plan.fingerprint)
-            if theirs is None:
-                raise
-            manifest = theirs
+    with _opened(job, address, on_plan) as (store, plan, state):
+        if state == "complete":
+            _remove_leftovers(store)
+            return Outcome(store.read_json(run_folder.MANIFEST), did_nothing=True)
+        timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
+        with lease.held(store, force=force) as held:
+            try:
+                found = run_folder.finished(store, plan.fingerprint)
+                manifest = found or _run(plan, store, address, held, timings, began)
+            except Exception:
+                # Another driver may have finished this run, and removed what this one was reading.
+                theirs = run_folder.finished(store, plan.fingerprint)
+                if theirs is None:
+                    raise
+                manifest = theirs
     if held.contested and manifest["complete"]:
         manifest = rivals.agree(store)
     if manifest["complete"] and not job.keep_captures:
@@ -113,62 +91,44 @@ def curate(
     return Outcome(manifest, did_nothing=False)
 
 
-def _open(job: Job, on_plan: Callable[[Plan, str], None] | None) -> tuple[Store, Plan, run_folder.State]:
-    """The output folder, claimed for this job; the plan; and how far an earlier command has come."""
+@contextmanager
+def _opened(
+    job: Job, address: str | None, on_plan: Callable[[Plan, str], None] | None
+) -> Iterator[tuple[Store, Plan, run_folder.State]]:
+    """The output folder, claimed for this job; the plan; and how far an earlier command has come. Ray starts ahead."""
     store = Store(job.output, job.storage_options)
-    plan = make_plan(job)
-    state = run_folder.state_of(store, plan.fingerprint)
-    plan = layers.settled(store, plan)
-    if on_plan is not None:
-        on_plan(plan, state)
-    if state == "new":
-        sizes = {
-            "shards": len(plan.shards),
-            "reference_shards": len(plan.reference_shards),
-            "rows": plan.rows,
-            "masks_tokens": job.masks_tokens,
-        }
-        run_folder.begin(store, {"fingerprint": dict(plan.fingerprint), **sizes})
-    if state != "complete":
-        plan_cache.keep(store, job, plan.shards)
-    return store, plan, state
+    inputs = find_inputs(job)
+    with ray_ahead(address, needed=not store.exists(run_folder.MANIFEST)):
+        plan = make_plan(job, inputs)
+        from tamis.pipeline import layers
+
+        state = run_folder.state_of(store, plan.fingerprint)
+        plan = layers.settled(store, plan)
+        if on_plan is not None:
+            on_plan(plan, state)
+        if state == "new":
+            sizes = {
+                "shards": len(plan.shards),
+                "reference_shards": len(plan.reference_shards),
+                "rows": plan.rows,
+                "masks_tokens": job.masks_tokens,
+            }
+            run_folder.begin(store, {"fingerprint": dict(plan.fingerprint), **sizes})
+        if state != "complete":
+            plan_cache.keep(store, job, plan.shards)
+        yield store, plan, state
 
 
-def _curate_tokens(plan: Plan, store: Store, address: str | None, timings: Timings, began: float) -> dict[str, Any]:
-    from tamis.pipeline.toss import curate_tokens  # torch and peft take seconds to import, for nothing in other runs
+def _run(
+    plan: Plan, store: Store, address: str | None, held: lease.Held, timings: Timings, began: float
+) -> dict[str, Any]:
+    if plan.job.masks_tokens:
+        from tamis.pipeline.toss import curate_tokens
 
-    return curate_tokens(plan, store, address, timings, began)
+        return curate_tokens(plan, store, address, held, timings, began)
+    from tamis.pipeline.samples import curate_samples
 
-
-def _curate_samples(plan: Plan, store: Store, address: str | None, timings: Timings, began: float) -> dict[str, Any]:
-    with ray_session(address) as cluster:
-        timings["ray_start"] = {"seconds": cluster.seconds_to_start}
-        plan = _choose_layer(plan, store, cluster, timings)
-        # What is captured depends on the block, wherever it comes from.
-        key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
-        captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
-        plan = plan.without(captured.failed)
-        if not plan.shards:
-            incomplete.refuse(plan.failed)
-        if plan.failed and (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
-            return theirs  # of another driver, to which nothing was lost
-        key = incomplete.key_without(key, captured.failed)
-        incomplete.make_room(store, key)
-        artifacts, artifact_files, selection = _fit(plan, store, key, timings)
-        spec, resolved = _emit_spec(plan, store, key, captured, selection)
-        emitted = _emit(plan, spec, selection, cluster, timings)
-
-    if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
-        return theirs
-    timings["total"] = {"seconds": time.monotonic() - began}
-    notes = [*plan.warnings, *_schema_notes(captured)]
-    if resolved < RESOLVED_ENOUGH:
-        notes.append(f"the scores lie so close together that ranks and quantiles are rough ({resolved:.0%} resolved)")
-    searched = layers.beside(store, plan)
-    if searched is not None:
-        artifact_files += layers.publish(store, searched)
-        notes += searched["warnings"] if plan.layers is not None else []
-    return publish(store, plan, artifacts, artifact_files, selection, spec, captured, emitted, timings, notes, searched)
+    return curate_samples(plan, store, address, held, timings, began)
 
 
 def _remove_leftovers(store: Store) -> None:
@@ -176,100 +136,3 @@ def _remove_leftovers(store: Store) -> None:
     store.remove(run_folder.INCOMPLETE)
     if not store.read_json(run_folder.MANIFEST)["job"]["keep_captures"]:
         run_folder.remove_work(store)
-
-
-# --- LARF's layer -------------------------------------------------------------------------------------------------
-
-
-def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) -> Plan:
-    if plan.layers is None or not plan.unsettled:
-        return plan
-    began = time.monotonic()
-    found = layers.find(store, plan.layers, cluster)
-    if layers.known(store, plan.layers) is None:  # another driver's search stands in its manifest
-        layers.publish(store, found)
-    timings["layers"] = {"seconds": time.monotonic() - began}
-    return layers.settled(store, plan)
-
-
-# --- fit ----------------------------------------------------------------------------------------------------------
-
-
-def _fit(
-    plan: Plan, store: Store, key: str, timings: Timings
-) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection]:
-    began = time.monotonic()
-    sources: dict[str, Sequence[Shard]] = {CORPUS: plan.shards}
-    for role in {shard.role for shard in plan.reference_shards}:
-        sources[role] = [shard for shard in plan.reference_shards if shard.role == role]
-    steps = sum(len(sources[source]) for method in plan.methods.values() for source in method.sources() or (CORPUS,))
-    # An interrupted run's artifact is used again: part of its output was written with it.
-    artifacts = load_artifacts(store, key)
-    progress = Progress("fit", len(plan.shards) + (steps if artifacts is None else 0), unit="shards")
-    if artifacts is None:
-        artifacts = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
-    facts = {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": plan.model_info.blocks}
-    files = save_artifacts(store, artifacts, facts)
-    control = plan.job.seed if plan.job.selection.control is not None else None
-    spec = ScoreSpec(store, plan.methods, artifacts, plan.job.selected_by, control, plan.max_tokens)
-    sums = score_shards(spec, plan.shards, progress.advance)
-    selection = select(plan.job, store, plan.shards, sums)
-    progress.finish()
-    seconds = time.monotonic() - began
-    timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
-    return artifacts, files, selection
-
-
-# --- emit ---------------------------------------------------------------------------------------------------------
-
-
-def _emit_spec(
-    plan: Plan, store: Store, key: str, captured: CaptureTotals, selection: Selection
-) -> tuple[EmitSpec, float]:
-    """The spec, and how much of the scores' order their bins preserve (0..1)."""
-    sums = selection.sums
-    bin_edges = rank_edges(sums.low, sums.high)
-    ranked = rank_histogram(store, plan.shards, plan.job.selected_by, bin_edges)
-    low, high = sums.low, max(sums.high, np.nextafter(np.float32(sums.low), np.float32(np.inf)))
-    spec = EmitSpec(
-        store=store,
-        options=plan.job.storage_options,
-        key=key,
-        schema=output_schema(plan.schema, captured.seen_schema()).serialize().to_pybytes(),
-        methods=tuple(plan.methods),
-        decided_by=plan.job.selected_by,
-        control=plan.job.selection.control,
-        threshold=selection.threshold,
-        scored=sums.count,
-        edges=np.linspace(float(low), float(high), HISTOGRAM_BINS + 1),
-        rank_edges=bin_edges,
-        score_ranks=midranks(ranked),
-        length_ranks=midranks(sums.lengths),
-        decile_edges=length_deciles(sums.lengths),
-    )
-    return spec, resolved_share(ranked) if sums.count > 1 else 1.0
-
-
-def _emit(plan: Plan, spec: EmitSpec, selection: Selection, cluster: Cluster, timings: Timings) -> EmitTotals:
-    totals = EmitTotals(HISTOGRAM_BINS)
-    cpus = min(1.0, cluster.cpus)
-    run_emit(
-        spec.store,
-        "emit",
-        spec.key,
-        plan.shards,
-        selection.quotas,
-        totals,
-        timings,
-        lambda shards, quotas, note: emit(spec, shards, quotas, cpus, note),
-    )
-    return totals
-
-
-def _schema_notes(captured: CaptureTotals) -> list[str]:
-    schema = captured.seen_schema()
-    mixed = conflicts(schema) if schema is not None else ()
-    return [
-        f"column {path} holds values of different types; in kept/ each is text (strings as they are, the rest as JSON)"
-        for path in mixed
-    ]

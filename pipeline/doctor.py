@@ -8,9 +8,9 @@ import shutil
 import sys
 import tempfile
 
-from tamis.pipeline.engine import ray_session
 from tamis.pipeline.errors import TamisError
 from tamis.pipeline.publish import versions
+from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.screens import size
 
 

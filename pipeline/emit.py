@@ -61,13 +61,16 @@ def emit(
     quotas: Sequence[int],
     task_cpus: float,
     on_set_aside: Callable[[SetAside], None] | None = None,
+    timeout: float | None = None,
 ) -> Generator[Receipt]:
     """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
 
-    on_set_aside: told of a shard whose workers all died; without it that is a ClusterError.
+    on_set_aside: told of a shard whose workers all died or hung; without it that is a ClusterError. timeout: seconds
+    without progress after which workers are taken for hung.
     """
     items = [(shard.to_json(), quota) for shard, quota in zip(shards, quotas, strict=True)]
-    for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus, on_lost=telling(on_set_aside, shards)):
+    lost = telling(on_set_aside, shards)
+    for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus, on_lost=lost, timeout=timeout):
         yield receipt
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote, quote_plus
 
 
 class TamisError(Exception):
@@ -87,8 +88,10 @@ _SHORTEST_SECRET = 6
 
 
 def redacted(text: str) -> str:
-    """`text` without the values of secrets in the environment, or of what a signed address carries."""
+    """`text` without the values of secrets in the environment, plain or as in a URL, or of what a signed address
+    carries."""
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
-            text = text.replace(value, "***")
+            for form in {value, quote(value), quote(value, safe=""), quote_plus(value)}:
+                text = text.replace(form, "***")
     return _SECRET_IN_TEXT.sub(r"\1***", text)

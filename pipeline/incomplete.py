@@ -24,8 +24,22 @@ def key_without(key: str, failed: Sequence[SetAside]) -> str:
     return key_of({"captured": key, "without": sorted(item.shard for item in failed)}) if failed else key
 
 
-def make_room(store: Store, key: str) -> None:
-    """Claim the output's folders for what is made under `key`; what was made from other shards there is removed."""
+def make_room(store: Store, key: str, failed: Sequence[SetAside], *, contested: bool) -> None:
+    """Claim the output's folders for what is made under `key`; what was made from other shards there is removed.
+
+    contested: another driver is at work there. It may lack nothing, so that what it makes must not give way to a
+    result without some shards: that is an IncompleteError.
+    """
+    if failed and contested:
+        raise IncompleteError(
+            "\n".join(
+                [
+                    "another tamis is at work on this output, so nothing is published without these shards:",
+                    *(f"  - {line}" for line in lines(failed)),
+                    "run the same command again when the other one has ended",
+                ]
+            )
+        )
     claim = store.read_json(_CLAIM) if store.exists(_CLAIM) else {"key": key}
     if claim.get("key") != key:
         for folder in WRITTEN:

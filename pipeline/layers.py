@@ -22,7 +22,7 @@ from tamis.operators.sensitivity import FACTORS, NEW_TOKENS
 from tamis.pipeline import layer_result, lease, receipts, run_folder
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
-from tamis.pipeline.engine import Cluster, Pool, ray_session, size_pool
+from tamis.pipeline.engine import Pool, size_pool
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.fit import read_features
 from tamis.pipeline.job import LayersJob
@@ -31,6 +31,7 @@ from tamis.pipeline.layer_result import Part
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.publish import versions
+from tamis.pipeline.ray_start import Cluster, ray_session
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.report import render_layers
 from tamis.pipeline.sensitivity import STAGE, all_cells, search, search_spec

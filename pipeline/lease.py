@@ -152,6 +152,8 @@ def _renew(store: Store, mine: Held) -> None:
             mine.lease = replace(mine.lease, beat=mine.lease.beat + 1)
             if not mine._ended.is_set():
                 _write(store, mine.lease)
+            if mine._ended.is_set():  # meanwhile, on a slow storage: what was written then is not to stay
+                _release(store, mine)
 
 
 def _release(store: Store, mine: Held) -> None:

@@ -6,30 +6,30 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from tamis.operators.conversation import Dialect, normalise
-from tamis.operators.forward import ModelInfo
 from tamis.operators.methods import METHODS, Larf, Method
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
-from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import plan_cache
 from tamis.pipeline.addresses import is_local_url, refuse_credentials, refuse_unshared
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.files import SourceFile, resolve
-from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
 from tamis.pipeline.hub_datasets import DatasetPart
 from tamis.pipeline.job import Job
-from tamis.pipeline.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
-from tamis.pipeline.model_checks import check_files, open_model
 from tamis.pipeline.models import ModelSource
-from tamis.pipeline.reference_sets import plan_references
+from tamis.pipeline.retrying import PATIENCE_SECONDS
 from tamis.pipeline.scanning import dialect_of, scan_files
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
+
+if TYPE_CHECKING:
+    from tamis.operators.architecture import ModelInfo
+    from tamis.operators.tokens import ChatTokenizer
+    from tamis.pipeline.layer_plan import LayerPlan
 
 _SAMPLED_FILES = 8
 
@@ -114,15 +114,29 @@ class Plan:
         return replace(self, methods=methods, requests=requests_of(methods, self.model_info))
 
 
-def make_plan(job: Job) -> Plan:
-    """Raises ConfigError or InputError with everything that is wrong, not only the first thing."""
+def find_inputs(job: Job) -> list[Scanned]:
+    """The files of the input, and where their rows lie. Raises ConfigError or InputError. Imports nothing large."""
     _keep_apart(job)
     part = DatasetPart(job.input.config, job.input.split, job.input.revision)
     found = resolve(job.input.path, job.input.format, job.storage_options, part)
     own = [file.name for file in found if _place(file.url).startswith(_place(job.output))]
     if own:
         raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
-    files = scan_files(found, job, plan_cache.load(job))
+    return scan_files(found, job, plan_cache.load(job))
+
+
+def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
+    """Raises ConfigError or InputError with everything that is wrong, not only the first thing.
+
+    inputs: what `find_inputs` has found for this job, if it was asked before.
+    """
+    files = find_inputs(job) if inputs is None else inputs
+    # With these come torch and transformers, for seconds.
+    from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
+    from tamis.pipeline.layer_plan import NO_TEMPLATE, layer_plan, longest_of
+    from tamis.pipeline.model_checks import check_files, open_model
+    from tamis.pipeline.reference_sets import plan_references
+
     methods = methods_of(job)
     model = open_model(job.model, job.storage_options)
     undecided = "larf" in methods and isinstance(job.larf.layer, str)
@@ -164,6 +178,7 @@ def make_plan(job: Job) -> Plan:
         layers = layer_plan(job, model, max_tokens, references, search=job.larf.layer == "auto")
     if not model.tokenizer.has_template:
         notes.append(NO_TEMPLATE)
+    notes.extend(short_timeout(job))
     fatal = _foresee_failure(job, estimate)
     notes.extend(fatal)
     if estimate.bad and not fatal:
@@ -304,6 +319,17 @@ def _check_amounts(job: Job, rows: int, info: ModelInfo) -> None:
         )
     if "saft" in job.method and job.saft.k > info.width:
         raise ConfigError(f"saft.k: {job.saft.k} directions where the representation has {info.width} dimensions")
+
+
+def short_timeout(job: Job) -> list[str]:
+    """A word, if a worker that waits for its storage could be taken for one that hangs."""
+    everything_local = all(map(is_local_url, [job.output, job.model.name, *job.input.path]))
+    if everything_local or job.worker_timeout > PATIENCE_SECONDS:
+        return []
+    return [
+        f"worker_timeout is {job.worker_timeout:g} s, but an outage of the storage is waited out for "
+        f"{PATIENCE_SECONDS:g}: a worker that waits for it may be taken for hung"
+    ]
 
 
 def _foresee_failure(job: Job, estimate: Estimate) -> list[str]:

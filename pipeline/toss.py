@@ -19,11 +19,13 @@ from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
 from tamis.pipeline.capture_stage import Captures, Timings, check_precision, run_capture
 from tamis.pipeline.emit_stage import run_emit
-from tamis.pipeline.engine import Cluster, Pool, ray_session, size_pool
+from tamis.pipeline.engine import Pool, size_pool
 from tamis.pipeline.fit import ARTIFACT
 from tamis.pipeline.identifiers import sample_ids
+from tamis.pipeline.lease import Held
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan, check_columns
+from tamis.pipeline.ray_start import Cluster, ray_session
 from tamis.pipeline.reference_models import Prepared, ReferenceModels, check_given
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
@@ -55,12 +57,14 @@ def train_references(plan: Plan, store: Store, address: str | None) -> list[Prep
         return [models.prepare(role) for role in LOSS_COLUMNS]
 
 
-def curate_tokens(plan: Plan, store: Store, address: str | None, timings: Timings, began: float) -> dict[str, Any]:
+def curate_tokens(
+    plan: Plan, store: Store, address: str | None, held: Held, timings: Timings, began: float
+) -> dict[str, Any]:
     """Run the plan to its end and return its manifest. Raises TamisError."""
     check_given(plan)
     with ray_session(address) as cluster:
         timings["ray_start"] = {"seconds": cluster.seconds_to_start}
-        run = _Run(plan, store, cluster, timings)
+        run = _Run(plan, store, cluster, held, timings)
         run.score()
         for number in range(1, _rounds(plan) + 1):
             if not run.add_round(number):
@@ -92,6 +96,7 @@ class _Run:
     plan: Plan
     store: Store
     cluster: Cluster
+    held: Held
     timings: Timings
     prepared: dict[str, Prepared] = field(default_factory=dict)
     rounds: list[Round] = field(default_factory=list)
@@ -231,7 +236,7 @@ class _Run:
     def emit(self, selection: TokenSelection) -> TokenTotals:
         plan = self.plan
         key = incomplete.key_without(self.key, plan.failed)
-        incomplete.make_room(self.store, key)
+        incomplete.make_room(self.store, key, plan.failed, contested=self.held.contested)
         spec = TokenEmitSpec(
             store=self.store,
             options=plan.job.storage_options,
@@ -251,7 +256,7 @@ class _Run:
             selection.quotas,
             totals,
             self.timings,
-            lambda shards, quotas, note: emit_tokens(spec, shards, quotas, cpus, note),
+            lambda shards, quotas, note: emit_tokens(spec, shards, quotas, cpus, note, plan.job.worker_timeout),
         )
         return totals
 

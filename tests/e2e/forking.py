@@ -63,8 +63,10 @@ _TOO_LONG = 1000
 def serve() -> None:
     import select
 
-    import tamis.pipeline.curate
-    import tamis.pipeline.screens  # noqa: F401
+    import tamis.pipeline.model_checks
+    import tamis.pipeline.samples
+    import tamis.pipeline.screens
+    import tamis.pipeline.toss  # noqa: F401
 
     assert "ray" not in sys.modules
     answers = os.fdopen(os.dup(1), "w")
@@ -90,7 +92,7 @@ def _command(order: Mapping[str, Any]) -> int:
         opened = os.open(name, os.O_RDWR | os.O_CREAT)
         os.dup2(opened, target)
         os.close(opened)
-    sys.stdin = open(0, closefd=False)  # the parent's has read ahead
+    sys.stdin = os.fdopen(0, closefd=False)  # the parent's has read ahead
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["env"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from tamis.operators.methods.protocol import tree_reduce
 from tamis.operators.problems import RowProblem
-from tamis.pipeline.engine import Cluster, Pool, fits, map_reduce, own_error, ray_session, refit, size_pool, stream
+from tamis.pipeline.engine import Pool, fits, map_reduce, own_error, refit, size_pool, stream
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
+from tamis.pipeline.ray_start import Cluster, ray_session
 
 
 def cluster(nodes: int, cpus: float, gpus: float = 0.0) -> Cluster:
@@ -309,11 +311,32 @@ def test_what_is_left_of_a_cluster(session: Cluster) -> None:
     assert refit(cluster(2, 4), before, None, "cpu", 1.0).workers == 1
 
 
-def test_a_cluster_that_does_not_answer_is_named_at_once() -> None:
-    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "), ray_session("127.0.0.1:1"):
-        pass
-
-
 def test_a_task_whose_worker_dies_is_done_again(session: Cluster, tmp_path: Path) -> None:
     assert dict(stream(_die, range(3), str(tmp_path), cpus=0.5)) == {0: 0, 1: 1, 2: 2}
     assert (tmp_path / "1").exists()
+
+
+def _hang_once(item: int, folder: str) -> int:
+    mark = Path(folder) / str(item)
+    if item == 1 and not mark.exists():
+        mark.touch()
+        time.sleep(600)
+    return item
+
+
+def _hang(item: int) -> int:
+    if item == 0:
+        time.sleep(600)
+    return item
+
+
+def test_a_task_that_hangs_is_done_again(session: Cluster, tmp_path: Path) -> None:
+    # Long enough for a worker to start on a busy machine.
+    assert dict(stream(_hang_once, range(5), str(tmp_path), cpus=1.0, timeout=15.0)) == {i: i for i in range(5)}
+
+
+def test_what_hangs_every_time_does_not_take_along_what_waits_behind_it(session: Cluster) -> None:
+    lost: dict[int, str] = {}
+    found = dict(stream(_hang, range(4), cpus=1.0, window=3, on_lost=lost.__setitem__, timeout=5.0))
+    assert found == {1: 1, 2: 2, 3: 3}
+    assert lost == {0: "no progress in 5 s, 3 times"}

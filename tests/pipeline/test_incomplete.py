@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,14 +41,24 @@ def test_a_complete_result_takes_the_place_of_an_incomplete_one(store: Store) ->
 def test_the_rows_of_another_cut_are_removed_first(store: Store) -> None:
     for name in ("kept/a", "dropped/a", "quarantine/a", "scores/a", "artifact/a", "_work/a"):
         store.write(name, b"")
-    incomplete.make_room(store, "k1")  # the first to write here
+    make_room = partial(incomplete.make_room, store, failed=FAILED[:1], contested=False)
+    make_room("k1")  # the first to write here
     assert len(store.list("")) == 6
-    incomplete.make_room(store, "k1")  # the same shards are missing: what there is goes on
+    make_room("k1")  # the same shards are missing: what there is goes on
     incomplete.write_manifest(store, FACTS, FAILED[:1], "k1")
-    incomplete.make_room(store, "k1")
+    make_room("k1")
     assert len(store.list("")) == 7
-    incomplete.make_room(store, "k2")
+    make_room("k2")
     assert store.list("") == ["_work", "artifact"]
+
+
+def test_nothing_of_another_driver_gives_way_to_an_incomplete_result(store: Store) -> None:
+    store.write("kept/a", b"")
+    incomplete.make_room(store, "k1", [], contested=True)
+    with pytest.raises(IncompleteError, match="another tamis is at work on this output") as caught:
+        incomplete.make_room(store, "k2", FAILED[:1], contested=True)
+    assert "  - a.jsonl rows 0 to 4: it died" in str(caught.value)
+    assert store.list("kept") == ["a"]
 
 
 def test_a_person_is_told_all_that_matters() -> None:

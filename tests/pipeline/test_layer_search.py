@@ -15,8 +15,9 @@ import pytest
 
 from tamis.operators.sensitivity import FACTORS, ScaledAnswers
 from tamis.pipeline import receipts, sensitivity
-from tamis.pipeline.engine import Pool, ray_session
+from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError
+from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.sensitivity import STAGE, Cell, Searcher, SearchSpec, all_cells, search
 from tamis.pipeline.store import Store
 

@@ -172,3 +172,23 @@ def test_a_storage_that_is_away_for_a_while_stops_nobody(store: Store, tmp_path:
 def test_renewals_are_frequent_enough_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert 2 * lease.RENEW_SECONDS < lease.WATCH_SECONDS
+
+
+def test_a_renewal_that_ends_after_the_driver_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a storage so slow that the driver does not wait for it any more."""
+    begun, go_on, write = threading.Event(), threading.Event(), lease._write
+
+    def slow(store: Store, written: lease.Lease) -> None:
+        if written.beat:
+            begun.set()
+            go_on.wait(30)
+        write(store, written)
+
+    monkeypatch.setattr(lease, "_write", slow)
+    monkeypatch.setattr(lease, "_LAST_WAIT_SECONDS", 0.0)
+    with lease.held(store):
+        assert begun.wait(30)
+    [renewing] = [thread for thread in threading.enumerate() if thread.name == "lease"]
+    go_on.set()
+    renewing.join(30)
+    assert lease.read(store) is None

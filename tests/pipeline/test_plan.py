@@ -14,6 +14,8 @@ from plan_jobs import Planner, larf, lines_of, rows_of
 
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.job import load_job
+from tamis.pipeline.plan import short_timeout
 
 
 @pytest.fixture
@@ -357,3 +359,10 @@ def test_types_that_differ_are_named(plan: Planner, folder: Path) -> None:
     with pytest.raises(InputError, match="do not share one schema") as caught:
         plan()
     assert caught.value.problems == ("1.parquet: column n is string, in the first file int64",)
+
+
+@pytest.mark.parametrize(("output", "timeout", "said"), [("s3://b/out", 60, 1), ("s3://b/out", 900, 0), ("out", 60, 0)])
+def test_a_timeout_shorter_than_an_outage(tiny_model: Path, output: str, timeout: float, said: int) -> None:
+    job = {"input": "data", "output": output, "model": str(tiny_model), "method": "saft", "worker_timeout": timeout}
+    warnings = short_timeout(load_job(None, job))
+    assert ["worker_timeout is 60 s" in warning for warning in warnings] == [True] * said

@@ -20,9 +20,10 @@ from safetensors.numpy import load
 from tamis.operators.losses import TokenLosses
 from tamis.operators.tokens import Tokenised
 from tamis.pipeline import reference_training
-from tamis.pipeline.engine import Pool, ray_session
+from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
 from tamis.pipeline.models import ModelSource
+from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.reference_rows import SCHEMA, read_rows, write_rows
 from tamis.pipeline.reference_training import reference_key, train_reference
 from tamis.pipeline.reference_worker import ReferenceSpec, run

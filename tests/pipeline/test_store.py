@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import fsspec
 import pyarrow as pa
@@ -276,3 +277,11 @@ def test_errors_as_one_line() -> None:
     assert error_text(KeyError()) == "KeyError"
     assert len(error_text(ValueError("x" * 1000))) == 200
     json.dumps(error_text(OSError("odd")))
+
+
+@pytest.mark.parametrize("form", ["{}", "https://h/x?k={}&b=1"])
+def test_secrets_of_the_environment_are_in_no_message(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    secret = "wJalr/XUtn+FEMI= K7"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    for shown in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret)):
+        assert error_text(ValueError(f"cannot open {form.format(shown)}")) == f"cannot open {form.format('***')}"

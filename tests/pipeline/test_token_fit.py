@@ -15,10 +15,10 @@ from token_shards import Samples, Scored, shard_of, write_losses, write_round, w
 
 from tamis.operators.selection import drop_count_of
 from tamis.pipeline import token_fit
-from tamis.pipeline.engine import Cluster, ray_session
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import load_job
 from tamis.pipeline.plan import make_plan
+from tamis.pipeline.ray_start import Cluster, ray_session
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_fit import (

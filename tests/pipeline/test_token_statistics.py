@@ -12,7 +12,7 @@ from token_shards import Scored, write_round, write_shards
 
 from tamis.operators.methods.toss_statistics import SHARE_BINS
 from tamis.pipeline import token_statistics as statistics
-from tamis.pipeline.engine import ray_session
+from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_fit import RiskSums, select_tokens

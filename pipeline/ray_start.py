@@ -1,0 +1,272 @@
+"""Ray for one command: joined, or started on this machine and stopped again.
+
+Ray takes seconds to start, most of which it waits, and so does the import of what a plan needs. So `ray_ahead` starts
+Ray in the background as soon as a command is known to need it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tamis.pipeline.errors import ClusterError, TamisError, error_text
+
+CONNECT_SECONDS = 10.0
+
+_LOCAL = "local"
+
+WORKER_ENVIRONMENT = {
+    # A worker downloads nothing but what models.fetch asks for, and prints no bars into logs.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Outside the main thread glibc maps large tensors anew each time, whatever operators/allocator.py asks of it,
+    # unless all threads share the main arena.
+    "MALLOC_ARENA_MAX": "1",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What Ray offers now. seconds_to_start: that the run has waited for it."""
+
+    address: str
+    nodes: int
+    cpus: float
+    gpus: float
+    seconds_to_start: float
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[Cluster]:
+    """Join the cluster at `address` (or RAY_ADDRESS), else start Ray on this machine; leave it as it was found.
+
+    Raises ClusterError when there is no such cluster or Ray does not start.
+    """
+    where = _where(address)
+    began = time.perf_counter()
+    if where == _LOCAL and _ahead is not None and not _ahead.stopped:
+        _ahead.wait()
+        try:
+            yield _cluster(where, began)
+        finally:
+            _ahead.stop()
+        return
+    _check_reachable(where)
+    with _native_stderr_aside():
+        _init(where)
+        try:
+            yield _cluster(where, began)
+        finally:
+            _shutdown()
+
+
+@contextmanager
+def ray_ahead(address: str | None, *, needed: bool = True) -> Iterator[None]:
+    """Where `ray_session(address)` will start Ray on this machine, it starts now; it is stopped at the end if nobody
+    asked for it. needed: False does nothing."""
+    global _ahead
+    if not needed or _ahead is not None or _where(address) != _LOCAL:
+        yield
+        return
+    import ray  # noqa: F401  (not in the other thread: two threads that import the same things may wait for each other)
+
+    with _native_stderr_aside():
+        _ahead = _Ahead()
+        try:
+            yield
+        finally:
+            _ahead.stop()
+            _ahead = None
+
+
+class _Ahead:
+    """Ray's start, in a thread of its own, which lasts as long as Ray does: Linux ends what a thread has started when
+    that thread ends, if asked to, and Ray asks for it."""
+
+    def __init__(self) -> None:
+        self._ready, self._over = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="ray", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            _init(_LOCAL)
+        except BaseException as error:
+            self._error = error
+        self._ready.set()
+        self._over.wait()
+
+    def wait(self) -> None:
+        """Return when Ray is up; ClusterError if it does not start."""
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+        if threading.current_thread() is threading.main_thread():
+            # As Ray does where it is started in this thread: what is to be tidied up then is.
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+    @property
+    def stopped(self) -> bool:
+        return self._over.is_set()
+
+    def stop(self) -> None:
+        """Stop Ray, unless it is stopped already."""
+        if not self.stopped:
+            self._ready.wait()
+            _shutdown()
+            self._over.set()
+            self._thread.join()
+
+
+_ahead: _Ahead | None = None
+"""Ray is one for a process, and so is this."""
+
+
+def _where(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or _LOCAL
+
+
+def _check_reachable(where: str) -> None:
+    """Ray itself waits for minutes for a cluster that is not there. ClusterError within seconds."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", where)
+    if match is None:
+        return
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {where} ({error_text(error)}); check --address or RAY_ADDRESS, or leave both "
+            "out to start Ray on this machine"
+        ) from None
+
+
+@contextmanager
+def _native_stderr_aside() -> Iterator[None]:
+    """Ray's C++ side writes to file descriptor 2, over the progress line. While Ray runs, send that to a log in the
+    temporary folder and give Python's own stderr the terminal. The file stays only if Ray or tamis itself failed."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    log = tempfile.NamedTemporaryFile(prefix="tamis-ray-", suffix=".log", delete=False)  # noqa: SIM115
+    os.dup2(log.fileno(), 2)
+    python_stderr, ours = sys.stderr, os.fdopen(os.dup(terminal), "w", buffering=1)
+    sys.stderr = ours
+    keep_log = True
+    try:
+        yield
+        keep_log = False
+    except TamisError as error:
+        keep_log = isinstance(error, ClusterError)
+        raise
+    finally:
+        if not keep_log:
+            os.unlink(log.name)
+        if sys.stderr is ours:  # else someone (a notebook, a test runner) has put another in its place
+            sys.stderr = python_stderr
+        ours.close()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        log.close()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _init(where: str) -> None:
+    """Start or join Ray. ClusterError if that fails."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    import ray
+
+    local = where == _LOCAL
+    try:
+        # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
+        with _environment(WORKER_ENVIRONMENT if local else {}):
+            ray.init(
+                address=where,
+                include_dashboard=False if local else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=None if local else {"env_vars": WORKER_ENVIRONMENT},
+            )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError) as error:
+        what = "Ray did not start on this machine" if local else f"no Ray cluster answers at {where}"
+        advice = "see `tamis doctor`"
+        if not local and "RAY_AUTH_MODE" not in os.environ:
+            # Ray joins without its token unless told so, and then speaks of a failed connection only.
+            advice = "if it asks for a token, as Ray's clusters do by default, set RAY_AUTH_MODE=token and try again"
+        raise ClusterError(f"{what} ({first_line(error)}); {advice}") from None
+
+
+def _cluster(where: str, began: float) -> Cluster:
+    import ray
+
+    _messages_to_log()
+    _quiet_ray_data()
+    resources = ray.cluster_resources()
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    seconds = time.perf_counter() - began
+    return Cluster(where, nodes, resources.get("CPU", 0.0), resources.get("GPU", 0.0), seconds)
+
+
+def _shutdown() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _messages_to_log() -> None:
+    """Ray prints what it has to say of dead workers among the results, on stdout, and has no switch for it. What a
+    person needs to know of them is in our own messages; the rest goes where Ray's C++ side writes."""
+    from ray._private import worker
+
+    def to_log(message: Mapping[str, Any], **_: Any) -> None:
+        text = "\n".join(str(line) for line in message.get("lines", ()))
+        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+
+    worker.print_to_stdstream = to_log
+
+
+def _quiet_ray_data() -> None:
+    """Our progress line is the only one; a job log is no place for Ray's bars."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    # A shard must stay one block from end to end; its size is bounded by the plan.
+    context.target_max_block_size = None
+    # Errors are ours to tell: it would print tracebacks of its own.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,174 @@
+"""LARF and SAFT, from top to bottom: LARF's layer, the vectors, the fit, the output.
+
+Every stage skips what an earlier, interrupted run of the same job has done, so resuming is running again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tamis.operators.lengths import length_deciles
+from tamis.operators.methods.protocol import CORPUS, Artifact
+from tamis.operators.schema import conflicts
+from tamis.operators.spearman import midranks, rank_edges, resolved_share
+from tamis.pipeline import incomplete, layers, run_folder
+from tamis.pipeline.capture_stage import Timings, run_capture
+from tamis.pipeline.emit import EmitSpec, emit
+from tamis.pipeline.emit_stage import run_emit
+from tamis.pipeline.fit import (
+    ScoreSpec,
+    Selection,
+    fit_methods,
+    load_artifacts,
+    rank_histogram,
+    save_artifacts,
+    score_shards,
+    select,
+)
+from tamis.pipeline.lease import Held
+from tamis.pipeline.originals import output_schema
+from tamis.pipeline.plan import Plan
+from tamis.pipeline.progress import Progress
+from tamis.pipeline.publish import publish
+from tamis.pipeline.ray_start import Cluster, ray_session
+from tamis.pipeline.sources import Shard
+from tamis.pipeline.store import Store
+from tamis.pipeline.totals import CaptureTotals, EmitTotals
+
+HISTOGRAM_BINS = 80
+RESOLVED_ENOUGH = 0.95
+
+
+def curate_samples(
+    plan: Plan, store: Store, address: str | None, held: Held, timings: Timings, began: float
+) -> dict[str, Any]:
+    """Run the plan to its end and return its manifest. Raises TamisError."""
+    with ray_session(address) as cluster:
+        timings["ray_start"] = {"seconds": cluster.seconds_to_start}
+        plan = _choose_layer(plan, store, cluster, timings)
+        # What is captured depends on the block, wherever it comes from.
+        key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
+        captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
+        plan = plan.without(captured.failed)
+        if not plan.shards:
+            incomplete.refuse(plan.failed)
+        if plan.failed and (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
+            return theirs  # of another driver, to which nothing was lost
+        key = incomplete.key_without(key, captured.failed)
+        incomplete.make_room(store, key, plan.failed, contested=held.contested)
+        artifacts, artifact_files, selection = _fit(plan, store, key, timings)
+        spec, resolved = _emit_spec(plan, store, key, captured, selection)
+        emitted = _emit(plan, spec, selection, cluster, timings)
+
+    if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
+        return theirs
+    timings["total"] = {"seconds": time.monotonic() - began}
+    notes = [*plan.warnings, *_schema_notes(captured)]
+    if resolved < RESOLVED_ENOUGH:
+        notes.append(f"the scores lie so close together that ranks and quantiles are rough ({resolved:.0%} resolved)")
+    searched = layers.beside(store, plan)
+    if searched is not None:
+        artifact_files += layers.publish(store, searched)
+        notes += searched["warnings"] if plan.layers is not None else []
+    return publish(store, plan, artifacts, artifact_files, selection, spec, captured, emitted, timings, notes, searched)
+
+
+# --- LARF's layer -------------------------------------------------------------------------------------------------
+
+
+def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) -> Plan:
+    if plan.layers is None or not plan.unsettled:
+        return plan
+    began = time.monotonic()
+    found = layers.find(store, plan.layers, cluster)
+    if layers.known(store, plan.layers) is None:  # another driver's search stands in its manifest
+        layers.publish(store, found)
+    timings["layers"] = {"seconds": time.monotonic() - began}
+    return layers.settled(store, plan)
+
+
+# --- fit ----------------------------------------------------------------------------------------------------------
+
+
+def _fit(
+    plan: Plan, store: Store, key: str, timings: Timings
+) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection]:
+    began = time.monotonic()
+    sources: dict[str, Sequence[Shard]] = {CORPUS: plan.shards}
+    for role in {shard.role for shard in plan.reference_shards}:
+        sources[role] = [shard for shard in plan.reference_shards if shard.role == role]
+    steps = sum(len(sources[source]) for method in plan.methods.values() for source in method.sources() or (CORPUS,))
+    # An interrupted run's artifact is used again: part of its output was written with it.
+    artifacts = load_artifacts(store, key)
+    progress = Progress("fit", len(plan.shards) + (steps if artifacts is None else 0), unit="shards")
+    if artifacts is None:
+        artifacts = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
+    facts = {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": plan.model_info.blocks}
+    files = save_artifacts(store, artifacts, facts)
+    control = plan.job.seed if plan.job.selection.control is not None else None
+    spec = ScoreSpec(store, plan.methods, artifacts, plan.job.selected_by, control, plan.max_tokens)
+    sums = score_shards(spec, plan.shards, progress.advance)
+    selection = select(plan.job, store, plan.shards, sums)
+    progress.finish()
+    seconds = time.monotonic() - began
+    timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
+    return artifacts, files, selection
+
+
+# --- emit ---------------------------------------------------------------------------------------------------------
+
+
+def _emit_spec(
+    plan: Plan, store: Store, key: str, captured: CaptureTotals, selection: Selection
+) -> tuple[EmitSpec, float]:
+    """The spec, and how much of the scores' order their bins preserve (0..1)."""
+    sums = selection.sums
+    bin_edges = rank_edges(sums.low, sums.high)
+    ranked = rank_histogram(store, plan.shards, plan.job.selected_by, bin_edges)
+    low, high = sums.low, max(sums.high, np.nextafter(np.float32(sums.low), np.float32(np.inf)))
+    spec = EmitSpec(
+        store=store,
+        options=plan.job.storage_options,
+        key=key,
+        schema=output_schema(plan.schema, captured.seen_schema()).serialize().to_pybytes(),
+        methods=tuple(plan.methods),
+        decided_by=plan.job.selected_by,
+        control=plan.job.selection.control,
+        threshold=selection.threshold,
+        scored=sums.count,
+        edges=np.linspace(float(low), float(high), HISTOGRAM_BINS + 1),
+        rank_edges=bin_edges,
+        score_ranks=midranks(ranked),
+        length_ranks=midranks(sums.lengths),
+        decile_edges=length_deciles(sums.lengths),
+    )
+    return spec, resolved_share(ranked) if sums.count > 1 else 1.0
+
+
+def _emit(plan: Plan, spec: EmitSpec, selection: Selection, cluster: Cluster, timings: Timings) -> EmitTotals:
+    totals = EmitTotals(HISTOGRAM_BINS)
+    cpus = min(1.0, cluster.cpus)
+    run_emit(
+        spec.store,
+        "emit",
+        spec.key,
+        plan.shards,
+        selection.quotas,
+        totals,
+        timings,
+        lambda shards, quotas, note: emit(spec, shards, quotas, cpus, note, plan.job.worker_timeout),
+    )
+    return totals
+
+
+def _schema_notes(captured: CaptureTotals) -> list[str]:
+    schema = captured.seen_schema()
+    mixed = conflicts(schema) if schema is not None else ()
+    return [
+        f"column {path} holds values of different types; in kept/ each is text (strings as they are, the rest as JSON)"
+        for path in mixed
+    ]

@@ -1,0 +1,88 @@
+"""Ray for one command: joined, started, or started ahead; and what must not be imported before that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tamis.pipeline.errors import ClusterError
+from tamis.pipeline.ray_start import ray_session
+
+
+def run(program: str) -> str:
+    """What `program` prints. Ray is one for a process, so each has one of its own."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_cluster_that_does_not_answer_is_named_at_once() -> None:
+    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "), ray_session("127.0.0.1:1"):
+        pass
+
+
+def test_a_session_takes_the_ray_that_was_started_ahead() -> None:
+    printed = run(
+        """
+import os, signal
+os.environ.pop("RAY_ADDRESS", None)
+import psutil, ray
+from tamis.pipeline.ray_start import ray_ahead, ray_session
+
+with ray_ahead(None):
+    with ray_session(None) as cluster:
+        raylets = [child for child in psutil.Process().children(recursive=True) if child.name() == "raylet"]
+        print(len(raylets), cluster.nodes, ray.get(ray.remote(lambda: 6 * 7).remote()))
+        print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+    print(ray.is_initialized(), len(psutil.wait_procs(raylets, timeout=30)[1]))
+    with ray_session(None) as cluster:  # one after another, as a session that was not started ahead
+        print(ray.is_initialized())
+print(ray.is_initialized())
+"""
+    )
+    assert printed.split() == ["1", "1", "42", "False", "False", "0", "True", "False"]
+
+
+def test_a_ray_that_nobody_asked_for_is_stopped() -> None:
+    printed = run(
+        """
+import os
+os.environ.pop("RAY_ADDRESS", None)
+import psutil, ray
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.ray_start import ray_ahead
+
+try:
+    with ray_ahead(None):
+        raise ConfigError("the model cannot be used")
+except ConfigError as error:
+    print(error)
+print(ray.is_initialized(), [child.name() for child in psutil.Process().children(recursive=True)])
+"""
+    )
+    assert printed == "the model cannot be used\nFalse []\n"
+
+
+@pytest.mark.parametrize("arguments", ["None, needed=False", "'127.0.0.1:1'", "None"])
+def test_nothing_is_started_ahead_where_it_is_not_needed(arguments: str) -> None:
+    printed = run(
+        f"""
+import os, sys
+os.environ["RAY_ADDRESS"] = "127.0.0.1:1" if {arguments == "None"} else ""
+from tamis.pipeline.ray_start import ray_ahead
+
+with ray_ahead({arguments}):
+    print("ray" in sys.modules)
+"""
+    )
+    assert printed == "False\n"
+
+
+def test_what_a_job_and_its_input_need_is_imported_in_no_time() -> None:
+    """A mistake in them is answered at once; torch and Ray take seconds."""
+    printed = run(
+        "import sys, tamis.pipeline.curate; print({'torch', 'ray', 'transformers', 'datasets'} & set(sys.modules))"
+    )
+    assert printed == "set()\n"
