@@ -25,7 +25,7 @@ TESTS = {
     ],
     "a node is lost": [CHAOS],
     "the cluster does not answer, or dies": [
-        "pipeline/test_engine.py::test_a_cluster_that_does_not_answer_is_named_at_once"
+        "pipeline/test_ray_start.py::test_a_cluster_that_does_not_answer_is_named_at_once"
     ],
     "the store throttles, fails with 5xx, resets, stalls or cuts off a body": [
         "e2e/test_object_store.py::test_it_ends_well_and_whole",
