@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -141,10 +141,10 @@ class Renderer:
         (first, last), (start, stop) = _core(content), core
         # other characters than the content's own beside the core: the template has trimmed it
         if first and text.endswith(content[first - 1], 0, start):
-            kept = (self._place(messages, number, offset, text) for offset in _edge(0, first))
+            kept = (self._place(messages, number, offset, text) for offset in _edge(content, 0, first))
             start = next((place for place in kept if place is not None), start)
         if last < len(content) and text.startswith(content[last], stop):
-            kept = (self._place(messages, number, offset, text) for offset in _edge(len(content), last))
+            kept = (self._place(messages, number, offset, text) for offset in _edge(content, len(content), last))
             stop = next((place for place in kept if place is not None), stop)
         return start, stop
 
@@ -227,17 +227,23 @@ def _core(content: str) -> Span:
     return start, max(start, len(content.rstrip()))
 
 
-def _edge(outer: int, core: int) -> Iterator[int]:
-    """Offsets from the outer end of a content to its core: templates trim all of the white space, or some."""
+def _edge(content: str, outer: int, core: int) -> Iterator[int]:
+    """Offsets from the outer end of a content to its core, at which a template may cut the white space between: all of
+    it, the characters of one kind or several (which end where another kind first comes), or the first one or two."""
     step = 1 if core > outer else -1
-    near = range(outer, core, step)[:3]
-    return chain(near, (core,))
+    seen: set[str] = set()
+    for count, offset in enumerate(range(outer, core, step)):
+        character = content[offset if step > 0 else offset - 1]
+        if count < 3 or character not in seen:
+            yield offset
+        seen.add(character)
+    yield core
 
 
 def _starts(content: str) -> Iterator[Span]:
     """Where an answer may start in the text: at the content, at its reasoning, after its reasoning."""
     core, end = _core(content)
-    yield from ((offset, offset) for offset in _edge(0, core))
+    yield from ((offset, offset) for offset in _edge(content, 0, core))
     if "</think>" in content:
         close = content.index("</think>")
         opened = content.rfind("<think>", 0, close)
@@ -246,7 +252,7 @@ def _starts(content: str) -> Iterator[Span]:
             reasoning += _core(content[reasoning:])[0]
             yield reasoning, reasoning
         spoken = content.rindex("</think>") + len("</think>")
-        yield from ((offset, offset) for offset in _edge(spoken, spoken + _core(content[spoken:])[0]))
+        yield from ((offset, offset) for offset in _edge(content, spoken, spoken + _core(content[spoken:])[0]))
     # a template that looks at how a content begins: a mark further in
     yield from ((core, core + inner) for inner in (1, 2, 4, 8, 16, 32) if core + inner <= end)
 
@@ -254,7 +260,7 @@ def _starts(content: str) -> Iterator[Span]:
 def _stops(content: str) -> Iterator[Span]:
     """Where an answer may end in the rendered text."""
     start, core = _core(content)
-    yield from ((offset, offset) for offset in _edge(len(content), core))
+    yield from ((offset, offset) for offset in _edge(content, len(content), core))
     yield from ((core, core - inner) for inner in (1, 2, 4, 8, 16, 32) if core - inner >= start)
 
 

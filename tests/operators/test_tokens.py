@@ -17,7 +17,7 @@ from chats import (
     sentencepiece,
     spans_by_hand,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -70,6 +70,8 @@ def _length(tokenizer: PreTrainedTokenizerFast, token: int) -> int:
 @pytest.mark.parametrize("name", [*TEMPLATES, "plain"])
 @settings(deadline=None, max_examples=50)
 @given(messages=conversations)
+@example(messages=chat("", "\n\n\n\n Sure, here"))  # a template that takes the line ends away and leaves the space
+@example(messages=chat("", "\n \n\tSure \t\n\n\n"))
 def test_spans_are_the_tokens_that_share_bytes_with_the_answers(name: str, messages: list[dict[str, str]]) -> None:
     fast = byte_level()
     result = encode(chat_tokenizer("byte_level", name), messages)
