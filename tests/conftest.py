@@ -41,8 +41,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Like tiny_model, of 6 blocks and width 384: slow enough to be caught half way."""
-    return save_model(tmp_path_factory.mktemp("slow_model"), blocks=6, width=384)
+    """Like tiny_model, of 6 blocks and width 160: slow enough to be caught half way."""
+    return save_model(tmp_path_factory.mktemp("slow_model"), blocks=6, width=160)
 
 
 @pytest.fixture(scope="session")

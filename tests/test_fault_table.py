@@ -17,7 +17,10 @@ TESTS = {
         CHAOS,
     ],
     "a worker process dies": [SET_ASIDE, CHAOS],
-    "a worker hangs for `worker_timeout` seconds (1,800)": [SET_ASIDE],
+    "a worker hangs for `worker_timeout` seconds (1,800) at a shard": [
+        SET_ASIDE,
+        "pipeline/test_engine.py::test_a_task_that_hangs_is_done_again",
+    ],
     "one shard kills three workers, or makes one raise an error": [
         SET_ASIDE,
         "pipeline/test_faults.py::test_only_what_was_set_aside_is_captured_again",

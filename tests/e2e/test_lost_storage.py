@@ -49,7 +49,7 @@ class Job:
 
 @pytest.fixture
 def job(tmp_path: Path, slow_model: Path, ray_address: str) -> Job:
-    rows = [{**row, "output": f"{row['output']} " * 12} for row in alpaca_rows(ROWS, seed=5)]
+    rows = [{**row, "output": f"{row['output']} " * 6} for row in alpaca_rows(ROWS, seed=5)]
     write_jsonl(tmp_path / "data.jsonl", rows)
     return Job(tmp_path, slow_model, ray_address)
 
