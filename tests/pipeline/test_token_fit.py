@@ -17,6 +17,7 @@ from tamis.operators.selection import drop_count_of
 from tamis.pipeline import token_fit
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import load_job
+from tamis.pipeline.lease import held
 from tamis.pipeline.plan import make_plan
 from tamis.pipeline.ray_start import Cluster, ray_session
 from tamis.pipeline.sources import Shard
@@ -251,8 +252,10 @@ def test_every_round_of_a_run_can_be_written_as_json(
     [shard] = plan.shards
     write_losses(store, shard, samples)
     write_round(store, shard, samples, 1)
-    run = _Run(plan, store, Cluster(ray_address, 1, 2.0, 0.0, 0.0), {}, rounds=[Round(0, None), Round(1, 2)])
-    selection = run.select()
+    cluster = Cluster(ray_address, 1, 2.0, 0.0, 0.0)
+    with held(store) as lease:
+        run = _Run(plan, store, cluster, lease, {}, rounds=[Round(0, None), Round(1, 2)])
+        selection = run.select()
     assert [round.cut for round in run.rounds] == [cut, cut] == [selection.cut.shown] * 2
     json.dumps([asdict(round) for round in run.rounds], allow_nan=False)
 
