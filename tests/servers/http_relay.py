@@ -87,6 +87,6 @@ async def relay_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
 def reset(writer: asyncio.StreamWriter) -> None:
     """Close at once, so that the other side sees RST and not an end."""
     raw = writer.get_extra_info("socket")
-    if raw is not None:
+    if raw is not None and raw.fileno() >= 0:  # else the client, killed, was quicker
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
