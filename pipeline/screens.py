@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from tamis.pipeline.job import Job
-from tamis.pipeline.layer_plan import LayerPlan
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.report import text
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
 from tamis.pipeline.run_folder import LAYERS, LAYERS_PAGE
 from tamis.pipeline.screen_parts import counts_table, rates
-from tamis.pipeline.sensitivity import all_cells
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_screens import show_token_outcome
+
+if TYPE_CHECKING:
+    from tamis.pipeline.layer_plan import LayerPlan
 
 _SHOWN_FILES = 20
 
@@ -107,6 +108,8 @@ def _search_size(plan: LayerPlan) -> str:
     ratios = f"Fisher ratios of {blocks} blocks on {rows['unsafe']} unsafe and {rows['safe']} safe references"
     if plan.prompts is None:
         return ratios
+    from tamis.pipeline.sensitivity import all_cells  # with a plan, torch is imported; without one it would be for this
+
     count = len(plan.prompts.texts)
     return f"search in {len(all_cells(blocks)):,} cells of {count:,} prompts ({plan.prompts.name}), and {ratios}"
 
