@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
+from tamis.pipeline.retrying import WORKER
 
 CONNECT_SECONDS = 10.0
 
 _LOCAL = "local"
 
 WORKER_ENVIRONMENT = {
+    WORKER: "1",
     # A worker downloads nothing but what models.fetch asks for, and prints no bars into logs.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

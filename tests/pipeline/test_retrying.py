@@ -14,6 +14,7 @@ from s3fs.errors import translate_boto_error
 
 from tamis.pipeline import retrying as module
 from tamis.pipeline.errors import ConfigError, InputError, StorageError
+from tamis.pipeline.ray_start import WORKER_ENVIRONMENT
 from tamis.pipeline.retrying import ShortRead, is_transient, retrying
 
 
@@ -125,6 +126,16 @@ def test_an_address_that_never_answered_is_given_up_sooner(
     # A refusal with a status is an answer.
     pauses.clear()
     assert retrying(failing(*[azure_error(503)] * 15), "abfs://c/k") == "done"
+
+
+def test_a_worker_has_patience_from_the_start(pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that starts in an outage: its driver has reached the storage before."""
+    monkeypatch.setattr(module, "_reached", set())
+    monkeypatch.setenv(module.WORKER, WORKER_ENVIRONMENT[module.WORKER])
+    refused = botocore.exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+    with pytest.raises(StorageError):
+        retrying(failing(*[refused] * 1000), "gs://b/k")
+    assert sum(pauses) >= module.PATIENCE_SECONDS - 20
 
 
 def test_no_credentials_is_a_matter_of_configuration() -> None:
