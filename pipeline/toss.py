@@ -91,7 +91,8 @@ def _pool(plan: Plan, cluster: Cluster) -> Pool:
 
 @dataclass
 class _Run:
-    """What a run knows so far. prepared: the reference models by name. key: of the losses of the latest round."""
+    """What a run knows so far. held: its lease. prepared: the reference models by name. key: of the losses of the
+    latest round."""
 
     plan: Plan
     store: Store

@@ -29,7 +29,9 @@ class Forks:
         self._parent: subprocess.Popen[str] | None = None
 
     def fits(self, env: Mapping[str, str]) -> bool:
-        """Whether a command with this environment finds all that it reads of it."""
+        """Whether a command with this environment finds all that it reads of it, and this system can wait for one."""
+        if not hasattr(os, "pidfd_open"):  # Linux alone has it
+            return False
         names = {name for name in {*env, *os.environ} if name.startswith(READ_AT_IMPORT)}
         return all(env.get(name) == os.environ.get(name) for name in names)
 

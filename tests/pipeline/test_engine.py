@@ -337,6 +337,7 @@ def test_a_task_that_hangs_is_done_again(session: Cluster, tmp_path: Path) -> No
 
 def test_what_hangs_every_time_does_not_take_along_what_waits_behind_it(session: Cluster) -> None:
     lost: dict[int, str] = {}
-    found = dict(stream(_hang, range(4), cpus=1.0, window=3, on_lost=lost.__setitem__, timeout=5.0))
+    # The killed workers are started anew each time, also on a busy machine.
+    found = dict(stream(_hang, range(4), cpus=1.0, window=3, on_lost=lost.__setitem__, timeout=10.0))
     assert found == {1: 1, 2: 2, 3: 3}
-    assert lost == {0: "no progress in 5 s, 3 times"}
+    assert lost == {0: "no progress in 10 s, 3 times"}

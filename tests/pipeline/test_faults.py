@@ -23,8 +23,10 @@ from tamis.pipeline.capture import Forward
 from tamis.pipeline.curate import curate
 from tamis.pipeline.errors import ClusterError, ConfigError, IncompleteError, InputError
 from tamis.pipeline.job import Job, load_job
+from tamis.pipeline.lease import held
 from tamis.pipeline.model_worker import TokenRows
 from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST
+from tamis.pipeline.store import Store
 
 
 class Faulty(Forward):
@@ -147,6 +149,15 @@ def test_only_what_was_set_aside_is_captured_again(bench: Bench) -> None:
     after = {path.name: path.stat().st_mtime_ns for path in work.iterdir()}
     assert len(after) == 6
     assert {name: after[name] for name in before} == before
+
+
+def test_beside_another_driver_nothing_incomplete_is_published(bench: Bench) -> None:
+    """The other one may lack nothing."""
+    bench.harm(rows6="raises")
+    with held(Store(str(bench.folder / "out"))), pytest.raises(IncompleteError, match="another tamis is at work"):
+        curate(bench.job(), bench.address, force=True)
+    assert not (bench.folder / "out" / INCOMPLETE).exists()
+    assert not (bench.folder / "out/kept").exists()
 
 
 def test_where_every_shard_fails_the_fault_is_not_theirs(bench: Bench) -> None:
