@@ -237,7 +237,11 @@ def _messages(queue: Any, running: Future[None]) -> Iterator[dict[str, Any]]:
 
 
 class _Shown:
-    """The progress line. A run that was started again repeats the steps since its checkpoint; they count once."""
+    """The progress line. A run that was started again repeats the steps since its checkpoint; they count once.
+
+    A killed worker may take the word of its last steps with it, and they may lie before its checkpoint; so what is
+    counted is how far a step is from the last one that was told of.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -252,8 +256,8 @@ class _Shown:
             self._progress = Progress(f"train {self._name}", message["steps"], unit="steps", skipped=self._step)
         if "point" in message and self._progress is not None and message["point"]["step"] > self._step:
             point = message["point"]
-            self._step = point["step"]
-            self._progress.advance(1, point["tokens"], note=f"loss {point['loss']:.3f}")
+            steps, self._step = point["step"] - self._step, point["step"]
+            self._progress.advance(steps, point["tokens"], note=f"loss {point['loss']:.3f}")
 
     def finish(self) -> None:
         if self._progress is not None:

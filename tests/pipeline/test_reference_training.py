@@ -265,6 +265,16 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
     assert "240 / 240 steps" in capfd.readouterr().err
 
 
+def test_steps_are_counted_once_and_none_is_forgotten(capfd: pytest.CaptureFixture[str]) -> None:
+    shown = reference_training._Shown("utility")
+    for begins, told in ((0, [1, 2, 3]), (2, [3]), (4, [5, 6])):  # step 4 was in a checkpoint, its word was lost
+        shown.take({"begins": begins, "steps": 6})
+        for step in told:
+            shown.take({"point": {"step": step, "tokens": 10, "loss": 1.0}})
+    shown.finish()
+    assert "6 / 6 steps 100%" in capfd.readouterr().err
+
+
 def workers_of(folder: Path) -> list[psutil.Process]:
     """Ray Train's workers of the tests' own cluster, whose files lie in `folder`, and of no other on this machine."""
     found = []
