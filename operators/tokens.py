@@ -13,12 +13,10 @@ import hashlib
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -27,6 +25,7 @@ from tamis.operators.conversation import Message
 from tamis.operators.problems import RowProblem
 from tamis.operators.rendering import FIXED_DATE, PLAIN_TEMPLATE, Renderer, Span
 from tamis.operators.spelling import pieces
+from tamis.operators.tokenised import Tokenised
 
 Overlong = Literal["quarantine", "keep_end", "keep_start"]
 
@@ -35,26 +34,6 @@ MOST_BYTES = 4 << 20
 
 _AROUND = 16
 _BATCH_CHARACTERS = 1_000_000  # of text per call of the tokenizer: its answers take some 50 bytes a character
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    """input_ids: int32 (T,).
-    responses: half-open token ranges of the answers, in order; answers of which truncation or
-        the template has left nothing are not among them. The last one is the final answer, never empty.
-    truncated: whether tokens were cut off.
-    prompt_cut: whether all of the final answer's prompt was cut off, so that the token before the answer
-        (a BOS, or the answer's own beginning) is not the last token of its prompt.
-    """
-
-    input_ids: npt.NDArray[np.int32]
-    responses: tuple[Span, ...]
-    truncated: bool
-    prompt_cut: bool = False
-
-    @property
-    def final(self) -> Span:
-        return self.responses[-1]
 
 
 class ChatTokenizer:

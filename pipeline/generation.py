@@ -109,7 +109,7 @@ def _graph(spec: CaptureSpec, shards: Sequence[Shard], pool: Pool, worker: type[
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=pool.task_cpus,
-                compute=TaskPoolStrategy(),
+                compute=TaskPoolStrategy(pool.readers),
                 max_retries=ACTOR_RESTARTS,
             )
             .map_batches(

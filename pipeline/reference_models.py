@@ -14,7 +14,8 @@ import torch
 
 from tamis.operators.adapters import Adapters
 from tamis.operators.architecture import describe_model, plan_full, read_config
-from tamis.operators.tokens import ChatTokenizer, Tokenised
+from tamis.operators.tokenised import Tokenised
+from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import run_folder
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ConfigError, InputError, error_text

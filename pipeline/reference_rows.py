@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tamis.operators.tokens import Tokenised
+from tamis.operators.tokenised import Tokenised
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.store import Store, Written
 

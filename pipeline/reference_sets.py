@@ -8,7 +8,8 @@ from dataclasses import replace
 from tamis.operators.conversation import Dialect, Message, normalise
 from tamis.operators.methods import Method
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens import ChatTokenizer, Tokenised
+from tamis.operators.tokenised import Tokenised
+from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import resolve
 from tamis.pipeline.job import Job, LayersJob

@@ -1,32 +1,27 @@
-"""Train a reference model on Ray Train: data parallel over the pool's workers, resumed from our own checkpoints.
+"""Train a reference model: data parallel over the pool's workers, resumed from our own checkpoints.
 
-The numbers are the operators' (operators/sft.py); Ray Train starts the processes and connects them. Of its own
-checkpoints, retries and reports nothing is used: a checkpoint is two files in the output's work folder, and a group of
-workers that dies is started again here, where an error of ours can be told from a death.
+The numbers are the operators' (operators/sft.py); reference_group.py starts the processes. A checkpoint is two files in
+the output's work folder, and workers of which one dies are started again here, where they go on from it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from tamis.operators.recipe import Recipe
-from tamis.operators.tokens import Tokenised
-from tamis.pipeline.engine import Pool, own_error
+from tamis.operators.tokenised import Tokenised
+from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.models import ModelSource
 from tamis.pipeline.progress import Progress
+from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import rows_digest, write_rows
-from tamis.pipeline.reference_worker import REFERENCES, ReferenceSpec, train_loop
+from tamis.pipeline.reference_worker import REFERENCES, ReferenceSpec
 from tamis.pipeline.settings import ModelSpec, TrainingSpec
 from tamis.pipeline.store import Store, Written
 
@@ -36,11 +31,6 @@ TRAINING = "training.json"
 
 RESTARTS = 3
 """How often a group of workers is started again when one of them died. Errors that code raised are not retried."""
-
-START_ATTEMPTS = 10
-"""How often Ray Train waits, a minute each time, for the cluster to have room for the workers."""
-
-_LISTEN_SECONDS = 0.2
 
 
 def reference_key(fingerprint: Any, training: TrainingSpec, rows: Sequence[Tokenised]) -> str:
@@ -157,83 +147,29 @@ def _recipe(training: TrainingSpec) -> Recipe:
 
 
 def _train(spec: ReferenceSpec, pool: Pool, workers: int) -> dict[str, Any]:
-    """Run the group of workers until one of its runs ends well; what worker 0 said last."""
-    from ray.util.queue import Queue
-
-    queue = Queue(actor_options={"num_cpus": 0})
+    """Run the workers until one of their runs ends well; what worker 0 said last."""
     shown = _Shown(spec.name)
-    try:
-        with tempfile.TemporaryDirectory(prefix="tamis-train-") as folder:
-            for attempt in range(RESTARTS + 1):
-                running = _in_background(partial(_fit, spec, pool, workers, queue, f"{folder}/{attempt}"))
-                for message in _messages(queue, running):
-                    shown.take(message)
-                error = running.exception()
-                if error is None:
-                    shown.finish()
-                    return shown.last
-                if attempt == RESTARTS or not _is_death(error):
-                    _give_up(spec, error, attempt)
-    finally:
-        queue.shutdown(force=True)
-    raise AssertionError("the last attempt returns or gives up")
-
-
-def _in_background(function: Callable[[], None]) -> Future[None]:
-    """Ray Train would put its own handler in the place of Ctrl-C's, were it called in the main thread."""
-    future: Future[None] = Future()
-
-    def work() -> None:
+    for _ in range(1 + RESTARTS):
         try:
-            function()
-            future.set_result(None)
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="train", daemon=True).start()
-    return future
-
-
-def _fit(spec: ReferenceSpec, pool: Pool, workers: int, queue: Any, folder: str) -> None:
-    """One run of the group. folder: for what Ray Train wants to keep. Raises ray.train.TrainingFailedError."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    resources = {"CPU": pool.cpus_per_worker}
-    if pool.gpus_per_worker:
-        resources["GPU"] = pool.gpus_per_worker
-    # How long its controller waits between two looks at the workers; two seconds are long beside a small training.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    TorchTrainer(
-        train_loop,
-        train_loop_config={"spec": spec, "queue": queue},
-        # NCCL refuses two workers on one GPU.
-        torch_config=TorchConfig(backend="nccl" if pool.gpus_per_worker >= 1 else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=pool.gpus_per_worker > 0,
-            resources_per_worker=resources,
-            placement_strategy="PACK" if pool.gpus_per_worker else "SPREAD",
-        ),
-        run_config=RunConfig(
-            name="run",
-            storage_path=folder,
-            failure_config=FailureConfig(
-                max_failures=0, controller_failure_limit=START_ATTEMPTS, max_preemption_failures=0
-            ),
-        ),
-    ).fit()
+            with closing(messages(spec, pool, workers)) as said:
+                for message in said:
+                    shown.take(message)
+        except WorkerDied:
+            continue
+        except TamisError:
+            raise
+        except Exception as error:
+            raise _stopped(spec, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        shown.finish()
+        return shown.last
+    raise _stopped(spec, f"its workers died {1 + RESTARTS} times; they may lack memory")
 
 
-def _messages(queue: Any, running: Future[None]) -> Iterator[dict[str, Any]]:
-    """What worker 0 says, as it says it, until the run has ended."""
-    while True:
-        ended = running.done()
-        waiting = queue.qsize()
-        yield from queue.get_nowait_batch(waiting) if waiting else []
-        if ended:
-            return
-        time.sleep(0 if waiting else _LISTEN_SECONDS)
+def _stopped(spec: ReferenceSpec, why: str) -> ClusterError:
+    return ClusterError(
+        f"the training of the {spec.name} model stopped: {why}. Its checkpoints stay; run the same command again to go "
+        "on"
+    )
 
 
 class _Shown:
@@ -262,35 +198,3 @@ class _Shown:
     def finish(self) -> None:
         if self._progress is not None:
             self._progress.finish()
-
-
-def _failures(error: BaseException) -> list[BaseException]:
-    """What each worker failed with; code's own exceptions without what Ray wrapped around them."""
-    found = getattr(error, "worker_failures", {})
-    return [getattr(failure, "_base_exc", failure) for failure in found.values()] or [error]
-
-
-def _is_death(error: BaseException) -> bool:
-    """Whether a worker, or the machine under it, was lost; the workers that waited for it raise errors, too."""
-    import ray
-
-    if any(isinstance(own_error(failure), TamisError) for failure in _failures(error)):
-        return False
-    failures = getattr(error, "worker_failures", {}).values()
-    return isinstance(error, ray.exceptions.RayError) or any(not hasattr(failure, "_base_exc") for failure in failures)
-
-
-def _give_up(spec: ReferenceSpec, error: BaseException, attempt: int) -> NoReturn:
-    failures = _failures(error)
-    for failure in failures:
-        own = own_error(failure)
-        if isinstance(own, TamisError):
-            raise own from None
-    if _is_death(error):
-        what = f"its workers died {attempt + 1} times; they may lack memory"
-    else:
-        what = f"{type(failures[0]).__name__}: {' '.join(str(failures[0]).split())[:300]}"
-    raise ClusterError(
-        f"the training of the {spec.name} model stopped: {what}. Its checkpoints stay; run the same command again to "
-        "go on"
-    ) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,8 +24,6 @@ from tamis.pipeline.reference_rows import read_rows, work_folder
 from tamis.pipeline.store import Store
 
 REFERENCES = "artifact/references"
-
-Say = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -80,14 +78,17 @@ def train_loop(config: dict[str, Any]) -> None:
         distributed.all_reduce(host)
         tensor.copy_(host)
 
-    run(spec, config["queue"].put, rank=rank, workers=workers, reduce=alone if workers == 1 else reduce)
+    for message in run(spec, rank=rank, workers=workers, reduce=reduce):
+        if rank == 0:
+            config["queue"].put(message)
 
 
-def run(spec: ReferenceSpec, say: Say, *, rank: int = 0, workers: int = 1, reduce: Reduce = alone) -> None:
-    """Train to the end. say: called by worker 0 with where it begins, every step, and what came of it.
+def run(spec: ReferenceSpec, *, rank: int = 0, workers: int = 1, reduce: Reduce = alone) -> Iterator[dict[str, Any]]:
+    """Train to the end, and say that it is there, where it begins, every step, and, if worker 0, what came of it.
 
     Raises ConfigError for a model or recipe that does not work, InputError for rows that do not.
     """
+    yield {"loads": spec.shown}
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     began = time.perf_counter()
@@ -100,14 +101,12 @@ def run(spec: ReferenceSpec, say: Say, *, rank: int = 0, workers: int = 1, reduc
     _require_agreement(trainer, workers, reduce)
     loaded = time.perf_counter()
     steps = spec.recipe.steps(len(rows))
-    if rank == 0:
-        say({"begins": trainer.step, "steps": steps})
+    yield {"begins": trainer.step, "steps": steps}
     try:
         for point in trainer.train(rows, rank=rank, workers=workers, reduce=reduce):
-            if rank == 0:
-                if point.step % spec.checkpoint_steps == 0 or point.step == steps:
-                    save_checkpoint(trainer, spec)
-                say({"point": asdict(point)})
+            if rank == 0 and (point.step % spec.checkpoint_steps == 0 or point.step == steps):
+                save_checkpoint(trainer, spec)
+            yield {"point": asdict(point)}
     except TrainingError as error:
         raise ConfigError(f"toss.training of the {spec.name} model: {error}") from None
     if rank == 0:
@@ -122,7 +121,7 @@ def run(spec: ReferenceSpec, say: Say, *, rank: int = 0, workers: int = 1, reduc
             "precision": f"{str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}",
             "files": files,
         }
-        say({"done": facts, "seconds": {"load": loaded - began, "train": time.perf_counter() - loaded}})
+        yield {"done": facts, "seconds": {"load": loaded - began, "train": time.perf_counter() - loaded}}
 
 
 def _load(spec: ReferenceSpec) -> Trainer:

@@ -18,7 +18,7 @@ from tamis.operators.methods.protocol import tree_reduce
 from tamis.operators.methods.toss import discard_in_each, highest_risk
 from tamis.operators.ranking import BINS, coarse_histogram, fine_histogram, nth_largest
 from tamis.operators.selection import Threshold, count_ties, decide, drop_count_of, threshold_for, tie_quotas
-from tamis.operators.tokens import Tokenised
+from tamis.operators.tokenised import Tokenised
 from tamis.pipeline.engine import map_reduce
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fit import GROUP, shown_cut

@@ -16,7 +16,8 @@ import pyarrow as pa
 from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.problems import RowProblem
 from tamis.operators.schema import infer_rows
-from tamis.operators.tokens import ChatTokenizer, Tokenised
+from tamis.operators.tokenised import Tokenised
+from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import TamisError, as_facts
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema

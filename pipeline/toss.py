@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tamis.operators.tokens import Tokenised
+from tamis.operators.tokenised import Tokenised
 from tamis.pipeline import incomplete, run_folder
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec

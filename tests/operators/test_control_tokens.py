@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens import ChatTokenizer, Tokenised
+from tamis.operators.tokenised import Tokenised
+from tamis.operators.tokens import ChatTokenizer
 
 MARKERS = [*SPECIAL, "<｜User｜>", "<｜Assistant｜>"]
 PIECES = [*MARKERS, "<|im_", "end|>", "<", "s>", "user\n", "x", " ", "\n", "🙂", "</think>"]

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 from tamis.operators.conversation import Dialect, Message, normalise
 from tamis.operators.problems import RowProblem
 from tamis.operators.rendering import unused_characters
-from tamis.operators.tokens import MOST_BYTES, ChatTokenizer, Tokenised
+from tamis.operators.tokenised import Tokenised
+from tamis.operators.tokens import MOST_BYTES, ChatTokenizer
 from tamis.operators.turns import split_turns
 
 TRIMMING = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim | replace('ab', '') }}<|end|>{% endfor %}"

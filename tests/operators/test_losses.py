@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedConfi
 
 from tamis.operators.architecture import describe, read_config
 from tamis.operators.losses import TokenLosses, cross_entropy
-from tamis.operators.tokens import ChatTokenizer, Tokenised
+from tamis.operators.tokenised import Tokenised
+from tamis.operators.tokens import ChatTokenizer
 
 ARCHITECTURES: dict[str, PreTrainedConfig] = {
     **CONFIGS,

@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens import ChatTokenizer, Overlong, Tokenised
+from tamis.operators.tokenised import Tokenised
+from tamis.operators.tokens import ChatTokenizer, Overlong
 
 PIECES = ["Sure, here", " ", "  ", "\n\n", "\t", "🙂", "👩‍👩‍👧", "東京", "é", "e\u0301", "\u00a0", "I'm", ".", "\x00"]
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=6).map("".join)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ import torch
 from safetensors.numpy import load
 
 from tamis.operators.losses import TokenLosses
-from tamis.operators.tokens import Tokenised
+from tamis.operators.tokenised import Tokenised
 from tamis.pipeline import reference_training
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
 from tamis.pipeline.models import ModelSource
 from tamis.pipeline.ray_start import ray_session
+from tamis.pipeline.reference_group import WorkerDied
 from tamis.pipeline.reference_rows import SCHEMA, read_rows, write_rows
 from tamis.pipeline.reference_training import reference_key, train_reference
 from tamis.pipeline.reference_worker import ReferenceSpec, run
@@ -69,13 +71,17 @@ def worker_spec(store: Store, model: Path, training: TrainingSpec = TRAINING, ke
 
 def run_here(store: Store, model: Path, **changes: Any) -> list[dict[str, Any]]:
     write_rows(store, "utility", ROWS)
-    said: list[dict[str, Any]] = []
-    run(worker_spec(store, model, **changes), lambda message: said.append(dict(message)))
-    return said
+    return list(run(worker_spec(store, model, **changes)))
 
 
-def no_group(*arguments: Any) -> None:
-    raise RuntimeError("a group was started")
+def no_worker(*arguments: Any) -> Iterator[Any]:
+    raise RuntimeError("a worker was started")
+    yield
+
+
+def here(spec: ReferenceSpec, pool: Pool, workers: int) -> Iterator[Any]:
+    """The worker's part in this process."""
+    return run(spec)
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +142,10 @@ def test_the_key_is_that_of_the_result() -> None:
 def test_a_worker_says_what_it_does(tiny_model: Path, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     said = run_here(store, tiny_model)
-    assert said[0] == {"begins": 0, "steps": STEPS}
-    assert [message["point"]["step"] for message in said[1:-1]] == list(range(1, STEPS + 1))
+    assert said[:2] == [{"loads": "models/tiny"}, {"begins": 0, "steps": STEPS}]
+    assert [message["point"]["step"] for message in said[2:-1]] == list(range(1, STEPS + 1))
     facts = said[-1]["done"]
-    assert facts["curve"] == [message["point"] for message in said[1:-1]]
+    assert facts["curve"] == [message["point"] for message in said[2:-1]]
     assert (facts["rows"], facts["response_tokens"]) == (10, sum(2 + 2 + 2 * row for row in range(10)))
     assert facts["recipe"]["target_modules"] == ["q_proj", "v_proj"]
     assert facts["precision"] == "float32 on cpu"
@@ -148,19 +154,10 @@ def test_a_worker_says_what_it_does(tiny_model: Path, tmp_path: Path) -> None:
     assert store.read_json(f"{FOLDER}/adapter_config.json")["base_model_name_or_path"] == "models/tiny"
 
 
-class Stop(Exception):
-    pass
-
-
 def interrupt(store: Store, model: Path, step: int) -> None:
     write_rows(store, "utility", ROWS)
-
-    def say(message: Any) -> None:
-        if message.get("point", {}).get("step") == step:
-            raise Stop
-
-    with pytest.raises(Stop):
-        run(worker_spec(store, model), say)
+    with closing(run(worker_spec(store, model))) as said:
+        assert any(message.get("point", {}).get("step") == step for message in said)
 
 
 def test_an_interrupted_worker_goes_on_from_its_newest_whole_checkpoint(
@@ -174,20 +171,20 @@ def test_an_interrupted_worker_goes_on_from_its_newest_whole_checkpoint(
     store.write_json(f"{WORK}/step-6.json", facts)
     store.write(f"{WORK}/step-7.safetensors", b"no JSON")
     store.write(f"{WORK}/step-8.json", b'{"key": ')
-    assert run_here(store, tiny_model)[0] == {"begins": 4, "steps": STEPS}
+    assert run_here(store, tiny_model)[1] == {"begins": 4, "steps": STEPS}
     assert store.read(WEIGHTS) == Store(str(expected)).read(WEIGHTS)
     assert store.list(WORK) == ["rows.parquet", f"step-{STEPS}.json", f"step-{STEPS}.safetensors"]
-    assert run_here(store, tiny_model)[0] == {"begins": STEPS, "steps": STEPS}
+    assert run_here(store, tiny_model)[1] == {"begins": STEPS, "steps": STEPS}
     assert store.read(WEIGHTS) == Store(str(expected)).read(WEIGHTS)
 
 
 def test_a_checkpoint_of_another_key_is_not_used(tiny_model: Path, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     interrupt(store, tiny_model, 5)
-    assert run_here(store, tiny_model, key="another")[0] == {"begins": 0, "steps": STEPS}
+    assert run_here(store, tiny_model, key="another")[1] == {"begins": 0, "steps": STEPS}
 
 
-# --- on Ray Train -------------------------------------------------------------------------------------------------
+# --- on Ray -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("session")
@@ -199,9 +196,7 @@ def test_the_bytes_are_those_of_one_process_and_nothing_is_trained_twice(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     store = Store(str(tmp_path))
-    left_over = set(Path(reference_training.tempfile.gettempdir()).glob("tamis-train-*"))
     facts = train(store, tiny_model)
-    assert set(Path(reference_training.tempfile.gettempdir()).glob("tamis-train-*")) <= left_over
     assert store.read(WEIGHTS) == Store(str(expected)).read(WEIGHTS)
     assert store.list(FOLDER) == ["adapter_config.json", "adapter_model.safetensors", "training.json"]
     assert sorted(file["name"] for file in facts["files"]) == [f"{FOLDER}/{name}" for name in store.list(FOLDER)]
@@ -219,25 +214,28 @@ def test_the_bytes_are_those_of_one_process_and_nothing_is_trained_twice(
     assert np.concatenate(losses["u"]).mean() < told["curve"][0]["loss"]
 
     with monkeypatch.context() as patch:
-        patch.setattr(reference_training, "_fit", no_group)
+        patch.setattr(reference_training, "messages", no_worker)
         assert train(store, tiny_model) == {**facts, "seconds": {}}
         store.write(WEIGHTS, b"changed")
-        with pytest.raises(ClusterError, match="a group was started"):
+        with pytest.raises(ClusterError, match="a worker was started"):
             train(store, tiny_model)
 
 
 @pytest.mark.usefixtures("session")
 def test_two_workers_give_what_one_gives(tiny_model: Path, tmp_path: Path, expected: Path) -> None:
     store = Store(str(tmp_path))
+    left_over = set(Path(tempfile.gettempdir()).glob("tamis-train-*"))
     facts = train(store, tiny_model, pool=PAIR)
+    assert set(Path(tempfile.gettempdir()).glob("tamis-train-*")) <= left_over
     assert facts["workers"] == 2
     found, wanted = load(store.read(WEIGHTS)), load(Store(str(expected)).read(WEIGHTS))
     assert max(np.abs(found[name] - wanted[name]).max() for name in wanted) <= 1e-5
 
 
 @pytest.mark.usefixtures("session")
+@pytest.mark.parametrize(("title", "pool"), [("run", POOL), ("RayTrainWorker", PAIR)], ids=["alone", "of a group"])
 def test_a_killed_worker_goes_on_from_its_checkpoint(
-    tiny_model: Path, tmp_path: Path, ray_logs: Path, capfd: pytest.CaptureFixture[str]
+    title: str, pool: Pool, tiny_model: Path, tmp_path: Path, ray_logs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     long = TRAINING.model_copy(update={"epochs": 60, "checkpoint_steps": 20})
     whole, store = Store(str(tmp_path / "whole")), Store(str(tmp_path / "killed"))
@@ -246,7 +244,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
 
     def kill() -> None:
         deadline = time.monotonic() + 120
-        while not (found := workers_of(ray_logs.parents[1])) and time.monotonic() < deadline:
+        while len(found := workers_of(ray_logs.parents[1], title)) < pool.workers and time.monotonic() < deadline:
             time.sleep(0.05)
         while not any(name.endswith(".json") for name in store.list(WORK)) and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -256,12 +254,14 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    facts = train(store, tiny_model, training=long)
+    facts = train(store, tiny_model, pool=pool, training=long)
     killer.join()
-    assert len(killed) == 1
+    assert len(killed) == pool.workers
     assert facts["steps"] == 240
-    assert store.read(WEIGHTS) == whole.read(WEIGHTS)
     assert [point["step"] for point in facts["curve"]] == list(range(1, 241))
+    found, wanted = load(store.read(WEIGHTS)), load(whole.read(WEIGHTS))
+    apart = max(np.abs(found[name] - wanted[name]).max() for name in wanted)
+    assert apart <= (0 if pool is POOL else 1e-5), "a group adds up the same numbers in another order"
     assert "240 / 240 steps" in capfd.readouterr().err
 
 
@@ -275,12 +275,12 @@ def test_steps_are_counted_once_and_none_is_forgotten(capfd: pytest.CaptureFixtu
     assert "6 / 6 steps 100%" in capfd.readouterr().err
 
 
-def workers_of(folder: Path) -> list[psutil.Process]:
-    """Ray Train's workers of the tests' own cluster, whose files lie in `folder`, and of no other on this machine."""
+def workers_of(folder: Path, title: str) -> list[psutil.Process]:
+    """The workers of the tests' own cluster, whose files lie in `folder`, that are at work on `title`."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess):
-            if "".join(process.cmdline()).startswith("ray::RayTrainWorker") and any(
+            if "".join(process.cmdline()).startswith(f"ray::{title}") and any(
                 f"{folder}/" in " ".join(parent.cmdline()) for parent in process.parents()
             ):
                 found.append(process)
@@ -309,39 +309,28 @@ def test_a_model_that_is_not_there_and_a_target_that_it_lacks(tiny_model: Path, 
 def test_deaths_are_told_from_errors_and_are_finite(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
-    from ray.train.v2.api.exceptions import WorkerGroupError
-
-    died, raised = RuntimeError("the actor died"), UserExceptionWithTraceback(RuntimeError("a bug"), "")
-    ours = UserExceptionWithTraceback(ConfigError("mend this"), "")
-    groups: list[int] = []
-    failures: dict[int, Exception] = {}
-
-    def fail(*arguments: Any) -> None:
-        groups.append(1)
-        raise WorkerGroupError("", failures)
-
-    monkeypatch.setattr(reference_training, "_fit", fail)
-    monkeypatch.setattr("ray.util.queue.Queue", lambda **options: NoQueue())
-    for causes, times, kind, message in (
-        ({0: died, 1: raised}, 4, ClusterError, r"its workers died 4 times.*run the same command again"),
-        ({0: raised}, 1, ClusterError, "RuntimeError: a bug"),
-        ({0: died, 1: ours}, 1, ConfigError, "^mend this$"),
+    for raised, times, kind, message in (
+        (WorkerDied("lost"), 4, ClusterError, r"its workers died 4 times.*run the same command again"),
+        (RuntimeError("a bug"), 1, ClusterError, r"RuntimeError: a bug.*Its checkpoints stay"),
+        (ConfigError("mend this"), 1, ConfigError, "^mend this$"),
     ):
-        failures.clear()
-        failures.update(causes)
-        groups.clear()
+        started: list[int] = []
+
+        def fail(*arguments: Any, error: Exception = raised, started: list[int] = started) -> Iterator[Any]:
+            started.append(1)
+            raise error
+            yield
+
+        monkeypatch.setattr(reference_training, "messages", fail)
         with pytest.raises(kind, match=message):
             train(Store(str(tmp_path)), tiny_model)
-        assert len(groups) == times
+        assert len(started) == times
 
 
 def test_another_key_trains_anew_and_the_same_bytes_come_of_it(
     tiny_model: Path, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The workers' part runs in this process."""
-    monkeypatch.setattr("ray.util.queue.Queue", lambda **options: NoQueue())
-    monkeypatch.setattr(reference_training, "_fit", lambda spec, pool, workers, queue, folder: run(spec, queue.put))
+    monkeypatch.setattr(reference_training, "messages", here)
     store = Store(str(tmp_path))
     first = train(store, tiny_model, training=TRAINING.model_copy(update={"seed": 1}), key="of seed 1")
     other = store.read(WEIGHTS)
@@ -353,23 +342,3 @@ def test_another_key_trains_anew_and_the_same_bytes_come_of_it(
     shutil.rmtree(tmp_path)
     train(store, tiny_model)
     assert store.read(f"{FOLDER}/training.json") == written
-
-
-class NoQueue:
-    """Ray's queue without Ray."""
-
-    def __init__(self) -> None:
-        self.messages: list[Any] = []
-
-    def put(self, message: Any) -> None:
-        self.messages.append(message)
-
-    def qsize(self) -> int:
-        return len(self.messages)
-
-    def get_nowait_batch(self, count: int) -> list[Any]:
-        taken, self.messages[:count] = self.messages[:count], []
-        return taken
-
-    def shutdown(self, force: bool) -> None:
-        pass

@@ -12,7 +12,8 @@ import pytest
 from plan_jobs import Planner
 
 from tamis.operators.selection import Threshold
-from tamis.operators.tokens import ChatTokenizer, Tokenised
+from tamis.operators.tokenised import Tokenised
+from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import InternalError
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.store import Store

@@ -1,0 +1,153 @@
+"""The workers of a reference model's training: one plain task, or a group that Ray Train starts and connects.
+
+One worker has nobody to be connected with, and Ray Train's controller, queue and helpers are six more processes and
+many seconds to start. The numbers are the same: what runs is reference_worker.run.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from tamis.pipeline.engine import Pool, own_error
+from tamis.pipeline.errors import ClusterError, TamisError
+from tamis.pipeline.ray_start import first_line
+from tamis.pipeline.reference_worker import ReferenceSpec, run, train_loop
+
+START_MINUTES = 10
+"""How long the workers wait for room in the cluster."""
+
+_LISTEN_SECONDS = 0.2
+
+
+class WorkerDied(Exception):
+    """A worker, or the machine under it, was lost; its checkpoints are not."""
+
+
+def messages(spec: ReferenceSpec, pool: Pool, workers: int) -> Generator[dict[str, Any]]:
+    """What worker 0 says, as it says it, until the training has ended.
+
+    Raises WorkerDied, or what a worker has raised: TamisError before others, as workers that wait for the one that
+    failed raise errors, too.
+    """
+    return _alone(spec, pool) if workers == 1 else _together(spec, pool, workers)
+
+
+def _alone(spec: ReferenceSpec, pool: Pool) -> Generator[dict[str, Any]]:
+    import ray
+
+    # Ray ends a process that has used a GPU when its task is done; another one is used again by what comes next.
+    task = ray.remote(run).options(
+        num_cpus=pool.cpus_per_worker, num_gpus=pool.gpus_per_worker or None, num_returns="streaming", max_retries=0
+    )
+    said = task.remote(spec)
+    try:
+        if not ray.wait([said], timeout=60 * START_MINUTES)[0]:
+            raise ClusterError(
+                f"the cluster had no room for the training of the {spec.name} model in {START_MINUTES} minutes; see "
+                "`ray status`, and run the same command again to go on"
+            )
+        for message in said:
+            yield ray.get(message)
+    except ray.exceptions.RayTaskError as error:
+        raise _unwrapped(error) from None
+    except ray.exceptions.RayError as error:
+        raise WorkerDied(first_line(error)) from None
+    finally:
+        ray.cancel(said, force=True)  # does nothing to a task that has ended
+
+
+def _together(spec: ReferenceSpec, pool: Pool, workers: int) -> Generator[dict[str, Any]]:
+    from ray.util.queue import Queue
+
+    queue = Queue(actor_options={"num_cpus": 0})
+    try:
+        with tempfile.TemporaryDirectory(prefix="tamis-train-") as folder:
+            running = _in_background(partial(_fit, spec, pool, workers, queue, folder))
+            while True:
+                ended = running.done()
+                waiting = queue.qsize()
+                yield from queue.get_nowait_batch(waiting) if waiting else []
+                if ended:
+                    break
+                time.sleep(0 if waiting else _LISTEN_SECONDS)
+            error = running.exception()
+            if error is not None:
+                raise _meaning(error) from None
+    finally:
+        queue.shutdown(force=True)
+
+
+def _in_background(function: Callable[[], None]) -> Future[None]:
+    """Ray Train would put its own handler in the place of Ctrl-C's, were it called in the main thread."""
+    future: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            function()
+            future.set_result(None)
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="train", daemon=True).start()
+    return future
+
+
+def _fit(spec: ReferenceSpec, pool: Pool, workers: int, queue: Any, folder: str) -> None:
+    """One run of the group. folder: for what Ray Train wants to keep. Raises ray.train.TrainingFailedError."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = {"CPU": pool.cpus_per_worker}
+    if pool.gpus_per_worker:
+        resources["GPU"] = pool.gpus_per_worker
+    # How long its controller waits between two looks at the workers; two seconds are long beside a small training.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    TorchTrainer(
+        train_loop,
+        train_loop_config={"spec": spec, "queue": queue},
+        # NCCL refuses two workers on one GPU.
+        torch_config=TorchConfig(backend="nccl" if pool.gpus_per_worker >= 1 else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=pool.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            placement_strategy="PACK" if pool.gpus_per_worker else "SPREAD",
+        ),
+        run_config=RunConfig(
+            name="run",
+            storage_path=folder,
+            failure_config=FailureConfig(
+                max_failures=0,
+                controller_failure_limit=START_MINUTES,  # it tries again each minute
+                max_preemption_failures=0,
+            ),
+        ),
+    ).fit()
+
+
+def _meaning(error: BaseException) -> BaseException:
+    """What an error of Ray Train means. Of a group each worker's failure is told apart."""
+    import ray
+
+    failures = list(getattr(error, "worker_failures", {}).values())
+    # Code's own exceptions lie in what Ray Train wraps around them; a death has nothing inside.
+    raised = [_unwrapped(failure._base_exc) for failure in failures if hasattr(failure, "_base_exc")]
+    for found in raised or [_unwrapped(error)]:
+        if isinstance(found, TamisError):
+            return found
+    if isinstance(error, ray.exceptions.RayError) or len(raised) < len(failures):
+        return WorkerDied(first_line(error))
+    return raised[0] if raised else error
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """Our own error in it, or the exception itself rather than Ray's text of it."""
+    found, cause = own_error(error), getattr(error, "cause", None)
+    return cause if found is error and isinstance(cause, Exception) else found

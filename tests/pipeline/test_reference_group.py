@@ -1,0 +1,39 @@
+"""What an error of Ray Train means. The workers themselves are tested in test_reference_training.py."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.reference_group import WorkerDied, _meaning
+
+DIED: Exception = RuntimeError("the actor died")
+BUG, OURS = RuntimeError("a bug"), ConfigError("mend this")
+
+
+def raised(error: Exception) -> Exception:
+    return UserExceptionWithTraceback(error, "")  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ({0: raised(BUG)}, BUG),
+        ({0: raised(BUG), 1: raised(OURS)}, OURS),
+        ({0: DIED, 1: raised(BUG)}, WorkerDied),
+        ({0: DIED, 1: raised(OURS)}, OURS),
+        ({0: DIED, 1: DIED}, WorkerDied),
+    ],
+)
+def test_a_group_of_workers(failures: dict[int, Exception], expected: object) -> None:
+    found = _meaning(WorkerGroupError("", failures))
+    assert found is expected or type(found) is expected
+
+
+def test_what_is_no_failure_of_a_worker() -> None:
+    assert isinstance(_meaning(ray.exceptions.ActorDiedError()), WorkerDied)
+    other = ControllerError(RuntimeError("no room"))
+    assert _meaning(other) is other
