@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from tamis.pipeline.collecting import collect_rarely
 from tamis.pipeline.errors import ConfigError, InputError, TamisError
 
 app = typer.Typer(
@@ -73,6 +74,7 @@ OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.",
 
 def main() -> None:
     """Entry point of the console script."""
+    collect_rarely()
     try:
         # Not standalone, typer.Exit ends here as a return value.
         code = app(standalone_mode=False)
