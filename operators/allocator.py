@@ -1,4 +1,4 @@
-"""Keep the memory that a forward pass frees, on a CPU, for its next step.
+"""Keep the memory that a forward pass frees, on a CPU, for its next step; and give it back when there is none.
 
 By default glibc returns every large block to the system when it is freed, and the next tensor of that size is paid for
 with a page fault for each 4 KiB: on a small model that takes longer than its arithmetic. The process then holds
@@ -25,3 +25,9 @@ def keep_freed_memory() -> bool:
         return False
     kept = any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST)
     return bool(mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)) and kept
+
+
+def return_freed_memory() -> bool:
+    """Give the system all that is free, for a process that lives on with something else to do; False as above."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    return trim is not None and bool(trim(0))

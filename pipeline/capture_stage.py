@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 from tamis.pipeline import receipts, set_aside
@@ -25,6 +26,9 @@ Timings = dict[str, dict[str, float]]
 Captures = Callable[..., Generator[Receipt]]
 """`capture`, but for its options."""
 Start = Callable[[Sequence[Shard], Pool], Captures]
+
+READER_TOKENS = 1_000_000
+"""What one reader tokenises while another one starts."""
 
 
 def run_capture(
@@ -49,7 +53,10 @@ def run_capture(
     left = [shard for shard in shards if shard.name not in finished]
     _check_quarantine(plan, totals)
     if left:
-        pool = size_pool(cluster, plan.job.workers, plan.job.model.device, plan.job.model.gpus_per_worker)
+        settings = plan.job.model
+        readers = readers_of(plan.estimate.tokens_per_row * sum(shard.rows for shard in left))
+        pool = size_pool(cluster, plan.job.workers, settings.device, settings.gpus_per_worker)
+        pool = replace(pool, readers=readers)
         rows = sum(shard.rows for shard in shards)
         progress = Progress(stage, rows, skipped=rows - sum(shard.rows for shard in left))
         began = time.monotonic()
@@ -62,8 +69,6 @@ def run_capture(
                 raise IncompleteError(f"references could not be captured: {item.describe()}")
             totals.failed.append(item)
             progress.advance(item.rows, note=f"{len(totals.failed)} shards set aside")
-
-        settings = plan.job.model
 
         def resize() -> Pool:
             return refit(cluster, pool, plan.job.workers, settings.device, settings.gpus_per_worker)
@@ -89,6 +94,11 @@ def run_capture(
     if totals.rows + sum(item.rows for item in totals.failed) != plan.rows:
         raise InternalError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run again, and report this")
     return totals
+
+
+def readers_of(tokens: float) -> int:
+    """How many tasks may tokenise so many tokens at a time: each takes seconds to start."""
+    return max(round(tokens / READER_TOKENS), 1)
 
 
 def check_precision(store: Store, totals: CaptureTotals) -> None:

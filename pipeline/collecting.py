@@ -11,4 +11,4 @@ import gc
 
 def collect_rarely() -> None:
     """Look for cycles once in a hundred thousand new objects, not in seven hundred."""
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(100_000, 10, 10)

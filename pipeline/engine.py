@@ -20,13 +20,11 @@ R = TypeVar("R")
 TASK_RETRIES = 3
 """How often Ray tries a task again when its worker died. Exceptions of our own code are not retried."""
 
-_THREADS_PER_READER = 8
-
 
 @dataclass(frozen=True)
 class Pool:
     """How many copies of the model run, and what each takes. threads: of the forward pass on a CPU. readers: how many
-    tasks read and tokenise for them at a time; None for as many as there is room for."""
+    tasks at most read and tokenise for them at a time; None for as many as there is room for."""
 
     workers: int
     cpus_per_worker: float
@@ -62,9 +60,7 @@ def size_pool(cluster: Cluster, workers: int | None, device: str, gpus_per_worke
     per_node = max(cluster.cpus / cluster.nodes, 1)
     threads = max(int(per_node * cluster.nodes / count), 1)
     cpus = min(1.0, cluster.cpus / (2 * count))
-    # On a CPU a forward pass takes far longer than tokenising: more readers would only take its time and memory.
-    readers = count * max(threads // _THREADS_PER_READER, 1)
-    return Pool(count, cpus, 0.0, threads, min(1.0, max(cluster.cpus - cpus * count, 0.25)) / 2, readers)
+    return Pool(count, cpus, 0.0, threads, min(1.0, max(cluster.cpus - cpus * count, 0.25)) / 2)
 
 
 def refit(cluster: Cluster, pool: Pool, workers: int | None, device: str, gpus_per_worker: float) -> Pool:
@@ -78,7 +74,7 @@ def refit(cluster: Cluster, pool: Pool, workers: int | None, device: str, gpus_p
         found = size_pool(now, workers, device, gpus_per_worker)
     except ClusterError:
         found = size_pool(now, None, device, gpus_per_worker)
-    return replace(found, threads=pool.threads)
+    return replace(found, threads=pool.threads, readers=pool.readers)
 
 
 def fits(pool: Pool) -> bool:

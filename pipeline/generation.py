@@ -109,7 +109,7 @@ def _graph(spec: CaptureSpec, shards: Sequence[Shard], pool: Pool, worker: type[
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=pool.task_cpus,
-                compute=TaskPoolStrategy(pool.readers),
+                compute=TaskPoolStrategy(pool.readers and min(pool.readers, len(items))),
                 max_retries=ACTOR_RESTARTS,
             )
             .map_batches(

@@ -1,7 +1,7 @@
 """The workers of a reference model's training: one plain task, or a group that Ray Train starts and connects.
 
 One worker has nobody to be connected with, and Ray Train's controller, queue and helpers are six more processes and
-many seconds to start. The numbers are the same: what runs is reference_worker.run.
+many seconds to start. The numbers are the same: both are reference_worker.run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from tamis.pipeline.engine import Pool, own_error
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.ray_start import first_line
-from tamis.pipeline.reference_worker import ReferenceSpec, run, train_loop
+from tamis.pipeline.reference_worker import ReferenceSpec, train_alone, train_loop
 
 START_MINUTES = 10
 """How long the workers wait for room in the cluster."""
@@ -42,11 +42,7 @@ def messages(spec: ReferenceSpec, pool: Pool, workers: int) -> Generator[dict[st
 def _alone(spec: ReferenceSpec, pool: Pool) -> Generator[dict[str, Any]]:
     import ray
 
-    # Ray ends a process that has used a GPU when its task is done; another one is used again by what comes next.
-    task = ray.remote(run).options(
-        num_cpus=pool.cpus_per_worker, num_gpus=pool.gpus_per_worker or None, num_returns="streaming", max_retries=0
-    )
-    said = task.remote(spec)
+    said = _task(pool).remote(spec)
     try:
         if not ray.wait([said], timeout=60 * START_MINUTES)[0]:
             raise ClusterError(
@@ -58,9 +54,20 @@ def _alone(spec: ReferenceSpec, pool: Pool) -> Generator[dict[str, Any]]:
     except ray.exceptions.RayTaskError as error:
         raise _unwrapped(error) from None
     except ray.exceptions.RayError as error:
-        raise WorkerDied(first_line(error)) from None
-    finally:
-        ray.cancel(said, force=True)  # does nothing to a task that has ended
+        raise _lost(error) from None
+    except BaseException:  # nobody listens any more, or it never began
+        ray.cancel(said, force=True)
+        raise
+
+
+def _task(pool: Pool) -> Any:
+    import ray
+
+    # Given here, not as .options(): only so does Ray end a process that has used a GPU when its task is done. One that
+    # has used none is used again by what comes next.
+    return ray.remote(
+        num_cpus=pool.cpus_per_worker, num_gpus=pool.gpus_per_worker, num_returns="streaming", max_retries=0
+    )(train_alone)
 
 
 def _together(spec: ReferenceSpec, pool: Pool, workers: int) -> Generator[dict[str, Any]]:
@@ -70,18 +77,29 @@ def _together(spec: ReferenceSpec, pool: Pool, workers: int) -> Generator[dict[s
     try:
         with tempfile.TemporaryDirectory(prefix="tamis-train-") as folder:
             running = _in_background(partial(_fit, spec, pool, workers, queue, folder))
-            while True:
-                ended = running.done()
-                waiting = queue.qsize()
-                yield from queue.get_nowait_batch(waiting) if waiting else []
-                if ended:
-                    break
-                time.sleep(0 if waiting else _LISTEN_SECONDS)
+            yield from _heard(queue, running)
             error = running.exception()
             if error is not None:
                 raise _meaning(error) from None
     finally:
         queue.shutdown(force=True)
+
+
+def _heard(queue: Any, running: Future[None]) -> Generator[dict[str, Any]]:
+    """What comes through the queue until the run has ended."""
+    import ray
+
+    while True:
+        ended = running.done()
+        try:
+            waiting = queue.qsize()
+            yield from queue.get_nowait_batch(waiting) if waiting else []
+        except ray.exceptions.RayError as error:
+            running.exception()  # worker 0 cannot say anything any more, and ends
+            raise _lost(error) from None
+        if ended:
+            return
+        time.sleep(0 if waiting else _LISTEN_SECONDS)
 
 
 def _in_background(function: Callable[[], None]) -> Future[None]:
@@ -142,9 +160,20 @@ def _meaning(error: BaseException) -> BaseException:
     for found in raised or [_unwrapped(error)]:
         if isinstance(found, TamisError):
             return found
-    if isinstance(error, ray.exceptions.RayError) or len(raised) < len(failures):
-        return WorkerDied(first_line(error))
+    if isinstance(error, ray.exceptions.RayError):
+        return _lost(error)
+    deaths = [failure for failure in failures if not hasattr(failure, "_base_exc")]
+    if deaths:
+        return _lost(deaths[0])
     return raised[0] if raised else error
+
+
+def _lost(error: BaseException) -> BaseException:
+    """A death, unless it is an error of Ray that would come again and again."""
+    import ray
+
+    lasting = (ray.exceptions.RuntimeEnvSetupError, ray.exceptions.UnserializableException)
+    return error if isinstance(error, lasting) else WorkerDied(first_line(error))
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -149,12 +149,14 @@ def _recipe(training: TrainingSpec) -> Recipe:
 def _train(spec: ReferenceSpec, pool: Pool, workers: int) -> dict[str, Any]:
     """Run the workers until one of their runs ends well; what worker 0 said last."""
     shown = _Shown(spec.name)
+    last: WorkerDied | None = None
     for _ in range(1 + RESTARTS):
         try:
             with closing(messages(spec, pool, workers)) as said:
                 for message in said:
                     shown.take(message)
-        except WorkerDied:
+        except WorkerDied as death:
+            last = death
             continue
         except TamisError:
             raise
@@ -162,7 +164,7 @@ def _train(spec: ReferenceSpec, pool: Pool, workers: int) -> dict[str, Any]:
             raise _stopped(spec, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
         shown.finish()
         return shown.last
-    raise _stopped(spec, f"its workers died {1 + RESTARTS} times; they may lack memory")
+    raise _stopped(spec, f"its workers died {1 + RESTARTS} times; they may lack memory (the last time: {last})")
 
 
 def _stopped(spec: ReferenceSpec, why: str) -> ClusterError:
@@ -190,10 +192,16 @@ class _Shown:
         if "begins" in message and self._progress is None:
             self._step = message["begins"]
             self._progress = Progress(f"train {self._name}", message["steps"], unit="steps", skipped=self._step)
-        if "point" in message and self._progress is not None and message["point"]["step"] > self._step:
+        elif "begins" in message:
+            self._advance(message["begins"])
+        if "point" in message:
             point = message["point"]
-            steps, self._step = point["step"] - self._step, point["step"]
-            self._progress.advance(steps, point["tokens"], note=f"loss {point['loss']:.3f}")
+            self._advance(point["step"], point["tokens"], f"loss {point['loss']:.3f}")
+
+    def _advance(self, step: int, tokens: int = 0, note: str = "") -> None:
+        if self._progress is not None and step > self._step:
+            steps, self._step = step - self._step, step
+            self._progress.advance(steps, tokens, note)
 
     def finish(self) -> None:
         if self._progress is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tamis.operators.allocator import return_freed_memory
 from tamis.operators.recipe import Recipe
 from tamis.operators.sft import Reduce, Trainer, TrainingError, alone
 from tamis.operators.training_rows import TrainingRows
@@ -56,8 +57,14 @@ class ReferenceSpec:
         return {"key": self.key, "rows": self.digest}
 
 
+def train_alone(spec: ReferenceSpec) -> Iterator[dict[str, Any]]:
+    """What runs where there is one worker: a task, whose process reads and writes shards when it is done."""
+    yield from run(spec)
+    return_freed_memory()
+
+
 def train_loop(config: dict[str, Any]) -> None:
-    """What Ray Train runs in every worker. config: spec, and the queue that the driver listens to."""
+    """What Ray Train runs in every worker of a group. config: spec, and the queue that the driver listens to."""
     import ray.train
     import ray.train.torch
     import torch.distributed as distributed

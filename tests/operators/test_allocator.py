@@ -1,4 +1,4 @@
-"""operators/allocator.py: freed memory is used again, without page faults."""
+"""operators/allocator.py: freed memory is used again, without page faults, and given back when asked to."""
 
 from __future__ import annotations
 
@@ -30,3 +30,22 @@ def test_freed_memory_is_used_again() -> None:
     assert kept == "True"
     # 16 MiB in each of 20 rounds would be 81,920 faults of 4 KiB
     assert int(faults) < 1_000
+
+
+GIVE_BACK = """
+import psutil, torch
+from tamis.operators.allocator import keep_freed_memory, return_freed_memory
+keep_freed_memory()
+torch.ones(64 << 20, dtype=torch.uint8) + 1
+before = psutil.Process().memory_info().rss
+print(return_freed_memory())
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_freed_memory_is_given_back_when_asked_for() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVE_BACK], capture_output=True, text=True, check=True)
+    told, bytes_back = done.stdout.split()
+    assert told == "True"
+    assert int(bytes_back) > 100 << 20

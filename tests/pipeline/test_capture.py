@@ -14,7 +14,7 @@ from plan_jobs import Planner, lines_of, rows_of
 from tamis.operators.requests import Request
 from tamis.pipeline.capture import Forward
 from tamis.pipeline.capture_spec import CAPTURES, CaptureSpec
-from tamis.pipeline.capture_stage import check_precision
+from tamis.pipeline.capture_stage import check_precision, readers_of
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.originals import decode_schema
 from tamis.pipeline.sources import Shard, read, read_table
@@ -88,6 +88,11 @@ def test_the_ways_to_run_the_model_give_the_same_vectors(
         (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows_of(3)))
         _, table = captured(planner().shards[0], spec_for(tmp_path, tiny_model, exact=True))
         np.testing.assert_array_equal(np.array(table.column(column).to_pylist()), other[:3])
+
+
+@pytest.mark.parametrize(("tokens", "readers"), [(0.0, 1), (1.4e6, 1), (1.6e6, 2), (6e9, 6000)])
+def test_more_readers_start_where_they_are_worth_it(tokens: float, readers: int) -> None:
+    assert readers_of(tokens) == readers
 
 
 def test_vectors_of_two_precisions_are_not_mixed(tmp_path: Path) -> None:

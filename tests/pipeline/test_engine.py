@@ -31,14 +31,14 @@ def cluster(nodes: int, cpus: float, gpus: float = 0.0) -> Cluster:
 @pytest.mark.parametrize(
     ("nodes", "cpus", "workers", "expected"),
     [
-        (1, 1, None, Pool(1, 0.5, 0.0, 1, 0.25, 1)),
-        (1, 2, None, Pool(1, 1.0, 0.0, 2, 0.5, 1)),
-        (1, 16, None, Pool(1, 1.0, 0.0, 16, 0.5, 2)),
-        (1, 16, 4, Pool(4, 1.0, 0.0, 4, 0.5, 4)),
-        (1, 2, 4, Pool(4, 0.25, 0.0, 1, 0.5, 4)),
-        (10, 80, None, Pool(10, 1.0, 0.0, 8, 0.5, 10)),
-        (3, 24, 6, Pool(6, 1.0, 0.0, 4, 0.5, 6)),
-        (3, 24, 2, Pool(2, 1.0, 0.0, 12, 0.5, 2)),
+        (1, 1, None, Pool(1, 0.5, 0.0, 1, 0.25)),
+        (1, 2, None, Pool(1, 1.0, 0.0, 2, 0.5)),
+        (1, 16, None, Pool(1, 1.0, 0.0, 16, 0.5)),
+        (1, 16, 4, Pool(4, 1.0, 0.0, 4, 0.5)),
+        (1, 2, 4, Pool(4, 0.25, 0.0, 1, 0.5)),
+        (10, 80, None, Pool(10, 1.0, 0.0, 8, 0.5)),
+        (3, 24, 6, Pool(6, 1.0, 0.0, 4, 0.5)),
+        (3, 24, 2, Pool(2, 1.0, 0.0, 12, 0.5)),
     ],
 )
 def test_pools_of_cpus(nodes: int, cpus: float, workers: int | None, expected: Pool) -> None:
@@ -47,7 +47,7 @@ def test_pools_of_cpus(nodes: int, cpus: float, workers: int | None, expected: P
 
 
 def test_a_gpu_cluster_may_run_on_its_cpus() -> None:
-    assert size_pool(cluster(1, 16, 8), None, "cpu", 1.0) == Pool(1, 1.0, 0.0, 16, 0.5, 2)
+    assert size_pool(cluster(1, 16, 8), None, "cpu", 1.0) == Pool(1, 1.0, 0.0, 16, 0.5)
 
 
 @pytest.mark.parametrize(

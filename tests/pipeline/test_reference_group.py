@@ -7,11 +7,18 @@ import ray
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.reference_group import WorkerDied, _meaning
+from tamis.pipeline.reference_group import WorkerDied, _meaning, _task
 
 DIED: Exception = RuntimeError("the actor died")
 BUG, OURS = RuntimeError("a bug"), ConfigError("mend this")
+
+
+@pytest.mark.parametrize(("gpus", "calls"), [(0.0, None), (0.5, 1), (2.0, 1)])
+def test_a_process_that_has_used_a_gpu_ends_with_its_training(gpus: float, calls: int | None) -> None:
+    """Else it would hold the GPU's memory beside the workers that score. None: Ray may use it again."""
+    assert _task(Pool(1, 1.0, gpus, None, 1.0))._default_options.get("max_calls") == calls
 
 
 def raised(error: Exception) -> Exception:
@@ -33,7 +40,13 @@ def test_a_group_of_workers(failures: dict[int, Exception], expected: object) ->
     assert found is expected or type(found) is expected
 
 
+def test_the_reason_of_a_death_is_told() -> None:
+    assert str(_meaning(WorkerGroupError("", {0: DIED, 1: raised(BUG)}))) == "the actor died"
+
+
 def test_what_is_no_failure_of_a_worker() -> None:
     assert isinstance(_meaning(ray.exceptions.ActorDiedError()), WorkerDied)
+    lasting = ray.exceptions.RuntimeEnvSetupError("no such package")
+    assert _meaning(lasting) is lasting
     other = ControllerError(RuntimeError("no room"))
     assert _meaning(other) is other

@@ -1,4 +1,5 @@
-"""Reference models on real Ray Train: the bytes of one process, whoever dies on the way; errors that stay ours."""
+"""Reference models trained on a real Ray, by one worker and by a group: the bytes of one process, whoever dies on the
+way; errors that stay ours."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,12 @@ from safetensors.numpy import load
 
 from tamis.operators.losses import TokenLosses
 from tamis.operators.tokenised import Tokenised
-from tamis.pipeline import reference_training
+from tamis.pipeline import reference_group, reference_training
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
 from tamis.pipeline.models import ModelSource
 from tamis.pipeline.ray_start import ray_session
-from tamis.pipeline.reference_group import WorkerDied
+from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import SCHEMA, read_rows, write_rows
 from tamis.pipeline.reference_training import reference_key, train_reference
 from tamis.pipeline.reference_worker import ReferenceSpec, run
@@ -35,6 +37,7 @@ from tamis.pipeline.store import Store
 POOL = Pool(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
 PAIR = Pool(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
 TRAINING = TrainingSpec(rank=4, alpha=8, learning_rate=1e-3, batch_size=3, epochs=2, checkpoint_steps=2)
+LONG = TRAINING.model_copy(update={"epochs": 60, "checkpoint_steps": 20})
 STEPS = 8
 FOLDER, WORK = "artifact/references/utility", "_work/references/utility"
 WEIGHTS = f"{FOLDER}/adapter_model.safetensors"
@@ -233,14 +236,29 @@ def test_two_workers_give_what_one_gives(tiny_model: Path, tmp_path: Path, expec
 
 
 @pytest.mark.usefixtures("session")
-@pytest.mark.parametrize(("title", "pool"), [("run", POOL), ("RayTrainWorker", PAIR)], ids=["alone", "of a group"])
+@pytest.mark.parametrize(
+    ("title", "pool"), [("train_alone", POOL), ("RayTrainWorker", PAIR)], ids=["alone", "of a group"]
+)
 def test_a_killed_worker_goes_on_from_its_checkpoint(
-    title: str, pool: Pool, tiny_model: Path, tmp_path: Path, ray_logs: Path, capfd: pytest.CaptureFixture[str]
+    title: str,
+    pool: Pool,
+    tiny_model: Path,
+    tmp_path: Path,
+    ray_logs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    long = TRAINING.model_copy(update={"epochs": 60, "checkpoint_steps": 20})
     whole, store = Store(str(tmp_path / "whole")), Store(str(tmp_path / "killed"))
-    run_here(whole, tiny_model, training=long)
+    run_here(whole, tiny_model, training=LONG)
     killed: list[int] = []
+    begun: list[int] = []
+    take = reference_training._Shown.take
+
+    def noting(shown: Any, message: dict[str, Any]) -> None:
+        begun.extend([message["begins"]] if "begins" in message else [])
+        take(shown, message)
+
+    monkeypatch.setattr(reference_training._Shown, "take", noting)
 
     def kill() -> None:
         deadline = time.monotonic() + 120
@@ -248,15 +266,19 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
             time.sleep(0.05)
         while not any(name.endswith(".json") for name in store.list(WORK)) and time.monotonic() < deadline:
             time.sleep(0.005)
-        for process in found:
-            killed.append(process.pid)
+        for process in found[:1]:  # the other one of a group then waits for nobody
             process.kill()
+            killed.append(process.pid)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    facts = train(store, tiny_model, pool=pool, training=long)
+    facts = train(store, tiny_model, pool=pool, training=LONG)
     killer.join()
-    assert len(killed) == pool.workers
+    assert len(killed) == 1
+    first, *later = begun
+    assert first == 0
+    assert later
+    assert all(0 < step < 240 for step in later)
     assert facts["steps"] == 240
     assert [point["step"] for point in facts["curve"]] == list(range(1, 241))
     found, wanted = load(store.read(WEIGHTS)), load(whole.read(WEIGHTS))
@@ -265,9 +287,34 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
     assert "240 / 240 steps" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("session")
+def test_a_training_that_nobody_listens_to_any_more_ends(tiny_model: Path, tmp_path: Path, ray_logs: Path) -> None:
+    store = Store(str(tmp_path))
+    write_rows(store, "utility", ROWS)
+    with closing(messages(worker_spec(store, tiny_model, training=LONG), POOL, 1)) as said:
+        assert any("point" in message for message in said)
+        assert workers_of(ray_logs.parents[1], "train_alone")
+    deadline = time.monotonic() + 60
+    while workers_of(ray_logs.parents[1], "train_alone"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not store.exists(WEIGHTS)
+
+
+@pytest.mark.usefixtures("session")
+def test_what_ends_a_worker_alone(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = worker_spec(Store(str(tmp_path)), tiny_model)
+    with pytest.raises(FileNotFoundError, match=r"rows\.parquet"):
+        list(messages(spec, POOL, 1))
+    monkeypatch.setattr(reference_group, "START_MINUTES", 0.01)
+    with pytest.raises(ClusterError, match=r"no room for the training of the utility model.*run the same command"):
+        list(messages(spec, replace(POOL, cpus_per_worker=64), 1))
+
+
 def test_steps_are_counted_once_and_none_is_forgotten(capfd: pytest.CaptureFixture[str]) -> None:
     shown = reference_training._Shown("utility")
-    for begins, told in ((0, [1, 2, 3]), (2, [3]), (4, [5, 6])):  # step 4 was in a checkpoint, its word was lost
+    # Steps 4 and 6 were in checkpoints, their word was lost.
+    for begins, told in ((0, [1, 2, 3]), (2, [3]), (4, [5]), (6, list[int]())):
         shown.take({"begins": begins, "steps": 6})
         for step in told:
             shown.take({"point": {"step": step, "tokens": 10, "loss": 1.0}})
