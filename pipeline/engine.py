@@ -20,6 +20,8 @@ R = TypeVar("R")
 TASK_RETRIES = 3
 """How often Ray tries a task again when its worker died. Exceptions of our own code are not retried."""
 
+_END_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -144,8 +146,12 @@ def stream(
                 continue
             yield index, result
     finally:
-        for reference in running:
-            ray.cancel(reference, force=False)
+        # Whatever ends the loop early ends the command. What is about to be done may end: Ray 2.60 ends the driver's
+        # process, without a word, if a task is cancelled at the moment at which its result comes.
+        if running:
+            _, left = ray.wait(list(running), num_returns=len(running), timeout=_END_SECONDS, fetch_local=False)
+            for reference in left:
+                ray.cancel(reference, force=False)
 
 
 def map_reduce(

@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from tamis.pipeline.capture_spec import CaptureSpec
@@ -31,6 +32,7 @@ GRACE_SECONDS = 30.0
 
 _POLL_SECONDS = 1.0
 _JOIN_SECONDS = 10.0
+_END_SECONDS = 5.0
 _END = object()
 
 
@@ -163,7 +165,30 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _stop(dataset: Any, consumer: threading.Thread) -> None:
     """Kill the graph's actors and forget its tasks. Ray Data has no public way; it does this at an interrupt itself."""
+    from ray.data._internal.execution.operators.task_pool_map_operator import TaskPoolMapOperator
+
     executor = getattr(dataset, "_current_executor", None)
     if executor is not None:
+        for operator in list(executor._topology or ()):
+            if isinstance(operator, TaskPoolMapOperator):
+                operator._cancel_active_tasks = partial(_let_end, operator)
         executor.shutdown(force=True)
     consumer.join(_JOIN_SECONDS)
+
+
+def _let_end(operator: Any, force: bool) -> None:
+    """Cancel the tasks of this operator, which read and tokenise a shard each, but not one that is about to end.
+
+    Ray 2.60 ends the driver's whole process, without a word, if a task is cancelled at the moment at which its result
+    comes ("Check failed: Tried to complete task that was not pending").
+    """
+    import ray
+
+    tasks = {}
+    for task in operator.get_active_tasks():
+        waitable = task.get_waitable()
+        tasks[waitable.completed() if isinstance(waitable, ray.ObjectRefGenerator) else waitable] = task
+    if tasks:
+        _, left = ray.wait(list(tasks), num_returns=len(tasks), timeout=_END_SECONDS, fetch_local=False)
+        for reference in left:
+            tasks[reference]._cancel(force=force)

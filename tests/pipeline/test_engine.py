@@ -300,6 +300,18 @@ def test_what_kills_every_worker_can_be_left_out(session: Cluster) -> None:
     assert "\n" not in lost[1]
 
 
+def test_tasks_that_are_about_to_end_may(session: Cluster, tmp_path: Path) -> None:
+    found = stream(_touch_soon, [str(tmp_path / str(number)) for number in range(4)], cpus=0.5)
+    next(found)
+    found.close()  # type: ignore[attr-defined]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def _touch_soon(path: str) -> None:
+    time.sleep(0.2)
+    Path(path).touch()
+
+
 def test_what_is_left_of_a_cluster(session: Cluster) -> None:
     """Of one that had two nodes and four CPUs, this one is left."""
     before = Pool(2, 1.0, 0.0, 2, 0.5)

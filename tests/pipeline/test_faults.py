@@ -18,6 +18,7 @@ from outputs import alpaca_rows, write_jsonl
 
 from tamis.operators.problems import RowProblem
 from tamis.pipeline import capture as capture_module
+from tamis.pipeline import emit as emit_module
 from tamis.pipeline import generation
 from tamis.pipeline.capture import Forward
 from tamis.pipeline.curate import curate
@@ -149,6 +150,23 @@ def test_only_what_was_set_aside_is_captured_again(bench: Bench) -> None:
     after = {path.name: path.stat().st_mtime_ns for path in work.iterdir()}
     assert len(after) == 6
     assert {name: after[name] for name in before} == before
+
+
+def test_a_worker_that_hangs_while_it_writes_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def emit_shard(item: tuple[str, int], spec: Any) -> Any:
+        from tamis.pipeline.emit import _emit_shard
+
+        marker = Path(spec.store.path()).with_suffix(".hung")
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return _emit_shard(item, spec)
+
+    calm = bench.run("calm")
+    monkeypatch.setattr(emit_module, "_emit_shard", emit_shard)
+    assert bench.run(worker_timeout=10)["counts"] == calm["counts"]
+    assert (bench.folder / "out.hung").exists()
+    assert bench.files("out") == bench.files("calm")
 
 
 def test_beside_another_driver_nothing_incomplete_is_published(bench: Bench) -> None:
