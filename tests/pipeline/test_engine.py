@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tamis.operators.methods.protocol import tree_reduce
 from tamis.operators.problems import RowProblem
+from tamis.pipeline import engine
 from tamis.pipeline.engine import Pool, fits, map_reduce, own_error, refit, size_pool, stream
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
 from tamis.pipeline.ray_start import Cluster, ray_session
@@ -300,7 +301,8 @@ def test_what_kills_every_worker_can_be_left_out(session: Cluster) -> None:
     assert "\n" not in lost[1]
 
 
-def test_tasks_that_are_about_to_end_may(session: Cluster, tmp_path: Path) -> None:
+def test_tasks_that_are_about_to_end_may(session: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_END_SECONDS", 60.0)
     found = stream(_touch_soon, [str(tmp_path / str(number)) for number in range(4)], cpus=0.5)
     next(found)
     found.close()  # type: ignore[attr-defined]

@@ -57,6 +57,8 @@ class Operator:
 def test_readers_that_are_about_to_end_are_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "_END_SECONDS", 8.0)
     task = ray.remote(num_cpus=0, num_returns="streaming", max_retries=0)(reading)
+    # Two processes are there then, and what is measured below is not their start.
+    ray.get([next(ready) for ready in [task.remote(1.0), task.remote(1.0)]])
     quick, endless = Task(task.remote(0.5)), Task(task.remote(3600.0))
     _let_end(Operator([quick, endless]), force=True)
     assert (quick.cancelled, endless.cancelled) == (False, True)
