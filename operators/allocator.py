@@ -28,6 +28,7 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Give the system all that is free, for a process that lives on with something else to do; False as above."""
+    """Give the system what is free, for a process that lives on with something else to do. Whether any was given back;
+    False, too, where the C library is not glibc."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     return trim is not None and bool(trim(0))

@@ -10,5 +10,5 @@ import gc
 
 
 def collect_rarely() -> None:
-    """Look for cycles once in a hundred thousand new objects, not in seven hundred."""
+    """Look for cycles once in a hundred thousand new objects, where Python's default is some hundreds."""
     gc.set_threshold(100_000, 10, 10)

@@ -146,12 +146,22 @@ def stream(
                 continue
             yield index, result
     finally:
-        # Whatever ends the loop early ends the command. What is about to be done may end: Ray 2.60 ends the driver's
-        # process, without a word, if a task is cancelled at the moment at which its result comes.
-        if running:
-            _, left = ray.wait(list(running), num_returns=len(running), timeout=_END_SECONDS, fetch_local=False)
-            for reference in left:
-                ray.cancel(reference, force=False)
+        for reference in let_end(list(running)):
+            ray.cancel(reference, force=False)
+
+
+def let_end(references: Sequence[Any]) -> list[Any]:
+    """Wait some seconds for tasks that are not needed any more; those that still run then, which may be cancelled.
+
+    Ray 2.60 ends the driver's whole process, without a word, if a task is cancelled at the moment at which its result
+    comes ("Check failed: Tried to complete task that was not pending").
+    """
+    import ray
+
+    if not references:
+        return []
+    _, left = ray.wait(list(references), num_returns=len(references), timeout=_END_SECONDS, fetch_local=False)
+    return list(left)
 
 
 def map_reduce(

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from tamis.pipeline.capture_spec import CaptureSpec
-from tamis.pipeline.engine import Pool, fits, own_error
+from tamis.pipeline.engine import Pool, fits, let_end, own_error
 from tamis.pipeline.errors import ClusterError, TamisError, error_text, from_facts
 from tamis.pipeline.model_worker import ModelWorker
 from tamis.pipeline.sources import Shard
@@ -32,7 +32,6 @@ GRACE_SECONDS = 30.0
 
 _POLL_SECONDS = 1.0
 _JOIN_SECONDS = 10.0
-_END_SECONDS = 5.0
 _END = object()
 
 
@@ -171,24 +170,18 @@ def _stop(dataset: Any, consumer: threading.Thread) -> None:
     if executor is not None:
         for operator in list(executor._topology or ()):
             if isinstance(operator, TaskPoolMapOperator):
-                operator._cancel_active_tasks = partial(_let_end, operator)
+                operator._cancel_active_tasks = partial(_cancel_readers, operator)
         executor.shutdown(force=True)
     consumer.join(_JOIN_SECONDS)
 
 
-def _let_end(operator: Any, force: bool) -> None:
-    """Cancel the tasks of this operator, which read and tokenise a shard each, but not one that is about to end.
-
-    Ray 2.60 ends the driver's whole process, without a word, if a task is cancelled at the moment at which its result
-    comes ("Check failed: Tried to complete task that was not pending").
-    """
+def _cancel_readers(operator: Any, force: bool) -> None:
+    """In the place of Ray Data's own: cancel the tasks of this operator, but none that is about to end."""
     import ray
 
     tasks = {}
     for task in operator.get_active_tasks():
         waitable = task.get_waitable()
         tasks[waitable.completed() if isinstance(waitable, ray.ObjectRefGenerator) else waitable] = task
-    if tasks:
-        _, left = ray.wait(list(tasks), num_returns=len(tasks), timeout=_END_SECONDS, fetch_local=False)
-        for reference in left:
-            tasks[reference]._cancel(force=force)
+    for reference in let_end(list(tasks)):
+        tasks[reference]._cancel(force=force)

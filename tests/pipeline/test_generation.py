@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray
 
-from tamis.pipeline import generation
-from tamis.pipeline.generation import _let_end
+from tamis.pipeline import engine
+from tamis.pipeline.generation import _cancel_readers, _stop
 from tamis.pipeline.ray_start import ray_session
 
 
@@ -55,14 +58,42 @@ class Operator:
 
 @pytest.mark.usefixtures("session")
 def test_readers_that_are_about_to_end_are_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "_END_SECONDS", 8.0)
+    monkeypatch.setattr(engine, "_END_SECONDS", 8.0)
     task = ray.remote(num_cpus=0, num_returns="streaming", max_retries=0)(reading)
     # Two processes are there then, and what is measured below is not their start.
     ray.get([next(ready) for ready in [task.remote(1.0), task.remote(1.0)]])
     quick, endless = Task(task.remote(0.5)), Task(task.remote(3600.0))
-    _let_end(Operator([quick, endless]), force=True)
+    _cancel_readers(Operator([quick, endless]), force=True)
     assert (quick.cancelled, endless.cancelled) == (False, True)
     assert ray.get(next(quick.waitable)) == 0.5
     with pytest.raises(ray.exceptions.RayError):
         ray.get(next(endless.waitable))
-    _let_end(Operator(), force=True)
+    _cancel_readers(Operator(), force=True)
+
+
+@pytest.mark.usefixtures("session")
+def test_a_graph_is_stopped_without_breaking_off_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_END_SECONDS", 60.0)
+    dataset = ray.data.from_items([{"folder": str(tmp_path)}] * 40, override_num_blocks=40).map_batches(
+        read_slowly, batch_size=None, batch_format="pyarrow", num_cpus=0.5
+    )
+    begun = threading.Event()
+
+    def consume() -> None:
+        for _ in dataset.iter_rows():
+            begun.set()
+
+    consumer = threading.Thread(target=consume, daemon=True)
+    consumer.start()
+    assert begun.wait(60)
+    _stop(dataset, consumer)
+    marks = [path.suffix for path in tmp_path.iterdir()]
+    assert 0 < marks.count(".done") == marks.count(".begun") < 40
+
+
+def read_slowly(batch: pa.Table) -> pa.Table:
+    mark = Path(batch["folder"][0].as_py(), str(time.time_ns()))
+    mark.with_suffix(".begun").touch()
+    time.sleep(0.5)
+    mark.with_suffix(".done").touch()
+    return batch

@@ -22,7 +22,7 @@ from safetensors.numpy import load
 
 from tamis.operators.losses import TokenLosses
 from tamis.operators.tokenised import Tokenised
-from tamis.pipeline import reference_group, reference_training
+from tamis.pipeline import reference_group, reference_training, reference_worker
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
 from tamis.pipeline.models import ModelSource
@@ -309,6 +309,18 @@ def test_what_ends_a_worker_alone(tiny_model: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(reference_group, "START_MINUTES", 0.01)
     with pytest.raises(ClusterError, match=r"no room for the training of the utility model.*run the same command"):
         list(messages(spec, replace(POOL, cpus_per_worker=64), 1))
+
+
+def test_memory_is_given_back_when_the_model_is_gone(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of a worker alone goes on with other tasks."""
+    store = Store(str(tmp_path))
+    write_rows(store, "utility", ROWS)
+    written: list[bool] = []
+    monkeypatch.setattr(reference_worker, "return_freed_memory", lambda: written.append(store.exists(WEIGHTS)))
+    list(reference_worker.train_alone(worker_spec(store, tiny_model)))
+    assert written == [True]
 
 
 def test_steps_are_counted_once_and_none_is_forgotten(capfd: pytest.CaptureFixture[str]) -> None:
