@@ -32,6 +32,7 @@ from places import Bucket, Local, Place
 from rounds import Kill, Plan, Round, draw
 from running import MAY_BE_RESUMED, Running
 from swift_server import SwiftServer, unusable
+from transformers.utils.logging import disable_progress_bar
 from two_nodes import TwoNodes
 
 MOST_RUNS = 5
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.05, help="highest share of requests that meet a fault")
     parser.add_argument("--keep", action="store_true", help="leave all files where they are, and say where")
     arguments = parser.parse_args()
+    disable_progress_bar()  # of writing the model; here, where the whole process is ours, and not where tests come by
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # the cluster and the store go, too
     folder = Path(tempfile.mkdtemp(prefix="tamis-chaos-"))
     kills = arguments.kill or [kill for kill in Kill if kill is not Kill.NOTHING]

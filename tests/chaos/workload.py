@@ -19,9 +19,6 @@ PARTS = ("kept", "dropped", "quarantine", "scores", "artifact")
 
 
 def build_model(folder: Path) -> Path:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     folder.mkdir(parents=True)
     return save_model(folder, blocks=4, width=128)
 

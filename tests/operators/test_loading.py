@@ -359,6 +359,7 @@ def test_quantised_checkpoints_are_refused(folder: Path) -> None:
 
 def test_loading_is_silent_and_changes_no_setting(whole: Path, capfd: pytest.CaptureFixture[str]) -> None:
     verbosity = transformers_logging.get_verbosity()
+    transformers_logging.enable_progress_bar()  # the default, whatever a test before has left
     hook = transformers_logging.set_tqdm_hook(None)
     Representer.load(whole, BLOCK_0, device="cpu")
     assert transformers_logging.get_verbosity() == verbosity
