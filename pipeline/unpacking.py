@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,9 @@ class Unpacked:
         self._packed = _Counted(raw)
         self._stream = pa.CompressedInputStream(pa.PythonFile(self._packed, mode="r"), compression)
         self._count = 0
+        # Where a reader keeps it open till its process ends, Arrow would close it when half of Python is gone, and
+        # complain.
+        weakref.finalize(self, self._stream.close)
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes; fewer only at the end."""

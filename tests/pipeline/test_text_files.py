@@ -6,6 +6,8 @@ import codecs
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +309,17 @@ def test_a_broken_csv_is_an_error_with_its_line(tmp_path: Path, data: bytes) -> 
 def test_a_csv_header_must_name_its_columns(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ValueError, match="each by its own name"):
         store(tmp_path, data, "csv")
+
+
+LEFT_OPEN = """
+import gzip, sys, fsspec
+from tamis.pipeline.text_files import TextFile
+fsspec.filesystem("memory").pipe_file("/data.jsonl.gz", gzip.compress(b'{"a": 1}'))
+sys.left_open = TextFile("memory://data.jsonl.gz", "jsonl", "gzip", {}).open()
+sys.stdout.write(sys.left_open.read(8).decode())
+"""
+
+
+def test_a_process_that_ends_with_an_archive_open_says_nothing_of_it() -> None:
+    ended = subprocess.run([sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, '{"a": 1}', "")
