@@ -36,7 +36,8 @@ from transformers import AutoTokenizer
 
 from tamis.operators.references import over_rejection_path
 from tamis.operators.refusals import is_refusal
-from tamis.operators.sensitivity import FACTORS, NEW_TOKENS, ScaledAnswers, most_sensitive, sensitivity
+from tamis.operators.scaled_answers import ScaledAnswers
+from tamis.operators.sensitivity import FACTORS, NEW_TOKENS, most_sensitive, sensitivity
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "layers.json"
 REFUSING = 0.02

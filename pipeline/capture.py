@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from tamis.operators.forward import Representer
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.engine import Pool
@@ -25,6 +24,9 @@ from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside, lines
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.watch import start_watch
+
+if TYPE_CHECKING:
+    from tamis.operators.forward import Representer
 
 WORKER_TIMEOUT = 1800.0
 
@@ -41,6 +43,9 @@ class Forward(ModelWorker):
     representer: Representer
 
     def load(self, path: str) -> None:
+        # Not above: the driver needs none of it, and to import it takes seconds.
+        from tamis.operators.forward import Representer
+
         spec = self.spec
         self.representer = Representer.load(
             path,

@@ -14,7 +14,7 @@ from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.methods import METHODS, Larf, Method
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
-from tamis.pipeline import plan_cache
+from tamis.pipeline import plan_cache, run_folder
 from tamis.pipeline.addresses import is_local_url, refuse_credentials, refuse_unshared
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.files import SourceFile, resolve
@@ -25,6 +25,7 @@ from tamis.pipeline.retrying import PATIENCE_SECONDS
 from tamis.pipeline.scanning import dialect_of, scan_files
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
+from tamis.pipeline.store import Store
 
 if TYPE_CHECKING:
     from tamis.operators.architecture import ModelInfo
@@ -143,7 +144,8 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     requests = requests_of({name: methods[name] for name in methods if name != "larf" or not undecided}, model.info)
     whole = undecided or job.masks_tokens
     blocks = model.info.blocks if whole else max(request.block for request in requests) + 1
-    check_files(model, blocks, head=job.masks_tokens or (undecided and job.larf.layer == "auto"))
+    if not run_folder.begun_with(Store(job.output, job.storage_options), model.keys):
+        check_files(model, blocks, head=job.masks_tokens or (undecided and job.larf.layer == "auto"))
     notes: list[str] = []
     max_tokens = longest_of(job, model)
     if max_tokens < job.max_tokens and "max_tokens" in job.model_fields_set:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from tamis.operators.sensitivity import FACTORS, ScaledAnswers
+from tamis.operators.sensitivity import FACTORS
 from tamis.pipeline import receipts
 from tamis.pipeline.engine import Pool, own_error
 from tamis.pipeline.errors import ClusterError, ConfigError, TamisError
@@ -19,6 +19,9 @@ from tamis.pipeline.job import LayersJob
 from tamis.pipeline.models import ModelSource, chat_template, fetch
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.store import Store
+
+if TYPE_CHECKING:
+    from tamis.operators.scaled_answers import ScaledAnswers
 
 STAGE = "layers"
 ACTOR_RESTARTS = 3
@@ -139,7 +142,10 @@ class Searcher:
         }
 
     def _prepare(self, prompts: Sequence[str]) -> ScaledAnswers:
+        # Not above: the driver needs none of it, and to import it takes seconds.
         import torch
+
+        from tamis.operators.scaled_answers import ScaledAnswers
 
         spec = self.spec
         if spec.threads is not None:

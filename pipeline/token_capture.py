@@ -6,17 +6,19 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from tamis.operators.losses import TokenLosses
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.model_worker import ModelWorker, TokenRows
 from tamis.pipeline.models import fetch
+
+if TYPE_CHECKING:
+    from tamis.operators.losses import TokenLosses
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -47,6 +49,9 @@ class TokenScorer(ModelWorker):
 
     def load(self, path: str) -> None:
         """Adapters share one copy of the base; a full model is loaded beside it."""
+        # Not above: the driver needs none of it, and to import it takes seconds.
+        from tamis.operators.losses import TokenLosses
+
         spec = self.spec
         options: dict[str, Any] = {
             "dtype": spec.dtype,

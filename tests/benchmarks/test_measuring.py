@@ -31,7 +31,7 @@ from transformers import AutoTokenizer  # noqa: E402
 
 from tamis.operators.forward import Representer  # noqa: E402
 from tamis.operators.losses import TokenLosses  # noqa: E402
-from tamis.operators.sensitivity import ScaledAnswers  # noqa: E402
+from tamis.operators.scaled_answers import ScaledAnswers  # noqa: E402
 
 SHAPE = models.Shape(width=32, mlp=48, heads=4, kv_heads=2, blocks=4, vocabulary=300, block=2)
 CPU = torch.device("cpu")

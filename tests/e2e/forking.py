@@ -65,6 +65,9 @@ _TOO_LONG = 1000
 def serve() -> None:
     import select
 
+    import transformers.models.llama.modeling_llama  # noqa: F401  (of this kind the tests' models are)
+
+    import tamis.operators.forward
     import tamis.pipeline.model_checks
     import tamis.pipeline.samples
     import tamis.pipeline.screens

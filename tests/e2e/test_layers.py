@@ -19,7 +19,8 @@ from outputs import alpaca_rows, check_whole, manifest_of, pair, sentence, snaps
 from tamis.operators.fisher import best_block, fisher_ratios
 from tamis.operators.forward import Representer
 from tamis.operators.requests import Request
-from tamis.operators.sensitivity import FACTORS, ScaledAnswers
+from tamis.operators.scaled_answers import ScaledAnswers
+from tamis.operators.sensitivity import FACTORS
 from tamis.operators.tokens import ChatTokenizer
 
 BLOCKS = 4

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tamis.operators.sensitivity import FACTORS, ScaledAnswers
+from tamis.operators.scaled_answers import ScaledAnswers
+from tamis.operators.sensitivity import FACTORS
 from tamis.pipeline import receipts, sensitivity
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from plan_jobs import Planner, larf, lines_of, rows_of
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.job import load_job
-from tamis.pipeline.plan import short_timeout
+from tamis.pipeline.plan import Plan, short_timeout
+from tamis.pipeline.run_folder import begin
+from tamis.pipeline.store import Store
 
 
 @pytest.fixture
@@ -83,6 +87,40 @@ def test_a_layer_that_is_to_be_found(plan: Planner, folder: Path) -> None:
     assert fisher.layers is not None
     assert fisher.layers.prompts is None
     assert "larf.over_rejection_prompts" not in fisher.fingerprint
+
+
+def begun(plan: Plan) -> None:
+    begin(Store(plan.job.output), {"fingerprint": dict(plan.fingerprint)})
+
+
+IMPORTS = """
+import json, sys
+from tamis.pipeline.job import load_job
+from tamis.pipeline.plan import make_plan
+make_plan(load_job(None, json.loads(sys.argv[1]), []))
+print("transformers.modeling_utils" in sys.modules)
+"""
+
+
+def test_the_code_of_models_is_imported_for_a_run_that_begins_and_not_for_one_that_goes_on(plan: Planner) -> None:
+    """It takes seconds, which a resumed run of many shards has better use for."""
+
+    def imports() -> str:
+        command = [sys.executable, "-c", IMPORTS, json.dumps(plan.job)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert imports() == "True\n"
+    begun(plan())
+    assert imports() == "False\n"
+
+
+def test_a_model_that_was_damaged_since_the_run_began_is_found(plan: Planner, folder: Path, tiny_model: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, folder / "model"))
+    begun(plan(model=str(model)))
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"model\.safetensors"):
+        plan(model=str(model))
 
 
 def test_prompts_are_looked_at_before_the_search(plan: Planner, folder: Path) -> None:
