@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens import ChatTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ASKED = "{% set add_generation_prompt = true %}"
 _PLAIN = "{% for message in messages %}User: {{ message['content'] }}\n\nAssistant:{% endfor %}"

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 import jinja2
-from transformers.utils.chat_template_utils import _compile_jinja_template
 
+from tamis.operators.chat_template import compile_template
 from tamis.operators.conversation import Message
 from tamis.operators.problems import RowProblem
 
@@ -32,8 +31,6 @@ PLAIN_TEMPLATE = (
     "{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
 )
 _LOOKED_UP = 8
-# The date that Llama 3's own templates write where they know of none.
-FIXED_DATE = datetime(2024, 7, 26)
 
 _MOST_WORK = 1 << 28
 _PER_MESSAGE = 1000
@@ -65,7 +62,7 @@ class Renderer:
 
     def __init__(self, template: str, variables: Mapping[str, str]) -> None:
         try:
-            self._template = _compile_jinja_template(template)
+            self._template = compile_template(template)
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"the chat template is not valid Jinja, line {error.lineno}: {error.message}") from error
         if "{{" not in template and "{%" not in template:
@@ -75,7 +72,6 @@ class Renderer:
             "tools": None,
             "documents": None,
             "add_generation_prompt": False,
-            "strftime_now": FIXED_DATE.strftime,
             **variables,
         }
 

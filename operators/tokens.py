@@ -14,18 +14,21 @@ import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from tamis.operators.chat_template import FIXED_DATE
 from tamis.operators.control_tokens import ControlTokens, Tokens
 from tamis.operators.conversation import Message
 from tamis.operators.problems import RowProblem
-from tamis.operators.rendering import FIXED_DATE, PLAIN_TEMPLATE, Renderer, Span
+from tamis.operators.rendering import PLAIN_TEMPLATE, Renderer, Span
 from tamis.operators.spelling import pieces
 from tamis.operators.tokenised import Tokenised
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Overlong = Literal["quarantine", "keep_end", "keep_start"]
 
@@ -45,10 +48,9 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
         specification = _specification(tokenizer)
-        self._backend = Tokenizer.from_str(json.dumps(specification))
         named = {name: str(string) for name, string in tokenizer.special_tokens_map.items()}
-        self.has_template = template is not None or bool(tokenizer.chat_template)
-        if self.has_template:
+        has_template = template is not None or bool(tokenizer.chat_template)
+        if has_template:
             source, variables = tokenizer.get_chat_template(template), named
         else:
             opening = named.get("bos_token", "") if _adds_bos(tokenizer) else ""
@@ -56,11 +58,30 @@ class ChatTokenizer:
                 PLAIN_TEMPLATE,
                 {"bos_token": opening, "eos_token": named.get("eos_token", "")},
             )
+        self._make(specification, source, variables, tokenizer.bos_token_id, has_template)
+
+    def _make(
+        self, specification: dict[str, Any], source: str, variables: dict[str, str], bos: int | None, has_template: bool
+    ) -> None:
+        self.has_template = has_template
+        self._parts = (specification, source, variables, bos, has_template)
+        self._backend = Tokenizer.from_str(json.dumps(specification))
         self._renderer = Renderer(source, variables)
         self._controls = ControlTokens(self._backend, specification, self._renderer)
-        self._bos = tokenizer.bos_token_id
-        facts = [specification, source, variables, self._bos, str(FIXED_DATE)]
+        self._bos = bos
+        facts = [specification, source, variables, bos, str(FIXED_DATE)]
         self.fingerprint: str = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """All that it is: as long as the tokenizer.json it was made of, up to some 20 million characters."""
+        return json.dumps(self._parts)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The same tokenizer again, by its fingerprint too, without transformers, which takes seconds to import."""
+        made = cls.__new__(cls)
+        made._make(*json.loads(text))
+        return made
 
     @classmethod
     def load(
@@ -70,8 +91,10 @@ class ChatTokenizer:
         revision: str | None = None,
         trust_remote_code: bool = False,
         template: str | None = None,
-    ) -> ChatTokenizer:
+    ) -> Self:
         """From a model folder or name. Raises ValueError if the tokenizer is not fast, OSError if absent."""
+        from transformers import AutoTokenizer
+
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         return cls(tokenizer, template)
 

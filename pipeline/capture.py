@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from tamis.operators.problems import RowProblem
+from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError
@@ -23,6 +24,7 @@ from tamis.pipeline.model_worker import ModelWorker, TokenRows
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside, lines
 from tamis.pipeline.sources import Shard
+from tamis.pipeline.tokenising import PackedTokenizer
 from tamis.pipeline.watch import start_watch
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ def _vector_column(vectors: np.ndarray[Any, Any]) -> pa.Array:
 
 def capture(
     spec: CaptureSpec,
+    tokenizer: ChatTokenizer,
     shards: Sequence[Shard],
     pool: Pool,
     worker: type[ModelWorker] = Forward,
@@ -91,12 +94,14 @@ def capture(
     Raises TamisError as the workers raised it, ClusterError when Ray gave up.
     """
     left = {shard.name: shard for shard in shards}
+    packed = PackedTokenizer.pack(tokenizer)
     given_up: list[SetAside] = []
     fruitless, anything = 0, hopeful
     while left:
         before = len(left)
         try:
-            with closing(run_graph(spec, list(left.values()), pool, worker, start_watch(), timeout)) as outcomes:
+            graph = run_graph(spec, packed, list(left.values()), pool, worker, start_watch(), timeout)
+            with closing(graph) as outcomes:
                 for outcome in outcomes:
                     if "set_aside" not in outcome:
                         del left[outcome["shard"]]

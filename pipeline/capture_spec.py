@@ -9,7 +9,7 @@ from typing import Any
 from tamis.operators.requests import Request
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.job import LayersJob
-from tamis.pipeline.models import ModelSource, chat_template
+from tamis.pipeline.models import ModelSource
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.store import Store
 
@@ -28,7 +28,6 @@ class CaptureSpec:
     revision: str | None
     trust_remote_code: bool
     allow_pickle_weights: bool
-    template: str | None
     dtype: str
     device: str
     threads: int | None
@@ -67,7 +66,6 @@ def capture_spec(
         revision=None if model.revision == "local" else model.revision,
         trust_remote_code=spec.trust_remote_code,
         allow_pickle_weights=spec.allow_pickle_weights,
-        template=chat_template(spec.template, job.storage_options),
         dtype=spec.dtype,
         device=spec.device,
         threads=pool.threads,

@@ -131,6 +131,6 @@ def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
 def _vectors(plan: Plan, store: Store, key: str) -> Start:
     def start(shards: Sequence[Shard], pool: Pool) -> Captures:
         spec = capture_spec(plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests)
-        return partial(capture, spec, shards, pool)
+        return partial(capture, spec, plan.tokenizer, shards, pool)
 
     return start

@@ -21,7 +21,7 @@ from tamis.pipeline.engine import Pool, fits, let_end, own_error
 from tamis.pipeline.errors import ClusterError, TamisError, error_text, from_facts
 from tamis.pipeline.model_worker import ModelWorker
 from tamis.pipeline.sources import Shard
-from tamis.pipeline.tokenising import tokenise_shard
+from tamis.pipeline.tokenising import PackedTokenizer, tokenise_shard
 from tamis.pipeline.watch import TRIES, Guard, kill_stalled
 
 ACTOR_RESTARTS = 3 * TRIES
@@ -40,13 +40,19 @@ class GraphLost(Exception):
 
 
 def run_graph(
-    spec: CaptureSpec, shards: Sequence[Shard], pool: Pool, worker: type[ModelWorker], guard: Guard, timeout: float
+    spec: CaptureSpec,
+    tokenizer: PackedTokenizer,
+    shards: Sequence[Shard],
+    pool: Pool,
+    worker: type[ModelWorker],
+    guard: Guard,
+    timeout: float,
 ) -> Generator[dict[str, Any]]:
     """What the workers say of every shard, in any order. timeout: seconds after which a worker is taken for hung.
 
     Raises TamisError as a worker raised it, GraphLost, or ClusterError for any other error of a worker.
     """
-    dataset = _graph(spec, shards, pool, worker, guard)
+    dataset = _graph(spec, tokenizer, shards, pool, worker, guard)
     outcomes: queue.Queue[Any] = queue.Queue()
 
     def consume() -> None:
@@ -94,7 +100,14 @@ def run_graph(
             _stop(dataset, consumer)
 
 
-def _graph(spec: CaptureSpec, shards: Sequence[Shard], pool: Pool, worker: type[ModelWorker], guard: Guard) -> Any:
+def _graph(
+    spec: CaptureSpec,
+    tokenizer: PackedTokenizer,
+    shards: Sequence[Shard],
+    pool: Pool,
+    worker: type[ModelWorker],
+    guard: Guard,
+) -> Any:
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
@@ -106,7 +119,7 @@ def _graph(spec: CaptureSpec, shards: Sequence[Shard], pool: Pool, worker: type[
             ray.data.from_items(items, override_num_blocks=len(items))
             .map_batches(
                 tokenise_shard,
-                fn_kwargs={"spec": spec, "guard": guard},
+                fn_kwargs={"spec": spec, "tokenizer": tokenizer, "guard": guard},
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=pool.task_cpus,

@@ -242,7 +242,7 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
         rows = sum(shard.rows for shard in shards)
         progress = Progress(FISHER, rows, skipped=rows - sum(shard.rows for shard in left))
         spec = capture_spec(plan.job, plan.model.source, store, key, pool, plan.max_tokens, requests, FISHER)
-        for receipt in capture(spec, left, pool):
+        for receipt in capture(spec, plan.model.tokenizer, left, pool):
             done.append(receipt)
             _check_precision(store, done)
             progress.advance(receipt["rows"], receipt["tokens"])

@@ -71,6 +71,7 @@ class Plan:
     layers: LayerPlan | None
     model: ModelSource
     model_info: ModelInfo
+    tokenizer: ChatTokenizer
     max_tokens: int
     estimate: Estimate
     fingerprint: Mapping[str, Any]
@@ -200,6 +201,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
         layers=layers,
         model=model.source,
         model_info=model.info,
+        tokenizer=model.tokenizer,
         max_tokens=max_tokens,
         estimate=estimate,
         fingerprint=fingerprint_of(

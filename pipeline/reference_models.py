@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +60,11 @@ class ReferenceModels:
         names = ("model", TOKENISATION, "model.dtype", "model.device", "max_tokens", "overlong")
         return {name: self.plan.fingerprint[name] for name in names}
 
-    @cached_property
-    def tokenizer(self) -> ChatTokenizer:
-        """The job's, with its chat template."""
-        spec = self.plan.job.model
-        return ChatTokenizer.load(
-            self.plan.model.path,
-            trust_remote_code=spec.trust_remote_code,
-            template=chat_template(spec.template, self.plan.job.storage_options),
-        )
-
     def rows(self, role: str) -> list[Tokenised]:
         """The usable rows of the reference set `role`, tokenised as the corpus is. InputError if there are none."""
         if role not in self._rows:
             plan = self.plan
-            outcomes = reference_rows(self._shards(role), self.tokenizer, plan.max_tokens, plan.job)
+            outcomes = reference_rows(self._shards(role), plan.tokenizer, plan.max_tokens, plan.job)
             self._rows[role] = [outcome for _, outcome in outcomes if isinstance(outcome, Tokenised)]
         if not self._rows[role]:
             raise InputError(f"the {role} references hold no rows; name a file with some")

@@ -174,13 +174,9 @@ def _strings(plan: Plan, statistics: TokenStatistics) -> list[dict[str, Any]]:
     """The tokens that are discarded most often, as the tokenizer spells each by itself."""
     order = np.argsort(-statistics.by_token.discarded, kind="stable")[:SHOWN_STRINGS]
     chosen = [int(number) for number in order if statistics.by_token.discarded[number]]
-    template = chat_template(plan.job.model.template, plan.job.storage_options)
-    tokenizer = ChatTokenizer.load(
-        plan.model.path, trust_remote_code=plan.job.model.trust_remote_code, template=template
-    )
     return [
         {
-            "token": tokenizer.spelling(number),
+            "token": plan.tokenizer.spelling(number),
             "id": number,
             "tokens": int(statistics.by_token.counts[number]),
             "discarded": int(statistics.by_token.discarded[number]),

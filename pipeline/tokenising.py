@@ -7,7 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,23 +21,49 @@ from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import TamisError, as_facts
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema
-from tamis.pipeline.models import fetch
 from tamis.pipeline.sources import CORPUS, Row, Shard, read
 from tamis.pipeline.watch import Guard
 
 
-def tokenise_shard(batch: pa.Table, spec: CaptureSpec, guard: Guard | None = None) -> pa.Table:
+@dataclass(frozen=True)
+class PackedTokenizer:
+    """The tokenizer of the plan on its way to the readers, which so need neither the model's folder nor transformers.
+
+    text: its JSON as bytes, uint8 (n,): Ray lets all processes of a node read one copy of an array.
+    """
+
+    fingerprint: str
+    text: np.ndarray[Any, Any]
+
+    @classmethod
+    def pack(cls, tokenizer: ChatTokenizer) -> PackedTokenizer:
+        return cls(tokenizer.fingerprint, np.frombuffer(tokenizer.to_json().encode(), dtype=np.uint8))
+
+    def unpacked(self) -> ChatTokenizer:
+        """Kept for the life of the worker process: opening a tokenizer takes longer than a shard."""
+        global _opened
+        if _opened is None or _opened.fingerprint != self.fingerprint:
+            _opened = ChatTokenizer.from_json(self.text.tobytes().decode())
+        return _opened
+
+
+_opened: ChatTokenizer | None = None
+
+
+def tokenise_shard(
+    batch: pa.Table, spec: CaptureSpec, tokenizer: PackedTokenizer, guard: Guard | None = None
+) -> pa.Table:
     """One shard: a row per input row with its tokens and the ranges of its answers (starts, stops), or with the code
     and message of its problem. A shard that is to be set aside: one row, whose notes say why."""
     [text] = batch.column("shard").to_pylist()
     shard = Shard.from_json(text)
     if guard is None:
-        return _tokenised(shard, text, spec)
+        return _tokenised(shard, text, spec, tokenizer)
     work = f"reading {shard.name}"
     refused = guard.begin(work)
     if refused is None:
         try:
-            table = _tokenised(shard, text, spec)
+            table = _tokenised(shard, text, spec, tokenizer)
         except (TamisError, OSError) as error:
             return _tokens_table([None], json.dumps({"shard": text, "error": as_facts(error)}))
         except Exception as error:
@@ -51,7 +77,7 @@ def tokenise_shard(batch: pa.Table, spec: CaptureSpec, guard: Guard | None = Non
     return _tokens_table([None], json.dumps({"shard": text, "set_aside": refused}))
 
 
-def _tokenised(shard: Shard, text: str, spec: CaptureSpec) -> pa.Table:
+def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedTokenizer) -> pa.Table:
     began = time.perf_counter()
     dialect = Dialect.from_dict(dict(shard.dialect))
     columns = None if shard.file.format in TEXT_FORMATS else [column for _, column in dialect.columns]
@@ -66,10 +92,7 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec) -> pa.Table:
             places.append(place)
         except RowProblem as problem:
             outcomes[place] = problem
-    tokenizer = _tokenizer(
-        spec.model, spec.revision, spec.trust_remote_code, spec.template, json.dumps(dict(spec.options), sort_keys=True)
-    )
-    encoded = tokenizer.encode(
+    encoded = tokenizer.unpacked().encode(
         conversations,
         max_tokens=spec.max_tokens,
         overlong=spec.overlong,  # type: ignore[arg-type]
@@ -83,15 +106,6 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec) -> pa.Table:
         outcomes[place] = outcome
     notes = {"shard": text, "schema": _schema_of(shard, rows, outcomes), "read_seconds": time.perf_counter() - began}
     return _tokens_table(outcomes, json.dumps(notes))
-
-
-@lru_cache(maxsize=2)
-def _tokenizer(
-    model: str, revision: str | None, remote_code: bool, template: str | None, options: str
-) -> ChatTokenizer:
-    """Kept for the life of the worker process: opening a tokenizer takes longer than a shard."""
-    path = fetch(model, revision, weights=False, remote_code=remote_code, options=json.loads(options)).path
-    return ChatTokenizer.load(path, trust_remote_code=remote_code, template=template)
 
 
 def _schema_of(shard: Shard, rows: Sequence[Row], outcomes: Sequence[Any]) -> str | None:

@@ -185,7 +185,7 @@ class _Run:
             plan = self.plan
             base = capture_spec(plan.job, plan.model, self.store, self.key, pool, plan.max_tokens, (), stage_of(round))
             spec = LossSpec(**vars(base), references=dict(references), with_tokens=with_tokens)
-            return partial(capture, spec, shards, pool, TokenScorer)
+            return partial(capture, spec, plan.tokenizer, shards, pool, TokenScorer)
 
         totals = run_capture(
             self.plan, self.store, self.key, self.cluster, self.timings, self.plan.shards, stage_of(round), start
@@ -246,7 +246,7 @@ class _Run:
             method=plan.job.method[0],
             round=self.latest,
             cut=selection.cut,
-            control_ids=self.models.tokenizer.control_ids,
+            control_ids=self.plan.tokenizer.control_ids,
         )
         totals, cpus = TokenTotals(), min(1.0, self.cluster.cpus)
         run_emit(

@@ -12,6 +12,7 @@ import pytest
 from plan_jobs import Planner, lines_of, rows_of
 
 from tamis.operators.requests import Request
+from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture import Forward
 from tamis.pipeline.capture_spec import CAPTURES, CaptureSpec
 from tamis.pipeline.capture_stage import check_precision, readers_of
@@ -19,7 +20,7 @@ from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.originals import decode_schema
 from tamis.pipeline.sources import Shard, read, read_table
 from tamis.pipeline.store import Store
-from tamis.pipeline.tokenising import tokenise_shard
+from tamis.pipeline.tokenising import PackedTokenizer, tokenise_shard
 from tamis.pipeline.totals import CaptureTotals
 
 
@@ -31,7 +32,7 @@ def planner(tmp_path: Path, tiny_model: Path) -> Planner:
 def spec_for(tmp_path: Path, model: Path, **changes: Any) -> CaptureSpec:
     settings: dict[str, Any] = {
         "store": Store(str(tmp_path / "out")), "options": {}, "key": "k", "model": str(model), "revision": None,
-        "trust_remote_code": False, "allow_pickle_weights": False, "template": None, "dtype": "auto", "device": "cpu",
+        "trust_remote_code": False, "allow_pickle_weights": False, "dtype": "auto", "device": "cpu",
         "threads": None, "token_budget": "auto", "attention": "padded", "compile": False,
         "exact": False, "max_tokens": 128, "overlong": "quarantine",
         "columns": ("block_01.last_token",),
@@ -39,9 +40,14 @@ def spec_for(tmp_path: Path, model: Path, **changes: Any) -> CaptureSpec:
     return CaptureSpec(**{**settings, **changes})
 
 
+def tokens_of(shard: Shard, spec: CaptureSpec) -> pa.Table:
+    tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
+    return tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec, tokenizer)
+
+
 def captured(shard: Shard, spec: CaptureSpec) -> tuple[dict[str, Any], pa.Table]:
     """The receipt and the written table of one shard."""
-    result = Forward(spec)(tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec))
+    result = Forward(spec)(tokens_of(shard, spec))
     receipt = json.loads(result.column("receipt")[0].as_py())
     return receipt, spec.store.read_table(f"{CAPTURES}/{shard.name}.parquet")
 

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 from plan_jobs import Planner, lines_of, rows_of
 
+from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import ConfigError, from_facts
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_capture import ADAPTER_FILES, LossSpec, Reference, TokenScorer, ragged
-from tamis.pipeline.tokenising import tokenise_shard
+from tamis.pipeline.tokenising import PackedTokenizer, tokenise_shard
 
 ROLES = ("utility", "harmful")
 TURNS = [
@@ -49,16 +50,21 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def spec_for(store: Store, model: Path, references: dict[str, Reference], **changes: Any) -> LossSpec:
     settings: dict[str, Any] = {
         "store": store, "options": {}, "key": "k", "model": str(model), "revision": None, "trust_remote_code": False,
-        "allow_pickle_weights": False, "template": None, "dtype": "auto", "device": "cpu", "threads": None,
+        "allow_pickle_weights": False, "dtype": "auto", "device": "cpu", "threads": None,
         "token_budget": "auto", "attention": "padded", "compile": False, "exact": False, "max_tokens": 90,
         "overlong": "quarantine", "columns": (), "stage": "losses", "references": references,
     }  # fmt: skip
     return LossSpec(**{**settings, **changes})
 
 
+def tokens_of(shard: Shard, spec: LossSpec) -> pa.Table:
+    tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
+    return tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec, tokenizer)
+
+
 def scored(shard: Shard, spec: LossSpec) -> tuple[dict[str, Any], pa.Table]:
     """The receipt and the written table of one shard."""
-    result = TokenScorer(spec)(tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec))
+    result = TokenScorer(spec)(tokens_of(shard, spec))
     receipt = json.loads(result.column("receipt")[0].as_py())
     return receipt, spec.store.read_table(f"_work/{spec.stage}/{shard.name}.parquet")
 
@@ -151,7 +157,7 @@ def test_an_adapter_of_another_model_is_told_with_each_shard(tmp_path: Path, slo
     spec = spec_for(Store(str(adapters)), slow_model, kinds(adapters)["two adapters"])
     scorer = TokenScorer(spec)
     for _ in range(2):  # Ray may give this worker more shards before the first answer is read
-        [said] = scorer(tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec)).column("receipt").to_pylist()
+        [said] = scorer(tokens_of(shard, spec)).column("receipt").to_pylist()
         error = from_facts(json.loads(said)["error"])
         assert isinstance(error, ConfigError)
         assert re.search(r"the reference models cannot be used: .*another base model", str(error))
