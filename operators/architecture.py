@@ -17,21 +17,12 @@ import torch
 import transformers
 from torch import nn
 
+from tamis.operators.model_info import ModelInfo
+
 CODE_KEYS = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f")
 HEADS = ("lm_head", "embed_out")
 _NOTHING = re.compile(r"(?!)")
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A decoder in short. width: the size of the residual stream. max_positions: None if there is no limit."""
-
-    architecture: str
-    blocks: int
-    width: int
-    vocabulary: int
-    max_positions: int | None
 
 
 @dataclass(frozen=True)

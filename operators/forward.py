@@ -26,7 +26,6 @@ from torch import nn
 from transformers.utils import resolve_revision
 
 from tamis.operators.architecture import (
-    ModelInfo,
     describe,
     describe_model,
     plan_cut,
@@ -35,6 +34,7 @@ from tamis.operators.architecture import (
 )
 from tamis.operators.halving import run_halving
 from tamis.operators.loading import find_weights, load_cut, open_weights
+from tamis.operators.model_info import ModelInfo
 from tamis.operators.packing import on_device, packed_inputs, use_packing
 from tamis.operators.placement import choose_device, choose_dtype
 from tamis.operators.pooling import Pool, Spots

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tamis.operators.architecture import ModelInfo
 from tamis.operators.batching import token_budget_batches
+from tamis.operators.model_info import ModelInfo
 from tamis.operators.problems import RowProblem
 
 Rows = npt.NDArray[np.int64]

@@ -16,8 +16,9 @@ from transformers.cache_utils import Cache
 from transformers.utils import resolve_revision
 
 from tamis.operators.answers import Generator, Rows, batches_of, make_batch
-from tamis.operators.architecture import ModelInfo, describe, plan_full, read_config, rope_boundaries
+from tamis.operators.architecture import describe, plan_full, read_config, rope_boundaries
 from tamis.operators.loading import find_weights, is_out_of_memory, load_cut, stop_tokens
+from tamis.operators.model_info import ModelInfo
 from tamis.operators.placement import choose_device, choose_dtype
 from tamis.operators.prefilled import Prefilled, can_pass_through, keep_prefill
 from tamis.operators.questions import QuestionTokenizer

@@ -32,11 +32,12 @@ from torch.nn import functional
 from transformers.utils import resolve_revision
 
 from tamis.operators.adapters import CONFIG_FILE, WEIGHTS_FILE
-from tamis.operators.architecture import ModelInfo, describe, plan_full, read_config, rope_boundaries
+from tamis.operators.architecture import describe, plan_full, read_config, rope_boundaries
 from tamis.operators.lm_head import SplitModel
 from tamis.operators.loading import find_weights, is_out_of_memory, load_cut
 from tamis.operators.lora_targets import lora_targets
 from tamis.operators.losses import CHUNK_BYTES
+from tamis.operators.model_info import ModelInfo
 from tamis.operators.placement import choose_device, choose_dtype
 from tamis.operators.recipe import BETAS, Recipe, stream
 from tamis.operators.rows import Rows, model_batches, padded

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from tamis.operators.architecture import ModelInfo
 from tamis.operators.losses import Ranges, response_positions
+from tamis.operators.model_info import ModelInfo
 from tamis.operators.problems import RowProblem
 from tamis.operators.rows import Rows, TokenIds, row_lengths, unusable_rows
 

@@ -116,6 +116,7 @@ def _opened(
             run_folder.begin(store, {"fingerprint": dict(plan.fingerprint), **sizes})
         if state != "complete":
             plan_cache.keep(store, job, plan.shards)
+            plan.opened.keep(store)
         yield store, plan, state
 
 

@@ -60,10 +60,15 @@ def fingerprint_of(
     return keys
 
 
-def model_keys_of(spec: ModelSpec, model: ModelSource, tokenizer: ChatTokenizer) -> dict[str, Any]:
+def content_of(spec: ModelSpec, model: ModelSource) -> str:
+    """Of the model's files. Reads the weights of a local model."""
+    return identity(model.path) if model.revision == "local" else f"{spec.name}@{model.revision}"
+
+
+def model_keys_of(spec: ModelSpec, content: str, tokenizer: ChatTokenizer) -> dict[str, Any]:
     """What every forward pass depends on."""
     return {
-        "model": identity(model.path) if model.revision == "local" else f"{spec.name}@{model.revision}",
+        "model": content,
         "tokenizer and template": tokenizer.fingerprint,
         "model.dtype": spec.dtype,
         "model.device": spec.device,

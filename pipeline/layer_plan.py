@@ -54,13 +54,23 @@ def plan_layers(job: LayersJob) -> LayerPlan:
 
 
 def layer_plan(
-    job: LayersJob, model: OpenedModel, max_tokens: int, references: tuple[Shard, ...], *, search: bool
+    job: LayersJob,
+    model: OpenedModel,
+    max_tokens: int,
+    references: tuple[Shard, ...],
+    *,
+    search: bool,
+    checked: bool = False,
 ) -> LayerPlan:
-    """references: shards of LARF's two reference sets. InputError if the prompts cannot be used."""
+    """references: shards of LARF's two reference sets. checked: the prompts were, when the run began.
+
+    InputError if the prompts cannot be used.
+    """
     prompts = None
     if search:
         prompts = read_prompts(job.larf.over_rejection_prompts, job.storage_options)
-        _check_prompts(job, model, prompts)
+        if not checked:
+            _check_prompts(job, model, prompts)
     return LayerPlan(
         job=job,
         model=model,

@@ -5,52 +5,64 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-from tamis.operators.architecture import HEADS, ModelInfo, describe_model, plan_full, read_config
-from tamis.operators.loading import find_weights, open_weights
+from tamis.operators.model_info import ModelInfo
 from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline import model_cache
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.fingerprint import model_keys_of
+from tamis.pipeline.fingerprint import content_of, model_keys_of
 from tamis.pipeline.models import ModelSource, chat_template, fetch
 from tamis.pipeline.settings import ModelSpec
-
-_HEAD = re.compile(rf"({'|'.join(HEADS)})\.")
+from tamis.pipeline.store import Store
 
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """The model without its weights. source: its folder, or what of it was fetched."""
+    """The model without its weights. source: its folder, or what of it was fetched. content: of its files, as in a
+    fingerprint. template: the job's own chat template, as Jinja text."""
 
     spec: ModelSpec
     source: ModelSource
+    content: str
+    template: str | None
     info: ModelInfo
     tokenizer: ChatTokenizer
 
-    @cached_property
+    @property
     def keys(self) -> dict[str, Any]:
-        """Its part of a fingerprint. Reads the weights of a local model."""
-        return model_keys_of(self.spec, self.source, self.tokenizer)
+        """Its part of a fingerprint."""
+        return model_keys_of(self.spec, self.content, self.tokenizer)
+
+    def keep(self, store: Store) -> None:
+        """For the next command of this run."""
+        if not self.spec.trust_remote_code:  # which may be anything
+            model_cache.keep(store, self.content, self.template, self.info, self.tokenizer)
 
 
-def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None) -> OpenedModel:
+def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store: Store | None = None) -> OpenedModel:
     """Configuration and tokenizer. ConfigError, in one line, if they cannot be used together.
 
-    options: the job's storage_options.
+    options: the job's storage_options. store: the run's, where an earlier command may have kept them.
     """
     if spec.revision is not None and "://" in spec.name:
         raise ConfigError(f"model.revision is for names on the hub, and model.name is {spec.name}; leave it out")
     source = fetch(spec.name, spec.revision, weights=False, remote_code=spec.trust_remote_code, options=options)
+    template = chat_template(spec.template, options)
     try:
+        content = content_of(spec, source)
+        if store is not None and not spec.trust_remote_code and (kept := model_cache.load(store, content, template)):
+            return OpenedModel(spec, source, content, template, *kept)
+        # Not above: with it come transformers and torch.
+        from tamis.operators.architecture import describe_model
+
         info = describe_model(source.path, trust_remote_code=spec.trust_remote_code)
-        template = chat_template(spec.template, options)
         tokenizer = ChatTokenizer.load(source.path, trust_remote_code=spec.trust_remote_code, template=template)
         check_vocabulary(tokenizer, info)
     except (ValueError, OSError) as error:
         raise ConfigError(f"model {spec.name}: {error}") from None
-    return OpenedModel(spec, source, info, tokenizer)
+    return OpenedModel(spec, source, content, template, info, tokenizer)
 
 
 def check_vocabulary(tokenizer: ChatTokenizer, info: ModelInfo) -> None:
@@ -87,12 +99,16 @@ def check_files(model: OpenedModel, blocks: int, *, head: bool) -> None:
 
 
 def _check_head(model: OpenedModel) -> None:
+    from tamis.operators.architecture import HEADS, plan_full, read_config
+    from tamis.operators.loading import find_weights, open_weights
+
     path, spec = model.source.path, model.spec
+    head = re.compile(rf"({'|'.join(HEADS)})\.")
     config = read_config(path, revision=None, trust_remote_code=spec.trust_remote_code)
     whole = plan_full(config, trust_remote_code=spec.trust_remote_code)
     files = find_weights(path, whole, revision=None, allow_pickle_weights=spec.allow_pickle_weights)
     with open_weights(files, whole) as weights:
-        if not getattr(config, "tie_word_embeddings", False) and not any(_HEAD.match(name) for name in weights):
+        if not getattr(config, "tie_word_embeddings", False) and not any(head.match(name) for name in weights):
             raise ValueError(
                 f"there is no LM head ({' or '.join(HEADS)}) among its weights, so it cannot answer; the layer "
                 "search and toss need the whole chat model (larf.layer: fisher or a block number do without)"

@@ -28,9 +28,10 @@ from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
 from tamis.pipeline.store import Store
 
 if TYPE_CHECKING:
-    from tamis.operators.architecture import ModelInfo
+    from tamis.operators.model_info import ModelInfo
     from tamis.operators.tokens import ChatTokenizer
     from tamis.pipeline.layer_plan import LayerPlan
+    from tamis.pipeline.model_checks import OpenedModel
 
 _SAMPLED_FILES = 8
 
@@ -69,15 +70,26 @@ class Plan:
     methods: Mapping[str, Method]
     requests: tuple[Request, ...]
     layers: LayerPlan | None
-    model: ModelSource
-    model_info: ModelInfo
-    tokenizer: ChatTokenizer
+    opened: OpenedModel
     max_tokens: int
     estimate: Estimate
     fingerprint: Mapping[str, Any]
     warnings: tuple[str, ...]
     will_fail: bool
     failed: tuple[SetAside, ...] = ()
+
+    @property
+    def model(self) -> ModelSource:
+        return self.opened.source
+
+    @property
+    def model_info(self) -> ModelInfo:
+        return self.opened.info
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        """The model's, with the job's chat template."""
+        return self.opened.tokenizer
 
     @property
     def rows(self) -> int:
@@ -140,12 +152,14 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     from tamis.pipeline.reference_sets import plan_references
 
     methods = methods_of(job)
-    model = open_model(job.model, job.storage_options)
+    store = Store(job.output, job.storage_options)
+    model = open_model(job.model, job.storage_options, store)
+    checked = run_folder.begun_with(store, model.keys)  # by the command that began the run
     undecided = "larf" in methods and isinstance(job.larf.layer, str)
     requests = requests_of({name: methods[name] for name in methods if name != "larf" or not undecided}, model.info)
     whole = undecided or job.masks_tokens
     blocks = model.info.blocks if whole else max(request.block for request in requests) + 1
-    if not run_folder.begun_with(Store(job.output, job.storage_options), model.keys):
+    if not checked:
         check_files(model, blocks, head=job.masks_tokens or (undecided and job.larf.layer == "auto"))
     notes: list[str] = []
     max_tokens = longest_of(job, model)
@@ -178,7 +192,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     _check_amounts(job, sum(shard.rows for shard in shards), model.info)
     layers = None
     if undecided:
-        layers = layer_plan(job, model, max_tokens, references, search=job.larf.layer == "auto")
+        layers = layer_plan(job, model, max_tokens, references, search=job.larf.layer == "auto", checked=checked)
     if not model.tokenizer.has_template:
         notes.append(NO_TEMPLATE)
     notes.extend(short_timeout(job))
@@ -199,9 +213,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
         methods=methods,
         requests=requests,
         layers=layers,
-        model=model.source,
-        model_info=model.info,
-        tokenizer=model.tokenizer,
+        opened=model,
         max_tokens=max_tokens,
         estimate=estimate,
         fingerprint=fingerprint_of(

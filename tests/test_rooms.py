@@ -31,6 +31,16 @@ def test_operators_import_only_what_they_may(file: Path) -> None:
     assert not strangers
 
 
+@pytest.mark.parametrize(
+    "module", ["operators.tokens", "operators.questions", "pipeline.tokenising", "pipeline.emit", "pipeline.samples"]
+)
+def test_what_only_reads_and_writes_imports_no_torch(module: str, tmp_path: Path) -> None:
+    """Each process of a run would spend seconds on it."""
+    code = f"import sys, tamis.{module}; print(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_operators_work_where_ray_is_not_installed(tmp_path: Path) -> None:
     modules = [".".join(["tamis", *file.relative_to(ROOT).with_suffix("").parts]) for file in OPERATORS]
     modules = [name.removesuffix(".__init__") for name in modules]

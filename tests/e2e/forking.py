@@ -8,6 +8,7 @@ threads, which a fork would lose. It ends when its standard input does.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -17,6 +18,14 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+IMPORTED = (
+    "google.protobuf.descriptor_pool", "jsonschema", "pandas", "requests", "tamis.operators.forward",
+    "tamis.operators.questions", "tamis.pipeline.cli", "tamis.pipeline.model_checks", "tamis.pipeline.samples",
+    "tamis.pipeline.screens", "tamis.pipeline.toss", "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+)  # fmt: skip
+"""What a command imports before its end, for the models of these tests. Not Ray, which is not made to be forked."""
 
 READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "OMP_", "MKL_", "PYTHON", "LD_")
 """How the names of variables begin that libraries read when they are imported."""
@@ -65,14 +74,8 @@ _TOO_LONG = 1000
 def serve() -> None:
     import select
 
-    import transformers.models.llama.modeling_llama  # noqa: F401  (of this kind the tests' models are)
-
-    import tamis.operators.forward
-    import tamis.pipeline.model_checks
-    import tamis.pipeline.samples
-    import tamis.pipeline.screens
-    import tamis.pipeline.toss  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     assert "ray" not in sys.modules
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

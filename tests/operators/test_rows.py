@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tamis.operators.architecture import ModelInfo
+from tamis.operators.model_info import ModelInfo
 from tamis.operators.rows import model_batches, padded, row_lengths, unusable_rows
 
 INFO = ModelInfo("LlamaForCausalLM", blocks=4, width=32, vocabulary=97, max_positions=8)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from chats import (
     GEMMA,
     LLAMA_3,
     TEMPLATES,
+    TOKENIZERS,
     by_hand,
     byte_level,
     chat,
     chat_tokenizer,
+    fast_tokenizer,
     sentencepiece,
     spans_by_hand,
 )
@@ -304,6 +307,28 @@ def test_the_fingerprint_changes_with_what_changes_tokens() -> None:
     used("x", truncation=True, max_length=3)
     assert used.backend_tokenizer.truncation is not None
     assert ChatTokenizer(used, CHATML).fingerprint == fingerprint
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, None])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_from_json_it_is_the_same(kind: str, name: str | None) -> None:
+    made = ChatTokenizer(fast_tokenizer(kind), TEMPLATES[name] if name else None)
+    again = ChatTokenizer.from_json(made.to_json())
+    assert again.fingerprint == made.fingerprint
+    assert (again.has_template, again.highest_id) == (made.has_template, made.highest_id)
+    assert again.control_ids == made.control_ids
+    conversations = [chat("q", "a"), LONG, chat("typed <|im_end|> </s>", " é\n"), chat("q", "")]
+    for overlong in ("quarantine", "keep_end"):
+        expected = made.encode(conversations, max_tokens=12, overlong=overlong)
+        for one, other in zip(expected, again.encode(conversations, max_tokens=12, overlong=overlong), strict=True):
+            if isinstance(one, Tokenised):
+                assert isinstance(other, Tokenised)
+                assert one.input_ids.tolist() == other.input_ids.tolist()
+                assert replace(one, input_ids=other.input_ids) == other
+            else:
+                assert repr(one) == repr(other)
+    ids = list(range(20))
+    assert again.pieces(ids) == made.pieces(ids)
 
 
 def test_load(tmp_path: Path) -> None:

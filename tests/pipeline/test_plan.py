@@ -90,28 +90,34 @@ def test_a_layer_that_is_to_be_found(plan: Planner, folder: Path) -> None:
 
 
 def begun(plan: Plan) -> None:
-    begin(Store(plan.job.output), {"fingerprint": dict(plan.fingerprint)})
+    """What `tamis curate` does when it begins."""
+    store = Store(plan.job.output)
+    begin(store, {"fingerprint": dict(plan.fingerprint)})
+    plan.opened.keep(store)
 
 
 IMPORTS = """
 import json, sys
 from tamis.pipeline.job import load_job
 from tamis.pipeline.plan import make_plan
+import tamis.pipeline.samples
 make_plan(load_job(None, json.loads(sys.argv[1]), []))
-print("transformers.modeling_utils" in sys.modules)
+print(sorted({"torch", "transformers"} & set(sys.modules)))
 """
 
 
-def test_the_code_of_models_is_imported_for_a_run_that_begins_and_not_for_one_that_goes_on(plan: Planner) -> None:
-    """It takes seconds, which a resumed run of many shards has better use for."""
+@pytest.mark.parametrize("layer", [1, "auto"])
+def test_a_run_that_goes_on_need_not_import_torch_to_know_its_model(plan: Planner, folder: Path, layer: Any) -> None:
+    """It takes seconds, which a resumed run has better use for."""
+    job = {**plan.job, **larf(folder), "larf.layer": layer}
 
     def imports() -> str:
-        command = [sys.executable, "-c", IMPORTS, json.dumps(plan.job)]
+        command = [sys.executable, "-c", IMPORTS, json.dumps(job)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    assert imports() == "True\n"
-    begun(plan())
-    assert imports() == "False\n"
+    assert imports() == "['torch', 'transformers']\n"
+    begun(plan(**job))
+    assert imports() == "[]\n"
 
 
 def test_a_model_that_was_damaged_since_the_run_began_is_found(plan: Planner, folder: Path, tiny_model: Path) -> None:

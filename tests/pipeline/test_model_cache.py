@@ -1,0 +1,164 @@
+"""What is kept of the model serves the next command of a run, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tamis.pipeline import model_cache
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.model_checks import OpenedModel, open_model
+from tamis.pipeline.settings import ModelSpec
+from tamis.pipeline.store import Store
+
+CHAT = [{"role": "user", "content": "Who are you? <|im_end|>"}, {"role": "assistant", "content": "I am a test."}]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+@pytest.fixture
+def described(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of which models the configuration was read, as transformers does."""
+    from tamis.operators import architecture
+
+    found: list[str] = []
+    whole = architecture.describe_model
+
+    def counted(path: Any, **options: Any) -> Any:
+        found.append(str(path))
+        return whole(path, **options)
+
+    monkeypatch.setattr(architecture, "describe_model", counted)
+    return found
+
+
+def kept(store: Store, model: Path, **spec: Any) -> OpenedModel:
+    opened = open_model(ModelSpec(name=str(model), **spec), {}, store)
+    opened.keep(store)
+    return opened
+
+
+def encoded(opened: OpenedModel) -> list[int]:
+    [row] = opened.tokenizer.encode([CHAT], max_tokens=500, overlong="quarantine")
+    ids: list[int] = row.input_ids.tolist()  # type: ignore[union-attr]
+    return ids
+
+
+def test_the_next_command_finds_the_same_model(store: Store, model: Path, described: list[str]) -> None:
+    first = kept(store, model)
+    second = kept(store, model)
+    assert len(described) == 1
+    assert second.keys == first.keys
+    assert (second.info, second.source) == (first.info, first.source)
+    assert encoded(second) == encoded(first)
+    assert second.tokenizer.highest_id == first.tokenizer.highest_id
+    assert second.tokenizer.control_ids == first.tokenizer.control_ids
+    assert second.tokenizer.has_template == first.tokenizer.has_template
+
+
+def a_setting(model: Path) -> None:
+    path = model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 77}))
+
+
+def a_weight(model: Path) -> None:
+    path = model / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def the_tokenizer(model: Path) -> None:
+    path = model / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+
+
+@pytest.mark.parametrize("change", [a_setting, a_weight, the_tokenizer])
+def test_another_content_is_another_model(
+    store: Store, model: Path, described: list[str], change: Callable[[Path], None]
+) -> None:
+    before = kept(store, model).keys
+    change(model)
+    assert kept(store, model).keys != before
+    kept(store, model)
+    assert len(described) == 2  # what is kept is of the changed one now
+
+
+def test_another_template_is_another_tokenizer(store: Store, model: Path, described: list[str]) -> None:
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    own, given = kept(store, model), kept(store, model, template=template)
+    assert len(described) == 2
+    assert encoded(own) != encoded(given)
+    assert encoded(kept(store, model, template=template)) == encoded(given)
+    assert len(described) == 2
+
+
+def test_other_libraries_look_for_themselves(
+    store: Store, model: Path, described: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(store, model)
+    whole = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9" if name == "transformers" else whole(name))
+    kept(store, model)
+    assert len(described) == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tree: tree["info"].update(blocks=3),
+        lambda tree: tree.update(tokenizer=tree["tokenizer"].replace("messages", "massages")),
+        lambda tree: tree.update(tokenizer=7),
+        lambda tree: tree.pop("info"),
+        lambda tree: tree["stamp"].pop("sha256"),
+    ],
+)
+def test_what_was_damaged_is_not_used(
+    store: Store, model: Path, described: list[str], damage: Callable[[Any], Any]
+) -> None:
+    first = kept(store, model)
+    tree = store.read_json(model_cache.KEPT)
+    damage(tree)
+    store.write_json(model_cache.KEPT, tree)
+    assert kept(store, model).keys == first.keys
+    assert len(described) == 2
+
+
+def test_what_is_no_json_is_not_used(store: Store, model: Path, described: list[str]) -> None:
+    kept(store, model)
+    store.write(model_cache.KEPT, b"\x00 no JSON")
+    kept(store, model)
+    assert len(described) == 2
+
+
+def test_code_of_a_model_is_never_taken_as_known(store: Store, model: Path, described: list[str]) -> None:
+    for _ in range(2):
+        kept(store, model, trust_remote_code=True)
+    assert len(described) == 2
+    assert not store.exists(model_cache.KEPT)
+
+
+def test_nothing_is_kept_where_nobody_asks(store: Store, model: Path) -> None:
+    open_model(ModelSpec(name=str(model)), {}, store)
+    assert not store.exists(model_cache.KEPT)
+
+
+def test_a_model_that_is_gone_is_named(store: Store, model: Path) -> None:
+    kept(store, model)
+    shutil.rmtree(model)
+    with pytest.raises(ConfigError, match=r"model\.name"):
+        kept(store, model)
