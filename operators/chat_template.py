@@ -8,6 +8,7 @@ models, so they are untrusted code and run in Jinja's sandbox, which lets them c
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -49,9 +50,12 @@ class _Generation(Extension):
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
-        # A scope, as in transformers: what is set in there is not known behind it.
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
+        # A call, as in transformers: what is set in it is not known behind it, and no loop around it can be left.
+        return nodes.CallBlock(self.call_method("_between"), [], [], body).set_lineno(line)
+
+    def _between(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 class _Dict:

@@ -154,8 +154,16 @@ class Trainer:
             token_budget=token_budget,
         )
 
-    def train(self, rows: TrainingRows, *, rank: int = 0, workers: int = 1, reduce: Reduce = alone) -> Iterator[Point]:
-        """Make the steps that are left, one per iteration.
+    def train(
+        self,
+        rows: TrainingRows,
+        *,
+        rank: int = 0,
+        workers: int = 1,
+        reduce: Reduce = alone,
+        on_batch: Callable[[], None] | None = None,
+    ) -> Iterator[Point]:
+        """Make the steps that are left, one per iteration. on_batch: called after each micro-batch of this process.
 
         Every one of `workers` processes iterates over the same rows with its own rank. Raises TrainingError when the
         loss or the gradient is no longer finite (on all workers alike), or a single row does not fit the memory.
@@ -163,20 +171,22 @@ class Trainer:
         while self.step < self.recipe.steps(len(rows)):
             batch = self.recipe.batch(self.step, len(rows))
             mine = share(batch, rows.lengths, rank, workers)
-            gradient, loss = self.gradient(rows, mine, rank)
+            gradient, loss = self.gradient(rows, mine, rank, on_batch)
             tokens = int(rows.targets[batch].sum())
             total = torch.tensor([loss], dtype=torch.float64, device=self.device)
             reduce(gradient)
             reduce(total)
             yield self._apply(gradient / tokens, float(total) / tokens, tokens, len(rows))
 
-    def gradient(self, rows: TrainingRows, batch: Rows, rank: int = 0) -> tuple[torch.Tensor, float]:
+    def gradient(
+        self, rows: TrainingRows, batch: Rows, rank: int = 0, on_batch: Callable[[], None] | None = None
+    ) -> tuple[torch.Tensor, float]:
         """Of the SUM of the losses of all response tokens of these rows: the gradient, float32 (all weights,), in the
         order of `weights`, and the sum itself. A lack of memory is met with smaller micro-batches.
         """
         while True:
             try:
-                return self._gradient(rows, batch, rank)
+                return self._gradient(rows, batch, rank, on_batch)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -190,13 +200,17 @@ class Trainer:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _gradient(self, rows: TrainingRows, batch: Rows, rank: int) -> tuple[torch.Tensor, float]:
+    def _gradient(
+        self, rows: TrainingRows, batch: Rows, rank: int, on_batch: Callable[[], None] | None
+    ) -> tuple[torch.Tensor, float]:
         for weight in self.weights.values():
             weight.grad = None
         loss = 0.0
         with self._dropout(rank):
             for part in model_batches(batch, self._needed(rows), self._budget, self._boundaries) if len(batch) else []:
                 loss += self._backward(rows, part)
+                if on_batch is not None:
+                    on_batch()
         gradients = [
             torch.zeros_like(weight, device=self.device) if weight.grad is None else weight.grad.to(self.device)
             for weight in self.weights.values()

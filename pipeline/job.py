@@ -70,7 +70,8 @@ class LayersJob(Section):
     worker_timeout: float = Field(
         1800,
         gt=0,
-        description="Seconds without progress on a shard after which its worker is taken for hung and replaced.",
+        description="Seconds without progress, on a shard or in a training, after which a worker is taken for hung "
+        "and replaced.",
     )
     seed: int = Field(0, description="Seed of everything random (only selection.control is).")
     keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors, for your own analysis.")

@@ -54,22 +54,13 @@ def plan_layers(job: LayersJob) -> LayerPlan:
 
 
 def layer_plan(
-    job: LayersJob,
-    model: OpenedModel,
-    max_tokens: int,
-    references: tuple[Shard, ...],
-    *,
-    search: bool,
-    checked: bool = False,
+    job: LayersJob, model: OpenedModel, max_tokens: int, references: tuple[Shard, ...], *, search: bool
 ) -> LayerPlan:
-    """references: shards of LARF's two reference sets. checked: the prompts were, when the run began.
-
-    InputError if the prompts cannot be used.
-    """
+    """references: shards of LARF's two reference sets. InputError if the prompts cannot be used."""
     prompts = None
     if search:
         prompts = read_prompts(job.larf.over_rejection_prompts, job.storage_options)
-        if not checked:
+        if not model.known:  # else they were checked, too: prompts are part of a run's fingerprint
             _check_prompts(job, model, prompts)
     return LayerPlan(
         job=job,

@@ -13,7 +13,7 @@ from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import model_cache
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fingerprint import content_of, model_keys_of
-from tamis.pipeline.models import ModelSource, chat_template, fetch
+from tamis.pipeline.models import ModelSource, chat_template, description, fetch
 from tamis.pipeline.settings import ModelSpec
 from tamis.pipeline.store import Store
 
@@ -21,14 +21,16 @@ from tamis.pipeline.store import Store
 @dataclass(frozen=True)
 class OpenedModel:
     """The model without its weights. source: its folder, or what of it was fetched. content: of its files, as in a
-    fingerprint. template: the job's own chat template, as Jinja text."""
+    fingerprint. kept_under: for the cache; None where there is to be none. known: the command that began this run has
+    opened this very model, and checked it."""
 
     spec: ModelSpec
     source: ModelSource
     content: str
-    template: str | None
+    kept_under: Mapping[str, Any] | None
     info: ModelInfo
     tokenizer: ChatTokenizer
+    known: bool = False
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -37,8 +39,8 @@ class OpenedModel:
 
     def keep(self, store: Store) -> None:
         """For the next command of this run."""
-        if not self.spec.trust_remote_code:  # which may be anything
-            model_cache.keep(store, self.content, self.template, self.info, self.tokenizer)
+        if self.kept_under is not None and not self.known:
+            model_cache.keep(store, self.kept_under, self.info, self.tokenizer)
 
 
 def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store: Store | None = None) -> OpenedModel:
@@ -52,8 +54,9 @@ def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store:
     template = chat_template(spec.template, options)
     try:
         content = content_of(spec, source)
-        if store is not None and not spec.trust_remote_code and (kept := model_cache.load(store, content, template)):
-            return OpenedModel(spec, source, content, template, *kept)
+        keys = None if spec.trust_remote_code else _cache_keys(spec, source, content, template)
+        if store is not None and keys is not None and (kept := model_cache.load(store, keys)):
+            return OpenedModel(spec, source, content, keys, *kept, known=True)
         # Not above: with it come transformers and torch.
         from tamis.operators.architecture import describe_model
 
@@ -62,7 +65,18 @@ def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store:
         check_vocabulary(tokenizer, info)
     except (ValueError, OSError) as error:
         raise ConfigError(f"model {spec.name}: {error}") from None
-    return OpenedModel(spec, source, content, template, info, tokenizer)
+    return OpenedModel(spec, source, content, keys, info, tokenizer)
+
+
+def _cache_keys(spec: ModelSpec, source: ModelSource, content: str, template: str | None) -> dict[str, Any]:
+    """All from which the model's description and tokenizer follow, and whether it passes the checks; not so where it
+    brings code of its own, which may do anything."""
+    return {
+        "content": content,
+        "description": description(source.path),
+        "template": template,
+        "allow_pickle_weights": spec.allow_pickle_weights,
+    }
 
 
 def check_vocabulary(tokenizer: ChatTokenizer, info: ModelInfo) -> None:

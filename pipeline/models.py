@@ -19,6 +19,7 @@ from tamis.pipeline.model_folders import copy_here
 from tamis.pipeline.ranged import read_whole
 
 _CONFIG_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+_DESCRIBING = {".json", ".jinja", ".model", ".txt"}
 _WHOLE = 1 << 28
 _PIECE, _PIECES = 1 << 20, 64
 
@@ -95,6 +96,20 @@ def identity(path: str) -> str:
             for piece in range(_PIECES):
                 stream.seek(piece * (size - _PIECE) // (_PIECES - 1))
                 digest.update(stream.read(_PIECE))
+    return digest.hexdigest()
+
+
+def description(path: str) -> str:
+    """sha256 over names and contents of all that says what the model in the folder is: every file that is no weights.
+
+    `identity` leaves out some: a tokenizer's merges.txt, and templates in a folder of their own.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).rglob("*")):
+        if file.suffix in _DESCRIBING and file.is_file():
+            data = file.read_bytes()
+            digest.update(f"{file.relative_to(path)}:{len(data)}:".encode())
+            digest.update(data)
     return digest.hexdigest()
 
 

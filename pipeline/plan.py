@@ -6,32 +6,32 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.methods import METHODS, Larf, Method
+from tamis.operators.model_info import ModelInfo
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
-from tamis.pipeline import plan_cache, run_folder
+from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline import plan_cache
 from tamis.pipeline.addresses import is_local_url, refuse_credentials, refuse_unshared
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.files import SourceFile, resolve
+from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
 from tamis.pipeline.hub_datasets import DatasetPart
 from tamis.pipeline.job import Job
+from tamis.pipeline.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
+from tamis.pipeline.model_checks import OpenedModel, check_files, open_model
 from tamis.pipeline.models import ModelSource
+from tamis.pipeline.reference_sets import plan_references
 from tamis.pipeline.retrying import PATIENCE_SECONDS
 from tamis.pipeline.scanning import dialect_of, scan_files
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
 from tamis.pipeline.store import Store
-
-if TYPE_CHECKING:
-    from tamis.operators.model_info import ModelInfo
-    from tamis.operators.tokens import ChatTokenizer
-    from tamis.pipeline.layer_plan import LayerPlan
-    from tamis.pipeline.model_checks import OpenedModel
 
 _SAMPLED_FILES = 8
 
@@ -145,21 +145,13 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     inputs: what `find_inputs` has found for this job, if it was asked before.
     """
     files = find_inputs(job) if inputs is None else inputs
-    # With these come torch and transformers, for seconds.
-    from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
-    from tamis.pipeline.layer_plan import NO_TEMPLATE, layer_plan, longest_of
-    from tamis.pipeline.model_checks import check_files, open_model
-    from tamis.pipeline.reference_sets import plan_references
-
     methods = methods_of(job)
-    store = Store(job.output, job.storage_options)
-    model = open_model(job.model, job.storage_options, store)
-    checked = run_folder.begun_with(store, model.keys)  # by the command that began the run
+    model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
     undecided = "larf" in methods and isinstance(job.larf.layer, str)
     requests = requests_of({name: methods[name] for name in methods if name != "larf" or not undecided}, model.info)
     whole = undecided or job.masks_tokens
     blocks = model.info.blocks if whole else max(request.block for request in requests) + 1
-    if not checked:
+    if not model.known:
         check_files(model, blocks, head=job.masks_tokens or (undecided and job.larf.layer == "auto"))
     notes: list[str] = []
     max_tokens = longest_of(job, model)
@@ -192,7 +184,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     _check_amounts(job, sum(shard.rows for shard in shards), model.info)
     layers = None
     if undecided:
-        layers = layer_plan(job, model, max_tokens, references, search=job.larf.layer == "auto", checked=checked)
+        layers = layer_plan(job, model, max_tokens, references, search=job.larf.layer == "auto")
     if not model.tokenizer.has_template:
         notes.append(NO_TEMPLATE)
     notes.extend(short_timeout(job))

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,42 +20,71 @@ from tamis.pipeline.engine import Pool, own_error
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.ray_start import first_line
 from tamis.pipeline.reference_worker import ReferenceSpec, train_alone, train_loop
+from tamis.pipeline.watch import Guard, kill_stalled, start_watch
 
 START_MINUTES = 10
 """How long the workers wait for room in the cluster."""
 
-_LISTEN_SECONDS = 0.2
+_LISTEN_SECONDS, _LOOK_SECONDS = 0.2, 30.0
 
 
 class WorkerDied(Exception):
     """A worker, or the machine under it, was lost; its checkpoints are not."""
 
 
-def messages(spec: ReferenceSpec, pool: Pool, workers: int) -> Generator[dict[str, Any]]:
+class _Lookout:
+    """Kills workers that hang. reason: why some were killed."""
+
+    def __init__(self, guard: Guard, timeout: float) -> None:
+        self._guard, self._timeout = guard, timeout
+        self.seconds = min(timeout / 4, _LOOK_SECONDS)
+        self._looked = time.monotonic()
+        self.reason: str | None = None
+
+    def look(self) -> None:
+        """To be called often; looks every `seconds`."""
+        import ray
+
+        if time.monotonic() - self._looked >= self.seconds:
+            self._looked = time.monotonic()
+            with suppress(ray.exceptions.RayActorError):  # without the watch nobody is taken for hung
+                self.reason = kill_stalled(self._guard, self._timeout) or self.reason
+
+
+def messages(spec: ReferenceSpec, pool: Pool, workers: int, timeout: float) -> Generator[dict[str, Any]]:
     """What worker 0 says, as it says it, until the training has ended.
 
+    timeout: seconds without progress in a step after which the workers are taken for hung, and killed.
     Raises WorkerDied, or what a worker has raised: TamisError before others, as workers that wait for the one that
     failed raise errors, too.
     """
-    return _alone(spec, pool) if workers == 1 else _together(spec, pool, workers)
+    guard = start_watch()
+    lookout = _Lookout(guard, timeout)
+    return _alone(spec, pool, guard, lookout) if workers == 1 else _together(spec, pool, workers, guard, lookout)
 
 
-def _alone(spec: ReferenceSpec, pool: Pool) -> Generator[dict[str, Any]]:
+def _alone(spec: ReferenceSpec, pool: Pool, guard: Guard, lookout: _Lookout) -> Generator[dict[str, Any]]:
     import ray
 
-    said = _task(pool).remote(spec)
+    said = _task(pool).remote(spec, guard)
     try:
         if not ray.wait([said], timeout=60 * START_MINUTES)[0]:
             raise ClusterError(
                 f"the cluster had no room for the training of the {spec.name} model in {START_MINUTES} minutes; see "
                 "`ray status`, and run the same command again to go on"
             )
-        for message in said:
-            yield ray.get(message)
+        while True:
+            if not ray.wait([said], timeout=lookout.seconds)[0]:
+                lookout.look()
+                continue
+            following = next(said, None)
+            if following is None:
+                return
+            yield ray.get(following)
     except ray.exceptions.RayTaskError as error:
         raise _unwrapped(error) from None
     except ray.exceptions.RayError as error:
-        raise _lost(error) from None
+        raise _lost(error, lookout.reason) from None
     except BaseException:  # nobody listens any more, or it never began
         ray.cancel(said, force=True)
         raise
@@ -70,22 +100,24 @@ def _task(pool: Pool) -> Any:
     )(train_alone)
 
 
-def _together(spec: ReferenceSpec, pool: Pool, workers: int) -> Generator[dict[str, Any]]:
+def _together(
+    spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, lookout: _Lookout
+) -> Generator[dict[str, Any]]:
     from ray.util.queue import Queue
 
     queue = Queue(actor_options={"num_cpus": 0})
     try:
         with tempfile.TemporaryDirectory(prefix="tamis-train-") as folder:
-            running = _in_background(partial(_fit, spec, pool, workers, queue, folder))
-            yield from _heard(queue, running)
+            running = _in_background(partial(_fit, spec, pool, workers, guard, queue, folder))
+            yield from _heard(queue, running, lookout)
             error = running.exception()
             if error is not None:
-                raise _meaning(error) from None
+                raise _meaning(error, lookout.reason) from None
     finally:
         queue.shutdown(force=True)
 
 
-def _heard(queue: Any, running: Future[None]) -> Generator[dict[str, Any]]:
+def _heard(queue: Any, running: Future[None], lookout: _Lookout) -> Generator[dict[str, Any]]:
     """What comes through the queue until the run has ended."""
     import ray
 
@@ -95,10 +127,13 @@ def _heard(queue: Any, running: Future[None]) -> Generator[dict[str, Any]]:
             waiting = queue.qsize()
             yield from queue.get_nowait_batch(waiting) if waiting else []
         except ray.exceptions.RayError as error:
-            running.exception()  # worker 0 cannot say anything any more, and ends
-            raise _lost(error) from None
+            while not running.done():  # worker 0 cannot say anything any more, and ends, unless it hangs
+                lookout.look()
+                time.sleep(_LISTEN_SECONDS)
+            raise _lost(error, lookout.reason) from None
         if ended:
             return
+        lookout.look()
         time.sleep(0 if waiting else _LISTEN_SECONDS)
 
 
@@ -117,7 +152,7 @@ def _in_background(function: Callable[[], None]) -> Future[None]:
     return future
 
 
-def _fit(spec: ReferenceSpec, pool: Pool, workers: int, queue: Any, folder: str) -> None:
+def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any, folder: str) -> None:
     """One run of the group. folder: for what Ray Train wants to keep. Raises ray.train.TrainingFailedError."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -129,7 +164,7 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, queue: Any, folder: str)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     TorchTrainer(
         train_loop,
-        train_loop_config={"spec": spec, "queue": queue},
+        train_loop_config={"spec": spec, "guard": guard, "queue": queue},
         # NCCL refuses two workers on one GPU.
         torch_config=TorchConfig(backend="nccl" if pool.gpus_per_worker >= 1 else "gloo"),
         scaling_config=ScalingConfig(
@@ -150,8 +185,8 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, queue: Any, folder: str)
     ).fit()
 
 
-def _meaning(error: BaseException) -> BaseException:
-    """What an error of Ray Train means. Of a group each worker's failure is told apart."""
+def _meaning(error: BaseException, reason: str | None = None) -> BaseException:
+    """What an error of Ray Train means; of a group each failure is told apart. reason: why workers were killed."""
     import ray
 
     failures = list(getattr(error, "worker_failures", {}).values())
@@ -160,6 +195,8 @@ def _meaning(error: BaseException) -> BaseException:
     for found in raised or [_unwrapped(error)]:
         if isinstance(found, TamisError):
             return found
+    if reason is not None:  # the others raise, when one of them is killed, what looks like errors of code
+        return WorkerDied(reason)
     if isinstance(error, ray.exceptions.RayError):
         return _lost(error)
     deaths = [failure for failure in failures if not hasattr(failure, "_base_exc")]
@@ -168,12 +205,12 @@ def _meaning(error: BaseException) -> BaseException:
     return raised[0] if raised else error
 
 
-def _lost(error: BaseException) -> BaseException:
-    """A death, unless it is an error of Ray that would come again and again."""
+def _lost(error: BaseException, reason: str | None = None) -> BaseException:
+    """A death, unless it is an error of Ray that would come again and again. reason: of the death, where we know it."""
     import ray
 
     lasting = (ray.exceptions.RuntimeEnvSetupError, ray.exceptions.UnserializableException)
-    return error if isinstance(error, lasting) else WorkerDied(first_line(error))
+    return error if isinstance(error, lasting) else WorkerDied(reason or first_line(error))
 
 
 def _unwrapped(error: BaseException) -> BaseException:

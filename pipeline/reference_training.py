@@ -48,12 +48,14 @@ def train_reference(
     training: TrainingSpec,
     rows: Sequence[Tokenised],
     pool: Pool,
+    timeout: float,
     notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a LoRA adapter of the model on `rows` and write it to artifact/references/NAME; Ray must be running.
 
     key: digest of all that the result depends on; what was finished under it is not trained again, and what was begun
-    under it goes on. notes: what else training.json is to say, e.g. of the tokenizer.
+    under it goes on. timeout: seconds without a step after which workers are taken for hung, and started again.
+    notes: what else training.json is to say, e.g. of the tokenizer.
     Returns the content of training.json, with "files": all that was written, as Written.to_dict() gives it, and
     "seconds": of loading and training, empty if nothing was trained.
     Raises InputError for rows that cannot be used, ConfigError for a model or recipe that does not work, ClusterError
@@ -68,7 +70,7 @@ def train_reference(
     work = _spec(store, name, key, model, spec, training, rows, pool)
     # A model that is spread over several GPUs takes all that it sees, and Ray Train shows it those of other workers.
     workers = 1 if pool.gpus_per_worker > 1 else max(1, min(pool.workers, training.batch_size, len(rows)))
-    outcome = _train(work, pool, workers)
+    outcome = _train(work, pool, workers, timeout)
     facts = {
         "key": key,
         "name": name,
@@ -146,13 +148,13 @@ def _recipe(training: TrainingSpec) -> Recipe:
     )
 
 
-def _train(spec: ReferenceSpec, pool: Pool, workers: int) -> dict[str, Any]:
+def _train(spec: ReferenceSpec, pool: Pool, workers: int, timeout: float) -> dict[str, Any]:
     """Run the workers until one of their runs ends well; what worker 0 said last."""
     shown = _Shown(spec.name)
     last: WorkerDied | None = None
     for _ in range(1 + RESTARTS):
         try:
-            with closing(messages(spec, pool, workers)) as said:
+            with closing(messages(spec, pool, workers, timeout)) as said:
                 for message in said:
                     shown.take(message)
         except WorkerDied as death:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from tamis.pipeline.errors import ClusterError, ConfigError, InputError
 from tamis.pipeline.models import fetch
 from tamis.pipeline.reference_rows import read_rows, work_folder
 from tamis.pipeline.store import Store
+from tamis.pipeline.watch import Guard
 
 REFERENCES = "artifact/references"
 
@@ -57,14 +58,14 @@ class ReferenceSpec:
         return {"key": self.key, "rows": self.digest}
 
 
-def train_alone(spec: ReferenceSpec) -> Iterator[dict[str, Any]]:
+def train_alone(spec: ReferenceSpec, guard: Guard) -> Iterator[dict[str, Any]]:
     """What runs where there is one worker: a task, whose process reads and writes shards when it is done."""
-    yield from run(spec)
+    yield from _watched(spec, guard, 0, 1, alone)
     return_freed_memory()
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """What Ray Train runs in every worker of a group. config: spec, and the queue that the driver listens to."""
+    """What Ray Train runs in every worker of a group. config: spec, guard, and the queue that the driver listens to."""
     import ray.train
     import ray.train.torch
     import torch.distributed as distributed
@@ -85,14 +86,32 @@ def train_loop(config: dict[str, Any]) -> None:
         distributed.all_reduce(host)
         tensor.copy_(host)
 
-    for message in run(spec, rank=rank, workers=workers, reduce=reduce):
+    for message in _watched(spec, config["guard"], rank, workers, reduce):
         if rank == 0:
             config["queue"].put(message)
 
 
-def run(spec: ReferenceSpec, *, rank: int = 0, workers: int = 1, reduce: Reduce = alone) -> Iterator[dict[str, Any]]:
+def _watched(spec: ReferenceSpec, guard: Guard, rank: int, workers: int, reduce: Reduce) -> Iterator[dict[str, Any]]:
+    """`run`, under the watch from its first step to its end: before, a model may be downloaded for hours."""
+    works = [f"{spec.name} {number}" for number in range(workers)]
+    for message in run(spec, rank=rank, workers=workers, reduce=reduce, on_batch=guard.beats(*works)):
+        if "begins" in message:
+            guard.begin(works[rank])
+        yield message
+    guard.end(works[rank])
+
+
+def run(
+    spec: ReferenceSpec,
+    *,
+    rank: int = 0,
+    workers: int = 1,
+    reduce: Reduce = alone,
+    on_batch: Callable[[], None] | None = None,
+) -> Iterator[dict[str, Any]]:
     """Train to the end, and say that it is there, where it begins, every step, and, if worker 0, what came of it.
 
+    on_batch: called after each micro-batch.
     Raises ConfigError for a model or recipe that does not work, InputError for rows that do not.
     """
     yield {"loads": spec.shown}
@@ -110,7 +129,7 @@ def run(spec: ReferenceSpec, *, rank: int = 0, workers: int = 1, reduce: Reduce 
     steps = spec.recipe.steps(len(rows))
     yield {"begins": trainer.step, "steps": steps}
     try:
-        for point in trainer.train(rows, rank=rank, workers=workers, reduce=reduce):
+        for point in trainer.train(rows, rank=rank, workers=workers, reduce=reduce, on_batch=on_batch):
             if rank == 0 and (point.step % spec.checkpoint_steps == 0 or point.step == steps):
                 save_checkpoint(trainer, spec)
             yield {"point": asdict(point)}

@@ -54,15 +54,6 @@ def state_of(store: Store, fingerprint: Mapping[str, Any]) -> State:
     return "new"
 
 
-def begun_with(store: Store, keys: Mapping[str, Any]) -> bool:
-    """Whether a run lies here, finished or not, whose fingerprint has these keys. Raises as `state_of`."""
-    for name in (MANIFEST, RUN):
-        if store.exists(name):
-            theirs = facts_in(store, name)["fingerprint"]
-            return all(key in theirs and theirs[key] == value for key, value in keys.items())
-    return False
-
-
 def layers_state_of(store: Store, search_keys: Mapping[str, Any], fisher_keys: Mapping[str, Any]) -> State:
     """The same for a layer search, whose fingerprint is `search_keys`. It may share the folder with a run.
 

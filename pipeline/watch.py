@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +24,26 @@ _BEAT_SECONDS = 5.0
 _KILL_SECONDS = 30.0
 
 
-@dataclass
-class _Work:
-    """One worker at one shard. seen: when it last gave a sign, on the clock of the watch."""
+@dataclass(frozen=True)
+class Process:
+    """One process of the cluster. born: when it started, as its number may be another's later. node: its id in Ray."""
 
     pid: int
     born: float
     node: str
+
+    @classmethod
+    def this(cls) -> Process:
+        import ray
+
+        return cls(os.getpid(), psutil.Process().create_time(), ray.get_runtime_context().get_node_id())
+
+
+@dataclass
+class _Work:
+    """One worker at one shard. seen: when it last gave a sign, on the clock of the watch."""
+
+    process: Process
     seen: float
 
 
@@ -41,14 +55,14 @@ class Watch:
         self._blame: dict[str, str] = {}
         self._running: dict[str, _Work] = {}
 
-    def begin(self, work: str, pid: int, born: float, node: str) -> str | None:
-        """Note that a worker begins; or the reason why nobody should. born: when its process started."""
+    def begin(self, work: str, process: Process) -> str | None:
+        """Note that a worker begins; or the reason why nobody should."""
         if self._tries[work] >= TRIES:
             self._running.pop(work, None)
             last = f" (the last time: {self._blame[work]})" if work in self._blame else ""
             return f"each of {TRIES} workers died while it was at work on it{last}"
         self._tries[work] += 1
-        self._running[work] = _Work(pid, born, node, time.monotonic())
+        self._running[work] = _Work(process, time.monotonic())
         return None
 
     def beat(self, work: str) -> None:
@@ -63,13 +77,13 @@ class Watch:
         self._running.pop(work, None)
         self._tries.pop(work, None)
 
-    def stalled(self, seconds: float) -> list[tuple[str, int, float, str]]:
-        """(work, pid, born, node) of workers that gave no sign for so long; each is told once."""
+    def stalled(self, seconds: float) -> dict[str, Process]:
+        """The work and the processes of workers that gave no sign for so long; who lives on is told of again then."""
         now = time.monotonic()
-        found = [(name, work) for name, work in self._running.items() if now - work.seen > seconds]
-        for name, _ in found:
-            del self._running[name]
-        return [(name, work.pid, work.born, work.node) for name, work in found]
+        found = {name: work.process for name, work in self._running.items() if now - work.seen > seconds}
+        for name in found:
+            self._running[name].seen = now
+        return found
 
 
 @dataclass(frozen=True)
@@ -82,9 +96,7 @@ class Guard:
         """As `Watch.begin`, for this process."""
         import ray
 
-        node = ray.get_runtime_context().get_node_id()
-        born = psutil.Process().create_time()
-        refused: str | None = ray.get(self.watch.begin.remote(work, os.getpid(), born, node))
+        refused: str | None = ray.get(self.watch.begin.remote(work, Process.this()))
         return refused
 
     def blame(self, work: str, reason: str) -> None:
@@ -95,20 +107,22 @@ class Guard:
     def end(self, work: str) -> None:
         self.watch.end.remote(work)
 
-    def beats(self, work: str) -> _Beats:
-        return _Beats(self, work)
+    def beats(self, *works: str) -> _Beats:
+        """works: where workers wait for each other, those of all: while one gets on, none of them hangs."""
+        return _Beats(self, works)
 
 
 class _Beats:
     """To be called as often as there is progress; tells the watch every few seconds."""
 
-    def __init__(self, guard: Guard, work: str) -> None:
-        self._guard, self._work, self._said = guard, work, time.monotonic()
+    def __init__(self, guard: Guard, works: Sequence[str]) -> None:
+        self._guard, self._works, self._said = guard, works, time.monotonic()
 
     def __call__(self) -> None:
         if time.monotonic() - self._said > _BEAT_SECONDS:
             self._said = time.monotonic()
-            self._guard.watch.beat.remote(self._work)
+            for work in self._works:
+                self._guard.watch.beat.remote(work)
 
 
 def start_watch() -> Guard:
@@ -120,28 +134,30 @@ def start_watch() -> Guard:
     return Guard(ray.remote(Watch).options(num_cpus=0, scheduling_strategy=here).remote())
 
 
-def kill_stalled(guard: Guard, seconds: float) -> None:
+def kill_stalled(guard: Guard, seconds: float) -> str | None:
     """Kill the processes of the workers that hang; Ray starts others in their place. One that died gives no sign, too,
-    and is let be."""
+    and is let be. Why one was killed; None if none was."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    kills = {}
-    for work, pid, born, node in ray.get(guard.watch.stalled.remote(seconds)):
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
+    kills, reason, any_killed = {}, f"no progress in {seconds:g} s (worker_timeout)", False
+    for work, process in ray.get(guard.watch.stalled.remote(seconds)).items():
+        there = NodeAffinitySchedulingStrategy(process.node, soft=False)
         task = ray.remote(_kill).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-        kills[work] = task.remote(pid, born)
+        kills[work] = task.remote(process)
     for work, killed in kills.items():
         with suppress(ray.exceptions.RayError):  # the node is gone, and the worker with it
             if ray.get(killed, timeout=_KILL_SECONDS):
-                guard.blame(work, f"no progress in {seconds:g} s")
+                guard.blame(work, reason)
+                any_killed = True
+    return reason if any_killed else None
 
 
-def _kill(pid: int, born: float) -> bool:
+def _kill(process: Process) -> bool:
     """False if it has ended; its number may be another process's by now."""
     with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        if process.create_time() == born and process.status() != psutil.STATUS_ZOMBIE:
-            process.kill()
+        found = psutil.Process(process.pid)
+        if found.create_time() == process.born and found.status() != psutil.STATUS_ZOMBIE:
+            found.kill()
             return True
     return False

@@ -61,6 +61,7 @@ def encoded(opened: OpenedModel) -> list[int]:
 def test_the_next_command_finds_the_same_model(store: Store, model: Path, described: list[str]) -> None:
     first = kept(store, model)
     second = kept(store, model)
+    assert (first.known, second.known) == (False, True)
     assert len(described) == 1
     assert second.keys == first.keys
     assert (second.info, second.source) == (first.info, first.source)
@@ -87,15 +88,45 @@ def the_tokenizer(model: Path) -> None:
     path.write_text(path.read_text() + " ")
 
 
-@pytest.mark.parametrize("change", [a_setting, a_weight, the_tokenizer])
+def a_file_that_only_some_tokenizers_have(model: Path) -> None:
+    (model / "merges.txt").write_text("a b")
+
+
+def a_named_template(model: Path) -> None:
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
+
+
+@pytest.mark.parametrize(
+    "change", [a_setting, a_weight, the_tokenizer, a_file_that_only_some_tokenizers_have, a_named_template]
+)
 def test_another_content_is_another_model(
     store: Store, model: Path, described: list[str], change: Callable[[Path], None]
 ) -> None:
-    before = kept(store, model).keys
-    change(model)
-    assert kept(store, model).keys != before
     kept(store, model)
-    assert len(described) == 2  # what is kept is of the changed one now
+    change(model)
+    assert not kept(store, model).known
+    assert len(described) == 2
+    assert kept(store, model).known  # what is kept is of the changed one now
+    assert len(described) == 2
+
+
+def test_a_gpt_2_tokenizer_that_changed_is_seen(store: Store, model: Path) -> None:
+    """It may lie in vocab.json and merges.txt alone."""
+    (model / "tokenizer.json").unlink()
+    config = {"tokenizer_class": "GPT2Tokenizer", "unk_token": "a", "bos_token": "a", "eos_token": "a"}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    (model / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "c": 2, "ab": 3, "bc": 4}))
+    fingerprints = []
+    for merge in ("a b", "b c"):
+        (model / "merges.txt").write_text(f"#version: 0.2\n{merge}\n")
+        fingerprints.append(kept(store, model).tokenizer.fingerprint)
+    assert fingerprints[0] != fingerprints[1]
+
+
+def test_what_is_allowed_decides_whether_it_was_checked(store: Store, model: Path) -> None:
+    assert not kept(store, model, allow_pickle_weights=True).known
+    assert not kept(store, model).known
 
 
 def test_another_template_is_another_tokenizer(store: Store, model: Path, described: list[str]) -> None:

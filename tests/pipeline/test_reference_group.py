@@ -40,6 +40,14 @@ def test_a_group_of_workers(failures: dict[int, Exception], expected: object) ->
     assert found is expected or type(found) is expected
 
 
+def test_of_workers_that_we_killed_we_know_why() -> None:
+    """Those that are left raise what looks like a bug: the connection to the others is closed."""
+    found = _meaning(WorkerGroupError("", {0: raised(BUG), 1: raised(BUG)}), "no progress")
+    assert isinstance(found, WorkerDied)
+    assert str(found) == "no progress"
+    assert _meaning(WorkerGroupError("", {0: raised(OURS), 1: DIED}), "no progress") is OURS
+
+
 def test_the_reason_of_a_death_is_told() -> None:
     assert str(_meaning(WorkerGroupError("", {0: DIED, 1: raised(BUG)}))) == "the actor died"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 from safetensors.numpy import load
 
@@ -33,6 +35,7 @@ from tamis.pipeline.reference_training import reference_key, train_reference
 from tamis.pipeline.reference_worker import ReferenceSpec, run
 from tamis.pipeline.settings import ModelSpec, TrainingSpec
 from tamis.pipeline.store import Store
+from tamis.pipeline.watch import start_watch
 
 POOL = Pool(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
 PAIR = Pool(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
@@ -62,9 +65,10 @@ def train(
     pool: Pool = POOL,
     key: str = "key",
     training: TrainingSpec = TRAINING,
+    timeout: float = 600.0,
 ) -> dict[str, Any]:
     source, spec = ModelSource(str(model), "local"), ModelSpec(name="models/tiny", dtype="float32", device="cpu")
-    return train_reference(store, "utility", key, source, spec, training, rows, pool)
+    return train_reference(store, "utility", key, source, spec, training, rows, pool, timeout)
 
 
 def worker_spec(store: Store, model: Path, training: TrainingSpec = TRAINING, key: str = "key") -> ReferenceSpec:
@@ -82,7 +86,7 @@ def no_worker(*arguments: Any) -> Iterator[Any]:
     yield
 
 
-def here(spec: ReferenceSpec, pool: Pool, workers: int) -> Iterator[Any]:
+def here(spec: ReferenceSpec, pool: Pool, workers: int, timeout: float) -> Iterator[Any]:
     """The worker's part in this process."""
     return run(spec)
 
@@ -236,10 +240,12 @@ def test_two_workers_give_what_one_gives(tiny_model: Path, tmp_path: Path, expec
 
 
 @pytest.mark.usefixtures("session")
+@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 @pytest.mark.parametrize(
     ("title", "pool"), [("train_alone", POOL), ("RayTrainWorker", PAIR)], ids=["alone", "of a group"]
 )
-def test_a_killed_worker_goes_on_from_its_checkpoint(
+def test_another_worker_goes_on_from_the_checkpoint_of_one_that_was(
+    harm: signal.Signals,
     title: str,
     pool: Pool,
     tiny_model: Path,
@@ -250,7 +256,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
 ) -> None:
     whole, store = Store(str(tmp_path / "whole")), Store(str(tmp_path / "killed"))
     run_here(whole, tiny_model, training=LONG)
-    killed: list[int] = []
+    struck: list[psutil.Process] = []
     begun: list[int] = []
     take = reference_training._Shown.take
 
@@ -260,25 +266,36 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
 
     monkeypatch.setattr(reference_training._Shown, "take", noting)
 
-    def kill() -> None:
+    def strike() -> None:
         deadline = time.monotonic() + 120
         while len(found := workers_of(ray_logs.parents[1], title)) < pool.workers and time.monotonic() < deadline:
             time.sleep(0.05)
         while not any(name.endswith(".json") for name in store.list(WORK)) and time.monotonic() < deadline:
             time.sleep(0.005)
-        for process in found[:1]:  # the other one of a group then waits for nobody
-            process.kill()
-            killed.append(process.pid)
+        for process in found[:1]:  # the other one of a group then waits in vain
+            process.send_signal(harm)
+            struck.append(process)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    facts = train(store, tiny_model, pool=pool, training=LONG)
-    killer.join()
-    assert len(killed) == 1
+    striker = threading.Thread(target=strike)
+    striker.start()
+    reasons: list[str | None] = []
+    kill_stalled = reference_group.kill_stalled
+
+    def counted(*arguments: Any) -> str | None:
+        reasons.append(kill_stalled(*arguments))
+        return reasons[-1]
+
+    monkeypatch.setattr(reference_group, "kill_stalled", counted)
+    # Long enough for a step on a busy machine; to be taken for hung wrongly would only cost time.
+    facts = train(store, tiny_model, pool=pool, training=LONG, timeout=8.0 if harm == signal.SIGSTOP else 600.0)
+    striker.join()
+    [process] = struck
+    assert process.wait(timeout=60) is None  # no child of ours, so there is no code
+    assert any(reasons) == (harm == signal.SIGSTOP)
     first, *later = begun
     assert first == 0
     assert later
-    assert all(0 < step < 240 for step in later)
+    assert all(0 < step <= 240 for step in later)
     assert facts["steps"] == 240
     assert [point["step"] for point in facts["curve"]] == list(range(1, 241))
     found, wanted = load(store.read(WEIGHTS)), load(whole.read(WEIGHTS))
@@ -291,7 +308,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
 def test_a_training_that_nobody_listens_to_any_more_ends(tiny_model: Path, tmp_path: Path, ray_logs: Path) -> None:
     store = Store(str(tmp_path))
     write_rows(store, "utility", ROWS)
-    with closing(messages(worker_spec(store, tiny_model, training=LONG), POOL, 1)) as said:
+    with closing(messages(worker_spec(store, tiny_model, training=LONG), POOL, 1, 600.0)) as said:
         assert any("point" in message for message in said)
         assert workers_of(ray_logs.parents[1], "train_alone")
     deadline = time.monotonic() + 60
@@ -305,12 +322,13 @@ def test_a_training_that_nobody_listens_to_any_more_ends(tiny_model: Path, tmp_p
 def test_what_ends_a_worker_alone(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = worker_spec(Store(str(tmp_path)), tiny_model)
     with pytest.raises(FileNotFoundError, match=r"rows\.parquet"):
-        list(messages(spec, POOL, 1))
+        list(messages(spec, POOL, 1, 600.0))
     monkeypatch.setattr(reference_group, "START_MINUTES", 0.01)
     with pytest.raises(ClusterError, match=r"no room for the training of the utility model.*run the same command"):
-        list(messages(spec, replace(POOL, cpus_per_worker=64), 1))
+        list(messages(spec, replace(POOL, cpus_per_worker=64), 1, 600.0))
 
 
+@pytest.mark.usefixtures("session")
 def test_memory_is_given_back_when_the_model_is_gone(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,8 +337,22 @@ def test_memory_is_given_back_when_the_model_is_gone(
     write_rows(store, "utility", ROWS)
     written: list[bool] = []
     monkeypatch.setattr(reference_worker, "return_freed_memory", lambda: written.append(store.exists(WEIGHTS)))
-    list(reference_worker.train_alone(worker_spec(store, tiny_model)))
+    list(reference_worker.train_alone(worker_spec(store, tiny_model), start_watch()))
     assert written == [True]
+
+
+@pytest.mark.usefixtures("session")
+def test_a_worker_is_watched_from_its_first_step_to_its_end(tiny_model: Path, tmp_path: Path) -> None:
+    """Not while it loads a model, which may have to be downloaded, nor when all is done."""
+    store, guard = Store(str(tmp_path)), start_watch()
+    write_rows(store, "utility", ROWS)
+    watched = [
+        (kind, bool(ray.get(guard.watch.stalled.remote(-1.0))))
+        for message in reference_worker.train_alone(worker_spec(store, tiny_model), guard)
+        if (kind := next(iter(message)))
+    ]
+    assert watched == [("loads", False), ("begins", True), *[("point", True)] * STEPS, ("done", True)]
+    assert ray.get(guard.watch.stalled.remote(-1.0)) == {}
 
 
 def test_steps_are_counted_once_and_none_is_forgotten(capfd: pytest.CaptureFixture[str]) -> None:

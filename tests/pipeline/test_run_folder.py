@@ -19,7 +19,6 @@ from tamis.pipeline.run_folder import (
     MANIFEST,
     RUN,
     begin,
-    begun_with,
     facts_in,
     finished,
     key_of,
@@ -109,17 +108,6 @@ def test_somebody_else_s_manifest(store: Store, content: str) -> None:
     assert "not written by tamis" in refusal(store, FINGERPRINT)
     with pytest.raises(ConfigError, match="not written by tamis"):
         facts_in(store, MANIFEST)
-
-
-def test_whether_a_run_of_the_same_model_was_begun(store: Store) -> None:
-    model = {"model": "bbb", "format": 1}
-    assert not begun_with(store, model)
-    begin(store, {"fingerprint": {**FINGERPRINT, "input": "another"}})
-    assert begun_with(store, model)
-    assert not begun_with(store, {**model, "model": "ccc"})
-    assert not begun_with(store, {**model, "tokenizer": None})  # a key that a run of another time had not
-    store.write_json(MANIFEST, {"fingerprint": FINGERPRINT})
-    assert begun_with(store, model)
 
 
 def test_the_facts_of_a_run(store: Store) -> None:

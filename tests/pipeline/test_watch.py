@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tamis.pipeline import watch as module
-from tamis.pipeline.watch import TRIES, Watch
+from tamis.pipeline.watch import TRIES, Process, Watch
 
 
 @pytest.fixture
@@ -18,32 +18,36 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_shard_may_be_begun_so_often_and_no_more() -> None:
     watch = Watch()
     for worker in range(TRIES):
-        assert watch.begin("a", worker, 0.5, "node") is None
-        assert watch.begin(f"b{worker}", worker, 0.5, "node") is None
-    assert watch.begin("a", 9, 0.5, "node") == f"each of {TRIES} workers died while it was at work on it"
+        assert watch.begin("a", Process(worker, 0.5, "node")) is None
+        assert watch.begin(f"b{worker}", Process(worker, 0.5, "node")) is None
+    assert watch.begin("a", Process(9, 0.5, "node")) == f"each of {TRIES} workers died while it was at work on it"
     watch.end("a")
-    assert watch.begin("a", 9, 0.5, "node") is None, "a shard that is done starts anew"
+    assert watch.begin("a", Process(9, 0.5, "node")) is None, "a shard that is done starts anew"
 
 
 def test_the_last_known_cause_is_told() -> None:
     watch = Watch()
     for worker in range(TRIES):
-        watch.begin("a", worker, 0.5, "node")
+        watch.begin("a", Process(worker, 0.5, "node"))
     watch.blame("a", "CUDA error: device-side assert triggered")
-    assert str(watch.begin("a", 9, 0.5, "node")).endswith("(the last time: CUDA error: device-side assert triggered)")
+    assert str(watch.begin("a", Process(9, 0.5, "node"))).endswith(
+        "(the last time: CUDA error: device-side assert triggered)"
+    )
 
 
-def test_who_gives_no_sign_hangs_and_is_told_once(clock: list[float]) -> None:
+def test_who_gives_no_sign_hangs_and_is_told_of_once_in_as_long(clock: list[float]) -> None:
     watch = Watch()
-    watch.begin("a", 1, 0.5, "here")
-    watch.begin("b", 2, 0.5, "there")
-    watch.begin("c", 3, 0.5, "there")
+    watch.begin("a", Process(1, 0.5, "here"))
+    watch.begin("b", Process(2, 0.5, "there"))
+    watch.begin("c", Process(3, 0.5, "there"))
     clock[0] = 8.0
     watch.beat("b")
     watch.end("c")
     watch.beat("never begun")
     clock[0] = 11.0
-    assert watch.stalled(10.0) == [("a", 1, 0.5, "here")]
-    assert watch.stalled(10.0) == []
+    assert watch.stalled(10.0) == {"a": Process(1, 0.5, "here")}
+    assert watch.stalled(10.0) == {}
     clock[0] = 19.0
-    assert watch.stalled(10.0) == [("b", 2, 0.5, "there")]
+    assert watch.stalled(10.0) == {"b": Process(2, 0.5, "there")}
+    clock[0] = 22.0
+    assert watch.stalled(10.0) == {"a": Process(1, 0.5, "here")}, "it could not be killed, and is told of again"
