@@ -30,6 +30,9 @@ Start = Callable[[Sequence[Shard], Pool], Captures]
 READER_TOKENS = 1_000_000
 """What one reader tokenises while another one starts."""
 
+_MOST_BYTES_PER_TOKEN = 16
+"""Of a file: 3 to 6 of text, some more of what is around it, and a fraction of that if it is packed."""
+
 
 def run_capture(
     plan: Plan,
@@ -54,7 +57,7 @@ def run_capture(
     _check_quarantine(plan, totals)
     if left:
         settings = plan.job.model
-        readers = readers_of(plan.estimate.tokens_per_row * sum(shard.rows for shard in left))
+        readers = readers_of(tokens_of(plan, sum(shard.rows for shard in left)))
         pool = size_pool(cluster, plan.job.workers, settings.device, settings.gpus_per_worker)
         pool = replace(pool, readers=readers)
         rows = sum(shard.rows for shard in shards)
@@ -94,6 +97,13 @@ def run_capture(
     if totals.rows + sum(item.rows for item in totals.failed) != plan.rows:
         raise InternalError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run again, and report this")
     return totals
+
+
+def tokens_of(plan: Plan, rows: int) -> float:
+    """About how many tokens so many rows have: as the sampled ones do, and if those are all bad, or far shorter than
+    what follows, at least as many as the size of the files says."""
+    by_size = plan.bytes / _MOST_BYTES_PER_TOKEN * rows / max(plan.rows_in, 1)
+    return max(plan.estimate.tokens_per_row * rows, by_size)
 
 
 def readers_of(tokens: float) -> int:

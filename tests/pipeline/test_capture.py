@@ -15,7 +15,7 @@ from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture import Forward
 from tamis.pipeline.capture_spec import CAPTURES, CaptureSpec
-from tamis.pipeline.capture_stage import check_precision, readers_of
+from tamis.pipeline.capture_stage import check_precision, readers_of, tokens_of
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.originals import decode_schema
 from tamis.pipeline.sources import Shard, read, read_table
@@ -40,14 +40,14 @@ def spec_for(tmp_path: Path, model: Path, **changes: Any) -> CaptureSpec:
     return CaptureSpec(**{**settings, **changes})
 
 
-def tokens_of(shard: Shard, spec: CaptureSpec) -> pa.Table:
+def tokenised(shard: Shard, spec: CaptureSpec) -> pa.Table:
     tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
     return tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec, tokenizer)
 
 
 def captured(shard: Shard, spec: CaptureSpec) -> tuple[dict[str, Any], pa.Table]:
     """The receipt and the written table of one shard."""
-    result = Forward(spec)(tokens_of(shard, spec))
+    result = Forward(spec)(tokenised(shard, spec))
     receipt = json.loads(result.column("receipt")[0].as_py())
     return receipt, spec.store.read_table(f"{CAPTURES}/{shard.name}.parquet")
 
@@ -99,6 +99,18 @@ def test_the_ways_to_run_the_model_give_the_same_vectors(
 @pytest.mark.parametrize(("tokens", "readers"), [(0.0, 1), (1.4e6, 1), (1.6e6, 2), (6e9, 6000)])
 def test_more_readers_start_where_they_are_worth_it(tokens: float, readers: int) -> None:
     assert readers_of(tokens) == readers
+
+
+def test_a_corpus_whose_head_says_nothing_is_as_long_as_its_files(tmp_path: Path, planner: Planner) -> None:
+    usual = planner()
+    assert usual.rows == 50
+    assert tokens_of(usual, 25) == usual.estimate.tokens_per_row * 25 > usual.bytes / 16 / 2
+    data = lines_of([{"prompt": "p", "response": ""}] * 100 + rows_of(100, words=200))
+    (tmp_path / "data/a.jsonl").write_bytes(data)
+    headless = planner("max_quarantined=1")
+    assert headless.estimate.tokens_per_row == 0
+    assert tokens_of(headless, 200) == pytest.approx(len(data) / 16)
+    assert tokens_of(headless, 20) == pytest.approx(len(data) / 160)
 
 
 def test_vectors_of_two_precisions_are_not_mixed(tmp_path: Path) -> None:

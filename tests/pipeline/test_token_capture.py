@@ -57,14 +57,14 @@ def spec_for(store: Store, model: Path, references: dict[str, Reference], **chan
     return LossSpec(**{**settings, **changes})
 
 
-def tokens_of(shard: Shard, spec: LossSpec) -> pa.Table:
+def tokenised(shard: Shard, spec: LossSpec) -> pa.Table:
     tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
     return tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec, tokenizer)
 
 
 def scored(shard: Shard, spec: LossSpec) -> tuple[dict[str, Any], pa.Table]:
     """The receipt and the written table of one shard."""
-    result = TokenScorer(spec)(tokens_of(shard, spec))
+    result = TokenScorer(spec)(tokenised(shard, spec))
     receipt = json.loads(result.column("receipt")[0].as_py())
     return receipt, spec.store.read_table(f"_work/{spec.stage}/{shard.name}.parquet")
 
@@ -157,7 +157,7 @@ def test_an_adapter_of_another_model_is_told_with_each_shard(tmp_path: Path, slo
     spec = spec_for(Store(str(adapters)), slow_model, kinds(adapters)["two adapters"])
     scorer = TokenScorer(spec)
     for _ in range(2):  # Ray may give this worker more shards before the first answer is read
-        [said] = scorer(tokens_of(shard, spec)).column("receipt").to_pylist()
+        [said] = scorer(tokenised(shard, spec)).column("receipt").to_pylist()
         error = from_facts(json.loads(said)["error"])
         assert isinstance(error, ConfigError)
         assert re.search(r"the reference models cannot be used: .*another base model", str(error))
