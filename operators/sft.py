@@ -182,7 +182,8 @@ class Trainer:
         self, rows: TrainingRows, batch: Rows, rank: int = 0, on_batch: Callable[[], None] | None = None
     ) -> tuple[torch.Tensor, float]:
         """Of the SUM of the losses of all response tokens of these rows: the gradient, float32 (all weights,), in the
-        order of `weights`, and the sum itself. A lack of memory is met with smaller micro-batches.
+        order of `weights`, and the sum itself. A lack of memory is met with smaller micro-batches. on_batch: called
+        after each of them.
         """
         while True:
             try:

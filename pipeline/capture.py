@@ -44,12 +44,14 @@ class Forward(ModelWorker):
 
     representer: Representer
 
-    def load(self, path: str) -> None:
-        # Not above: the driver needs none of it, and to import it takes seconds.
+    def engine(self) -> type[Representer]:
         from tamis.operators.forward import Representer
 
+        return Representer
+
+    def load(self, path: str) -> None:
         spec = self.spec
-        self.representer = Representer.load(
+        self.representer = self.engine().load(
             path,
             spec.requests,
             dtype=spec.dtype,

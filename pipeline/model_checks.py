@@ -13,7 +13,7 @@ from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import model_cache
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fingerprint import content_of, model_keys_of
-from tamis.pipeline.models import ModelSource, chat_template, description, fetch
+from tamis.pipeline.models import ModelSource, chat_template, digest_beside_weights, fetch
 from tamis.pipeline.settings import ModelSpec
 from tamis.pipeline.store import Store
 
@@ -73,7 +73,7 @@ def _cache_keys(spec: ModelSpec, source: ModelSource, content: str, template: st
     brings code of its own, which may do anything."""
     return {
         "content": content,
-        "description": description(source.path),
+        "beside the weights": digest_beside_weights(source.path),
         "template": template,
         "allow_pickle_weights": spec.allow_pickle_weights,
     }

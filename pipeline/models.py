@@ -19,7 +19,7 @@ from tamis.pipeline.model_folders import copy_here
 from tamis.pipeline.ranged import read_whole
 
 _CONFIG_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
-_DESCRIBING = {".json", ".jinja", ".model", ".txt"}
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx"}
 _WHOLE = 1 << 28
 _PIECE, _PIECES = 1 << 20, 64
 
@@ -99,17 +99,19 @@ def identity(path: str) -> str:
     return digest.hexdigest()
 
 
-def description(path: str) -> str:
-    """sha256 over names and contents of all that says what the model in the folder is: every file that is no weights.
-
-    `identity` leaves out some: a tokenizer's merges.txt, and templates in a folder of their own.
+def digest_beside_weights(path: str) -> str:
+    """sha256 over names and contents of every file of the model's folder and those in it that is no weights and not
+    hidden. `identity` leaves out some: a tokenizer's merges.txt, and templates in a folder of their own.
     """
     digest = hashlib.sha256()
     for file in sorted(Path(path).rglob("*")):
-        if file.suffix in _DESCRIBING and file.is_file():
-            data = file.read_bytes()
-            digest.update(f"{file.relative_to(path)}:{len(data)}:".encode())
-            digest.update(data)
+        name = file.relative_to(path)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if hidden or file.suffix in _WEIGHTS or not file.is_file() or file.stat().st_size > _WHOLE:
+            continue
+        data = file.read_bytes()
+        digest.update(f"{name}:{len(data)}:".encode())
+        digest.update(data)
     return digest.hexdigest()
 
 

@@ -47,12 +47,14 @@ class TokenScorer(ModelWorker):
     spec: LossSpec
     scorers: list[TokenLosses]
 
-    def load(self, path: str) -> None:
-        """Adapters share one copy of the base; a full model is loaded beside it."""
-        # Not above: the driver needs none of it, and to import it takes seconds.
+    def engine(self) -> type[TokenLosses]:
         from tamis.operators.losses import TokenLosses
 
-        spec = self.spec
+        return TokenLosses
+
+    def load(self, path: str) -> None:
+        """Adapters share one copy of the base; a full model is loaded beside it."""
+        spec, engine = self.spec, self.engine()
         options: dict[str, Any] = {
             "dtype": spec.dtype,
             "device": spec.device,
@@ -65,13 +67,13 @@ class TokenScorer(ModelWorker):
             if adapters:
                 with tempfile.TemporaryDirectory(prefix="tamis-adapters-") as folder:
                     local = {name: self._copied(item, Path(folder) / name) for name, item in adapters.items()}
-                    self.scorers.append(TokenLosses.load(path, adapters=local, **options))
+                    self.scorers.append(engine.load(path, adapters=local, **options))
                 self.names.append({name: name for name in adapters})
             for name, item in spec.references.items():
                 if item.adapter is None:
                     source = fetch(item.model, item.revision, weights=True, pickles=spec.allow_pickle_weights,
                                    remote_code=spec.trust_remote_code, options=spec.options)  # fmt: skip
-                    self.scorers.append(TokenLosses.load(source.path, **options))
+                    self.scorers.append(engine.load(source.path, **options))
                     self.names.append({"base": name})
         except ValueError as error:
             raise ConfigError(f"the reference models cannot be used: {error}") from None

@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from plan_jobs import Planner, larf
 
 from tamis.pipeline import model_cache
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.model_checks import OpenedModel, open_model
+from tamis.pipeline.plan import Plan
+from tamis.pipeline.run_folder import begin
 from tamis.pipeline.settings import ModelSpec
 from tamis.pipeline.store import Store
 
@@ -92,13 +97,25 @@ def a_file_that_only_some_tokenizers_have(model: Path) -> None:
     (model / "merges.txt").write_text("a b")
 
 
+def a_vocabulary_of_another_kind(model: Path) -> None:
+    (model / "words.tiktoken").write_bytes(b"YQ== 0")
+
+
 def a_named_template(model: Path) -> None:
     (model / "additional_chat_templates").mkdir()
     (model / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
 
 
 @pytest.mark.parametrize(
-    "change", [a_setting, a_weight, the_tokenizer, a_file_that_only_some_tokenizers_have, a_named_template]
+    "change",
+    [
+        a_setting,
+        a_weight,
+        the_tokenizer,
+        a_file_that_only_some_tokenizers_have,
+        a_vocabulary_of_another_kind,
+        a_named_template,
+    ],
 )
 def test_another_content_is_another_model(
     store: Store, model: Path, described: list[str], change: Callable[[Path], None]
@@ -193,3 +210,50 @@ def test_a_model_that_is_gone_is_named(store: Store, model: Path) -> None:
     shutil.rmtree(model)
     with pytest.raises(ConfigError, match=r"model\.name"):
         kept(store, model)
+
+
+# --- in a plan --------------------------------------------------------------------------------------------------
+
+
+def begun(plan: Plan) -> None:
+    """What `tamis curate` does when it begins."""
+    store = Store(plan.job.output)
+    begin(store, {"fingerprint": dict(plan.fingerprint)})
+    plan.opened.keep(store)
+
+
+IMPORTS = """
+import json, sys
+from tamis.pipeline.job import load_job
+from tamis.pipeline.plan import make_plan
+import tamis.pipeline.samples
+make_plan(load_job(None, json.loads(sys.argv[1]), []))
+print(sorted({"torch", "transformers"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("layer", [1, "auto"])
+def test_a_run_that_goes_on_need_not_import_torch_to_know_its_model(
+    tmp_path: Path, tiny_model: Path, layer: Any
+) -> None:
+    """It takes seconds, which a resumed run has better use for."""
+    plan = Planner(tmp_path, tiny_model)
+    job = {**plan.job, **larf(tmp_path), "larf.layer": layer}
+
+    def imports() -> str:
+        command = [sys.executable, "-c", IMPORTS, json.dumps(job)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert imports() == "['torch', 'transformers']\n"
+    begun(plan(**job))
+    assert imports() == "[]\n"
+
+
+def test_a_model_that_was_damaged_since_the_run_began_is_found(tmp_path: Path, tiny_model: Path) -> None:
+    plan = Planner(tmp_path, tiny_model)
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    begun(plan(model=str(model)))
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"model\.safetensors"):
+        plan(model=str(model))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,7 @@ from plan_jobs import Planner, larf, lines_of, rows_of
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.job import load_job
-from tamis.pipeline.plan import Plan, short_timeout
-from tamis.pipeline.run_folder import begin
-from tamis.pipeline.store import Store
+from tamis.pipeline.plan import short_timeout
 
 
 @pytest.fixture
@@ -87,46 +83,6 @@ def test_a_layer_that_is_to_be_found(plan: Planner, folder: Path) -> None:
     assert fisher.layers is not None
     assert fisher.layers.prompts is None
     assert "larf.over_rejection_prompts" not in fisher.fingerprint
-
-
-def begun(plan: Plan) -> None:
-    """What `tamis curate` does when it begins."""
-    store = Store(plan.job.output)
-    begin(store, {"fingerprint": dict(plan.fingerprint)})
-    plan.opened.keep(store)
-
-
-IMPORTS = """
-import json, sys
-from tamis.pipeline.job import load_job
-from tamis.pipeline.plan import make_plan
-import tamis.pipeline.samples
-make_plan(load_job(None, json.loads(sys.argv[1]), []))
-print(sorted({"torch", "transformers"} & set(sys.modules)))
-"""
-
-
-@pytest.mark.parametrize("layer", [1, "auto"])
-def test_a_run_that_goes_on_need_not_import_torch_to_know_its_model(plan: Planner, folder: Path, layer: Any) -> None:
-    """It takes seconds, which a resumed run has better use for."""
-    job = {**plan.job, **larf(folder), "larf.layer": layer}
-
-    def imports() -> str:
-        command = [sys.executable, "-c", IMPORTS, json.dumps(job)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    assert imports() == "['torch', 'transformers']\n"
-    begun(plan(**job))
-    assert imports() == "[]\n"
-
-
-def test_a_model_that_was_damaged_since_the_run_began_is_found(plan: Planner, folder: Path, tiny_model: Path) -> None:
-    model = Path(shutil.copytree(tiny_model, folder / "model"))
-    begun(plan(model=str(model)))
-    weights = model / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ConfigError, match=r"model\.safetensors"):
-        plan(model=str(model))
 
 
 def test_prompts_are_looked_at_before_the_search(plan: Planner, folder: Path) -> None:
