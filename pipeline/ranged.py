@@ -65,7 +65,8 @@ def info_of(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
 
 
 def read_range(filesystem: fsspec.AbstractFileSystem, path: str, start: int, stop: int) -> bytes:
-    """Exactly the bytes start..stop (half-open). Raises as `retrying`; ShortRead or StorageError if there are fewer."""
+    """Exactly the bytes start..stop (half-open). Raises as `retrying`, also while too few bytes come; ShortRead if a
+    local file has fewer, another OSError if the object has."""
     if stop <= start:
         return b""
     if is_local(filesystem):

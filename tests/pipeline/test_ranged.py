@@ -132,12 +132,22 @@ def test_a_body_that_is_cut_off_is_asked_for_again(objects: Objects) -> None:
     assert read_range(objects, "/a", 10, 2500) == data[10:2500]
 
 
-def test_an_object_shorter_than_it_should_be_is_an_error(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(objects, PART)
-    monkeypatch.setattr(retrying, "PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr(retrying, "FIRST_PATIENCE_SECONDS", 0.05)
-    with pytest.raises(StorageError, match="bytes came of"):
+def test_bodies_that_are_always_cut_off_are_not_waited_for_for_ever(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(objects, 2 * PART)
+    objects.short = 1000
+    monkeypatch.setattr(retrying, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(retrying, "FIRST_PATIENCE_SECONDS", 0.0)
+    with pytest.raises(StorageError, match="500 bytes came of 1000"):
         read_range(objects, "/a", 500, 1500)
+
+
+def test_an_object_that_has_become_shorter_is_an_error_after_a_few_tries(objects: Objects) -> None:
+    put(objects, PART)
+    with pytest.raises(OSError, match="the object has become shorter"):
+        read_range(objects, "/a", 500, 1500)
+    assert len(objects.gets) == ranged._CUT_OFF + 1
 
 
 def test_throttling_that_looks_like_a_refusal_is_waited_for(objects: Objects) -> None:
