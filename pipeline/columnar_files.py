@@ -13,13 +13,16 @@ import pyarrow.parquet as pq
 from tamis.pipeline.addresses import is_local, open_filesystem
 from tamis.pipeline.ranged import ObjectFile, info_of, open_stream
 
-_HELD_BYTES = 256 << 20
-"""A larger row group is decoded anew for every shard of it, in pieces."""
+_BATCH_ROWS = 256
+"""So many rows of a row group are decoded at a time."""
+
+_BUFFERED_BYTES = 256 << 20
+"""The bytes of a larger row group are read as they are needed, not all at once."""
 
 _FILE_MARK = b"ARROW1\0\0"
 
 _BUFFER_BYTES = 8 << 20
-"""Of each column of such a row group."""
+"""Of each column of such a row group, at a time."""
 
 _WINDOW_BYTES = 64 << 20
 """Of decoded data, of row groups that are fetched in one go."""
@@ -90,14 +93,54 @@ def _batches_from(
     file: ColumnarFile, start: int, stop: int, columns: list[str] | None
 ) -> tuple[int, Iterator[pa.RecordBatch]]:
     """Batches that cover start..stop, and the row at which the first of them begins."""
-    if file.format != "parquet":
-        position, batches = _arrow_from(file, start)
-        return position, (batch if columns is None else batch.select(columns) for batch in batches)
-    parquet = _OpenParquet(file, columns)
-    groups = [group for group in parquet.groups if group.start < stop and group.stop > start]
-    if not groups:
-        return start, iter(())
-    return groups[0].start, parquet.batches(groups, max(stop - start, 1))
+    if file.format == "parquet":
+        return _open_parquet(file, columns).batches(start, stop)
+    position, batches = _arrow_from(file, start)
+    return position, (batch if columns is None else batch.select(columns) for batch in batches)
+
+
+@dataclass
+class _Passing:
+    """Batches of rows, those before `position` passed over; last: the one that ends there. first: its first row."""
+
+    batches: Iterator[pa.RecordBatch]
+    position: int = 0
+    last: pa.RecordBatch | None = None
+
+    @property
+    def first(self) -> int:
+        return self.position - (0 if self.last is None else self.last.num_rows)
+
+    def reaches(self, start: int) -> bool:
+        """Whether the row `start` is still to come."""
+        return self.last is not None and self.first <= start
+
+    def advance(self, start: int) -> None:
+        """To the batch with the row `start`."""
+        while self.position <= start and self._next() is not None:
+            pass
+
+    def rest(self) -> Iterator[pa.RecordBatch]:
+        """From `last` on; it stays where the last batch was taken."""
+        while self.last is not None:
+            yield self.last
+            self._next()
+
+    def _next(self) -> pa.RecordBatch | None:
+        self.last = None  # and so it stays where the read fails: nobody knows where the file stands then
+        self.last = next(self.batches, None)
+        self.position += 0 if self.last is None else self.last.num_rows
+        return self.last
+
+
+class _Local(threading.local):
+    """What this thread has open, for the next shard: it is likely the next one of the same file."""
+
+    parquet: _OpenParquet | None = None
+    arrow: tuple[ColumnarFile, _Passing] | None = None
+
+
+_local = _Local()
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------------
@@ -113,36 +156,25 @@ class _Group:
     bytes: int
 
 
-@dataclass(frozen=True)
-class _Held:
-    """What a thread keeps for the next shard: it is likely one of the same row group."""
-
-    file: ColumnarFile
-    metadata: Any
-    columns: Sequence[str] | None = None
-    group: int = -1
-    table: pa.Table | None = None
-
-
-class _Local(threading.local):
-    """What this thread keeps: of a Parquet file, and the Arrow object that it has open."""
-
-    held: _Held | None = None
-    passing: _Passing | None = None
-
-
-_local = _Local()
+def _open_parquet(file: ColumnarFile, columns: list[str] | None) -> _OpenParquet:
+    held = _local.parquet
+    if held is not None and (held.file != file or not file.identity):
+        held = None
+    if held is None or held.columns != columns:
+        held = _local.parquet = _OpenParquet(file, columns, None if held is None else held.parquet.metadata)
+    return held
 
 
 class _OpenParquet:
-    """A Parquet file of which only `columns` are read."""
+    """A Parquet file of which only `columns` are read, with the row group that was read last half way through.
 
-    def __init__(self, file: ColumnarFile, columns: list[str] | None) -> None:
-        held = _local.held
-        self.held = held if held is not None and held.file == file and file.identity else None
+    Row groups are decoded in batches, never whole: a value that stands in every row is stored once, and a group of
+    megabytes may have gigabytes of text (which Arrow refuses to decode in one piece).
+    """
+
+    def __init__(self, file: ColumnarFile, columns: list[str] | None, metadata: Any = None) -> None:
         self.file, self.columns = file, columns
         self.source = file.open()
-        metadata = self.held.metadata if self.held is not None else None
         # Ranges are fetched by us: `pre_buffer` would ask for each column by itself.
         self.parquet = pq.ParquetFile(self.source, metadata=metadata, pre_buffer=False, page_checksum_verification=True)
         self.groups: list[_Group] = []
@@ -151,41 +183,44 @@ class _OpenParquet:
             found = self.parquet.metadata.row_group(index)
             self.groups.append(_Group(index, position, position + found.num_rows, found.total_byte_size))
             position += found.num_rows
+        self._group: _Group | None = None
+        self._passing = _Passing(iter(()))
 
-    def batches(self, groups: Sequence[_Group], rows: int) -> Iterator[pa.RecordBatch]:
-        """All rows of the groups, in batches of at most `rows`."""
-        for window in _windows(groups):
-            missing = [group.index for group in window if group.bytes <= _HELD_BYTES and not self._holds(group)]
-            if missing and isinstance(self.source, ObjectFile):
-                self.source.prefetch(self._ranges(missing))
-            for group in window:
-                yield from self._of_group(group, rows)
+    def batches(self, start: int, stop: int) -> tuple[int, Iterator[pa.RecordBatch]]:
+        """Batches that cover start..stop, and the row at which the first of them begins."""
+        groups = [group for group in self.groups if group.start < stop and group.stop > start]
+        if not groups:
+            return start, iter(())
+        self._enter(groups[0], start, groups)
+        return self._passing.first, self._through(groups)
 
-    def _holds(self, group: _Group) -> bool:
-        held = self.held
-        return held is not None and held.table is not None and (held.group, held.columns) == (group.index, self.columns)
+    def _through(self, groups: Sequence[_Group]) -> Iterator[pa.RecordBatch]:
+        yield from self._passing.rest()
+        for number, group in enumerate(groups[1:], start=1):
+            self._enter(group, group.start, groups[number:])
+            yield from self._passing.rest()
 
-    def _of_group(self, group: _Group, rows: int) -> Iterator[pa.RecordBatch]:
-        """Decoded once for all shards of the group that this thread reads, unless it is large."""
-        if self.held is not None and self.held.table is not None and self._holds(group):
-            yield from self.held.table.to_batches()
-            return
-        if group.bytes > _HELD_BYTES:
-            # In pieces, which are read as they are needed.
+    def _enter(self, group: _Group, start: int, wanted: Sequence[_Group]) -> None:
+        """Stand at the batch of `group` with the row `start`. wanted: the groups to be read from here on."""
+        if self._group != group or not self._passing.reaches(start):
+            self._group, self._passing = group, _Passing(self._decoded(group, wanted), group.start)
+        self._passing.advance(start)
+
+    def _decoded(self, group: _Group, wanted: Sequence[_Group]) -> Iterator[pa.RecordBatch]:
+        parquet = self.parquet
+        if group.bytes > _BUFFERED_BYTES:
             options = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES, "page_checksum_verification": True}
-            parquet = pq.ParquetFile(self.source, metadata=self.parquet.metadata, **options)
-            yield from parquet.iter_batches(batch_size=rows, row_groups=[group.index], columns=self.columns)
-            return
-        table = self.parquet.read_row_group(group.index, columns=self.columns)
-        if self.file.identity and table.nbytes <= _HELD_BYTES:
-            self.held = _local.held = _Held(self.file, self.parquet.metadata, self.columns, group.index, table)
-        yield from table.to_batches()
+            parquet = pq.ParquetFile(self.source, metadata=parquet.metadata, **options)
+        elif isinstance(self.source, ObjectFile) and not self.source.holds(self._ranges([group])):
+            self.source.prefetch(self._ranges(_window(wanted)))
+        batches: Iterator[pa.RecordBatch] = parquet.iter_batches(_BATCH_ROWS, [group.index], self.columns)
+        return batches
 
-    def _ranges(self, groups: Sequence[int]) -> list[tuple[int, int]]:
+    def _ranges(self, groups: Sequence[_Group]) -> list[tuple[int, int]]:
         """The bytes of the groups' wanted column chunks, near ones together, in the order of the file."""
         chunks = []
         for group in groups:
-            metadata = self.parquet.metadata.row_group(group)
+            metadata = self.parquet.metadata.row_group(group.index)
             for index in range(metadata.num_columns):
                 chunk = metadata.column(index)
                 if self.columns is None or _wanted(chunk.path_in_schema, self.columns):
@@ -206,38 +241,17 @@ def _wanted(path: str, columns: Sequence[str]) -> bool:
     return any(path == name or path.startswith(f"{name}.") for name in columns)
 
 
-def _windows(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
-    """Consecutive groups that are fetched together: _WINDOW_BYTES of them, or one that is larger."""
-    window: list[_Group] = []
-    for group in groups:
-        if window and sum(member.bytes for member in window) + group.bytes > _WINDOW_BYTES:
-            yield window
-            window = []
+def _window(groups: Sequence[_Group]) -> list[_Group]:
+    """The first of consecutive groups, which are fetched together: _WINDOW_BYTES of them, or one that is larger."""
+    window = [groups[0]]
+    for group in groups[1:]:
+        if sum(member.bytes for member in window) + group.bytes > _WINDOW_BYTES:
+            break
         window.append(group)
-    if window:
-        yield window
+    return window
 
 
 # --- Arrow --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Passing:
-    """An Arrow object of which the batches before `position` have been passed over; last: the one that ends there."""
-
-    file: ColumnarFile
-    batches: Iterator[pa.RecordBatch]
-    position: int = 0
-    last: pa.RecordBatch | None = None
-
-    def next(self) -> pa.RecordBatch | None:
-        self.last = next(self.batches, None)
-        self.position += 0 if self.last is None else self.last.num_rows
-        return self.last
-
-    def following(self) -> Iterator[pa.RecordBatch]:
-        while (batch := self.next()) is not None:
-            yield batch
 
 
 def _arrow_from(file: ColumnarFile, start: int) -> tuple[int, Iterator[pa.RecordBatch]]:
@@ -248,22 +262,14 @@ def _arrow_from(file: ColumnarFile, start: int) -> tuple[int, Iterator[pa.Record
     """
     if is_local(open_filesystem(file.url, file.options)[0]):
         return 0, _arrow_batches(_arrow_reader(file))
-    passing, _local.passing = _local.passing, None  # a read that fails leaves it nobody knows where
-    behind = 0 if passing is None else passing.position - (passing.last.num_rows if passing.last is not None else 0)
-    if passing is None or passing.file != file or not file.identity or start < behind:
-        passing = _Passing(file, _arrow_batches(_arrow_reader(file)))
-        passing.next()
-    while passing.last is not None and passing.position <= start:
-        passing.next()
-    first = passing.position - (0 if passing.last is None else passing.last.num_rows)
-
-    def batches(opened: _Passing) -> Iterator[pa.RecordBatch]:
-        if opened.last is not None:
-            yield opened.last
-            yield from opened.following()
-
-    _local.passing = passing
-    return first, batches(passing)
+    held = _local.arrow
+    if held is not None and held[0] == file and file.identity and held[1].reaches(start):
+        passing = held[1]
+    else:
+        passing = _Passing(_arrow_batches(_arrow_reader(file)))
+        _local.arrow = (file, passing)
+    passing.advance(start)
+    return passing.first, passing.rest()
 
 
 def _arrow_reader(file: ColumnarFile) -> Any:

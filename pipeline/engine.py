@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tamis.operators.methods.protocol import tree_reduce
-from tamis.pipeline.errors import ClusterError, TamisError
+from tamis.pipeline.errors import ClusterError, TamisError, TooLargeError
 from tamis.pipeline.ray_start import Cluster, first_line
 
 T = TypeVar("T")
@@ -100,9 +100,9 @@ def stream(
 ) -> Iterator[tuple[int, R]]:
     """(index, function(item, *shared)) for every item as it is done, in any order; a bounded number in flight.
 
-    `shared` values travel to the object store once. on_lost: told of an item whose workers all died (index, reason);
-    without it that is a ClusterError. timeout: seconds in which something must get done, else the workers are taken
-    for hung and killed, and what they had is tried again, at most TASK_RETRIES times.
+    `shared` values travel to the object store once. on_lost: told of an item whose workers all died, or whose rows are
+    too large (index, reason); without it that is an error. timeout: seconds in which something must get done, else the
+    workers are taken for hung and killed, and what they had is tried again, at most TASK_RETRIES times.
     """
     import ray
 
@@ -139,10 +139,11 @@ def stream(
             index = running.pop(ready)
             try:
                 result = _get(ready)
-            except ClusterError as error:
+            except (ClusterError, TooLargeError) as error:
                 if on_lost is None:
                     raise
-                on_lost(index, f"every worker that had it died ({first_line(error.__context__ or error)})")
+                dead = f"every worker that had it died ({first_line(error.__context__ or error)})"
+                on_lost(index, error.reason if isinstance(error, TooLargeError) else dead)
                 continue
             yield index, result
     finally:

@@ -30,6 +30,14 @@ class InputError(TamisError):
         self.problems = tuple(problems)
 
 
+class TooLargeError(InputError):
+    """Rows that, decoded, take more memory than reading may. `reason` says it of rows that are named elsewhere."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class IncompleteError(TamisError):
     """Shards were set aside; the rest is done."""
 

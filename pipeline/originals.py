@@ -13,7 +13,7 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.schema import settle, to_table
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import TEXT_FORMATS
-from tamis.pipeline.sources import Shard, read, read_table
+from tamis.pipeline.sources import Shard, read, read_table, rows_of
 
 
 def originals(
@@ -21,13 +21,14 @@ def originals(
 ) -> tuple[pa.Table, np.ndarray[Any, Any], dict[int, tuple[int | None, str]]]:
     """The valid rows as a table of the output schema, the place of each in the shard, and for every other place its
     byte offset and raw text."""
-    columnar = shard.file.format not in TEXT_FORMATS
-    places = np.flatnonzero(valid)
-    rows = read(shard, options) if not columnar or not valid.all() else []
-    raw = {int(place): (rows[place].offset, rows[place].raw_text()) for place in np.flatnonzero(~valid)}
-    if columnar:
+    places, others = np.flatnonzero(valid), np.flatnonzero(~valid)
+    if shard.file.format not in TEXT_FORMATS:
         table = read_table(shard, options)
+        bad = rows_of(table.take(pa.array(others)), 0)
+        raw = {int(place): (row.offset, row.raw_text()) for place, row in zip(others, bad, strict=True)}
         return conform(table.filter(pa.array(valid)), schema), places, raw
+    rows = read(shard, options)
+    raw = {int(place): (rows[place].offset, rows[place].raw_text()) for place in others}
     values = []
     for place in places:
         value = rows[place].value

@@ -214,6 +214,10 @@ class ObjectFile(io.RawIOBase):
         pieces = _read_pieces(self._filesystem, self._path, parts)
         self._held = [(start, stop, piece) for (start, stop), piece in zip(parts, pieces, strict=True)]
 
+    def holds(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether reading these ranges takes no request."""
+        return all(self._held_to(start, stop) == stop for start, stop in ranges)
+
     def readable(self) -> bool:
         return True
 
@@ -238,13 +242,21 @@ class ObjectFile(io.RawIOBase):
         return read_range(self._filesystem, self._path, start, stop) if held is None else held
 
     def _from_held(self, start: int, stop: int) -> bytes | None:
-        found: list[bytes] = []
-        place = start
-        for first, last, data in self._held:
-            if first <= place < last and place < stop:
-                found.append(data[place - first : stop - first])
-                place = min(stop, last)
-        return b"".join(found) if place >= stop else None
+        if self._held_to(start, stop) < stop:
+            return None
+        held = [
+            data[max(start - first, 0) : stop - first]
+            for first, last, data in self._held
+            if last > start and first < stop
+        ]
+        return held[0] if len(held) == 1 else b"".join(held)
+
+    def _held_to(self, start: int, stop: int) -> int:
+        """How far the bytes from `start` on are held without a gap, at most to `stop`."""
+        for first, last, _ in self._held:
+            if first <= start < last:
+                start = last
+        return min(start, stop)
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))

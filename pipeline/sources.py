@@ -22,8 +22,9 @@ from tamis.operators.references import safe_path, unsafe_path
 from tamis.pipeline import text_files
 from tamis.pipeline.addresses import is_local, open_filesystem, scheme_of
 from tamis.pipeline.columnar_files import ColumnarFile, read_rows, shape_of
-from tamis.pipeline.errors import InputError, StorageError, error_text
+from tamis.pipeline.errors import InputError, StorageError, TooLargeError, error_text
 from tamis.pipeline.files import TEXT_FORMATS, SourceFile, identity_of
+from tamis.pipeline.memory_limit import READ_BYTES, limited_memory
 from tamis.pipeline.ranged import info_of
 from tamis.pipeline.row_limits import cut_text
 from tamis.pipeline.text_files import Span, TextFile
@@ -143,7 +144,8 @@ def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_i
 def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> list[Row]:
     """The rows of `shard`, in order. columns: enough for the caller; others may be missing from a row's value.
 
-    Raises InputError if the file vanished or is not the one that was planned.
+    Raises InputError if the file vanished or is not the one that was planned, TooLargeError if the rows of a Parquet or
+    Arrow file take more memory than reading may.
     """
     shard = _on_this_node(shard)
     if shard.file.format in TEXT_FORMATS:
@@ -154,16 +156,18 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
             for i, record in enumerate(records)
         ]
     else:
-        rows = _from_table(read_table(shard, options, columns), shard.span.start_row)
+        table = read_table(shard, options, columns)
+        with _bounded(shard.file, shard.span.start_row, shard.span.stop_row):
+            rows = rows_of(table, shard.span.start_row)
     if len(rows) != shard.rows:
         raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
     return rows
 
 
 def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a Parquet or Arrow shard as they are, types and metadata untouched. InputError as for `read`."""
+    """The rows of a Parquet or Arrow shard as they are, types and metadata untouched. Errors as of `read`."""
     file, span = _columnar(shard.file, options), shard.span
-    with _unchanged(shard, options):
+    with _unchanged(shard, options), _bounded(shard.file, span.start_row, span.stop_row):
         table = read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
     if table.num_rows != shard.rows:
         raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
@@ -210,6 +214,23 @@ def _unchanged(shard: Shard, options: Mapping[str, Any]) -> Iterator[None]:
     check_unchanged(shard, options)
 
 
+@contextmanager
+def _bounded(file: SourceFile, start_row: int, stop_row: int) -> Iterator[None]:
+    """Around what decodes rows: TooLargeError if they take more than READ_BYTES."""
+    try:
+        with limited_memory():
+            yield
+    except (MemoryError, pa.ArrowNotImplementedError) as error:
+        # Of lists of text, Arrow says that it cannot decode two gigabytes in one batch of rows.
+        if not isinstance(error, MemoryError) and "chunked array outputs" not in str(error):
+            raise
+        reason = (
+            f"its rows take more than {READ_BYTES >> 30} GiB of memory to read; if they are meant to be so large, "
+            "lower shard_rows, and else take them out"
+        )
+        raise TooLargeError(f"{file.name}, rows {start_row:,} to {stop_row - 1:,}: {reason}", reason) from None
+
+
 def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
     """InputError if the file is gone, or has another size, etag or time of modification than when it was planned."""
     if scheme_of(shard.file.url) == "hf" and _PINNED.search(shard.file.url):
@@ -249,14 +270,14 @@ def _scan_text(file: SourceFile, shard_rows: int, options: Mapping[str, Any], he
 
 def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:
     source = _columnar(file, options)
-    shape = shape_of(source)
+    with _bounded(file, 0, head_rows):
+        shape = shape_of(source)
+        head = rows_of(read_rows(source, 0, min(head_rows, shape.rows)), 0) if shape.rows else []
     step = shard_rows
     if shape.rows and shape.bytes / shape.rows * shard_rows > SHARD_BYTES:
         step = max(int(SHARD_BYTES * shape.rows / shape.bytes), 1)
     spans = tuple(Span(start, min(start + step, shape.rows), 0, 0) for start in range(0, shape.rows, step))
-    head = read_rows(source, 0, min(head_rows, shape.rows)) if shape.rows else None
-    values = [] if head is None else [row.value for row in _from_table(head, 0)]
-    return Scanned(file, (), spans, shape.schema, *_sort_out(values))
+    return Scanned(file, (), spans, shape.schema, *_sort_out([row.value for row in head]))
 
 
 def _sort_out(
@@ -266,7 +287,8 @@ def _sort_out(
     return good, tuple(value for value in values if isinstance(value, RowProblem))
 
 
-def _from_table(table: pa.Table, start_row: int) -> list[Row]:
+def rows_of(table: pa.Table, start_row: int) -> list[Row]:
+    """The rows of a table, the first of which is number `start_row` of its file."""
     try:
         return [Row(start_row + i, value, None, None) for i, value in enumerate(table.to_pylist())]
     except (UnicodeDecodeError, OverflowError):

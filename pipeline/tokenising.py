@@ -19,7 +19,7 @@ from tamis.operators.schema import infer_rows
 from tamis.operators.tokenised import Tokenised
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture_spec import CaptureSpec
-from tamis.pipeline.errors import TamisError, as_facts
+from tamis.pipeline.errors import TamisError, TooLargeError, as_facts
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema
 from tamis.pipeline.sources import CORPUS, Row, Shard, read
 from tamis.pipeline.watch import Guard
@@ -64,6 +64,8 @@ def tokenise_shard(
     if refused is None:
         try:
             table = _tokenised(shard, text, spec, tokenizer)
+        except TooLargeError as error:
+            refused = error.reason
         except (TamisError, OSError) as error:
             return _tokens_table([None], json.dumps({"shard": text, "error": as_facts(error)}))
         except Exception as error:

@@ -8,7 +8,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 WORDS = ("river", "stone", "lamp", "größer", "中文", "وقت", "winter", "paper", "bridge", "salt", "window", "engine")
 SPECIALS = (
@@ -191,3 +195,24 @@ LINES: dict[str, Line] = {
         b" \t\v\f\r"[: chance.randint(1, 5)].replace(b"\v", b" ").replace(b"\f", b" ") + dumped(row)
     ),
 }
+
+
+def with_one_text(path: Path, text: str, conversations: list[list[dict[str, str]]], after: int = 0) -> Path:
+    """A Parquet file of `messages`, one row group, whose rows from `after` on begin with a system turn saying `text`.
+
+    It stands in the file once, and in memory, too."""
+    values, roles, places, ends = [text], [], [], [0]
+    for number, turns in enumerate(conversations):
+        if number >= after:
+            roles.append("system")
+            places.append(0)
+        for turn in turns:
+            roles.append(turn["role"])
+            places.append(len(values))
+            values.append(turn["content"])
+        ends.append(len(roles))
+    contents = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), pa.array(values))
+    turns_table = pa.StructArray.from_arrays([pa.array(roles), contents], ["role", "content"])
+    messages = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), turns_table)
+    pq.write_table(pa.table({"messages": messages}), path, compression="zstd", store_schema=False)
+    return path

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hostile import with_one_text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tamis.pipeline import columnar_files
 from tamis.pipeline.columnar_files import ColumnarFile, read_rows, shape_of
 
 FORMATS = ("parquet", "file", "stream")
@@ -96,6 +103,85 @@ def test_empty_row_groups_are_passed_over(tmp_path: Path) -> None:
         assert read_rows(file, start, stop).to_pylist() == table.slice(start, stop - start).to_pylist()
 
 
+@pytest.mark.parametrize("kind", ["parquet", "stream"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 1999), st.integers(1, 700)), min_size=1, max_size=8),
+    group=st.sampled_from([100, 900, 2000]),
+)
+def test_shards_in_any_order_are_read_as_they_are(
+    tmp_path: Path, kind: str, spans: list[tuple[int, int]], group: int
+) -> None:
+    table = pa.table({"n": range(2000), "text": [f"t{i % 3}" for i in range(2000)]})
+    name = f"{kind}-{group}"
+    local = store(tmp_path, table, kind, group)
+    fsspec.filesystem("memory").pipe_file(f"/shards/{name}", Path(local.url).read_bytes())
+    files = [replace(local, identity=name), ColumnarFile(f"memory://shards/{name}", local.format, {}, name)]
+    for number, (start, length) in enumerate(spans):
+        columns = ["text"] if number % 4 == 3 else None
+        found = read_rows(files[number % 2], start, min(start + length, 2000), columns)
+        assert found.to_pylist() == table.slice(start, length).select(columns or ["n", "text"]).to_pylist()
+
+
+def test_shards_of_a_row_group_one_after_the_other_decode_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"n": range(5000)})
+    file = replace(store(tmp_path, table, "parquet", 5000), identity="once")
+    begun = []
+    decode = pq.ParquetFile.iter_batches
+
+    def counted(self: Any, *arguments: Any) -> Iterator[pa.RecordBatch]:
+        begun.append(arguments)
+        yield from decode(self, *arguments)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    for start in range(0, 5000, 700):
+        assert read_rows(file, start, start + 700).column("n").to_pylist() == list(range(5000))[start : start + 700]
+    assert len(begun) == 1
+    read_rows(file, 300, 400)
+    assert len(begun) == 2
+
+
+@pytest.mark.parametrize("kind", ["parquet", "stream"])
+def test_after_a_read_that_failed_the_next_one_is_whole(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"n": range(2000)})
+    data = Path(store(tmp_path, table, kind, 500).url).read_bytes()
+    fsspec.filesystem("memory").pipe_file(f"/failing/{kind}", data)
+    file = ColumnarFile(f"memory://failing/{kind}", "parquet" if kind == "parquet" else "arrow", {}, "failing")
+    assert read_rows(file, 0, 300).num_rows == 300
+    advance, calls = columnar_files._Passing._next, itertools.count()
+
+    def failing(self: Any) -> Any:
+        if next(calls) == 1:
+            self.batches = _raising()
+        return advance(self)
+
+    monkeypatch.setattr(columnar_files._Passing, "_next", failing)
+    with pytest.raises(ConnectionError):
+        read_rows(file, 300, 1900)
+    monkeypatch.undo()
+    for start in range(300, 2000, 400):
+        assert read_rows(file, start, start + 400).column("n").to_pylist() == list(range(2000))[start : start + 400]
+
+
+def _raising() -> Iterator[pa.RecordBatch]:
+    raise ConnectionError("reset")
+    yield
+
+
+def test_a_row_group_may_hold_more_text_than_arrow_decodes_in_one_piece(tmp_path: Path) -> None:
+    prompts = [[{"role": "user", "content": f"question {number}"}] for number in range(2200)]
+    path = with_one_text(tmp_path / "repeated.parquet", "x" * 1_000_000, prompts)
+    assert pq.ParquetFile(path).num_row_groups == 1
+    assert path.stat().st_size < 100_000
+    found = read_rows(ColumnarFile(str(path), "parquet", {}), 590, 600)
+    system = {"role": "system", "content": "x" * 1_000_000}
+    assert found.column("messages").to_pylist() == [[system, *prompt] for prompt in prompts[590:600]]
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_range_past_the_end_gives_what_there_is(tmp_path: Path, kind: str) -> None:
     file = store(tmp_path, table_of(35), kind)
@@ -124,8 +210,6 @@ def test_something_else_is_an_error(tmp_path: Path, format: str, data: bytes) ->
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_files_of_another_file_system(tmp_path: Path, kind: str) -> None:
-    import fsspec
-
     table = table_of(35)
     local = store(tmp_path, table, kind)
     fsspec.filesystem("memory").pipe_file(f"/columnar/{kind}", Path(local.url).read_bytes())

@@ -18,7 +18,7 @@ from tamis.operators.methods.protocol import tree_reduce
 from tamis.operators.problems import RowProblem
 from tamis.pipeline import engine
 from tamis.pipeline.engine import Pool, fits, map_reduce, own_error, refit, size_pool, stream
-from tamis.pipeline.errors import ClusterError, ConfigError, InputError
+from tamis.pipeline.errors import ClusterError, ConfigError, InputError, TooLargeError
 from tamis.pipeline.ray_start import Cluster, ray_session
 
 
@@ -299,6 +299,20 @@ def test_what_kills_every_worker_can_be_left_out(session: Cluster) -> None:
     assert list(lost) == [1]
     assert lost[1].startswith("every worker that had it died (")
     assert "\n" not in lost[1]
+
+
+def _too_large_at_one(item: int) -> int:
+    if item == 1:
+        raise TooLargeError("a.parquet, rows 5 to 9: its rows take too much", "its rows take too much")
+    return item
+
+
+def test_rows_that_are_too_large_can_be_left_out(session: Cluster) -> None:
+    lost: dict[int, str] = {}
+    assert dict(stream(_too_large_at_one, range(4), cpus=0.5, on_lost=lost.__setitem__)) == {0: 0, 2: 2, 3: 3}
+    assert lost == {1: "its rows take too much"}
+    with pytest.raises(TooLargeError, match="rows 5 to 9"):
+        dict(stream(_too_large_at_one, range(4), cpus=0.5))
 
 
 def test_tasks_that_are_about_to_end_may(session: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
