@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +15,14 @@ import pyarrow.parquet as pq
 from tamis.pipeline.addresses import is_local, open_filesystem
 from tamis.pipeline.ranged import ObjectFile, info_of, open_stream
 
-_BATCH_ROWS = 256
-"""So many rows of a row group are decoded at a time."""
+READ_BYTES = 2 << 30
+"""More of decoded rows is not held: a text that stands in every row is stored once, and kilobytes may be terabytes."""
+
+HEAD_BYTES = 64 << 20
+"""The same for the first rows of a file, of which some are enough."""
+
+_BATCH_ROWS, _BATCH_BYTES = 64, 64 << 20
+"""So many rows of a row group are decoded at a time, fewer if they are large."""
 
 _BUFFERED_BYTES = 256 << 20
 """The bytes of a larger row group are read as they are needed, not all at once."""
@@ -73,17 +81,62 @@ def shape_of(file: ColumnarFile) -> Shape:
     return Shape(reader.schema, rows, size)
 
 
+class TooManyBytes(ValueError):
+    """Rows that, decoded, are more than READ_BYTES, or more than Arrow decodes in one batch."""
+
+    def __str__(self) -> str:
+        return f"its rows are more than {READ_BYTES >> 30} GiB when they are read; lower shard_rows, or take them out"
+
+
 def read_rows(file: ColumnarFile, start: int, stop: int, columns: list[str] | None = None) -> pa.Table:
-    """Rows start..stop (half-open) in file order, all columns or those named; one value per row and column."""
+    """Rows start..stop (half-open) in file order, all columns or those named; one value per row and column.
+
+    Raises TooManyBytes, and pa.ArrowInvalid or OSError when the file is damaged or cannot be read.
+    """
     pieces: list[pa.RecordBatch] = []
-    position, batches = _batches_from(file, start, stop, columns)
-    for batch in batches:
-        low, high = max(start - position, 0), min(stop - position, batch.num_rows)
-        if high > low:
-            pieces.append(batch.slice(low, high - low))
-        position += batch.num_rows
-        if position >= stop:
-            break
+    size = 0
+    with _forgetting():
+        position, batches = _batches_from(file, start, stop, columns)
+        for batch in batches:
+            low, high = max(start - position, 0), min(stop - position, batch.num_rows)
+            if high > low:
+                pieces.append(batch.slice(low, high - low))
+                size += pieces[-1].nbytes
+            if size > READ_BYTES:
+                raise TooManyBytes
+            position += batch.num_rows
+            if position >= stop:
+                break
+    return _table(file, pieces, columns)
+
+
+def read_head(file: ColumnarFile, rows: int) -> pa.Table:
+    """The first rows: at most `rows` of them, and no more after HEAD_BYTES. Raises as `read_rows`."""
+    pieces: list[pa.RecordBatch] = []
+    size = 0
+    with _forgetting():
+        batches = _OpenParquet(file, None).one_by_one(rows) if file.format == "parquet" else _arrow_from(file, 0)[1]
+        for row in islice((batch.slice(i, 1) for batch in batches for i in range(batch.num_rows)), rows):
+            pieces.append(row)
+            size += row.nbytes
+            if size > HEAD_BYTES:
+                break
+    return _table(file, pieces, None)
+
+
+@contextmanager
+def _forgetting() -> Iterator[None]:
+    """Around a read: where it fails, nobody knows where the file stands."""
+    try:
+        yield
+    except BaseException as error:
+        _local.forget()
+        if isinstance(error, pa.ArrowNotImplementedError) and "chunked array outputs" in str(error):
+            raise TooManyBytes from None  # lists of text, over 2 GiB of it in one batch
+        raise
+
+
+def _table(file: ColumnarFile, pieces: Sequence[pa.RecordBatch], columns: list[str] | None) -> pa.Table:
     schema = pieces[0].schema if pieces else shape_of(file).schema
     table = pa.Table.from_batches(pieces, schema=schema)
     return table if columns is None else table.select(columns)
@@ -112,7 +165,7 @@ class _Passing:
         return self.position - (0 if self.last is None else self.last.num_rows)
 
     def reaches(self, start: int) -> bool:
-        """Whether the row `start` is still to come."""
+        """Whether the row `start` is in the last batch or still to come."""
         return self.last is not None and self.first <= start
 
     def advance(self, start: int) -> None:
@@ -127,7 +180,6 @@ class _Passing:
             self._next()
 
     def _next(self) -> pa.RecordBatch | None:
-        self.last = None  # and so it stays where the read fails: nobody knows where the file stands then
         self.last = next(self.batches, None)
         self.position += 0 if self.last is None else self.last.num_rows
         return self.last
@@ -138,6 +190,9 @@ class _Local(threading.local):
 
     parquet: _OpenParquet | None = None
     arrow: tuple[ColumnarFile, _Passing] | None = None
+
+    def forget(self) -> None:
+        self.parquet = self.arrow = None
 
 
 _local = _Local()
@@ -206,14 +261,25 @@ class _OpenParquet:
             self._group, self._passing = group, _Passing(self._decoded(group, wanted), group.start)
         self._passing.advance(start)
 
-    def _decoded(self, group: _Group, wanted: Sequence[_Group]) -> Iterator[pa.RecordBatch]:
+    def one_by_one(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """The groups with the first `rows` rows, each row in a batch of its own."""
+        groups = [group for group in self.groups if group.start < rows]
+        for number, group in enumerate(groups):
+            yield from self._decoded(group, groups[number:], batch_rows=1)
+
+    def _decoded(
+        self, group: _Group, wanted: Sequence[_Group], batch_rows: int | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """batch_rows: by default by what the file says of the group, so that they are the same for every shard."""
         parquet = self.parquet
         if group.bytes > _BUFFERED_BYTES:
             options = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES, "page_checksum_verification": True}
             parquet = pq.ParquetFile(self.source, metadata=parquet.metadata, **options)
         elif isinstance(self.source, ObjectFile) and not self.source.holds(self._ranges([group])):
             self.source.prefetch(self._ranges(_window(wanted)))
-        batches: Iterator[pa.RecordBatch] = parquet.iter_batches(_BATCH_ROWS, [group.index], self.columns)
+        if batch_rows is None:
+            batch_rows = max(min(_BATCH_ROWS, _BATCH_BYTES * (group.stop - group.start) // max(group.bytes, 1)), 1)
+        batches: Iterator[pa.RecordBatch] = parquet.iter_batches(batch_rows, [group.index], self.columns)
         return batches
 
     def _ranges(self, groups: Sequence[_Group]) -> list[tuple[int, int]]:

@@ -30,8 +30,10 @@ class InputError(TamisError):
         self.problems = tuple(problems)
 
 
-class TooLargeError(InputError):
-    """Rows that, decoded, take more memory than reading may. `reason` says it of rows that are named elsewhere."""
+class TooLargeError(TamisError):
+    """The rows of a shard are more than may be held. `reason` says so where they are named already."""
+
+    exit_code = 3
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)

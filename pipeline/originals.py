@@ -24,7 +24,7 @@ def originals(
     places, others = np.flatnonzero(valid), np.flatnonzero(~valid)
     if shard.file.format not in TEXT_FORMATS:
         table = read_table(shard, options)
-        bad = rows_of(table.take(pa.array(others)), 0)
+        bad = rows_of(table.filter(pa.array(~valid)), 0)
         raw = {int(place): (row.offset, row.raw_text()) for place, row in zip(others, bad, strict=True)}
         return conform(table.filter(pa.array(valid)), schema), places, raw
     rows = read(shard, options)

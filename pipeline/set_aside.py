@@ -1,4 +1,5 @@
-"""Shards that a stage gave up, as they killed every worker that had them: on record until they are done after all."""
+"""Shards that a stage gave up, as they killed every worker that had them or are too large: on record until they are
+done after all."""
 
 from __future__ import annotations
 

@@ -21,10 +21,9 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.references import safe_path, unsafe_path
 from tamis.pipeline import text_files
 from tamis.pipeline.addresses import is_local, open_filesystem, scheme_of
-from tamis.pipeline.columnar_files import ColumnarFile, read_rows, shape_of
+from tamis.pipeline.columnar_files import ColumnarFile, TooManyBytes, read_head, read_rows, shape_of
 from tamis.pipeline.errors import InputError, StorageError, TooLargeError, error_text
 from tamis.pipeline.files import TEXT_FORMATS, SourceFile, identity_of
-from tamis.pipeline.memory_limit import READ_BYTES, limited_memory
 from tamis.pipeline.ranged import info_of
 from tamis.pipeline.row_limits import cut_text
 from tamis.pipeline.text_files import Span, TextFile
@@ -145,7 +144,7 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
     """The rows of `shard`, in order. columns: enough for the caller; others may be missing from a row's value.
 
     Raises InputError if the file vanished or is not the one that was planned, TooLargeError if the rows of a Parquet or
-    Arrow file take more memory than reading may.
+    Arrow file are far more than the file says.
     """
     shard = _on_this_node(shard)
     if shard.file.format in TEXT_FORMATS:
@@ -156,9 +155,7 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
             for i, record in enumerate(records)
         ]
     else:
-        table = read_table(shard, options, columns)
-        with _bounded(shard.file, shard.span.start_row, shard.span.stop_row):
-            rows = rows_of(table, shard.span.start_row)
+        rows = rows_of(read_table(shard, options, columns), shard.span.start_row)
     if len(rows) != shard.rows:
         raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
     return rows
@@ -167,8 +164,12 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
 def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a Parquet or Arrow shard as they are, types and metadata untouched. Errors as of `read`."""
     file, span = _columnar(shard.file, options), shard.span
-    with _unchanged(shard, options), _bounded(shard.file, span.start_row, span.stop_row):
-        table = read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
+    with _unchanged(shard, options):
+        try:
+            table = read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
+        except TooManyBytes as error:
+            rows = f"{shard.file.name}, rows {span.start_row:,} to {span.stop_row - 1:,}"
+            raise TooLargeError(f"{rows}: {error}", str(error)) from None
     if table.num_rows != shard.rows:
         raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
     return table
@@ -214,23 +215,6 @@ def _unchanged(shard: Shard, options: Mapping[str, Any]) -> Iterator[None]:
     check_unchanged(shard, options)
 
 
-@contextmanager
-def _bounded(file: SourceFile, start_row: int, stop_row: int) -> Iterator[None]:
-    """Around what decodes rows: TooLargeError if they take more than READ_BYTES."""
-    try:
-        with limited_memory():
-            yield
-    except (MemoryError, pa.ArrowNotImplementedError) as error:
-        # Of lists of text, Arrow says that it cannot decode two gigabytes in one batch of rows.
-        if not isinstance(error, MemoryError) and "chunked array outputs" not in str(error):
-            raise
-        reason = (
-            f"its rows take more than {READ_BYTES >> 30} GiB of memory to read; if they are meant to be so large, "
-            "lower shard_rows, and else take them out"
-        )
-        raise TooLargeError(f"{file.name}, rows {start_row:,} to {stop_row - 1:,}: {reason}", reason) from None
-
-
 def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
     """InputError if the file is gone, or has another size, etag or time of modification than when it was planned."""
     if scheme_of(shard.file.url) == "hf" and _PINNED.search(shard.file.url):
@@ -270,13 +254,12 @@ def _scan_text(file: SourceFile, shard_rows: int, options: Mapping[str, Any], he
 
 def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:
     source = _columnar(file, options)
-    with _bounded(file, 0, head_rows):
-        shape = shape_of(source)
-        head = rows_of(read_rows(source, 0, min(head_rows, shape.rows)), 0) if shape.rows else []
+    shape = shape_of(source)
     step = shard_rows
     if shape.rows and shape.bytes / shape.rows * shard_rows > SHARD_BYTES:
         step = max(int(SHARD_BYTES * shape.rows / shape.bytes), 1)
     spans = tuple(Span(start, min(start + step, shape.rows), 0, 0) for start in range(0, shape.rows, step))
+    head = rows_of(read_head(source, head_rows), 0)
     return Scanned(file, (), spans, shape.schema, *_sort_out([row.value for row in head]))
 
 

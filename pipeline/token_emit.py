@@ -58,8 +58,8 @@ def emit_tokens(
 ) -> Generator[Receipt]:
     """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
 
-    on_set_aside: told of a shard whose workers all died or hung; without it that is a ClusterError. timeout: seconds
-    without progress after which workers are taken for hung.
+    on_set_aside: told of a shard whose workers all died or hung, or whose rows are too large; without it that is an
+    error. timeout: seconds without progress after which workers are taken for hung.
     """
     items = [(shard.to_json(), quota) for shard, quota in zip(shards, quotas, strict=True)]
     lost = telling(on_set_aside, shards)

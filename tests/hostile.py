@@ -197,21 +197,19 @@ LINES: dict[str, Line] = {
 }
 
 
-def with_one_text(path: Path, text: str, conversations: list[list[dict[str, str]]], after: int = 0) -> Path:
-    """A Parquet file of `messages`, one row group, whose rows from `after` on begin with a system turn saying `text`.
+def with_one_text(path: Path, text: str, conversations: list[list[dict[str, str]]], rows: range) -> Path:
+    """A Parquet file of `messages`, one row group, of which `rows` begin with a system turn saying `text`.
 
     It stands in the file once, and in memory, too."""
-    values, roles, places, ends = [text], [], [], [0]
+    places = {text: 0}  # of each text among all; Arrow writes a text twice that stands here twice
+    roles, indices, ends = [], [], [0]
     for number, turns in enumerate(conversations):
-        if number >= after:
-            roles.append("system")
-            places.append(0)
-        for turn in turns:
+        system = [{"role": "system", "content": text}] if number in rows else []
+        for turn in [*system, *turns]:
             roles.append(turn["role"])
-            places.append(len(values))
-            values.append(turn["content"])
+            indices.append(places.setdefault(turn["content"], len(places)))
         ends.append(len(roles))
-    contents = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), pa.array(values))
+    contents = pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(list(places)))
     turns_table = pa.StructArray.from_arrays([pa.array(roles), contents], ["role", "content"])
     messages = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), turns_table)
     pq.write_table(pa.table({"messages": messages}), path, compression="zstd", store_schema=False)

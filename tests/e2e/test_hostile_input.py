@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command import curate, tamis
-from hostile import LINES, TEXTS, dumped, pair, with_one_text, with_text, words
+from hostile import LINES, TEXTS, dumped, pair, with_text, words
 from outputs import check_whole, merged, rows_of, write_jsonl
 
 GOOD = 60
@@ -101,30 +101,6 @@ def test_an_archive_bomb_is_refused_by_the_plan(tiny_model: Path, tmp_path: Path
     assert "bomb.jsonl.gz: " in ran.stderr
     assert "times as many" in ran.stderr
     assert not (tmp_path / "out").exists()
-
-
-def conversations(count: int) -> list[list[dict[str, str]]]:
-    chance = random.Random(13)
-    said = [(f"{words(chance)} {number}?", f"{number} {words(chance)}") for number in range(count)]
-    return [[{"role": "user", "content": ask}, {"role": "assistant", "content": answer}] for ask, answer in said]
-
-
-def test_a_parquet_bomb_is_refused_by_the_plan(tiny_model: Path, tmp_path: Path) -> None:
-    bomb = with_one_text(tmp_path / "bomb.parquet", "x" * 100_000_000, conversations(256))
-    assert bomb.stat().st_size < 50_000  # and 26 GB of text
-    ran = tamis("plan", "--input", bomb, "--output", "out", "--model", tiny_model, "--method", "saft", cwd=tmp_path)
-    assert ran.rc == 3, ran.output
-    assert "bomb.parquet, rows 0 to 63: its rows take more than 4 GiB of memory to read" in ran.stderr
-    assert "lower shard_rows" in ran.stderr
-
-
-def test_a_shard_that_is_a_parquet_bomb_is_set_aside(tiny_model: Path, ray_address: str, tmp_path: Path) -> None:
-    with_one_text(tmp_path / "bomb.parquet", "x" * 20_000_000, conversations(512), after=256)
-    flags = ["--input", tmp_path / "bomb.parquet", "--output", "out", "--model", tiny_model, "--method", "saft"]
-    ran = tamis("curate", *flags, "--set", "shard_rows=256", "--address", ray_address, cwd=tmp_path)
-    assert ran.rc == 4, ran.output
-    assert "bomb.parquet rows 256 to 511: its rows take more than 4 GiB of memory to read" in ran.stderr
-    assert len(merged(tmp_path / "out")) == 256
 
 
 def test_a_manifest_of_someone_else_neither_escapes_nor_crashes(tmp_path: Path) -> None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hostile import with_one_text
 from plan_jobs import Planner, lines_of, rows_of
 
 from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline import columnar_files
 from tamis.pipeline.capture import Forward
 from tamis.pipeline.capture_spec import CAPTURES, CaptureSpec
 from tamis.pipeline.capture_stage import check_precision, readers_of, tokens_of
-from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.errors import ConfigError, InputError, TooLargeError
 from tamis.pipeline.originals import decode_schema
 from tamis.pipeline.sources import Shard, read, read_table
 from tamis.pipeline.store import Store
 from tamis.pipeline.tokenising import PackedTokenizer, tokenise_shard
 from tamis.pipeline.totals import CaptureTotals
+from tamis.pipeline.watch import Guard, Process, Watch
 
 
 @pytest.fixture
@@ -131,6 +135,40 @@ def test_a_parquet_file_that_changed_is_refused_when_rows_are_written(tmp_path: 
     store.write_table("x.parquet", pa.Table.from_pylist(rows_of(6)))
     with pytest.raises(InputError, match=r"x\.parquet: changed since the plan"):
         read_table(shard, {})
+
+
+class Here(Guard):
+    """A guard whose watch is in this process."""
+
+    def begin(self, work: str) -> str | None:
+        refused: str | None = self.watch.begin(work, Process(os.getpid(), 0.0, "here"))
+        return refused
+
+    def end(self, work: str) -> None:
+        self.watch.end(work)
+
+
+def test_a_shard_that_is_a_parquet_bomb_is_set_aside(
+    tmp_path: Path, tiny_model: Path, planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [(f"question {number}", f"answer {number}") for number in range(300)]
+    turns = [[{"role": "user", "content": ask}, {"role": "assistant", "content": answer}] for ask, answer in said]
+    (tmp_path / "data/a.jsonl").unlink()
+    bomb = with_one_text(tmp_path / "data/bomb.parquet", "x" * 1_000_000, turns, range(120, 180))
+    assert bomb.stat().st_size < 50_000
+    monkeypatch.setattr(columnar_files, "READ_BYTES", 50_000_000)
+    guard, spec = Here(Watch()), spec_for(tmp_path, tiny_model)
+    outcomes = []
+    for shard in planner("shard_rows=100").shards:
+        tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
+        table = tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec, tokenizer, guard)
+        outcomes.append(json.loads(Forward(spec)(table).column("receipt")[0].as_py()))
+    assert [outcome.get("rows") for outcome in outcomes] == [100, None, 100]
+    reason = outcomes[1]["set_aside"]["reason"]
+    assert reason.startswith("its rows are more than")
+    assert reason.endswith("lower shard_rows, or take them out")
+    with pytest.raises(TooLargeError, match=r"bomb\.parquet, rows 100 to 199: its rows are more than"):
+        read(planner("shard_rows=100").shards[1], {})
 
 
 def test_shipped_references_are_read_from_each_nodes_own_copy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tamis.pipeline import columnar_files
-from tamis.pipeline.columnar_files import ColumnarFile, read_rows, shape_of
+from tamis.pipeline.columnar_files import ColumnarFile, TooManyBytes, read_head, read_rows, shape_of
 
 FORMATS = ("parquet", "file", "stream")
 
@@ -104,23 +105,32 @@ def test_empty_row_groups_are_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "stream"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    spans=st.lists(st.tuples(st.integers(0, 1999), st.integers(1, 700)), min_size=1, max_size=8),
+    reads=st.lists(
+        st.tuples(st.integers(0, 1999), st.integers(1, 700), st.sampled_from([None, ["text"]]), st.booleans()),
+        min_size=1,
+        max_size=8,
+    ),
     group=st.sampled_from([100, 900, 2000]),
 )
 def test_shards_in_any_order_are_read_as_they_are(
-    tmp_path: Path, kind: str, spans: list[tuple[int, int]], group: int
+    tmp_path: Path, kind: str, reads: list[tuple[int, int, list[str] | None, bool]], group: int
 ) -> None:
     table = pa.table({"n": range(2000), "text": [f"t{i % 3}" for i in range(2000)]})
-    name = f"{kind}-{group}"
-    local = store(tmp_path, table, kind, group)
-    fsspec.filesystem("memory").pipe_file(f"/shards/{name}", Path(local.url).read_bytes())
-    files = [replace(local, identity=name), ColumnarFile(f"memory://shards/{name}", local.format, {}, name)]
-    for number, (start, length) in enumerate(spans):
-        columns = ["text"] if number % 4 == 3 else None
-        found = read_rows(files[number % 2], start, min(start + length, 2000), columns)
+    local, remote = both(tmp_path, table, kind, group)
+    columnar_files._local.forget()
+    for start, length, columns, elsewhere in reads:
+        found = read_rows(remote if elsewhere else local, start, min(start + length, 2000), columns)
         assert found.to_pylist() == table.slice(start, length).select(columns or ["n", "text"]).to_pylist()
+
+
+def both(folder: Path, table: pa.Table, kind: str, group: int) -> tuple[ColumnarFile, ColumnarFile]:
+    """A local file and the same as an object, of which a thread keeps what it has open."""
+    name = f"{kind}-{group}"
+    local = replace(store(folder, table, kind, group), identity=name)
+    fsspec.filesystem("memory").pipe_file(f"/both/{name}", Path(local.url).read_bytes())
+    return local, replace(local, url=f"memory://both/{name}")
 
 
 def test_shards_of_a_row_group_one_after_the_other_decode_it_once(
@@ -143,43 +153,76 @@ def test_shards_of_a_row_group_one_after_the_other_decode_it_once(
     assert len(begun) == 2
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("kind", ["parquet", "stream"])
+@pytest.mark.parametrize("place", [0, 1, 3])
 def test_after_a_read_that_failed_the_next_one_is_whole(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: str, elsewhere: bool, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = pa.table({"n": range(2000)})
-    data = Path(store(tmp_path, table, kind, 500).url).read_bytes()
-    fsspec.filesystem("memory").pipe_file(f"/failing/{kind}", data)
-    file = ColumnarFile(f"memory://failing/{kind}", "parquet" if kind == "parquet" else "arrow", {}, "failing")
+    """Whatever fails, at whatever moment; and the rows that are read next come after those of the failure."""
+    file = both(tmp_path, pa.table({"n": range(2000)}), kind, 2000 if kind == "parquet" else 100)[elsewhere]
     assert read_rows(file, 0, 300).num_rows == 300
-    advance, calls = columnar_files._Passing._next, itertools.count()
+    reads = itertools.count()
 
-    def failing(self: Any) -> Any:
-        if next(calls) == 1:
-            self.batches = _raising()
-        return advance(self)
+    class Failing(columnar_files._Passing):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if next(reads) == place:
+                raise MemoryError
 
-    monkeypatch.setattr(columnar_files._Passing, "_next", failing)
-    with pytest.raises(ConnectionError):
-        read_rows(file, 300, 1900)
-    monkeypatch.undo()
-    for start in range(300, 2000, 400):
+    held = (
+        columnar_files._local.parquet._passing if kind == "parquet" else (columnar_files._local.arrow or (0, None))[1]
+    )
+    if held is not None:  # a local Arrow file is mapped, and nothing of it kept
+        held.__class__ = Failing
+        with pytest.raises(MemoryError):
+            read_rows(file, 300, 900)
+    for start in range(600, 2000, 400):
         assert read_rows(file, start, start + 400).column("n").to_pylist() == list(range(2000))[start : start + 400]
-
-
-def _raising() -> Iterator[pa.RecordBatch]:
-    raise ConnectionError("reset")
-    yield
 
 
 def test_a_row_group_may_hold_more_text_than_arrow_decodes_in_one_piece(tmp_path: Path) -> None:
     prompts = [[{"role": "user", "content": f"question {number}"}] for number in range(2200)]
-    path = with_one_text(tmp_path / "repeated.parquet", "x" * 1_000_000, prompts)
+    path = with_one_text(tmp_path / "repeated.parquet", "x" * 1_000_000, prompts, range(2200))
     assert pq.ParquetFile(path).num_row_groups == 1
     assert path.stat().st_size < 100_000
     found = read_rows(ColumnarFile(str(path), "parquet", {}), 590, 600)
     system = {"role": "system", "content": "x" * 1_000_000}
     assert found.column("messages").to_pylist() == [[system, *prompt] for prompt in prompts[590:600]]
+
+
+def test_of_large_rows_few_are_decoded_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columnar_files, "_BATCH_BYTES", 1 << 20)
+    texts = [random.Random(number).randbytes(100_000).hex() for number in range(60)]
+    table = pa.table({"messages": [[{"content": text}] for text in texts]})
+    found = read_rows(store(tmp_path, table, "parquet", 60), 3, 60)
+    assert max(len(chunk) for chunk in found.column("messages").chunks) == (1 << 20) // 200_000
+    assert found.to_pylist() == table.slice(3).to_pylist()
+
+
+def test_rows_that_are_far_more_than_the_file_says_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columnar_files, "READ_BYTES", 10_000_000)
+    prompts = [[{"role": "user", "content": "?"}]] * 1000
+    path = with_one_text(tmp_path / "bomb.parquet", "x" * 100_000, prompts, range(200, 400))
+    file = ColumnarFile(str(path), "parquet", {}, "bomb")
+    assert read_rows(file, 0, 290).num_rows == 290
+    with pytest.raises(TooManyBytes):
+        read_rows(file, 290, 395)
+    assert read_rows(file, 395, 1000).column("messages").to_pylist()[5:] == prompts[400:]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_head_has_as_many_rows_as_asked_for_unless_they_are_large(tmp_path: Path, kind: str) -> None:
+    table = table_of(35)
+    file = store(tmp_path, table, kind)
+    for rows in (1, 10, 11, 35, 64):
+        assert read_head(file, rows).to_pylist() == table.slice(0, rows).to_pylist()
+    assert read_head(store(tmp_path, table_of(0), kind), 64).to_pylist() == []
+
+
+def test_of_a_head_of_large_rows_few_are_read(tmp_path: Path) -> None:
+    path = with_one_text(tmp_path / "a.parquet", "x" * 30_000_000, [[{"role": "user", "content": "?"}]] * 64, range(64))
+    assert read_head(ColumnarFile(str(path), "parquet", {}), 64).num_rows == 3
 
 
 @pytest.mark.parametrize("kind", FORMATS)
