@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: help install demo test fuzz chaos lint format types check clean
+.PHONY: help install demo test test-all fuzz chaos lint format types check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
 install: $(STAMP)  ## make .venv with everything in it (quick when nothing changed)
 
@@ -25,9 +25,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## plant harmful pairs in a small corpus, curate it, and say how many were found
 	@$(BIN)/python benchmarks/lab/demo.py
 
-test: install  ## all tests, in two processes
-	@# in the order of the folders: the long files come first, and none of them is alone at the end
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# in the order of the folders: the long files come first, and none of them is alone at the end
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: install  ## the tests but for those that kill, disturb or repeat whole runs, in two processes
+	@$(PYTEST) -m "not long"
+
+test-all: install  ## all tests, twice as long
+	@$(PYTEST)
 
 SEED ?= 1
 chaos: install  ## 20 rounds of kill -9 and failing storage, each compared with a calm run: make chaos SEED=2
@@ -50,7 +55,7 @@ types: install  ## mypy --strict on both packages
 	@mkdir -p build/types/tamis && ln -sfn ../../../operators build/types/tamis/operators && ln -sfn ../../../pipeline build/types/tamis/pipeline
 	@MYPYPATH=build/types $(BIN)/mypy -p tamis.operators -p tamis.pipeline
 
-check: lint types test  ## what CI runs
+check: lint types test-all  ## what CI runs
 
 clean:  ## remove .venv and everything built
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

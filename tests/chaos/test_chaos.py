@@ -10,6 +10,8 @@ from harness import Harness
 from rounds import Kill, draw
 from swift_server import unusable
 
+pytestmark = pytest.mark.long
+
 SEED = 1
 KILLS = [Kill.DRIVER, Kill.ACTOR, Kill.NODE]
 RATE = 0.05

@@ -298,6 +298,7 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_a_search_that_was_killed_goes_on_with_its_cells(
     tiny_model: Path, ray_folder: Path, tmp_path: Path, ray_address: str
 ) -> None:

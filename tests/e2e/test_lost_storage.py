@@ -12,6 +12,8 @@ import pytest
 from command import DEADLINE, poll, start, tamis
 from outputs import alpaca_rows, check_whole, write_jsonl
 
+pytestmark = pytest.mark.long
+
 ROWS, SHARD = 120, 4
 
 

@@ -19,6 +19,8 @@ from faults import TRANSIENT, Faults
 from object_store import S3
 from outputs import alpaca_rows, check_whole, merged, pair, sentence, write_jsonl
 
+pytestmark = pytest.mark.long
+
 METHODS = ["larf"]
 ROWS = 24
 OPTIONAL = ("gs", "abfs")

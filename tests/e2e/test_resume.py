@@ -17,6 +17,8 @@ import pytest
 from command import Ran, curate, kill_all, poll, start, tamis
 from outputs import Row, alpaca_rows, check_whole, manifest_of, merged, pair, sentence, snapshot, write_jsonl
 
+pytestmark = pytest.mark.long
+
 METHODS = ["larf", "saft"]
 ROWS, SHARDS = 84, 21
 CAPTURED, EMITTED = "_work/receipts/capture", "_work/receipts/emit"

@@ -17,6 +17,8 @@ from command import Ran, kill_all, poll, start, tamis
 from outputs import alpaca_rows, snapshot, write_jsonl
 from token_outputs import check_tokens_whole, reference_rows, sets
 
+pytestmark = pytest.mark.long
+
 ROWS, SHARDS, STEPS = 48, 16, 60
 TRAINING, SCORED = "_work/references/utility", "_work/receipts/losses"
 States = dict[str, tuple[int, int]]

@@ -20,6 +20,8 @@ from tamis.pipeline.lease import held
 from tamis.pipeline.rivals import agree
 from tamis.pipeline.store import Store
 
+pytestmark = pytest.mark.long
+
 ROWS, SHARDS = 60, 20
 
 

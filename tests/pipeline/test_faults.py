@@ -29,6 +29,8 @@ from tamis.pipeline.model_worker import TokenRows
 from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST
 from tamis.pipeline.store import Store
 
+pytestmark = pytest.mark.long
+
 
 class Faulty(Forward):
     """A real worker that a shard can harm, by its number of rows: `harms` is written beside the output."""

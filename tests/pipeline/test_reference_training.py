@@ -239,6 +239,7 @@ def test_two_workers_give_what_one_gives(tiny_model: Path, tmp_path: Path, expec
     assert max(np.abs(found[name] - wanted[name]).max() for name in wanted) <= 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("session")
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 @pytest.mark.parametrize(
