@@ -19,7 +19,7 @@ TESTS = {
     "a worker process dies": [SET_ASIDE, CHAOS],
     "a worker hangs for `worker_timeout` seconds (1,800) at a shard or in a step of a training": [
         SET_ASIDE,
-        "pipeline/test_reference_training.py::test_another_worker_goes_on_from_the_checkpoint_of_one_that_was",
+        "pipeline/test_reference_deaths.py::test_another_worker_goes_on_from_the_checkpoint_of_one_that_was",
         "pipeline/test_engine.py::test_a_task_that_hangs_is_done_again",
     ],
     "one shard kills three workers, or makes one raise an error": [

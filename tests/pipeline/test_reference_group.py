@@ -1,4 +1,5 @@
-"""What an error of Ray Train means. The workers themselves are tested in test_reference_training.py."""
+"""What an error of Ray Train means. The workers themselves are tested in test_reference_training.py and
+test_reference_deaths.py."""
 
 from __future__ import annotations
 

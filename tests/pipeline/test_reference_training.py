@@ -1,84 +1,51 @@
-"""Reference models trained on a real Ray, by one worker and by a group: the bytes of one process, whoever dies on the
-way; errors that stay ours."""
+"""Reference models trained on a real Ray, by one worker and by two: the bytes of one process, errors that stay ours.
+
+Workers that die or hang: test_reference_deaths.py."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import signal
 import tempfile
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import ray
 import torch
+from reference_samples import (
+    FOLDER,
+    PAIR,
+    POOL,
+    ROWS,
+    STEPS,
+    TRAINING,
+    WEIGHTS,
+    WORK,
+    run_here,
+    sample,
+    samples,
+    train,
+    worker_spec,
+)
 from safetensors.numpy import load
 
 from tamis.operators.losses import TokenLosses
-from tamis.operators.tokenised import Tokenised
 from tamis.pipeline import reference_group, reference_training, reference_worker
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
-from tamis.pipeline.models import ModelSource
 from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import SCHEMA, read_rows, write_rows
-from tamis.pipeline.reference_training import reference_key, train_reference
+from tamis.pipeline.reference_training import reference_key
 from tamis.pipeline.reference_worker import ReferenceSpec, run
-from tamis.pipeline.settings import ModelSpec, TrainingSpec
+from tamis.pipeline.settings import TrainingSpec
 from tamis.pipeline.store import Store
 from tamis.pipeline.watch import start_watch
-
-POOL = Pool(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
-PAIR = Pool(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
-TRAINING = TrainingSpec(rank=4, alpha=8, learning_rate=1e-3, batch_size=3, epochs=2, checkpoint_steps=2)
-LONG = TRAINING.model_copy(update={"epochs": 60, "checkpoint_steps": 20})
-STEPS = 8
-FOLDER, WORK = "artifact/references/utility", "_work/references/utility"
-WEIGHTS = f"{FOLDER}/adapter_model.safetensors"
-
-
-def sample(length: int, *responses: tuple[int, int], seed: int = 0) -> Tokenised:
-    ids = np.random.default_rng([seed, length]).integers(6, 300, length).astype(np.int32)
-    return Tokenised(ids, responses, False)
-
-
-def samples(count: int = 10) -> list[Tokenised]:
-    return [sample(8 + 3 * row, (2, 4), (6, 8 + 2 * row), seed=row) for row in range(count)]
-
-
-ROWS = samples()
-
-
-def train(
-    store: Store,
-    model: Path,
-    rows: Sequence[Tokenised] = ROWS,
-    pool: Pool = POOL,
-    key: str = "key",
-    training: TrainingSpec = TRAINING,
-    timeout: float = 600.0,
-) -> dict[str, Any]:
-    source, spec = ModelSource(str(model), "local"), ModelSpec(name="models/tiny", dtype="float32", device="cpu")
-    return train_reference(store, "utility", key, source, spec, training, rows, pool, timeout)
-
-
-def worker_spec(store: Store, model: Path, training: TrainingSpec = TRAINING, key: str = "key") -> ReferenceSpec:
-    source, spec = ModelSource(str(model), "local"), ModelSpec(name="models/tiny", dtype="float32", device="cpu")
-    return reference_training._spec(store, "utility", key, source, spec, training, ROWS, POOL)
-
-
-def run_here(store: Store, model: Path, **changes: Any) -> list[dict[str, Any]]:
-    write_rows(store, "utility", ROWS)
-    return list(run(worker_spec(store, model, **changes)))
 
 
 def no_worker(*arguments: Any) -> Iterator[Any]:
@@ -239,86 +206,6 @@ def test_two_workers_give_what_one_gives(tiny_model: Path, tmp_path: Path, expec
     assert max(np.abs(found[name] - wanted[name]).max() for name in wanted) <= 1e-5
 
 
-@pytest.mark.long
-@pytest.mark.usefixtures("session")
-@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-@pytest.mark.parametrize(
-    ("title", "pool"), [("train_alone", POOL), ("RayTrainWorker", PAIR)], ids=["alone", "of a group"]
-)
-def test_another_worker_goes_on_from_the_checkpoint_of_one_that_was(
-    harm: signal.Signals,
-    title: str,
-    pool: Pool,
-    tiny_model: Path,
-    tmp_path: Path,
-    ray_logs: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    whole, store = Store(str(tmp_path / "whole")), Store(str(tmp_path / "killed"))
-    run_here(whole, tiny_model, training=LONG)
-    struck: list[psutil.Process] = []
-    begun: list[int] = []
-    take = reference_training._Shown.take
-
-    def noting(shown: Any, message: dict[str, Any]) -> None:
-        begun.extend([message["begins"]] if "begins" in message else [])
-        take(shown, message)
-
-    monkeypatch.setattr(reference_training._Shown, "take", noting)
-
-    def strike() -> None:
-        deadline = time.monotonic() + 120
-        while len(found := workers_of(ray_logs.parents[1], title)) < pool.workers and time.monotonic() < deadline:
-            time.sleep(0.05)
-        while not any(name.endswith(".json") for name in store.list(WORK)) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        for process in found[:1]:  # the other one of a group then waits in vain
-            process.send_signal(harm)
-            struck.append(process)
-
-    striker = threading.Thread(target=strike)
-    striker.start()
-    reasons: list[str | None] = []
-    kill_stalled = reference_group.kill_stalled
-
-    def counted(*arguments: Any) -> str | None:
-        reasons.append(kill_stalled(*arguments))
-        return reasons[-1]
-
-    monkeypatch.setattr(reference_group, "kill_stalled", counted)
-    # Long enough for a step on a busy machine; to be taken for hung wrongly would only cost time.
-    facts = train(store, tiny_model, pool=pool, training=LONG, timeout=8.0 if harm == signal.SIGSTOP else 600.0)
-    striker.join()
-    [process] = struck
-    assert process.wait(timeout=60) is None  # no child of ours, so there is no code
-    assert any(reasons) == (harm == signal.SIGSTOP)
-    first, *later = begun
-    assert first == 0
-    assert later
-    assert all(0 < step <= 240 for step in later)
-    assert facts["steps"] == 240
-    assert [point["step"] for point in facts["curve"]] == list(range(1, 241))
-    found, wanted = load(store.read(WEIGHTS)), load(whole.read(WEIGHTS))
-    apart = max(np.abs(found[name] - wanted[name]).max() for name in wanted)
-    assert apart <= (0 if pool is POOL else 1e-5), "a group adds up the same numbers in another order"
-    assert "240 / 240 steps" in capfd.readouterr().err
-
-
-@pytest.mark.usefixtures("session")
-def test_a_training_that_nobody_listens_to_any_more_ends(tiny_model: Path, tmp_path: Path, ray_logs: Path) -> None:
-    store = Store(str(tmp_path))
-    write_rows(store, "utility", ROWS)
-    with closing(messages(worker_spec(store, tiny_model, training=LONG), POOL, 1, 600.0)) as said:
-        assert any("point" in message for message in said)
-        assert workers_of(ray_logs.parents[1], "train_alone")
-    deadline = time.monotonic() + 60
-    while workers_of(ray_logs.parents[1], "train_alone"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert not store.exists(WEIGHTS)
-
-
 @pytest.mark.usefixtures("session")
 def test_what_ends_a_worker_alone(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = worker_spec(Store(str(tmp_path)), tiny_model)
@@ -365,18 +252,6 @@ def test_steps_are_counted_once_and_none_is_forgotten(capfd: pytest.CaptureFixtu
             shown.take({"point": {"step": step, "tokens": 10, "loss": 1.0}})
     shown.finish()
     assert "6 / 6 steps 100%" in capfd.readouterr().err
-
-
-def workers_of(folder: Path, title: str) -> list[psutil.Process]:
-    """The workers of the tests' own cluster, whose files lie in `folder`, that are at work on `title`."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess):
-            if "".join(process.cmdline()).startswith(f"ray::{title}") and any(
-                f"{folder}/" in " ".join(parent.cmdline()) for parent in process.parents()
-            ):
-                found.append(process)
-    return found
 
 
 @pytest.mark.usefixtures("session")
