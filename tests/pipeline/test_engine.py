@@ -358,11 +358,13 @@ def _hang(item: int) -> int:
     return item
 
 
+@pytest.mark.long
 def test_a_task_that_hangs_is_done_again(session: Cluster, tmp_path: Path) -> None:
     # Long enough for a worker to start on a busy machine.
     assert dict(stream(_hang_once, range(5), str(tmp_path), cpus=1.0, timeout=15.0)) == {i: i for i in range(5)}
 
 
+@pytest.mark.long
 def test_what_hangs_every_time_does_not_take_along_what_waits_behind_it(session: Cluster) -> None:
     lost: dict[int, str] = {}
     # The killed workers are started anew each time, also on a busy machine.

@@ -127,6 +127,7 @@ def test_an_error_in_a_worker_is_one_line_of_ours(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("session")
 def test_a_worker_that_dies_is_started_again(
     tiny_model: Path, expected: dict[str, int], tmp_path: Path, actors: Actors
