@@ -21,7 +21,7 @@ READ_BYTES = 2 << 30
 HEAD_BYTES = 64 << 20
 """The same for the first rows of a file, of which some are enough."""
 
-_BATCH_ROWS, _BATCH_BYTES = 64, 64 << 20
+_BATCH_ROWS, _BATCH_BYTES = 256, 64 << 20
 """So many rows of a row group are decoded at a time, fewer if they are large."""
 
 _BUFFERED_BYTES = 256 << 20
