@@ -55,12 +55,14 @@ def run_capture(
         finished.add(receipt["shard"])
     left = [shard for shard in shards if shard.name not in finished]
     _check_quarantine(plan, totals)
-    if left:
+    rows = sum(shard.rows for shard in shards)
+    if not left:
+        Progress(stage, rows, skipped=rows).finish()
+    else:
         settings = plan.job.model
         readers = readers_of(tokens_of(plan, sum(shard.rows for shard in left)))
         pool = size_pool(cluster, plan.job.workers, settings.device, settings.gpus_per_worker)
         pool = replace(pool, readers=readers)
-        rows = sum(shard.rows for shard in shards)
         progress = Progress(stage, rows, skipped=rows - sum(shard.rows for shard in left))
         began = time.monotonic()
         set_aside.forget(store, stage, left)

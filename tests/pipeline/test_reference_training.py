@@ -196,11 +196,14 @@ def test_the_bytes_are_those_of_one_process_and_nothing_is_trained_twice(
 
 
 @pytest.mark.usefixtures("session")
-def test_two_workers_give_what_one_gives(tiny_model: Path, tmp_path: Path, expected: Path) -> None:
-    store = Store(str(tmp_path))
-    left_over = set(Path(tempfile.gettempdir()).glob("tamis-train-*"))
+def test_two_workers_give_what_one_gives(
+    tiny_model: Path, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path / "out"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     facts = train(store, tiny_model, pool=PAIR)
-    assert set(Path(tempfile.gettempdir()).glob("tamis-train-*")) <= left_over
+    assert not list((tmp_path / "temporary").iterdir())
     assert facts["workers"] == 2
     found, wanted = load(store.read(WEIGHTS)), load(Store(str(expected)).read(WEIGHTS))
     assert max(np.abs(found[name] - wanted[name]).max() for name in wanted) <= 1e-5
