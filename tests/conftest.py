@@ -86,12 +86,13 @@ def _kill_family(head: subprocess.Popen[bytes]) -> None:
 
 
 def _await_address(found: Path, log: Path, head: subprocess.Popen[bytes]) -> str:
+    """found: the file with the address, which Ray writes when it has said that it is started."""
     deadline = time.monotonic() + _RAY_DEADLINE
-    while "Ray runtime started" not in log.read_text(errors="replace"):
+    while not (address := found.read_text().strip() if found.exists() else ""):
         if head.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"ray start failed:\n{log.read_text(errors='replace')}")
         time.sleep(0.05)
-    return found.read_text().strip()
+    return address
 
 
 @pytest.fixture(scope="session")

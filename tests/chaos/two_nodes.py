@@ -44,13 +44,16 @@ class TwoNodes:
 
     @property
     def address(self) -> str:
-        return (self._folder / "ray_current_cluster").read_text().strip()
+        """Of the head, empty while it starts: Ray writes the file when it has said that it is started."""
+        found = self._folder / "ray_current_cluster"
+        return found.read_text().strip() if found.exists() else ""
 
     def revive(self) -> None:
         """Start what is dead. Returns when both nodes have joined; nothing happens if both live."""
         if not self._lives("head"):
             for node in ("second", "head"):
                 self._remove(node)
+            (self._folder / "ray_current_cluster").unlink(missing_ok=True)
             self._start("head", "--head", "--port=0", "--include-dashboard=false")
         if not self._lives("second"):
             self._remove("second")
@@ -97,7 +100,7 @@ class TwoNodes:
             launcher = subprocess.Popen(command, stdout=file, stderr=file, env=self._env, start_new_session=True)
         self._launchers[node] = launcher
         deadline = time.monotonic() + DEADLINE
-        while "Ray runtime started" not in (said := log.read_text(errors="replace")):
+        while "Ray runtime started" not in (said := log.read_text(errors="replace")) or not self.address:
             if launcher.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"ray start failed:\n{said}")
             time.sleep(0.05)

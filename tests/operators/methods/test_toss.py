@@ -25,7 +25,10 @@ from tamis.operators.selection import count_ties, decide, drop_count_of, thresho
 Rows = list[list[float]]
 
 # Few values, zeros of both signs, neighbours and subnormals: ties in and across rows every time.
-tied = st.sampled_from([0.0, -0.0, 1e-45, 1.0, float(np.nextafter(np.float32(1), np.float32(2))), -1.0, 3e38, -3e38])
+tied = st.sampled_from(
+    [float(np.float32(value)) for value in (0.0, -0.0, 1e-45, 1.0, np.nextafter(np.float32(1), 2), -1.0, 3e38, -3e38)]
+)
+# Each of them a float32, as the twin compares them as they are.
 any_rows = st.lists(
     st.lists(tied, max_size=8) | st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8),
     max_size=12,
