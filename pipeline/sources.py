@@ -144,7 +144,7 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
     """The rows of `shard`, in order. columns: enough for the caller; others may be missing from a row's value.
 
     Raises InputError if the file vanished or is not the one that was planned, TooLargeError if the rows of a Parquet or
-    Arrow file are far more than the file says.
+    Arrow file are over columnar_files.READ_BYTES when decoded.
     """
     shard = _on_this_node(shard)
     if shard.file.format in TEXT_FORMATS:

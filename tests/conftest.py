@@ -51,6 +51,26 @@ def ray_address(_ray_cluster: tuple[str, Path]) -> str:
     return _ray_cluster[0]
 
 
+@pytest.fixture
+def session(ray_address: str) -> Iterator[None]:
+    """This process as a driver on that cluster."""
+    from tamis.pipeline.ray_start import ray_session
+
+    with ray_session(ray_address):
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads only wait for each other on models this small, and for minutes when the machine is busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def ray_logs(_ray_cluster: tuple[str, Path]) -> Path:
     """The folder with all that this cluster and its workers have logged."""

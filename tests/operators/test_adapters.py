@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tamis.operators.adapters import Adapters
 from tamis.operators.losses import TokenLosses
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ATTENTION = ["q_proj", "v_proj"]
 BASES: dict[str, tuple[Any, Any]] = {
@@ -47,14 +49,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "own_embeddings": {"modules_to_save": ["embed_tokens"]},
     "own_lm_head": {"modules_to_save": ["lm_head"]},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from transformers import (
 from tamis.operators.answers import Generator, batches_of, make_batch
 from tamis.operators.architecture import rope_boundaries
 from tamis.operators.questions import QuestionTokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 ODD: dict[str, PreTrainedConfig] = {
@@ -58,14 +60,6 @@ ODD: dict[str, PreTrainedConfig] = {
         hidden_size_per_layer_input=8,
     ),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

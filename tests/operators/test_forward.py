@@ -33,6 +33,8 @@ from transformers import (
 from tamis.operators.forward import Representer, check_model, describe_model
 from tamis.operators.requests import POSITIONS, Request
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCABULARY, WIDTH, BLOCKS, LONGEST = 97, 32, 4, 70
 
 COMMON: dict[str, Any] = {
@@ -83,15 +85,6 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2),
 }
 EVERYTHING = tuple(Request(block, position) for block in range(BLOCKS) for position in POSITIONS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads only wait for each other on models this small, and for minutes when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def save(config: PreTrainedConfig, folder: Path, seed: int = 0) -> Path:

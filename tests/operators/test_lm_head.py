@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +26,8 @@ from transformers import (
 from tamis.operators.architecture import find_blocks
 from tamis.operators.lm_head import SplitModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HEADS: dict[str, PreTrainedConfig] = {
     "soft_cap": Gemma2Config(**GEMMA, final_logit_softcapping=2.0),
     "tied": LlamaConfig(**GROUPED, tie_word_embeddings=True),
@@ -37,14 +38,6 @@ HEADS: dict[str, PreTrainedConfig] = {
     "falcon": FalconConfig(**COMMON),
     "narrow_embeddings": OPTConfig(**{**COMMON, "ffn_dim": 56, "word_embed_proj_dim": 16}),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(config: PreTrainedConfig) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from tamis.operators.forward import Representer, check_model, describe_model
 from tamis.operators.loading import find_weights
 from tamis.operators.requests import Request
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BLOCKS = 4
 CONFIG = LlamaConfig(
     vocab_size=60,
@@ -45,15 +47,6 @@ BLOCK_1 = [Request(1, "last_token")]
 LAST_BLOCK = [Request(BLOCKS - 1, "last_token")]
 IDS = [np.array([3, 1, 4, 1, 5], dtype=np.int32), np.array([9, 2], dtype=np.int32)]
 FINALS = [[1, 5], [1, 2]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads only wait for each other on models this small, and for minutes when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

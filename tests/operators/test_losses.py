@@ -5,7 +5,7 @@ alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from tamis.operators.losses import TokenLosses, cross_entropy
 from tamis.operators.tokenised import Tokenised
 from tamis.operators.tokens import ChatTokenizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ARCHITECTURES: dict[str, PreTrainedConfig] = {
     **CONFIGS,
     **{f"head_{name}": config for name, config in HEADS.items()},
@@ -33,15 +35,6 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
 TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 
 Ranges = list[tuple[int, int]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads only wait for each other on models this small, and for minutes when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def samples(count: int, seed: int = 0, longest: int = LONGEST) -> tuple[list[np.ndarray], list[Ranges]]:

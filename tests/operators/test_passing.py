@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from test_forward import BLOCKS, CONFIGS, VOCABULARY
@@ -13,13 +11,7 @@ from transformers import AutoModelForCausalLM
 from tamis.operators.architecture import find_blocks
 from tamis.operators.passing import passed_through, recorded
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model_and_blocks(name: str) -> tuple[nn.Module, nn.ModuleList]:

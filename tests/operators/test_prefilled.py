@@ -17,15 +17,9 @@ from tamis.operators.architecture import find_blocks
 from tamis.operators.prefilled import Prefilled, can_pass_through, keep_prefill
 from tamis.operators.scaling import scaled
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ALL = {**CONFIGS, **ODD}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,10 @@ from tamis.operators.refusals import is_refusal
 from tamis.operators.scaled_answers import ScaledAnswers
 from tamis.operators.sensitivity import FACTORS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CELLS = [(block, factor) for block in range(BLOCKS) for factor in FACTORS]
 TEXTS = prompts(14)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from answering import published_matrices
@@ -14,19 +12,13 @@ from transformers import AutoModelForCausalLM, CohereConfig, GptOssConfig, PreTr
 from tamis.operators.architecture import find_blocks
 from tamis.operators.scaling import matrices, scaled
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MORE: dict[str, PreTrainedConfig] = {
     "cohere": CohereConfig(**GROUPED, use_qk_norm=True),  # norms with a weight per head
     "gpt_oss": GptOssConfig(**GROUPED, head_dim=8, num_local_experts=4),  # biases per expert
     "qwen3_moe": Qwen3MoeConfig(**GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def blocks_of(config: PreTrainedConfig) -> tuple[nn.Module, nn.ModuleList]:

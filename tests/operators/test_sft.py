@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from tamis.operators.recipe import BETAS, Recipe, epoch_order
 from tamis.operators.sft import Trainer, TrainingError
 from tamis.operators.training_rows import TrainingRows, share
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TARGETS = {
     "llama": ["q_proj", "v_proj"],
     "phi3": ["qkv_proj"],
@@ -40,14 +41,6 @@ BATCH, ROWS = 4, 10
 FAST: dict[str, Any] = {"rank": 4, "alpha": 8, "learning_rate": 1e-2, "batch_size": BATCH, "epochs": 1}
 IDS, RESPONSES = samples(ROWS, seed=3)
 """Of unlike lengths, with one to three turns each."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import columnar_files
 from tamis.pipeline.capture import Forward
 from tamis.pipeline.capture_spec import CAPTURES, CaptureSpec
-from tamis.pipeline.capture_stage import check_precision, readers_of, tokens_of
+from tamis.pipeline.capture_stage import check_precision, readers_of, run_capture, tokens_of
 from tamis.pipeline.errors import ConfigError, InputError, TooLargeError
 from tamis.pipeline.originals import decode_schema
+from tamis.pipeline.ray_start import Cluster
 from tamis.pipeline.sources import Shard, read, read_table
 from tamis.pipeline.store import Store
 from tamis.pipeline.tokenising import PackedTokenizer, tokenise_shard
@@ -135,6 +136,20 @@ def test_a_parquet_file_that_changed_is_refused_when_rows_are_written(tmp_path: 
     store.write_table("x.parquet", pa.Table.from_pylist(rows_of(6)))
     with pytest.raises(InputError, match=r"x\.parquet: changed since the plan"):
         read_table(shard, {})
+
+
+def test_a_capture_of_which_all_was_done_before_says_so(
+    tmp_path: Path, tiny_model: Path, planner: Planner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan, spec = planner(), spec_for(tmp_path, tiny_model)
+    shards = [*plan.reference_shards, *plan.shards]
+    for shard in shards:
+        captured(shard, spec)
+    nowhere = Cluster("none", 0, 0.0, 0.0, 0.0)  # which has no room for a worker
+    totals = run_capture(plan, spec.store, spec.key, nowhere, {}, shards)
+    assert totals.rows == plan.rows
+    said = capfd.readouterr().err
+    assert f"{plan.rows} / {plan.rows} rows 100% · {plan.rows} were done before" in said
 
 
 class Here(Guard):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from tamis.operators.sensitivity import FACTORS
 from tamis.pipeline import receipts, sensitivity
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError
-from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.sensitivity import STAGE, Cell, Searcher, SearchSpec, all_cells, search
 from tamis.pipeline.store import Store
 
@@ -44,12 +43,6 @@ def expected(tiny_model: Path) -> dict[str, int]:
         counts[cell.name] = answers.refusals(cell.block, cell.factor)
     assert len(set(counts.values())) > 1, "a table of one number shows nothing; take other markers"
     return counts
-
-
-@pytest.fixture
-def session(ray_address: str) -> Iterator[None]:
-    with ray_session(ray_address):
-        yield
 
 
 # --- cells --------------------------------------------------------------------------------------------------------

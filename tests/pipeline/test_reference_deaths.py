@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,32 +12,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import torch
 from reference_samples import LONG, PAIR, POOL, ROWS, WEIGHTS, WORK, run_here, train, worker_spec, workers_of
 from safetensors.numpy import load
 
 from tamis.pipeline import reference_group, reference_training
 from tamis.pipeline.engine import Pool
-from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.reference_group import messages
 from tamis.pipeline.reference_rows import write_rows
 from tamis.pipeline.store import Store
 
-pytestmark = pytest.mark.long
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def session(ray_address: str) -> Iterator[None]:
-    with ray_session(ray_address):
-        yield
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.usefixtures("session")

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-import torch
 from reference_samples import (
     FOLDER,
     PAIR,
@@ -38,7 +37,6 @@ from tamis.operators.losses import TokenLosses
 from tamis.pipeline import reference_group, reference_training, reference_worker
 from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
-from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import SCHEMA, read_rows, write_rows
 from tamis.pipeline.reference_training import reference_key
@@ -46,6 +44,8 @@ from tamis.pipeline.reference_worker import ReferenceSpec, run
 from tamis.pipeline.settings import TrainingSpec
 from tamis.pipeline.store import Store
 from tamis.pipeline.watch import start_watch
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def no_worker(*arguments: Any) -> Iterator[Any]:
@@ -64,20 +64,6 @@ def expected(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("expected")
     run_here(Store(str(folder)), tiny_model)
     return folder
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def session(ray_address: str) -> Iterator[None]:
-    with ray_session(ray_address):
-        yield
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
