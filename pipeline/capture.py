@@ -17,11 +17,13 @@ import pyarrow as pa
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture_spec import CaptureSpec
-from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError
 from tamis.pipeline.generation import GraphLost, run_graph
 from tamis.pipeline.model_worker import ModelWorker, TokenRows
+from tamis.pipeline.pools import Pool
+from tamis.pipeline.progress import say
 from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.room import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.set_aside import SetAside, lines
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.tokenising import PackedTokenizer
@@ -87,12 +89,15 @@ def capture(
     timeout: float = WORKER_TIMEOUT,
     resize: Callable[[], Pool] | None = None,
     hopeful: bool = False,
+    patience: float = PATIENCE_SECONDS,
+    tell: Callable[[str], None] = say,
 ) -> Generator[Receipt]:
     """Capture every shard, and yield its receipt when it is written, in any order. worker: what runs the model.
 
     on_set_aside: told of each shard that was given up (see watch.py); without it the first one is an error.
     timeout: seconds without progress on a shard after which its worker is taken for hung. resize: the pool for what is
-    left of the cluster when nodes were lost. hopeful: other shards were captured before.
+    left of the cluster when nodes were lost. hopeful: other shards were captured before. patience: seconds to wait for
+    room on the cluster. tell: told what is waited for.
     Raises TamisError as the workers raised it, ClusterError when Ray gave up.
     """
     left = {shard.name: shard for shard in shards}
@@ -101,6 +106,7 @@ def capture(
     fruitless, anything = 0, hopeful
     while left:
         before = len(left)
+        wait_for_room(pool, patience, tell)
         try:
             graph = run_graph(spec, packed, list(left.values()), pool, worker, start_watch(), timeout)
             with closing(graph) as outcomes:

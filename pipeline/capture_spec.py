@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tamis.operators.requests import Request
-from tamis.pipeline.engine import Pool
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.models import ModelSource
+from tamis.pipeline.pools import Pool
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.store import Store
 
@@ -19,7 +19,8 @@ CAPTURES = f"{WORK}/{STAGE}"
 
 @dataclass(frozen=True)
 class CaptureSpec:
-    """columns: names of the requests. stage: the folder of what is captured, and of the receipts."""
+    """columns: names of the requests. stage: the folder of what is captured, and of the receipts. gpus: that Ray gives
+    the worker."""
 
     store: Store
     options: Mapping[str, Any]
@@ -39,6 +40,7 @@ class CaptureSpec:
     overlong: str
     columns: tuple[str, ...]
     stage: str = STAGE
+    gpus: float = 0.0
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -77,4 +79,5 @@ def capture_spec(
         overlong=job.overlong,
         columns=tuple(request.column for request in requests),
         stage=stage,
+        gpus=pool.gpus_per_worker,
     )

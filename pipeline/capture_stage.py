@@ -11,11 +11,12 @@ from functools import partial
 from tamis.pipeline import receipts, set_aside
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import STAGE, capture_spec
-from tamis.pipeline.engine import Pool, refit, size_pool
 from tamis.pipeline.errors import ConfigError, IncompleteError, InputError, InternalError
+from tamis.pipeline.machines import Cluster
+from tamis.pipeline.placement import readers_of, tokens_of
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.progress import Progress
-from tamis.pipeline.ray_start import Cluster
+from tamis.pipeline.pools import Pool, refit, size_pool
+from tamis.pipeline.progress import Progress, warn_once
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import Shard
@@ -26,12 +27,6 @@ Timings = dict[str, dict[str, float]]
 Captures = Callable[..., Generator[Receipt]]
 """`capture`, but for its options."""
 Start = Callable[[Sequence[Shard], Pool], Captures]
-
-READER_TOKENS = 1_000_000
-"""What one reader tokenises while another one starts."""
-
-_MOST_BYTES_PER_TOKEN = 16
-"""Of a file: 3 to 6 of text, some more of what is around it, and a fraction of that if it is packed."""
 
 
 def run_capture(
@@ -60,7 +55,7 @@ def run_capture(
         Progress(stage, rows, skipped=rows).finish()
     else:
         settings = plan.job.model
-        readers = readers_of(tokens_of(plan, sum(shard.rows for shard in left)))
+        readers = plan.job.readers or readers_of(tokens_of(plan, sum(shard.rows for shard in left)))
         pool = size_pool(cluster, plan.job.workers, settings.device, settings.gpus_per_worker)
         pool = replace(pool, readers=readers)
         progress = Progress(stage, rows, skipped=rows - sum(shard.rows for shard in left))
@@ -76,16 +71,19 @@ def run_capture(
             progress.advance(item.rows, note=f"{len(totals.failed)} shards set aside")
 
         def resize() -> Pool:
-            return refit(cluster, pool, plan.job.workers, settings.device, settings.gpus_per_worker)
+            return refit(pool, plan.job.workers, settings.device, settings.gpus_per_worker)
 
         captures = (start or _vectors(plan, store, key))(left, pool)
         watched = {"on_set_aside": note, "timeout": plan.job.worker_timeout, "resize": resize}
+        watched |= {"patience": plan.job.cluster_patience, "tell": progress.note}
         # Closed here, so that the workers are stopped before Ray is, whatever ends the loop.
         with closing(captures(**watched, hopeful=bool(finished))) as new:
             for receipt in receipts.compacted(store, stage, key, new):
                 totals.add(receipt, new=True)
                 progress.advance(receipt["rows"], receipt["tokens"])
                 check_precision(store, totals)
+                if receipt.get("fallback") is not None:
+                    warn_once(receipt["fallback"], progress.note)
                 _check_quarantine(plan, totals)
         progress.finish()
         timings["model_load"] = {"seconds": totals.load_seconds}
@@ -99,18 +97,6 @@ def run_capture(
     if totals.rows + sum(item.rows for item in totals.failed) != plan.rows:
         raise InternalError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run again, and report this")
     return totals
-
-
-def tokens_of(plan: Plan, rows: int) -> float:
-    """About how many tokens so many rows have: as the sampled ones do, and if those are all bad, or far shorter than
-    what follows, at least as many as the size of the files says."""
-    by_size = plan.bytes / _MOST_BYTES_PER_TOKEN * rows / max(plan.rows_in, 1)
-    return max(plan.estimate.tokens_per_row * rows, by_size)
-
-
-def readers_of(tokens: float) -> int:
-    """How many tasks may tokenise so many tokens at a time: each takes seconds to start."""
-    return max(round(tokens / READER_TOKENS), 1)
 
 
 def check_precision(store: Store, totals: CaptureTotals) -> None:

@@ -44,7 +44,7 @@ DropCount = Annotated[int | None, typer.Option("--drop-count", help="Number of r
 ThresholdFlag = Annotated[float | None, typer.Option("--threshold", help="Drop every row that scores above this.")]
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="Address of a Ray cluster to join (or RAY_ADDRESS); default: start Ray here."),
+    typer.Option("--address", help="Address of a Ray cluster to join (or RAY_ADDRESS); default: Ray on this machine."),
 ]
 Workers = Annotated[
     int | None, typer.Option("--workers", help="Copies of the model; default: one a GPU, or one a CPU node.")
@@ -172,23 +172,18 @@ def plan(
     drop: Drop = None,
     drop_count: DropCount = None,
     threshold: ThresholdFlag = None,
+    address: Address = None,
     workers: Workers = None,
     set: Sets = None,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     _quiet_libraries()
-    from tamis.pipeline import run_folder
-    from tamis.pipeline.layers import settled
-    from tamis.pipeline.plan import make_plan
+    from tamis.pipeline.curate import dry_run
     from tamis.pipeline.screens import show_plan
-    from tamis.pipeline.store import Store
 
-    planned = make_plan(made)
-    store = Store(made.output, made.storage_options)
-    state = run_folder.state_of(store, planned.fingerprint)
-    console = _console()
-    show_plan(console, settled(store, planned), state)
+    planned, state = dry_run(made, address)
+    show_plan(_console(), planned, state)
     if planned.will_fail:
         _fail("the run would fail; see the warnings above", 3)
 

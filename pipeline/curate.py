@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Any
 from tamis.pipeline import lease, plan_cache, rivals, run_folder
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import Job
-from tamis.pipeline.plan import Plan, find_inputs, make_plan
-from tamis.pipeline.ray_start import ray_ahead
+from tamis.pipeline.plan import Plan, list_inputs, make_plan
+from tamis.pipeline.ray_start import cluster_now, joins, ray_early
+from tamis.pipeline.scanning import scan_files
 from tamis.pipeline.store import Store
 
 if TYPE_CHECKING:
     from tamis.pipeline.capture_stage import Timings
+
+
+SPREAD_BYTES = 1 << 30
+"""Of input, from which on scanning it is worth the wait for Ray on this machine."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +96,45 @@ def curate(
     return Outcome(manifest, did_nothing=False)
 
 
+def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.State]:
+    """The plan and the state of the output folder; nothing is written. Where there is a cluster to join, the input is
+    scanned on it, and the plan says where the workers would run there; else where they would on this machine.
+    Raises TamisError."""
+    store = Store(job.output, job.storage_options)
+    files = list_inputs(job)
+    with ray_early(address, needed=joins(address)):
+        plan = make_plan(job, scan_files(files, job, plan_cache.load(job)))
+        from tamis.pipeline import layers
+        from tamis.pipeline.placement import placed, this_machine
+
+        state = run_folder.state_of(store, plan.fingerprint)
+        plan = layers.settled(store, plan)
+        return placed(plan, cluster_now(address) or this_machine()), state
+
+
 @contextmanager
 def _opened(
     job: Job, address: str | None, on_plan: Callable[[Plan, str], None] | None
 ) -> Iterator[tuple[Store, Plan, run_folder.State]]:
     """The output folder, claimed for this job; the plan; and how far an earlier command has come. Ray starts ahead."""
     store = Store(job.output, job.storage_options)
-    inputs = find_inputs(job)
-    with ray_ahead(address, needed=not store.exists(run_folder.MANIFEST)):
+    files = list_inputs(job)
+    needed = not store.exists(run_folder.MANIFEST)
+    # Reading through much of it is work for the cluster; else what is wrong with the input is said before Ray starts.
+    spread = needed and (joins(address) or sum(file.bytes for file in files) > SPREAD_BYTES)
+    inputs = None if spread else scan_files(files, job, plan_cache.load(job))
+    with ray_early(address, needed=needed):
+        if inputs is None:
+            cluster_now(address)
+            inputs = scan_files(files, job, plan_cache.load(job))
         plan = make_plan(job, inputs)
         from tamis.pipeline import layers
+        from tamis.pipeline.placement import placed
 
         state = run_folder.state_of(store, plan.fingerprint)
         plan = layers.settled(store, plan)
+        cluster = cluster_now(address)
+        plan = plan if cluster is None else placed(plan, cluster)
         if on_plan is not None:
             on_plan(plan, state)
         if state == "new":

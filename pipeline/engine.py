@@ -1,4 +1,4 @@
-"""Ray for the stages: size the pools, map over shards, reduce over a fixed tree.
+"""Ray for the stages: map over shards, reduce over a fixed tree.
 
 Everything here bounds what is in flight, so neither the driver nor the object store grows with the corpus.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tamis.operators.methods.protocol import tree_reduce
 from tamis.pipeline.errors import ClusterError, TamisError, TooLargeError
-from tamis.pipeline.ray_start import Cluster, first_line
+from tamis.pipeline.ray_start import first_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,72 +20,6 @@ TASK_RETRIES = 3
 """How often Ray tries a task again when its worker died. Exceptions of our own code are not retried."""
 
 _END_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Pool:
-    """How many copies of the model run, and what each takes. threads: of the forward pass on a CPU. readers: how many
-    tasks at most read and tokenise for them at a time; None for as many as there is room for."""
-
-    workers: int
-    cpus_per_worker: float
-    gpus_per_worker: float
-    threads: int | None
-    task_cpus: float
-    readers: int | None = None
-
-
-def size_pool(cluster: Cluster, workers: int | None, device: str, gpus_per_worker: float) -> Pool:
-    """One worker per GPU share, or one per node on CPUs, unless `workers` says otherwise.
-
-    On CPUs a worker reserves part of its node only, so that reading and writing always find room beside it: an actor
-    that holds every CPU would wait for tasks that wait for the actor. Raises ClusterError when it cannot fit.
-    """
-    if not cluster.cpus:
-        raise ClusterError("the cluster has no CPU for tasks; let it have a worker node before the job starts")
-    if cluster.gpus and device != "cpu":
-        # A worker's share lies on one GPU: three of 0.6 need three GPUs, and 0.2 fits five times despite its float.
-        a_gpu = int(1 / gpus_per_worker + 1e-9)
-        most = int(cluster.gpus) * a_gpu if a_gpu else int(cluster.gpus / gpus_per_worker)
-        count = workers or most
-        if count > most or not most:
-            raise ClusterError(
-                f"{count} workers of {gpus_per_worker:g} GPU each do not fit the cluster's {cluster.gpus:g}; "
-                "lower workers or model.gpus_per_worker"
-            )
-        cpus = min(1.0, cluster.cpus / (2 * count))
-        return Pool(count, cpus, gpus_per_worker, None, min(1.0, cluster.cpus - cpus * count))
-    if device == "cuda":
-        raise ClusterError("model.device is cuda and the cluster has no GPU; use auto or cpu, or join another cluster")
-    count = workers or cluster.nodes
-    per_node = max(cluster.cpus / cluster.nodes, 1)
-    threads = max(int(per_node * cluster.nodes / count), 1)
-    cpus = min(1.0, cluster.cpus / (2 * count))
-    return Pool(count, cpus, 0.0, threads, min(1.0, max(cluster.cpus - cpus * count, 0.25)) / 2)
-
-
-def refit(cluster: Cluster, pool: Pool, workers: int | None, device: str, gpus_per_worker: float) -> Pool:
-    """The pool for what is left of the cluster. threads: as they were, as a forward pass rounds by them."""
-    import ray
-
-    resources = ray.cluster_resources()
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    now = replace(cluster, nodes=nodes, cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
-    try:
-        found = size_pool(now, workers, device, gpus_per_worker)
-    except ClusterError:
-        found = size_pool(now, None, device, gpus_per_worker)
-    return replace(found, threads=pool.threads, readers=pool.readers)
-
-
-def fits(pool: Pool) -> bool:
-    """Whether the cluster, as it is now, has room for the pool and one task beside it."""
-    import ray
-
-    resources = ray.cluster_resources()
-    cpus = pool.workers * pool.cpus_per_worker + pool.task_cpus
-    gpus = pool.workers * pool.gpus_per_worker
-    return bool(resources.get("CPU", 0.0) >= cpus - 1e-6 and resources.get("GPU", 0.0) >= gpus - 1e-6)
 
 
 def stream(

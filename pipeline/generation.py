@@ -17,18 +17,18 @@ from functools import partial
 from typing import Any
 
 from tamis.pipeline.capture_spec import CaptureSpec
-from tamis.pipeline.engine import Pool, fits, let_end, own_error
+from tamis.pipeline.engine import let_end, own_error
 from tamis.pipeline.errors import ClusterError, TamisError, error_text, from_facts
 from tamis.pipeline.model_worker import ModelWorker
+from tamis.pipeline.parcels import BATCH_SIZE, ONE_ROW, portions
+from tamis.pipeline.pools import Pool, room
+from tamis.pipeline.room import GRACE_SECONDS, Shrinking
 from tamis.pipeline.sources import Shard
-from tamis.pipeline.tokenising import PackedTokenizer, tokenise_shard
+from tamis.pipeline.tokenising import PackedTokenizer, tokenise_portion
 from tamis.pipeline.watch import TRIES, Guard, kill_stalled
 
 ACTOR_RESTARTS = 3 * TRIES
 """Of one actor: room for three shards that kill it. Then the graph ends, and another one is started."""
-
-GRACE_SECONDS = 30.0
-"""How long a graph that does not fit the cluster may be idle. Nodes come back, and other workers go on meanwhile."""
 
 _POLL_SECONDS = 1.0
 _JOIN_SECONDS = 10.0
@@ -68,7 +68,7 @@ def run_graph(
     consumer.start()
     ended = False
     looked = time.monotonic()
-    idle_since: float | None = None
+    shrinking = Shrinking(pool)
     try:
         while True:
             if time.monotonic() - looked > min(timeout / 4, GRACE_SECONDS):
@@ -77,14 +77,10 @@ def run_graph(
             try:
                 outcome = outcomes.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                if fits(pool):
-                    idle_since = None
-                elif idle_since is None:
-                    idle_since = time.monotonic()
-                elif time.monotonic() - idle_since > GRACE_SECONDS:
+                if shrinking.for_too_long(room(pool)):
                     raise GraphLost("the cluster has become too small for the workers") from None
                 continue
-            idle_since = None
+            shrinking.end()
             if outcome is _END:
                 ended = True
                 return
@@ -111,29 +107,33 @@ def _graph(
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    items = [{"shard": shard.to_json()} for shard in shards]
+    rows = portions(shards)
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = ONE_ROW
+    # A worker that has nothing to do for a moment keeps its model: loading it again takes longer than waiting.
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.0
     with warnings.catch_warnings():
         # Ray 2.60 takes finite retries only by a way that 2.64 will take away; its default is to try for ever.
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
         return (
-            ray.data.from_items(items, override_num_blocks=len(items))
+            ray.data.from_items(rows, override_num_blocks=len(rows))
             .map_batches(
-                tokenise_shard,
+                tokenise_portion,
                 fn_kwargs={"spec": spec, "tokenizer": tokenizer, "guard": guard},
-                batch_size=None,
+                batch_size=BATCH_SIZE,
                 batch_format="pyarrow",
                 num_cpus=pool.task_cpus,
-                compute=TaskPoolStrategy(pool.readers and min(pool.readers, len(items))),
+                compute=TaskPoolStrategy(pool.readers and min(pool.readers, len(rows))),
                 max_retries=ACTOR_RESTARTS,
             )
             .map_batches(
                 worker,
                 fn_constructor_kwargs={"spec": spec, "guard": guard},
-                batch_size=None,
+                batch_size=BATCH_SIZE,
                 batch_format="pyarrow",
                 num_cpus=pool.cpus_per_worker,
                 num_gpus=pool.gpus_per_worker or None,
-                compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2),
+                compute=ActorPoolStrategy(min_size=pool.begin, max_size=pool.workers, max_tasks_in_flight_per_actor=2),
                 max_restarts=ACTOR_RESTARTS,
                 max_task_retries=ACTOR_RESTARTS,
                 # Without it several models may land on one node while others idle.

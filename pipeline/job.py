@@ -28,6 +28,7 @@ from tamis.pipeline.settings import (
     Section,
     SelectionSpec,
     TossSpec,
+    WorkerRange,
 )
 
 _Input = Annotated[
@@ -66,7 +67,23 @@ class LayersJob(Section):
     )
     max_quarantined: float = Field(0.01, ge=0, le=1, description="Share of bad rows above which the run fails.")
     shard_rows: int = Field(2048, ge=1, description="Rows in one shard, the unit of work and of resuming.")
-    workers: int | None = Field(None, ge=1, description="Copies of the model; default: one a GPU, or one a CPU node.")
+    workers: Annotated[int, Field(ge=1)] | WorkerRange | None = Field(
+        None,
+        description="Copies of the model; default: one a GPU, or one a CPU node. {min, max} on a cluster that grows: "
+        "begin as soon as min of them find room, and take what nodes come, up to max.",
+    )
+    readers: int | None = Field(
+        None,
+        ge=1,
+        description="Tasks at a time that read and tokenise for the workers; default: one for each million tokens, as "
+        "far as the CPUs go.",
+    )
+    cluster_patience: float = Field(
+        600,
+        ge=0,
+        description="Seconds to wait for nodes that are not there yet, or for GPUs that other jobs use, before the run "
+        "ends with exit code 5.",
+    )
     worker_timeout: float = Field(
         1800,
         gt=0,

@@ -27,7 +27,8 @@ NO_TEMPLATE = (
 @dataclass(frozen=True)
 class LayerPlan:
     """prompts: of the search; None where the Fisher ratios are all that is wanted.
-    search_keys, fisher_keys: the settings on which the numbers of either depend."""
+    search_keys, fisher_keys: the settings on which the numbers of either depend. placement: where the workers will
+    run, once that is known."""
 
     job: LayersJob
     model: OpenedModel
@@ -37,6 +38,7 @@ class LayerPlan:
     search_keys: Mapping[str, Any]
     fisher_keys: Mapping[str, Any]
     warnings: tuple[str, ...]
+    placement: str | None = None
 
     @property
     def keys(self) -> Mapping[str, Any]:

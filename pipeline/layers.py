@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,18 @@ from tamis.operators.sensitivity import FACTORS, NEW_TOKENS
 from tamis.pipeline import layer_result, lease, receipts, run_folder
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
-from tamis.pipeline.engine import Pool, size_pool
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.fit import read_features
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.layer_plan import LayerPlan, plan_layers
 from tamis.pipeline.layer_result import Part
+from tamis.pipeline.machines import Cluster
+from tamis.pipeline.placement import placement_of
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.progress import Progress
+from tamis.pipeline.pools import Pool, refit, size_pool
+from tamis.pipeline.progress import Progress, warn_once
 from tamis.pipeline.publish import versions
-from tamis.pipeline.ray_start import Cluster, ray_session
+from tamis.pipeline.ray_start import cluster_now, ray_early, ray_session
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.report import render_layers
 from tamis.pipeline.sensitivity import STAGE, all_cells, search, search_spec
@@ -64,11 +67,20 @@ def find_layers(
     force: start though another driver is at work on this output.
     """
     store = Store(job.output, job.storage_options)
+    with ray_early(address, needed=not store.exists(run_folder.LAYERS)):
+        return _find_layers(job, store, address, on_plan, force)
+
+
+def _find_layers(
+    job: LayersJob, store: Store, address: str | None, on_plan: Callable[[LayerPlan, str], None] | None, force: bool
+) -> LayersOutcome:
     plan = plan_layers(job)
     state = run_folder.layers_state_of(store, plan.search_keys, plan.fisher_keys)
+    found, shared = known(store, plan), False
+    if found is None and (cluster := cluster_now(address)) is not None:
+        plan = replace(plan, placement=placement_of(job, cluster))
     if on_plan is not None:
         on_plan(plan, state)
-    found, shared = known(store, plan), False
     if found is None:
         if store.exists(run_folder.MANIFEST):
             raise ConfigError(
@@ -189,7 +201,17 @@ def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     if left:
         progress = Progress(STAGE, len(cells), unit="cells", skipped=len(done))
         spec = search_spec(plan.job, plan.model.source, pool)
-        for receipt in search(spec, plan.prompts.texts, left, pool, store, key):
+        for receipt in search(
+            spec,
+            plan.prompts.texts,
+            left,
+            pool,
+            store,
+            key,
+            resize=partial(_refit, plan, pool),
+            patience=plan.job.cluster_patience,
+            tell=progress.note,
+        ):
             done[receipt["cell"]] = receipt
             _check_precision(store, done.values())
             progress.advance(1)
@@ -217,6 +239,10 @@ def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     return layer_result.search_part(counts, blocks, facts)
 
 
+def _refit(plan: LayerPlan, pool: Pool) -> Pool:
+    return refit(pool, plan.job.workers, plan.job.model.device, plan.job.model.gpus_per_worker)
+
+
 def _check_precision(store: Store, done: Iterable[Mapping[str, Any]]) -> None:
     """`auto` may mean another number format on another machine; numbers of two formats make no table."""
     precisions = sorted({receipt["precision"] for receipt in done})
@@ -242,8 +268,12 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
         rows = sum(shard.rows for shard in shards)
         progress = Progress(FISHER, rows, skipped=rows - sum(shard.rows for shard in left))
         spec = capture_spec(plan.job, plan.model.source, store, key, pool, plan.max_tokens, requests, FISHER)
-        for receipt in capture(spec, plan.model.tokenizer, left, pool):
+        watched: dict[str, Any] = {"resize": partial(_refit, plan, pool), "timeout": plan.job.worker_timeout}
+        watched |= {"patience": plan.job.cluster_patience, "tell": progress.note}
+        for receipt in capture(spec, plan.model.tokenizer, left, pool, **watched):
             done.append(receipt)
+            if receipt.get("fallback") is not None:
+                warn_once(receipt["fallback"], progress.note)
             _check_precision(store, done)
             progress.advance(receipt["rows"], receipt["tokens"])
         progress.finish()

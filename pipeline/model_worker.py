@@ -20,10 +20,12 @@ from tamis.pipeline import receipts
 from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import TamisError, as_facts, error_text
 from tamis.pipeline.models import fetch
+from tamis.pipeline.parcels import unpack
 from tamis.pipeline.receipts import WORK, Receipt
 from tamis.pipeline.set_aside import set_aside
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.watch import Guard
+from tamis.pipeline.worker_gpu import missing_gpu
 
 SHOWN_EXAMPLES = 3
 
@@ -44,6 +46,7 @@ class ModelWorker:
     """
 
     precision: str
+    fallback: str | None = None
 
     def __init__(self, spec: CaptureSpec, guard: Guard | None = None) -> None:
         self.spec, self.guard = spec, guard
@@ -60,20 +63,19 @@ class ModelWorker:
         """One shard: what to say of it, as JSON; its receipt, or that it is set aside."""
         if self.failure is not None:
             return _said({"error": as_facts(self.failure)})
-        batch = batch.combine_chunks()
-        notes = notes_of(batch)
+        notes, rows = unpack(batch)
         shard = Shard.from_json(notes["shard"])
         if "error" in notes:
             return _said({"error": notes["error"]})
         if "set_aside" in notes:
             return _said({"set_aside": set_aside(shard, notes["set_aside"]).to_dict()})
         if self.guard is None:
-            return _said(self.thread.submit(self._capture, batch, None).result())
+            return _said(self.thread.submit(self._capture, rows, notes, None).result())
         work = f"{self.spec.stage} {shard.name}"
         refused = self.guard.begin(work)
         if refused is None:
             try:
-                receipt = self.thread.submit(self._capture, batch, self.guard.beats(work)).result()
+                receipt = self.thread.submit(self._capture, rows, notes, self.guard.beats(work)).result()
             except (TamisError, OSError) as error:
                 return _said({"error": as_facts(error)})
             except Exception as error:
@@ -111,6 +113,7 @@ class ModelWorker:
         spec = self.spec
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
+        self.fallback = missing_gpu(spec.device, spec.gpus)
         self.engine()  # before the clock starts: its import is no part of loading a model
         began = time.perf_counter()
         source = fetch(
@@ -124,7 +127,7 @@ class ModelWorker:
         self.load(source.path)
         self.load_seconds = time.perf_counter() - began
 
-    def _capture(self, batch: pa.Table, on_batch: Callable[[], None] | None) -> Receipt:
+    def _capture(self, batch: pa.Table, notes: dict[str, Any], on_batch: Callable[[], None] | None) -> Receipt:
         started = time.time()
         began = time.perf_counter()
         codes, messages = batch.column("code").to_pylist(), batch.column("message").to_pylist()
@@ -135,6 +138,7 @@ class ModelWorker:
         valid = np.array([code is None for code in codes], dtype=bool)
         timing = {
             "precision": self.precision,
+            "fallback": self.fallback,
             "load_seconds": self.load_seconds,
             "started": started,
             "forward_seconds": time.perf_counter() - began,
@@ -155,7 +159,7 @@ class ModelWorker:
                 **{name: column.take(taken) for name, column in columns.items()},
             }
         )
-        return write_shard(table, notes_of(batch) | timing, self.spec)
+        return write_shard(table, notes | timing, self.spec)
 
 
 def _rows(batch: pa.Table, places: np.ndarray[Any, Any]) -> TokenRows:
@@ -167,15 +171,6 @@ def _rows(batch: pa.Table, places: np.ndarray[Any, Any]) -> TokenRows:
     responses = [np.stack(pair, axis=1) for pair in zip(lists("starts"), lists("stops"), strict=True)]
     finals = np.array([ranges[-1] for ranges in responses], dtype=np.int32).reshape(-1, 2)
     return TokenRows(lists("input_ids"), finals, responses)
-
-
-def notes_of(batch: pa.Table) -> dict[str, Any]:
-    """What was noted of the shard while it was read."""
-    noted = set(batch.column("notes").combine_chunks().to_pylist())
-    if len(noted) != 1:
-        raise AssertionError(f"a block holds {len(noted)} shards; each must travel as one block")
-    notes: dict[str, Any] = json.loads(noted.pop())
-    return notes
 
 
 def _said(outcome: dict[str, Any]) -> pa.Table:
@@ -209,6 +204,7 @@ def write_shard(batch: pa.Table, notes: dict[str, Any], spec: CaptureSpec) -> Re
         "truncated": pc.sum(batch.column("truncated")).as_py() or 0,
         "examples": examples,
         "precision": notes["precision"],
+        "fallback": notes["fallback"],
         "schema": notes["schema"],
         "file": asdict(written),
         "seconds": {name: notes[name] for name in ("read_seconds", "forward_seconds", "load_seconds")},

@@ -60,7 +60,8 @@ class Estimate:
 class Plan:
     """All that a run needs to know. schema: None when it is known only after the rows were read (JSON).
     layers: how LARF's block is found where the job names none; requests lack LARF's until that is settled.
-    failed: shards that were planned and set aside since; they are not among `shards`."""
+    failed: shards that were planned and set aside since; they are not among `shards`. placement: where the workers will
+    run, once that is known."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -77,6 +78,7 @@ class Plan:
     warnings: tuple[str, ...]
     will_fail: bool
     failed: tuple[SetAside, ...] = ()
+    placement: str | None = None
 
     @property
     def model(self) -> ModelSource:
@@ -130,13 +132,18 @@ class Plan:
 
 def find_inputs(job: Job) -> list[Scanned]:
     """The files of the input, and where their rows lie. Raises ConfigError or InputError. Imports nothing large."""
+    return scan_files(list_inputs(job), job, plan_cache.load(job))
+
+
+def list_inputs(job: Job) -> list[SourceFile]:
+    """The files of the input, not yet opened. Raises ConfigError or InputError."""
     _keep_apart(job)
     part = DatasetPart(job.input.config, job.input.split, job.input.revision)
     found = resolve(job.input.path, job.input.format, job.storage_options, part)
     own = [file.name for file in found if _place(file.url).startswith(_place(job.output))]
     if own:
         raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
-    return scan_files(found, job, plan_cache.load(job))
+    return found
 
 
 def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:

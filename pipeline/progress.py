@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -76,6 +77,30 @@ class Progress:
         else:
             self.stream.write(line + "\n")
         self.stream.flush()
+
+    def note(self, line: str) -> None:
+        """A line of its own, above the one that is written over."""
+        if self._live:
+            self.stream.write("\r" + " " * self._width + "\r")
+        self.stream.write(line + "\n")
+        self.stream.flush()
+        if self._live:
+            self._say(self._line())
+
+
+def say(line: str) -> None:
+    """A line for whoever watches, where no stage is under way."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def warn_once(line: str, tell: Callable[[str], None] = say) -> None:
+    """A warning that each of many workers has, and several stages."""
+    if line not in _warned:
+        _warned.add(line)
+        tell(f"warning: {line}")
+
+
+_warned: set[str] = set()
 
 
 def _clock(seconds: float) -> str:

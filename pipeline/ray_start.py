@@ -17,10 +17,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
+from tamis.pipeline.machines import Cluster, alive
+from tamis.pipeline.ray_private import promised_gpus
 from tamis.pipeline.retrying import WORKER
 
 CONNECT_SECONDS = 10.0
@@ -40,23 +41,13 @@ WORKER_ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """What Ray offers now. seconds_to_start: that the run has waited for it."""
-
-    address: str
-    nodes: int
-    cpus: float
-    gpus: float
-    seconds_to_start: float
-
-
 @contextmanager
 def ray_session(address: str | None) -> Iterator[Cluster]:
     """Join the cluster at `address` (or RAY_ADDRESS), else start Ray on this machine; leave it as it was found.
 
     Raises ClusterError when there is no such cluster or Ray does not start.
     """
+    global _joined
     where = _where(address)
     began = time.perf_counter()
     if where == _LOCAL and _ahead is not None and not _ahead.stopped:
@@ -66,13 +57,46 @@ def ray_session(address: str | None) -> Iterator[Cluster]:
         finally:
             _ahead.stop()
         return
+    if _joined == where:
+        yield _cluster(where, began)
+        return
     _check_reachable(where)
     with _native_stderr_aside():
         _init(where)
+        _joined = where if where != _LOCAL else None
         try:
             yield _cluster(where, began)
         finally:
+            _joined = None
             _shutdown()
+
+
+@contextmanager
+def ray_early(address: str | None, *, needed: bool = True) -> Iterator[None]:
+    """For a command that will need Ray: a cluster is joined at once, and every `ray_session` within is of it; on this
+    machine Ray starts in the background. needed: False does nothing."""
+    if needed and joins(address):
+        with ray_session(address):
+            yield
+    else:
+        with ray_ahead(address, needed=needed):
+            yield
+
+
+def cluster_now(address: str | None) -> Cluster | None:
+    """What Ray offers within `ray_early`, once it is up; None where it was not needed."""
+    began = time.perf_counter()
+    where = _where(address)
+    if where == _LOCAL and _ahead is not None and not _ahead.stopped:
+        _ahead.wait()
+    elif _joined is None or _joined != where:
+        return None
+    return _cluster(where, began)
+
+
+def joins(address: str | None) -> bool:
+    """Whether there is a cluster to join, rather than Ray to start here."""
+    return _where(address) != _LOCAL
 
 
 @contextmanager
@@ -135,7 +159,8 @@ class _Ahead:
 
 
 _ahead: _Ahead | None = None
-"""Ray is one for a process, and so is this."""
+_joined: str | None = None
+"""Ray is one for a process, and so are these."""
 
 
 def _where(address: str | None) -> str:
@@ -226,14 +251,10 @@ def _init(where: str) -> None:
 
 
 def _cluster(where: str, began: float) -> Cluster:
-    import ray
-
     _messages_to_log()
     _quiet_ray_data()
-    resources = ray.cluster_resources()
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
     seconds = time.perf_counter() - began
-    return Cluster(where, nodes, resources.get("CPU", 0.0), resources.get("GPU", 0.0), seconds)
+    return Cluster(where, alive(), seconds, promised_gpus())
 
 
 def _shutdown() -> None:
@@ -262,8 +283,6 @@ def _quiet_ray_data() -> None:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
-    # A shard must stay one block from end to end; its size is bounded by the plan.
-    context.target_max_block_size = None
     # Errors are ours to tell: it would print tracebacks of its own.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
     logging.getLogger("ray").setLevel(logging.ERROR)

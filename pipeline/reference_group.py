@@ -16,11 +16,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from tamis.pipeline.engine import Pool, own_error
+from tamis.pipeline.engine import own_error
 from tamis.pipeline.errors import ClusterError, TamisError
+from tamis.pipeline.pools import Pool
 from tamis.pipeline.ray_start import first_line
 from tamis.pipeline.reference_worker import ReferenceSpec, train_alone, train_loop
 from tamis.pipeline.watch import Guard, kill_stalled, start_watch
+from tamis.pipeline.worker_gpu import missing_gpu
 
 START_MINUTES = 10
 """How long the workers wait for room in the cluster."""
@@ -158,20 +160,22 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources = {"CPU": pool.cpus_per_worker}
-    if pool.gpus_per_worker:
-        resources["GPU"] = pool.gpus_per_worker
+    # Ray Train puts a worker that has a GPU on CUDA; where torch sees none, it may not be told of one.
+    gpus = pool.gpus_per_worker if _have_cuda(pool, spec.device) else 0.0
+    if gpus:
+        resources["GPU"] = gpus
     # How long its controller waits between two looks at the workers; two seconds are long beside a small training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     TorchTrainer(
         train_loop,
         train_loop_config={"spec": spec, "guard": guard, "queue": queue},
         # NCCL refuses two workers on one GPU.
-        torch_config=TorchConfig(backend="nccl" if pool.gpus_per_worker >= 1 else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers,
-            use_gpu=pool.gpus_per_worker > 0,
+            use_gpu=gpus > 0,
             resources_per_worker=resources,
-            placement_strategy="PACK" if pool.gpus_per_worker else "SPREAD",
+            placement_strategy="PACK" if gpus else "SPREAD",
         ),
         run_config=RunConfig(
             name="run",
@@ -183,6 +187,20 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any
             ),
         ),
     ).fit()
+
+
+def _have_cuda(pool: Pool, device: str) -> bool:
+    """Whether torch finds CUDA where Ray counts GPUs. ClusterError where it does not and the job wants nothing else."""
+    import ray
+
+    if not pool.gpus_per_worker:
+        return False
+    # Given here, not as .options(), so that the process ends with its task, as the GPU's memory it may have taken.
+    look = ray.remote(num_cpus=0, num_gpus=pool.gpus_per_worker)(missing_gpu)
+    try:
+        return ray.get(look.remote(device, pool.gpus_per_worker)) is None
+    except ray.exceptions.RayTaskError as error:
+        raise _unwrapped(error) from None
 
 
 def _meaning(error: BaseException, reason: str | None = None) -> BaseException:

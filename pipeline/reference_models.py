@@ -16,11 +16,11 @@ from tamis.operators.architecture import describe_model, plan_full, read_config
 from tamis.operators.tokenised import Tokenised
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import run_folder
-from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ConfigError, InputError, error_text
 from tamis.pipeline.model_folders import copy_here
 from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
 from tamis.pipeline.plan import Plan
+from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_sets import reference_rows
 from tamis.pipeline.reference_training import REFERENCES, TRAINING, reference_key, train_reference
 from tamis.pipeline.sources import Shard
@@ -84,7 +84,17 @@ class ReferenceModels:
         key = reference_key(run_folder.key_of(self.base_keys), job.toss.training, rows)
         notes = {TOKENISATION: plan.fingerprint[TOKENISATION]}
         facts = train_reference(
-            self.store, name, key, plan.model, job.model, job.toss.training, rows, self.pool, job.worker_timeout, notes
+            self.store,
+            name,
+            key,
+            plan.model,
+            job.model,
+            job.toss.training,
+            rows,
+            self.pool,
+            job.worker_timeout,
+            notes,
+            job.cluster_patience,
         )
         files = facts.pop("files")
         facts.pop("seconds")  # the artifact of a resumed run is that of an undisturbed one

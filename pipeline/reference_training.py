@@ -10,18 +10,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from tamis.operators.recipe import Recipe
 from tamis.operators.tokenised import Tokenised
-from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.models import ModelSource
-from tamis.pipeline.progress import Progress
+from tamis.pipeline.pools import Pool
+from tamis.pipeline.progress import Progress, say, warn_once
 from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import rows_digest, write_rows
 from tamis.pipeline.reference_worker import REFERENCES, ReferenceSpec
+from tamis.pipeline.room import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.settings import ModelSpec, TrainingSpec
 from tamis.pipeline.store import Store, Written
 
@@ -50,12 +51,13 @@ def train_reference(
     pool: Pool,
     timeout: float,
     notes: Mapping[str, Any] | None = None,
+    patience: float = PATIENCE_SECONDS,
 ) -> dict[str, Any]:
     """Train a LoRA adapter of the model on `rows` and write it to artifact/references/NAME; Ray must be running.
 
     key: digest of all that the result depends on; what was finished under it is not trained again, and what was begun
     under it goes on. timeout: seconds without a step after which workers are taken for hung, and started again.
-    notes: what else training.json is to say, e.g. of the tokenizer.
+    notes: what else training.json is to say, e.g. of the tokenizer. patience: seconds to wait for room on the cluster.
     Returns the content of training.json, with "files": all that was written, as Written.to_dict() gives it, and
     "seconds": of loading and training, empty if nothing was trained.
     Raises InputError for rows that cannot be used, ConfigError for a model or recipe that does not work, ClusterError
@@ -69,8 +71,8 @@ def train_reference(
     write_rows(store, name, rows)
     work = _spec(store, name, key, model, spec, training, rows, pool)
     # A model that is spread over several GPUs takes all that it sees, and Ray Train shows it those of other workers.
-    workers = 1 if pool.gpus_per_worker > 1 else max(1, min(pool.workers, training.batch_size, len(rows)))
-    outcome = _train(work, pool, workers, timeout)
+    most = 1 if pool.gpus_per_worker > 1 else max(1, min(pool.workers, training.batch_size, len(rows)))
+    workers, outcome = _train(work, replace(pool, workers=most), timeout, patience)
     facts = {
         "key": key,
         "name": name,
@@ -129,6 +131,7 @@ def _spec(
         token_budget=None if spec.token_budget == "auto" else spec.token_budget,
         recipe=_recipe(training),
         checkpoint_steps=training.checkpoint_steps,
+        gpus=pool.gpus_per_worker,
     )
 
 
@@ -148,11 +151,15 @@ def _recipe(training: TrainingSpec) -> Recipe:
     )
 
 
-def _train(spec: ReferenceSpec, pool: Pool, workers: int, timeout: float) -> dict[str, Any]:
-    """Run the workers until one of their runs ends well; what worker 0 said last."""
+def _train(spec: ReferenceSpec, pool: Pool, timeout: float, patience: float) -> tuple[int, dict[str, Any]]:
+    """Run the workers until one of their runs ends well; how many those were, and what worker 0 said last.
+
+    A group begins only when all of it has room, so it is no larger than the room that there is.
+    """
     shown = _Shown(spec.name)
     last: WorkerDied | None = None
     for _ in range(1 + RESTARTS):
+        workers = wait_for_room(replace(pool, begin=pool.least), patience, say)
         try:
             with closing(messages(spec, pool, workers, timeout)) as said:
                 for message in said:
@@ -165,7 +172,7 @@ def _train(spec: ReferenceSpec, pool: Pool, workers: int, timeout: float) -> dic
         except Exception as error:
             raise _stopped(spec, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
         shown.finish()
-        return shown.last
+        return workers, shown.last
     raise _stopped(spec, f"its workers died {1 + RESTARTS} times; they may lack memory (the last time: {last})")
 
 
@@ -191,6 +198,8 @@ class _Shown:
 
     def take(self, message: dict[str, Any]) -> None:
         self.last = message
+        if "warns" in message:
+            warn_once(message["warns"])
         if "begins" in message and self._progress is None:
             self._step = message["begins"]
             self._progress = Progress(f"train {self._name}", message["steps"], unit="steps", skipped=self._step)

@@ -24,13 +24,15 @@ from tamis.pipeline.models import fetch
 from tamis.pipeline.reference_rows import read_rows, work_folder
 from tamis.pipeline.store import Store
 from tamis.pipeline.watch import Guard
+from tamis.pipeline.worker_gpu import missing_gpu
 
 REFERENCES = "artifact/references"
 
 
 @dataclass(frozen=True)
 class ReferenceSpec:
-    """All that a worker needs beside the rows. shown: the model as the user named it. digest: of the rows."""
+    """All that a worker needs beside the rows. shown: the model as the user named it. digest: of the rows. gpus: that
+    Ray counts for the worker."""
 
     store: Store
     name: str
@@ -47,6 +49,7 @@ class ReferenceSpec:
     token_budget: int | None
     recipe: Recipe
     checkpoint_steps: int
+    gpus: float = 0.0
 
     @property
     def folder(self) -> str:
@@ -117,6 +120,8 @@ def run(
     yield {"loads": spec.shown}
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
+    if (fallback := missing_gpu(spec.device, spec.gpus)) is not None:
+        yield {"warns": fallback}
     began = time.perf_counter()
     trainer = _load(spec)
     try:

@@ -30,11 +30,12 @@ from tamis.pipeline.fit import (
     select,
 )
 from tamis.pipeline.lease import Held
+from tamis.pipeline.machines import Cluster
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.publish import publish
-from tamis.pipeline.ray_start import Cluster, ray_session
+from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.totals import CaptureTotals, EmitTotals
@@ -67,7 +68,7 @@ def curate_samples(
     if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
         return theirs
     timings["total"] = {"seconds": time.monotonic() - began}
-    notes = [*plan.warnings, *_schema_notes(captured)]
+    notes = [*plan.warnings, *_schema_notes(captured), *sorted(captured.fallbacks)[:1]]
     if resolved < RESOLVED_ENOUGH:
         notes.append(f"the scores lie so close together that ranks and quantiles are rough ({resolved:.0%} resolved)")
     searched = layers.beside(store, plan)

@@ -68,7 +68,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "references": ", ".join(f"{rows} {role} ({name})" for (role, name), rows in references.items()) or "none",
         "drop": _drop(job),
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
-        "workers": str(job.workers) if job.workers else "one a GPU, or one a CPU node",
+        "workers": plan.placement or "",
         "output": f"{job.output} ({_STATES[state]})",
     }
     grid = Table.grid(padding=(0, 2))
@@ -129,7 +129,8 @@ def show_layer_plan(console: Console, plan: LayerPlan, state: str) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_row("model", escape(f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}"))
     grid.add_row("layers", escape(_search_size(plan)))
-    grid.add_row("workers", str(job.workers) if job.workers else "one a GPU, or one a CPU node")
+    if plan.placement:
+        grid.add_row("workers", plan.placement)
     grid.add_row("output", escape(f"{job.output} ({_STATES[state]})"))
     console.print(grid)
     console.print()

@@ -7,24 +7,31 @@ a small JSON file, so an interrupted search goes on with the cells that have non
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tamis.operators.sensitivity import FACTORS
 from tamis.pipeline import receipts
-from tamis.pipeline.engine import Pool, own_error
+from tamis.pipeline.engine import own_error
 from tamis.pipeline.errors import ClusterError, ConfigError, TamisError
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.models import ModelSource, chat_template, fetch
+from tamis.pipeline.pools import Pool, room
+from tamis.pipeline.progress import say, warn_once
 from tamis.pipeline.receipts import Receipt
+from tamis.pipeline.room import PATIENCE_SECONDS, Shrinking, wait_for_room
 from tamis.pipeline.store import Store
+from tamis.pipeline.worker_gpu import missing_gpu
 
 if TYPE_CHECKING:
     from tamis.operators.scaled_answers import ScaledAnswers
 
 STAGE = "layers"
 ACTOR_RESTARTS = 3
+
+_POLL_SECONDS = 1.0
 
 
 class Cell(NamedTuple):
@@ -53,6 +60,7 @@ class SearchSpec:
     device: str
     threads: int | None
     markers: tuple[str, ...]
+    gpus: float = 0.0
 
 
 def search_spec(job: LayersJob, model: ModelSource, pool: Pool) -> SearchSpec:
@@ -70,6 +78,7 @@ def search_spec(job: LayersJob, model: ModelSource, pool: Pool) -> SearchSpec:
         device=spec.device,
         threads=pool.threads,
         markers=tuple(job.larf.refusal_markers),
+        gpus=pool.gpus_per_worker,
     )
 
 
@@ -79,12 +88,39 @@ def all_cells(blocks: int) -> list[Cell]:
 
 
 def search(
-    spec: SearchSpec, prompts: Sequence[str], cells: Sequence[Cell], pool: Pool, store: Store, key: str
+    spec: SearchSpec,
+    prompts: Sequence[str],
+    cells: Sequence[Cell],
+    pool: Pool,
+    store: Store,
+    key: str,
+    *,
+    resize: Callable[[], Pool] | None = None,
+    patience: float = PATIENCE_SECONDS,
+    tell: Callable[[str], None] = say,
 ) -> Iterator[Receipt]:
     """Run every cell on the actors, write its receipt, and yield it, in any order.
 
-    Raises TamisError as a worker raised it, ClusterError when workers keep dying.
+    resize: the pool for what is left of the cluster when nodes were lost. patience: seconds to wait for room on it.
+    tell: told what is waited for. Raises TamisError as a worker raised it, ClusterError when workers keep dying.
     """
+    left = list(cells)
+    while left:
+        wait_for_room(pool, patience, tell)
+        with closing(_round(spec, prompts, left, pool)) as found:
+            for cell, facts in found:
+                left.remove(cell)
+                if facts["fallback"] is not None:
+                    warn_once(facts["fallback"], tell)
+                yield receipts.write_cell(store, STAGE, cell.name, key, facts)
+        if left:
+            pool = pool if resize is None else resize()
+
+
+def _round(
+    spec: SearchSpec, prompts: Sequence[str], cells: Sequence[Cell], pool: Pool
+) -> Generator[tuple[Cell, dict[str, Any]]]:
+    """Cells and their facts until all are done, or the cluster has no room any more for workers that have some."""
     import ray
 
     actor = ray.remote(Searcher).options(
@@ -97,7 +133,10 @@ def search(
     actors = [actor.remote(spec) for _ in range(min(pool.workers, len(cells)))]
     texts = ray.put(list(prompts))
     waiting = iter(cells)
+    # A worker that waits for a GPU gets no cell: it may wait for long.
+    coming = {worker.is_there.remote(): worker for worker in actors}
     running: dict[Any, tuple[Any, Cell]] = {}
+    shrinking = Shrinking(pool)
 
     def give_work(worker: Any) -> None:
         cell = next(waiting, None)
@@ -105,14 +144,22 @@ def search(
             running[worker.run.remote(texts, cell)] = (worker, cell)
 
     try:
-        for worker in actors:
-            give_work(worker)
-        while running:
-            [ready], _ = ray.wait(list(running), num_returns=1)
-            worker, cell = running.pop(ready)
-            facts = _result(ready)
-            give_work(worker)
-            yield receipts.write_cell(store, STAGE, cell.name, key, facts)
+        done = 0
+        while done < len(cells):
+            ready, _ = ray.wait([*running, *coming], num_returns=1, timeout=_POLL_SECONDS)
+            if not ready and shrinking.for_too_long(room(pool)):
+                return
+            for reference in ready:
+                shrinking.end()
+                if reference in coming:
+                    _result(reference)
+                    give_work(coming.pop(reference))
+                    continue
+                worker, cell = running.pop(reference)
+                facts = _result(reference)
+                give_work(worker)
+                done += 1
+                yield cell, facts
     finally:
         for worker in actors:
             ray.kill(worker)
@@ -127,6 +174,10 @@ class Searcher:
         self.unscaled = 0
         self.precision = ""
         self.load_seconds = 0.0
+        self.fallback: str | None = None
+
+    def is_there(self) -> None:
+        """Returns as soon as the worker has a place."""
 
     def run(self, prompts: Sequence[str], cell: Cell) -> dict[str, Any]:
         """The refusals in one cell. unscaled: what this very worker counted without scaling."""
@@ -137,6 +188,7 @@ class Searcher:
             "refusals": refusals,
             "unscaled": self.unscaled,
             "precision": self.precision,
+            "fallback": self.fallback,
             "seconds": time.perf_counter() - began,
             "load_seconds": self.load_seconds,
         }
@@ -150,6 +202,7 @@ class Searcher:
         spec = self.spec
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
+        self.fallback = missing_gpu(spec.device, spec.gpus)
         began = time.perf_counter()
         source = fetch(
             spec.model,
@@ -177,11 +230,11 @@ class Searcher:
         return answers
 
 
-def _result(reference: Any) -> dict[str, Any]:
+def _result(reference: Any) -> Any:
     import ray
 
     try:
-        facts: dict[str, Any] = ray.get(reference)
+        facts = ray.get(reference)
     except Exception as error:
         _give_up(error)
     return facts

@@ -43,6 +43,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+class WorkerRange(Section):
+    """How many copies of the model a cluster that grows may run."""
+
+    min: int = Field(1, ge=1, description="How many must find room before the work begins.")
+    max: int = Field(ge=1, description="As many as the nodes that come have room for, at most.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, more than max, {self.max}")
+        return self
+
+
 class InputSpec(Section):
     """Where the corpus is and how to read it."""
 

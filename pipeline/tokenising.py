@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import TamisError, TooLargeError, as_facts
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema
+from tamis.pipeline.parcels import pack, shards_of
 from tamis.pipeline.sources import CORPUS, Row, Shard, read
 from tamis.pipeline.watch import Guard
 
@@ -50,12 +50,18 @@ class PackedTokenizer:
 _opened: ChatTokenizer | None = None
 
 
-def tokenise_shard(
+def tokenise_portion(
     batch: pa.Table, spec: CaptureSpec, tokenizer: PackedTokenizer, guard: Guard | None = None
-) -> pa.Table:
-    """One shard: a row per input row with its tokens and the ranges of its answers (starts, stops), or with the code
-    and message of its problem. A shard that is to be set aside: one row, whose notes say why."""
-    [text] = batch.column("shard").to_pylist()
+) -> Iterator[pa.Table]:
+    """The parcels of a portion's shards, each as soon as it is packed."""
+    for shard in shards_of(batch):
+        yield tokenise_shard(shard, spec, tokenizer, guard)
+
+
+def tokenise_shard(text: str, spec: CaptureSpec, tokenizer: PackedTokenizer, guard: Guard | None = None) -> pa.Table:
+    """A parcel of one shard, which is given as JSON: a row per input row with its tokens and the ranges of its answers
+    (starts, stops), or with the code and message of its problem. Of a shard that is to be set aside, the notes say why.
+    """
     shard = Shard.from_json(text)
     if guard is None:
         return _tokenised(shard, text, spec, tokenizer)
@@ -63,20 +69,20 @@ def tokenise_shard(
     refused = guard.begin(work)
     if refused is None:
         try:
-            table = _tokenised(shard, text, spec, tokenizer)
+            parcel = _tokenised(shard, text, spec, tokenizer)
         except TooLargeError as error:
             refused = error.reason
         except (TamisError, OSError) as error:
-            return _tokens_table([None], json.dumps({"shard": text, "error": as_facts(error)}))
+            return pack({"shard": text, "error": as_facts(error)}, None)
         except Exception as error:
             # An error of a parser or tokenizer may quote the sample, so its message stays here.
             frame = traceback.extract_tb(error.__traceback__)[-1]
             refused = f"{type(error).__name__} in {os.path.basename(frame.filename)}, line {frame.lineno}"
         else:
             guard.end(work)
-            return table
+            return parcel
     guard.end(work)
-    return _tokens_table([None], json.dumps({"shard": text, "set_aside": refused}))
+    return pack({"shard": text, "set_aside": refused}, None)
 
 
 def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedTokenizer) -> pa.Table:
@@ -107,7 +113,7 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
             )
         outcomes[place] = outcome
     notes = {"shard": text, "schema": _schema_of(shard, rows, outcomes), "read_seconds": time.perf_counter() - began}
-    return _tokens_table(outcomes, json.dumps(notes))
+    return pack(notes, _tokens_table(outcomes))
 
 
 def _schema_of(shard: Shard, rows: Sequence[Row], outcomes: Sequence[Any]) -> str | None:
@@ -123,7 +129,7 @@ def _schema_of(shard: Shard, rows: Sequence[Row], outcomes: Sequence[Any]) -> st
     return encode_schema(infer_rows(usable))
 
 
-def _tokens_table(outcomes: Sequence[Any], notes: str) -> pa.Table:
+def _tokens_table(outcomes: Sequence[Any]) -> pa.Table:
     good = [None if isinstance(outcome, RowProblem) else outcome for outcome in outcomes]
     bad = [outcome if isinstance(outcome, RowProblem) else None for outcome in outcomes]
     lengths = np.array([0 if row is None else len(row.input_ids) for row in good], dtype=np.int64)
@@ -133,7 +139,6 @@ def _tokens_table(outcomes: Sequence[Any], notes: str) -> pa.Table:
     turns = _offsets([len(row) for row in ranges])
     return pa.table(
         {
-            "notes": pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(good), np.int32)), pa.array([notes])),
             "code": pa.array([None if p is None else p.code for p in bad], pa.string()),
             "message": pa.array([None if p is None else p.message for p in bad], pa.string()),
             "input_ids": pa.LargeListArray.from_arrays(

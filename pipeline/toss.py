@@ -19,13 +19,14 @@ from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
 from tamis.pipeline.capture_stage import Captures, Timings, check_precision, run_capture
 from tamis.pipeline.emit_stage import run_emit
-from tamis.pipeline.engine import Pool, size_pool
 from tamis.pipeline.fit import ARTIFACT
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.lease import Held
+from tamis.pipeline.machines import Cluster
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan, check_columns
-from tamis.pipeline.ray_start import Cluster, ray_session
+from tamis.pipeline.pools import Pool, size_pool
+from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.reference_models import Prepared, ReferenceModels, check_given
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
@@ -232,6 +233,7 @@ class _Run:
                 round.overlap = overlap(self.store, shards, round.number, found, self.latest, selection)
         assert selection is not None
         self.timings["fit"] = {"seconds": time.monotonic() - began}
+        self.notes.extend(sorted(self.captured.fallbacks)[:1])
         return selection
 
     def emit(self, selection: TokenSelection) -> TokenTotals:

@@ -24,7 +24,8 @@ Pick = tuple[float, int, int, int]
 
 @dataclass
 class CaptureTotals:
-    """Of the corpus; `bad_references` counts quarantined rows of the reference sets. failed: shards set aside."""
+    """Of the corpus; `bad_references` counts quarantined rows of the reference sets. failed: shards set aside.
+    fallbacks: why the CPU computed where Ray counts GPUs."""
 
     rows: int = 0
     tokens: int = 0
@@ -33,6 +34,7 @@ class CaptureTotals:
     messages: dict[str, str] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
     precisions: set[str] = field(default_factory=set)
+    fallbacks: set[str] = field(default_factory=set)
     bad_references: Counter[str] = field(default_factory=Counter)
     schemas: dict[str, int] = field(default_factory=dict)
     failed: list[SetAside] = field(default_factory=list)
@@ -53,6 +55,8 @@ class CaptureTotals:
             self._started = min(self._started, receipt["started"])
             self._finished = max(self._finished, receipt["finished"])
         self.precisions.add(receipt["precision"])
+        if receipt.get("fallback") is not None:
+            self.fallbacks.add(receipt["fallback"])
         if receipt["role"] != CORPUS:
             self.bad_references.update(receipt["quarantined"])
             return

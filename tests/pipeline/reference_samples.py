@@ -12,8 +12,8 @@ import psutil
 
 from tamis.operators.tokenised import Tokenised
 from tamis.pipeline import reference_training
-from tamis.pipeline.engine import Pool
 from tamis.pipeline.models import ModelSource
+from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_rows import write_rows
 from tamis.pipeline.reference_training import train_reference
 from tamis.pipeline.reference_worker import ReferenceSpec, run

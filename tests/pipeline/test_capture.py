@@ -18,10 +18,11 @@ from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import columnar_files
 from tamis.pipeline.capture import Forward
 from tamis.pipeline.capture_spec import CAPTURES, CaptureSpec
-from tamis.pipeline.capture_stage import check_precision, readers_of, run_capture, tokens_of
+from tamis.pipeline.capture_stage import check_precision, run_capture
 from tamis.pipeline.errors import ConfigError, InputError, TooLargeError
+from tamis.pipeline.machines import Cluster
 from tamis.pipeline.originals import decode_schema
-from tamis.pipeline.ray_start import Cluster
+from tamis.pipeline.placement import readers_of, tokens_of
 from tamis.pipeline.sources import Shard, read, read_table
 from tamis.pipeline.store import Store
 from tamis.pipeline.tokenising import PackedTokenizer, tokenise_shard
@@ -47,7 +48,7 @@ def spec_for(tmp_path: Path, model: Path, **changes: Any) -> CaptureSpec:
 
 def tokenised(shard: Shard, spec: CaptureSpec) -> pa.Table:
     tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
-    return tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec, tokenizer)
+    return tokenise_shard(shard.to_json(), spec, tokenizer)
 
 
 def captured(shard: Shard, spec: CaptureSpec) -> tuple[dict[str, Any], pa.Table]:
@@ -145,7 +146,7 @@ def test_a_capture_of_which_all_was_done_before_says_so(
     shards = [*plan.reference_shards, *plan.shards]
     for shard in shards:
         captured(shard, spec)
-    nowhere = Cluster("none", 0, 0.0, 0.0, 0.0)  # which has no room for a worker
+    nowhere = Cluster("none", ())  # which has no room for a worker
     totals = run_capture(plan, spec.store, spec.key, nowhere, {}, shards)
     assert totals.rows == plan.rows
     said = capfd.readouterr().err
@@ -176,7 +177,7 @@ def test_a_shard_that_is_a_parquet_bomb_is_set_aside(
     outcomes = []
     for shard in planner("shard_rows=100").shards:
         tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
-        table = tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec, tokenizer, guard)
+        table = tokenise_shard(shard.to_json(), spec, tokenizer, guard)
         outcomes.append(json.loads(Forward(spec)(table).column("receipt")[0].as_py()))
     assert [outcome.get("rows") for outcome in outcomes] == [100, None, 100]
     reason = outcomes[1]["set_aside"]["reason"]

@@ -1,4 +1,4 @@
-"""The engine: pools that fit their cluster, trees that give what one process gives, errors that stay ours."""
+"""The engine: trees that give what one process gives, errors that stay ours."""
 
 from __future__ import annotations
 
@@ -11,123 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from tamis.operators.methods.protocol import tree_reduce
 from tamis.operators.problems import RowProblem
 from tamis.pipeline import engine
-from tamis.pipeline.engine import Pool, fits, map_reduce, own_error, refit, size_pool, stream
+from tamis.pipeline.engine import map_reduce, own_error, stream
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError, TooLargeError
-from tamis.pipeline.ray_start import Cluster, ray_session
-
-
-def cluster(nodes: int, cpus: float, gpus: float = 0.0) -> Cluster:
-    return Cluster("local", nodes, cpus, gpus, 0.0)
-
-
-# --- pools --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("nodes", "cpus", "workers", "expected"),
-    [
-        (1, 1, None, Pool(1, 0.5, 0.0, 1, 0.25)),
-        (1, 2, None, Pool(1, 1.0, 0.0, 2, 0.5)),
-        (1, 16, None, Pool(1, 1.0, 0.0, 16, 0.5)),
-        (1, 16, 4, Pool(4, 1.0, 0.0, 4, 0.5)),
-        (1, 2, 4, Pool(4, 0.25, 0.0, 1, 0.5)),
-        (10, 80, None, Pool(10, 1.0, 0.0, 8, 0.5)),
-        (3, 24, 6, Pool(6, 1.0, 0.0, 4, 0.5)),
-        (3, 24, 2, Pool(2, 1.0, 0.0, 12, 0.5)),
-    ],
-)
-def test_pools_of_cpus(nodes: int, cpus: float, workers: int | None, expected: Pool) -> None:
-    assert size_pool(cluster(nodes, cpus), workers, "auto", 1.0) == expected
-    assert size_pool(cluster(nodes, cpus), workers, "cpu", 1.0) == expected
-
-
-def test_a_gpu_cluster_may_run_on_its_cpus() -> None:
-    assert size_pool(cluster(1, 16, 8), None, "cpu", 1.0) == Pool(1, 1.0, 0.0, 16, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("cpus", "gpus", "share", "workers", "count", "cpus_per_worker"),
-    [
-        (16, 8, 1.0, None, 8, 1.0),
-        (8, 8, 1.0, None, 8, 0.5),
-        (1, 1, 1.0, None, 1, 0.5),
-        (64, 8, 0.5, None, 16, 1.0),
-        (64, 8, 2.0, None, 4, 1.0),
-        (64, 7, 2.0, None, 3, 1.0),
-        (64, 3, 0.2, None, 15, 1.0),  # 1 / 0.2 is 5, whatever floats say
-        (64, 3, 0.1, None, 30, 1.0),
-        (64, 3, 0.6, None, 3, 1.0),  # not 5: a share lies on one GPU
-        (64, 2, 0.4, None, 4, 1.0),
-        (64, 8, 1.0, 3, 3, 1.0),
-    ],
-)
-def test_pools_of_gpus(
-    cpus: float, gpus: float, share: float, workers: int | None, count: int, cpus_per_worker: float
-) -> None:
-    pool = size_pool(cluster(2, cpus, gpus), workers, "auto", share)
-    assert (pool.workers, pool.gpus_per_worker, pool.cpus_per_worker, pool.threads) == (
-        count,
-        share,
-        cpus_per_worker,
-        None,
-    )
-    assert pool == size_pool(cluster(2, cpus, gpus), workers, "cuda", share)
-
-
-@pytest.mark.parametrize(
-    ("found", "workers", "device", "share", "says"),
-    [
-        (cluster(1, 8, 2), 3, "auto", 1.0, "3 workers of 1 GPU each do not fit the cluster's 2"),
-        (cluster(1, 8, 2), 5, "cuda", 0.5, "5 workers of 0.5 GPU each"),
-        (cluster(1, 8, 1), None, "auto", 2.0, "do not fit the cluster's 1"),
-        (cluster(1, 8), None, "cuda", 1.0, "no GPU"),
-        (cluster(1, 0), None, "auto", 1.0, "no CPU"),
-        (cluster(1, 0, 1), None, "auto", 1.0, "no CPU"),
-    ],
-)
-def test_a_pool_that_does_not_fit_is_refused(
-    found: Cluster, workers: int | None, device: str, share: float, says: str
-) -> None:
-    with pytest.raises(ClusterError, match=says) as caught:
-        size_pool(found, workers, device, share)
-    assert caught.value.exit_code == 5
-
-
-@given(
-    nodes=st.integers(1, 50),
-    cpus_a_node=st.integers(1, 64),
-    gpus=st.integers(0, 16),
-    workers=st.none() | st.integers(1, 200),
-    share=st.sampled_from([0.1, 0.25, 0.3, 0.5, 1.0, 2.0]),
-)
-@example(1, 1, 0, None, 1.0)
-@example(1, 1, 1, None, 0.1)
-def test_a_task_always_finds_room_beside_the_workers(
-    nodes: int, cpus_a_node: int, gpus: int, workers: int | None, share: float
-) -> None:
-    found = cluster(nodes, nodes * cpus_a_node, gpus)
-    try:
-        pool = size_pool(found, workers, "auto", share)
-    except ClusterError:
-        assert gpus
-        return
-    assert pool.workers >= 1
-    assert pool.task_cpus > 0
-    assert pool.workers * pool.cpus_per_worker + pool.task_cpus <= found.cpus * (1 + 1e-9)
-    if gpus:
-        # No GPU holds more than itself.
-        assert pool.workers <= gpus * math.floor(1 / share + 1e-9) if share <= 1 else pool.workers * share <= gpus
-    else:
-        assert pool.threads is not None
-        assert pool.threads >= 1
-        assert workers is not None or pool.threads == cpus_a_node
-
+from tamis.pipeline.machines import Cluster
+from tamis.pipeline.ray_start import ray_session
 
 # --- errors -------------------------------------------------------------------------------------------------------
 
@@ -326,17 +217,6 @@ def test_tasks_that_are_about_to_end_may(session: Cluster, tmp_path: Path, monke
 def _touch_soon(path: str) -> None:
     time.sleep(0.2)
     Path(path).touch()
-
-
-def test_what_is_left_of_a_cluster(session: Cluster) -> None:
-    """Of one that had two nodes and four CPUs, this one is left."""
-    before = Pool(2, 1.0, 0.0, 2, 0.5)
-    assert not fits(Pool(8, 1.0, 0.0, 1, 1.0))
-    assert not fits(Pool(1, 0.5, 1.0, None, 0.5))
-    after = refit(cluster(2, 4), before, 2, "auto", 1.0)
-    assert fits(after)
-    assert after.threads == before.threads, "a forward pass rounds by its threads"
-    assert refit(cluster(2, 4), before, None, "cpu", 1.0).workers == 1
 
 
 def test_a_task_whose_worker_dies_is_done_again(session: Cluster, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ import pytest
 from tamis.operators.scaled_answers import ScaledAnswers
 from tamis.operators.sensitivity import FACTORS
 from tamis.pipeline import receipts, sensitivity
-from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError
+from tamis.pipeline.pools import Pool
 from tamis.pipeline.sensitivity import STAGE, Cell, Searcher, SearchSpec, all_cells, search
 from tamis.pipeline.store import Store
 

@@ -8,8 +8,8 @@ import ray
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_group import WorkerDied, _meaning, _task
 
 DIED: Exception = RuntimeError("the actor died")

@@ -12,10 +12,10 @@ from plan_jobs import Planner, lines_of, rows_of
 
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import reference_models
-from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.models import identity
 from tamis.pipeline.plan import Plan
+from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_models import CURVE_POINTS, ReferenceModels, check_given, thinned
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_capture import ADAPTER_FILES

@@ -59,7 +59,7 @@ def spec_for(store: Store, model: Path, references: dict[str, Reference], **chan
 
 def tokenised(shard: Shard, spec: LossSpec) -> pa.Table:
     tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
-    return tokenise_shard(pa.table({"shard": [shard.to_json()]}), spec, tokenizer)
+    return tokenise_shard(shard.to_json(), spec, tokenizer)
 
 
 def scored(shard: Shard, spec: LossSpec) -> tuple[dict[str, Any], pa.Table]:

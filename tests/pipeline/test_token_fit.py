@@ -18,8 +18,9 @@ from tamis.pipeline import token_fit
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import load_job
 from tamis.pipeline.lease import held
+from tamis.pipeline.machines import Cluster, Machine
 from tamis.pipeline.plan import make_plan
-from tamis.pipeline.ray_start import Cluster, ray_session
+from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_fit import (
@@ -252,7 +253,7 @@ def test_every_round_of_a_run_can_be_written_as_json(
     [shard] = plan.shards
     write_losses(store, shard, samples)
     write_round(store, shard, samples, 1)
-    cluster = Cluster(ray_address, 1, 2.0, 0.0, 0.0)
+    cluster = Cluster(ray_address, (Machine(2.0),))
     with held(store) as lease:
         run = _Run(plan, store, cluster, lease, {}, rounds=[Round(0, None), Round(1, 2)])
         selection = run.select()

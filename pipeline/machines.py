@@ -1,0 +1,67 @@
+"""The machines of a Ray cluster, and how many workers of one shape they have room for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one node of a cluster has in all, taken or not."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What Ray offers now. seconds_to_start: that the run has waited for it. promised_gpus: how many an autoscaler may
+    bring it to, as far as Ray knows; 0 where there is none."""
+
+    address: str
+    machines: tuple[Machine, ...]
+    seconds_to_start: float = 0.0
+    promised_gpus: float = 0.0
+
+    @property
+    def nodes(self) -> int:
+        return len(self.machines)
+
+    @property
+    def cpus(self) -> float:
+        return sum(machine.cpus for machine in self.machines)
+
+    @property
+    def gpus(self) -> float:
+        return sum(machine.gpus for machine in self.machines)
+
+
+def on_gpus(gpus: float, share: float) -> int:
+    """How many workers of `share` GPUs fit so many GPUs of one machine. A share of a GPU lies on one of them: three of
+    0.6 need three GPUs, and 0.2 fits five times whatever floats say."""
+    a_gpu = int(1 / share + _TINY)
+    return int(gpus) * a_gpu if a_gpu else int(gpus / share + _TINY)
+
+
+def room_for(machines: Sequence[Machine], cpus: float, gpus: float) -> int:
+    """How many workers of so many CPUs and GPUs the machines have room for, were they empty."""
+    return sum(min(_on_cpus(machine.cpus, cpus), on_gpus(machine.gpus, gpus) if gpus else 1 << 30)
+               for machine in machines)  # fmt: skip
+
+
+def _on_cpus(cpus: float, share: float) -> int:
+    return int(cpus / share + 1e-6) if share else 1 << 30
+
+
+def alive() -> tuple[Machine, ...]:
+    """The nodes of the cluster as it is now. Ray must be running."""
+    import ray
+
+    return tuple(
+        Machine(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    )

@@ -1,0 +1,29 @@
+"""Whether a worker has the GPU that Ray counts for it: Ray's GPUs are numbers, and torch may see none of them."""
+
+from __future__ import annotations
+
+import os
+
+from tamis.pipeline.errors import ClusterError
+
+
+def missing_gpu(device: str, gpus: float) -> str | None:
+    """What to warn of where Ray gave this process `gpus` GPUs and the CPU has to compute; None where all is well.
+
+    device: the job's. Imports torch. Raises ClusterError where the job wants nothing but CUDA.
+    """
+    if not gpus or device == "cpu":
+        return None
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    seen = f"; CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}" if torch.version.cuda else ""
+    build = "" if torch.version.cuda else ", a build without CUDA,"
+    found = f"Ray gives each worker {gpus:g} GPU, but torch {torch.__version__}{build} sees none there{seen}"
+    if device == "cuda":
+        raise ClusterError(
+            f"model.device is cuda. {found}; install a torch with CUDA on every node, check its driver and the indices "
+            "of its GPUs, or set model.device to auto or cpu"
+        )
+    return f"{found}: the CPU computes"
