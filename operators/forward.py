@@ -33,7 +33,7 @@ from tamis.operators.architecture import (
     rope_boundaries,
 )
 from tamis.operators.halving import run_halving
-from tamis.operators.loading import find_weights, load_cut, open_weights
+from tamis.operators.loading import find_weights, load_cut, open_weights, parameters_in
 from tamis.operators.model_info import ModelInfo
 from tamis.operators.packing import on_device, packed_inputs, use_packing
 from tamis.operators.placement import choose_device, choose_dtype
@@ -68,8 +68,9 @@ def check_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle_weights: bool = False,
-) -> ModelInfo:
-    """Check that Representer.load would find all that it needs, and raise as it would; no weight is read.
+) -> tuple[ModelInfo, int]:
+    """Check that Representer.load would find all that it needs, and raise as it would; no weight is read. Returns with
+    the model's description how many parameters would be loaded.
 
     Files are opened and their headers checked; from the hub they are downloaded. What only their content shows (a
     weight missing inside a file, attention that looks ahead in secret) is found when they are loaded.
@@ -80,8 +81,8 @@ def check_model(
     info = describe(config)
     cut = plan_cut(config, _blocks_needed(wanted, info), trust_remote_code=trust_remote_code)
     files = find_weights(path, cut, revision=revision, allow_pickle_weights=allow_pickle_weights)
-    with open_weights(files, cut):  # opening reads and checks the header of each file
-        return info
+    with open_weights(files, cut) as weights:  # opening reads and checks the header of each file
+        return info, parameters_in(weights)
 
 
 class Representer:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -104,6 +105,14 @@ def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
                 name = os.path.basename(file)
                 raise ValueError(f"weight file {name} is damaged or incomplete: {first_line(error)}") from error
         yield weights
+
+
+def parameters_in(weights: Mapping[str, Any]) -> int:
+    """Numbers in the tensors that `open_weights` gave; none of them is read."""
+    return sum(
+        math.prod(weight.shape if isinstance(weight, torch.Tensor) else weight.get_shape())
+        for weight in weights.values()
+    )
 
 
 def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.device) -> nn.Module:

@@ -87,7 +87,7 @@ def _examine_model(model: str, say: object) -> None:
     assert callable(say)
     try:
         source = fetch(model, None, weights=True)
-        info = check_model(source.path, [Request(0, "last_token")])
+        info, _ = check_model(source.path, [Request(0, "last_token")])
         tokenizer = ChatTokenizer.load(source.path)
         check_vocabulary(tokenizer, info)
     except (TamisError, ValueError, OSError) as error:

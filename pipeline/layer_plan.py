@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tamis.operators.methods import Larf
@@ -14,6 +14,7 @@ from tamis.pipeline.fingerprint import FISHER_FORMAT, captured_keys_of, search_k
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.model_checks import OpenedModel, check_files, open_model
 from tamis.pipeline.models import chat_template
+from tamis.pipeline.pools import Placement
 from tamis.pipeline.prompts import Prompts, read_prompts
 from tamis.pipeline.reference_sets import plan_references
 from tamis.pipeline.sources import Shard
@@ -28,7 +29,7 @@ NO_TEMPLATE = (
 class LayerPlan:
     """prompts: of the search; None where the Fisher ratios are all that is wanted.
     search_keys, fisher_keys: the settings on which the numbers of either depend. placement: where the workers will
-    run, once that is known."""
+    run, once that is known. parameters: of the model that a worker loads, where its files are at hand."""
 
     job: LayersJob
     model: OpenedModel
@@ -38,7 +39,8 @@ class LayerPlan:
     search_keys: Mapping[str, Any]
     fisher_keys: Mapping[str, Any]
     warnings: tuple[str, ...]
-    placement: str | None = None
+    placement: Placement | None = None
+    parameters: int | None = None
 
     @property
     def keys(self) -> Mapping[str, Any]:
@@ -49,10 +51,10 @@ class LayerPlan:
 def plan_layers(job: LayersJob) -> LayerPlan:
     """For `tamis layers`, which always goes both ways. Raises ConfigError or InputError."""
     model = open_model(job.model, job.storage_options)
-    check_files(model, model.info.blocks, head=True)
+    parameters = check_files(model, model.info.blocks, head=True)
     max_tokens = longest_of(job, model)
     references = plan_references(job, {"larf": Larf()}, model.tokenizer, max_tokens, 0, [])
-    return layer_plan(job, model, max_tokens, references, search=True)
+    return replace(layer_plan(job, model, max_tokens, references, search=True), parameters=parameters)
 
 
 def layer_plan(

@@ -78,7 +78,7 @@ def _find_layers(
     state = run_folder.layers_state_of(store, plan.search_keys, plan.fisher_keys)
     found, shared = known(store, plan), False
     if found is None and (cluster := cluster_now(address)) is not None:
-        plan = replace(plan, placement=placement_of(job, cluster))
+        plan = replace(plan, placement=placement_of(job, cluster, plan.parameters))
     if on_plan is not None:
         on_plan(plan, state)
     if found is None:

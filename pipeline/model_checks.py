@@ -88,33 +88,33 @@ def check_vocabulary(tokenizer: ChatTokenizer, info: ModelInfo) -> None:
         )
 
 
-def check_files(model: OpenedModel, blocks: int, *, head: bool) -> None:
+def check_files(model: OpenedModel, blocks: int, *, head: bool) -> int | None:
     """Whether the weights of the first `blocks` blocks are there and whole, without reading them. ConfigError if not.
 
-    head: the LM head must be there, too. A name on the hub is checked when it is fetched.
+    head: the LM head must be there, too. How many parameters they are; None for a name on the hub, which is checked
+    when it is fetched.
     """
     spec = model.spec
     if model.source.revision != "local":
-        return
+        return None
     # Not above: with it comes the code of all models, and a run that goes on was checked when it began.
     from tamis.operators.forward import check_model
 
     try:
-        check_model(
+        _, parameters = check_model(
             model.source.path,
             [Request(blocks - 1, "last_token")],
             trust_remote_code=spec.trust_remote_code,
             allow_pickle_weights=spec.allow_pickle_weights,
         )
-        if head:
-            _check_head(model)
+        return _check_head(model) if head else parameters
     except (ValueError, OSError) as error:
         raise ConfigError(f"model {spec.name}: {error}") from None
 
 
-def _check_head(model: OpenedModel) -> None:
+def _check_head(model: OpenedModel) -> int:
     from tamis.operators.architecture import HEADS, plan_full, read_config
-    from tamis.operators.loading import find_weights, open_weights
+    from tamis.operators.loading import find_weights, open_weights, parameters_in
 
     path, spec = model.source.path, model.spec
     head = re.compile(rf"({'|'.join(HEADS)})\.")
@@ -127,3 +127,4 @@ def _check_head(model: OpenedModel) -> None:
                 f"there is no LM head ({' or '.join(HEADS)}) among its weights, so it cannot answer; the layer "
                 "search and toss need the whole chat model (larf.layer: fisher or a block number do without)"
             )
+        return parameters_in(weights)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from tamis.pipeline.gpu_memory import check_weights, memory_here, smallest_gpu, weights_of
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.machines import Cluster, Machine
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.pools import describe, size_pool
+from tamis.pipeline.pools import Placement, describe, size_pool
+
+HERE = "this machine, where Ray is not started"
 
 READER_TOKENS = 1_000_000
 """What one reader tokenises while another one starts."""
@@ -18,24 +21,38 @@ _MOST_BYTES_PER_TOKEN = 16
 
 
 def placed(plan: Plan, cluster: Cluster) -> Plan:
-    """The plan, which says where its workers will run. ClusterError where they do not fit."""
+    """The plan, which says where its workers will run. ClusterError or ConfigError where they do not fit."""
     readers = plan.job.readers or readers_of(tokens_of(plan, plan.rows))
-    least = min(readers, max(int(cluster.cpus), 1))
-    fed = f"; {least:,} reader{'s' if least > 1 else ''} at most"
-    return replace(plan, placement=placement_of(plan.job, cluster) + fed)
+    most = min(readers, max(int(cluster.cpus), 1))
+    found = placement_of(plan.job, cluster, plan.parameters)
+    fed = f"{found.text}; {most:,} reader{'s' if most > 1 else ''} at most"
+    return replace(plan, placement=replace(found, text=fed), warnings=(*plan.warnings, *found.warnings))
 
 
-def placement_of(job: LayersJob, cluster: Cluster) -> str:
-    """How many workers there will be, and where. ClusterError where they do not fit."""
+def placement_of(job: LayersJob, cluster: Cluster, parameters: int | None) -> Placement:
+    """Where the workers of `job` will run. ClusterError or ConfigError where they do not fit."""
     pool = size_pool(cluster, job.workers, job.model.device, job.model.gpus_per_worker)
-    return describe(pool, cluster.machines)
+    text = describe(pool, cluster.machines)
+    if parameters is None:
+        return Placement(text)
+    size, dtype = weights_of(parameters, job.model, on_gpu=pool.gpus_per_worker > 0)
+    memory = None
+    if pool.gpus_per_worker:
+        memory = memory_here() if cluster.address == HERE else smallest_gpu()
+    warning = check_weights(size, dtype, pool, memory) if memory is not None else None
+    of = f", of its GPU's {memory * pool.gpus_per_worker / 1e9:.0f} GB" if memory is not None else ""
+    return Placement(text, f"about {_shown(size)} a worker, in {dtype}{of}", (warning,) if warning else ())
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def this_machine() -> Cluster:
     """What Ray would find here, as far as can be said without starting it. Imports torch."""
     import torch
 
-    return Cluster("local", (Machine(float(os.cpu_count() or 1), float(torch.cuda.device_count())),))
+    return Cluster(HERE, (Machine(float(os.cpu_count() or 1), float(torch.cuda.device_count())),))
 
 
 def tokens_of(plan: Plan, rows: int) -> float:

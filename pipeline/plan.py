@@ -26,6 +26,7 @@ from tamis.pipeline.job import Job
 from tamis.pipeline.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
 from tamis.pipeline.model_checks import OpenedModel, check_files, open_model
 from tamis.pipeline.models import ModelSource
+from tamis.pipeline.pools import Placement
 from tamis.pipeline.reference_sets import plan_references
 from tamis.pipeline.retrying import PATIENCE_SECONDS
 from tamis.pipeline.scanning import dialect_of, scan_files
@@ -61,7 +62,7 @@ class Plan:
     """All that a run needs to know. schema: None when it is known only after the rows were read (JSON).
     layers: how LARF's block is found where the job names none; requests lack LARF's until that is settled.
     failed: shards that were planned and set aside since; they are not among `shards`. placement: where the workers will
-    run, once that is known."""
+    run, once that is known. parameters: of the model that a worker loads, where its files are at hand."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -78,7 +79,8 @@ class Plan:
     warnings: tuple[str, ...]
     will_fail: bool
     failed: tuple[SetAside, ...] = ()
-    placement: str | None = None
+    placement: Placement | None = None
+    parameters: int | None = None
 
     @property
     def model(self) -> ModelSource:
@@ -158,8 +160,9 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     requests = requests_of({name: methods[name] for name in methods if name != "larf" or not undecided}, model.info)
     whole = undecided or job.masks_tokens
     blocks = model.info.blocks if whole else max(request.block for request in requests) + 1
+    parameters = None
     if not model.known:
-        check_files(model, blocks, head=job.masks_tokens or (undecided and job.larf.layer == "auto"))
+        parameters = check_files(model, blocks, head=job.masks_tokens or (undecided and job.larf.layer == "auto"))
     notes: list[str] = []
     max_tokens = longest_of(job, model)
     if max_tokens < job.max_tokens and "max_tokens" in job.model_fields_set:
@@ -224,6 +227,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
         ),
         warnings=tuple(notes),
         will_fail=bool(fatal),
+        parameters=parameters,
     )
 
 

@@ -36,6 +36,16 @@ class Pool:
     begin: int = 1
 
 
+@dataclass(frozen=True)
+class Placement:
+    """text: how many workers there will be, and where. weights: what each of them loads; empty where that is not known.
+    warnings: what of it gives cause for thought."""
+
+    text: str
+    weights: str = ""
+    warnings: tuple[str, ...] = ()
+
+
 def size_pool(cluster: Cluster, workers: Workers, device: str, gpus_per_worker: float) -> Pool:
     """One worker per GPU share, or one per node on CPUs, unless `workers` says otherwise.
 

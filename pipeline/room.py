@@ -48,7 +48,11 @@ def wait_for_room(pool: Pool, patience: float, say: Callable[[str], None], worke
         remove_placement_group(group)
     fit = wanted + min(int(free.get(name, 0.0) / amount + 1e-6) for name, amount in bundle.items())
     if fit < pool.begin:
-        say(f"{fit} of {pool.begin} workers have room now, the others wait: {_offer()}")
+        what = "GPUs" if pool.gpus_per_worker else "CPUs"
+        say(
+            f"{fit} of {pool.begin} workers {'has' if fit == 1 else 'have'} room now; the others wait for {what} that "
+            "other jobs use"
+        )
     return min(fit, pool.workers)
 
 

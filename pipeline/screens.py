@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tamis.pipeline.job import Job
 from tamis.pipeline.plan import Plan
+from tamis.pipeline.pools import Placement
 from tamis.pipeline.report import text
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
@@ -68,7 +69,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "references": ", ".join(f"{rows} {role} ({name})" for (role, name), rows in references.items()) or "none",
         "drop": _drop(job),
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
-        "workers": plan.placement or "",
+        **_placement(plan.placement),
         "output": f"{job.output} ({_STATES[state]})",
     }
     grid = Table.grid(padding=(0, 2))
@@ -83,6 +84,10 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
 
 
 _STATES = {"new": "new", "started": "begun, will go on", "complete": "complete"}
+
+
+def _placement(found: Placement | None) -> dict[str, str]:
+    return {} if found is None else {"workers": found.text, "weights": found.weights}
 
 
 def _drop(job: Job) -> str:
@@ -129,10 +134,12 @@ def show_layer_plan(console: Console, plan: LayerPlan, state: str) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_row("model", escape(f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}"))
     grid.add_row("layers", escape(_search_size(plan)))
-    if plan.placement:
-        grid.add_row("workers", plan.placement)
+    for name, said in _placement(plan.placement).items():
+        grid.add_row(name, escape(said))
     grid.add_row("output", escape(f"{job.output} ({_STATES[state]})"))
     console.print(grid)
+    for warning in plan.placement.warnings if plan.placement else ():
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
     console.print()
 
 

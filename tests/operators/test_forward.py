@@ -415,7 +415,10 @@ def test_describe_and_check_read_no_weights(llama: Path) -> None:
     info = describe_model(llama)
     assert (info.architecture, info.blocks, info.width) == ("LlamaForCausalLM", BLOCKS, WIDTH)
     assert (info.vocabulary, info.max_positions) == (VOCABULARY, 128)
-    assert check_model(llama, EVERYTHING) == info
+    found, parameters = check_model(llama, EVERYTHING)
+    assert found == info
+    loaded = Representer.load(llama, EVERYTHING)._model.parameters()
+    assert parameters == sum(parameter.numel() for parameter in loaded)
 
 
 def test_gpt2_names_its_numbers_differently(tmp_path: Path) -> None:
