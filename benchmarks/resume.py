@@ -140,7 +140,7 @@ def main() -> None:
 def measure(folder: Path, output: str, endpoint: str | None, shards: int, repeats: int) -> dict[str, Any]:
     model = make_model(folder / "model")
     options = {"endpoint_url": endpoint} if endpoint else {}
-    large, small = (_run(folder, model, output, options, count) for count in (shards, SMALL))
+    large, small = (run_of(folder, model, output, options, count) for count in (shards, SMALL))
     for run in (large, small):
         run.until(lambda run=run: len(run.done()) > 0)  # type: ignore[misc]
     large.fill(shards)
@@ -160,22 +160,23 @@ def measure(folder: Path, output: str, endpoint: str | None, shards: int, repeat
         "storage": large.store.url.partition("://")[0] if "://" in large.store.url else "local disk",
         "finished_shards": shards,
         "load_average": round(os.getloadavg()[0], 1),
-        "seconds_to_first_shard": {name: _median(values) for name, values in taken.items()},
+        "seconds_to_first_shard": {name: median_of(values) for name, values in taken.items()},
         "seconds_of_parts": {
-            name: {part: _median([each[part] for each in values]) for part in values[0]}
+            name: {part: median_of([each[part] for each in values]) for part in values[0]}
             for name, values in parts.items()
         },
         "target": TARGET_SECONDS,
     }
 
 
-def _median(values: list[float]) -> dict[str, Any]:
+def median_of(values: list[float]) -> dict[str, Any]:
     return {"median": round(sorted(values)[len(values) // 2], 2), "all": [round(value, 2) for value in values]}
 
 
-def _run(folder: Path, model: Path, output: str, options: dict[str, str], shards: int) -> Run:
+def run_of(folder: Path, model: Path, output: str, options: dict[str, str], shards: int, left: int = LEFT) -> Run:
+    """A run of shards + left shards."""
     corpus = folder / f"corpus-{shards}.jsonl"
-    write_corpus(corpus, shards + LEFT)
+    write_corpus(corpus, shards + left)
     out = f"{output.rstrip('/')}/{shards}"
     keys = {"input": str(corpus), "output": out, "model": str(model), "method": "saft"}
     sets = ["saft.layer=0", "shard_rows=1", *(f"storage_options.{key}={value}" for key, value in options.items())]

@@ -36,12 +36,17 @@ def check_weights(weights: int, dtype: str, pool: Pool, memory: int) -> str | No
     ways += ["set model.dtype to bfloat16"] if dtype == "float32" else []
     ways += ["read a lower block", "take GPUs with more memory"]
     said = (
-        f"a worker's weights take about {weights / 1e9:.1f} GB in {dtype}, and its {share:g} GPU "
-        f"{'have' if share > 1 else 'has'} {room / 1e9:.1f} GB; {', or '.join(ways)}"
+        f"a worker's weights take about {shown(weights)} in {dtype}, and its {share:g} GPU "
+        f"{'have' if share > 1 else 'has'} {shown(room)}; {', or '.join(ways)}"
     )
     if weights > room:
         raise ConfigError(f"model: {said}")
     return f"{said}: little is left for the batches"
+
+
+def shown(size: float) -> str:
+    """Bytes for a person."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def smallest_gpu() -> int | None:

@@ -22,7 +22,7 @@ BATCH_SIZE = 1
 ONE_ROW = 1
 """Bytes of Ray Data's largest block. No row is smaller, so each is a block of its own."""
 
-_PORTIONS = 2000
+_PORTIONS = 1000
 """Blocks that a graph begins with, at most: Ray Data spends about a millisecond on each before the first one runs."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from tamis.pipeline.gpu_memory import check_weights, memory_here, smallest_gpu, weights_of
+from tamis.pipeline.gpu_memory import check_weights, memory_here, shown, smallest_gpu, weights_of
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.machines import Cluster, Machine
 from tamis.pipeline.plan import Plan
@@ -40,12 +40,8 @@ def placement_of(job: LayersJob, cluster: Cluster, parameters: int | None) -> Pl
     if pool.gpus_per_worker:
         memory = memory_here() if cluster.address == HERE else smallest_gpu()
     warning = check_weights(size, dtype, pool, memory) if memory is not None else None
-    of = f", of its GPU's {memory * pool.gpus_per_worker / 1e9:.0f} GB" if memory is not None else ""
-    return Placement(text, f"about {_shown(size)} a worker, in {dtype}{of}", (warning,) if warning else ())
-
-
-def _shown(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+    of = f", of its GPU's {shown(memory * pool.gpus_per_worker)}" if memory is not None else ""
+    return Placement(text, f"about {shown(size)} a worker, in {dtype}{of}", (warning,) if warning else ())
 
 
 def this_machine() -> Cluster:

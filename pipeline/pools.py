@@ -54,10 +54,10 @@ def size_pool(cluster: Cluster, workers: Workers, device: str, gpus_per_worker: 
     autoscaler may bring GPUs, may ask for more than there is now. Raises ClusterError when it cannot fit.
     """
     grows = isinstance(workers, WorkerRange)
+    if not cluster.cpus and not grows and not cluster.promised_gpus:
+        raise ClusterError("the cluster has no CPU for tasks; let it have a worker node before the job starts")
     if device != "cpu" and (cluster.gpus or cluster.promised_gpus or (grows and device == "cuda")):
         return _of_gpus(cluster, workers, gpus_per_worker)
-    if not cluster.cpus and not grows:
-        raise ClusterError("the cluster has no CPU for tasks; let it have a worker node before the job starts")
     if device == "cuda":
         raise ClusterError(
             "model.device is cuda and the cluster has no GPU; use auto or cpu, join another cluster, or set workers to "

@@ -17,7 +17,7 @@ from tamis.operators.recipe import Recipe
 from tamis.operators.tokenised import Tokenised
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.models import ModelSource
-from tamis.pipeline.pools import Pool
+from tamis.pipeline.pools import Pool, room
 from tamis.pipeline.progress import Progress, say, warn_once
 from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import rows_digest, write_rows
@@ -29,6 +29,9 @@ from tamis.pipeline.store import Store, Written
 __all__ = ["REFERENCES", "TRAINING", "reference_key", "train_reference", "write_rows"]
 
 TRAINING = "training.json"
+
+_SETTLE_SECONDS = 30.0
+"""How long all workers of a group are waited for, before it is made of fewer."""
 
 RESTARTS = 3
 """How often a group of workers is started again when one of them died. Errors that code raised are not retried."""
@@ -72,7 +75,8 @@ def train_reference(
     work = _spec(store, name, key, model, spec, training, rows, pool)
     # A model that is spread over several GPUs takes all that it sees, and Ray Train shows it those of other workers.
     most = 1 if pool.gpus_per_worker > 1 else max(1, min(pool.workers, training.batch_size, len(rows)))
-    workers, outcome = _train(work, replace(pool, workers=most), timeout, patience)
+    group = replace(pool, workers=most, least=1, begin=min(most, max(room(pool), 1)))
+    workers, outcome = _train(work, group, timeout, patience)
     facts = {
         "key": key,
         "name": name,
@@ -154,12 +158,12 @@ def _recipe(training: TrainingSpec) -> Recipe:
 def _train(spec: ReferenceSpec, pool: Pool, timeout: float, patience: float) -> tuple[int, dict[str, Any]]:
     """Run the workers until one of their runs ends well; how many those were, and what worker 0 said last.
 
-    A group begins only when all of it has room, so it is no larger than the room that there is.
+    The workers of a group begin together, so there are no more of them than have room.
     """
     shown = _Shown(spec.name)
     last: WorkerDied | None = None
     for _ in range(1 + RESTARTS):
-        workers = wait_for_room(replace(pool, begin=pool.least), patience, say)
+        workers = wait_for_room(pool, patience, say, settle=_SETTLE_SECONDS)
         try:
             with closing(messages(spec, pool, workers, timeout)) as said:
                 for message in said:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tamis.pipeline.errors import ClusterError
@@ -15,45 +16,56 @@ PATIENCE_SECONDS = 600.0
 GRACE_SECONDS = 30.0
 """How long workers that lost their place may be waited for. Nodes come back, and other workers go on meanwhile."""
 
-_SILENT_SECONDS = 3.0
-"""Waits so short need no word."""
+SETTLE_SECONDS = 3.0
+"""How long what has just ended may still count as there. So short a wait needs no word."""
 
 
-def wait_for_room(pool: Pool, patience: float, say: Callable[[str], None], workers: int | None = None) -> int:
-    """Wait until `workers` of the pool (default: pool.least) fit the cluster beside what runs there. How many of all of
-    them do then.
+def wait_for_room(pool: Pool, patience: float, say: Callable[[str], None], settle: float = SETTLE_SECONDS) -> int:
+    """Wait until the pool has room on the cluster beside what runs there: all workers that the cluster can hold for
+    `settle` seconds, then pool.least of them. How many have room then.
 
     An autoscaler sees what is waited for and brings nodes. say: told once what is waited for, and once when not all
-    fit. Raises ClusterError after `patience` seconds.
+    have room. Raises ClusterError after `patience` seconds.
     """
     import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
 
-    wanted = pool.least if workers is None else workers
-    share = {"CPU": pool.cpus_per_worker, "GPU": pool.gpus_per_worker}
-    bundle = {name: amount for name, amount in share.items() if amount}
-    # It takes the room, for the moment in which it is asked.
-    group = placement_group([bundle] * wanted)
-    try:
-        if not group.wait(min(_SILENT_SECONDS, patience)):
-            say(f"waiting for {_shape(pool, wanted)}: {_offer()}; for {patience:g} s at most (cluster_patience)")
-            if not group.wait(max(patience - _SILENT_SECONDS, 0.0)):
+    with _asked_for(pool, pool.begin) as group:
+        if group.wait(settle):
+            return pool.begin
+    with _asked_for(pool, pool.least) as group:
+        shape = _shape(pool, pool.least)
+        if not group.wait(0.5):
+            say(f"waiting for {shape}: {_offer()}; for {patience:g} s at most (cluster_patience)")
+            if not group.wait(patience):
                 raise ClusterError(
-                    f"the cluster had no room for {_shape(pool, wanted)} in {patience:g} s: {_offer()}; free some, ask "
-                    "for less (workers, model.gpus_per_worker), or raise cluster_patience. What is done stays done; "
-                    "run the same command again to go on"
+                    f"the cluster had no room for {shape} in {patience:g} s: {_offer()}; free some, ask for less "
+                    "(workers, model.gpus_per_worker), or raise cluster_patience. What is done stays done; run the "
+                    "same command again to go on"
                 )
         free = ray.available_resources()
+    beside = min(int(free.get(name, 0.0) / amount + 1e-6) for name, amount in _bundle(pool).items())
+    found = min(pool.least + beside, pool.begin)
+    if found < pool.begin:
+        has, what = "has" if found == 1 else "have", "GPUs" if pool.gpus_per_worker else "CPUs"
+        say(f"{found} of {pool.begin} workers {has} room now; the others wait for {what} that other jobs use")
+    return found
+
+
+@contextmanager
+def _asked_for(pool: Pool, workers: int) -> Iterator[Any]:
+    """The room of so many workers, taken as soon as it is there and given back at the end: a placement group."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    group = placement_group([_bundle(pool)] * workers)
+    try:
+        yield group
     finally:
         remove_placement_group(group)
-    fit = wanted + min(int(free.get(name, 0.0) / amount + 1e-6) for name, amount in bundle.items())
-    if fit < pool.begin:
-        what = "GPUs" if pool.gpus_per_worker else "CPUs"
-        say(
-            f"{fit} of {pool.begin} workers {'has' if fit == 1 else 'have'} room now; the others wait for {what} that "
-            "other jobs use"
-        )
-    return min(fit, pool.workers)
+
+
+def _bundle(pool: Pool) -> dict[str, float]:
+    share = {"CPU": pool.cpus_per_worker, "GPU": pool.gpus_per_worker}
+    return {name: amount for name, amount in share.items() if amount}
 
 
 def _shape(pool: Pool, workers: int) -> str:

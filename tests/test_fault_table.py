@@ -28,6 +28,15 @@ TESTS = {
         "e2e/test_verify_command.py::test_an_incomplete_run",
     ],
     "a node is lost": [CHAOS],
+    "nodes are not there yet, or other jobs use the GPUs": [
+        "e2e/test_gpus.py::test_a_cluster_that_others_use_is_waited_for",
+        "e2e/test_gpus.py::test_patience_ends",
+        "e2e/test_gpus.py::test_a_cluster_that_grows",
+    ],
+    "Ray counts GPUs and torch sees none": [
+        "e2e/test_gpus.py::test_samples_on_gpus",
+        "e2e/test_gpus.py::test_cuda_where_torch_sees_none",
+    ],
     "the cluster does not answer, or dies": [
         "pipeline/test_ray_start.py::test_a_cluster_that_does_not_answer_is_named_at_once"
     ],

@@ -299,8 +299,8 @@ def test_a_model_that_no_gpu_holds(sources: Sources, tmp_path: Path) -> None:
         driver.write_text("#!/bin/sh\necho 1\n")
         tight = tamis("plan", *flags, *sets("model.gpus_per_worker=0.1"), "--address", cluster.address, cwd=tmp_path)
     assert fine.rc == unknown.rc == 0
-    assert "a worker, in float32, of its GPU's 0 GB" in words(fine)
-    assert re.search(r"weights about \d+ MB a worker, in float32 ", words(unknown))
+    assert "a worker, in float32, of its GPU's 1.0 MB" in words(fine)
+    assert re.search(r"weights about 0\.\d MB a worker, in float32 ", words(unknown))
     assert tight.rc == 2
-    assert "error: model: a worker's weights take about 0.0 GB in float32, and its 0.1 GPU has 0.0 GB" in tight.stderr
+    assert "error: model: a worker's weights take about 0.2 MB in float32, and its 0.1 GPU has 0.1 MB" in tight.stderr
     assert "set model.gpus_per_worker to 1, or set model.dtype to bfloat16" in tight.stderr

@@ -81,6 +81,7 @@ def test_pools_of_gpus(
         (alike(2, 8, 2), None, "auto", 2.0, r"do not fit the cluster's 2 .*the largest node has 1\)"),
         (alike(1, 8), None, "cuda", 1.0, "no GPU"),
         (alike(1, 0), None, "auto", 1.0, "no CPU"),
+        (alike(1, 0, 1), None, "auto", 1.0, "no CPU"),
         (Cluster("local", ()), 3, "auto", 1.0, "no CPU"),
         (alike(1, 2, 0, promised=4), 5, "auto", 1.0, "5 workers of 1 GPU each do not fit the cluster's 4"),
     ],
