@@ -1,0 +1,156 @@
+"""However a file of JSON lines is cut into ranges, and in whatever order they are read: the spans are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from text_samples import anywhere, store
+
+from tamis.pipeline import spans
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.files import SourceFile, resolve
+from tamis.pipeline.line_bounds import WHITE, Joiner, lines_in
+from tamis.pipeline.line_ranges import FileSpans, Range, is_large, lines_of, ranges_of
+from tamis.pipeline.spans import Span
+from tamis.pipeline.text_files import find_spans
+
+pieces = st.sampled_from(
+    [
+        b"\n",
+        b"\r\n",
+        b"\n\n",
+        b"\n \t\n",
+        b"  \v\f\r",
+        b"\xef\xbb\xbf",
+        b"{}",
+        b"a",
+        b"\x00",
+        b"x" * 30,
+        b"\n" * 5,
+        b" ",
+    ]
+)
+texts = st.lists(pieces, max_size=30).map(b"".join)
+
+
+def naive_spans(data: bytes, rows: int, size: int) -> list[Span]:
+    """Line by line, and row by row."""
+    found: list[Span] = []
+    count = offset = 0
+    span: Span | None = None
+    for line in data.split(b"\n"):
+        start, stop = offset, offset + len(line)
+        offset = stop + 1
+        if not line.strip(WHITE):
+            continue
+        if span is not None and (count - span.start_row >= rows or stop - span.start_byte > size):
+            found.append(span)
+            span = None
+        count += 1
+        span = (
+            Span(count - 1, count, start, stop) if span is None else Span(span.start_row, count, span.start_byte, stop)
+        )
+    return found if span is None else [*found, span]
+
+
+def in_ranges(data: bytes, edges: list[int], order: list[int], rows: int, size: int) -> list[Span] | None:
+    """The spans from ranges between these edges, added in this order."""
+    file = SourceFile("a.jsonl", "a.jsonl", "jsonl", None, len(data), "")
+    ends = list(zip([0, *edges], [*edges, len(data)], strict=True))
+    adder = FileSpans(rows, size)
+    told: list[list[Span] | None] = []
+    for number in order:
+        start, stop = ends[number]
+        told.append(adder.add(Range(file, number, len(ends), start, stop), lines_in(data[start:stop])))
+    assert all(spans is None for spans in told[:-1])
+    return told[-1]
+
+
+@anywhere
+@given(data=texts, draw=st.data(), rows=st.integers(1, 6), size=st.integers(1, 60), chunk=st.integers(1, 40))
+def test_the_spans_are_those_of_a_look_over_the_whole_file(
+    tmp_path: Path, data: bytes, draw: st.DataObject, rows: int, size: int, chunk: int
+) -> None:
+    edges = sorted(draw.draw(st.lists(st.integers(0, len(data)), max_size=8)))
+    order = draw.draw(st.permutations(range(len(edges) + 1)))
+    expected = naive_spans(data, rows, size)
+    assert find_spans(store(tmp_path, data), rows, size, chunk) == expected
+    assert in_ranges(data, edges, list(order), rows, size) == expected
+
+
+@given(data=texts, rows=st.integers(1, 6), size=st.integers(1, 60))
+@example(b"{}\n" * 3, 2, 5)
+def test_a_row_above_the_limit_is_a_span_by_itself(data: bytes, rows: int, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "MAX_ROW_BYTES", 10)
+        found = in_ranges(data, [len(data) // 2], [0, 1], rows, size)
+    assert found == naive_spans(data, rows, min(size, 10))
+    assert all(span.stop_row == span.start_row + 1 for span in found or () if span.stop_byte - span.start_byte > 10)
+
+
+def test_a_line_longer_than_many_ranges() -> None:
+    data = b"a\n" + b" " * 50 + b"x" * 200 + b"\r\n\n" + b" " * 90 + b"\nb"
+    expected = [Span(0, 1, 0, 1), Span(1, 2, 2, 253), Span(2, 3, len(data) - 1, len(data))]
+    assert in_ranges(data, list(range(7, len(data), 7)), list(range((len(data) + 6) // 7)), 1, 1000) == expected
+
+
+@pytest.mark.parametrize("length", [1, 250, 70_000])
+def test_what_a_range_tells_is_small(length: int) -> None:
+    lines = lines_in((b"x" * length + b"\n") * 20)
+    assert lines.gaps.itemsize == 1
+    assert lines.lengths.itemsize == {1: 1, 250: 1, 70_000: 4}[length]
+
+
+@pytest.mark.parametrize("size", [7, 32, 100, 1000])
+def test_ranges_hold_every_byte_once(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n' * 30)
+    [file] = resolve([str(path)], "auto", {})
+    ranges = ranges_of(file, size)
+    assert [(part.number, part.count) for part in ranges] == [(i, len(ranges)) for i in range(len(ranges))]
+    assert [part.start for part in ranges] == [0, *(part.stop for part in ranges[:-1])]
+    assert ranges[-1].stop == file.bytes
+    assert all(part.stop - part.start >= min(size, file.bytes) for part in ranges)
+    joiner, starts = Joiner(), []
+    for part in ranges:
+        lines = lines_of(part, {})
+        assert lines is not None
+        starts += joiner.add(lines)[0].tolist()
+    assert starts == list(range(0, file.bytes, 9))
+
+
+def test_only_plain_lines_are_cut() -> None:
+    def large(format: str, compression: str | None, size: int) -> bool:
+        return is_large(SourceFile("a", "a", format, compression, size, ""), 100)
+
+    assert large("jsonl", None, 201)
+    assert not large("jsonl", None, 200)
+    assert not large("jsonl", "gzip", 1000)
+    assert not any(large(format, None, 1000) for format in ("json", "csv", "tsv", "parquet", "arrow"))
+
+
+def test_a_range_that_cannot_be_read_leaves_its_file_without_spans(tmp_path: Path) -> None:
+    gone = SourceFile(str(tmp_path / "gone.jsonl"), "gone.jsonl", "jsonl", None, 30, "")
+    first, second, third = ranges_of(gone, 10)
+    assert lines_of(second, {}) is None
+    adder = FileSpans(10, 1000)
+    assert adder.add(third, lines_in(b"{}\n{}\n{}\n\n")) is None
+    assert adder.add(second, None) is None
+    assert adder.add(first, lines_in(b"{}\n{}\n{}\n\n")) == []
+
+
+def test_a_range_on_a_storage_that_is_none_is_an_error() -> None:
+    [part] = ranges_of(SourceFile("nonsense://a.jsonl", "a.jsonl", "jsonl", None, 30, ""))
+    with pytest.raises(ConfigError, match="no storage driver"):
+        lines_of(part, {})
+
+
+def test_a_file_that_is_shorter_than_it_was_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"{}\n" * 20)
+    [file] = resolve([str(path)], "auto", {})
+    path.write_bytes(b"{}\n" * 10)
+    assert [lines_of(part, {}) is None for part in ranges_of(file, 30)] == [False, True]
