@@ -5,18 +5,18 @@ It finds what `scan_files` finds, to the byte. The bytes of the input are read b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from tamis.pipeline.engine import stream
 from tamis.pipeline.files import TEXT_FORMATS, SourceFile
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.line_ranges import RANGE_BYTES, FileSpans, is_large, lines_of, ranges_of
-from tamis.pipeline.plan_cache import Rows
+from tamis.pipeline.plan_cache import Rows, scanned_before
 from tamis.pipeline.scan_progress import scan_progress
-from tamis.pipeline.scanning import all_of, look_over
+from tamis.pipeline.scanning import all_of, scanned_or_broken
 from tamis.pipeline.sources import SHARD_BYTES, Scanned
 
 GROUP_BYTES = 128 << 20
@@ -33,56 +33,41 @@ _SLOWEST = 10**6
 """Bytes a second that a worker scans at least, however packed they are; one that takes longer hangs."""
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """One file to look over. rows: what was found before, of which the first span tells whether it still holds."""
-
-    file: SourceFile
-    rows: Rows | None
-
-    @property
-    def cost(self) -> int:
-        """About how many bytes must be read."""
-        whole = self.rows is None and self.file.format in TEXT_FORMATS
-        return _LOOK_BYTES + (self.file.bytes if whole else 0)
-
-    def with_one_span(self) -> _Unit:
-        """As a task needs it: the spans of a long file are many."""
-        return self if self.rows is None else replace(self, rows=replace(self.rows, spans=self.rows.spans[:1]))
-
-
 def scan_on_cluster(
     files: Sequence[SourceFile],
     job: LayersJob,
     known: Mapping[SourceFile, Rows] | None = None,
     range_bytes: int = RANGE_BYTES,
 ) -> list[Scanned]:
-    """What `scan_files` gives for the same arguments, found by the tasks of a Ray that is up; as long as nobody changes
-    the files.
+    """What `scan_files` gives for the same arguments, found by the tasks of a Ray that is up.
 
     range_bytes: files of more than two times this are cut. Raises InputError, StorageError and ConfigError as
     `scan_files`; ClusterError if a task hangs, or all workers that had it died.
     """
-    before = dict(known or {})
+    known = known or {}
     with scan_progress(files) as tell:
-        large = [file for file in files if file not in before and is_large(file, range_bytes)]
-        before |= _rows_of(large, job, range_bytes, tell)
-        units = [_Unit(file, before.get(file)) for file in files]
-        told = set(large)
-        groups = _grouped([unit.cost for unit in units], _cpus())
-        work = [[units[place].with_one_span() for place in group] for group in groups]
-        longest = max((sum(units[place].cost for place in group) for group in groups), default=0)
-        outcomes: dict[int, Scanned | str] = {}
-        for index, found in stream(
-            _look_over, work, job.shard_rows, job.storage_options, timeout=_timeout(job, longest)
-        ):
-            for place, (same, outcome) in zip(groups[index], found, strict=True):
-                unit = units[place]
-                if same and unit.rows is not None and isinstance(outcome, Scanned):
-                    outcome = replace(outcome, spans=unit.rows.spans)
-                outcomes[place] = outcome
-                tell(0 if unit.file in told else unit.file.bytes)
-        return all_of([outcomes[place] for place in range(len(files))])
+        found: dict[SourceFile, Scanned | str] = {}
+        for file, scanned in _still_so({file: known[file] for file in files if file in known}, job):
+            found[file] = scanned
+            tell(file.bytes)
+        large = {file: None for file in files if file not in found and is_large(file, range_bytes)}
+        found |= _still_so(_rows_of(list(large), job, range_bytes, tell), job)
+        for file, outcome in _scanned_whole([file for file in files if file not in found], job):
+            found[file] = outcome
+            tell(0 if file in large else file.bytes)
+        return all_of([found[file] for file in files])
+
+
+def _still_so(rows: Mapping[SourceFile, Rows], job: LayersJob) -> Iterator[tuple[SourceFile, Scanned]]:
+    """Of files whose rows were found before, those that are as they were: their first rows are all that is read."""
+    files = list(rows)
+    groups = _grouped([_LOOK_BYTES] * len(files), _cpus())
+    # The spans of a long file are many, and a task needs one.
+    work = [[(files[i], replace(rows[files[i]], spans=rows[files[i]].spans[:1])) for i in group] for group in groups]
+    for index, outcomes in stream(_look_at, work, job.storage_options, timeout=_timeout(job, GROUP_BYTES)):
+        for (file, _), scanned in zip(work[index], outcomes, strict=True):
+            if scanned is not None:
+                yield file, replace(scanned, spans=rows[file].spans)
 
 
 def _rows_of(
@@ -105,6 +90,15 @@ def _rows_of(
     return found
 
 
+def _scanned_whole(files: Sequence[SourceFile], job: LayersJob) -> Iterator[tuple[SourceFile, Scanned | str]]:
+    """All that is to be found in each file, or what is wrong with it."""
+    costs = [_LOOK_BYTES + (file.bytes if file.format in TEXT_FORMATS else 0) for file in files]
+    work = [[files[place] for place in group] for group in _grouped(costs, _cpus())]
+    timeout = _timeout(job, max([GROUP_BYTES, *costs]))
+    for index, outcomes in stream(_look_over, work, job.shard_rows, job.storage_options, timeout=timeout):
+        yield from zip(work[index], outcomes, strict=True)
+
+
 def _grouped(costs: Sequence[int], cpus: int) -> list[list[int]]:
     """Places in `costs`, in groups for one task each. What takes longest comes first, so that it is not alone at the
     end."""
@@ -120,10 +114,14 @@ def _grouped(costs: Sequence[int], cpus: int) -> list[list[int]]:
     return groups
 
 
-def _look_over(group: Sequence[_Unit], shard_rows: int, options: Mapping[str, Any]) -> list[tuple[bool, Scanned | str]]:
-    """`look_over` of each file."""
+def _look_at(group: Sequence[tuple[SourceFile, Rows]], options: Mapping[str, Any]) -> list[Scanned | None]:
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda unit: look_over(unit.file, unit.rows, shard_rows, options), group))
+        return list(pool.map(lambda pair: scanned_before(pair[0], pair[1], options), group))
+
+
+def _look_over(group: Sequence[SourceFile], shard_rows: int, options: Mapping[str, Any]) -> list[Scanned | str]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda file: scanned_or_broken(file, shard_rows, options), group))
 
 
 def _timeout(job: LayersJob, cost: int) -> float:

@@ -31,31 +31,22 @@ def scan_files(
                 told += count
                 tell(count)
 
-            outcome = look_over(file, known.get(file), job.shard_rows, job.storage_options, tell_part)[1]
+            before = scanned_before(file, known[file], job.storage_options) if file in known else None
+            outcome = before or scanned_or_broken(file, job.shard_rows, job.storage_options, tell_part)
             tell(file.bytes - told)
             return outcome
 
         return all_of(list(pool.map(attempt, files)))
 
 
-def look_over(
-    file: SourceFile,
-    rows: Rows | None,
-    shard_rows: int,
-    options: Mapping[str, Any],
-    tell: Callable[[int], None] | None = None,
-) -> tuple[bool, Scanned | str]:
-    """What scanning the file gives, or what is wrong with it; and whether it is what `rows`, found before, say.
-
-    tell: told of bytes as they are read. Raises StorageError or ConfigError.
-    """
-    before = None if rows is None else scanned_before(file, rows, options)
-    if before is not None:
-        return True, before
+def scanned_or_broken(
+    file: SourceFile, shard_rows: int, options: Mapping[str, Any], tell: Callable[[int], None] | None = None
+) -> Scanned | str:
+    """What `scan` gives, or what it says is wrong with the file. tell: told of bytes as they are read."""
     try:
-        return False, scan(file, shard_rows, options, HEAD_ROWS, tell)
+        return scan(file, shard_rows, options, HEAD_ROWS, tell)
     except InputError as error:
-        return False, str(error)
+        return str(error)
 
 
 def all_of(outcomes: Sequence[Scanned | str]) -> list[Scanned]:

@@ -5,55 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
+from line_samples import naive_spans, texts
 from text_samples import anywhere, store
 
-from tamis.pipeline import spans
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.files import SourceFile, resolve
-from tamis.pipeline.line_bounds import WHITE, Joiner, lines_in
+from tamis.pipeline.line_bounds import Joiner, lines_in
 from tamis.pipeline.line_ranges import FileSpans, Range, is_large, lines_of, ranges_of
 from tamis.pipeline.spans import Span
 from tamis.pipeline.text_files import find_spans
-
-pieces = st.sampled_from(
-    [
-        b"\n",
-        b"\r\n",
-        b"\n\n",
-        b"\n \t\n",
-        b"  \v\f\r",
-        b"\xef\xbb\xbf",
-        b"{}",
-        b"a",
-        b"\x00",
-        b"x" * 30,
-        b"\n" * 5,
-        b" ",
-    ]
-)
-texts = st.lists(pieces, max_size=30).map(b"".join)
-
-
-def naive_spans(data: bytes, rows: int, size: int) -> list[Span]:
-    """Line by line, and row by row."""
-    found: list[Span] = []
-    count = offset = 0
-    span: Span | None = None
-    for line in data.split(b"\n"):
-        start, stop = offset, offset + len(line)
-        offset = stop + 1
-        if not line.strip(WHITE):
-            continue
-        if span is not None and (count - span.start_row >= rows or stop - span.start_byte > size):
-            found.append(span)
-            span = None
-        count += 1
-        span = (
-            Span(count - 1, count, start, stop) if span is None else Span(span.start_row, count, span.start_byte, stop)
-        )
-    return found if span is None else [*found, span]
 
 
 def in_ranges(data: bytes, edges: list[int], order: list[int], rows: int, size: int) -> list[Span] | None:
@@ -81,27 +43,10 @@ def test_the_spans_are_those_of_a_look_over_the_whole_file(
     assert in_ranges(data, edges, list(order), rows, size) == expected
 
 
-@given(data=texts, rows=st.integers(1, 6), size=st.integers(1, 60))
-@example(b"{}\n" * 3, 2, 5)
-def test_a_row_above_the_limit_is_a_span_by_itself(data: bytes, rows: int, size: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "MAX_ROW_BYTES", 10)
-        found = in_ranges(data, [len(data) // 2], [0, 1], rows, size)
-    assert found == naive_spans(data, rows, min(size, 10))
-    assert all(span.stop_row == span.start_row + 1 for span in found or () if span.stop_byte - span.start_byte > 10)
-
-
 def test_a_line_longer_than_many_ranges() -> None:
     data = b"a\n" + b" " * 50 + b"x" * 200 + b"\r\n\n" + b" " * 90 + b"\nb"
     expected = [Span(0, 1, 0, 1), Span(1, 2, 2, 253), Span(2, 3, len(data) - 1, len(data))]
     assert in_ranges(data, list(range(7, len(data), 7)), list(range((len(data) + 6) // 7)), 1, 1000) == expected
-
-
-@pytest.mark.parametrize("length", [1, 250, 70_000])
-def test_what_a_range_tells_is_small(length: int) -> None:
-    lines = lines_in((b"x" * length + b"\n") * 20)
-    assert lines.gaps.itemsize == 1
-    assert lines.lengths.itemsize == {1: 1, 250: 1, 70_000: 4}[length]
 
 
 @pytest.mark.parametrize("size", [7, 32, 100, 1000])
