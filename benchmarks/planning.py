@@ -4,10 +4,10 @@
     python benchmarks/planning.py --files 8 --rounds 1 --json /tmp/planning.json
     git worktree add /tmp/before 020fd0a && python benchmarks/planning.py --before /tmp/before
 
-The files lie on an S3 server (OpenStack Swift, on disk), which shares the cores with all that is measured; and the
-same files lie in a folder, where no server takes part. Each scan is a process of its own; the ways are interleaved and
-the medians count. The cluster is a Ray on this machine, which is up, with its workers started, before the time runs.
-All ways must find the same shards, to the byte.
+The files lie on an S3 server (OpenStack Swift, on disk), which shares the cores with all that is measured; then in a
+folder, where no server takes part; then all their rows in one file, which the cluster reads by ranges. Each scan is a
+process of its own; the ways are interleaved and the medians count. The cluster is a Ray on this machine, which is up,
+with its workers started, before the time runs. All ways must find the same shards, to the byte.
 
 cpu_seconds: of all processes that took part, by kind: the driver, the workers of Ray, the rest of Ray, the servers.
 `floor` is what the machine needs for them if none of its cores ever waits: no way can be quicker.
@@ -43,13 +43,15 @@ RESULTS = checkout.ROOT / "benchmarks" / "results" / "planning.json"
 BUCKET = "bench"
 ONCE = Path(__file__).with_name("plan_once.py")
 CPUS = 2
+PLACES = ("s3", "local", "one-file")
 
 
 def main() -> None:
     arguments = parse()
     results = machine.facts(also=("ray", "fsspec", "s3fs", "swift"))
     results |= {"files": arguments.files, "megabytes": arguments.megabytes, "rounds": arguments.rounds}
-    results["load_of_others_at_start"] = os.getloadavg()[0]
+    results["places"] = arguments.places
+    results["load_average_at_start"] = os.getloadavg()[0]
     body = lines(arguments.megabytes * 10**6)
     with tempfile.TemporaryDirectory(prefix="tamis-planning-") as name:
         folder = Path(name)
@@ -58,11 +60,17 @@ def main() -> None:
         ways = {"in the driver": ([], "process"), f"cluster, {CPUS} CPUs": ([], "cluster")}
         if arguments.before is not None:
             ways = {"in the driver, before": ([old_path(folder, arguments.before)], "process"), **ways}
-        with on_swift(folder, body, arguments.files) as s3:
-            address = f"s3://{BUCKET}/data"
-            results["s3"] = compare(ways, address, s3.storage_options, arguments.rounds, servers_of(folder))
-        with in_folder(folder, body, arguments.files) as data:
-            results["local"] = compare(ways, str(data), {}, arguments.rounds, list)
+            results["before"] = commit_of(arguments.before)
+        if "s3" in arguments.places:
+            with on_swift(folder, body, arguments.files) as s3:
+                address = f"s3://{BUCKET}/data"
+                results["s3"] = compare(ways, address, s3.storage_options, arguments.rounds, servers_of(folder))
+        if "local" in arguments.places:
+            with in_folder(folder, body, arguments.files, 1) as data:
+                results["local"] = compare(ways, str(data), {}, arguments.rounds, list)
+        if "one-file" in arguments.places:
+            with in_folder(folder, body, 1, arguments.files) as data:
+                results["one-file"] = compare(ways, str(data), {}, arguments.rounds, list)
     show(results)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -98,11 +106,14 @@ def on_swift(folder: Path, body: bytes, files: int) -> Iterator[S3]:
 
 
 @contextmanager
-def in_folder(folder: Path, body: bytes, files: int) -> Iterator[Path]:
+def in_folder(folder: Path, body: bytes, files: int, times: int) -> Iterator[Path]:
+    """A folder with so many files, each of which holds the body so many times."""
     data = folder / "data"
     data.mkdir()
     for number in range(files):
-        (data / f"{number:04d}.jsonl").write_bytes(body)
+        with (data / f"{number:04d}.jsonl").open("wb") as file:
+            for _ in range(times):
+                file.write(body)
     yield data
     shutil.rmtree(data)
 
@@ -114,6 +125,11 @@ def old_path(folder: Path, before: Path) -> str:
     for room in ("operators", "pipeline"):
         (package / room).symlink_to((before / room).resolve())
     return str(package.parent)
+
+
+def commit_of(before: Path) -> str:
+    command = ["git", "-C", str(before), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def servers_of(folder: Path) -> Callable[[], list[psutil.Process]]:
@@ -188,7 +204,7 @@ def seconds_of(process: psutil.Process) -> float:
 def show(results: Mapping[str, Any]) -> None:
     print(machine.line(results["machine"]))
     header = ["", "seconds", "min-max", "times as quick", "floor", "CPU seconds", "driver MB (before)"]
-    for place in ("s3", "local"):
+    for place in results["places"]:
         rows = [
             [
                 name,
@@ -211,6 +227,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=100, help="how many (default 100)")
     parser.add_argument("--megabytes", type=int, default=64, help="size of each (default 64)")
     parser.add_argument("--rounds", type=int, default=3, help="times that each way is taken (default 3)")
+    parser.add_argument("--places", nargs="+", choices=PLACES, default=PLACES, help="where the files lie (default all)")
     parser.add_argument("--before", type=Path, help="a checkout of an earlier commit, to be measured too")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"the results (default {RESULTS.name})")
     return parser.parse_args()

@@ -32,6 +32,15 @@ _LOOK_BYTES = 1 << 20
 _SLOWEST = 10**6
 """Bytes a second that a worker scans at least, however packed they are; one that takes longer hangs."""
 
+_WORTH_BYTES, _WORTH_FILES = 10**9, 1000
+"""A process scans so much in the time in which workers start."""
+
+
+def worth_it(files: Sequence[SourceFile], known: Mapping[SourceFile, Rows] | None = None) -> bool:
+    """Whether a scan on a cluster is likely to be quicker than one in the driver."""
+    new = [file.bytes for file in files if file.format in TEXT_FORMATS and file not in (known or {})]
+    return sum(new) >= _WORTH_BYTES or len(files) >= _WORTH_FILES
+
 
 def scan_on_cluster(
     files: Sequence[SourceFile],

@@ -28,7 +28,7 @@ from tamis.pipeline.model_checks import OpenedModel, check_files, open_model
 from tamis.pipeline.models import ModelSource
 from tamis.pipeline.reference_sets import plan_references
 from tamis.pipeline.retrying import PATIENCE_SECONDS
-from tamis.pipeline.scanning import dialect_of, scan_files
+from tamis.pipeline.scanning import Scan, dialect_of, scan_files
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
 from tamis.pipeline.store import Store
@@ -128,15 +128,18 @@ class Plan:
         return replace(self, methods=methods, requests=requests_of(methods, self.model_info))
 
 
-def find_inputs(job: Job) -> list[Scanned]:
-    """The files of the input, and where their rows lie. Raises ConfigError or InputError. Imports nothing large."""
+def find_inputs(job: Job, scan: Scan = scan_files) -> list[Scanned]:
+    """The files of the input, and where their rows lie. Raises ConfigError or InputError. Imports nothing large.
+
+    scan: `scan_files`, or what gives the same.
+    """
     _keep_apart(job)
     part = DatasetPart(job.input.config, job.input.split, job.input.revision)
     found = resolve(job.input.path, job.input.format, job.storage_options, part)
     own = [file.name for file in found if _place(file.url).startswith(_place(job.output))]
     if own:
         raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
-    return scan_files(found, job, plan_cache.load(job))
+    return scan(found, job, plan_cache.load(job))
 
 
 def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:

@@ -15,6 +15,8 @@ from tamis.pipeline.plan_cache import Rows, scanned_before
 from tamis.pipeline.scan_progress import scan_progress
 from tamis.pipeline.sources import HEAD_ROWS, Scanned, scan
 
+Scan = Callable[[Sequence[SourceFile], LayersJob, Mapping[SourceFile, Rows] | None], list[Scanned]]
+
 
 def scan_files(
     files: Sequence[SourceFile], job: LayersJob, known: Mapping[SourceFile, Rows] | None = None

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from object_store import S3
 
 from tamis.pipeline import cluster_scan, plan_cache, scan_progress, sources
 from tamis.pipeline.cluster_scan import scan_on_cluster
-from tamis.pipeline.errors import ClusterError, ConfigError, InputError
+from tamis.pipeline.errors import ClusterError, ConfigError, InputError, StorageError
 from tamis.pipeline.files import SourceFile, resolve
 from tamis.pipeline.job import Job, load_job
 from tamis.pipeline.line_ranges import Range
+from tamis.pipeline.plan import find_inputs
 from tamis.pipeline.plan_cache import Rows
 from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.run_folder import RUN
@@ -113,6 +115,11 @@ def test_it_finds_the_same_on_an_object_store(
     )
     files = resolve(job.input.path, "auto", job.storage_options)
     assert plain(scan_on_cluster(files, job, range_bytes=RANGE)) == plain(scan_files(files, job))
+
+
+def test_the_plan_takes_it_for_its_own_scan(session: None, corpus: Path, tmp_path: Path) -> None:
+    job = job_over(corpus, tmp_path / "out")
+    assert plain(find_inputs(job, scan_on_cluster)) == plain(find_inputs(job))
 
 
 def test_no_files_are_no_work(session: None, tmp_path: Path) -> None:
@@ -238,6 +245,22 @@ def test_a_storage_that_cannot_be_opened_is_the_same_error(session: None, tmp_pa
     assert expected[0] is ConfigError
 
 
+def _refused(part: Any, *rest: Any) -> Any:
+    raise StorageError("s3://bucket: the storage did not answer")
+
+
+@pytest.mark.parametrize(("name", "range_bytes"), [("lines_of", RANGE), ("_look_at", RANGE), ("_look_over", 1 << 20)])
+def test_an_outage_of_the_storage_is_no_fault_of_a_file(
+    name: str, range_bytes: int, session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINES)
+    job = job_over(path)
+    monkeypatch.setattr(cluster_scan, name, _refused)
+    with pytest.raises(StorageError, match=r"^s3://bucket: the storage did not answer$"):
+        scan_on_cluster(resolve(job.input.path, "auto", {}), job, range_bytes=range_bytes)
+
+
 # --- workers that die or hang -------------------------------------------------------------------------------------
 
 _look_over, _look_at, _lines_of = cluster_scan._look_over, cluster_scan._look_at, cluster_scan.lines_of
@@ -326,7 +349,7 @@ def test_a_range_that_hangs_is_read_again(session: None, tmp_path: Path, monkeyp
     assert plain(scan_on_cluster(files, job, range_bytes=RANGE)) == plain(scan_files(files, job))
 
 
-# --- groups -------------------------------------------------------------------------------------------------------
+# --- when, and in what pieces -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -348,3 +371,12 @@ def test_small_files_keep_every_cpu_busy_and_no_group_is_large(monkeypatch: pyte
     assert max(map(len, groups)) <= cluster_scan.GROUP_BYTES >> 20
     assert len(cluster_scan._grouped([1 << 20] * 64, 8)) == 32
     assert sources.SHARD_BYTES <= cluster_scan.GROUP_BYTES
+
+
+def test_a_cluster_is_worth_it_for_much_that_is_not_known() -> None:
+    large = SourceFile("a.jsonl", "a.jsonl", "jsonl", None, 10**9, "")
+    assert cluster_scan.worth_it([large])
+    assert not cluster_scan.worth_it([large], {large: Rows((), ())})
+    assert not cluster_scan.worth_it([replace(large, bytes=10**8)])
+    assert not cluster_scan.worth_it([replace(large, format="parquet")])  # whose footer says it all
+    assert cluster_scan.worth_it([replace(large, format="parquet", name=str(i)) for i in range(1000)])
