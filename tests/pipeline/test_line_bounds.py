@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from line_samples import texts
+from text_samples import anywhere
 
 from tamis.pipeline.line_bounds import WHITE, Joiner, lines_in
 
 
+@anywhere
 @given(data=texts, edges=st.lists(st.integers(0, 400), max_size=8))
 def test_the_lines_of_the_pieces_are_those_of_the_file(data: bytes, edges: list[int]) -> None:
     ends = sorted({0, len(data), *(min(edge, len(data)) for edge in edges)})

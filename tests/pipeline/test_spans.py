@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from line_samples import naive_spans, texts
+from text_samples import anywhere
 
 from tamis.pipeline import spans
 from tamis.pipeline.line_bounds import WHITE
@@ -26,11 +27,13 @@ def cut(data: bytes, batch: int, rows: int, size: int) -> list[Span]:
     return cutter.end()
 
 
+@anywhere
 @given(data=texts, batch=st.integers(1, 9), rows=st.integers(1, 6), size=st.integers(1, 60))
 def test_the_spans_are_those_found_row_by_row(data: bytes, batch: int, rows: int, size: int) -> None:
     assert cut(data, batch, rows, size) == naive_spans(data, rows, size)
 
 
+@anywhere
 @given(data=texts, batch=st.integers(1, 9), rows=st.integers(1, 6), size=st.integers(1, 60))
 def test_a_row_above_the_limit_is_a_span_by_itself(data: bytes, batch: int, rows: int, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
