@@ -47,8 +47,8 @@ class Lines:
         return places[0::2], places[1::2]
 
 
-def lines_in(data: bytes) -> Lines:
-    """The lines of a piece of a file."""
+def lines_in(data: bytes | memoryview) -> Lines:
+    """The lines of a piece of a file; quickest for pieces of a megabyte or some, whose arrays fit a cache."""
     characters = np.frombuffer(data, dtype=np.uint8)
     newlines = np.flatnonzero(characters == 10)
     if not len(newlines):
@@ -90,9 +90,9 @@ class Joiner:
         return (np.array([self._open]), np.array([self._base])) if self._ink else (_NONE, _NONE)
 
 
-def _has_ink(data: bytes) -> bool:
+def _has_ink(data: bytes | memoryview) -> bool:
     # A look at the beginning spares a copy of a line of megabytes.
-    return bool(data[:64].strip(WHITE) or data.strip(WHITE))
+    return bool(bytes(data[:64]).strip(WHITE) or bytes(data).strip(WHITE))
 
 
 def _small(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from line_samples import naive_spans, texts
 from text_samples import anywhere, store
 
+from tamis.pipeline import line_ranges
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.files import SourceFile, resolve
 from tamis.pipeline.line_bounds import Joiner, lines_in
@@ -26,7 +27,7 @@ def in_ranges(data: bytes, edges: list[int], order: list[int], rows: int, size: 
     told: list[list[Span] | None] = []
     for number in order:
         start, stop = ends[number]
-        told.append(adder.add(Range(file, number, len(ends), start, stop), lines_in(data[start:stop])))
+        told.append(adder.add(Range(file, number, len(ends), start, stop), [lines_in(data[start:stop])]))
     assert all(spans is None for spans in told[:-1])
     return told[-1]
 
@@ -49,8 +50,10 @@ def test_a_line_longer_than_many_ranges() -> None:
     assert in_ranges(data, list(range(7, len(data), 7)), list(range((len(data) + 6) // 7)), 1, 1000) == expected
 
 
+@pytest.mark.parametrize("piece", [5, 1 << 20])
 @pytest.mark.parametrize("size", [7, 32, 100, 1000])
-def test_ranges_hold_every_byte_once(tmp_path: Path, size: int) -> None:
+def test_ranges_hold_every_byte_once(tmp_path: Path, size: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_ranges, "_PIECE_BYTES", piece)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n' * 30)
     [file] = resolve([str(path)], "auto", {})
@@ -63,7 +66,7 @@ def test_ranges_hold_every_byte_once(tmp_path: Path, size: int) -> None:
     for part in ranges:
         lines = lines_of(part, {})
         assert lines is not None
-        starts += joiner.add(lines)[0].tolist()
+        starts += [start for piece in lines for start in joiner.add(piece)[0].tolist()]
     assert starts == list(range(0, file.bytes, 9))
 
 
@@ -82,9 +85,9 @@ def test_a_range_that_cannot_be_read_leaves_its_file_without_spans(tmp_path: Pat
     first, second, third = ranges_of(gone, 10)
     assert lines_of(second, {}) is None
     adder = FileSpans(10, 1000)
-    assert adder.add(third, lines_in(b"{}\n{}\n{}\n\n")) is None
+    assert adder.add(third, [lines_in(b"{}\n{}\n{}\n\n")]) is None
     assert adder.add(second, None) is None
-    assert adder.add(first, lines_in(b"{}\n{}\n{}\n\n")) == []
+    assert adder.add(first, [lines_in(b"{}\n{}\n{}\n\n")]) == []
 
 
 def test_a_range_on_a_storage_that_is_none_is_an_error() -> None:
