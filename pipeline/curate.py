@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tamis.pipeline import lease, plan_cache, rivals, run_folder
+from tamis.pipeline.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import Job
 from tamis.pipeline.plan import Plan, list_inputs, make_plan
@@ -22,10 +23,6 @@ from tamis.pipeline.store import Store
 
 if TYPE_CHECKING:
     from tamis.pipeline.capture_stage import Timings
-
-
-SPREAD_BYTES = 1 << 30
-"""Of input, from which on scanning it is worth the wait for Ray on this machine."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +94,14 @@ def curate(
 
 
 def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.State]:
-    """The plan and the state of the output folder; nothing is written. Where there is a cluster to join, the input is
-    scanned on it, and the plan says where the workers would run there; else where they would on this machine.
+    """The plan and the state of the output folder; nothing is written. Where there is a cluster to join, a large
+    input is scanned on it, and the plan says where the workers would run there; else where they would on this machine.
     Raises TamisError."""
     store = Store(job.output, job.storage_options)
-    files = list_inputs(job)
+    files, known = list_inputs(job), plan_cache.load(job)
     with ray_early(address, needed=joins(address)):
-        plan = make_plan(job, scan_files(files, job, plan_cache.load(job)))
+        scan = scan_on_cluster if joins(address) and worth_it(files, known) else scan_files
+        plan = make_plan(job, scan(files, job, known))
         from tamis.pipeline import layers
         from tamis.pipeline.placement import placed, this_machine
 
@@ -118,15 +116,14 @@ def _opened(
 ) -> Iterator[tuple[Store, Plan, run_folder.State]]:
     """The output folder, claimed for this job; the plan; and how far an earlier command has come. Ray starts ahead."""
     store = Store(job.output, job.storage_options)
-    files = list_inputs(job)
+    files, known = list_inputs(job), plan_cache.load(job)
     needed = not store.exists(run_folder.MANIFEST)
-    # Reading through much of it is work for the cluster; else what is wrong with the input is said before Ray starts.
-    spread = needed and (joins(address) or sum(file.bytes for file in files) > SPREAD_BYTES)
-    inputs = None if spread else scan_files(files, job, plan_cache.load(job))
+    # What is wrong with a small input is said before Ray starts; a large one is work for Ray.
+    inputs = None if needed and worth_it(files, known) else scan_files(files, job, known)
     with ray_early(address, needed=needed):
         if inputs is None:
             cluster_now(address)
-            inputs = scan_files(files, job, plan_cache.load(job))
+            inputs = scan_on_cluster(files, job, known)
         plan = make_plan(job, inputs)
         from tamis.pipeline import layers
         from tamis.pipeline.placement import placed

@@ -28,14 +28,17 @@ def stream(
     *shared: Any,
     cpus: float = 1.0,
     window: int | None = None,
+    ahead: int | None = None,
     on_lost: Callable[[int, str], None] | None = None,
     timeout: float | None = None,
 ) -> Iterator[tuple[int, R]]:
     """(index, function(item, *shared)) for every item as it is done, in any order; a bounded number in flight.
 
-    `shared` values travel to the object store once. on_lost: told of an item whose workers all died, or whose rows are
-    too large (index, reason); without it that is an error. timeout: seconds in which something must get done, else the
-    workers are taken for hung and killed, and what they had is tried again, at most TASK_RETRIES times.
+    `shared` values travel to the object store once. ahead: no item is begun so far behind the oldest that is not done,
+    for a caller that needs them in order and keeps what comes early. on_lost: told of an item whose workers all died,
+    or whose rows are too large (index, reason); without it that is an error. timeout: seconds in which something must
+    get done, else the workers are taken for hung and killed, and what they had is tried again, at most TASK_RETRIES
+    times.
     """
     import ray
 
@@ -43,12 +46,15 @@ def stream(
     common = [ray.put(value) for value in shared]
     limit = window or _window(cpus)
     running: dict[Any, int] = {}
-    waiting = iter(enumerate(items))
+    begun = 0
     stalls: Counter[int] = Counter()
     try:
         while True:
-            while len(running) < limit and (following := next(waiting, None)) is not None:
-                running[task.remote(following[1], *common)] = following[0]
+            while len(running) < limit and begun < len(items):
+                if ahead is not None and running and begun - min(running.values()) >= ahead:
+                    break
+                running[task.remote(items[begun], *common)] = begun
+                begun += 1
             if not running:
                 return
             done, _ = ray.wait(list(running), num_returns=1, timeout=timeout)

@@ -24,13 +24,11 @@ from tamis.pipeline.files import TEXT_FORMATS, SourceFile
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.run_folder import RUN
-from tamis.pipeline.sources import CORPUS, SHARD_BYTES, Scanned, Shard, read
+from tamis.pipeline.sources import CORPUS, HEAD_ROWS, SHARD_BYTES, Scanned, Shard, read
+from tamis.pipeline.spans import Span
 from tamis.pipeline.store import Store
-from tamis.pipeline.text_files import Span
 
 FOUND = f"{WORK}/plan/rows.json"
-_HEAD_ROWS = 64
-"""As many as `scan` looks at."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def scanned_before(file: SourceFile, rows: Rows, options: Mapping[str, Any]) -> 
     """What scanning `file` gives, from its first rows alone; None if they cannot be read as they were found."""
     first = Shard(0, CORPUS, file, rows.header, rows.spans[0], {})
     try:
-        values = [row.value for row in read(first, options)[:_HEAD_ROWS]]
+        values = [row.value for row in read(first, options)[:HEAD_ROWS]]
     except InputError:
         return None
     schema = pa.schema([(name, pa.string()) for name in rows.header]) if rows.header else None

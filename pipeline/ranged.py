@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import io
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -136,6 +136,31 @@ def _checked(data: bytes, size: int) -> bytes:
     if len(data) != size:
         raise ShortRead(f"{len(data)} bytes came of {size}")
     return data
+
+
+class Told:
+    """A stream that is read from its first byte to its last, and tells how many bytes each read has brought."""
+
+    def __init__(self, raw: Any, tell: Callable[[int], None]) -> None:
+        self._raw, self._tell = raw, tell
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._raw.read(size)
+        self._tell(len(data))
+        return data
+
+    def close(self) -> None:
+        self._raw.close()
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._raw.closed)
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class ObjectStream(io.RawIOBase):

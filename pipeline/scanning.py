@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +12,8 @@ from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import SourceFile
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.plan_cache import Rows, scanned_before
-from tamis.pipeline.sources import Scanned, scan
+from tamis.pipeline.scan_progress import scan_progress
+from tamis.pipeline.sources import HEAD_ROWS, Scanned, scan
 
 
 def scan_files(
@@ -20,21 +21,39 @@ def scan_files(
 ) -> list[Scanned]:
     """Scan in parallel; InputError lists every broken file. known: what an earlier command has found, by file."""
     known = known or {}
+    with scan_progress(files) as tell, ThreadPoolExecutor(max(os.cpu_count() or 1, 4)) as pool:
 
-    def attempt(file: SourceFile) -> Scanned | str:
-        before = scanned_before(file, known[file], job.storage_options) if file in known else None
-        if before is not None:
-            return before
-        try:
-            return scan(file, job.shard_rows, job.storage_options)
-        except InputError as error:
-            return str(error)
+        def attempt(file: SourceFile) -> Scanned | str:
+            told = 0
 
-    with ThreadPoolExecutor(max(os.cpu_count() or 1, 4)) as pool:
-        outcomes = list(pool.map(attempt, files))
+            def tell_part(count: int) -> None:
+                nonlocal told
+                told += count
+                tell(count)
+
+            before = scanned_before(file, known[file], job.storage_options) if file in known else None
+            outcome = before or scanned_or_broken(file, job.shard_rows, job.storage_options, tell_part)
+            tell(file.bytes - told)
+            return outcome
+
+        return all_of(list(pool.map(attempt, files)))
+
+
+def scanned_or_broken(
+    file: SourceFile, shard_rows: int, options: Mapping[str, Any], tell: Callable[[int], None] | None = None
+) -> Scanned | str:
+    """What `scan` gives, or what it says is wrong with the file. tell: told of bytes as they are read."""
+    try:
+        return scan(file, shard_rows, options, HEAD_ROWS, tell)
+    except InputError as error:
+        return str(error)
+
+
+def all_of(outcomes: Sequence[Scanned | str]) -> list[Scanned]:
+    """The outcomes, if no file is broken. InputError lists those that are."""
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if problems:
-        raise InputError(f"{len(problems)} of the {len(files)} input files cannot be read:", problems)
+        raise InputError(f"{len(problems)} of the {len(outcomes)} input files cannot be read:", problems)
     return [outcome for outcome in outcomes if isinstance(outcome, Scanned)]
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,10 +26,14 @@ from tamis.pipeline.errors import InputError, StorageError, TooLargeError, error
 from tamis.pipeline.files import TEXT_FORMATS, SourceFile, identity_of
 from tamis.pipeline.ranged import info_of
 from tamis.pipeline.row_limits import cut_text
-from tamis.pipeline.text_files import Span, TextFile
+from tamis.pipeline.spans import Span
+from tamis.pipeline.text_files import TextFile
 
 SHARD_BYTES = 64 << 20
 """Shards are also bounded in bytes of input, so that rows of megabytes do not fill a worker's memory."""
+
+HEAD_ROWS = 64
+"""As many rows of each file the plan looks at."""
 
 CORPUS = "corpus"
 
@@ -109,11 +113,20 @@ class Row:
         return cut_text(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace"))
 
 
-def scan(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int = 64) -> Scanned:
-    """Find the rows of `file`. Raises InputError naming the file and what is wrong with it as a whole."""
+def scan(
+    file: SourceFile,
+    shard_rows: int,
+    options: Mapping[str, Any],
+    head_rows: int = HEAD_ROWS,
+    tell: Callable[[int], None] | None = None,
+) -> Scanned:
+    """Find the rows of `file`. Raises InputError naming the file and what is wrong with it as a whole.
+
+    tell: told of bytes of a text file as they are read, once for each of them.
+    """
     try:
         if file.format in TEXT_FORMATS:
-            scanned = _scan_text(file, shard_rows, options, head_rows)
+            scanned = _scan_text(file, shard_rows, options, head_rows, tell)
         else:
             scanned = _scan_columnar(file, shard_rows, options, head_rows)
     except (ValueError, OSError, EOFError, pa.ArrowException) as error:
@@ -241,14 +254,20 @@ def _columnar(file: SourceFile, options: Mapping[str, Any]) -> ColumnarFile:
     return ColumnarFile(file.url, file.format, dict(options), file.identity, file.bytes)
 
 
-def _scan_text(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:
+def _scan_text(
+    file: SourceFile,
+    shard_rows: int,
+    options: Mapping[str, Any],
+    head_rows: int,
+    tell: Callable[[int], None] | None,
+) -> Scanned:
     is_csv = file.format in {"csv", "tsv"}
     header = text_files.csv_header(_text(file, options, ())) if is_csv else ()
     text = _text(file, options, header)
-    spans = tuple(text_files.find_spans(text, shard_rows, SHARD_BYTES))
+    spans = tuple(text_files.find_spans(text, shard_rows, SHARD_BYTES, tell=tell))
     # CSV has no types; every column is kept as the text that it is.
     schema = pa.schema([(name, pa.string()) for name in header]) if is_csv else None
-    records = text_files.read_records(text, spans[0])[:head_rows] if spans else []
+    records = text_files.read_records(text, spans[0], head_rows) if spans else []
     return Scanned(file, header, spans, schema, *_sort_out([record.value for record in records]))
 
 

@@ -11,7 +11,7 @@ import codecs
 import io
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,13 +23,14 @@ from tamis.operators.strict_json import parse
 from tamis.pipeline.addresses import open_filesystem
 from tamis.pipeline.csv_rows import csv_rows, lines_of
 from tamis.pipeline.json_arrays import array_elements
-from tamis.pipeline.ranged import open_stream, read_range
+from tamis.pipeline.line_bounds import WHITE, Bounds, Joiner, lines_in
+from tamis.pipeline.ranged import Told, open_stream, read_range
 from tamis.pipeline.row_limits import HEAD_BYTES, MAX_COLUMNS, MAX_ROW_BYTES, too_large
+from tamis.pipeline.spans import Cutter
+from tamis.pipeline.spans import Span as Span
 from tamis.pipeline.unpacking import Unpacked
 
 _CHUNK = 8 << 20
-_WHITE = b" \t\r\n\v\f"
-_IS_INK = ~np.isin(np.arange(256), np.frombuffer(_WHITE, dtype=np.uint8))
 _MAX_NESTING = 200
 """Deeper rows are refused by a fixed rule: Python's own limit depends on who asks, and stages must agree."""
 
@@ -45,23 +46,15 @@ class TextFile:
     header: tuple[str, ...] = ()
     identity: str = ""
 
-    def open(self) -> Any:
-        """A stream of the unpacked bytes."""
+    def open(self, tell: Callable[[int], None] | None = None) -> Any:
+        """A stream of the unpacked bytes. tell: told of those that are read, as they lie in the storage."""
         filesystem, path = open_filesystem(self.url, self.options)
         raw = open_stream(filesystem, path)
+        if tell is not None:
+            raw = Told(raw, tell)
         if self.compression is None:
             return raw
         return Unpacked(raw, self.compression)
-
-
-@dataclass(frozen=True)
-class Span:
-    """Consecutive rows of one file and the bytes that hold them (half-open, of the unpacked file)."""
-
-    start_row: int
-    stop_row: int
-    start_byte: int
-    stop_byte: int
 
 
 @dataclass(frozen=True)
@@ -78,26 +71,19 @@ class Record:
 # --- where the rows are -------------------------------------------------------------------------------------------
 
 
-def find_spans(file: TextFile, rows: int, size: int, chunk: int = _CHUNK) -> list[Span]:
+def find_spans(
+    file: TextFile, rows: int, size: int, chunk: int = _CHUNK, tell: Callable[[int], None] | None = None
+) -> list[Span]:
     """Cut the file into spans of at most `rows` rows and about `size` bytes. Reads the file once, `chunk` bytes a time.
 
-    A row longer than MAX_ROW_BYTES is a span by itself, and no other span is so long. Raises ValueError or OSError when
-    the file as a whole is broken (truncated archive, not an array, open quote) or unpacks to far too much.
+    A row longer than MAX_ROW_BYTES is a span by itself, and no other span is so long. tell: told of bytes as they are
+    read. Raises ValueError or OSError when the file as a whole is broken (truncated archive, not an array, open quote)
+    or unpacks to far too much.
     """
-    size = min(size, MAX_ROW_BYTES)
-    spans: list[Span] = []
-    count, first_row, first_byte, last_byte = 0, 0, None, 0
-    for starts, stops in _row_bounds(file, chunk):
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-            if first_byte is None:
-                first_byte = start
-            elif count - first_row >= rows or stop - first_byte > size:
-                spans.append(Span(first_row, count, first_byte, last_byte))
-                first_row, first_byte = count, start
-            count, last_byte = count + 1, stop
-    if first_byte is not None:
-        spans.append(Span(first_row, count, first_byte, last_byte))
-    return spans
+    cutter = Cutter(rows, size)
+    for starts, stops in _row_bounds(file, chunk, tell):
+        cutter.add(starts, stops)
+    return cutter.end()
 
 
 def csv_header(file: TextFile) -> tuple[str, ...]:
@@ -111,8 +97,8 @@ def csv_header(file: TextFile) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _row_bounds(file: TextFile, chunk: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    with file.open() as stream:
+def _row_bounds(file: TextFile, chunk: int, tell: Callable[[int], None] | None) -> Iterator[Bounds]:
+    with file.open(tell) as stream:
         if file.format == "jsonl":
             yield from _line_bounds(stream, chunk)
         elif file.format == "json":
@@ -124,78 +110,53 @@ def _row_bounds(file: TextFile, chunk: int) -> Iterator[tuple[np.ndarray[Any, An
             yield from _in_batches(islice(bounds, 1, None))  # the first is the header
 
 
-def _in_batches(
-    bounds: Iterator[tuple[int, int]], size: int = 1 << 16
-) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+def _in_batches(bounds: Iterator[tuple[int, int]], size: int = 1 << 16) -> Iterator[Bounds]:
     """So that the bounds of a long file are never all in memory."""
     while batch := list(islice(bounds, size)):
         table = np.array(batch, dtype=np.int64)
         yield table[:, 0], table[:, 1]
 
 
-def _line_bounds(stream: Any, size: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Start and end of every line that is not blank, by chunks; a line's newline is not part of it."""
-    base, tail, held = 0, [b""], 0
-    passed, has_ink = 0, False  # of a line too long to be held: bytes let go of, and whether they were not all blank
-    while True:
-        chunk = stream.read(size)
-        if chunk and b"\n" not in chunk:
-            tail.append(chunk)  # a line longer than a chunk: join once, when it ends
-            held += len(chunk)
-            if held > MAX_ROW_BYTES:
-                has_ink = has_ink or any(piece.strip(_WHITE) for piece in tail)
-                passed, base = passed + held - 1, base + held - 1
-                tail, held = [chunk[-1:]], 1
-            continue
-        data = b"".join([*tail, chunk])
-        characters = np.frombuffer(data, dtype=np.uint8)
-        newlines = np.flatnonzero(characters == 10)
-        if not chunk and data:
-            newlines = np.append(newlines, len(data))
-        starts = np.concatenate([[0], newlines[:-1] + 1]) if len(newlines) else newlines
-        keep = _IS_INK[characters[starts]]
-        if not keep.all():  # most lines begin with a brace; else all of each is looked at
-            keep = np.logical_or.reduceat(_IS_INK[characters[: newlines[-1] + 1]], starts)
-        if passed:
-            keep[0] |= has_ink
-        starts = starts + base
-        if passed:
-            starts[0] -= passed
-        yield starts[keep], newlines[keep] + base
-        if not chunk:
-            return
-        passed, has_ink = 0, False
-        done = int(newlines[-1]) + 1
-        base, tail = base + done, [data[done:]]
-        held = len(tail[0])
+def _line_bounds(stream: Any, size: int) -> Iterator[Bounds]:
+    """Of every line that is not blank, by chunks; no line is ever held, however long."""
+    joiner = Joiner()
+    while chunk := stream.read(size):
+        yield joiner.add(lines_in(chunk))
+    yield joiner.end()
 
 
 # --- the rows themselves ------------------------------------------------------------------------------------------
 
 
-def read_records(file: TextFile, span: Span) -> list[Record]:
-    """The rows of `span`, in order; a row that cannot be parsed carries its problem. Never fewer than the span says."""
+def read_records(file: TextFile, span: Span, most: int | None = None) -> list[Record]:
+    """The rows of `span`, in order; a row that cannot be parsed carries its problem. Never fewer than the span says.
+
+    most: so many of them are enough; the others are not parsed.
+    """
     base, size = span.start_byte, span.stop_byte - span.start_byte
     if size > MAX_ROW_BYTES:
-        return [Record(base, too_large(size), _read_range(file, base, base + HEAD_BYTES), size)]
+        return [Record(base, too_large(size), _read_range(file, base, base + HEAD_BYTES), size)][:most]
     data = _read_range(file, base, span.stop_byte)
+    return list(islice(_parse(file, data, base), most))
+
+
+def _parse(file: TextFile, data: bytes, base: int) -> Iterator[Record]:
     if file.format == "jsonl":
-        return list(_parse_lines(data, base))
-    if file.format == "json":
+        yield from _parse_lines(data, base)
+    elif file.format == "json":
         elements = array_elements(io.BytesIO(data), base, chunk=len(data) + 1, inside=True)
-        return [_from_json(value, data[start - base : stop - base], start) for start, stop, value in elements]
-    rows = csv_rows(io.BytesIO(data), file.format, base)
-    return [
-        _from_csv(fields, file.header, data[start - base : stop - base], start)
-        for start, stop, fields in rows
-        if fields
-    ]
+        for start, stop, value in elements:
+            yield _from_json(value, data[start - base : stop - base], start)
+    else:
+        for start, stop, fields in csv_rows(io.BytesIO(data), file.format, base):
+            if fields:
+                yield _from_csv(fields, file.header, data[start - base : stop - base], start)
 
 
 def _parse_lines(data: bytes, base: int) -> Iterator[Record]:
     offset = base
     for line in data.split(b"\n"):
-        if line.strip(_WHITE):
+        if line.strip(WHITE):
             yield _parse_line(line, offset)
         offset += len(line) + 1
 

@@ -17,7 +17,7 @@ from forking import Forks
 TAMIS = Path(sys.executable).with_name("tamis")
 DEADLINE = 300.0
 PROGRESS = re.compile(
-    r"(fisher|layers|capture|fit|emit|losses(-\d+)?|train [\w-]+) +[\d,]+ / [\d,]+ (rows|cells|shards|steps)\b"
+    r"(scan|fisher|layers|capture|fit|emit|losses(-\d+)?|train [\w-]+) +[\d,]+ / [\d,]+ (rows|cells|shards|steps|MB)\b"
 )
 _FORKS = Forks()
 

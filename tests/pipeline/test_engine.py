@@ -214,6 +214,20 @@ def test_tasks_that_are_about_to_end_may(session: Cluster, tmp_path: Path, monke
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def _wait_for_two(item: int, folder: str) -> list[str]:
+    """Who had begun when it was done. The first waits for the next two, which show that more could have begun."""
+    (Path(folder) / str(item)).touch()
+    while item == 0 and not all((Path(folder) / name).exists() for name in "12"):
+        time.sleep(0.01)
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_nothing_is_begun_too_far_ahead_of_the_oldest(session: Cluster, tmp_path: Path) -> None:
+    found = dict(stream(_wait_for_two, range(9), str(tmp_path), cpus=0.5, ahead=3))
+    assert found[0] == ["0", "1", "2"]
+    assert len(found) == 9
+
+
 def _touch_soon(path: str) -> None:
     time.sleep(0.2)
     Path(path).touch()

@@ -18,7 +18,7 @@ from hostile import LINES, TEXTS, chat, dumped, pair
 from text_samples import COMPRESSIONS, pack, read_all, store
 
 from tamis.operators.problems import RowProblem
-from tamis.pipeline import csv_rows, json_arrays, row_limits, text_files, unpacking
+from tamis.pipeline import csv_rows, json_arrays, row_limits, spans, text_files, unpacking
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import resolve
 from tamis.pipeline.row_limits import MAX_ROW_BYTES, RAW_TEXT_BYTES, cut_text
@@ -35,7 +35,7 @@ def code(record: Record) -> str | None:
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of more than 1,000 bytes is too large."""
-    for module in (text_files, csv_rows, json_arrays, row_limits):
+    for module in (text_files, spans, csv_rows, json_arrays, row_limits):
         monkeypatch.setattr(module, "MAX_ROW_BYTES", 1000)
     monkeypatch.setattr(text_files, "HEAD_BYTES", 50)
 
