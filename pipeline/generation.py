@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -104,42 +105,57 @@ def _graph(
     worker: type[ModelWorker],
     guard: Guard,
 ) -> Any:
+    from ray.data import ActorPoolStrategy
+
+    dataset = parcels(spec, tokenizer, shards, pool, guard)
+    with _finite_retries():
+        return dataset.map_batches(
+            worker,
+            fn_constructor_kwargs={"spec": spec, "guard": guard},
+            batch_size=BATCH_SIZE,
+            batch_format="pyarrow",
+            num_cpus=pool.cpus_per_worker,
+            num_gpus=pool.gpus_per_worker or None,
+            compute=ActorPoolStrategy(min_size=pool.begin, max_size=pool.workers, max_tasks_in_flight_per_actor=2),
+            max_restarts=ACTOR_RESTARTS,
+            max_task_retries=ACTOR_RESTARTS,
+            # Without it several models may land on one node while others idle.
+            scheduling_strategy="SPREAD",
+        )
+
+
+def parcels(
+    spec: CaptureSpec, tokenizer: PackedTokenizer, shards: Sequence[Shard], pool: Pool, guard: Guard | None
+) -> Any:
+    """The first half of the graph: a dataset of parcels, a block each."""
     import ray
-    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+    from ray.data import TaskPoolStrategy
 
     rows = portions(shards)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = ONE_ROW
     # A worker that has nothing to do for a moment keeps its model: loading it again takes longer than waiting.
     context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.0
-    with warnings.catch_warnings():
-        # Ray 2.60 takes finite retries only by a way that 2.64 will take away; its default is to try for ever.
-        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
-        return (
-            ray.data.from_items(rows, override_num_blocks=len(rows))
-            .map_batches(
-                tokenise_portion,
-                fn_kwargs={"spec": spec, "tokenizer": tokenizer, "guard": guard},
-                batch_size=BATCH_SIZE,
-                batch_format="pyarrow",
-                num_cpus=pool.task_cpus,
-                compute=TaskPoolStrategy(pool.readers and min(pool.readers, len(rows))),
-                max_retries=ACTOR_RESTARTS,
-            )
-            .map_batches(
-                worker,
-                fn_constructor_kwargs={"spec": spec, "guard": guard},
-                batch_size=BATCH_SIZE,
-                batch_format="pyarrow",
-                num_cpus=pool.cpus_per_worker,
-                num_gpus=pool.gpus_per_worker or None,
-                compute=ActorPoolStrategy(min_size=pool.begin, max_size=pool.workers, max_tasks_in_flight_per_actor=2),
-                max_restarts=ACTOR_RESTARTS,
-                max_task_retries=ACTOR_RESTARTS,
-                # Without it several models may land on one node while others idle.
-                scheduling_strategy="SPREAD",
-            )
+    with _finite_retries():
+        return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            tokenise_portion,
+            fn_kwargs={"spec": spec, "tokenizer": tokenizer, "guard": guard},
+            batch_size=BATCH_SIZE,
+            batch_format="pyarrow",
+            num_cpus=pool.task_cpus,
+            compute=TaskPoolStrategy(pool.readers and min(pool.readers, len(rows))),
+            max_retries=ACTOR_RESTARTS,
         )
+
+
+@contextmanager
+def _finite_retries() -> Iterator[None]:
+    """Ray 2.60 takes them only by a way that 2.64 will take away; its default is to try for ever."""
+    import ray
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+        yield
 
 
 def _replace_hung(guard: Guard, timeout: float) -> None:

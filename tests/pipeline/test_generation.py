@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -16,17 +15,14 @@ import pytest
 import ray
 from plan_jobs import Planner
 
-from tamis.pipeline import engine, parcels
+from tamis.pipeline import engine, generation, parcels
 from tamis.pipeline.capture_spec import capture_spec
-from tamis.pipeline.generation import _cancel_readers, _stop, run_graph
-from tamis.pipeline.model_worker import ModelWorker
-from tamis.pipeline.parcels import unpack
+from tamis.pipeline.generation import _cancel_readers, _stop
 from tamis.pipeline.pools import Pool
 from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.tokenising import PackedTokenizer
-from tamis.pipeline.watch import start_watch
 
 
 @pytest.fixture
@@ -109,28 +105,17 @@ def read_slowly(batch: pa.Table) -> pa.Table:
     return batch
 
 
-class Tasks(ModelWorker):
-    """Says of each shard in which task of Ray it came."""
-
-    def _start(self) -> None:
-        pass
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        notes, rows = unpack(batch)
-        shard, task = Shard.from_json(notes["shard"]), ray.get_runtime_context().get_task_id()
-        return pa.table({"receipt": [json.dumps({"shard": shard.name, "rows": len(rows or ()), "task": task})]})
-
-
 @pytest.mark.usefixtures("session")
-@pytest.mark.parametrize("portions", [2, 1000])
-def test_a_shard_is_one_block_and_one_task(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, portions: int
-) -> None:
-    monkeypatch.setattr(parcels, "_PORTIONS", portions)
+@pytest.mark.parametrize("most", [2, 1000])
+def test_a_shard_is_one_block(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(parcels, "_PORTIONS", most)
     plan = Planner(tmp_path, tiny_model)("shard_rows=4")
-    assert len(plan.shards) == 13
     pool = Pool(1, 0.5, 0.0, 1, 0.25)
     spec = capture_spec(plan.job, plan.model, Store(str(tmp_path / "out")), "k", pool, plan.max_tokens, plan.requests)
-    said = list(run_graph(spec, PackedTokenizer.pack(plan.tokenizer), plan.shards, pool, Tasks, start_watch(), 300.0))
-    assert {item["shard"]: item["rows"] for item in said} == {shard.name: shard.rows for shard in plan.shards}
-    assert len({item["task"] for item in said}) == len(plan.shards)
+    dataset = generation.parcels(spec, PackedTokenizer.pack(plan.tokenizer), plan.shards, pool, None).materialize()
+    assert dataset.num_blocks() == dataset.count() == len(plan.shards) == 13
+    found = {}
+    for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow"):
+        notes, rows = parcels.unpack(batch)
+        found[Shard.from_json(notes["shard"]).name] = rows.num_rows if rows is not None else 0
+    assert found == {shard.name: shard.rows for shard in plan.shards}
