@@ -40,18 +40,22 @@ Losses = list[npt.NDArray[np.float32]]
 Ranges = list[list[tuple[int, int]]]
 
 
-def measure(*, device: torch.device, dtype: str, rows: int, repeats: int) -> dict[str, Any]:
+def measure(*, device: torch.device, dtype: str, rows: int, repeats: int, shape: str = "small16") -> dict[str, Any]:
     """Both ways in turns on `rows` Alpaca lengths; then the memory of each for 8 x 2,048 tokens, all of them scored."""
     with tempfile.TemporaryDirectory(prefix="tamis-losses-") as name:
         folder = Path(name)
-        config = models.SHAPES["small16"].config(VOCABULARY)
+        config = models.SHAPES[shape].config(VOCABULARY)
         model = models.make_random(config, dtype=models.DTYPES[dtype], device=device)
         models.save_up_to(model, folder, config.num_hidden_layers - 1)
         speed = _speed(model, folder, device=device, dtype=dtype, rows=rows, repeats=repeats)
         del model
         memory = {way: _memory(folder, way, dtype, device) for way in ("plain", "tamis")}
     _show(speed, memory)
-    return {"dtype": dtype, "vocabulary": VOCABULARY, "answer_share": ANSWER_SHARE} | speed | {"memory": memory}
+    return (
+        {"model": f"{shape}, random", "dtype": dtype, "vocabulary": VOCABULARY, "answer_share": ANSWER_SHARE}
+        | speed
+        | {"memory": memory}
+    )
 
 
 def _speed(model: Any, folder: Path, *, device: torch.device, dtype: str, rows: int, repeats: int) -> dict[str, Any]:
