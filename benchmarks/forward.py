@@ -73,8 +73,9 @@ def main() -> None:
             del measured
     if arguments.losses or arguments.only_losses:
         results["losses"] = token_losses.measure(
-            device=device, dtype=dtypes[-1], rows=arguments.loss_rows, repeats=arguments.repeats, shape=arguments.shape
-        )
+            device=device, dtype=dtypes[-1], rows=arguments.loss_rows, repeats=arguments.repeats, shape=arguments.shape,
+            long_rows=arguments.loss_long_rows,
+        )  # fmt: skip
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -321,6 +322,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--losses", action="store_true", help="per-token losses, too")
     parser.add_argument("--only-losses", action="store_true", help="per-token losses, and nothing else")
     parser.add_argument("--loss-rows", type=int, default=64, help="rows of --losses (default 64)")
+    parser.add_argument("--loss-long-rows", type=int, default=8, help="of 2,048 tokens, for the losses' memory")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where results go (default {RESULTS.name})")
     parser.add_argument("--no-json", dest="json", action="store_const", const=None)
     return parser.parse_args()

@@ -44,7 +44,7 @@ TOTAL=470 CPU= WHEELS= FROM= ONLY=all VERSION=3.12 LIMIT_MB=60
 
 # The seconds that each step may take. What one leaves over goes to those after it; none takes a later one's share.
 STEPS=(environment tests budgets curate losses forward)
-declare -A SHARE=([environment]=15 [tests]=80 [budgets]=125 [curate]=120 [losses]=55 [forward]=45)
+declare -A SHARE=([environment]=12 [tests]=75 [budgets]=125 [curate]=90 [losses]=80 [forward]=60)
 
 fail() { echo "gpu.sh: $1; see --help" >&2; exit 2; }
 
@@ -145,6 +145,8 @@ step() {
     # where time is short all have less, each in proportion
     ((most >= share)) || most=$((left * share / (share + later)))
     if ((most < share / 3)); then report "$name" 0 skipped "only $most s are left for it"; return 0; fi
+    # a step that ends by itself is told when
+    set -- "${@/#LIMIT/$((most * 9 / 10))}"
     { echo; echo "===== $name: $*"; } >>"$LOG"
     local from
     from=$(wc -l <"$LOG")
@@ -180,12 +182,11 @@ if [[ -z $CPU ]] && ! "$PY" -c 'import sys, torch; sys.exit(not torch.cuda.is_av
     CPU=yes
 fi
 if [[ $CPU ]]; then
-    export CUDA_VISIBLE_DEVICES=
-    SHAPE=tiny ROWS=60 JOB_ROWS=300 REPEATS=1 BUDGETS="512 1024" LOSS_ROWS=8 FORWARD_ROWS=16 SWEEP=60
-    LOSS_SHAPE=tiny
+    # On models this small threads only wait for each other.
+    export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1
+    SHAPE=tiny ROWS=60 JOB_ROWS=200 REPEATS=1 BUDGETS="512 1024" LOSS_ROWS=8 LONG_ROWS=1 FORWARD_ROWS=16
 else
-    SHAPE=8b ROWS=2000 JOB_ROWS=3000 REPEATS=2 BUDGETS="4096 8192 16384 32768 65536" LOSS_ROWS=64 FORWARD_ROWS=200 SWEEP=110
-    LOSS_SHAPE=8b
+    SHAPE=8b ROWS=1200 JOB_ROWS=3000 REPEATS=1 BUDGETS="4096 8192 16384 32768 65536" LOSS_ROWS=64 LONG_ROWS=8 FORWARD_ROWS=100
 fi
 
 # shellcheck disable=SC2086  # BUDGETS are several words
@@ -193,7 +194,7 @@ fi
     step environment "$PY" benchmarks/machine.py "$OUT/environment.json"
     step tests "$PY" -m pytest -q -m gpu -p no:cacheprovider $(grep -rl 'mark\.gpu$' tests/operators)
     step budgets "$PY" benchmarks/budgets.py --shape $SHAPE --model "$WORK/model" --rows $ROWS --budgets $BUDGETS \
-        --seconds $SWEEP --json "$OUT/budgets.json"
+        --seconds LIMIT --json "$OUT/budgets.json"
     if ! wanted curate; then
         :
     elif reason=$("$PY" -c 'import ray.data, pydantic, typer, rich' 2>&1 | tail -1) && [[ -z $reason ]]; then
@@ -203,8 +204,8 @@ fi
         report curate 0 skipped "what it needs is not installed: $reason"
     fi
     rm -rf "$WORK/model" # room for the next one
-    step losses "$PY" benchmarks/forward.py --only-losses --shape $LOSS_SHAPE --loss-rows $LOSS_ROWS --repeats 3 \
-        --json "$OUT/losses.json"
+    step losses "$PY" benchmarks/forward.py --only-losses --shape $SHAPE --loss-rows $LOSS_ROWS \
+        --loss-long-rows $LONG_ROWS --repeats 3 --json "$OUT/losses.json"
     step forward "$PY" benchmarks/forward.py --shape $SHAPE --rows $FORWARD_ROWS --repeats 3 --no-compiled \
         --json "$OUT/forward.json"
 }
