@@ -4,11 +4,11 @@
     python benchmarks/budgets.py --ways padded --budgets 2048 4096
 
 Each way (padded, packed, compiled, both) runs the same rows with each token budget once to warm up, and must give the
-vectors that the first one gave, and is timed once; then all are timed in turns, as often as --seconds allows, and medians
-count. The result is written again after each way and each round: what is stopped has what it had. Useful
-FLOPs are those of the blocks up to the requested one on the real tokens (models.Work); MFU is their share of the best
-that the vendor says the GPU does (PEAKS), "of the ceiling" that of the best matrix product measured here. The best
-padded budget becomes TOKEN_BUDGETS["cuda"] of operators/rows.py, the best compiled one COMPILED_TOKEN_BUDGETS["cuda"].
+vectors that the first one gave, and is timed once; then all are timed in turns, as often as --seconds allows, and
+medians count. The result is written again after each way and each round: what is stopped has what it had. Useful FLOPs
+are those of the blocks up to the requested one on the real tokens (models.Work); MFU is their share of the best that
+the vendor says the GPU does (PEAKS), "of the ceiling" that of the best matrix product measured here. The best padded
+budget becomes TOKEN_BUDGETS["cuda"] of operators/rows.py, the best compiled one COMPILED_TOKEN_BUDGETS["cuda"].
 """
 
 from __future__ import annotations
