@@ -44,7 +44,7 @@ TOTAL=470 CPU= WHEELS= FROM= ONLY=all VERSION=3.12 LIMIT_MB=60
 
 # The seconds that each step may take. What one leaves over goes to those after it; none takes a later one's share.
 STEPS=(environment tests budgets curate losses forward)
-declare -A SHARE=([environment]=12 [tests]=75 [budgets]=125 [curate]=90 [losses]=80 [forward]=60)
+declare -A SHARE=([environment]=30 [tests]=70 [budgets]=120 [curate]=90 [losses]=75 [forward]=55)
 
 fail() { echo "gpu.sh: $1; see --help" >&2; exit 2; }
 
