@@ -3,6 +3,7 @@
     python benchmarks/capture.py                  3,000 Alpaca rows, 16 blocks x 512, bfloat16, block 5
     python benchmarks/capture.py --rows 500
     python benchmarks/capture.py --rows 12000     the rows again and again: what a longer run comes to
+    python benchmarks/capture.py --shape 8b       an 8B-shaped model up to block 10, for a GPU
 
 Job: the manifest's capture time, from the first forward pass to the end of the last (Ray's start, the workers' start
 and the model's load are not part of it and shown beside it). Bare: Representer.represent over all rows, tokenised
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,8 @@ import machine
 import models
 import numpy as np
 import torch
-from chat_tokenizers import save_tokenizer
 from tables import markdown
 from timing import interleave, seconds, summarise
-from transformers import AutoTokenizer
 from ways import last_token, ours
 
 from tamis.operators.forward import Representer
@@ -44,10 +44,11 @@ TARGET = 1.10
 
 def main() -> None:
     arguments = parse()
-    results = machine.facts(also=("ray", "pyarrow"))
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    results = machine.facts(device, also=("ray", "pyarrow"))
     with tempfile.TemporaryDirectory(prefix="tamis-capture-") as name:
         folder = Path(name)
-        results |= measure(folder, arguments)
+        results |= measure(folder, arguments, device)
     show(results)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -55,22 +56,31 @@ def main() -> None:
         print(f"\nwritten to {arguments.json}")
 
 
-def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    shape = models.SHAPES["small16"]
-    block = shape.block if arguments.block is None else arguments.block
+def measure(folder: Path, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    block = models.SHAPES[arguments.shape].block if arguments.block is None else arguments.block
     file = write_corpus(folder / "corpus.jsonl", arguments.rows)
-    model = make_model(folder / "model", file, arguments.dtype)
+    model = models.make_folder(
+        arguments.model or folder / "model",
+        arguments.shape,
+        block,
+        dtype=arguments.dtype,
+        device=device,
+        texts=[file.read_text(encoding="utf-8")],
+    )
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the job's worker is another process on this GPU
+    run = Run(folder, file, model, block, arguments.dtype, device.type)
     corpus = corpora.tokenised(corpora.read_conversations(file), model)
     np.savez(folder / "rows.npz", ids=np.concatenate(corpus.input_ids), lengths=corpus.lengths, finals=corpus.finals)
     jobs: list[dict[str, Any]] = []
     bare: list[dict[str, Any]] = []
 
     def run_job() -> float:
-        jobs.append(job(folder, file, model, block, arguments.dtype))
+        jobs.append(job(run))
         return float(jobs[-1]["capture"]["seconds"])
 
     def run_bare() -> float:
-        bare.append(in_fresh_process(folder, model, block, arguments.dtype))
+        bare.append(in_fresh_process(run))
         return float(bare[-1]["seconds"])
 
     taken = interleave(
@@ -81,10 +91,12 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     middle = jobs[taken["job"].index(min(taken["job"], key=lambda took: abs(took - captured.median)))]
     return {
         "corpus": corpus.quantiles(),
-        "model": f"small16, random, block {block}, {arguments.dtype}",
+        "model": f"{arguments.shape}, random, block {block}, {arguments.dtype}, {device}",
         "job_capture_seconds": captured.as_json(),
         "bare_forward_seconds": forward.as_json(),
         "bare_first_call_seconds": first.as_json(),
+        "job_tokens_per_second": summarise([found["capture"]["tokens_per_second"] for found in jobs]).as_json(),
+        "bare_tokens_per_second": corpus.tokens / forward.median,
         "job_over_bare": captured.median / forward.median,
         "job_over_bare_first_call": captured.median / first.median,
         "target": TARGET,
@@ -92,13 +104,27 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def job(folder: Path, file: Path, model: Path, block: int, dtype: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Run:
+    """What both are given. folder: for what they write."""
+
+    folder: Path
+    file: Path
+    model: Path
+    block: int
+    dtype: str
+    device: str
+
+
+def job(run: Run) -> dict[str, Any]:
     """One run of the real command; its manifest's timings, and the time of the whole command."""
-    output = folder / "out"
+    output = run.folder / "out"
     shutil.rmtree(output, ignore_errors=True)
-    command = [str(Path(sys.executable).parent / "tamis"), "curate", "--input", str(file), "--model", str(model)]
-    command += ["--method", "saft", "--set", f"saft.layer={block}", "--set", f"model.dtype={dtype}"]
-    command += ["--set", "model.device=cpu", "--set", "max_quarantined=0.01", "--output", str(output)]
+    # The module and not the console script: it is there wherever tamis can be imported.
+    command = [sys.executable, "-m", "tamis.pipeline.cli", "curate", "--input", str(run.file)]
+    command += ["--model", str(run.model), "--method", "saft", "--set", f"saft.layer={run.block}"]
+    command += ["--set", f"model.dtype={run.dtype}", "--set", f"model.device={run.device}"]
+    command += ["--set", "max_quarantined=0.01", "--output", str(output)]
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -107,8 +133,9 @@ def job(folder: Path, file: Path, model: Path, block: int, dtype: str) -> dict[s
     return timings | {"whole_command_seconds": time.perf_counter() - began}
 
 
-def in_fresh_process(folder: Path, model: Path, block: int, dtype: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--bare", str(folder), str(model), str(block), dtype, str(os.cpu_count() or 1)]
+def in_fresh_process(run: Run) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--bare", str(run.folder), str(run.model), str(run.block), run.dtype]
+    command += [run.device, str(os.cpu_count() or 1)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the bare forward pass failed:\n{done.stderr}")
@@ -116,13 +143,13 @@ def in_fresh_process(folder: Path, model: Path, block: int, dtype: str) -> dict[
     return found
 
 
-def bare_forward(folder: str, model: str, block: str, dtype: str, threads: str) -> None:
+def bare_forward(folder: str, model: str, block: str, dtype: str, device: str, threads: str) -> None:
     """Prints JSON: seconds of the second call, and of the first, in which kernels are still being chosen."""
     torch.set_num_threads(int(threads))
     rows = np.load(Path(folder) / "rows.npz")
     ids = np.split(rows["ids"], np.cumsum(rows["lengths"])[:-1])
     began = time.perf_counter()
-    representer = Representer.load(model, last_token(int(block)), dtype=dtype, device="cpu")
+    representer = Representer.load(model, last_token(int(block)), dtype=dtype, device=device)
     load = time.perf_counter() - began
     first, second = (seconds(partial(ours, representer, ids, rows["finals"]), representer.device) for _ in range(2))
     print(json.dumps({"seconds": second, "first_call_seconds": first, "load_seconds": load}))
@@ -148,19 +175,6 @@ def write_corpus(path: Path, rows: int) -> Path:
     return path
 
 
-def make_model(folder: Path, corpus: Path, dtype: str) -> Path:
-    """A random 16-block model with a real tokenizer, or with one learned from the corpus."""
-    config = models.SHAPES["small16"].config()
-    model = models.make_random(config, dtype=models.DTYPES[dtype], device=torch.device("cpu"))
-    model.save_pretrained(folder)
-    real = corpora.shared_file("models/aligned-8m")
-    if real is not None:
-        AutoTokenizer.from_pretrained(real).save_pretrained(folder)
-    else:
-        save_tokenizer(folder, [corpus.read_text(encoding="utf-8")], config.vocab_size)
-    return folder
-
-
 def show(results: dict[str, Any]) -> None:
     captured, forward, middle = (results[k] for k in ("job_capture_seconds", "bare_forward_seconds", "median_job"))
     quantiles = results["corpus"]
@@ -174,6 +188,10 @@ def show(results: dict[str, Any]) -> None:
           for call, took in (("first call", results["bare_first_call_seconds"]), ("second call", forward))),
     ]  # fmt: skip
     print(markdown(["", "seconds (min-max)", "rows/s"], rows))
+    print(
+        f"\nthe job's manifest says {results['job_tokens_per_second']['median']:,.0f} tokens/s; bare, second call: "
+        f"{results['bare_tokens_per_second']:,.0f}"
+    )
     capture = middle["capture"]
     print(
         f"\njob over bare: {results['job_over_bare']:.3f} (target {TARGET:.2f}); over the first call of a process: "
@@ -189,7 +207,10 @@ def show(results: dict[str, Any]) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3000)
-    parser.add_argument("--block", type=int, help="the block whose output is taken (default 5)")
+    parser.add_argument("--shape", choices=models.SHAPES, default="small16", help="of the random model")
+    parser.add_argument("--model", type=Path, help="its folder, made if it is not there yet (default: a temporary one)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
+    parser.add_argument("--block", type=int, help="the block whose output is taken (default 5 of 16, 10 of 32)")
     parser.add_argument("--dtype", choices=list(models.DTYPES), default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where results go (default {RESULTS.name})")

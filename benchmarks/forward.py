@@ -5,6 +5,7 @@
     python benchmarks/forward.py --shape 8b               an 8B-shaped random model, for a GPU
     python benchmarks/forward.py --profile                where the time of (d) goes
     python benchmarks/forward.py --losses                 per-token losses and their memory, too
+    python benchmarks/forward.py --only-losses            these alone
     python benchmarks/forward.py --set attention=packed   an option of Representer.load or .represent
 
 (a) the published way, (b) batches in file order, (c) sorted batches, (d) tamis, (e) tamis with compile=true, as
@@ -62,7 +63,7 @@ def main() -> None:
     dtypes = ["float32", "bfloat16"] if arguments.dtype == "both" else [arguments.dtype]
     results["representations"] = []
     reference = None
-    for dtype in dtypes:
+    for dtype in [] if arguments.only_losses else dtypes:
         with tempfile.TemporaryDirectory(prefix="tamis-forward-") as folder:
             measured = Measurement(arguments, dtype, device, Path(folder))
             reference = measured.check(reference)
@@ -70,10 +71,11 @@ def main() -> None:
             if arguments.profile:
                 results["representations"][-1]["profile"] = measured.profile()
             del measured
-    if arguments.losses:
+    if arguments.losses or arguments.only_losses:
         results["losses"] = token_losses.measure(
-            device=device, dtype=dtypes[-1], rows=arguments.loss_rows, repeats=arguments.repeats
-        )
+            device=device, dtype=dtypes[-1], rows=arguments.loss_rows, repeats=arguments.repeats, shape=arguments.shape,
+            long_rows=arguments.loss_long_rows,
+        )  # fmt: skip
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -318,7 +320,9 @@ def parse() -> argparse.Namespace:
         "--no-compiled", dest="compiled", action="store_false", help="leave (e) out: it needs a C++ compiler on a CPU"
     )
     parser.add_argument("--losses", action="store_true", help="per-token losses, too")
+    parser.add_argument("--only-losses", action="store_true", help="per-token losses, and nothing else")
     parser.add_argument("--loss-rows", type=int, default=64, help="rows of --losses (default 64)")
+    parser.add_argument("--loss-long-rows", type=int, default=8, help="of 2,048 tokens, for the losses' memory")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where results go (default {RESULTS.name})")
     parser.add_argument("--no-json", dest="json", action="store_const", const=None)
     return parser.parse_args()

@@ -1,11 +1,17 @@
-"""What a result was measured on: processor, memory, GPU, versions, threads, and the command."""
+"""What a result was measured on: processor, memory, GPU, versions, threads, and the command.
+
+python benchmarks/machine.py [FILE]    all of it as JSON, with what nvidia-smi says
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,3 +89,23 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+PACKAGES = ("accelerate", "datasets", "huggingface_hub", "pandas", "peft", "pyarrow", "pydantic", "pytest", "ray",
+            "safetensors", "tokenizers", "triton")  # fmt: skip
+
+
+def main(file: str | None = None) -> None:
+    found = facts(torch.device("cuda" if torch.cuda.is_available() else "cpu"), also=PACKAGES)
+    if shutil.which("nvidia-smi"):
+        fields = "name,driver_version,memory.total,memory.used,clocks.max.sm,power.limit,temperature.gpu"
+        asked = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv"]
+        found["nvidia_smi"] = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.splitlines()
+    text = json.dumps(found, indent=2)
+    print(text)
+    if file is not None:
+        Path(file).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

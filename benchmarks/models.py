@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import corpora
 import numpy as np
 import numpy.typing as npt
 import torch
+from chat_tokenizers import save_tokenizer
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+DONE = "whole.txt"  # written last into a model's folder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -46,6 +49,7 @@ class Shape:
 
 
 SHAPES = {
+    "tiny": Shape(width=64, mlp=128, heads=4, kv_heads=2, blocks=4, vocabulary=2000, block=1),
     "small16": Shape(width=512, mlp=1408, heads=8, kv_heads=8, blocks=16, vocabulary=32_000, block=5),
     "8b": Shape(
         width=4096, mlp=14336, heads=32, kv_heads=8, blocks=32, vocabulary=128_256, block=10, rope_theta=500_000.0
@@ -80,6 +84,27 @@ def save_up_to(model: Any, folder: Path, block: int) -> None:
         if not name.startswith("model.layers.") or int(name.split(".")[2]) <= block
     }
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def make_folder(folder: Path, shape: str, block: int, *, dtype: str, device: torch.device, texts: list[str]) -> Path:
+    """A random model up to `block`, with its tokenizer: a real one if there is one, else one learned from `texts`.
+
+    A folder that holds it already is left as it is: an 8B-shaped one takes its time to write, and several scripts
+    can share it.
+    """
+    made, wanted = folder / DONE, f"{shape}, up to block {block}, {dtype}"
+    if made.exists() and made.read_text() != wanted:
+        raise SystemExit(f"{folder} holds {made.read_text()}, and {wanted} is wanted; name another folder")
+    if not made.exists():
+        config = SHAPES[shape].config()
+        save_up_to(make_random(config, dtype=DTYPES[dtype], device=device), folder, block)
+        real = corpora.shared_file("models/aligned-8m")
+        if real is not None and AutoTokenizer.from_pretrained(real).vocab_size <= config.vocab_size:
+            AutoTokenizer.from_pretrained(real).save_pretrained(folder)
+        else:
+            save_tokenizer(folder, texts, config.vocab_size)
+        made.write_text(wanted)
+    return folder
 
 
 def load_full(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Any:

@@ -40,18 +40,24 @@ Losses = list[npt.NDArray[np.float32]]
 Ranges = list[list[tuple[int, int]]]
 
 
-def measure(*, device: torch.device, dtype: str, rows: int, repeats: int) -> dict[str, Any]:
-    """Both ways in turns on `rows` Alpaca lengths; then the memory of each for 8 x 2,048 tokens, all of them scored."""
+def measure(
+    *, device: torch.device, dtype: str, rows: int, repeats: int, shape: str = "small16", long_rows: int = LONG_ROWS
+) -> dict[str, Any]:
+    """Both ways in turns on `rows` Alpaca lengths; then the memory of each for `long_rows` x 2,048 tokens."""
     with tempfile.TemporaryDirectory(prefix="tamis-losses-") as name:
         folder = Path(name)
-        config = models.SHAPES["small16"].config(VOCABULARY)
+        config = models.SHAPES[shape].config(VOCABULARY)
         model = models.make_random(config, dtype=models.DTYPES[dtype], device=device)
         models.save_up_to(model, folder, config.num_hidden_layers - 1)
         speed = _speed(model, folder, device=device, dtype=dtype, rows=rows, repeats=repeats)
         del model
-        memory = {way: _memory(folder, way, dtype, device) for way in ("plain", "tamis")}
+        memory = {way: _memory(folder, way, long_rows, dtype, device) for way in ("plain", "tamis")}
     _show(speed, memory)
-    return {"dtype": dtype, "vocabulary": VOCABULARY, "answer_share": ANSWER_SHARE} | speed | {"memory": memory}
+    return (
+        {"model": f"{shape}, random", "dtype": dtype, "vocabulary": VOCABULARY, "answer_share": ANSWER_SHARE}
+        | speed
+        | {"memory": memory}
+    )
 
 
 def _speed(model: Any, folder: Path, *, device: torch.device, dtype: str, rows: int, repeats: int) -> dict[str, Any]:
@@ -72,6 +78,8 @@ def _speed(model: Any, folder: Path, *, device: torch.device, dtype: str, rows: 
         sys.exit(f"not the same losses, tolerance {TOLERANCES[dtype]} nats in {dtype}")
     taken = interleave({name: partial(seconds, run, device) for name, run in runs.items()}, repeats)
     times = {name: summarise(values) for name, values in taken.items()}
+    rates = ", ".join(f"{name} {corpus.tokens / summary.median:,.0f}" for name, summary in times.items())
+    print(f"tokens/s: {rates}")  # now already: what their memory is takes longer to find out
     ratios = [slow / fast for slow, fast in zip(taken["plain"], taken["tamis"], strict=True)]
     return {
         "corpus": {"source": corpus.source, "scored_tokens": len(found["plain"])} | corpus.quantiles(),
@@ -118,9 +126,8 @@ def answers(lengths: npt.NDArray[np.int64]) -> Ranges:
     return [[(max(1, min(int(length) - 1, round(length * (1 - ANSWER_SHARE)))), int(length))] for length in lengths]
 
 
-def _memory(folder: Path, way: str, dtype: str, device: torch.device) -> dict[str, Any]:
+def _memory(folder: Path, way: str, rows: int, dtype: str, device: torch.device) -> dict[str, Any]:
     """Peak memory over the model, in a process of its own; of fewer rows where the plain way does not fit."""
-    rows = LONG_ROWS
     if way == "plain":
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.available_memory()
         # logits in float32 and their log-softmax, and in bfloat16 the logits themselves

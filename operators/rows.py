@@ -19,7 +19,8 @@ Rows = npt.NDArray[np.int64]
 TokenIds = npt.NDArray[np.integer[Any]]
 
 # Padding grows with the budget, and a CPU gains little from larger batches (benchmarks/forward.py). A GPU wants more
-# work in a batch; its number is a guess until it has been measured on one.
+# work in a batch; its number is a guess until it has been measured on one: the best one that benchmarks/gpu.sh prints
+# (benchmarks/budgets.py) becomes it, here and below.
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 8192}
 
 # Fused, the work between the products is less bound to the cache, and the products are faster in larger batches.

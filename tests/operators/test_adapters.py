@@ -350,6 +350,7 @@ def test_pickled_adapters_are_never_loaded(base: Path, tmp_path: Path) -> None:
     refuse(base, folder, "adapter_model.bin is pickled and not loaded")
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_on_the_accelerator_agree_with_the_cpu(kind: str, llama: Path, tmp_path: Path) -> None:

@@ -395,6 +395,7 @@ def test_half_precision_errs_no_more_than_transformers_own(llama: Path, dtype: s
         assert 0 < np.linalg.norm(vectors[request] - exact[request]) <= allowed
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_accelerator_agrees_with_the_cpu(name: str, tmp_path: Path) -> None:

@@ -436,6 +436,7 @@ def test_cross_entropy_is_exact_to_float32(rows: int, dtype: torch.dtype) -> Non
     torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_accelerator_agrees_with_the_cpu(name: str, tmp_path: Path) -> None:

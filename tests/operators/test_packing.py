@@ -43,6 +43,7 @@ def test_an_architecture_either_runs_packed_and_right_or_is_refused(name: str, t
         np.testing.assert_allclose(vectors[request], expected[request], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
 def test_flash_attention_agrees_with_the_cpu(name: str, tmp_path: Path) -> None:

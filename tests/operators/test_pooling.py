@@ -53,6 +53,7 @@ def test_what_stands_outside_the_answer_does_not_enter_its_mean() -> None:
     np.testing.assert_array_equal(pooled.numpy(), [[2.0, 3.0, 4.0], [7.0, 7.0, 7.0]])
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_accelerator_pools_alike() -> None:
     states = torch.randn(40, 8)

@@ -387,6 +387,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     assert flat(trainer.weights).tolist() == before.tolist()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_accelerator_agrees_with_the_cpu(llama: Path) -> None:
     expected = [point.loss for point in trained(llama).curve]

@@ -51,6 +51,7 @@ def test_on_a_cpu_nothing_is_spread() -> None:
     assert place(llama, torch.device("cpu")) is llama
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_a_model_that_fits_one_gpu_stays_on_one() -> None:
     placed = place(model(), torch.device("cuda"))
