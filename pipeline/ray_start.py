@@ -26,6 +26,9 @@ from tamis.pipeline.retrying import WORKER
 
 CONNECT_SECONDS = 10.0
 
+_STARTS = 2
+"""How often Ray is started on this machine, where it takes longer than it waits for itself."""
+
 _LOCAL = "local"
 
 WORKER_ENVIRONMENT = {
@@ -231,23 +234,42 @@ def _init(where: str) -> None:
     import ray
 
     local = where == _LOCAL
-    try:
-        # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
-        with _environment(WORKER_ENVIRONMENT if local else {}):
-            ray.init(
-                address=where,
-                include_dashboard=False if local else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env=None if local else {"env_vars": WORKER_ENVIRONMENT},
-            )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError) as error:
-        what = "Ray did not start on this machine" if local else f"no Ray cluster answers at {where}"
-        advice = "see `tamis doctor`"
-        if not local and "RAY_AUTH_MODE" not in os.environ:
-            # Ray joins without its token unless told so, and then speaks of a failed connection only.
-            advice = "if it asks for a token, as Ray's clusters do by default, set RAY_AUTH_MODE=token and try again"
-        raise ClusterError(f"{what} ({first_line(error)}); {advice}") from None
+    for left in reversed(range(_STARTS if local else 1)):
+        try:
+            # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
+            with _environment(WORKER_ENVIRONMENT if local else {}):
+                ray.init(
+                    address=where,
+                    include_dashboard=False if local else None,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env=None if local else {"env_vars": WORKER_ENVIRONMENT},
+                )
+            return
+        except Exception as error:
+            if not _failed_to_start(error):
+                raise
+            ray.shutdown()
+            if type(error) is not Exception or not left:
+                raise _not_started(where, error) from None
+
+
+def _not_started(where: str, error: Exception) -> ClusterError:
+    local = where == _LOCAL
+    what = "Ray did not start on this machine" if local else f"no Ray cluster answers at {where}"
+    advice = "see `tamis doctor`"
+    if not local and "RAY_AUTH_MODE" not in os.environ:
+        # Ray joins without its token unless told so, and then speaks of a failed connection only.
+        advice = "if it asks for a token, as Ray's clusters do by default, set RAY_AUTH_MODE=token and try again"
+    return ClusterError(f"{what} ({first_line(error)}); {advice}")
+
+
+def _failed_to_start(error: Exception) -> bool:
+    """Ray has a bare Exception for a node that did not start in 30 seconds, as on a busy machine."""
+    import ray
+
+    usual = (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError)
+    return type(error) is Exception or isinstance(error, usual)
 
 
 def _cluster(where: str, began: float) -> Cluster:

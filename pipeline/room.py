@@ -34,7 +34,7 @@ def wait_for_room(pool: Pool, patience: float, say: Callable[[str], None], settl
             return pool.begin
     with _asked_for(pool, pool.least) as group:
         shape = _shape(pool, pool.least)
-        if not group.wait(0.5):
+        if not group.wait(min(settle, SETTLE_SECONDS)):
             say(f"waiting for {shape}: {_offer()}; for {patience:g} s at most (cluster_patience)")
             if not group.wait(patience):
                 raise ClusterError(
