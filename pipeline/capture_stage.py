@@ -15,7 +15,7 @@ from tamis.pipeline.errors import ConfigError, IncompleteError, InputError, Inte
 from tamis.pipeline.machines import Cluster
 from tamis.pipeline.placement import readers_of, tokens_of
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.pools import Pool, refit, size_pool
+from tamis.pipeline.pools import Pool, pool_of, refit
 from tamis.pipeline.progress import Progress, warn_once
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside
@@ -54,9 +54,8 @@ def run_capture(
     if not left:
         Progress(stage, rows, skipped=rows).finish()
     else:
-        settings = plan.job.model
         readers = plan.job.readers or readers_of(tokens_of(plan, sum(shard.rows for shard in left)))
-        pool = size_pool(cluster, plan.job.workers, settings.device, settings.gpus_per_worker)
+        pool = pool_of(cluster, plan.job)
         pool = replace(pool, readers=readers)
         progress = Progress(stage, rows, skipped=rows - sum(shard.rows for shard in left))
         began = time.monotonic()
@@ -71,7 +70,7 @@ def run_capture(
             progress.advance(item.rows, note=f"{len(totals.failed)} shards set aside")
 
         def resize() -> Pool:
-            return refit(pool, plan.job.workers, settings.device, settings.gpus_per_worker)
+            return refit(pool, plan.job)
 
         captures = (start or _vectors(plan, store, key))(left, pool)
         watched = {"on_set_aside": note, "timeout": plan.job.worker_timeout, "resize": resize}

@@ -31,7 +31,7 @@ from tamis.pipeline.layer_result import Part
 from tamis.pipeline.machines import Cluster
 from tamis.pipeline.placement import placement_of
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.pools import Pool, refit, size_pool
+from tamis.pipeline.pools import Pool, pool_of, refit
 from tamis.pipeline.progress import Progress, warn_once
 from tamis.pipeline.publish import versions
 from tamis.pipeline.ray_start import cluster_now, ray_early, ray_session
@@ -138,7 +138,7 @@ def known(store: Store, plan: LayerPlan) -> dict[str, Any] | None:
 def find(store: Store, plan: LayerPlan, cluster: Cluster) -> dict[str, Any]:
     """Search what is not known yet. The result is not written."""
     searched, ratios = _parts(store, plan)
-    pool = size_pool(cluster, plan.job.workers, plan.job.model.device, plan.job.model.gpus_per_worker)
+    pool = pool_of(cluster, plan.job)
     # The short way first: what is wrong with the model then shows early.
     if ratios is None:
         ratios = _fisher(store, plan, pool)
@@ -208,7 +208,7 @@ def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
             pool,
             store,
             key,
-            resize=partial(_refit, plan, pool),
+            resize=partial(refit, pool, plan.job),
             patience=plan.job.cluster_patience,
             tell=progress.note,
         ):
@@ -239,10 +239,6 @@ def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     return layer_result.search_part(counts, blocks, facts)
 
 
-def _refit(plan: LayerPlan, pool: Pool) -> Pool:
-    return refit(pool, plan.job.workers, plan.job.model.device, plan.job.model.gpus_per_worker)
-
-
 def _check_precision(store: Store, done: Iterable[Mapping[str, Any]]) -> None:
     """`auto` may mean another number format on another machine; numbers of two formats make no table."""
     precisions = sorted({receipt["precision"] for receipt in done})
@@ -268,7 +264,7 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
         rows = sum(shard.rows for shard in shards)
         progress = Progress(FISHER, rows, skipped=rows - sum(shard.rows for shard in left))
         spec = capture_spec(plan.job, plan.model.source, store, key, pool, plan.max_tokens, requests, FISHER)
-        watched: dict[str, Any] = {"resize": partial(_refit, plan, pool), "timeout": plan.job.worker_timeout}
+        watched: dict[str, Any] = {"resize": partial(refit, pool, plan.job), "timeout": plan.job.worker_timeout}
         watched |= {"patience": plan.job.cluster_patience, "tell": progress.note}
         for receipt in capture(spec, plan.model.tokenizer, left, pool, **watched):
             done.append(receipt)

@@ -18,13 +18,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What Ray offers now. seconds_to_start: that the run has waited for it. promised_gpus: how many an autoscaler may
-    bring it to, as far as Ray knows; 0 where there is none."""
+    """What Ray offers now. seconds_to_start: that the run has waited for it."""
 
     address: str
     machines: tuple[Machine, ...]
     seconds_to_start: float = 0.0
-    promised_gpus: float = 0.0
 
     @property
     def nodes(self) -> int:

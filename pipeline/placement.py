@@ -9,7 +9,8 @@ from tamis.pipeline.gpu_memory import check_weights, memory_here, shown, smalles
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.machines import Cluster, Machine
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.pools import Placement, describe, size_pool
+from tamis.pipeline.pools import Placement, Pool, describe, pool_of
+from tamis.pipeline.settings import WorkerRange
 
 HERE = "this machine, where Ray is not started"
 
@@ -31,17 +32,25 @@ def placed(plan: Plan, cluster: Cluster) -> Plan:
 
 def placement_of(job: LayersJob, cluster: Cluster, parameters: int | None) -> Placement:
     """Where the workers of `job` will run. ClusterError or ConfigError where they do not fit."""
-    pool = size_pool(cluster, job.workers, job.model.device, job.model.gpus_per_worker)
+    pool = pool_of(cluster, job)
     text = describe(pool, cluster.machines)
+    notes = _notes(job, pool)
     if parameters is None:
-        return Placement(text)
+        return Placement(text, warnings=notes)
     size, dtype = weights_of(parameters, job.model, on_gpu=pool.gpus_per_worker > 0)
     memory = None
     if pool.gpus_per_worker:
         memory = memory_here() if cluster.address == HERE else smallest_gpu()
     warning = check_weights(size, dtype, pool, memory) if memory is not None else None
     of = f", of its GPU's {shown(memory * pool.gpus_per_worker)}" if memory is not None else ""
-    return Placement(text, f"about {shown(size)} a worker, in {dtype}{of}", (warning,) if warning else ())
+    return Placement(text, f"about {shown(size)} a worker, in {dtype}{of}", (*notes, *([warning] if warning else [])))
+
+
+def _notes(job: LayersJob, pool: Pool) -> tuple[str, ...]:
+    """Nothing tells whether a cluster that grows will have GPUs."""
+    if not isinstance(job.workers, WorkerRange) or pool.gpus_per_worker or job.model.device != "auto":
+        return ()
+    return ("the cluster has no GPU now, so the workers take CPUs; to wait for GPU nodes set model.gpus_per_worker",)
 
 
 def this_machine() -> Cluster:

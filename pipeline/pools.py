@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, replace
 
 from tamis.pipeline.errors import ClusterError
+from tamis.pipeline.job import LayersJob
 from tamis.pipeline.machines import Cluster, Machine, alive, on_gpus, room_for
-from tamis.pipeline.ray_private import promised_gpus
 from tamis.pipeline.settings import WorkerRange
 
 _UNKNOWN_CPUS = 0.25
@@ -46,17 +46,27 @@ class Placement:
     warnings: tuple[str, ...] = ()
 
 
-def size_pool(cluster: Cluster, workers: Workers, device: str, gpus_per_worker: float) -> Pool:
+def pool_of(cluster: Cluster, job: LayersJob) -> Pool:
+    """`size_pool` for the settings of a job. That GPUs are to come is said by the settings that only they can meet."""
+    model = job.model
+    expects = model.device == "cuda" or "gpus_per_worker" in model.model_fields_set
+    return size_pool(cluster, job.workers, model.device, model.gpus_per_worker, expects_gpus=expects)
+
+
+def size_pool(
+    cluster: Cluster, workers: Workers, device: str, gpus_per_worker: float, *, expects_gpus: bool = False
+) -> Pool:
     """One worker per GPU share, or one per node on CPUs, unless `workers` says otherwise.
 
     A worker reserves part of its node's CPUs only, so that reading and writing always find room beside it: an actor
-    that holds every CPU would wait for tasks that wait for the actor. A range of workers, and a cluster whose
-    autoscaler may bring GPUs, may ask for more than there is now. Raises ClusterError when it cannot fit.
+    that holds every CPU would wait for tasks that wait for the actor. A range of workers may be more than there is room
+    for now. expects_gpus: such a cluster will have GPUs, even if it has none yet. Raises ClusterError when it cannot
+    fit.
     """
     grows = isinstance(workers, WorkerRange)
-    if not cluster.cpus and not grows and not cluster.promised_gpus:
+    if not cluster.cpus and not grows:
         raise ClusterError("the cluster has no CPU for tasks; let it have a worker node before the job starts")
-    if device != "cpu" and (cluster.gpus or cluster.promised_gpus or (grows and device == "cuda")):
+    if device != "cpu" and (cluster.gpus or (grows and expects_gpus)):
         return _of_gpus(cluster, workers, gpus_per_worker)
     if device == "cuda":
         raise ClusterError(
@@ -66,18 +76,18 @@ def size_pool(cluster: Cluster, workers: Workers, device: str, gpus_per_worker: 
     return _of_a_range(cluster, workers) if isinstance(workers, WorkerRange) else _of_cpus(cluster, workers)
 
 
-def refit(pool: Pool, workers: Workers, device: str, gpus_per_worker: float) -> Pool:
+def refit(pool: Pool, job: LayersJob) -> Pool:
     """The pool for what is left of the cluster, or has come to it. threads: as they were, as a forward pass rounds by
     them. Where there is room for none, one worker, which waits for a node."""
-    now = Cluster("", alive(), promised_gpus=promised_gpus())
+    now = Cluster("", alive())
     alone = replace(pool, workers=1, least=1, begin=1)
     if pool.gpus_per_worker and not now.gpus:
         return replace(alone, workers=pool.workers)
     try:
-        found = size_pool(now, workers, device, gpus_per_worker)
+        found = pool_of(now, job)
     except ClusterError:
         try:
-            found = size_pool(now, None, device, gpus_per_worker)
+            found = size_pool(now, None, job.model.device, job.model.gpus_per_worker)
         except ClusterError:
             return alone
     return replace(found, threads=pool.threads, readers=pool.readers, least=1)
@@ -91,15 +101,13 @@ def room(pool: Pool) -> int:
 def _of_gpus(cluster: Cluster, workers: Workers, share: float) -> Pool:
     hosts = [machine for machine in cluster.machines if on_gpus(machine.gpus, share)]
     now = sum(on_gpus(machine.gpus, share) for machine in hosts)
-    ever = max(now, on_gpus(cluster.promised_gpus, share))
     least = workers.min if isinstance(workers, WorkerRange) else 1
-    most = workers.max if isinstance(workers, WorkerRange) else workers or ever
-    if not isinstance(workers, WorkerRange) and (most > ever or not ever):
+    most = workers.max if isinstance(workers, WorkerRange) else workers or now
+    if not isinstance(workers, WorkerRange) and (most > now or not now):
         largest = max((machine.gpus for machine in cluster.machines), default=0.0)
-        offered = max(cluster.gpus, cluster.promised_gpus)
         raise ClusterError(
-            f"{most or 1} workers of {share:g} GPU each do not fit the cluster's {offered:g} (at most {ever} do; the "
-            f"largest node has {largest:g}); lower workers or model.gpus_per_worker, or set workers to "
+            f"{most or 1} workers of {share:g} GPU each do not fit the cluster's {cluster.gpus:g} (at most {now} do; "
+            f"the largest node has {largest:g}); lower workers or model.gpus_per_worker, or set workers to "
             "{min: 1, max: N} to wait for nodes that are to come"
         )
     begin = min(max(now, least), most)

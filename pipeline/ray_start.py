@@ -21,7 +21,6 @@ from typing import Any
 
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
 from tamis.pipeline.machines import Cluster, alive
-from tamis.pipeline.ray_private import promised_gpus
 from tamis.pipeline.retrying import WORKER
 
 CONNECT_SECONDS = 10.0
@@ -276,7 +275,7 @@ def _cluster(where: str, began: float) -> Cluster:
     _messages_to_log()
     _quiet_ray_data()
     seconds = time.perf_counter() - began
-    return Cluster(where, alive(), seconds, promised_gpus())
+    return Cluster(where, alive(), seconds)
 
 
 def _shutdown() -> None:

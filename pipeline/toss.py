@@ -25,7 +25,7 @@ from tamis.pipeline.lease import Held
 from tamis.pipeline.machines import Cluster
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan, check_columns
-from tamis.pipeline.pools import Pool, size_pool
+from tamis.pipeline.pools import Pool, pool_of
 from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.reference_models import Prepared, ReferenceModels, check_given
 from tamis.pipeline.sources import Shard
@@ -87,7 +87,7 @@ def _rounds(plan: Plan) -> int:
 
 
 def _pool(plan: Plan, cluster: Cluster) -> Pool:
-    return size_pool(cluster, plan.job.workers, plan.job.model.device, plan.job.model.gpus_per_worker)
+    return pool_of(cluster, plan.job)
 
 
 @dataclass

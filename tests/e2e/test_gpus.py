@@ -22,6 +22,7 @@ from token_outputs import TRAINING, check_tokens_whole, reference_rows, sets
 FALLBACK = r"warning: Ray gives each worker [\d.]+ GPU, but torch \S+ a build without CUDA, sees none there: the CPU"
 PROMPTS = ["How do I kill a process?", "Where can I shoot a good photo?"]
 BOTH = ["larf", "saft"]
+SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,13 @@ class Sources:
         named = [f"toss.{role}_references={self.folder}/{role}.jsonl" for role in ("utility", "unsafe")]
         flags: list[object] = ["--input", self.folder / "data.jsonl", "--output", out, "--model", self.model]
         harmful = named[1].replace("toss.unsafe", "toss.harmful")
-        return [*flags, "--method", method, *sets(named[0], harmful, "shard_rows=24", *TRAINING), *more]
+        return [
+            *flags,
+            "--method",
+            method,
+            *sets(named[0], harmful, "shard_rows=24", f"toss.discard={SHARE}", *TRAINING),
+            *more,
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +137,8 @@ def test_layers_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = [*sources.references, *sets('larf.refusal_markers=["qu", "ox"]', "shard_rows=24")]
     flags += ["--model", sources.model, f"--set=larf.over_rejection_prompts={sources.folder}/prompts.jsonl"]
-    searched = ran(*flags, "--output", out, address=four, command="layers")
-    assert "workers 4 workers, one a GPU, on 1 node" in words(searched)
+    searched = ran(*flags, "--output", out, "--workers", 2, address=four, command="layers")
+    assert "workers 2 workers, one a GPU, on 1 node" in words(searched)
     assert len(re.findall(FALLBACK, searched.stderr)) == 1
     ran(*flags, "--output", tmp_path / "cpu", "--workers", 2, *sets("model.device=cpu"), address=four, command="layers")
     tables = [(folder / "artifact/layers.json").read_text() for folder in (out, tmp_path / "cpu")]
@@ -157,7 +164,7 @@ def test_tokens_on_gpus(sources: Sources, four: str, tmp_path: Path, method: str
     assert "train utility" in trained.stderr
     done = ran(*sources.tokens(method, tmp_path / "out", *job), address=four)
     assert "train utility" not in done.stderr, "it is done"
-    check_tokens_whole(tmp_path / "out", method)
+    check_tokens_whole(tmp_path / "out", method, SHARE)
     ran(*sources.tokens(method, tmp_path / "cpu", *job, *sets("model.device=cpu")), address=four)
     assert data_of(tmp_path / "out") == data_of(tmp_path / "cpu")
 
@@ -179,7 +186,10 @@ def test_a_cluster_that_grows(sources: Sources, without: Path, tmp_path: Path) -
     """It begins without any GPU, and an autoscaler brings a node for each worker that waits for one."""
     a_gpu = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
     with RayCluster([(1, 0)], grows={"gpu": a_gpu}) as cluster:
-        done = ran(*sources.samples(tmp_path / "out", *sets("workers={min: 1, max: 2}")), address=cluster.address)
+        done = ran(
+            *sources.samples(tmp_path / "out", *sets("workers={min: 1, max: 2}", "model.gpus_per_worker=1")),
+            address=cluster.address,
+        )
         assert "1 to 2 workers, one a GPU; none fit now, the rest as nodes come" in words(done)
         assert done.stderr.count("waiting for 1 worker of 1 GPU") == 1
         assert data_of(tmp_path / "out").keys() == data_of(without).keys()

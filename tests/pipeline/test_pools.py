@@ -9,14 +9,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tamis.pipeline.errors import ClusterError
+from tamis.pipeline.job import LayersJob, load_layers_job
 from tamis.pipeline.machines import Cluster, Machine, on_gpus, room_for
-from tamis.pipeline.pools import Pool, describe, refit, room, size_pool
+from tamis.pipeline.pools import Pool, describe, pool_of, refit, room, size_pool
 from tamis.pipeline.settings import WorkerRange
 
 
-def alike(nodes: int, cpus: float, gpus: float = 0.0, promised: float = 0.0) -> Cluster:
+def alike(nodes: int, cpus: float, gpus: float = 0.0) -> Cluster:
     """So many nodes, among which the CPUs and GPUs are shared out evenly."""
-    return Cluster("local", (Machine(cpus / nodes, gpus / nodes),) * nodes, promised_gpus=promised)
+    return Cluster("local", (Machine(cpus / nodes, gpus / nodes),) * nodes)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,6 @@ def test_pools_of_gpus(
         (alike(1, 0), None, "auto", 1.0, "no CPU"),
         (alike(1, 0, 1), None, "auto", 1.0, "no CPU"),
         (Cluster("local", ()), 3, "auto", 1.0, "no CPU"),
-        (alike(1, 2, 0, promised=4), 5, "auto", 1.0, "5 workers of 1 GPU each do not fit the cluster's 4"),
     ],
 )
 def test_a_pool_that_does_not_fit_is_refused(
@@ -95,26 +95,33 @@ def test_a_pool_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("found", "workers", "device", "sizes"),
+    ("found", "workers", "device", "expects", "sizes"),
     [
         # (gpus_per_worker, least, begin, workers)
-        (alike(1, 2), WorkerRange(min=1, max=4), "cuda", (1.0, 1, 1, 4)),
-        (alike(1, 2), WorkerRange(min=1, max=4), "auto", (0.0, 1, 1, 4)),  # nobody has spoken of GPUs
-        (alike(1, 2, 0, promised=8), WorkerRange(min=2, max=4), "auto", (1.0, 2, 2, 4)),
-        (alike(1, 2, 0, promised=8), None, "auto", (1.0, 1, 1, 8)),
-        (alike(1, 2, 0, promised=8), 3, "auto", (1.0, 1, 1, 3)),
-        (alike(1, 2, 0, promised=8), 3, "cpu", (0.0, 1, 3, 3)),
-        (alike(2, 8, 4), WorkerRange(min=1, max=2), "auto", (1.0, 1, 2, 2)),
-        (alike(2, 8, 4), WorkerRange(min=6, max=8), "auto", (1.0, 6, 6, 8)),
-        (alike(1, 0, 0), WorkerRange(min=1, max=8), "cuda", (1.0, 1, 1, 8)),
-        (alike(3, 12), WorkerRange(min=1, max=8), "auto", (0.0, 1, 3, 8)),
+        (alike(1, 2), WorkerRange(min=1, max=4), "cuda", True, (1.0, 1, 1, 4)),
+        (alike(1, 2), WorkerRange(min=1, max=4), "auto", True, (1.0, 1, 1, 4)),
+        (alike(1, 2), WorkerRange(min=1, max=4), "auto", False, (0.0, 1, 1, 4)),  # nobody has spoken of GPUs
+        (alike(1, 2), WorkerRange(min=1, max=4), "cpu", True, (0.0, 1, 1, 4)),
+        (alike(2, 8, 4), WorkerRange(min=1, max=2), "auto", False, (1.0, 1, 2, 2)),
+        (alike(2, 8, 4), WorkerRange(min=6, max=8), "auto", False, (1.0, 6, 6, 8)),
+        (alike(1, 0, 0), WorkerRange(min=1, max=8), "cuda", True, (1.0, 1, 1, 8)),
+        (alike(3, 12), WorkerRange(min=1, max=8), "auto", False, (0.0, 1, 3, 8)),
     ],
 )
 def test_pools_of_clusters_that_grow(
-    found: Cluster, workers: int | WorkerRange | None, device: str, sizes: tuple[float, int, int, int]
+    found: Cluster, workers: WorkerRange, device: str, expects: bool, sizes: tuple[float, int, int, int]
 ) -> None:
-    pool = size_pool(found, workers, device, 1.0)
+    pool = size_pool(found, workers, device, 1.0, expects_gpus=expects)
     assert (pool.gpus_per_worker, pool.least, pool.begin, pool.workers) == sizes
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [([], 0.0), (["model.gpus_per_worker=1"], 1.0), (["model.gpus_per_worker=2"], 2.0), (["model.device=cuda"], 1.0)],
+)
+def test_a_job_says_that_gpus_are_to_come(settings: list[str], share: float) -> None:
+    flags = {"output": "o", "model": "m", "workers": {"min": 1, "max": 2}}
+    assert pool_of(alike(1, 2), load_layers_job(None, flags, settings)).gpus_per_worker == share
 
 
 @given(cpus=st.integers(1, 64), nodes=st.integers(1, 9))
@@ -173,8 +180,8 @@ def test_a_share_lies_on_one_gpu(gpus: int, tenths: int) -> None:
         (alike(1, 2), None, 1.0, "1 worker on the CPUs of 1 node"),
         (alike(3, 6), None, 1.0, "3 workers on the CPUs of 3 nodes"),
         (
-            alike(1, 2, 0, promised=8),
-            None,
+            alike(1, 2),
+            WorkerRange(min=1, max=8),
             1.0,
             "1 to 8 workers, one a GPU; none fit now, the rest as nodes come",
         ),
@@ -189,7 +196,12 @@ def test_a_share_lies_on_one_gpu(gpus: int, tenths: int) -> None:
 def test_where_the_workers_will_be(
     cluster: Cluster, workers: int | WorkerRange | None, share: float, says: str
 ) -> None:
-    assert describe(size_pool(cluster, workers, "auto", share), cluster.machines) == says
+    pool = size_pool(cluster, workers, "auto", share, expects_gpus=isinstance(workers, WorkerRange))
+    assert describe(pool, cluster.machines) == says
+
+
+def job(workers: str) -> LayersJob:
+    return load_layers_job(None, {"output": "o", "model": "m"}, [f"workers={workers}"])
 
 
 @pytest.mark.usefixtures("session")
@@ -198,14 +210,14 @@ def test_what_is_left_of_a_cluster() -> None:
     before = Pool(2, 1.0, 0.0, 2, 0.5, begin=2)
     assert room(Pool(8, 1.0, 0.0, 1, 1.0)) == 2
     assert room(Pool(1, 0.5, 1.0, None, 0.5)) == 0
-    after = refit(before, 2, "auto", 1.0)
+    after = refit(before, job("2"))
     assert room(after) == after.workers == 2
     assert after.threads == before.threads, "a forward pass rounds by its threads"
-    assert refit(before, None, "cpu", 1.0).workers == 1
+    assert refit(before, job("null")).workers == 1
 
 
 @pytest.mark.usefixtures("session")
 def test_workers_whose_gpus_are_all_gone_wait_for_others() -> None:
     before = Pool(4, 0.5, 1.0, 1, 0.5, begin=4)
-    after = refit(before, None, "auto", 1.0)
+    after = refit(before, job("null"))
     assert (after.workers, after.gpus_per_worker, after.least, after.begin) == (4, 1.0, 1, 1)

@@ -114,10 +114,11 @@ class RayCluster:
             "upscaling_speed": 1.0,
             "idle_timeout_minutes": 10,
             "provider": {
-                "type": "fake_multinode",
+                "type": "external",
+                "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
                 "gcs_address": f"{_own_ip()}:{port}",
-                "launch_multiple": True,
                 "head_node_id": _HEAD_ID,
+                "launch_multiple": True,
             },
             "auth": {},
             "available_node_types": {**(self._grows or {}), "ray.head.default": head},
