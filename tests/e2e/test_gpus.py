@@ -22,7 +22,7 @@ from token_outputs import TRAINING, check_tokens_whole, reference_rows, sets
 FALLBACK = r"warning: Ray gives each worker [\d.]+ GPU, but torch \S+ a build without CUDA, sees none there: the CPU"
 PROMPTS = ["How do I kill a process?", "Where can I shoot a good photo?"]
 BOTH = ["larf", "saft"]
-SHARE = 0.15
+SHARE = "0.15"
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,8 @@ class Sources:
         named = [f"toss.{role}_references={self.folder}/{role}.jsonl" for role in ("utility", "unsafe")]
         flags: list[object] = ["--input", self.folder / "data.jsonl", "--output", out, "--model", self.model]
         harmful = named[1].replace("toss.unsafe", "toss.harmful")
-        return [
-            *flags,
-            "--method",
-            method,
-            *sets(named[0], harmful, "shard_rows=24", f"toss.discard={SHARE}", *TRAINING),
-            *more,
-        ]
+        settings = (named[0], harmful, "shard_rows=24", f"toss.discard={SHARE}", *TRAINING)
+        return [*flags, "--method", method, *sets(*settings), *more]
 
 
 @pytest.fixture(scope="module")
