@@ -108,7 +108,7 @@ def capture(
         before = len(left)
         wait_for_room(pool, patience, tell)
         try:
-            graph = run_graph(spec, packed, list(left.values()), pool, worker, start_watch(), timeout)
+            graph = run_graph(spec, packed, list(left.values()), pool, worker, start_watch(), timeout, patience, tell)
             with closing(graph) as outcomes:
                 for outcome in outcomes:
                     if "set_aside" not in outcome:

@@ -9,7 +9,7 @@ from typing import Any
 from tamis.operators.requests import Request
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.models import ModelSource
-from tamis.pipeline.pools import Pool
+from tamis.pipeline.pools import Pool, device_of
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.store import Store
 
@@ -69,7 +69,7 @@ def capture_spec(
         trust_remote_code=spec.trust_remote_code,
         allow_pickle_weights=spec.allow_pickle_weights,
         dtype=spec.dtype,
-        device=spec.device,
+        device=device_of(spec.device, pool),
         threads=pool.threads,
         token_budget=spec.token_budget,
         attention=spec.attention,

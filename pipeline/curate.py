@@ -7,7 +7,7 @@ while torch is imported.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING, Any
 from tamis.pipeline import lease, plan_cache, rivals, run_folder
 from tamis.pipeline.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.files import SourceFile
 from tamis.pipeline.job import Job
+from tamis.pipeline.machines import Cluster
 from tamis.pipeline.plan import Plan, list_inputs, make_plan
+from tamis.pipeline.plan_cache import Rows
+from tamis.pipeline.pools import Pool
+from tamis.pipeline.progress import say
 from tamis.pipeline.ray_start import cluster_now, joins, ray_early
+from tamis.pipeline.room import wait_for_room
 from tamis.pipeline.scanning import scan_files
+from tamis.pipeline.sources import Scanned
 from tamis.pipeline.store import Store
 
 if TYPE_CHECKING:
@@ -100,14 +107,23 @@ def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.Stat
     store = Store(job.output, job.storage_options)
     files, known = list_inputs(job), plan_cache.load(job)
     with ray_early(address, needed=joins(address)):
-        scan = scan_on_cluster if joins(address) and worth_it(files, known) else scan_files
-        plan = make_plan(job, scan(files, job, known))
+        plan = make_plan(job, _scan(files, job, known, cluster_now(address)))
         from tamis.pipeline import layers
         from tamis.pipeline.placement import placed, this_machine
 
         state = run_folder.state_of(store, plan.fingerprint)
         plan = layers.settled(store, plan)
-        return placed(plan, cluster_now(address) or this_machine()), state
+        return (plan if state == "complete" else placed(plan, cluster_now(address) or this_machine())), state
+
+
+def _scan(
+    files: Sequence[SourceFile], job: Job, known: Mapping[SourceFile, Rows], cluster: Cluster | None
+) -> list[Scanned]:
+    """Where the rows lie: found on the cluster if it is there, has CPUs, and is worth it."""
+    if cluster is None or not cluster.cpus or not worth_it(files, known):
+        return scan_files(files, job, known)
+    wait_for_room(Pool(1, min(1.0, cluster.cpus), 0.0, None, 1.0), job.cluster_patience, say)
+    return scan_on_cluster(files, job, known)
 
 
 @contextmanager
@@ -122,8 +138,7 @@ def _opened(
     inputs = None if needed and worth_it(files, known) else scan_files(files, job, known)
     with ray_early(address, needed=needed):
         if inputs is None:
-            cluster_now(address)
-            inputs = scan_on_cluster(files, job, known)
+            inputs = _scan(files, job, known, cluster_now(address))
         plan = make_plan(job, inputs)
         from tamis.pipeline import layers
         from tamis.pipeline.placement import placed
@@ -131,7 +146,9 @@ def _opened(
         state = run_folder.state_of(store, plan.fingerprint)
         plan = layers.settled(store, plan)
         cluster = cluster_now(address)
-        plan = plan if cluster is None else placed(plan, cluster)
+        # Of a run that was begun, all work of the model may be done; if not, it is refused when it is about to start.
+        if cluster is not None:
+            plan = placed(plan, cluster, refuse=state == "new")
         if on_plan is not None:
             on_plan(plan, state)
         if state == "new":

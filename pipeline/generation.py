@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -22,8 +22,8 @@ from tamis.pipeline.engine import let_end, own_error
 from tamis.pipeline.errors import ClusterError, TamisError, error_text, from_facts
 from tamis.pipeline.model_worker import ModelWorker
 from tamis.pipeline.parcels import BATCH_SIZE, ONE_ROW, portions
-from tamis.pipeline.pools import Pool, room
-from tamis.pipeline.room import GRACE_SECONDS, Shrinking
+from tamis.pipeline.pools import Pool
+from tamis.pipeline.room import GRACE_SECONDS, Places
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.tokenising import PackedTokenizer, tokenise_portion
 from tamis.pipeline.watch import TRIES, Guard, kill_stalled
@@ -48,8 +48,11 @@ def run_graph(
     worker: type[ModelWorker],
     guard: Guard,
     timeout: float,
+    patience: float,
+    tell: Callable[[str], None],
 ) -> Generator[dict[str, Any]]:
     """What the workers say of every shard, in any order. timeout: seconds after which a worker is taken for hung.
+    patience: seconds to wait for a place for one of them. tell: told of that.
 
     Raises TamisError as a worker raised it, GraphLost, or ClusterError for any other error of a worker.
     """
@@ -69,7 +72,7 @@ def run_graph(
     consumer.start()
     ended = False
     looked = time.monotonic()
-    shrinking = Shrinking(pool)
+    places = Places(pool, patience, tell)
     try:
         while True:
             if time.monotonic() - looked > min(timeout / 4, GRACE_SECONDS):
@@ -78,10 +81,10 @@ def run_graph(
             try:
                 outcome = outcomes.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                if shrinking.for_too_long(room(pool)):
+                if places.lost(partial(_asked, guard)):
                     raise GraphLost("the cluster has become too small for the workers") from None
                 continue
-            shrinking.end()
+            places.in_use()
             if outcome is _END:
                 ended = True
                 return
@@ -159,10 +162,21 @@ def _finite_retries() -> Iterator[None]:
 
 
 def _replace_hung(guard: Guard, timeout: float) -> None:
+    with _watched():
+        kill_stalled(guard, timeout)
+
+
+def _asked(guard: Guard) -> int:
+    with _watched():
+        return guard.there()
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
     import ray
 
     try:
-        kill_stalled(guard, timeout)
+        yield
     except ray.exceptions.RayActorError:
         raise GraphLost("the record of who works on what was lost") from None
 

@@ -6,6 +6,7 @@ import math
 import subprocess
 from contextlib import suppress
 
+from tamis.pipeline.engine import let_end
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.pools import Pool
 from tamis.pipeline.settings import ModelSpec
@@ -34,7 +35,7 @@ def check_weights(weights: int, dtype: str, pool: Pool, memory: int) -> str | No
     needed = math.ceil(weights / (_FOR_WEIGHTS * memory))
     ways = [f"set model.gpus_per_worker to {max(needed, 1)}"] if share < max(needed, 1) else []
     ways += ["set model.dtype to bfloat16"] if dtype == "float32" else []
-    ways += ["read a lower block", "take GPUs with more memory"]
+    ways += ["read a lower block, where one is read", "take GPUs with more memory"]
     said = (
         f"a worker's weights take about {shown(weights)} in {dtype}, and its {share:g} GPU "
         f"{'have' if share > 1 else 'has'} {shown(room)}; {', or '.join(ways)}"
@@ -63,7 +64,7 @@ def smallest_gpu() -> int | None:
     if not looks:
         return None
     ready, late = ray.wait(looks, num_returns=len(looks), timeout=_LOOK_SECONDS)
-    for reference in late:
+    for reference in let_end(late):
         ray.cancel(reference, force=False)
     found = []
     for reference in ready:
@@ -74,10 +75,14 @@ def smallest_gpu() -> int | None:
 
 def memory_here() -> int | None:
     """Bytes of this machine's smallest GPU, as its driver says; None where there is no such driver."""
+    return min(gpus_here(), default=None)
+
+
+def gpus_here() -> list[int]:
+    """Bytes of each GPU of this machine, as its driver says; empty where there is no such driver."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=_LOOK_SECONDS, check=True).stdout
-        sizes = [int(line) << 20 for line in said.split()]
+        return [int(line) << 20 for line in said.split()]
     except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-    return min(sizes, default=None)
+        return []

@@ -81,12 +81,14 @@ class LayersJob(Section):
     cluster_patience: float = Field(
         600,
         ge=0,
+        allow_inf_nan=False,
         description="Seconds to wait for nodes that are not there yet, or for GPUs that other jobs use, before the run "
         "ends with exit code 5.",
     )
     worker_timeout: float = Field(
         1800,
         gt=0,
+        allow_inf_nan=False,
         description="Seconds without progress, on a shard or in a training, after which a worker is taken for hung "
         "and replaced.",
     )

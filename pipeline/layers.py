@@ -29,6 +29,7 @@ from tamis.pipeline.job import LayersJob
 from tamis.pipeline.layer_plan import LayerPlan, plan_layers
 from tamis.pipeline.layer_result import Part
 from tamis.pipeline.machines import Cluster
+from tamis.pipeline.model_checks import check_files
 from tamis.pipeline.placement import placement_of
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.pools import Pool, pool_of, refit
@@ -117,7 +118,12 @@ def settled(store: Store, plan: Plan) -> Plan:
     """The plan of a run with LARF's block put in, if that is known by now."""
     if plan.layers is None or (result := known(store, plan.layers)) is None:
         return plan
-    return plan.with_layer(result["chosen"]["block"], result["chosen"]["how"])
+    settled = plan.with_layer(result["chosen"]["block"], result["chosen"]["how"])
+    if settled.parameters is None:
+        return settled
+    # The search takes the whole model, and what follows takes less.
+    blocks = max(request.block for request in settled.requests) + 1
+    return replace(settled, parameters=check_files(plan.opened, blocks, head=False))
 
 
 def beside(store: Store, plan: Plan) -> dict[str, Any] | None:

@@ -53,6 +53,8 @@ class ModelWorker:
         self.token_budget = None if spec.token_budget == "auto" else int(spec.token_budget)
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self.failure: Exception | None = None
+        if guard is not None:
+            guard.attend()
         try:
             self.thread.submit(self._start).result()
         except Exception as error:
@@ -73,21 +75,20 @@ class ModelWorker:
             return _said(self.thread.submit(self._capture, rows, notes, None).result())
         work = f"{self.spec.stage} {shard.name}"
         refused = self.guard.begin(work)
-        if refused is None:
-            try:
-                receipt = self.thread.submit(self._capture, rows, notes, self.guard.beats(work)).result()
-            except (TamisError, OSError) as error:
-                return _said({"error": as_facts(error)})
-            except Exception as error:
-                # The model saw token ids only, so no sample's text is in this.
-                refused = f"{type(error).__name__}: {error_text(error)}"
-                if _ends_the_process(error):
-                    self.guard.blame(work, refused)
-                    os._exit(1)
-            else:
-                self.guard.end(work)
-                return _said(receipt)
-        self.guard.end(work)
+        if refused is not None:
+            return _said({"set_aside": set_aside(shard, refused).to_dict()})
+        try:
+            return _said(self.thread.submit(self._capture, rows, notes, self.guard.beats(work)).result())
+        except (TamisError, OSError) as error:
+            return _said({"error": as_facts(error)})
+        except Exception as error:
+            # The model saw token ids only, so no sample's text is in this.
+            refused = f"{type(error).__name__}: {error_text(error)}"
+            if _ends_the_process(error):
+                self.guard.blame(work, refused)
+                os._exit(1)
+        finally:
+            self.guard.end(work)
         return _said({"set_aside": set_aside(shard, refused).to_dict()})
 
     def engine(self) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from tamis.pipeline.gpu_memory import check_weights, memory_here, shown, smallest_gpu, weights_of
+from tamis.pipeline.errors import ClusterError, ConfigError
+from tamis.pipeline.gpu_memory import check_weights, gpus_here, memory_here, shown, smallest_gpu, weights_of
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.machines import Cluster, Machine
 from tamis.pipeline.plan import Plan
@@ -21,11 +22,17 @@ _MOST_BYTES_PER_TOKEN = 16
 """Of a file: 3 to 6 of text, some more of what is around it, and a fraction of that if it is packed."""
 
 
-def placed(plan: Plan, cluster: Cluster) -> Plan:
-    """The plan, which says where its workers will run. ClusterError or ConfigError where they do not fit."""
+def placed(plan: Plan, cluster: Cluster, *, refuse: bool = True) -> Plan:
+    """The plan, which says where its workers will run. ClusterError or ConfigError where they do not fit, or, without
+    refuse, the plan as it is."""
     readers = plan.job.readers or readers_of(tokens_of(plan, plan.rows))
     most = min(readers, max(int(cluster.cpus), 1))
-    found = placement_of(plan.job, cluster, plan.parameters)
+    try:
+        found = placement_of(plan.job, cluster, plan.parameters)
+    except (ClusterError, ConfigError):
+        if refuse:
+            raise
+        return plan
     fed = f"{found.text}; {most:,} reader{'s' if most > 1 else ''} at most"
     return replace(plan, placement=replace(found, text=fed), warnings=(*plan.warnings, *found.warnings))
 
@@ -54,10 +61,12 @@ def _notes(job: LayersJob, pool: Pool) -> tuple[str, ...]:
 
 
 def this_machine() -> Cluster:
-    """What Ray would find here, as far as can be said without starting it. Imports torch."""
-    import torch
-
-    return Cluster(HERE, (Machine(float(os.cpu_count() or 1), float(torch.cuda.device_count())),))
+    """What Ray would find here, as far as can be said without starting it: it counts the GPUs that the driver has, and
+    of these the ones that CUDA_VISIBLE_DEVICES names."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = len(gpus_here())
+    seen = gpus if named is None else min(gpus, len([name for name in named.split(",") if name.strip()]))
+    return Cluster(HERE, (Machine(float(os.cpu_count() or 1), float(seen)),))
 
 
 def tokens_of(plan: Plan, rows: int) -> float:

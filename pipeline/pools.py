@@ -79,18 +79,25 @@ def size_pool(
 def refit(pool: Pool, job: LayersJob) -> Pool:
     """The pool for what is left of the cluster, or has come to it. threads: as they were, as a forward pass rounds by
     them. Where there is room for none, one worker, which waits for a node."""
-    now = Cluster("", alive())
+    now, device = Cluster("", alive()), job.model.device if pool.gpus_per_worker else "cpu"
     alone = replace(pool, workers=1, least=1, begin=1)
     if pool.gpus_per_worker and not now.gpus:
         return replace(alone, workers=pool.workers)
     try:
-        found = pool_of(now, job)
+        found = size_pool(now, job.workers, device, job.model.gpus_per_worker)
     except ClusterError:
         try:
-            found = size_pool(now, None, job.model.device, job.model.gpus_per_worker)
+            found = size_pool(now, None, device, job.model.gpus_per_worker)
         except ClusterError:
             return alone
-    return replace(found, threads=pool.threads, readers=pool.readers, least=1)
+    here = room_for(now.machines, found.cpus_per_worker, found.gpus_per_worker)
+    begin = max(min(found.begin, here), 1)
+    return replace(found, threads=pool.threads, readers=pool.readers, least=1, begin=begin)
+
+
+def device_of(device: str, pool: Pool) -> str:
+    """Where a worker of the pool computes. One that was given no GPU leaves those that it sees to others."""
+    return device if pool.gpus_per_worker else "cpu"
 
 
 def room(pool: Pool) -> int:
@@ -106,9 +113,9 @@ def _of_gpus(cluster: Cluster, workers: Workers, share: float) -> Pool:
     if not isinstance(workers, WorkerRange) and (most > now or not now):
         largest = max((machine.gpus for machine in cluster.machines), default=0.0)
         raise ClusterError(
-            f"{most or 1} workers of {share:g} GPU each do not fit the cluster's {cluster.gpus:g} (at most {now} do; "
-            f"the largest node has {largest:g}); lower workers or model.gpus_per_worker, or set workers to "
-            "{min: 1, max: N} to wait for nodes that are to come"
+            f"{_many(most or 1, 'worker')} of {share:g} GPU each do not fit the cluster's {cluster.gpus:g} "
+            f"(at most {now} do; the largest node has {largest:g}); lower workers or model.gpus_per_worker, or set "
+            "workers to {min: 1, max: N} to wait for nodes that are to come"
         )
     begin = min(max(now, least), most)
     on = [min(on_gpus(machine.gpus, share), most) for machine in hosts]
@@ -131,7 +138,8 @@ def _of_cpus(cluster: Cluster, workers: int | None) -> Pool:
 
 def _of_a_range(cluster: Cluster, workers: WorkerRange) -> Pool:
     """One worker a node, of the nodes that are there and of those that come: each takes a little more than half of
-    one, so that two of them never share a node and tasks find room beside each."""
+    one, so that two of them never share a node and tasks find room beside each. Smaller nodes than the largest have
+    room for tasks alone."""
     largest = max((machine.cpus for machine in cluster.machines), default=0.0) or 1.0
     cpus = math.floor(50 * largest + 1) / 100
     now = room_for(cluster.machines, cpus, 0.0)

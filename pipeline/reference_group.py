@@ -198,7 +198,7 @@ def _have_cuda(pool: Pool, device: str) -> bool:
     # Given here, not as .options(), so that the process ends with its task, as the GPU's memory it may have taken.
     look = ray.remote(num_cpus=0, num_gpus=pool.gpus_per_worker)(missing_gpu)
     try:
-        return ray.get(look.remote(device, pool.gpus_per_worker)) is None
+        return ray.get(look.remote(device, pool.gpus_per_worker), timeout=60 * START_MINUTES) is None
     except ray.exceptions.RayTaskError as error:
         raise _unwrapped(error) from None
 

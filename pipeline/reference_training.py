@@ -17,7 +17,7 @@ from tamis.operators.recipe import Recipe
 from tamis.operators.tokenised import Tokenised
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.models import ModelSource
-from tamis.pipeline.pools import Pool, room
+from tamis.pipeline.pools import Pool, device_of, room
 from tamis.pipeline.progress import Progress, say, warn_once
 from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import rows_digest, write_rows
@@ -130,7 +130,7 @@ def _spec(
         trust_remote_code=spec.trust_remote_code,
         allow_pickle_weights=spec.allow_pickle_weights,
         dtype=spec.dtype,
-        device=spec.device,
+        device=device_of(spec.device, pool),
         threads=pool.threads,
         token_budget=None if spec.token_budget == "auto" else spec.token_budget,
         recipe=_recipe(training),

@@ -9,12 +9,15 @@ from typing import Any
 
 from tamis.pipeline.errors import ClusterError
 from tamis.pipeline.machines import alive
-from tamis.pipeline.pools import Pool
+from tamis.pipeline.pools import Pool, room
 
 PATIENCE_SECONDS = 600.0
 
 GRACE_SECONDS = 30.0
 """How long workers that lost their place may be waited for. Nodes come back, and other workers go on meanwhile."""
+
+_LOOK_SECONDS = 5.0
+_TURN_SECONDS = 1.0
 
 SETTLE_SECONDS = 3.0
 """How long what has just ended may still count as there. So short a wait needs no word."""
@@ -30,13 +33,13 @@ def wait_for_room(pool: Pool, patience: float, say: Callable[[str], None], settl
     import ray
 
     with _asked_for(pool, pool.begin) as group:
-        if group.wait(settle):
+        if _wait(group, settle):
             return pool.begin
     with _asked_for(pool, pool.least) as group:
         shape = _shape(pool, pool.least)
-        if not group.wait(min(settle, SETTLE_SECONDS)):
+        if not _wait(group, min(settle, SETTLE_SECONDS)):
             say(f"waiting for {shape}: {_offer()}; for {patience:g} s at most (cluster_patience)")
-            if not group.wait(patience):
+            if not _wait(group, patience):
                 raise ClusterError(
                     f"the cluster had no room for {shape} in {patience:g} s: {_offer()}; free some, ask for less "
                     "(workers, model.gpus_per_worker), or raise cluster_patience. What is done stays done; run the "
@@ -63,6 +66,15 @@ def _asked_for(pool: Pool, workers: int) -> Iterator[Any]:
         remove_placement_group(group)
 
 
+def _wait(group: Any, seconds: float) -> bool:
+    """In short turns: nothing interrupts Ray while it waits, not even Ctrl-C."""
+    until = time.monotonic() + seconds
+    while not group.wait(min(_TURN_SECONDS, max(until - time.monotonic(), 0.01))):
+        if time.monotonic() >= until:
+            return False
+    return True
+
+
 def _bundle(pool: Pool) -> dict[str, float]:
     share = {"CPU": pool.cpus_per_worker, "GPU": pool.gpus_per_worker}
     return {name: amount for name, amount in share.items() if amount}
@@ -70,7 +82,7 @@ def _bundle(pool: Pool) -> dict[str, float]:
 
 def _shape(pool: Pool, workers: int) -> str:
     needs = [f"{pool.gpus_per_worker:g} GPU"] if pool.gpus_per_worker else []
-    needs += [f"{pool.cpus_per_worker:.2g} CPU"] if pool.cpus_per_worker else []
+    needs += [f"{pool.cpus_per_worker:.4g} CPU"] if pool.cpus_per_worker else []
     each = " each" if workers > 1 else ""
     return f"{workers} worker{'s' if workers > 1 else ''} of {' and '.join(needs)}{each}"
 
@@ -86,22 +98,39 @@ def _offer() -> str:
     return f"the cluster has {' and '.join(parts)} on {len(machines)} node{'s' if len(machines) != 1 else ''}"
 
 
-class Shrinking:
-    """Whether the cluster has lost the room for workers that it had, while nothing gets done. A worker that has no node
-    any more keeps the shards that were given to it."""
+class Places:
+    """Whether workers have places, watched while nothing gets done. One that lost its own keeps the shards that were
+    given to it, and those that never had one wait behind other jobs."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._most = min(pool.begin, pool.workers)
-        self._since: float | None = None
+    def __init__(self, pool: Pool, patience: float, tell: Callable[[str], None]) -> None:
+        self._pool, self._patience, self._tell = pool, patience, tell
+        self._most = 0
+        self._idle_since = time.monotonic()
+        self._told = False
 
-    def for_too_long(self, now: int) -> bool:
-        """now: how many workers there is room for."""
-        if now >= self._most:
-            self._most, self._since = now, None
-        elif self._since is None:
-            self._since = time.monotonic()
-        return self._since is not None and time.monotonic() - self._since > GRACE_SECONDS
-
-    def end(self) -> None:
+    def in_use(self) -> None:
         """Something got done."""
-        self._since = None
+        self._idle_since = time.monotonic()
+        self._told = False
+
+    def lost(self, count: Callable[[], int]) -> bool:
+        """Whether there were more workers than the cluster has room for now, and that keeps the others waiting.
+
+        count: says how many workers have a place. Tells when none has one for long; ClusterError after `patience`.
+        """
+        idle = time.monotonic() - self._idle_since
+        if idle < _LOOK_SECONDS:
+            return False
+        there = count()
+        self._most = max(self._most, there)
+        if there == 0 and idle > self._patience + GRACE_SECONDS:
+            raise ClusterError(
+                f"no worker found room in {idle:.0f} s: {_offer()}; free some, ask for less (workers, "
+                "model.gpus_per_worker), or raise cluster_patience. What is done stays done; run the same command "
+                "again to go on"
+            )
+        if there == 0 and idle > 2 * GRACE_SECONDS and not self._told:
+            self._told = True
+            self._tell(f"waiting for {_shape(self._pool, 1)}: {_offer()}; for {self._patience:g} s at most "
+                       "(cluster_patience)")  # fmt: skip
+        return idle > GRACE_SECONDS and room(self._pool) < self._most

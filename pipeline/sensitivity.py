@@ -18,10 +18,10 @@ from tamis.pipeline.engine import own_error
 from tamis.pipeline.errors import ClusterError, ConfigError, TamisError
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.models import ModelSource, chat_template, fetch
-from tamis.pipeline.pools import Pool, room
+from tamis.pipeline.pools import Pool, device_of
 from tamis.pipeline.progress import say, warn_once
 from tamis.pipeline.receipts import Receipt
-from tamis.pipeline.room import PATIENCE_SECONDS, Shrinking, wait_for_room
+from tamis.pipeline.room import PATIENCE_SECONDS, Places, wait_for_room
 from tamis.pipeline.store import Store
 from tamis.pipeline.worker_gpu import missing_gpu
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 STAGE = "layers"
 ACTOR_RESTARTS = 3
+
+MAX_FRUITLESS = 3
+"""So many rounds in a row that were lost before one cell was done are no accident."""
 
 _POLL_SECONDS = 1.0
 
@@ -75,7 +78,7 @@ def search_spec(job: LayersJob, model: ModelSource, pool: Pool) -> SearchSpec:
         allow_pickle_weights=spec.allow_pickle_weights,
         template=chat_template(spec.template, job.storage_options),
         dtype=spec.dtype,
-        device=spec.device,
+        device=device_of(spec.device, pool),
         threads=pool.threads,
         markers=tuple(job.larf.refusal_markers),
         gpus=pool.gpus_per_worker,
@@ -104,21 +107,28 @@ def search(
     resize: the pool for what is left of the cluster when nodes were lost. patience: seconds to wait for room on it.
     tell: told what is waited for. Raises TamisError as a worker raised it, ClusterError when workers keep dying.
     """
-    left = list(cells)
+    left, fruitless = list(cells), 0
     while left:
+        before = len(left)
         wait_for_room(pool, patience, tell)
-        with closing(_round(spec, prompts, left, pool)) as found:
+        with closing(_round(spec, prompts, left, pool, Places(pool, patience, tell))) as found:
             for cell, facts in found:
                 left.remove(cell)
                 if facts["fallback"] is not None:
                     warn_once(facts["fallback"], tell)
                 yield receipts.write_cell(store, STAGE, cell.name, key, facts)
+        fruitless = 0 if len(left) < before else fruitless + 1
+        if fruitless == MAX_FRUITLESS:
+            raise ClusterError(
+                "the workers of the layer search could not be kept alive; the cells that are done stay, run the same "
+                "command again to go on"
+            )
         if left:
             pool = pool if resize is None else resize()
 
 
 def _round(
-    spec: SearchSpec, prompts: Sequence[str], cells: Sequence[Cell], pool: Pool
+    spec: SearchSpec, prompts: Sequence[str], cells: Sequence[Cell], pool: Pool, places: Places
 ) -> Generator[tuple[Cell, dict[str, Any]]]:
     """Cells and their facts until all are done, or the cluster has no room any more for workers that have some."""
     import ray
@@ -136,7 +146,6 @@ def _round(
     # A worker that waits for a GPU gets no cell: it may wait for long.
     coming = {worker.is_there.remote(): worker for worker in actors}
     running: dict[Any, tuple[Any, Cell]] = {}
-    shrinking = Shrinking(pool)
 
     def give_work(worker: Any) -> None:
         cell = next(waiting, None)
@@ -147,10 +156,10 @@ def _round(
         done = 0
         while done < len(cells):
             ready, _ = ray.wait([*running, *coming], num_returns=1, timeout=_POLL_SECONDS)
-            if not ready and shrinking.for_too_long(room(pool)):
+            if not ready and places.lost(lambda: len(actors) - len(coming)):
                 return
             for reference in ready:
-                shrinking.end()
+                places.in_use()
                 if reference in coming:
                     _result(reference)
                     give_work(coming.pop(reference))

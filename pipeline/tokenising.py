@@ -67,21 +67,20 @@ def tokenise_shard(text: str, spec: CaptureSpec, tokenizer: PackedTokenizer, gua
         return _tokenised(shard, text, spec, tokenizer)
     work = f"reading {shard.name}"
     refused = guard.begin(work)
-    if refused is None:
-        try:
-            parcel = _tokenised(shard, text, spec, tokenizer)
-        except TooLargeError as error:
-            refused = error.reason
-        except (TamisError, OSError) as error:
-            return pack({"shard": text, "error": as_facts(error)}, None)
-        except Exception as error:
-            # An error of a parser or tokenizer may quote the sample, so its message stays here.
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            refused = f"{type(error).__name__} in {os.path.basename(frame.filename)}, line {frame.lineno}"
-        else:
-            guard.end(work)
-            return parcel
-    guard.end(work)
+    if refused is not None:
+        return pack({"shard": text, "set_aside": refused}, None)
+    try:
+        return _tokenised(shard, text, spec, tokenizer)
+    except TooLargeError as error:
+        refused = error.reason
+    except (TamisError, OSError) as error:
+        return pack({"shard": text, "error": as_facts(error)}, None)
+    except Exception as error:
+        # An error of a parser or tokenizer may quote the sample, so its message stays here.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        refused = f"{type(error).__name__} in {os.path.basename(frame.filename)}, line {frame.lineno}"
+    finally:
+        guard.end(work)
     return pack({"shard": text, "set_aside": refused}, None)
 
 

@@ -8,6 +8,7 @@ shard that is begun once more than it may be has killed every worker that had it
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ TRIES = 3
 """How many workers a shard may kill."""
 
 _BEAT_SECONDS = 5.0
+_GONE_SECONDS = 30.0
 _KILL_SECONDS = 30.0
 
 
@@ -54,6 +56,17 @@ class Watch:
         self._tries: Counter[str] = Counter()
         self._blame: dict[str, str] = {}
         self._running: dict[str, _Work] = {}
+        self._there: dict[Process, float] = {}
+
+    def attend(self, process: Process) -> None:
+        """A worker that runs a model has a place; to be said every few seconds, as one that dies says nothing."""
+        self._there[process] = time.monotonic()
+
+    def there(self) -> int:
+        """How many workers have a place."""
+        now = time.monotonic()
+        self._there = {process: seen for process, seen in self._there.items() if now - seen < _GONE_SECONDS}
+        return len(self._there)
 
     def begin(self, work: str, process: Process) -> str | None:
         """Note that a worker begins; or the reason why nobody should."""
@@ -91,6 +104,24 @@ class Guard:
     """A worker's end of the line to the watch; travels to workers. watch: handle of the actor."""
 
     watch: Any
+
+    def attend(self) -> None:
+        """Say that this process has a place, from now until it ends."""
+        this = Process.this()
+
+        def say() -> None:
+            while True:
+                self.watch.attend.remote(this)
+                time.sleep(_BEAT_SECONDS)
+
+        threading.Thread(target=say, name="attend", daemon=True).start()
+
+    def there(self) -> int:
+        """As `Watch.there`."""
+        import ray
+
+        count: int = ray.get(self.watch.there.remote())
+        return count
 
     def begin(self, work: str) -> str | None:
         """As `Watch.begin`, for this process."""

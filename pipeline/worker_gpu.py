@@ -18,12 +18,14 @@ def missing_gpu(device: str, gpus: float) -> str | None:
 
     if torch.cuda.is_available():
         return None
-    seen = f"; CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}" if torch.version.cuda else ""
     build = "" if torch.version.cuda else ", a build without CUDA,"
-    found = f"Ray gives each worker {gpus:g} GPU, but torch {torch.__version__}{build} sees none there{seen}"
+    found = f"Ray gives each worker {gpus:g} GPU, but torch {torch.__version__}{build} sees none there"
     if device == "cuda":
+        seen = f" (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r})" if torch.version.cuda else ""
         raise ClusterError(
-            f"model.device is cuda. {found}; install a torch with CUDA on every node, check its driver and the indices "
-            "of its GPUs, or set model.device to auto or cpu"
+            f"model.device is cuda. {found}{seen}; install a torch with CUDA on every node, check its driver and the "
+            "indices of its GPUs, or set model.device to auto or cpu"
         )
-    return f"{found}: the CPU computes"
+    # The same words from every worker, which are said once.
+    advice = "; are the driver and CUDA_VISIBLE_DEVICES right?" if torch.version.cuda else ""
+    return f"{found}: the CPU computes{advice}"

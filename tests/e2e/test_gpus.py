@@ -186,7 +186,7 @@ def test_a_cluster_that_grows(sources: Sources, without: Path, tmp_path: Path) -
             address=cluster.address,
         )
         assert "1 to 2 workers, one a GPU; none fit now, the rest as nodes come" in words(done)
-        assert done.stderr.count("waiting for 1 worker of 1 GPU") == 1
+        assert done.stderr.count("waiting for 1 worker of 1 GPU") <= 1, "the node may come at once"
         assert data_of(tmp_path / "out").keys() == data_of(without).keys()
         check_whole(tmp_path / "out", BOTH)
 

@@ -217,6 +217,13 @@ def test_what_is_left_of_a_cluster() -> None:
 
 
 @pytest.mark.usefixtures("session")
+def test_what_is_left_of_a_range() -> None:
+    """No more begin than there is room for, however many must find room at first."""
+    after = refit(Pool(4, 1.01, 0.0, 2, 0.4, least=2, begin=2), job("{min: 2, max: 4}"))
+    assert (after.least, after.begin, after.workers) == (1, 1, 4)
+
+
+@pytest.mark.usefixtures("session")
 def test_workers_whose_gpus_are_all_gone_wait_for_others() -> None:
     before = Pool(4, 0.5, 1.0, 1, 0.5, begin=4)
     after = refit(before, job("null"))

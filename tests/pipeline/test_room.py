@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
 import pytest
 import ray
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tamis.pipeline import room
 from tamis.pipeline.errors import ClusterError
 from tamis.pipeline.pools import Pool
-from tamis.pipeline.room import GRACE_SECONDS, Shrinking, wait_for_room
+from tamis.pipeline.room import GRACE_SECONDS, Places, wait_for_room
 
 
 def pool(workers: int, cpus: float, least: int = 1) -> Pool:
@@ -47,27 +48,64 @@ def test_what_is_waited_for_is_said_once() -> None:
     assert wait_for_room(pool(1, 1.0), 60.0, said.append) == 1
 
 
-@given(
-    rooms=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 20), st.booleans()), max_size=40),
-    begin=st.integers(1, 4),
-)
-def test_a_cluster_shrinks_when_it_has_less_room_than_ever_before(
-    rooms: list[tuple[int, int, bool]], begin: int
-) -> None:
-    """Against the whole history: room was lost, it stays lost, and nothing got done for longer than the grace."""
-    with pytest.MonkeyPatch.context() as patch:
-        clock = 0.0
-        patch.setattr(room.time, "monotonic", lambda: clock)
-        shrinking = Shrinking(Pool(6, 1.0, 0.0, 1, 0.1, begin=begin))
-        most, short_since = begin, None
-        for now, seconds, done in rooms:
-            clock += seconds
-            if done:
-                shrinking.end()
-                short_since = None
-            if now >= most:
-                most, short_since = now, None
-            elif short_since is None:
-                short_since = clock
-            expected = short_since is not None and clock - short_since > GRACE_SECONDS
-            assert shrinking.for_too_long(now) == expected
+def watching(patch: pytest.MonkeyPatch, patience: float = 600.0) -> tuple[Places, list[str], list[float], list[int]]:
+    """What watches, what it said, the clock, and the room that there is."""
+    said: list[str] = []
+    clock, there_is = [0.0], [3]
+    patch.setattr(room.time, "monotonic", lambda: clock[0])
+    patch.setattr(room, "room", lambda _: there_is[0])
+    patch.setattr(room, "_offer", lambda: "the cluster has none")
+    return Places(Pool(3, 1.0, 1.0, 1, 0.1), patience, said.append), said, clock, there_is
+
+
+def test_workers_that_lost_their_place_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, said, clock, there_is = watching(monkeypatch)
+    clock[0] += 20
+    assert not places.lost(lambda: 3)
+    there_is[0] = 2  # a node has left
+    assert not places.lost(lambda: 3)
+    clock[0] += GRACE_SECONDS
+    assert places.lost(lambda: 2)
+    places.in_use()
+    assert not places.lost(lambda: 2), "the others go on"
+    assert said == []
+
+
+def test_a_node_that_nobody_worked_on_may_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, _, clock, there_is = watching(monkeypatch)
+    there_is[0] = 2
+    clock[0] += 10 * GRACE_SECONDS
+    assert not places.lost(lambda: 2)
+
+
+def test_workers_that_wait_behind_another_job_are_told_of_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, said, clock, _ = watching(monkeypatch, patience=100.0)
+    for _ in range(10):
+        clock[0] += 10
+        assert not places.lost(lambda: 0)
+    assert said == [
+        "waiting for 1 worker of 1 GPU and 1 CPU: the cluster has none; for 100 s at most (cluster_patience)"
+    ]
+    clock[0] += GRACE_SECONDS + 1
+    with pytest.raises(ClusterError, match="no worker found room in 131 s: the cluster has none") as caught:
+        places.lost(lambda: 0)
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.usefixtures("session")
+def test_a_wait_can_be_interrupted() -> None:
+    """By a signal, as Ctrl-C is one."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 2.0)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            wait_for_room(pool(1, 50.0), 600.0, lambda _: None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 60
