@@ -177,18 +177,26 @@ def test_nodes_with_gpus_beside_one_without(sources: Sources, without: Path, tmp
 
 
 @pytest.mark.long
-def test_a_cluster_that_grows(sources: Sources, without: Path, tmp_path: Path) -> None:
-    """It begins without any GPU, and an autoscaler brings a node for each worker that waits for one."""
-    a_gpu = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+def test_a_cluster_that_grows(sources: Sources, without: Path, slow_model: Path, tmp_path: Path) -> None:
+    """It begins without any GPU, and an autoscaler brings nodes for workers that wait, one for the first and others as
+    there is work for them."""
+    a_gpu = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 3}
+    growing = sets("workers={min: 1, max: 3}", "model.gpus_per_worker=1")
     with RayCluster([(1, 0)], grows={"gpu": a_gpu}) as cluster:
-        done = ran(
-            *sources.samples(tmp_path / "out", *sets("workers={min: 1, max: 2}", "model.gpus_per_worker=1")),
-            address=cluster.address,
-        )
-        assert "1 to 2 workers, one a GPU; none fit now, the rest as nodes come" in words(done)
+        done = ran(*sources.samples(tmp_path / "out", *growing), address=cluster.address)
+        assert "1 to 3 workers, one a GPU; none fit now, the rest as nodes come" in words(done)
         assert done.stderr.count("waiting for 1 worker of 1 GPU") <= 1, "the node may come at once"
         assert data_of(tmp_path / "out").keys() == data_of(without).keys()
         check_whole(tmp_path / "out", BOTH)
+
+        write_jsonl(tmp_path / "long.jsonl", alpaca_rows(8000, seed=2))
+        job = ["--input", tmp_path / "long.jsonl", "--output", tmp_path / "long", "--model", slow_model]
+        job += ["--method", "saft", *growing, *sets("shard_rows=8"), "--address", cluster.address]
+        command = start("curate", *job, cwd=tmp_path)
+        try:
+            poll(lambda: cluster.workers() == 3, command, "third worker")
+        finally:
+            kill_all(command)
 
 
 # --- GPUs that others use -----------------------------------------------------------------------------------------

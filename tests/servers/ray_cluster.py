@@ -74,10 +74,6 @@ class RayCluster:
         found = self._folder / "ray_current_cluster"
         return found.read_text().strip() if found.exists() else ""
 
-    @property
-    def logs(self) -> Path:
-        return self._folder / "session_latest" / "logs"
-
     def add(self, cpus: int, gpus: int) -> None:
         """Start one more node, and wait until it has joined."""
         if not self._launchers:
@@ -101,9 +97,14 @@ class RayCluster:
                 raise RuntimeError(f"ray start failed:\n{said}")
             time.sleep(0.05)
 
-    def kill(self, number: int) -> None:
-        """kill -9 of a node with its workers."""
-        kill_family(self._launchers[number].pid)
+    def workers(self) -> int:
+        """How many processes run a model over shards."""
+        found = 0
+        for member in psutil.Process(self._launchers[0].pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                # Ray names its processes for what they run.
+                found += any("MapWorker" in part for part in member.cmdline())
+        return found
 
     def _autoscaling(self, cpus: int, gpus: int, port: int) -> Path:
         """Of the pretended cloud that comes with Ray, whose machines are processes here."""
