@@ -13,7 +13,7 @@ from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import STAGE, capture_spec
 from tamis.pipeline.errors import ConfigError, IncompleteError, InputError, InternalError
 from tamis.pipeline.machines import Cluster
-from tamis.pipeline.placement import readers_of, tokens_of
+from tamis.pipeline.placement import readers_for
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.pools import Pool, pool_of, refit
 from tamis.pipeline.progress import Progress, warn_once
@@ -54,9 +54,8 @@ def run_capture(
     if not left:
         Progress(stage, rows, skipped=rows).finish()
     else:
-        readers = plan.job.readers or readers_of(tokens_of(plan, sum(shard.rows for shard in left)))
         pool = pool_of(cluster, plan.job)
-        pool = replace(pool, readers=readers)
+        pool = replace(pool, readers=readers_for(plan, sum(shard.rows for shard in left), pool))
         progress = Progress(stage, rows, skipped=rows - sum(shard.rows for shard in left))
         began = time.monotonic()
         set_aside.forget(store, stage, left)

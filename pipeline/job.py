@@ -75,8 +75,8 @@ class LayersJob(Section):
     readers: int | None = Field(
         None,
         ge=1,
-        description="Tasks at a time that read and tokenise for the workers; default: one for each million tokens, as "
-        "far as the CPUs go.",
+        description="Tasks at a time that read and tokenise for the workers; default: one for each million tokens and "
+        "at least one for each GPU worker, as far as the CPUs go.",
     )
     cluster_patience: float = Field(
         600,

@@ -25,14 +25,14 @@ _MOST_BYTES_PER_TOKEN = 16
 def placed(plan: Plan, cluster: Cluster, *, refuse: bool = True) -> Plan:
     """The plan, which says where its workers will run. ClusterError or ConfigError where they do not fit, or, without
     refuse, the plan as it is."""
-    readers = plan.job.readers or readers_of(tokens_of(plan, plan.rows))
-    most = min(readers, max(int(cluster.cpus), 1))
     try:
         found = placement_of(plan.job, cluster, plan.parameters)
+        readers = readers_for(plan, plan.rows, pool_of(cluster, plan.job))
     except (ClusterError, ConfigError):
         if refuse:
             raise
         return plan
+    most = min(readers, max(int(cluster.cpus), 1))
     fed = f"{found.text}; {most:,} reader{'s' if most > 1 else ''} at most"
     return replace(plan, placement=replace(found, text=fed), warnings=(*plan.warnings, *found.warnings))
 
@@ -67,6 +67,14 @@ def this_machine() -> Cluster:
     gpus = len(gpus_here())
     seen = gpus if named is None else min(gpus, len([name for name in named.split(",") if name.strip()]))
     return Cluster(HERE, (Machine(float(os.cpu_count() or 1), float(seen)),))
+
+
+def readers_for(plan: Plan, rows: int, pool: Pool) -> int:
+    """How many tasks at a time tokenise so many rows, as far as there are CPUs: the job's word, or one for each million
+    tokens, and one at least for each worker that has a GPU, so that it is not idle for want of one."""
+    if plan.job.readers is not None:
+        return plan.job.readers
+    return max(readers_of(tokens_of(plan, rows)), pool.workers if pool.gpus_per_worker else 1)
 
 
 def tokens_of(plan: Plan, rows: int) -> float:

@@ -112,7 +112,7 @@ def test_samples_on_gpus(
     sources: Sources, four: str, without: Path, tmp_path: Path, flags: list[object], says: str
 ) -> None:
     done = ran(*sources.samples(tmp_path / "out", *flags), address=four)
-    assert f"workers {says}; 1 reader at most" in words(done)
+    assert f"workers {says}; 2 readers at most" in words(done)
     assert len(re.findall(FALLBACK, done.stderr)) == 1
     manifest = check_whole(tmp_path / "out", BOTH)
     assert re.search(FALLBACK[9:], " ".join(manifest["warnings"]))
