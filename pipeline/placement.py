@@ -71,7 +71,7 @@ def this_machine() -> Cluster:
 
 def readers_for(plan: Plan, rows: int, pool: Pool) -> int:
     """How many tasks at a time tokenise so many rows, as far as there are CPUs: the job's word, or one for each million
-    tokens, and one at least for each worker that has a GPU, so that it is not idle for want of one."""
+    tokens, and at least one for each worker that has a GPU, which would wait for rows else."""
     if plan.job.readers is not None:
         return plan.job.readers
     return max(readers_of(tokens_of(plan, rows)), pool.workers if pool.gpus_per_worker else 1)
