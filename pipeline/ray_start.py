@@ -206,6 +206,8 @@ def _init(where: str) -> None:
     import ray
 
     local = where == _LOCAL
+    if local:
+        _ask_for_a_token()
     try:
         # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
         with _environment(WORKER_ENVIRONMENT if local else {}):
@@ -223,6 +225,16 @@ def _init(where: str) -> None:
             # Ray joins without its token unless told so, and then speaks of a failed connection only.
             advice = "if it asks for a token, as Ray's clusters do by default, set RAY_AUTH_MODE=token and try again"
         raise ClusterError(f"{what} ({first_line(error)}); {advice}") from None
+
+
+def _ask_for_a_token() -> None:
+    """Let nobody else on this machine use the Ray that starts here. Ray sees to it itself since 2.59, just so; this can
+    go when that is the oldest."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        from ray._raylet import Config
+
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # Ray has read the environment when it was imported
 
 
 def _cluster(where: str, began: float) -> Cluster:
