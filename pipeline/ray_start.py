@@ -231,7 +231,7 @@ def _ask_for_a_token() -> None:
     """Let nobody else on this machine use the Ray that starts here. Ray sees to it itself since 2.59, just so; this can
     go when that is the oldest."""
     if "RAY_AUTH_MODE" not in os.environ:
-        from ray._raylet import Config
+        from ray._raylet import Config  # type: ignore[attr-defined, unused-ignore]
 
         os.environ["RAY_AUTH_MODE"] = "token"
         Config.initialize("")  # Ray has read the environment when it was imported
