@@ -94,9 +94,7 @@ class Adapters:
 
     def use(self, name: str) -> None:
         """Make `name` the one adapter that the model's next passes run under."""
-        # What PeftModel.set_adapter does, which in peft 0.18 cannot be told that nothing is trained.
-        self._wrapper.active_adapter = self._keys[name]
-        self._wrapper.base_model.set_adapter(self._keys[name], inference_mode=True)
+        self._wrapper.set_adapter(self._keys[name], inference_mode=True)
 
 
 def _read_config(folder: Path) -> peft.LoraConfig:
