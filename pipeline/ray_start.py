@@ -203,6 +203,8 @@ def _init(where: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # As Ray does from 2.56 on; before, it prints that it will.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     local = where == _LOCAL
