@@ -1,11 +1,12 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both stand on `make install`.
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: help install demo test test-all fuzz chaos lint format types check clean
+.PHONY: help install demo test test-all test-oldest fuzz chaos lint format types check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -13,13 +14,13 @@ help:  ## list the targets
 
 install: $(STAMP)  ## make .venv with everything in it (quick when nothing changed)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tamis needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (some minutes the first time)"
 	@# torch first and by its exact version, so that pip does not choose another build of it
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' $(CONSTRAINTS))"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 demo: install  ## plant harmful pairs in a small corpus, curate it, and say how many were found
@@ -33,6 +34,12 @@ test: install  ## the tests but for those that kill, disturb or repeat whole run
 
 test-all: install  ## all tests, twice as long
 	@$(PYTEST)
+
+# an environment of its own, with the other end of the ranges in pyproject.toml
+OLDEST := VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+test-oldest:  ## make test, on the oldest versions that tamis works with
+	@$(MAKE) --no-print-directory test $(OLDEST)
 
 SEED ?= 1
 chaos: install  ## 20 rounds of kill -9 and failing storage, each compared with a calm run: make chaos SEED=2
@@ -57,5 +64,5 @@ types: install  ## mypy --strict on both packages
 
 check: lint types test-all  ## what CI runs
 
-clean:  ## remove .venv and everything built
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+clean:  ## remove .venv, .venv-oldest and everything built
+	@rm -rf $(VENV) .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from transformers.utils import resolve_revision
 
 from tamis.operators.architecture import (
     describe,
@@ -40,6 +39,7 @@ from tamis.operators.placement import choose_device, choose_dtype
 from tamis.operators.pooling import Pool, Spots
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import POSITIONS, Request
+from tamis.operators.revisions import resolve_revision
 from tamis.operators.rows import (
     COMPILED_TOKEN_BUDGETS,
     TOKEN_BUDGETS,

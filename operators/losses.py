@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from transformers.utils import resolve_revision
 
 from tamis.operators.architecture import describe, plan_full, read_config, rope_boundaries
 from tamis.operators.halving import run_halving
@@ -26,6 +25,7 @@ from tamis.operators.loading import find_weights, load_cut
 from tamis.operators.model_info import ModelInfo
 from tamis.operators.placement import choose_device, choose_dtype
 from tamis.operators.problems import RowProblem
+from tamis.operators.revisions import resolve_revision
 from tamis.operators.rows import TOKEN_BUDGETS, Rows, TokenIds, model_batches, padded, row_lengths, unusable_rows
 
 if TYPE_CHECKING:

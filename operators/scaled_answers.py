@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
-from transformers.utils import resolve_revision
 
 from tamis.operators.answers import Generator, Rows, batches_of, make_batch
 from tamis.operators.architecture import describe, plan_full, read_config, rope_boundaries
@@ -23,6 +22,7 @@ from tamis.operators.placement import choose_device, choose_dtype
 from tamis.operators.prefilled import Prefilled, can_pass_through, keep_prefill
 from tamis.operators.questions import QuestionTokenizer
 from tamis.operators.refusals import check_markers, is_refusal
+from tamis.operators.revisions import resolve_revision
 from tamis.operators.scaling import matrices, scaled
 from tamis.operators.sensitivity import NEW_TOKENS
 

@@ -29,7 +29,6 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load, save
 from torch import nn
 from torch.nn import functional
-from transformers.utils import resolve_revision
 
 from tamis.operators.adapters import CONFIG_FILE, WEIGHTS_FILE
 from tamis.operators.architecture import describe, plan_full, read_config, rope_boundaries
@@ -40,6 +39,7 @@ from tamis.operators.losses import CHUNK_BYTES
 from tamis.operators.model_info import ModelInfo
 from tamis.operators.placement import choose_device, choose_dtype
 from tamis.operators.recipe import BETAS, Recipe, stream
+from tamis.operators.revisions import resolve_revision
 from tamis.operators.rows import Rows, model_batches, padded
 from tamis.operators.training_rows import TrainingRows, share
 

@@ -97,7 +97,7 @@ def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> list[str]:
         builder = _asked(lambda: datasets.load_dataset_builder(address, name=config, **given), shown)
     by_split = {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
     files = by_split[_chosen(list(by_split), part.split, "split", shown)]
-    # `datasets` refuses other repositories, and files of this machine.
+    # Newer versions of `datasets` refuse other repositories, and files of this machine, themselves.
     strange = [file for file in files if not file.startswith(f"{dataset.url}/")]
     if strange:
         raise InputError(f"{shown}: its card names files that are not of this revision, such as {strange[0]}")

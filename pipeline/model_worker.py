@@ -157,10 +157,21 @@ class ModelWorker:
                 "n_tokens": pa.array(np.where(valid, lengths, 0), pa.int32()),
                 "n_response_tokens": pa.array(np.where(valid, answers, 0), pa.int32()),
                 "truncated": pc.and_(batch.column("truncated"), pa.array(valid)),
-                **{name: column.take(taken) for name, column in columns.items()},
+                **{name: _spread(column, taken) for name, column in columns.items()},
             }
         )
         return write_shard(table, notes | timing, self.spec)
+
+
+def _spread(column: pa.Array, taken: pa.Array) -> pa.Array:
+    """column[taken], which may be null. A vector is NaN there: pyarrow before 26 cannot read null ones from Parquet."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.take(taken)
+    values, width = column.flatten().to_numpy(zero_copy_only=False), column.type.list_size
+    spread = np.full((len(taken), width), np.nan, dtype=values.dtype)
+    valid = taken.is_valid().to_numpy(zero_copy_only=False)
+    spread[valid] = values.reshape(-1, width)[taken.drop_null().to_numpy()]
+    return pa.FixedSizeListArray.from_arrays(pa.array(spread.reshape(-1)), width)
 
 
 def _rows(batch: pa.Table, places: np.ndarray[Any, Any]) -> TokenRows:

@@ -230,9 +230,13 @@ def _init(where: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # As Ray does from 2.56 on; before, it prints that it will.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     local = where == _LOCAL
+    if local:
+        _ask_for_a_token()
     for left in reversed(range(_STARTS if local else 1)):
         try:
             # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
@@ -269,6 +273,16 @@ def _failed_to_start(error: Exception) -> bool:
 
     usual = (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError)
     return type(error) is Exception or isinstance(error, usual)
+
+
+def _ask_for_a_token() -> None:
+    """Let nobody else on this machine use the Ray that starts here. Ray sees to it itself since 2.59, just so; this can
+    go when that is the oldest."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        from ray._raylet import Config  # type: ignore[attr-defined, unused-ignore]
+
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # Ray has read the environment when it was imported
 
 
 def _cluster(where: str, began: float) -> Cluster:

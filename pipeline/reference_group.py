@@ -183,7 +183,7 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any
             failure_config=FailureConfig(
                 max_failures=0,
                 controller_failure_limit=START_MINUTES,  # it tries again each minute
-                max_preemption_failures=0,
+                **_no_try_after_preemption(FailureConfig),
             ),
         ),
     ).fit()
@@ -201,6 +201,12 @@ def _have_cuda(pool: Pool, device: str) -> bool:
         return ray.get(look.remote(device, pool.gpus_per_worker), timeout=60 * START_MINUTES) is None
     except ray.exceptions.RayTaskError as error:
         raise _unwrapped(error) from None
+
+
+def _no_try_after_preemption(failure_config: Any) -> dict[str, int]:
+    """Ray 2.58 and later count apart what is lost with a machine that is taken away; before, it is a failure as any."""
+    name = "max_preemption_failures"
+    return {name: 0} if name in failure_config.__dataclass_fields__ else {}
 
 
 def _meaning(error: BaseException, reason: str | None = None) -> BaseException:

@@ -144,5 +144,19 @@ def curated_trainer(
         **options,
     )
     if normalise == "samples":
-        trainer.loss_is_scaled_for_ga = False
+        _average_batches(trainer)
     return trainer
+
+
+def _average_batches(trainer: Trainer) -> None:
+    """Have the loss divided by the number of batches in a step; of itself the Trainer adds up whatever we give it."""
+    if hasattr(trainer, "loss_is_scaled_for_ga"):
+        trainer.loss_is_scaled_for_ga = False
+        return
+
+    # transformers 5.17 has no such switch; this can go when 5.18 is the oldest.
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        batches = trainer.current_gradient_accumulation_steps if trainer.model.training else 1
+        return sample_mean_loss(outputs, labels) / batches
+
+    trainer.compute_loss_func = loss

@@ -194,7 +194,8 @@ def test_offline_is_said(hub: Hub, tmp_path: Path) -> None:
         ),
         (
             {"README.md": b"---\nconfigs:\n- {config_name: a, data_files: %s}\n---\n", "x.jsonl": LINE},
-            "Data files don't belong to team/chat",
+            # of newer versions of `datasets`, and of ours
+            "Data files don't belong to team/chat|its card names files that are not of this revision",
         ),
         (
             {
@@ -215,7 +216,7 @@ def test_what_cannot_be_read_is_refused_with_the_reason(
     hub.add("datasets", "team/chat", files).commit({"x.jsonl": LINE}, "old")
     [answer] = ask(hub, tmp_path / "home", [(CHAT, {})])
     assert answer.kind == "InputError"
-    assert reason in answer.problem
+    assert any(words in answer.problem for words in reason.split("|"))
 
 
 def test_a_branch_that_moves_on_changes_nothing_of_what_was_planned(hub: Hub, tmp_path: Path) -> None:

@@ -82,6 +82,32 @@ print(ray.is_initialized())
     assert printed.split() == ["1", "1", "42", "False", "False", "0", "True", "False"]
 
 
+def test_nobody_uses_the_ray_that_starts_here_without_its_token() -> None:
+    printed = run(
+        """
+import os, subprocess, sys
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.pop("RAY_AUTH_MODE")  # as it is for users; without it the token, too, would be left in the home folder
+import ray
+from tamis.pipeline.ray_start import ray_session
+
+JOIN = "import sys; from ray._raylet import GcsClient; GcsClient(sys.argv[1]); print('let in')"
+
+def join(**environment):
+    told = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | environment
+    command = [sys.executable, "-c", JOIN, address]
+    done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=100)
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1].split()[0]
+
+with ray_session(None):
+    address = ray.get_runtime_context().gcs_address
+    print(join(), join(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64), sep="\\n")
+    print(join(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=os.environ["RAY_AUTH_TOKEN"]))
+"""
+    )
+    assert printed.splitlines() == ["ray.exceptions.AuthenticationError:"] * 2 + ["let in"]
+
+
 def test_a_ray_that_nobody_asked_for_is_stopped() -> None:
     printed = run(
         """
@@ -96,7 +122,8 @@ try:
         raise ConfigError("the model cannot be used")
 except ConfigError as error:
     print(error)
-print(ray.is_initialized(), [child.name() for child in psutil.Process().children(recursive=True)])
+left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=30)[1]  # older Rays wait for all but one
+print(ray.is_initialized(), [child.name() for child in left])
 """
     )
     assert printed == "the model cannot be used\nFalse []\n"
