@@ -22,7 +22,8 @@ TRIES = 3
 """How many workers a shard may kill."""
 
 _BEAT_SECONDS = 5.0
-_GONE_SECONDS = 30.0
+_GONE_SECONDS = 120.0
+"""A worker that loads a large model may be silent for long."""
 _KILL_SECONDS = 30.0
 
 

@@ -51,3 +51,26 @@ def test_who_gives_no_sign_hangs_and_is_told_of_once_in_as_long(clock: list[floa
     assert watch.stalled(10.0) == {"b": Process(2, 0.5, "there")}
     clock[0] = 22.0
     assert watch.stalled(10.0) == {"a": Process(1, 0.5, "here")}, "it could not be killed, and is told of again"
+
+
+def test_who_has_a_place_says_so_again_and_again(clock: list[float]) -> None:
+    watch = Watch()
+    assert watch.there() == 0
+    for _ in range(40):
+        watch.attend(Process(1, 0.5, "here"))
+        watch.attend(Process(2, 0.5, "here"))
+        clock[0] += 5
+    assert watch.there() == 2
+    for _ in range(40):
+        watch.attend(Process(2, 0.5, "here"))
+        clock[0] += 5
+    assert watch.there() == 1, "the other one has died"
+
+
+def test_a_shard_that_was_refused_stays_so() -> None:
+    """A task that was at several shards is done again as a whole when it dies at one of them."""
+    watch = Watch()
+    for worker in range(TRIES):
+        watch.begin("a", Process(worker, 0.5, "node"))
+    for _ in range(2):
+        assert str(watch.begin("a", Process(9, 0.5, "node"))).startswith(f"each of {TRIES} workers died")
