@@ -87,8 +87,11 @@ class Generator:
         self.model = model
         self.stops = stops
         accepted = inspect.signature(model.forward).parameters
-        if "past_key_values" not in accepted or not hasattr(model, "prepare_inputs_for_generation"):
+        # transformers 5.24 has renamed it; models that bring their own code have not.
+        names = [name for name in ("cache", "past_key_values") if name in accepted]
+        if not names or not hasattr(model, "prepare_inputs_for_generation"):
             raise _no_cache(model)
+        self._cache_name = names[0]
         self._options: dict[str, Any] = {"use_cache": True}
         if "logits_to_keep" in accepted:
             self._options["logits_to_keep"] = 1
@@ -140,14 +143,14 @@ class Generator:
         return answers
 
     def _forward(self, batch: Batch, width: int, cache: Cache, **how: Any) -> tuple[torch.Tensor, Cache]:
-        inputs = {"past_key_values": cache, **self._options, **how}
+        inputs = {self._cache_name: cache, **self._options, **how}
         if batch.mask is not None:
             inputs["attention_mask"] = batch.mask[:, :width]
         if self._has_positions:
             inputs["position_ids"] = batch.positions[:, :width]
         prepared = self.model.prepare_inputs_for_generation(batch.tokens[:, :width], **inputs)
         output = self.model(**prepared, return_dict=True)
-        held = getattr(output, "past_key_values", None)
+        held = getattr(output, self._cache_name, None)
         if held is None:
             raise _no_cache(self.model)
         return output.logits[:, -1], held

@@ -106,14 +106,18 @@ def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.Stat
     Raises TamisError."""
     store = Store(job.output, job.storage_options)
     files, known = list_inputs(job), plan_cache.load(job)
-    with ray_early(address, needed=joins(address)):
+    # What is wrong with the job is said before a cluster is joined, unless there is much to scan.
+    with ray_early(address, needed=joins(address) and worth_it(files, known)):
         plan = make_plan(job, _scan(files, job, known, cluster_now(address)))
         from tamis.pipeline import layers
         from tamis.pipeline.placement import placed, this_machine
 
         state = run_folder.state_of(store, plan.fingerprint)
         plan = layers.settled(store, plan)
-        return (plan if state == "complete" else placed(plan, cluster_now(address) or this_machine())), state
+        if state == "complete":
+            return plan, state
+        with ray_early(address, needed=joins(address)):
+            return placed(plan, cluster_now(address) or this_machine()), state
 
 
 def _scan(
@@ -134,9 +138,11 @@ def _opened(
     store = Store(job.output, job.storage_options)
     files, known = list_inputs(job), plan_cache.load(job)
     needed = not store.exists(run_folder.MANIFEST)
-    # What is wrong with a small input is said before Ray starts; a large one is work for Ray.
-    inputs = None if needed and worth_it(files, known) else scan_files(files, job, known)
-    with ray_early(address, needed=needed):
+    spread = needed and worth_it(files, known)
+    # What is wrong with a small input is said before Ray starts, and with a job before a cluster is joined. A large
+    # input is work for Ray.
+    inputs = None if spread else scan_files(files, job, known)
+    with ray_early(address, needed=spread or (needed and not joins(address))):
         if inputs is None:
             inputs = _scan(files, job, known, cluster_now(address))
         plan = make_plan(job, inputs)
@@ -145,24 +151,25 @@ def _opened(
 
         state = run_folder.state_of(store, plan.fingerprint)
         plan = layers.settled(store, plan)
-        cluster = cluster_now(address)
-        # Of a run that was begun, all work of the model may be done; if not, it is refused when it is about to start.
-        if cluster is not None:
-            plan = placed(plan, cluster, refuse=state == "new")
-        if on_plan is not None:
-            on_plan(plan, state)
-        if state == "new":
-            sizes = {
-                "shards": len(plan.shards),
-                "reference_shards": len(plan.reference_shards),
-                "rows": plan.rows,
-                "masks_tokens": job.masks_tokens,
-            }
-            run_folder.begin(store, {"fingerprint": dict(plan.fingerprint), **sizes})
-        if state != "complete":
-            plan_cache.keep(store, job, plan.shards)
-            plan.opened.keep(store)
-        yield store, plan, state
+        with ray_early(address, needed=needed and joins(address)):
+            cluster = cluster_now(address)
+            # Of a run that was begun, all work of the model may be done; else it is refused when it is about to start.
+            if cluster is not None:
+                plan = placed(plan, cluster, refuse=state == "new")
+            if on_plan is not None:
+                on_plan(plan, state)
+            if state == "new":
+                sizes = {
+                    "shards": len(plan.shards),
+                    "reference_shards": len(plan.reference_shards),
+                    "rows": plan.rows,
+                    "masks_tokens": job.masks_tokens,
+                }
+                run_folder.begin(store, {"fingerprint": dict(plan.fingerprint), **sizes})
+            if state != "complete":
+                plan_cache.keep(store, job, plan.shards)
+                plan.opened.keep(store)
+            yield store, plan, state
 
 
 def _run(

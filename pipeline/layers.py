@@ -35,7 +35,7 @@ from tamis.pipeline.plan import Plan
 from tamis.pipeline.pools import Pool, pool_of, refit
 from tamis.pipeline.progress import Progress, warn_once
 from tamis.pipeline.publish import versions
-from tamis.pipeline.ray_start import cluster_now, ray_early, ray_session
+from tamis.pipeline.ray_start import cluster_now, joins, ray_early, ray_session
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.report import render_layers
 from tamis.pipeline.sensitivity import STAGE, all_cells, search, search_spec
@@ -68,18 +68,26 @@ def find_layers(
     force: start though another driver is at work on this output.
     """
     store = Store(job.output, job.storage_options)
-    with ray_early(address, needed=not store.exists(run_folder.LAYERS)):
-        return _find_layers(job, store, address, on_plan, force)
+    unknown = not store.exists(run_folder.LAYERS)
+    # What is wrong with the job is said before a cluster is joined; Ray on this machine starts meanwhile.
+    with ray_early(address, needed=unknown and not joins(address)):
+        plan = plan_layers(job)
+        state = run_folder.layers_state_of(store, plan.search_keys, plan.fisher_keys)
+        with ray_early(address, needed=joins(address) and known(store, plan) is None):
+            return _find_layers(store, plan, state, address, on_plan, force)
 
 
 def _find_layers(
-    job: LayersJob, store: Store, address: str | None, on_plan: Callable[[LayerPlan, str], None] | None, force: bool
+    store: Store,
+    plan: LayerPlan,
+    state: run_folder.State,
+    address: str | None,
+    on_plan: Callable[[LayerPlan, str], None] | None,
+    force: bool,
 ) -> LayersOutcome:
-    plan = plan_layers(job)
-    state = run_folder.layers_state_of(store, plan.search_keys, plan.fisher_keys)
     found, shared = known(store, plan), False
     if found is None and (cluster := cluster_now(address)) is not None:
-        plan = replace(plan, placement=placement_of(job, cluster, plan.parameters))
+        plan = replace(plan, placement=placement_of(plan.job, cluster, plan.parameters))
     if on_plan is not None:
         on_plan(plan, state)
     if found is None:
