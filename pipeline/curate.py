@@ -151,6 +151,10 @@ def _opened(
 
         state = run_folder.state_of(store, plan.fingerprint)
         plan = layers.settled(store, plan)
+        if job.masks_tokens and state != "complete":
+            from tamis.pipeline.reference_models import check_given
+
+            check_given(plan)
         with ray_early(address, needed=needed and joins(address)):
             cluster = cluster_now(address)
             # Of a run that was begun, all work of the model may be done; else it is refused when it is about to start.

@@ -27,7 +27,7 @@ from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan, check_columns
 from tamis.pipeline.pools import Pool, pool_of
 from tamis.pipeline.ray_start import ray_session
-from tamis.pipeline.reference_models import Prepared, ReferenceModels, check_given
+from tamis.pipeline.reference_models import Prepared, ReferenceModels
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_capture import LossSpec, Reference, TokenScorer
@@ -52,7 +52,6 @@ LOSS_COLUMNS = (UTILITY, HARMFUL)
 
 def train_references(plan: Plan, store: Store, address: str | None) -> list[Prepared]:
     """The reference models alone: what `tamis references` does. What is trained already is not trained again."""
-    check_given(plan)
     with ray_session(address) as cluster:
         models = ReferenceModels(plan, store, _pool(plan, cluster))
         return [models.prepare(role) for role in LOSS_COLUMNS]
@@ -62,7 +61,6 @@ def curate_tokens(
     plan: Plan, store: Store, address: str | None, held: Held, timings: Timings, began: float
 ) -> dict[str, Any]:
     """Run the plan to its end and return its manifest. Raises TamisError."""
-    check_given(plan)
     with ray_session(address) as cluster:
         timings["ray_start"] = {"seconds": cluster.seconds_to_start}
         run = _Run(plan, store, cluster, held, timings)
