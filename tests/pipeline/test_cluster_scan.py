@@ -20,13 +20,14 @@ import ray
 from command import PROGRESS
 from object_store import S3
 
-from tamis.pipeline import cluster_scan, plan_cache, scan_progress, sources
+from tamis.pipeline import cluster_scan, curate, plan_cache, scan_progress, sources
 from tamis.pipeline.cluster_scan import scan_on_cluster
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError, StorageError
 from tamis.pipeline.files import SourceFile, resolve
 from tamis.pipeline.job import Job, load_job
 from tamis.pipeline.line_ranges import Range
-from tamis.pipeline.plan import find_inputs
+from tamis.pipeline.machines import Cluster, Machine, alive
+from tamis.pipeline.plan import find_inputs, list_inputs
 from tamis.pipeline.plan_cache import Rows
 from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.run_folder import RUN
@@ -117,9 +118,23 @@ def test_it_finds_the_same_on_an_object_store(
     assert plain(scan_on_cluster(files, job, range_bytes=RANGE)) == plain(scan_files(files, job))
 
 
-def test_the_plan_takes_it_for_its_own_scan(session: None, corpus: Path, tmp_path: Path) -> None:
+def test_a_command_scans_what_is_worth_it_on_its_cluster(
+    session: None, ray_address: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = job_over(corpus, tmp_path / "out")
-    assert plain(find_inputs(job, scan_on_cluster)) == plain(find_inputs(job))
+    files, here = list_inputs(job), find_inputs(job)
+    assert not cluster_scan.worth_it(files)
+    monkeypatch.setattr(cluster_scan, "_WORTH_FILES", 1)
+    monkeypatch.setattr(curate, "scan_files", None)
+    assert plain(curate._scan(files, job, {}, Cluster(ray_address, alive()))) == plain(here)
+
+
+def test_a_cluster_without_cpus_scans_nothing(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_over(corpus, tmp_path / "out")
+    monkeypatch.setattr(cluster_scan, "_WORTH_FILES", 1)
+    monkeypatch.setattr(curate, "scan_on_cluster", None)
+    for cluster in (None, Cluster("x", ()), Cluster("x", (Machine(0.0, 4.0),))):
+        assert plain(curate._scan(list_inputs(job), job, {}, cluster)) == plain(find_inputs(job))
 
 
 def test_no_files_are_no_work(session: None, tmp_path: Path) -> None:
