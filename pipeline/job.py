@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from tamis.pipeline.credentials import secret_in
 from tamis.pipeline.errors import ConfigError
@@ -43,6 +43,13 @@ _Input = Annotated[
 _METHOD = "How to score: larf, saft or a list of them, or toss or toss-pro, which mask tokens."
 
 
+_Workers = Annotated[
+    Annotated[int, Field(ge=1), Tag("int")] | Annotated[WorkerRange, Tag("WorkerRange")],
+    # So that an error speaks of the one that was meant.
+    Discriminator(lambda value: "WorkerRange" if isinstance(value, dict | WorkerRange) else "int"),
+]
+
+
 class LayersJob(Section):
     """What `tamis layers` reads: the keys of a Job, of which only output and model must be there."""
 
@@ -67,7 +74,7 @@ class LayersJob(Section):
     )
     max_quarantined: float = Field(0.01, ge=0, le=1, description="Share of bad rows above which the run fails.")
     shard_rows: int = Field(2048, ge=1, description="Rows in one shard, the unit of work and of resuming.")
-    workers: Annotated[int, Field(ge=1)] | WorkerRange | None = Field(
+    workers: _Workers | None = Field(
         None,
         description="Copies of the model; default: one a GPU, or one a CPU node. {min, max} on a cluster that grows: "
         "begin as soon as min of them find room, and take what nodes come, up to max.",
@@ -258,7 +265,9 @@ def _explain(error: ValidationError) -> list[str]:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"] if not _is_union_branch(part))
         if problem["type"] == "extra_forbidden":
-            line = f"unknown key {where}{_did_you_mean(problem['loc'])}"
+            line = (
+                f"unknown key {where}{_did_you_mean([part for part in problem['loc'] if not _is_union_branch(part)])}"
+            )
         elif problem["type"] == "missing":
             line = f"{where} is missing; set it in the job file{_flag_for(where)}"
         else:
@@ -272,7 +281,7 @@ def _explain(error: ValidationError) -> list[str]:
 
 def _is_union_branch(part: int | str) -> bool:
     return isinstance(part, str) and (
-        part.startswith(("literal[", "constrained", "function-")) or part in {"int", "str"}
+        part.startswith(("literal[", "constrained", "function-")) or part in {"int", "str", "WorkerRange"}
     )
 
 

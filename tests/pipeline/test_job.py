@@ -10,6 +10,7 @@ import pytest
 
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import Job, job_schema, load_job, storage_options
+from tamis.pipeline.settings import WorkerRange
 
 MINIMAL: dict[str, Any] = {"input": "data.jsonl", "output": "out", "model": "models/m", "method": "larf"}
 
@@ -228,6 +229,28 @@ def test_what_is_missing_is_listed_with_its_flag() -> None:
 def test_everything_wrong_is_said_at_once() -> None:
     said = complaint("workers=0", "seed=x", "larf.layers=3")
     assert len(said.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("0", "workers: input should be greater than or equal to 1 (got 0)"),
+        ("many", "workers: input should be a valid integer, unable to parse string as an integer (got 'many')"),
+        ("{max: 0}", "workers.max: input should be greater than or equal to 1 (got 0)"),
+        ("{min: 2}", "workers.max is missing; set it in the job file"),
+        ("{min: 3, max: 2}", "workers: min is 3, more than max, 2"),
+        ("{min: 1, max: 2, most: 3}", "unknown key workers.most"),
+    ],
+)
+def test_a_mistake_in_workers_is_one_line(value: str, says: str) -> None:
+    said = complaint(f"workers={value}")
+    assert said.startswith(says)
+    assert len(said.splitlines()) == 1
+
+
+def test_workers_may_be_a_number_or_a_range() -> None:
+    assert job("workers=3").workers == 3
+    assert job("workers={max: 3}").workers == WorkerRange(min=1, max=3)
 
 
 SECRET = "hunter2hunter2"
