@@ -84,18 +84,9 @@ class ReferenceModels:
         key = reference_key(run_folder.key_of(self.base_keys), job.toss.training, rows)
         notes = {TOKENISATION: plan.fingerprint[TOKENISATION]}
         facts = train_reference(
-            self.store,
-            name,
-            key,
-            plan.model,
-            job.model,
-            job.toss.training,
-            rows,
-            self.pool,
-            job.worker_timeout,
-            notes,
-            job.cluster_patience,
-        )
+            self.store, name, key, plan.model, job.model, job.toss.training, rows, self.pool, job.worker_timeout,
+            notes=notes, patience=job.cluster_patience,
+        )  # fmt: skip
         files = facts.pop("files")
         facts.pop("seconds")  # the artifact of a resumed run is that of an undisturbed one
         source = ", ".join(dict.fromkeys(shard.file.name for shard in self._shards(role)))

@@ -173,8 +173,8 @@ def key_of(plan: Plan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[s
     """The key under which the utility model is trained, and what else the training is given; nothing is trained."""
     seen: dict[str, Any] = {}
 
-    def train(store: Store, name: str, key: str, *rest: Any) -> dict[str, Any]:
-        seen.update(name=name, key=key, notes=rest[-1])
+    def train(store: Store, name: str, key: str, *rest: Any, notes: Any, patience: float) -> dict[str, Any]:
+        seen.update(name=name, key=key, notes=notes)
         return {"files": [], "curve": [], "seconds": {}, "rows": 3}
 
     monkeypatch.setattr(reference_models, "train_reference", train)
