@@ -16,7 +16,7 @@ from reference_samples import LONG, PAIR, POOL, ROWS, WEIGHTS, WORK, run_here, t
 from safetensors.numpy import load
 
 from tamis.pipeline import reference_group, reference_training
-from tamis.pipeline.engine import Pool
+from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_group import messages
 from tamis.pipeline.reference_rows import write_rows
 from tamis.pipeline.store import Store

@@ -35,8 +35,8 @@ from safetensors.numpy import load
 
 from tamis.operators.losses import TokenLosses
 from tamis.pipeline import reference_group, reference_training, reference_worker
-from tamis.pipeline.engine import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
+from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import SCHEMA, read_rows, write_rows
 from tamis.pipeline.reference_training import reference_key
