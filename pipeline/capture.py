@@ -20,7 +20,7 @@ from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import ClusterError
 from tamis.pipeline.generation import GraphLost, run_graph
 from tamis.pipeline.model_worker import ModelWorker, TokenRows
-from tamis.pipeline.pools import Pool
+from tamis.pipeline.pools import Pool, at_most
 from tamis.pipeline.progress import say
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.room import PATIENCE_SECONDS, wait_for_room
@@ -106,6 +106,7 @@ def capture(
     fruitless, anything = 0, hopeful
     while left:
         before = len(left)
+        pool = at_most(pool, len(left))
         wait_for_room(pool, patience, tell)
         try:
             graph = run_graph(spec, packed, list(left.values()), pool, worker, start_watch(), timeout, patience, tell)

@@ -95,6 +95,16 @@ def refit(pool: Pool, job: LayersJob) -> Pool:
     return replace(found, threads=pool.threads, readers=pool.readers, least=1, begin=begin)
 
 
+def at_most(pool: Pool, workers: int) -> Pool:
+    """The pool, with no more workers than that: where there is less work, the others would load a model in vain."""
+    return replace(
+        pool,
+        workers=min(pool.workers, workers),
+        least=min(pool.least, workers),
+        begin=min(pool.begin, workers),
+    )
+
+
 def device_of(device: str, pool: Pool) -> str:
     """Where a worker of the pool computes. One that was given no GPU leaves those that it sees to others."""
     return device if pool.gpus_per_worker else "cpu"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from command import Ran, kill_all, poll, start, tamis
+from command import PROGRESS, Ran, kill_all, poll, start, tamis
 from outputs import alpaca_rows, check_whole, manifest_of, write_jsonl
 from ray_cluster import RayCluster
 from token_outputs import TRAINING, check_tokens_whole, reference_rows, sets
@@ -113,6 +113,8 @@ def test_samples_on_gpus(
 ) -> None:
     done = ran(*sources.samples(tmp_path / "out", *flags), address=four)
     assert f"workers {says}; 2 readers at most" in words(done)
+    strangers = [line for line in done.stderr.splitlines() if not PROGRESS.match(line)]
+    assert len(strangers) == 1, "the warning below, and nothing of Ray's"
     assert len(re.findall(FALLBACK, done.stderr)) == 1
     manifest = check_whole(tmp_path / "out", BOTH)
     assert re.search(FALLBACK[9:], " ".join(manifest["warnings"]))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tamis.pipeline.errors import ClusterError
 from tamis.pipeline.job import LayersJob, load_layers_job
 from tamis.pipeline.machines import Cluster, Machine, on_gpus, room_for
-from tamis.pipeline.pools import Pool, describe, pool_of, refit, room, size_pool
+from tamis.pipeline.pools import Pool, at_most, describe, pool_of, refit, room, size_pool
 from tamis.pipeline.settings import WorkerRange
 
 
@@ -198,6 +198,12 @@ def test_where_the_workers_will_be(
 ) -> None:
     pool = size_pool(cluster, workers, "auto", share, expects_gpus=isinstance(workers, WorkerRange))
     assert describe(pool, cluster.machines) == says
+
+
+@pytest.mark.parametrize(("work", "expected"), [(1, (1, 1, 1)), (3, (3, 2, 3)), (9, (4, 2, 4))])
+def test_no_more_workers_than_work(work: int, expected: tuple[int, int, int]) -> None:
+    pool = at_most(Pool(4, 1.0, 1.0, 1, 1.0, least=2, begin=4), work)
+    assert (pool.workers, pool.least, pool.begin) == expected
 
 
 def job(workers: str) -> LayersJob:

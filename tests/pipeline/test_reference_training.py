@@ -262,6 +262,14 @@ def test_a_model_that_is_not_there_and_a_target_that_it_lacks(tiny_model: Path, 
         run_here(store, broken)
 
 
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what happens beside the workers: there is always room."""
+    monkeypatch.setattr(reference_training, "room", lambda pool: pool.workers)
+    monkeypatch.setattr(reference_training, "wait_for_room", lambda pool, *_, **__: pool.begin)
+
+
+@pytest.mark.usefixtures("without_ray")
 def test_deaths_are_told_from_errors_and_are_finite(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +291,7 @@ def test_deaths_are_told_from_errors_and_are_finite(
         assert len(started) == times
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_another_key_trains_anew_and_the_same_bytes_come_of_it(
     tiny_model: Path, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
