@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tamis.operators.requests import Request
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.models import ModelSource
 from tamis.pipeline.pools import Pool, device_of
 from tamis.pipeline.receipts import WORK
-from tamis.pipeline.store import Store
+from tamis.pipeline.store import Sealed, Store
 
 STAGE = "capture"
 CAPTURES = f"{WORK}/{STAGE}"
+
+
+class Captured(NamedTuple):
+    """What a shard's receipt says of it. file: what was captured. input: digest of the rows that it came from."""
+
+    file: Sealed
+    input: str
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def train_references(
         raise ConfigError(f"method: {', '.join(job.method)} needs no reference models; set method: toss or toss-pro")
     with _opened(job, address, on_plan) as (store, plan, state):
         if state == "complete":
-            found: list[dict[str, Any]] = store.read_json(run_folder.MANIFEST)["references"]
+            found: list[dict[str, Any]] = run_folder.facts_in(store, run_folder.MANIFEST)["references"]
             return found
         from tamis.pipeline import toss
 
@@ -81,7 +81,7 @@ def curate(
     with _opened(job, address, on_plan) as (store, plan, state):
         if state == "complete":
             _remove_leftovers(store)
-            return Outcome(store.read_json(run_folder.MANIFEST), did_nothing=True)
+            return Outcome(run_folder.facts_in(store, run_folder.MANIFEST), did_nothing=True)
         timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
         with lease.held(store, force=force) as held:
             try:
@@ -162,7 +162,7 @@ def _opened(
                 plan = placed(plan, cluster, refuse=state == "new")
             if on_plan is not None:
                 on_plan(plan, state)
-            if state == "new":
+            if state != "complete":
                 sizes = {
                     "shards": len(plan.shards),
                     "reference_shards": len(plan.reference_shards),
@@ -191,5 +191,5 @@ def _run(
 def _remove_leftovers(store: Store) -> None:
     """Of a run that was killed between its manifest and the end; captures that it was asked to keep stay."""
     store.remove(run_folder.INCOMPLETE)
-    if not store.read_json(run_folder.MANIFEST)["job"]["keep_captures"]:
+    if not run_folder.facts_in(store, run_folder.MANIFEST)["job"]["keep_captures"]:
         run_folder.remove_work(store)

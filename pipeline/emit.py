@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,17 +18,24 @@ from tamis.operators.lengths import decile_of
 from tamis.operators.selection import Threshold, decide
 from tamis.operators.spearman import RankSums, rank_bins, rank_sums
 from tamis.pipeline import receipts
-from tamis.pipeline.capture_spec import CAPTURES
+from tamis.pipeline.capture_spec import Captured
 from tamis.pipeline.engine import stream
-from tamis.pipeline.fit import DECIDING, SCORES
+from tamis.pipeline.fit import DECIDING
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.originals import originals, quarantine_table
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside, telling
 from tamis.pipeline.sources import Shard
-from tamis.pipeline.store import Store
+from tamis.pipeline.store import Sealed, Store
 
 SHOWN_RISKIEST, SHOWN_BORDERLINE = 20, 10
+
+
+class Made(NamedTuple):
+    """What the stages before have made of a shard."""
+
+    captured: Captured
+    scores: Sealed
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,34 +66,35 @@ def emit(
     spec: EmitSpec,
     shards: Sequence[Shard],
     quotas: Sequence[int],
+    made: Mapping[str, Made],
     task_cpus: float,
     on_set_aside: Callable[[SetAside], None] | None = None,
     timeout: float | None = None,
 ) -> Generator[Receipt]:
     """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
 
-    on_set_aside: told of a shard whose workers all died or hung, or whose rows are too large; without it that is an
-    error. timeout: seconds without progress after which workers are taken for hung.
+    made: by the shard's name. on_set_aside: told of a shard whose workers all died or hung, or whose rows are too
+    large; without it that is an error. timeout: seconds without progress after which workers are taken for hung.
     """
-    items = [(shard.to_json(), quota) for shard, quota in zip(shards, quotas, strict=True)]
+    items = [(shard.to_json(), quota, made[shard.name]) for shard, quota in zip(shards, quotas, strict=True)]
     lost = telling(on_set_aside, shards)
     for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus, on_lost=lost, timeout=timeout):
         yield receipt
 
 
-def _emit_shard(item: tuple[str, int], spec: EmitSpec) -> Receipt:
-    shard, quota = Shard.from_json(item[0]), item[1]
+def _emit_shard(item: tuple[str, int, Made], spec: EmitSpec) -> Receipt:
+    shard, quota, made = Shard.from_json(item[0]), item[1], item[2]
     captured = spec.store.read_table(
-        f"{CAPTURES}/{shard.name}.parquet", ["code", "message", "n_tokens", "n_response_tokens", "truncated"]
+        made.captured.file, ["code", "message", "n_tokens", "n_response_tokens", "truncated"]
     )
-    scores = spec.store.read_table(f"{SCORES}/{shard.name}.parquet")
+    scores = spec.store.read_table(made.scores)
     valid = pc.is_null(captured.column("code")).to_numpy()
     deciding = _plain(scores.column(DECIDING))
     dropped = np.zeros(len(valid), dtype=bool)
     dropped[valid] = decide(deciding[valid], spec.threshold, quota)
     kept = valid & ~dropped
     ids = sample_ids(shard.file.name, shard.span.start_row, shard.rows)
-    table, places, unreadable = originals(shard, spec.options, spec.opened_schema(), valid)
+    table, places, unreadable = originals(shard, spec.options, spec.opened_schema(), valid, made.captured.input)
 
     files = [spec.store.write_table(f"kept/{shard.name}.parquet", table.filter(pa.array(kept[places])))]
     method_scores = _plain(scores.column(spec.decided_by))
@@ -105,7 +113,7 @@ def _emit_shard(item: tuple[str, int], spec: EmitSpec) -> Receipt:
     )
 
     facts = _facts(shard, method_scores, dropped, valid, captured, spec)
-    facts["files"] = [written.to_dict() for written in files]
+    facts["files"] = [written.to_receipt() for written in files]
     return receipts.write(spec.store, "emit", shard, spec.key, facts)
 
 

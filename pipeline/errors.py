@@ -58,6 +58,18 @@ class StorageError(TamisError):
     exit_code = 5
 
 
+class DamagedError(TamisError):
+    """A file that an earlier stage wrote is missing, or not as it was written: "NAME: what is wrong with it". What it
+    holds can be made again (mending.py)."""
+
+    exit_code = 5
+
+    @property
+    def name(self) -> str:
+        """The file, under the root of its store."""
+        return str(self).partition(": ")[0]
+
+
 class InternalError(TamisError):
     """tamis contradicts itself; nothing was published."""
 

@@ -15,14 +15,14 @@ from tamis.pipeline.errors import InputError, error_text
 from tamis.pipeline.formats import TEXT_FORMATS as TEXT_FORMATS
 from tamis.pipeline.formats import split_suffixes
 from tamis.pipeline.hub_datasets import DatasetPart
-from tamis.pipeline.input_paths import Found, expand
+from tamis.pipeline.input_paths import Found, expand, local_identity
 from tamis.pipeline.input_paths import identity_of as identity_of
 from tamis.pipeline.ranged import info_of
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file. name: path under the input root; identity: changes when the content does (etag or mtime)."""
+    """One input file. name: path under the input root; identity: changes when the content does (etag or times)."""
 
     url: str
     name: str
@@ -94,7 +94,7 @@ def _size_and_identity(found: Found) -> tuple[int, str]:
         status = os.stat(found.path)
         if not os.access(found.path, os.R_OK):
             raise PermissionError("no permission to read it")
-        return status.st_size, str(status.st_mtime_ns)
+        return status.st_size, local_identity(status)
     info = found.info
     if info is None or info.get("size") is None:
         info = info_of(found.filesystem, found.path)

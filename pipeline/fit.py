@@ -6,6 +6,8 @@ many workers there are, and the driver holds histograms and artifacts only.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,14 +31,14 @@ from tamis.operators.selection import (
     tie_quotas,
 )
 from tamis.operators.spearman import rank_bins
-from tamis.pipeline.capture_spec import CAPTURES
 from tamis.pipeline.engine import map_reduce
-from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.errors import ConfigError, DamagedError
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.job import Job
+from tamis.pipeline.progress import say
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.sources import Shard
-from tamis.pipeline.store import Store
+from tamis.pipeline.store import Sealed, Store
 
 T = TypeVar("T")
 
@@ -63,12 +65,14 @@ class ScoreSpec:
 
 @dataclass(frozen=True, eq=False)
 class ScoreSums:
-    """Of the deciding scores of some shards: histograms by score and response length, and the range of the method's."""
+    """Of the deciding scores of some shards: histograms by score and response length, and the range of the method's.
+    files: the scores of each shard, in the order of the corpus."""
 
     coarse: np.ndarray[Any, Any]
     lengths: np.ndarray[Any, Any]
     low: float
     high: float
+    files: tuple[Sealed, ...]
 
     @property
     def count(self) -> int:
@@ -80,6 +84,7 @@ class ScoreSums:
             self.lengths + other.lengths,
             min(self.low, other.low),
             max(self.high, other.high),
+            self.files + other.files,
         )
 
 
@@ -93,6 +98,12 @@ class Selection:
     at_cut: int
     sums: ScoreSums
 
+    @property
+    def digest(self) -> str:
+        """Of all that decides which row goes where: rows of two cuts never lie side by side in one output."""
+        facts = [self.threshold.value, self.threshold.at_quota, self.quotas, self.sums.files]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
 
 # --- artifacts ----------------------------------------------------------------------------------------------------
 
@@ -101,11 +112,12 @@ def fit_methods(
     store: Store,
     methods: Mapping[str, Method],
     blocks: int,
-    shards: Mapping[str, Sequence[Shard]],
+    captures: Mapping[str, Sequence[Sealed]],
     on_done: Callable[[int], None],
 ) -> dict[str, Artifact]:
-    """Fit every method on the captured shards of each source. Raises ConfigError when the data cannot support one."""
-    reduce = reduce_over(store, shards, on_done)
+    """Fit every method on what was captured of each source, a file a shard. Raises ConfigError when the data cannot
+    support one."""
+    reduce = reduce_over(store, captures, on_done)
     artifacts = {}
     for name, method in methods.items():
         try:
@@ -115,26 +127,26 @@ def fit_methods(
     return artifacts
 
 
-def reduce_over(store: Store, shards: Mapping[str, Sequence[Shard]], on_done: Callable[[int], None]) -> Reduce:
+def reduce_over(store: Store, captures: Mapping[str, Sequence[Sealed]], on_done: Callable[[int], None]) -> Reduce:
     """A Reduce over captured shards as a tree of Ray tasks; the same tree as in process."""
 
     def reduce(map: Callable[[Features], T], combine: Callable[[T, T], T], source: str = CORPUS) -> T:
-        names = [shard.name for shard in shards.get(source, ())]
-        if not names:
-            raise ValueError(f"source {source!r} has no shards; there are {sorted(shards)}")
-        groups = _groups(names)
+        files = captures.get(source, ())
+        if not files:
+            raise ValueError(f"source {source!r} has no shards; there are {sorted(captures)}")
+        groups = _groups(files)
 
-        def leaf(group: Sequence[str]) -> T:
-            return tree_reduce((map(read_features(store, name)) for name in group), combine)
+        def leaf(group: Sequence[Sealed]) -> T:
+            return tree_reduce((map(read_features(store, file)) for file in group), combine)
 
         return map_reduce(leaf, combine, groups, on_done=lambda number: on_done(len(groups[number])))
 
     return reduce
 
 
-def read_features(store: Store, name: str, folder: str = CAPTURES) -> Features:
+def read_features(store: Store, file: Sealed) -> Features:
     """Column -> float32 (n, d) of the rows of one captured shard that are not quarantined."""
-    return _features(store.read_table(f"{folder}/{name}.parquet"))
+    return _features(store.read_table(file))
 
 
 def _features(table: pa.Table) -> Features:
@@ -155,31 +167,45 @@ def save_artifacts(store: Store, artifacts: Mapping[str, Artifact], facts: Mappi
     files = []
     for name, artifact in artifacts.items():
         arrays = {key: np.ascontiguousarray(value) for key, value in artifact.arrays.items()}
-        files.append(store.write(f"{ARTIFACT}/{name}.safetensors", safetensors.numpy.save(arrays)).to_dict())
-    tree = {**facts, "methods": {name: artifact.facts for name, artifact in artifacts.items()}}
-    files.append(store.write_json(f"{ARTIFACT}/artifact.json", tree).to_dict())
-    return files
+        files.append(store.write(f"{ARTIFACT}/{name}.safetensors", safetensors.numpy.save(arrays)))
+    listed = [file.to_dict() for file in files]
+    tree = {**facts, "methods": {name: artifact.facts for name, artifact in artifacts.items()}, "files": listed}
+    files.append(store.write_facts(f"{ARTIFACT}/artifact.json", tree))
+    return [file.to_receipt() for file in files]
 
 
 def load_artifacts(store: Store, key: str) -> dict[str, Artifact] | None:
-    """What an interrupted run with the same settings fitted; None when there is none."""
+    """What an interrupted run with the same settings fitted; None when there is none, or when it is damaged."""
     if not store.exists(f"{ARTIFACT}/artifact.json"):
         return None
-    tree = store.read_json(f"{ARTIFACT}/artifact.json")
-    if tree.get("key") != key:
-        return None
-    return {
-        name: Artifact(safetensors.numpy.load(store.read(f"{ARTIFACT}/{name}.safetensors")), facts)
-        for name, facts in tree["methods"].items()
-    }
+    try:
+        tree = store.read_facts(f"{ARTIFACT}/artifact.json")
+        if tree.get("key") != key:
+            return None
+        files = [Sealed(file["name"], file["sha256"]) for file in tree["files"]]
+        arrays = [safetensors.numpy.load(store.read(file)) for file in files]
+    except ValueError as error:
+        say(f"damaged: {ARTIFACT}/artifact.json: {error}; it is made again")
+    except DamagedError as error:
+        say(f"damaged: {error}; it is made again")
+    else:
+        methods = zip(tree["methods"].items(), arrays, strict=True)
+        return {name: Artifact(found, facts) for (name, facts), found in methods}
+    return None
 
 
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-def score_shards(spec: ScoreSpec, shards: Sequence[Shard], on_done: Callable[[int], None]) -> ScoreSums:
-    """Write SCORES for every shard; the sums over all of them. ConfigError when nothing could be scored."""
-    groups = _groups([(shard.name, shard.file.name, shard.span.start_row) for shard in shards])
+def score_shards(
+    spec: ScoreSpec, shards: Sequence[Shard], captures: Sequence[Sealed], on_done: Callable[[int], None]
+) -> ScoreSums:
+    """Write SCORES for every shard; the sums over all of them. ConfigError when nothing could be scored.
+
+    captures: a file for each shard.
+    """
+    members = zip(shards, captures, strict=True)
+    groups = _groups([(shard.name, shard.file.name, shard.span.start_row, file) for shard, file in members])
     sums = map_reduce(_score_group, _add, groups, spec, on_done=lambda number: on_done(len(groups[number])))
     if not sums.count:
         raise ConfigError("no row could be scored: all are quarantined")
@@ -190,12 +216,12 @@ def _add(a: ScoreSums, b: ScoreSums) -> ScoreSums:
     return a + b
 
 
-def _score_group(group: Sequence[tuple[str, str, int]], spec: ScoreSpec) -> ScoreSums:
+def _score_group(group: Sequence[tuple[str, str, int, Sealed]], spec: ScoreSpec) -> ScoreSums:
     return tree_reduce((_score_one(*member, spec) for member in group), _add)
 
 
-def _score_one(name: str, source: str, start_row: int, spec: ScoreSpec) -> ScoreSums:
-    table = spec.store.read_table(f"{CAPTURES}/{name}.parquet")
+def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: ScoreSpec) -> ScoreSums:
+    table = spec.store.read_table(captured)
     valid = pc.is_null(table.column("code")).to_numpy()
     features = _features(table)
     columns: dict[str, Any] = {}
@@ -212,12 +238,13 @@ def _score_one(name: str, source: str, start_row: int, spec: ScoreSpec) -> Score
         deciding = random_keys([ids[place] for place in np.flatnonzero(valid)], spec.control_seed)
     lengths = table.column("n_response_tokens").to_numpy()[valid]
     columns[DECIDING] = _spread(deciding, valid)
-    spec.store.write_table(f"{SCORES}/{name}.parquet", pa.table(columns))
+    written = spec.store.write_table(f"{SCORES}/{name}.parquet", pa.table(columns))
     return ScoreSums(
         coarse_histogram(deciding),
         length_histogram(lengths, spec.longest),
         float(method_scores.min(initial=np.inf)),
         float(method_scores.max(initial=-np.inf)),
+        (written.sealed,),
     )
 
 
@@ -228,44 +255,42 @@ def _spread(scores: np.ndarray[Any, Any], valid: np.ndarray[Any, Any]) -> pa.Arr
     return pa.array(full, mask=~valid)
 
 
-def read_scores(store: Store, name: str, column: str = DECIDING) -> np.ndarray[Any, Any]:
+def read_scores(store: Store, file: Sealed, column: str = DECIDING) -> np.ndarray[Any, Any]:
     """float32 scores of the rows of one shard that have one, in sample order."""
-    found = store.read_table(f"{SCORES}/{name}.parquet", [column]).column(column)
+    found = store.read_table(file, [column]).column(column)
     scores: np.ndarray[Any, Any] = found.combine_chunks().drop_null().to_numpy(zero_copy_only=False)
     return scores.astype(np.float32)
 
 
 def rank_histogram(
-    store: Store, shards: Sequence[Shard], column: str, edges: np.ndarray[Any, Any]
+    store: Store, files: Sequence[Sealed], column: str, edges: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """int64 (len(edges) + 1,): how many scores of `column` lie in each bin, over all shards."""
-    histogram: np.ndarray[Any, Any] = map_reduce(
-        _count_ranks, _plus, _groups([shard.name for shard in shards]), store, column, edges
-    )
+    """int64 (len(edges) + 1,): how many scores of `column` lie in each bin, over all files of scores."""
+    histogram: np.ndarray[Any, Any] = map_reduce(_count_ranks, _plus, _groups(files), store, column, edges)
     return histogram
 
 
-def _count_ranks(group: Sequence[str], store: Store, column: str, edges: np.ndarray[Any, Any]) -> Any:
+def _count_ranks(group: Sequence[Sealed], store: Store, column: str, edges: np.ndarray[Any, Any]) -> Any:
     total = np.zeros(len(edges) + 1, dtype=np.int64)
-    for name in group:
-        total += np.bincount(rank_bins(read_scores(store, name, column), edges), minlength=len(total))
+    for file in group:
+        total += np.bincount(rank_bins(read_scores(store, file, column), edges), minlength=len(total))
     return total
 
 
 # --- the cut ------------------------------------------------------------------------------------------------------
 
 
-def select(job: Job, store: Store, shards: Sequence[Shard], sums: ScoreSums) -> Selection:
+def select(job: Job, store: Store, sums: ScoreSums) -> Selection:
     """The exact cut that the job asks for.
 
     Raises ConfigError for a count above the corpus, and for a cut that drops more than half unless that was allowed.
     """
     rule, amount = job.selection.rule
-    names = [shard.name for shard in shards]
+    files = sums.files
     if rule == "threshold":
         threshold = Threshold(float(amount))
-        dropped = map_reduce(_count_above, _plus, _groups(names), store, threshold)
-        quotas, at_cut = [0] * len(names), 0
+        dropped = map_reduce(_count_above, _plus, _groups(files), store, threshold)
+        quotas, at_cut = [0] * len(files), 0
     else:
         dropped = int(amount) if rule == "drop_count" else drop_count_of(amount, sums.count)
         if dropped > sums.count:
@@ -275,15 +300,15 @@ def select(job: Job, store: Store, shards: Sequence[Shard], sums: ScoreSums) -> 
             cut = nth_largest(
                 dropped,
                 lambda: sums.coarse,
-                lambda bin: map_reduce(_fine, _plus, _groups(names), store, bin),
+                lambda bin: map_reduce(_fine, _plus, _groups(files), store, bin),
             )
         threshold = threshold_for(dropped, cut)
         at_cut = cut.at if cut is not None else 0
         quota = threshold.at_quota or 0
         if cut is None or quota == 0:
-            quotas = [0] * len(names)
+            quotas = [0] * len(files)
         else:
-            ties = map_reduce(_ties, _plus, _groups(names), store, threshold)
+            ties = map_reduce(_ties, _plus, _groups(files), store, threshold)
             quotas = tie_quotas(ties, quota)
     if dropped * 2 > sums.count and not job.selection.allow_majority:
         raise ConfigError(
@@ -297,19 +322,19 @@ def _plus(a: Any, b: Any) -> Any:
     return a + b
 
 
-def _count_above(group: Sequence[str], store: Store, threshold: Threshold) -> int:
-    return sum(int((read_scores(store, name).astype(np.float64) > threshold.value).sum()) for name in group)
+def _count_above(group: Sequence[Sealed], store: Store, threshold: Threshold) -> int:
+    return sum(int((read_scores(store, file).astype(np.float64) > threshold.value).sum()) for file in group)
 
 
-def _fine(group: Sequence[str], store: Store, coarse_bin: int) -> np.ndarray[Any, Any]:
+def _fine(group: Sequence[Sealed], store: Store, coarse_bin: int) -> np.ndarray[Any, Any]:
     total = np.zeros(BINS, dtype=np.int64)
-    for name in group:
-        total += fine_histogram(read_scores(store, name), coarse_bin)
+    for file in group:
+        total += fine_histogram(read_scores(store, file), coarse_bin)
     return total
 
 
-def _ties(group: Sequence[str], store: Store, threshold: Threshold) -> list[int]:
-    return [count_ties(read_scores(store, name), threshold) for name in group]
+def _ties(group: Sequence[Sealed], store: Store, threshold: Threshold) -> list[int]:
+    return [count_ties(read_scores(store, file), threshold) for file in group]
 
 
 def _groups(items: Sequence[T]) -> list[Sequence[T]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tamis.pipeline.errors import IncompleteError
 from tamis.pipeline.receipts import WORK
-from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST, key_of
+from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST, finished, key_of
 from tamis.pipeline.set_aside import SetAside, lines
 from tamis.pipeline.store import Store
 
@@ -24,11 +24,14 @@ def key_without(key: str, failed: Sequence[SetAside]) -> str:
     return key_of({"captured": key, "without": sorted(item.shard for item in failed)}) if failed else key
 
 
-def make_room(store: Store, key: str, failed: Sequence[SetAside], *, contested: bool) -> None:
-    """Claim the output's folders for what is made under `key`; what was made from other shards there is removed.
+def make_room(
+    store: Store, key: str, failed: Sequence[SetAside], *, fingerprint: Mapping[str, Any], contested: bool
+) -> None:
+    """Claim the output's folders for what is made under `key`; what was made from other shards, or by another cut,
+    there is removed.
 
-    contested: another driver is at work there. It may lack nothing, so that what it makes must not give way to a
-    result without some shards: that is an IncompleteError.
+    fingerprint: of the run. contested: another driver is at work there. It may lack nothing, so that what it makes must not give way to a
+    result without some shards: that is an IncompleteError. So is that it has finished.
     """
     if failed and contested:
         raise IncompleteError(
@@ -40,22 +43,32 @@ def make_room(store: Store, key: str, failed: Sequence[SetAside], *, contested: 
                 ]
             )
         )
-    claim = store.read_json(_CLAIM) if store.exists(_CLAIM) else {"key": key}
-    if claim.get("key") != key:
+    if finished(store, fingerprint) is not None:
+        raise IncompleteError(f"{store.path()}: another tamis has finished this run meanwhile")
+    if _claimed(store) not in (None, key):
         for folder in WRITTEN:
             store.remove(folder)
         store.remove(INCOMPLETE)
-    store.write_json(_CLAIM, {"key": key})  # last: a removal that is interrupted goes on
+    store.write_facts(_CLAIM, {"key": key})  # last: a removal that is interrupted goes on
+
+
+def _claimed(store: Store) -> str | None:
+    """None where nobody has claimed the folders, or the claim is damaged: what lies in them is held against the
+    receipts before it is published, whoever wrote it."""
+    try:
+        return str(store.read_facts(_CLAIM)["key"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
 
 
 def write_manifest(store: Store, manifest: Mapping[str, Any], failed: Sequence[SetAside], key: str) -> dict[str, Any]:
     """The last file of a run: manifest.json, or incomplete.json when shards are missing; what was written."""
     if failed:
         whole = {"complete": False, **manifest, "key": key, "failed": [item.to_dict() for item in failed]}
-        store.write_json(INCOMPLETE, whole)
+        store.write_facts(INCOMPLETE, whole)
         return whole
     whole = {"complete": True, **manifest}
-    store.write_json(MANIFEST, whole)
+    store.write_facts(MANIFEST, whole)
     store.remove(INCOMPLETE)
     return whole
 

@@ -29,6 +29,7 @@ from tamis.pipeline.job import LayersJob
 from tamis.pipeline.layer_plan import LayerPlan, plan_layers
 from tamis.pipeline.layer_result import Part
 from tamis.pipeline.machines import Cluster
+from tamis.pipeline.mending import until_whole
 from tamis.pipeline.model_checks import check_files
 from tamis.pipeline.placement import placement_of
 from tamis.pipeline.plan import Plan
@@ -36,11 +37,9 @@ from tamis.pipeline.pools import Pool, pool_of, refit
 from tamis.pipeline.progress import Progress, warn_once
 from tamis.pipeline.publish import versions
 from tamis.pipeline.ray_start import cluster_now, joins, ray_early, ray_session
-from tamis.pipeline.receipts import WORK
 from tamis.pipeline.report import render_layers
 from tamis.pipeline.sensitivity import STAGE, all_cells, search, search_spec
-from tamis.pipeline.sources import Shard
-from tamis.pipeline.store import Store
+from tamis.pipeline.store import Sealed, Store
 
 FISHER = "fisher"
 ROLES = ("unsafe", "safe")
@@ -95,7 +94,7 @@ def _find_layers(
             raise ConfigError(
                 f"output: {store.path()} holds a finished run; choose another output folder for other settings"
             )
-        if state == "new":
+        if state != "complete":
             run_folder.begin(store, {"fingerprint": dict(plan.search_keys)}, run_folder.LAYERS_RUN)
         with lease.held(store, force=force) as held:
             result = _found_by_one(store, plan, address)
@@ -138,7 +137,7 @@ def beside(store: Store, plan: Plan) -> dict[str, Any] | None:
     """The search that a finished run shows: its own, or one that was in the folder though the job names a block."""
     if plan.layers is not None:
         return known(store, plan.layers)
-    return run_folder.layers_in(store) if store.exists(run_folder.LAYERS) else None
+    return run_folder.read_layers(store)
 
 
 def known(store: Store, plan: LayerPlan) -> dict[str, Any] | None:
@@ -155,7 +154,7 @@ def find(store: Store, plan: LayerPlan, cluster: Cluster) -> dict[str, Any]:
     pool = pool_of(cluster, plan.job)
     # The short way first: what is wrong with the model then shows early.
     if ratios is None:
-        ratios = _fisher(store, plan, pool)
+        ratios = until_whole(store, partial(_fisher, store, plan, pool))
     if searched is None and plan.prompts is not None:
         searched = _search(store, plan, pool)
     model, spec = plan.model, plan.job.model
@@ -184,14 +183,14 @@ def _combined(plan: LayerPlan, searched: Part | None, ratios: Part | None) -> di
 def publish(store: Store, result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Write the page, then the JSON, whose presence says that the search is finished; both as a manifest lists them."""
     page = store.write(run_folder.LAYERS_PAGE, render_layers(result).encode())
-    return [page.to_dict(), store.write_json(run_folder.LAYERS, dict(result)).to_dict()]
+    return [page.to_dict(), store.write_facts(run_folder.LAYERS, result).to_dict()]
 
 
 def _parts(store: Store, plan: LayerPlan) -> tuple[Part | None, Part | None]:
     """What of an earlier result, search and Fisher ratios, was found with the settings of this plan."""
-    if not store.exists(run_folder.LAYERS):
+    result = run_folder.read_layers(store)
+    if result is None:
         return None, None
-    result = run_folder.layers_in(store)
     searched, ratios = layer_result.part_of(result, "search"), layer_result.part_of(result, "fisher")
     # Beside Fisher ratios a search is shown for comparison: the folder has made sure that it is of the same model.
     if searched is not None and plan.prompts is not None and searched.facts["fingerprint"] != dict(plan.search_keys):
@@ -291,7 +290,11 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     if lost and plan.prompts is None:
         lines = [f"{rows} × {code}" for code, rows in lost.most_common()]
         raise InputError("reference rows could not be captured:", lines)
-    pieces = {role: [_captured(store, shard) for shard in shards if shard.role == role] for role in ROLES}
+    files = {receipt["shard"]: Sealed(receipt["file"]["name"], receipt["file"]["sha256"]) for receipt in done}
+    pieces = {
+        role: [dict(read_features(store, files[shard.name])) for shard in shards if shard.role == role]
+        for role in ROLES
+    }
     # Popped, so that nothing is held twice: all blocks of a large model are a gigabyte.
     features = {}
     for request in requests:
@@ -307,7 +310,3 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
         "seconds": {"wall": time.monotonic() - began},
     }
     return layer_result.fisher_part(ratios, facts)
-
-
-def _captured(store: Store, shard: Shard) -> dict[str, Any]:
-    return dict(read_features(store, shard.name, f"{WORK}/{FISHER}"))

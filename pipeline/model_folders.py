@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from tamis.pipeline.addresses import open_filesystem
 from tamis.pipeline.errors import ConfigError, error_text
-from tamis.pipeline.files import identity_of
+from tamis.pipeline.input_paths import identity_of
 from tamis.pipeline.ranged import open_stream
 from tamis.pipeline.retrying import retrying
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -218,7 +218,8 @@ def write_shard(batch: pa.Table, notes: dict[str, Any], spec: CaptureSpec) -> Re
         "precision": notes["precision"],
         "fallback": notes["fallback"],
         "schema": notes["schema"],
-        "file": asdict(written),
+        "file": written.to_receipt(),
+        "input": notes["input"],
         "seconds": {name: notes[name] for name in ("read_seconds", "forward_seconds", "load_seconds")},
         "started": notes["started"],
         "finished": notes["started"] + notes["forward_seconds"],

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from tamis.operators.conversation import Dialect
 from tamis.operators.problems import RowProblem
 from tamis.operators.schema import settle, to_table
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import TEXT_FORMATS
-from tamis.pipeline.sources import Shard, read, read_table, rows_of
+from tamis.pipeline.sources import Row, Shard, read, read_table, rows_digest, rows_of
 
 
 def originals(
-    shard: Shard, options: Mapping[str, Any], schema: pa.Schema, valid: np.ndarray[Any, Any]
+    shard: Shard, options: Mapping[str, Any], schema: pa.Schema, valid: np.ndarray[Any, Any], digest: str
 ) -> tuple[pa.Table, np.ndarray[Any, Any], dict[int, tuple[int | None, str]]]:
     """The valid rows as a table of the output schema, the place of each in the shard, and for every other place its
-    byte offset and raw text."""
+    byte offset and raw text. digest: of the rows that were captured; InputError if they are others now."""
     places, others = np.flatnonzero(valid), np.flatnonzero(~valid)
     if shard.file.format not in TEXT_FORMATS:
         table = read_table(shard, options)
+        columns = [column for _, column in Dialect.from_dict(dict(shard.dialect)).columns]
+        _check(shard, rows_of(table.select(columns), shard.span.start_row), digest)
         bad = rows_of(table.filter(pa.array(~valid)), 0)
         raw = {int(place): (row.offset, row.raw_text()) for place, row in zip(others, bad, strict=True)}
         return conform(table.filter(pa.array(valid)), schema), places, raw
     rows = read(shard, options)
+    _check(shard, rows, digest)
     raw = {int(place): (rows[place].offset, rows[place].raw_text()) for place in others}
     values = []
     for place in places:
@@ -36,6 +40,20 @@ def originals(
             raise InputError(f"{shard.file.name}: row {rows[place].number} was readable before and is not any more")
         values.append(value)
     return to_table(values, schema), places, raw
+
+
+def _check(shard: Shard, rows: Sequence[Row], digest: str) -> None:
+    """A file may be replaced by one of the same size and time; what was captured must be what is written."""
+    if rows_digest(rows) != digest:
+        raise changed(shard)
+
+
+def changed(shard: Shard) -> InputError:
+    """Of a shard whose rows are others than those that were captured."""
+    return InputError(
+        f"{shard.file.name}: rows {shard.span.start_row:,} to {shard.span.stop_row - 1:,} are not those that were "
+        "captured, though the file's size and time are the same; put the old file back, or run with a new output folder"
+    )
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -74,7 +74,7 @@ def publish(
             f"{counts['dropped']} rows were dropped where the cut says {selection.dropped}; please report this"
         )
     counts["truncated"] = captured.truncated
-    files = sorted([*emitted.files, *artifact_files], key=lambda file: file["name"])
+    files = as_listed([*emitted.files, *artifact_files])
     store.remove(EMPTY_DROPPED)
     if not counts["dropped"]:
         empty = store.write_table(EMPTY_DROPPED, empty_dropped(spec.opened_schema()))
@@ -86,6 +86,12 @@ def publish(
     files.append(store.write("README.md", render_card(summary).encode()).to_dict())
     files.append(store.write("report.html", render_report(with_texts(store, summary)).encode()).to_dict())
     return write_manifest(store, {**summary, "files": files}, failed, spec.key)
+
+
+def as_listed(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Files as a manifest lists them, from what receipts say of them."""
+    listed = [{key: file[key] for key in ("name", "bytes", "sha256")} for file in files]
+    return sorted(listed, key=lambda file: str(file["name"]))
 
 
 def counted(plan: Plan, emitted: EmitTotals | TokenTotals) -> tuple[dict[str, int], list[SetAside]]:
@@ -115,7 +121,7 @@ def rewrite_report(store: Store) -> dict[str, Any]:
     for written in (store.write("README.md", card), store.write("report.html", page)):
         listed[written.name] = written.to_dict()
     manifest["files"] = list(listed.values())
-    store.write_json(MANIFEST, manifest)
+    store.write_facts(MANIFEST, manifest)
     return manifest
 
 

@@ -1,7 +1,7 @@
 """Receipts: one small JSON file per finished shard and stage, written after everything else of that shard.
 
 A receipt that is there means that the shard is done; resuming a run is skipping shards that have one. The cells of
-the layer search have receipts, too.
+the layer search have receipts, too. Each has a seal: one that is not as it was written counts for nothing.
 
 To open ten thousand small files one by one takes an object store minutes. So the driver also writes, a few hundred at
 a time, the receipts it has seen into one compact file beside them. The single receipts stay the truth: a compact file
@@ -14,8 +14,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Protocol
 
+from tamis.pipeline import seals
+from tamis.pipeline.progress import say
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 
@@ -44,20 +47,43 @@ def folder(stage: str) -> str:
 def write(store: Store, stage: str, shard: Shard, key: str, facts: Mapping[str, Any]) -> Receipt:
     """Write the shard's receipt. key: digest of the settings under which it was done."""
     receipt = {"shard": shard.name, "index": shard.index, "rows": shard.rows, "key": key, **facts}
-    store.write(f"{folder(stage)}/{shard.name}.json", json.dumps(receipt, allow_nan=False).encode())
+    _write(store, stage, shard.name, receipt)
     return receipt
 
 
 def write_cell(store: Store, stage: str, name: str, key: str, facts: Mapping[str, Any]) -> Receipt:
     """The receipt of work that is not a shard, under a name of its own."""
     receipt = {"cell": name, "key": key, **facts}
-    store.write(f"{folder(stage)}/{name}.json", json.dumps(receipt, allow_nan=False).encode())
+    _write(store, stage, name, receipt)
     return receipt
+
+
+def _write(store: Store, stage: str, name: str, receipt: Receipt) -> None:
+    store.write(f"{folder(stage)}/{name}.json", json.dumps(seals.sealed(receipt)).encode())
 
 
 def count(store: Store, stage: str) -> int:
     """How many single receipts there are, under whatever key."""
     return sum(map(_is_single, store.list(folder(stage))))
+
+
+def whole(store: Store, stage: str) -> Iterator[Receipt]:
+    """Every receipt of the stage that is as it was written, under whatever key."""
+    names = [name for name in store.list(folder(stage)) if _is_single(name)]
+    for file, data in _read_all(store, stage, names):
+        with suppress(ValueError, RecursionError):
+            receipt = seals.opened(json.loads(data))
+            if f"{_name_of(receipt)}.json" == file:
+                yield receipt
+
+
+def forget(store: Store, stage: str, names: Iterable[str]) -> None:
+    """Let the work of these names be done again. The compact files, which tell of it as it was, go with them."""
+    for name in store.list(folder(stage)):
+        if name.startswith(_COMPACT_NAME):
+            store.remove(f"{folder(stage)}/{name}")
+    for name in names:
+        store.remove(f"{folder(stage)}/{name}.json")
 
 
 def done(store: Store, stage: str, work: Sequence[Named], key: str) -> Iterator[Receipt]:
@@ -114,10 +140,12 @@ def _opened(file: str, data: bytes) -> list[Receipt]:
 def _singles(store: Store, stage: str, names: Sequence[str], key: str) -> Iterator[Receipt]:
     for file, data in _read_all(store, stage, [f"{name}.json" for name in names]):
         try:
-            receipt = json.loads(data)
+            receipt = seals.opened(json.loads(data))
         except (ValueError, RecursionError):
-            continue  # cut off while it was written on a storage without atomic writes: not done
-        if isinstance(receipt, dict) and receipt.get("key") == key and f"{_name_of(receipt)}.json" == file:
+            # Or cut off while it was written, on a storage without atomic writes.
+            say(f"{stage}: the receipt {file} is damaged, so its work is done again")
+            continue
+        if receipt.get("key") == key and f"{_name_of(receipt)}.json" == file:
             yield receipt
 
 

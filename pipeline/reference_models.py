@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_sets import reference_rows
 from tamis.pipeline.reference_training import REFERENCES, TRAINING, reference_key, train_reference
 from tamis.pipeline.sources import Shard
-from tamis.pipeline.store import Store
+from tamis.pipeline.store import Sealed, Store
 from tamis.pipeline.token_capture import ADAPTER_FILES, Reference
 from tamis.pipeline.token_tables import HARMFUL, UTILITY
 
@@ -96,7 +96,7 @@ class ReferenceModels:
             for point in thinned(facts["curve"])
         ]
         shown = {"name": name, "how": "trained", "source": source, **facts, "curve": curve}
-        return Prepared(Reference(adapter=f"{REFERENCES}/{name}"), key, shown, files)
+        return Prepared(Reference(adapter=_adapter_of(files)), key, shown, files)
 
     def _adopt(self, role: str, given: str) -> Prepared:
         """A model that the job names: an adapter is copied into the artifact, a full model is loaded by the workers."""
@@ -106,12 +106,18 @@ class ReferenceModels:
         if _is_adapter(folder):
             stored = f"{REFERENCES}/{role}"
             files = [self.store.write(f"{stored}/{name}", _bytes(folder / name)).to_dict() for name in ADAPTER_FILES]
-            return Prepared(Reference(adapter=stored), identity(str(folder)), facts, files)
+            return Prepared(Reference(adapter=_adapter_of(files)), identity(str(folder)), facts, files)
         source = _full_model(self.plan, role, given)
         local = source.revision == "local"
         key = identity(source.path) if local else f"{given}@{source.revision}"
         return Prepared(Reference(model=source.path if local else given,
                                   revision=None if local else source.revision), key, facts)  # fmt: skip
+
+
+def _adapter_of(files: Sequence[Mapping[str, Any]]) -> tuple[Sealed, ...]:
+    """The adapter itself among the files that were written of it."""
+    wanted = [file for file in files if file["name"].rpartition("/")[2] in ADAPTER_FILES]
+    return tuple(Sealed(file["name"], file["sha256"]) for file in wanted)
 
 
 def thinned(curve: Sequence[Any]) -> list[Any]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tamis.operators.tokenised import Tokenised
 from tamis.pipeline.receipts import WORK
-from tamis.pipeline.store import Store, Written
+from tamis.pipeline.store import Sealed, Store, Written
 
 SCHEMA = pa.schema(
     [
@@ -38,9 +38,9 @@ def write_rows(store: Store, name: str, rows: Sequence[Tokenised]) -> Written:
     return store.write_table(f"{work_folder(name)}/rows.parquet", pa.table(arrays, schema=SCHEMA))
 
 
-def read_rows(store: Store, name: str) -> tuple[list[np.ndarray[Any, Any]], list[list[tuple[int, int]]]]:
+def read_rows(store: Store, file: Sealed) -> tuple[list[np.ndarray[Any, Any]], list[list[tuple[int, int]]]]:
     """Token ids, int32 (T_i,) each, and the ranges of every row."""
-    table = store.read_table(f"{work_folder(name)}/rows.parquet").combine_chunks()
+    table = store.read_table(file).combine_chunks()
     if not table.num_rows:
         return [], []
     column = table.column("input_ids").chunk(0)

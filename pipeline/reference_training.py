@@ -15,6 +15,7 @@ from typing import Any
 
 from tamis.operators.recipe import Recipe
 from tamis.operators.tokenised import Tokenised
+from tamis.pipeline import seals
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.models import ModelSource
 from tamis.pipeline.pools import Pool, device_of, room
@@ -24,7 +25,7 @@ from tamis.pipeline.reference_rows import rows_digest, write_rows
 from tamis.pipeline.reference_worker import REFERENCES, ReferenceSpec
 from tamis.pipeline.room import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.settings import ModelSpec, TrainingSpec
-from tamis.pipeline.store import Store, Written
+from tamis.pipeline.store import Sealed, Store, Written
 
 __all__ = ["REFERENCES", "TRAINING", "reference_key", "train_reference", "write_rows"]
 
@@ -71,8 +72,8 @@ def train_reference(
     if done is not None:
         return done
     store.remove(f"{folder}/{TRAINING}")  # of another key: it must not stand beside the new adapter
-    write_rows(store, name, rows)
-    work = _spec(store, name, key, model, spec, training, rows, pool)
+    written = write_rows(store, name, rows)
+    work = _spec(store, name, key, model, spec, training, rows, written.sealed, pool)
     # A model that is spread over several GPUs takes all that it sees, and Ray Train shows it those of other workers.
     most = 1 if pool.gpus_per_worker > 1 else max(1, min(pool.workers, training.batch_size, len(rows)))
     group = replace(pool, workers=most, least=1, begin=min(most, max(room(pool), 1)))
@@ -87,7 +88,7 @@ def train_reference(
         **(notes or {}),
         **outcome["done"],
     }
-    written = store.write_json(f"{folder}/{TRAINING}", facts)
+    written = store.write_facts(f"{folder}/{TRAINING}", facts)
     return {**facts, "files": [*facts["files"], written.to_dict()], "seconds": outcome["seconds"]}
 
 
@@ -95,11 +96,12 @@ def _finished(store: Store, folder: str, key: str) -> dict[str, Any] | None:
     """What train_reference returned when it finished under `key`; None if it did not, or the files are not those."""
     try:
         data = store.read(f"{folder}/{TRAINING}")
-        facts = json.loads(data)
+        facts = seals.opened(json.loads(data))
         if facts["key"] != key:
             return None
         for file in facts["files"]:
             if hashlib.sha256(store.read(file["name"])).hexdigest() != file["sha256"]:
+                say(f"damaged: {file['name']} is not as it was written; the {facts['name']} model is trained again")
                 return None
         own = Written(f"{folder}/{TRAINING}", len(data), hashlib.sha256(data).hexdigest())
         return {**facts, "files": [*facts["files"], own.to_dict()], "seconds": {}}
@@ -115,6 +117,7 @@ def _spec(
     spec: ModelSpec,
     training: TrainingSpec,
     rows: Sequence[Tokenised],
+    written: Sealed,
     pool: Pool,
 ) -> ReferenceSpec:
     local = model.revision == "local"
@@ -123,6 +126,7 @@ def _spec(
         name=name,
         key=key,
         digest=rows_digest(rows),
+        rows=written,
         model=model.path if local else spec.name,
         # The commit that the plan saw, so that every worker reads the same files.
         revision=None if local else model.revision,

@@ -7,7 +7,6 @@ JSON file written after it, which holds its digest: half a checkpoint is none.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ from tamis.operators.training_rows import TrainingRows
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
 from tamis.pipeline.models import fetch
 from tamis.pipeline.reference_rows import read_rows, work_folder
-from tamis.pipeline.store import Store
+from tamis.pipeline.store import Sealed, Store
 from tamis.pipeline.watch import Guard
 from tamis.pipeline.worker_gpu import missing_gpu
 
@@ -31,13 +30,14 @@ REFERENCES = "artifact/references"
 
 @dataclass(frozen=True)
 class ReferenceSpec:
-    """All that a worker needs beside the rows. shown: the model as the user named it. digest: of the rows. gpus: that
-    Ray counts for the worker."""
+    """All that a worker needs. rows: the file with them. shown: the model as the user named it. digest: of the rows.
+    gpus: that Ray counts for the worker."""
 
     store: Store
     name: str
     key: str
     digest: str
+    rows: Sealed
     model: str
     revision: str | None
     shown: str
@@ -125,7 +125,7 @@ def run(
     began = time.perf_counter()
     trainer = _load(spec)
     try:
-        rows = TrainingRows.checked(*read_rows(spec.store, spec.name), trainer.info)
+        rows = TrainingRows.checked(*read_rows(spec.store, spec.rows), trainer.info)
     except ValueError as error:
         raise InputError(f"{spec.name} references: {error}") from None
     restore_newest(trainer, spec)
@@ -194,7 +194,7 @@ def save_checkpoint(trainer: Trainer, spec: ReferenceSpec) -> None:
     tensors, facts = trainer.state()
     written = store.write(f"{spec.folder}/{own}.safetensors", tensors)
     record = {**spec.stamp, "sha256": written.sha256, **facts}
-    store.write(f"{spec.folder}/{own}.json", json.dumps(record, allow_nan=False).encode())
+    store.write_facts(f"{spec.folder}/{own}.json", record)
     for name in store.list(spec.folder):
         if name.startswith("step-") and name.partition(".")[0] != own:
             store.remove(f"{spec.folder}/{name}")
@@ -206,9 +206,9 @@ def restore_newest(trainer: Trainer, spec: ReferenceSpec) -> None:
     numbers = [name[5:-5] for name in names if name.startswith("step-") and name.endswith(".json")]
     for number in sorted((int(number) for number in numbers if number.isdecimal()), reverse=True):
         try:
-            facts = spec.store.read_json(f"{spec.folder}/step-{number}.json")
+            facts = spec.store.read_facts(f"{spec.folder}/step-{number}.json")
             tensors = spec.store.read(f"{spec.folder}/step-{number}.safetensors")
-            if not isinstance(facts, dict) or any(facts.get(name) != value for name, value in spec.stamp.items()):
+            if any(facts.get(name) != value for name, value in spec.stamp.items()):
                 continue
             if hashlib.sha256(tensors).hexdigest() == facts["sha256"]:
                 trainer.restore(tensors, facts)

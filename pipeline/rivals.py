@@ -10,7 +10,7 @@ import hashlib
 from typing import Any
 
 from tamis.pipeline.publish import rewrite_report
-from tamis.pipeline.run_folder import MANIFEST
+from tamis.pipeline.run_folder import MANIFEST, facts_in
 from tamis.pipeline.store import Store
 
 _DRAWN = ("README.md", "report.html")
@@ -23,7 +23,7 @@ def agree(store: Store) -> dict[str, Any]:
     Ends on a look, and every rewriting is followed by one: whoever writes last has looked after it.
     """
     for _ in range(_ROUNDS):
-        manifest: dict[str, Any] = store.read_json(MANIFEST)
+        manifest: dict[str, Any] = facts_in(store, MANIFEST)
         listed = {file["name"]: file["sha256"] for file in manifest["files"]}
         if all(hashlib.sha256(store.read(name)).hexdigest() == listed[name] for name in _DRAWN):
             break

@@ -1,6 +1,7 @@
 """The output folder of a run: whose it is, how far it is, and whether this job may go on in it.
 
-A folder may hold a layer search (`tamis layers`) before it holds a run, and both at last.
+A folder may hold a layer search (`tamis layers`) before it holds a run, and both at last. What says so is written
+twice, the second time under a name that tells the job: where one is damaged or gone, the job goes on by the other.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.progress import say, warn_once
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.store import Store
 
@@ -44,9 +46,12 @@ def state_of(store: Store, fingerprint: Mapping[str, Any]) -> State:
 
     Raises ConfigError when the folder belongs to another job (the differing keys are named) or to something else.
     """
-    if store.exists(MANIFEST):
+    begun = _is_ours(store, RUN, fingerprint)
+    if store.exists(MANIFEST) and not (begun and _is_damaged(store, MANIFEST)):
         _compare(store, fingerprint, facts_in(store, MANIFEST)["fingerprint"], "holds the finished result")
         return "complete"
+    if begun:
+        return "started"
     if store.exists(RUN):
         _compare(store, fingerprint, facts_in(store, RUN)["fingerprint"], "belongs to an unfinished run")
         return "started"
@@ -60,13 +65,13 @@ def layers_state_of(store: Store, search_keys: Mapping[str, Any], fisher_keys: M
     Raises ConfigError also where a run is complete that made none: nothing may be added to it.
     """
     for name, holds in ((MANIFEST, "holds the finished result"), (RUN, "belongs to an unfinished run")):
-        if store.exists(name):
+        if store.exists(name) and not (name == RUN and _is_damaged(store, RUN)):
             theirs = facts_in(store, name)["fingerprint"]
             _compare(store, {**search_keys, **fisher_keys}, theirs, holds, shared_only=True)
             break
     else:
         _beside_a_search(store, search_keys)
-    begun = _search_in(store)
+    begun = dict(search_keys) if _is_ours(store, LAYERS_RUN, search_keys) else _search_in(store)
     if begun is not None:
         _compare(store, search_keys, begun, "holds a layer search")
     if _finished_search(store) is not None:
@@ -81,7 +86,8 @@ def layers_state_of(store: Store, search_keys: Mapping[str, Any], fisher_keys: M
 def _beside_a_search(store: Store, fingerprint: Mapping[str, Any]) -> None:
     """ConfigError unless the folder is free but for a layer search that agrees with this job."""
     begun = _search_in(store)
-    ours = {WORK} if begun is None else {WORK, LAYERS.partition("/")[0], LAYERS_PAGE}
+    searched = begun is not None or store.exists(LAYERS)  # which may be damaged
+    ours = {WORK, LAYERS.partition("/")[0], LAYERS_PAGE} if searched else {WORK}
     strangers = [name for name in store.list("") if name not in ours and not name.startswith(".")]
     if strangers:
         raise ConfigError(
@@ -104,32 +110,40 @@ def _search_in(store: Store) -> dict[str, Any] | None:
 
 
 def _finished_search(store: Store) -> dict[str, Any] | None:
-    if not store.exists(LAYERS):
-        return None
-    search = layers_in(store)["search"]
-    return None if search is None else dict(search["fingerprint"])
+    found = read_layers(store)
+    return None if found is None or found["search"] is None else dict(found["search"]["fingerprint"])
 
 
 def layers_in(store: Store) -> dict[str, Any]:
     """What LAYERS holds. ConfigError if the file is not ours."""
+    found = read_layers(store)
+    if found is None:
+        raise ConfigError(f"output: {store.path(LAYERS)} was not written by tamis, or is damaged; run again")
+    return found
+
+
+def read_layers(store: Store) -> dict[str, Any] | None:
+    """What LAYERS holds; None if there is no such file, or it is damaged: the search is then done again."""
     try:
-        result = store.read_json(LAYERS)
+        result = store.read_facts(LAYERS)
         if isinstance(result["blocks"], list) and isinstance(result["chosen"]["block"], int):
             _ = result["search"], result["fisher"]
-            return dict(result)
+            return result
+    except FileNotFoundError:
+        return None
     except (ValueError, KeyError, TypeError):
         pass
-    raise ConfigError(f"output: {store.path(LAYERS)} was not written by tamis, or is damaged; delete it and run again")
+    warn_once(f"{store.path(LAYERS)} is damaged, and counts for nothing")
+    return None
 
 
 def finished(store: Store, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
     """The manifest, if this very run is complete: another driver may have finished it meanwhile."""
     try:
-        manifest = store.read_json(MANIFEST)
+        manifest = store.read_facts(MANIFEST)
     except (FileNotFoundError, ValueError):
         return None
-    ours = isinstance(manifest, dict) and manifest.get("fingerprint") == dict(fingerprint)
-    return manifest if ours else None
+    return manifest if manifest.get("fingerprint") == dict(fingerprint) else None
 
 
 def remove_work(store: Store, *, shared: bool = False) -> None:
@@ -147,19 +161,54 @@ def remove_work(store: Store, *, shared: bool = False) -> None:
 
 
 def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> None:
-    """Claim the folder for a job. ConfigError if it cannot be written."""
+    """Claim the folder for a job, unless it is claimed for it. ConfigError if it cannot be written.
+
+    facts: with the fingerprint of the job.
+    """
+    twin = _twin(name, facts["fingerprint"])
+    missing = [file for file in (twin, name) if _is_damaged(store, file)]
+    if not missing:
+        return
     store.check_writable()
-    store.write_json(name, dict(facts))
+    for file in missing:
+        if store.exists(file):
+            say(f"damaged: {file}; it is written again")
+        store.write_facts(file, facts)
+
+
+def _twin(name: str, fingerprint: Mapping[str, Any]) -> str:
+    return f"{name.removesuffix('.json')}-{key_of(fingerprint)}.json"
+
+
+def _is_ours(store: Store, name: str, fingerprint: Mapping[str, Any]) -> bool:
+    """Whether this very job was begun here, though `name`, which should say so, may be damaged."""
+    if not _is_damaged(store, name):
+        return bool(store.read_facts(name).get("fingerprint") == dict(fingerprint))
+    return store.exists(_twin(name, fingerprint))
+
+
+def _is_damaged(store: Store, name: str) -> bool:
+    """Or missing. ConfigError if we may not look."""
+    if not store.exists(name):
+        return True
+    try:
+        store.read_facts(name)
+    except (FileNotFoundError, ValueError):
+        return True
+    return False
 
 
 def facts_in(store: Store, name: str) -> dict[str, Any]:
     """What MANIFEST or RUN holds. ConfigError if the file is not one of ours; manifest.json is a common name."""
     try:
-        facts = store.read_json(name)
+        facts = store.read_facts(name)
     except ValueError:
-        facts = None
-    if not isinstance(facts, dict) or not isinstance(facts.get("fingerprint"), dict):
-        raise ConfigError(f"output: {store.path(name)} was not written by tamis, or is damaged; choose another folder")
+        facts = {}
+    if not isinstance(facts.get("fingerprint"), dict):
+        raise ConfigError(
+            f"output: {store.path(name)} was not written by tamis, or is damaged; put it back from a copy, choose "
+            "another folder, or delete this one and run again"
+        )
     return facts
 
 

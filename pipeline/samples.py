@@ -6,7 +6,8 @@ Every stage skips what an earlier, interrupted run of the same job has done, so 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tamis.operators.schema import conflicts
 from tamis.operators.spearman import midranks, rank_edges, resolved_share
 from tamis.pipeline import incomplete, layers, run_folder
 from tamis.pipeline.capture_stage import Timings, run_capture
-from tamis.pipeline.emit import EmitSpec, emit
+from tamis.pipeline.emit import EmitSpec, Made, emit
 from tamis.pipeline.emit_stage import run_emit
 from tamis.pipeline.fit import (
     ScoreSpec,
@@ -31,13 +32,13 @@ from tamis.pipeline.fit import (
 )
 from tamis.pipeline.lease import Held
 from tamis.pipeline.machines import Cluster
+from tamis.pipeline.mending import check_output, until_whole
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.publish import publish
 from tamis.pipeline.ray_start import ray_session
-from tamis.pipeline.sources import Shard
-from tamis.pipeline.store import Store
+from tamis.pipeline.store import Sealed, Store
 from tamis.pipeline.totals import CaptureTotals, EmitTotals
 
 HISTOGRAM_BINS = 80
@@ -51,31 +52,58 @@ def curate_samples(
     with ray_session(address) as cluster:
         timings["ray_start"] = {"seconds": cluster.seconds_to_start}
         plan = _choose_layer(plan, store, cluster, timings)
-        # What is captured depends on the block, wherever it comes from.
-        key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
-        captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
-        plan = plan.without(captured.failed)
-        if not plan.shards:
-            incomplete.refuse(plan.failed)
-        if plan.failed and (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
-            return theirs  # of another driver, to which nothing was lost
-        key = incomplete.key_without(key, captured.failed)
-        incomplete.make_room(store, key, plan.failed, contested=held.contested)
-        artifacts, artifact_files, selection = _fit(plan, store, key, timings)
-        spec, resolved = _emit_spec(plan, store, key, captured, selection)
-        emitted = _emit(plan, spec, selection, cluster, timings)
+        made = until_whole(store, partial(_make, plan, store, cluster, held, timings))
 
     if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
-        return theirs
+        return theirs  # of another driver
     timings["total"] = {"seconds": time.monotonic() - began}
+    plan, captured = made.plan, made.captured
     notes = [*plan.warnings, *_schema_notes(captured), *sorted(captured.fallbacks)[:1]]
-    if resolved < RESOLVED_ENOUGH:
-        notes.append(f"the scores lie so close together that ranks and quantiles are rough ({resolved:.0%} resolved)")
+    if made.resolved < RESOLVED_ENOUGH:
+        share = f"{made.resolved:.0%} resolved"
+        notes.append(f"the scores lie so close together that ranks and quantiles are rough ({share})")
+    files = [*made.artifact_files]
     searched = layers.beside(store, plan)
     if searched is not None:
-        artifact_files += layers.publish(store, searched)
+        files += layers.publish(store, searched)
         notes += searched["warnings"] if plan.layers is not None else []
-    return publish(store, plan, artifacts, artifact_files, selection, spec, captured, emitted, timings, notes, searched)
+    return publish(
+        store, plan, made.artifacts, files, made.selection, made.spec, captured, made.emitted, timings, notes, searched
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """All that there is when the output is written. plan: without the shards that failed. resolved: how much of the
+    scores' order their bins preserve (0..1)."""
+
+    plan: Plan
+    captured: CaptureTotals
+    artifacts: dict[str, Artifact]
+    artifact_files: list[dict[str, Any]]
+    selection: Selection
+    spec: EmitSpec
+    resolved: float
+    emitted: EmitTotals
+
+
+def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
+    """The vectors, the fit, the output. DamagedError if a file is not as an earlier stage or command wrote it."""
+    # What is captured depends on the block, wherever it comes from.
+    key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
+    captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
+    plan = plan.without(captured.failed)
+    if not plan.shards:
+        incomplete.refuse(plan.failed)
+    key = incomplete.key_without(key, captured.failed)
+    artifacts, files, selection = _fit(plan, store, key, captured, timings)
+    # Of which rows the output is, and not only of which captures: if a capture was made again elsewhere, all is.
+    key = run_folder.key_of({"captured": key, "decided": selection.digest})
+    incomplete.make_room(store, key, plan.failed, fingerprint=plan.fingerprint, contested=held.contested)
+    spec, resolved = _emit_spec(plan, store, key, captured, selection)
+    emitted = _emit(plan, spec, selection, captured, cluster, timings)
+    check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
+    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted)
 
 
 # --- LARF's layer -------------------------------------------------------------------------------------------------
@@ -96,12 +124,12 @@ def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) 
 
 
 def _fit(
-    plan: Plan, store: Store, key: str, timings: Timings
+    plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
 ) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection]:
     began = time.monotonic()
-    sources: dict[str, Sequence[Shard]] = {CORPUS: plan.shards}
-    for role in {shard.role for shard in plan.reference_shards}:
-        sources[role] = [shard for shard in plan.reference_shards if shard.role == role]
+    sources: dict[str, list[Sealed]] = {CORPUS: []}
+    for shard in [*plan.shards, *plan.reference_shards]:
+        sources.setdefault(shard.role, []).append(captured.captured[shard.name].file)
     steps = sum(len(sources[source]) for method in plan.methods.values() for source in method.sources() or (CORPUS,))
     # An interrupted run's artifact is used again: part of its output was written with it.
     artifacts = load_artifacts(store, key)
@@ -112,8 +140,8 @@ def _fit(
     files = save_artifacts(store, artifacts, facts)
     control = plan.job.seed if plan.job.selection.control is not None else None
     spec = ScoreSpec(store, plan.methods, artifacts, plan.job.selected_by, control, plan.max_tokens)
-    sums = score_shards(spec, plan.shards, progress.advance)
-    selection = select(plan.job, store, plan.shards, sums)
+    sums = score_shards(spec, plan.shards, sources[CORPUS], progress.advance)
+    selection = select(plan.job, store, sums)
     progress.finish()
     seconds = time.monotonic() - began
     timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
@@ -129,7 +157,7 @@ def _emit_spec(
     """The spec, and how much of the scores' order their bins preserve (0..1)."""
     sums = selection.sums
     bin_edges = rank_edges(sums.low, sums.high)
-    ranked = rank_histogram(store, plan.shards, plan.job.selected_by, bin_edges)
+    ranked = rank_histogram(store, sums.files, plan.job.selected_by, bin_edges)
     low, high = sums.low, max(sums.high, np.nextafter(np.float32(sums.low), np.float32(np.inf)))
     spec = EmitSpec(
         store=store,
@@ -150,8 +178,12 @@ def _emit_spec(
     return spec, resolved_share(ranked) if sums.count > 1 else 1.0
 
 
-def _emit(plan: Plan, spec: EmitSpec, selection: Selection, cluster: Cluster, timings: Timings) -> EmitTotals:
+def _emit(
+    plan: Plan, spec: EmitSpec, selection: Selection, captured: CaptureTotals, cluster: Cluster, timings: Timings
+) -> EmitTotals:
     totals = EmitTotals(HISTOGRAM_BINS)
+    scores = zip(plan.shards, selection.sums.files, strict=True)
+    made = {shard.name: Made(captured.captured[shard.name], file) for shard, file in scores}
     cpus = min(1.0, cluster.cpus)
     run_emit(
         spec.store,
@@ -161,7 +193,7 @@ def _emit(plan: Plan, spec: EmitSpec, selection: Selection, cluster: Cluster, ti
         selection.quotas,
         totals,
         timings,
-        lambda shards, quotas, note: emit(spec, shards, quotas, cpus, note, plan.job.worker_timeout),
+        lambda shards, quotas, note: emit(spec, shards, quotas, made, cpus, note, plan.job.worker_timeout),
     )
     return totals
 

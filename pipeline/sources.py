@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,8 @@ from tamis.pipeline import text_files
 from tamis.pipeline.addresses import is_local, open_filesystem, scheme_of
 from tamis.pipeline.columnar_files import ColumnarFile, TooManyBytes, read_head, read_rows, shape_of
 from tamis.pipeline.errors import InputError, StorageError, TooLargeError, error_text
-from tamis.pipeline.files import TEXT_FORMATS, SourceFile, identity_of
+from tamis.pipeline.files import TEXT_FORMATS, SourceFile
+from tamis.pipeline.input_paths import identity_of, local_identity, looks_the_same
 from tamis.pipeline.ranged import info_of
 from tamis.pipeline.row_limits import cut_text
 from tamis.pipeline.spans import Span
@@ -104,6 +105,13 @@ class Row:
     offset: int | None
     raw: bytes | None
     size: int | None = None
+
+    def feed(self, digest: Any) -> None:
+        """Update a digest with all that was read of this row."""
+        value = self.value.code if isinstance(self.value, RowProblem) else self.value
+        data = self.raw if self.raw is not None else json.dumps(value, default=str).encode()
+        digest.update(f"{len(data)}:{self.size}:".encode())
+        digest.update(data)
 
     def raw_text(self) -> str:
         """For quarantine: the row as it stands in the file, or as JSON when the file is not text; cut if it is long."""
@@ -188,6 +196,14 @@ def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] 
     return table
 
 
+def rows_digest(rows: Iterable[Row]) -> str:
+    """sha256 of what was read, in order: what one stage read of a shard is what another one reads of it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        row.feed(digest)
+    return digest.hexdigest()
+
+
 def shipped_file(role: str, file: SourceFile) -> SourceFile:
     """A reference set of tamis itself: known by role and content, so that each node reads its own copy."""
     return replace(file, url=f"{_SHIPPED_SCHEME}{role}", identity=_content_hash(file.url))
@@ -206,7 +222,7 @@ def _on_this_node(shard: Shard) -> Shard:
     path = str(SHIPPED[file.url.removeprefix(_SHIPPED_SCHEME)]())
     if _content_hash(path) != file.identity:
         raise InputError(f"{file.name}: the references of tamis differ on this node; install one version everywhere")
-    return replace(shard, file=replace(file, url=path, identity=str(os.stat(path).st_mtime_ns)))
+    return replace(shard, file=replace(file, url=path, identity=local_identity(os.stat(path))))
 
 
 def _content_hash(path: str) -> str:
@@ -235,10 +251,12 @@ def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
     filesystem, path = open_filesystem(shard.file.url, options)
     try:
         info = info_of(filesystem, path)
-        identity = str(os.stat(path).st_mtime_ns) if is_local(filesystem) else identity_of(info)
+        planned = shard.file.identity
+        local = is_local(filesystem)
+        same = looks_the_same(os.stat(path), planned) if local else identity_of(info) == planned
     except OSError as error:
         raise _vanished(shard.file.name, error) from None
-    if identity != shard.file.identity or int(info["size"]) != shard.file.bytes:
+    if not same or int(info["size"]) != shard.file.bytes:
         raise InputError(f"{shard.file.name}: changed since the plan was made; run again with a new output folder")
 
 

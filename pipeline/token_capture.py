@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.model_worker import ModelWorker, TokenRows
 from tamis.pipeline.models import fetch
+from tamis.pipeline.store import Sealed
 
 if TYPE_CHECKING:
     from tamis.operators.losses import TokenLosses
@@ -25,9 +27,10 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference model. adapter: its LoRA adapter's folder in the store; else model and revision name a full model."""
+    """A reference model. adapter: the files of its LoRA adapter in the store; else model and revision name a full
+    model."""
 
-    adapter: str | None = None
+    adapter: tuple[Sealed, ...] | None = None
     model: str = ""
     revision: str | None = None
 
@@ -80,10 +83,10 @@ class TokenScorer(ModelWorker):
         scorer = self.scorers[0]
         self.precision = f"{str(scorer.dtype).removeprefix('torch.')} on {scorer.device.type}"
 
-    def _copied(self, stored: str, folder: Path) -> Path:
+    def _copied(self, stored: Sequence[Sealed], folder: Path) -> Path:
         folder.mkdir(parents=True)
-        for name in ADAPTER_FILES:
-            (folder / name).write_bytes(self.spec.store.read(f"{stored}/{name}"))
+        for file in stored:
+            (folder / posixpath.basename(file.name)).write_bytes(self.spec.store.read(file))
         return folder
 
     def run(

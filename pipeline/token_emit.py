@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,22 +25,28 @@ from tamis.pipeline.set_aside import SetAside, telling
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_fit import TokenCut, discarded_tokens
-from tamis.pipeline.token_tables import Ragged, TokenShard, read_tokens
+from tamis.pipeline.token_tables import LossFiles, Ragged, TokenShard, read_tokens
 
 STAGE = "emit"
 
 
+class TokensMade(NamedTuple):
+    """What the stages before have made of a shard. input: digest of the rows that were scored."""
+
+    scored: LossFiles
+    input: str
+
+
 @dataclass(frozen=True, eq=False)
 class TokenEmitSpec:
-    """All that a task needs. method: its name, for the tables. round: whose losses decide. control_ids: of the tokens
-    that only the chat template writes."""
+    """All that a task needs. method: its name, for the tables. control_ids: of the tokens that only the chat
+    template writes."""
 
     store: Store
     options: Mapping[str, Any]
     key: str
     schema: bytes
     method: str
-    round: int
     cut: TokenCut
     control_ids: frozenset[int]
 
@@ -52,28 +58,29 @@ def emit_tokens(
     spec: TokenEmitSpec,
     shards: Sequence[Shard],
     quotas: Sequence[int],
+    made: Mapping[str, TokensMade],
     task_cpus: float,
     on_set_aside: Callable[[SetAside], None] | None = None,
     timeout: float | None = None,
 ) -> Generator[Receipt]:
     """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
 
-    on_set_aside: told of a shard whose workers all died or hung, or whose rows are too large; without it that is an
-    error. timeout: seconds without progress after which workers are taken for hung.
+    made: by the shard's name. on_set_aside: told of a shard whose workers all died or hung, or whose rows are too
+    large; without it that is an error. timeout: seconds without progress after which workers are taken for hung.
     """
-    items = [(shard.to_json(), quota) for shard, quota in zip(shards, quotas, strict=True)]
+    items = [(shard.to_json(), quota, made[shard.name]) for shard, quota in zip(shards, quotas, strict=True)]
     lost = telling(on_set_aside, shards)
     for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus, on_lost=lost, timeout=timeout):
         yield receipt
 
 
-def _emit_shard(item: tuple[str, int], spec: TokenEmitSpec) -> Receipt:
-    shard, quota = Shard.from_json(item[0]), item[1]
-    read = read_tokens(spec.store, shard.name, spec.round, tokens=True)
+def _emit_shard(item: tuple[str, int, TokensMade], spec: TokenEmitSpec) -> Receipt:
+    shard, quota, made = Shard.from_json(item[0]), item[1], item[2]
+    read = read_tokens(spec.store, made.scored, tokens=True)
     discarded = discarded_tokens(read.risk, spec.cut, quota)
     counts = per_row_counts(discarded, read.risk.offsets)
     emptied = counts == read.risk.lengths
-    table, _, unreadable = originals(shard, spec.options, spec.opened_schema(), read.valid)
+    table, _, unreadable = originals(shard, spec.options, spec.opened_schema(), read.valid, made.input)
     trained = _with_training_columns(table, read, discarded, spec.control_ids)
 
     files = [spec.store.write_table(f"kept/{shard.name}.parquet", trained.filter(pa.array(~emptied)))]
@@ -96,7 +103,7 @@ def _emit_shard(item: tuple[str, int], spec: TokenEmitSpec) -> Receipt:
         "quarantined": dict(Counter(read.facts.column("code").drop_null().to_pylist())),
         "messages": _messages(read.facts),
         "tokens": {"response": len(discarded), "discarded": int(discarded.sum())},
-        "files": [written.to_dict() for written in files],
+        "files": [written.to_receipt() for written in files],
     }
     return receipts.write(spec.store, STAGE, shard, spec.key, facts)
 

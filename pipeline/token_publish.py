@@ -17,7 +17,7 @@ from tamis.pipeline.incomplete import warning, write_manifest
 from tamis.pipeline.models import chat_template, fetch
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.publish import EMPTY_DROPPED, counted, run_facts
+from tamis.pipeline.publish import EMPTY_DROPPED, as_listed, counted, run_facts
 from tamis.pipeline.reference_models import Prepared
 from tamis.pipeline.report import render_card, render_token_report
 from tamis.pipeline.run_folder import MANIFEST
@@ -72,7 +72,7 @@ def publish_tokens(
         if wanted is not None and not emitted.failed and tokens[name] != wanted:
             raise InternalError(f"{tokens[name]:,} {name} tokens were written, {wanted:,} expected; please report this")
     counts["truncated"] = captured.truncated
-    files = [*emitted.files, *round_files, *(file for item in prepared for file in item.files)]
+    files = as_listed([*emitted.files, *round_files, *(file for item in prepared for file in item.files)])
     notes = [*warning(failed), *notes]
     summary = _summary(plan, prepared, selection, statistics, rounds, captured, emitted, timings, counts, tokens, notes)
     artifact = {
@@ -82,7 +82,7 @@ def publish_tokens(
         "rounds": summary["rounds"],
         "fingerprint": dict(plan.fingerprint),
     }
-    files.append(store.write_json(f"{ARTIFACT}/{plan.job.method[0]}.json", artifact).to_dict())
+    files.append(store.write_facts(f"{ARTIFACT}/{plan.job.method[0]}.json", artifact).to_dict())
     store.remove(EMPTY_DROPPED)
     if not counts["dropped"]:
         schema = output_schema(plan.schema, captured.seen_schema())

@@ -18,18 +18,17 @@ from tamis.operators.methods.toss import highest_risk, per_row_counts
 from tamis.operators.methods.toss_statistics import ByPosition, BySample, ByToken, RiskHistogram, position_starts
 from tamis.pipeline.engine import map_reduce
 from tamis.pipeline.fit import GROUP
-from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_fit import RiskSums, TokenCut, TokenSelection, discarded_tokens
-from tamis.pipeline.token_tables import TokenShard, read_tokens
+from tamis.pipeline.token_tables import LossFiles, TokenShard, read_tokens
 
 BINS = 80
 EXAMPLES = {"most": 12, "part": 8, "border": 6}
 """How many of each group a report shows: those that lose the largest share, those that lose a part of their answer, and
 those that lose nothing although they hold the riskiest of the kept tokens."""
 
-_Item = tuple[str, int, int]
-"""A shard's name, its number in the corpus, and how many of its ties at the cut are discarded."""
+_Item = tuple[LossFiles, int, int]
+"""A scored shard, its number in the corpus, and how many of its ties at the cut are discarded."""
 
 
 @dataclass(frozen=True, order=True)
@@ -102,23 +101,23 @@ def plotted_range(sums: RiskSums) -> tuple[float, float]:
 
 
 def token_statistics(
-    store: Store, shards: Sequence[Shard], round: int, selection: TokenSelection, vocabulary: int
+    store: Store, scored: Sequence[LossFiles], selection: TokenSelection, vocabulary: int
 ) -> TokenStatistics:
-    """Of all shards, as scoring round `round` and the cut leave them."""
+    """Of all shards, as a scoring round and its cut leave them."""
     edges = np.linspace(*plotted_range(selection.sums), BINS + 1)[1:-1]
     found: TokenStatistics = map_reduce(
-        _of_group, _plus, _groups(shards, selection.quotas), store, round, selection.cut, edges, vocabulary
+        _of_group, _plus, _groups(scored, selection.quotas), store, selection.cut, edges, vocabulary
     )
     return found
 
 
 def _of_group(
-    group: Sequence[_Item], store: Store, round: int, cut: TokenCut, edges: np.ndarray[Any, Any], vocabulary: int
+    group: Sequence[_Item], store: Store, cut: TokenCut, edges: np.ndarray[Any, Any], vocabulary: int
 ) -> TokenStatistics:
     return tree_reduce(
         (
-            _of_shard(read_tokens(store, name, round, tokens=True), number, cut, quota, edges, vocabulary)
-            for name, number, quota in group
+            _of_shard(read_tokens(store, scored, tokens=True), number, cut, quota, edges, vocabulary)
+            for scored, number, quota in group
         ),
         _plus,
     )
@@ -189,22 +188,25 @@ def _best(found: Sequence[Example]) -> tuple[Example, ...]:
 
 
 def overlap(
-    store: Store, shards: Sequence[Shard], round: int, cut: TokenSelection, final: int, final_cut: TokenSelection
+    store: Store,
+    scored: Sequence[LossFiles],
+    cut: TokenSelection,
+    final: Sequence[LossFiles],
+    final_cut: TokenSelection,
 ) -> float | None:
-    """The share of the tokens that `round` would discard which the final round discards, too. None without any."""
-    quotas = list(zip(cut.quotas, final_cut.quotas, strict=True))
-    items = [(shard.name, *pair) for shard, pair in zip(shards, quotas, strict=True)]
+    """The share of the tokens that a round would discard which the final round discards, too. None without any."""
+    items = list(zip(scored, final, cut.quotas, final_cut.quotas, strict=True))
     groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
-    both, own = map_reduce(_common, _pairwise, groups, store, round, cut.cut, final, final_cut.cut)
+    both, own = map_reduce(_common, _pairwise, groups, store, cut.cut, final_cut.cut)
     return both / own if own else None
 
 
 def _common(
-    group: Sequence[tuple[str, int, int]], store: Store, round: int, cut: TokenCut, final: int, final_cut: TokenCut
+    group: Sequence[tuple[LossFiles, LossFiles, int, int]], store: Store, cut: TokenCut, final_cut: TokenCut
 ) -> tuple[int, int]:
     both = own = 0
-    for name, quota, final_quota in group:
-        earlier, later = read_tokens(store, name, round), read_tokens(store, name, final)
+    for scored, final, quota, final_quota in group:
+        earlier, later = read_tokens(store, scored), read_tokens(store, final)
         mask, final_mask = (
             discarded_tokens(earlier.risk, cut, quota),
             discarded_tokens(later.risk, final_cut, final_quota),
@@ -225,6 +227,6 @@ def _plus(a: Any, b: Any) -> Any:
     return a + b
 
 
-def _groups(shards: Sequence[Shard], quotas: Sequence[int]) -> list[list[_Item]]:
-    items = [(shard.name, number, quota) for number, (shard, quota) in enumerate(zip(shards, quotas, strict=True))]
+def _groups(scored: Sequence[LossFiles], quotas: Sequence[int]) -> list[list[_Item]]:
+    items = [(item, number, quota) for number, (item, quota) in enumerate(zip(scored, quotas, strict=True))]
     return [items[start : start + GROUP] for start in range(0, len(items), GROUP)]

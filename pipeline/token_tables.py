@@ -7,15 +7,14 @@ degraded model of that round.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.operators.methods.toss import token_risk
-from tamis.pipeline.receipts import WORK
-from tamis.pipeline.store import Store
+from tamis.pipeline.store import Sealed, Store
 
 UTILITY, HARMFUL = "utility", "harmful"
 _FACTS = ("code", "message", "n_tokens", "n_response_tokens", "truncated")
@@ -25,6 +24,15 @@ _TOKENS = ("input_ids", "starts", "stops")
 def stage_of(round: int) -> str:
     """The folder of a scoring round, and of its receipts."""
     return "losses" if round == 0 else f"losses-{round}"
+
+
+class LossFiles(NamedTuple):
+    """What a scoring round has made of one shard. name: the shard's. first: of round 0. later: of this round, if it is
+    a later one."""
+
+    name: str
+    first: Sealed
+    later: Sealed | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +67,12 @@ class TokenShard:
     stops: Ragged | None
 
 
-def read_tokens(store: Store, name: str, round: int, *, tokens: bool = False) -> TokenShard:
-    """The shard `name` as scoring round `round` leaves it: a row that failed in any round is not valid."""
-    columns = [*_FACTS, UTILITY, *([HARMFUL] if round == 0 else []), *(_TOKENS if tokens else [])]
-    table = store.read_table(f"{WORK}/{stage_of(0)}/{name}.parquet", columns)
-    if round:
-        later = store.read_table(f"{WORK}/{stage_of(round)}/{name}.parquet", ["code", "message", HARMFUL])
+def read_tokens(store: Store, scored: LossFiles, *, tokens: bool = False) -> TokenShard:
+    """The shard as a scoring round leaves it: a row that failed in that one or in the first is not valid."""
+    columns = [*_FACTS, UTILITY, *([HARMFUL] if scored.later is None else []), *(_TOKENS if tokens else [])]
+    table = store.read_table(scored.first, columns)
+    if scored.later is not None:
+        later = store.read_table(scored.later, ["code", "message", HARMFUL])
         for column in ("code", "message"):
             merged = pc.coalesce(table.column(column), later.column(column))
             table = table.set_column(table.schema.get_field_index(column), column, merged)
@@ -73,7 +81,7 @@ def read_tokens(store: Store, name: str, round: int, *, tokens: bool = False) ->
     usable = table.filter(good)
     utility, harmful = Ragged.of(usable.column(UTILITY)), Ragged.of(usable.column(HARMFUL))
     if not np.array_equal(utility.offsets, harmful.offsets):
-        raise AssertionError(f"shard {name}: the rounds have scored different tokens")
+        raise AssertionError(f"shard {scored.name}: the rounds have scored different tokens")
     risk = Ragged(token_risk(utility.values, harmful.values), utility.offsets)
     found = [Ragged.of(usable.column(column)) if tokens else None for column in _TOKENS]
     return TokenShard(table.select(list(_FACTS)), good.to_numpy(), risk, *found)

@@ -21,7 +21,7 @@ from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import TamisError, TooLargeError, as_facts
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema
 from tamis.pipeline.parcels import pack, shards_of
-from tamis.pipeline.sources import CORPUS, Row, Shard, read
+from tamis.pipeline.sources import CORPUS, Row, Shard, read, rows_digest
 from tamis.pipeline.watch import Guard
 
 
@@ -111,7 +111,12 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
                 "prompt_cut", "the cut to max_tokens left no token of the prompt, which the method reads"
             )
         outcomes[place] = outcome
-    notes = {"shard": text, "schema": _schema_of(shard, rows, outcomes), "read_seconds": time.perf_counter() - began}
+    notes = {
+        "shard": text,
+        "input": rows_digest(rows),
+        "schema": _schema_of(shard, rows, outcomes),
+        "read_seconds": time.perf_counter() - began,
+    }
     return pack(notes, _tokens_table(outcomes))
 
 

@@ -23,7 +23,8 @@ from tamis.pipeline.fit import ARTIFACT
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.lease import Held
 from tamis.pipeline.machines import Cluster
-from tamis.pipeline.originals import output_schema
+from tamis.pipeline.mending import check_output, until_whole
+from tamis.pipeline.originals import changed, output_schema
 from tamis.pipeline.plan import Plan, check_columns
 from tamis.pipeline.pools import Pool, pool_of
 from tamis.pipeline.ray_start import ray_session
@@ -32,7 +33,7 @@ from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_capture import LossSpec, Reference, TokenScorer
 from tamis.pipeline.token_emit import STAGE as EMIT
-from tamis.pipeline.token_emit import TokenEmitSpec, emit_tokens
+from tamis.pipeline.token_emit import TokenEmitSpec, TokensMade, emit_tokens
 from tamis.pipeline.token_fit import (
     Places,
     TokenSelection,
@@ -44,7 +45,7 @@ from tamis.pipeline.token_fit import (
 )
 from tamis.pipeline.token_publish import Round, publish_tokens
 from tamis.pipeline.token_statistics import TokenStatistics, overlap, token_statistics
-from tamis.pipeline.token_tables import HARMFUL, UTILITY, stage_of
+from tamis.pipeline.token_tables import HARMFUL, UTILITY, LossFiles, stage_of
 from tamis.pipeline.totals import CaptureTotals, TokenTotals
 
 LOSS_COLUMNS = (UTILITY, HARMFUL)
@@ -63,21 +64,28 @@ def curate_tokens(
     """Run the plan to its end and return its manifest. Raises TamisError."""
     with ray_session(address) as cluster:
         timings["ray_start"] = {"seconds": cluster.seconds_to_start}
-        run = _Run(plan, store, cluster, held, timings)
-        run.score()
-        for number in range(1, _rounds(plan) + 1):
-            if not run.add_round(number):
-                break
-        selection = run.select()
-        emitted = run.emit(selection)
-        statistics = run.statistics(selection)
+        run, selection, emitted, statistics = until_whole(store, partial(_make, plan, store, cluster, held, timings))
     if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
         return theirs
     timings["total"] = {"seconds": time.monotonic() - began}
     return publish_tokens(
         store, run.plan, list(run.prepared.values()), selection, statistics, run.rounds, run.captured, emitted, timings,
-        run.notes, run.files, incomplete.key_without(run.key, run.plan.failed),
+        run.notes, run.files, run.key,
     )  # fmt: skip
+
+
+def _make(
+    plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings
+) -> tuple[_Run, TokenSelection, TokenTotals, TokenStatistics]:
+    """Models, losses, cut and output. DamagedError if a file is not as an earlier stage or command wrote it."""
+    run = _Run(plan, store, cluster, held, timings)
+    run.score()
+    for number in range(1, _rounds(plan) + 1):
+        if not run.add_round(number):
+            break
+    selection = run.select()
+    emitted = run.emit(selection)
+    return run, selection, emitted, run.statistics(selection)
 
 
 def _rounds(plan: Plan) -> int:
@@ -91,7 +99,7 @@ def _pool(plan: Plan, cluster: Cluster) -> Pool:
 @dataclass
 class _Run:
     """What a run knows so far. held: its lease. prepared: the reference models by name. key: of the losses of the
-    latest round."""
+    latest round. losses: of each round; captured: of the first."""
 
     plan: Plan
     store: Store
@@ -102,6 +110,7 @@ class _Run:
     rounds: list[Round] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     captured: CaptureTotals = field(default_factory=CaptureTotals)
+    losses: list[CaptureTotals] = field(default_factory=list)
     key: str = ""
     harmful_rows: list[Tokenised] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
@@ -115,6 +124,14 @@ class _Run:
     def latest(self) -> int:
         """The number of the latest scoring round."""
         return len(self.rounds) - 1
+
+    def scored(self, round: int) -> list[LossFiles]:
+        """What that scoring round has made of every shard."""
+        first, later = self.losses[0].captured, self.losses[round].captured if round else {}
+        return [
+            LossFiles(shard.name, first[shard.name].file, later[shard.name].file if round else None)
+            for shard in self.plan.shards
+        ]
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
@@ -137,12 +154,12 @@ class _Run:
         False if there is no sample left to join it.
         """
         began = time.monotonic()
-        job, shards = self.plan.job, self.plan.shards
+        job = self.plan.job
         wanted = job.toss.samples_per_round or sum(
             shard.rows for shard in self.plan.reference_shards if shard.role == HARMFUL
         )
-        picked = pick_samples(self.store, shards, self.latest, wanted, self.excluded)
-        rows = chosen_rows(self.store, picked)
+        picked = pick_samples(self.store, self.scored(self.latest), wanted, self.excluded)
+        rows = chosen_rows(self.store, self.scored(0), picked)
         self.rounds[-1].added = len(rows)
         if not rows:
             self.notes.append(f"round {number} found no sample to add; the rounds ended there")
@@ -189,6 +206,8 @@ class _Run:
         totals = run_capture(
             self.plan, self.store, self.key, self.cluster, self.timings, self.plan.shards, stage_of(round), start
         )
+        self.losses.append(totals)
+        self._check_inputs(totals)
         self.plan = self.plan.without(totals.failed)
         if not self.plan.shards:
             incomplete.refuse(self.plan.failed)
@@ -198,6 +217,14 @@ class _Run:
         self.rounds.append(Round(number=round, harmful_rows=len(self.harmful_rows) or None))
         return totals
 
+    def _check_inputs(self, totals: CaptureTotals) -> None:
+        """Every round reads the input again. InputError if it is another one than at first."""
+        first = self.losses[0].captured
+        for shard in self.plan.shards:
+            found = totals.captured.get(shard.name)
+            if found is not None and found.input != first[shard.name].input:
+                raise changed(shard)
+
     def _note_shared(self) -> None:
         """Corpus rows that are in a reference set, too: worth a word, and not to be added to the harmful set again."""
         digests = {
@@ -205,7 +232,7 @@ class _Run:
             for role in LOSS_COLUMNS
             if any(shard.role == role for shard in self.plan.reference_shards)
         }
-        for role, shared in shared_rows(self.store, self.plan.shards, digests).items():
+        for role, shared in shared_rows(self.store, self.scored(0), digests).items():
             count = sum(len(places) for places in shared.values())
             if count:
                 self.notes.append(
@@ -219,16 +246,17 @@ class _Run:
     def select(self) -> TokenSelection:
         """The exact cut of the last round; those of the earlier ones for the report."""
         began = time.monotonic()
-        toss, shards = self.plan.job.toss, self.plan.shards
+        toss = self.plan.job.toss
         selection: TokenSelection | None = None
         for round in reversed(self.rounds):
-            found = select_tokens(self.store, shards, round.number, toss.discard, toss.scope)
+            scored = self.scored(round.number)
+            found = select_tokens(self.store, scored, toss.discard, toss.scope)
             round.mean_risk = found.sums.total / found.sums.count
             round.cut = found.cut.shown
             if selection is None:
                 selection = found
             else:
-                round.overlap = overlap(self.store, shards, round.number, found, self.latest, selection)
+                round.overlap = overlap(self.store, scored, found, self.scored(self.latest), selection)
         assert selection is not None
         self.timings["fit"] = {"seconds": time.monotonic() - began}
         self.notes.extend(sorted(self.captured.fallbacks)[:1])
@@ -236,15 +264,18 @@ class _Run:
 
     def emit(self, selection: TokenSelection) -> TokenTotals:
         plan = self.plan
+        scored = self.scored(self.latest)
         key = incomplete.key_without(self.key, plan.failed)
-        incomplete.make_room(self.store, key, plan.failed, contested=self.held.contested)
+        # Of which tokens the output is, and not only of which losses: if some were made again elsewhere, all is.
+        key = run_folder.key_of({"captured": key, "decided": selection.digest(scored)})
+        incomplete.make_room(self.store, key, plan.failed, fingerprint=plan.fingerprint, contested=self.held.contested)
+        made = {item.name: TokensMade(item, self.captured.captured[item.name].input) for item in scored}
         spec = TokenEmitSpec(
             store=self.store,
             options=plan.job.storage_options,
             key=key,
             schema=output_schema(plan.schema, self.captured.seen_schema()).serialize().to_pybytes(),
             method=plan.job.method[0],
-            round=self.latest,
             cut=selection.cut,
             control_ids=self.plan.tokenizer.control_ids,
         )
@@ -257,9 +288,12 @@ class _Run:
             selection.quotas,
             totals,
             self.timings,
-            lambda shards, quotas, note: emit_tokens(spec, shards, quotas, cpus, note, plan.job.worker_timeout),
+            lambda shards, quotas, note: emit_tokens(spec, shards, quotas, made, cpus, note, plan.job.worker_timeout),
         )
+        written = [file for item in self.prepared.values() for file in item.files]
+        check_output(self.store, [*totals.files, *written, *self.files], [shard.name for shard in plan.shards])
+        self.key = key
         return totals
 
     def statistics(self, selection: TokenSelection) -> TokenStatistics:
-        return token_statistics(self.store, self.plan.shards, self.latest, selection, self.plan.model_info.vocabulary)
+        return token_statistics(self.store, self.scored(self.latest), selection, self.plan.model_info.vocabulary)

@@ -12,11 +12,13 @@ import pyarrow as pa
 
 from tamis.operators.schema import unify_schemas
 from tamis.operators.spearman import RankSums
+from tamis.pipeline.capture_spec import Captured
 from tamis.pipeline.emit import SHOWN_BORDERLINE, SHOWN_RISKIEST, add_sums
 from tamis.pipeline.originals import decode_schema
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import CORPUS
+from tamis.pipeline.store import Sealed
 
 Pick = tuple[float, int, int, int]
 """(score, shard index, place in the shard, response tokens)"""
@@ -25,7 +27,7 @@ Pick = tuple[float, int, int, int]
 @dataclass
 class CaptureTotals:
     """Of the corpus; `bad_references` counts quarantined rows of the reference sets. failed: shards set aside.
-    fallbacks: why the CPU computed where Ray counts GPUs."""
+    fallbacks: why the CPU computed where Ray counts GPUs. captured: by the shard's name, of the references, too."""
 
     rows: int = 0
     tokens: int = 0
@@ -38,6 +40,7 @@ class CaptureTotals:
     bad_references: Counter[str] = field(default_factory=Counter)
     schemas: dict[str, int] = field(default_factory=dict)
     failed: list[SetAside] = field(default_factory=list)
+    captured: dict[str, Captured] = field(default_factory=dict)
     new_rows: int = 0
     new_tokens: int = 0
     forward_seconds: float = 0.0
@@ -54,6 +57,8 @@ class CaptureTotals:
             self.load_seconds = max(self.load_seconds, receipt["seconds"]["load_seconds"])
             self._started = min(self._started, receipt["started"])
             self._finished = max(self._finished, receipt["finished"])
+        file = Sealed(receipt["file"]["name"], receipt["file"]["sha256"])
+        self.captured[receipt["shard"]] = Captured(file, receipt["input"])
         self.precisions.add(receipt["precision"])
         if receipt.get("fallback") is not None:
             self.fallbacks.add(receipt["fallback"])

@@ -124,7 +124,7 @@ def _manifest_name(store: Store) -> str:
 def _manifest(store: Store, name: str) -> dict[str, Any]:
     """Its counts and files, of the right kinds."""
     try:
-        manifest = store.read_json(name)
+        manifest = store.read_facts(name)
         counts, files = manifest["counts"], manifest["files"]
         if not isinstance(files, list) or not isinstance(manifest["fingerprint"], dict):
             raise TypeError

@@ -55,12 +55,12 @@ def train(
 
 
 def worker_spec(store: Store, model: Path, training: TrainingSpec = TRAINING, key: str = "key") -> ReferenceSpec:
+    written = write_rows(store, "utility", ROWS)
     source, spec = ModelSource(str(model), "local"), ModelSpec(name="models/tiny", dtype="float32", device="cpu")
-    return reference_training._spec(store, "utility", key, source, spec, training, ROWS, POOL)
+    return reference_training._spec(store, "utility", key, source, spec, training, ROWS, written.sealed, POOL)
 
 
 def run_here(store: Store, model: Path, **changes: Any) -> list[dict[str, Any]]:
-    write_rows(store, "utility", ROWS)
     return list(run(worker_spec(store, model, **changes)))
 
 

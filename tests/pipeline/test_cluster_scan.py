@@ -175,7 +175,7 @@ def test_what_was_found_before_is_looked_at_only(
     files = resolve(job.input.path, "auto", {})
     first = scan_files(files, job)
     store = Store(str(tmp_path / "out"))
-    store.write_json(RUN, {})
+    store.write_facts(RUN, {})
     plan_cache.keep(store, job, [shard for scanned in first for shard in make_shards(scanned, "corpus", {}, 0)])
     known = plan_cache.load(job)
     assert len(known) == 10

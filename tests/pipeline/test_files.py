@@ -38,8 +38,9 @@ def problems(*paths: object, format: str = "auto") -> tuple[str, ...]:
 def test_one_file(tmp_path: Path) -> None:
     plant(tmp_path, "a.jsonl")
     [file] = resolve([str(tmp_path / "a.jsonl")], "auto", {})
-    mtime = str((tmp_path / "a.jsonl").stat().st_mtime_ns)
-    assert file == SourceFile(str(tmp_path / "a.jsonl"), "a.jsonl", "jsonl", None, len(LINE), mtime)
+    status = (tmp_path / "a.jsonl").stat()
+    identity = f"{status.st_mtime_ns}.{status.st_ctime_ns}"
+    assert file == SourceFile(str(tmp_path / "a.jsonl"), "a.jsonl", "jsonl", None, len(LINE), identity)
 
 
 def test_a_folder_gives_its_data_files_by_name_and_nothing_hidden(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_what_is_missing_is_part_of_the_key() -> None:
 
 def test_a_complete_result_takes_the_place_of_an_incomplete_one(store: Store) -> None:
     written = incomplete.write_manifest(store, FACTS, FAILED, "k1")
-    assert written == store.read_json(INCOMPLETE)
+    assert written == store.read_facts(INCOMPLETE)
     assert not written["complete"]
     assert [SetAside(**item) for item in written["failed"]] == FAILED
     assert incomplete.write_manifest(store, FACTS, [], "k2")["complete"]
@@ -41,7 +41,7 @@ def test_a_complete_result_takes_the_place_of_an_incomplete_one(store: Store) ->
 def test_the_rows_of_another_cut_are_removed_first(store: Store) -> None:
     for name in ("kept/a", "dropped/a", "quarantine/a", "scores/a", "artifact/a", "_work/a"):
         store.write(name, b"")
-    make_room = partial(incomplete.make_room, store, failed=FAILED[:1], contested=False)
+    make_room = partial(incomplete.make_room, store, failed=FAILED[:1], fingerprint={}, contested=False)
     make_room("k1")  # the first to write here
     assert len(store.list("")) == 6
     make_room("k1")  # the same shards are missing: what there is goes on
@@ -54,11 +54,32 @@ def test_the_rows_of_another_cut_are_removed_first(store: Store) -> None:
 
 def test_nothing_of_another_driver_gives_way_to_an_incomplete_result(store: Store) -> None:
     store.write("kept/a", b"")
-    incomplete.make_room(store, "k1", [], contested=True)
+    incomplete.make_room(store, "k1", [], fingerprint={}, contested=True)
     with pytest.raises(IncompleteError, match="another tamis is at work on this output") as caught:
-        incomplete.make_room(store, "k2", FAILED[:1], contested=True)
+        incomplete.make_room(store, "k2", FAILED[:1], fingerprint={}, contested=True)
     assert "  - a.jsonl rows 0 to 4: it died" in str(caught.value)
     assert store.list("kept") == ["a"]
+
+
+def test_nothing_gives_way_where_another_driver_has_finished(store: Store) -> None:
+    store.write("kept/a", b"")
+    incomplete.make_room(store, "k1", [], fingerprint={"a": 1}, contested=False)
+    incomplete.write_manifest(store, FACTS, [], "k1")
+    with pytest.raises(IncompleteError, match="another tamis has finished this run meanwhile"):
+        incomplete.make_room(store, "k2", [], fingerprint={"a": 1}, contested=False)
+    assert store.list("kept") == ["a"]
+
+
+def test_a_damaged_claim_removes_nothing(store: Store) -> None:
+    """What lies there is held against the receipts before it is published."""
+    make_room = partial(incomplete.make_room, store, failed=[], fingerprint={}, contested=False)
+    make_room("k1")
+    store.write("kept/a", b"")
+    store.write("_work/emit.json", store.read("_work/emit.json").replace(b"k1", b"k3"))
+    make_room("k1")
+    assert store.list("kept") == ["a"]
+    make_room("k2")
+    assert store.list("kept") == []
 
 
 def test_a_person_is_told_all_that_matters() -> None:

@@ -106,7 +106,7 @@ def test_a_receipt_is_there_when_its_cell_is_yielded(tiny_model: Path, tmp_path:
     store = Store(str(tmp_path))
     running = search(spec_for(tiny_model), PROMPTS, all_cells(4), POOL, store, "key")
     first = next(running)
-    assert store.read_json(f"{receipts.folder(STAGE)}/{first['cell']}.json") == first
+    assert store.read_facts(f"{receipts.folder(STAGE)}/{first['cell']}.json") == first
     assert actors.now()
     running.close()
     actors.when(lambda found: not found)

@@ -35,7 +35,7 @@ class Corpus:
         (self.data / "d.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
         self.folder = folder
         self.store = Store(str(folder / "out"))
-        self.store.write_json(RUN, {})
+        self.store.write_facts(RUN, {})
         self.scanned: list[str] = []
         whole = scanning.scan
 

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from reference_samples import LONG, PAIR, POOL, ROWS, WEIGHTS, WORK, run_here, train, worker_spec, workers_of
+from reference_samples import LONG, PAIR, POOL, WEIGHTS, WORK, run_here, train, worker_spec, workers_of
 from safetensors.numpy import load
 
 from tamis.pipeline import reference_group, reference_training
 from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_group import messages
-from tamis.pipeline.reference_rows import write_rows
 from tamis.pipeline.store import Store
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
@@ -92,7 +91,6 @@ def test_another_worker_goes_on_from_the_checkpoint_of_one_that_was(
 @pytest.mark.usefixtures("session")
 def test_a_training_that_nobody_listens_to_any_more_ends(tiny_model: Path, tmp_path: Path, ray_logs: Path) -> None:
     store = Store(str(tmp_path))
-    write_rows(store, "utility", ROWS)
     with closing(messages(worker_spec(store, tiny_model, training=LONG), POOL, 1, 600.0)) as said:
         assert any("point" in message for message in said)
         assert workers_of(ray_logs.parents[1], "train_alone")

@@ -35,7 +35,7 @@ from safetensors.numpy import load
 
 from tamis.operators.losses import TokenLosses
 from tamis.pipeline import reference_group, reference_training, reference_worker
-from tamis.pipeline.errors import ClusterError, ConfigError, InputError
+from tamis.pipeline.errors import ClusterError, ConfigError, DamagedError, InputError
 from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import SCHEMA, read_rows, write_rows
@@ -74,11 +74,12 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     written = write_rows(store, "utility", ROWS)
     assert written.name == f"{WORK}/rows.parquet"
     assert store.read_table(written.name).schema.equals(SCHEMA)
-    ids, ranges = read_rows(store, "utility")
+    ids, ranges = read_rows(store, written.sealed)
     assert [row.tolist() for row in ids] == [row.input_ids.tolist() for row in ROWS]
     assert [tuple(own) for own in ranges] == [row.responses for row in ROWS]
-    write_rows(store, "utility", [])
-    assert read_rows(store, "utility") == ([], [])
+    assert read_rows(store, write_rows(store, "utility", []).sealed) == ([], [])
+    with pytest.raises(DamagedError, match=r"rows\.parquet: is not as it was written"):
+        read_rows(store, written.sealed)
 
 
 def test_the_key_is_that_of_the_result() -> None:
@@ -115,7 +116,6 @@ def test_a_worker_says_what_it_does(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def interrupt(store: Store, model: Path, step: int) -> None:
-    write_rows(store, "utility", ROWS)
     with closing(run(worker_spec(store, model))) as said:
         assert any(message.get("point", {}).get("step") == step for message in said)
 
@@ -126,9 +126,9 @@ def test_an_interrupted_worker_goes_on_from_its_newest_whole_checkpoint(
     store = Store(str(tmp_path))
     interrupt(store, tiny_model, 5)
     assert store.list(WORK) == ["rows.parquet", "step-4.json", "step-4.safetensors"]
-    facts = store.read_json(f"{WORK}/step-4.json")
+    facts = store.read_facts(f"{WORK}/step-4.json")
     store.write(f"{WORK}/step-6.safetensors", b"cut")
-    store.write_json(f"{WORK}/step-6.json", facts)
+    store.write_facts(f"{WORK}/step-6.json", facts)
     store.write(f"{WORK}/step-7.safetensors", b"no JSON")
     store.write(f"{WORK}/step-8.json", b'{"key": ')
     assert run_here(store, tiny_model)[1] == {"begins": 4, "steps": STEPS}
@@ -161,7 +161,7 @@ def test_the_bytes_are_those_of_one_process_and_nothing_is_trained_twice(
     assert store.list(FOLDER) == ["adapter_config.json", "adapter_model.safetensors", "training.json"]
     assert sorted(file["name"] for file in facts["files"]) == [f"{FOLDER}/{name}" for name in store.list(FOLDER)]
     assert set(facts["seconds"]) == {"load", "train"}
-    told = store.read_json(f"{FOLDER}/training.json")
+    told = store.read_facts(f"{FOLDER}/training.json")
     assert facts == {**told, "files": facts["files"], "seconds": facts["seconds"]}
     assert (told["key"], told["steps"], told["workers"], told["base"]) == ("key", STEPS, 1, "models/tiny")
     assert f"{STEPS} / {STEPS} steps" in capfd.readouterr().err
@@ -211,7 +211,6 @@ def test_memory_is_given_back_when_the_model_is_gone(
 ) -> None:
     """The process of a worker alone goes on with other tasks."""
     store = Store(str(tmp_path))
-    write_rows(store, "utility", ROWS)
     written: list[bool] = []
     monkeypatch.setattr(reference_worker, "return_freed_memory", lambda: written.append(store.exists(WEIGHTS)))
     list(reference_worker.train_alone(worker_spec(store, tiny_model), start_watch()))
@@ -222,7 +221,6 @@ def test_memory_is_given_back_when_the_model_is_gone(
 def test_a_worker_is_watched_from_its_first_step_to_its_end(tiny_model: Path, tmp_path: Path) -> None:
     """Not while it loads a model, which may have to be downloaded, nor when all is done."""
     store, guard = Store(str(tmp_path)), start_watch()
-    write_rows(store, "utility", ROWS)
     watched = [
         (kind, bool(ray.get(guard.watch.stalled.remote(-1.0))))
         for message in reference_worker.train_alone(worker_spec(store, tiny_model), guard)

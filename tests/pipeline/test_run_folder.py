@@ -62,11 +62,11 @@ def test_a_folder_that_is_not_there_or_is_empty_is_new(store: Store, tmp_path: P
 
 def test_from_new_to_complete(store: Store) -> None:
     begin(store, {"fingerprint": FINGERPRINT, "rows": 5})
-    assert store.read_json(RUN)["rows"] == 5
+    assert store.read_facts(RUN)["rows"] == 5
     assert state_of(store, FINGERPRINT) == "started"
     store.write("kept/000000-x.parquet", b"")
     assert state_of(store, FINGERPRINT) == "started"
-    store.write_json(MANIFEST, {"fingerprint": FINGERPRINT})
+    store.write_facts(MANIFEST, {"fingerprint": FINGERPRINT})
     assert state_of(store, FINGERPRINT) == "complete"
     store.remove("_work")
     assert state_of(store, FINGERPRINT) == "complete"
@@ -79,7 +79,7 @@ def test_a_run_that_was_killed_before_it_claimed_the_folder(store: Store) -> Non
 
 @pytest.mark.parametrize("name", [RUN, MANIFEST])
 def test_other_settings_are_named(store: Store, name: str) -> None:
-    store.write_json(name, {"fingerprint": FINGERPRINT})
+    store.write_facts(name, {"fingerprint": FINGERPRINT})
     now = {**FINGERPRINT, "larf.layer": 3, "input": "ccc", "saft.k": 2}
     said = refusal(store, now)
     lines = said.splitlines()
@@ -129,8 +129,40 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be written"):
-        begin(Store(str(tmp_path / "file/out")), {})
+    with pytest.raises(ConfigError, match="cannot be (written|looked into)"):
+        begin(Store(str(tmp_path / "file/out")), {"fingerprint": FINGERPRINT})
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null"])
+def test_a_job_goes_on_though_what_says_so_is_damaged(
+    store: Store, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"fingerprint": FINGERPRINT, "rows": 5}
+    begin(store, facts)
+    store.write("kept/000000-x.parquet", b"")
+    [twin] = [f"_work/{name}" for name in store.list("_work") if name not in {"run.json", "plan"}]
+    for name in (RUN, twin):
+        whole = store.read(name)
+        for content in (damage, whole[:-9], whole.replace(b"5", b"6"), None):
+            store.remove(name) if content is None else store.write(name, content)
+            assert state_of(store, FINGERPRINT) == "started"
+            with pytest.raises(ConfigError):
+                state_of(store, {**FINGERPRINT, "input": "ccc"})
+            begin(store, facts)
+            assert store.read(name) == whole
+            assert capsys.readouterr().err == ("" if content is None else f"damaged: {name}; it is written again\n")
+    store.write(RUN, damage)
+    store.remove(twin)
+    assert "is damaged" in refusal(store, FINGERPRINT)
+
+
+def test_a_manifest_is_written_again_as_long_as_the_work_is_there(store: Store) -> None:
+    begin(store, {"fingerprint": FINGERPRINT})
+    store.write_facts(MANIFEST, {"fingerprint": FINGERPRINT, "kept": 17})
+    store.write(MANIFEST, store.read(MANIFEST).replace(b"17", b"18"))
+    assert state_of(store, FINGERPRINT) == "started"
+    store.remove("_work")
+    assert "put it back from a copy" in refusal(store, FINGERPRINT)
 
 
 def test_the_key_is_of_the_values_and_not_of_their_order() -> None:
@@ -150,9 +182,9 @@ def test_whether_another_driver_has_finished_it(store: Store) -> None:
     for content in (b"", b"[]", b"{}"):
         store.write(MANIFEST, content)
         assert finished(store, FINGERPRINT) is None
-    store.write_json(MANIFEST, {"fingerprint": {**FINGERPRINT, "input": "ccc"}})
+    store.write_facts(MANIFEST, {"fingerprint": {**FINGERPRINT, "input": "ccc"}})
     assert finished(store, FINGERPRINT) is None
-    store.write_json(MANIFEST, {"fingerprint": FINGERPRINT, "rows": 5})
+    store.write_facts(MANIFEST, {"fingerprint": FINGERPRINT, "rows": 5})
     assert finished(store, FINGERPRINT) == {"fingerprint": FINGERPRINT, "rows": 5}
 
 
@@ -203,7 +235,7 @@ AUTO = {**FINGERPRINT, **SEARCH, "references.safe": "sss"}
 def finish_search(store: Store, fingerprint: dict[str, Any] | None) -> None:
     search = None if fingerprint is None else {"fingerprint": fingerprint}
     result = {"chosen": {"block": 1, "how": "search"}, "blocks": [{}], "search": search, "fisher": None}
-    store.write_json(LAYERS, result)
+    store.write_facts(LAYERS, result)
     store.write(LAYERS_PAGE, b"")
 
 
@@ -249,13 +281,13 @@ def test_a_search_beside_a_run(store: Store) -> None:
     assert "over_rejection" in search_refusal(store, {**SEARCH, "larf.over_rejection_prompts": "qqq"})
     finish_search(store, SEARCH)
     assert layers_state_of(store, SEARCH, FISHER) == "complete"
-    store.write_json(MANIFEST, {"fingerprint": AUTO})
+    store.write_facts(MANIFEST, {"fingerprint": AUTO})
     assert layers_state_of(store, SEARCH, FISHER) == "complete"
     assert state_of(store, AUTO) == "complete"
 
 
 def test_nothing_is_added_to_a_finished_run(store: Store) -> None:
-    store.write_json(MANIFEST, {"fingerprint": FINGERPRINT})
+    store.write_facts(MANIFEST, {"fingerprint": FINGERPRINT})
     assert "holds a finished run without a layer search" in search_refusal(store, SEARCH)
     finish_search(store, None)  # Fisher ratios alone
     assert "holds a finished run without a layer search" in search_refusal(store, SEARCH)
@@ -272,7 +304,7 @@ def test_another_search_is_refused(store: Store) -> None:
 @pytest.mark.parametrize("content", ["{}", "[]", "null", "not JSON", '{"blocks": [], "chosen": {"block": 0}}'])
 def test_a_damaged_search(store: Store, content: str) -> None:
     store.write(LAYERS, content.encode())
-    for said in (search_refusal(store, SEARCH), refusal(store, AUTO)):
-        assert "layers.json was not written by tamis, or is damaged" in said
+    # It is made again.
+    assert layers_state_of(store, SEARCH, FISHER) == state_of(store, AUTO) == "new"
     with pytest.raises(ConfigError, match="damaged"):
         layers_in(store)

@@ -148,21 +148,23 @@ def test_a_table_is_read_with_its_types_and_metadata(tmp_path: Path) -> None:
 
 
 def test_ids_depend_on_name_content_role_and_range_alone(tmp_path: Path) -> None:
-    path = write(tmp_path, "jsonl")
+    (tmp_path / "here").mkdir()
+    path = write(tmp_path / "here", "jsonl")
     scanned = scan(source(path), 10, {})
     first = make_shards(scanned, "corpus", {}, 0)
     ids = [shard.id for shard in first]
     assert [s.id for s in make_shards(scan(source(path), 10, {}), "corpus", {"other": 1}, 99)] == ids
     assert not set(ids) & {s.id for s in make_shards(scanned, "unsafe", {}, 0)}
     assert not set(ids) & {s.id for s in make_shards(scan(source(path), 9, {}), "corpus", {}, 0)}
-    os.utime(path, ns=(1, 1))
-    assert not set(ids) & {s.id for s in make_shards(scan(source(path), 10, {}), "corpus", {}, 0)}
     # The same folder at another place is the same corpus.
-    moved = tmp_path / "elsewhere"
-    moved.mkdir()
-    path.rename(moved / path.name)
-    os.utime(moved / path.name, ns=(2, int(first[0].file.identity)))
-    assert [s.id for s in make_shards(scan(source(moved / path.name), 10, {}), "corpus", {}, 0)] == ids
+    moved = (tmp_path / "here").rename(tmp_path / "elsewhere") / path.name
+    assert [s.id for s in make_shards(scan(source(moved), 10, {}), "corpus", {}, 0)] == ids
+    # Another file of the same size and time of modification is another one.
+    size, time = moved.stat().st_size, moved.stat().st_mtime_ns
+    moved.write_bytes(moved.read_bytes().swapcase())
+    os.utime(moved, ns=(time, time))
+    assert (moved.stat().st_size, moved.stat().st_mtime_ns) == (size, time)
+    assert not set(ids) & {s.id for s in make_shards(scan(source(moved), 10, {}), "corpus", {}, 0)}
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

@@ -29,7 +29,7 @@ class Folder:
         self.capsys = capsys
 
     def begin(self, **facts: Any) -> None:
-        self.store.write_json(RUN, {"fingerprint": {}, **SIZES, **facts})
+        self.store.write_facts(RUN, {"fingerprint": {}, **SIZES, **facts})
 
     def finish(self, stage: str, count: int) -> None:
         for number in range(count):
@@ -86,7 +86,7 @@ def test_shards_that_were_set_aside(folder: Folder) -> None:
 def test_a_run_that_ended_incomplete(folder: Folder) -> None:
     counts = {"rows_in": 2000, "kept": 1980, "dropped": 0, "quarantined": 0, "failed": 20}
     facts = {"complete": False, "created": "2026-01-02", "fingerprint": {}, "counts": counts}
-    folder.store.write_json(INCOMPLETE, {**facts, "failed": [missing(0), missing(1)]})
+    folder.store.write_facts(INCOMPLETE, {**facts, "failed": [missing(0), missing(1)]})
     ended = [
         "ended incomplete at 2026-01-02: 20 of 2,000 rows are in no output",
         "missing: 2 shards with 20 rows",
@@ -144,7 +144,7 @@ def test_training_whose_length_is_not_known_yet(folder: Folder) -> None:
 
 
 def test_a_layer_search(folder: Folder) -> None:
-    folder.store.write_json(LAYERS_RUN, {"fingerprint": {}})
+    folder.store.write_facts(LAYERS_RUN, {"fingerprint": {}})
     folder.finish("layers", 3)
     assert folder.said() == [
         "unfinished layer search: 3 cells of the layer search are done",

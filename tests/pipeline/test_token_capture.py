@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from plan_jobs import Planner, lines_of, rows_of
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import ConfigError, from_facts
 from tamis.pipeline.sources import Shard
-from tamis.pipeline.store import Store
+from tamis.pipeline.store import Sealed, Store
 from tamis.pipeline.token_capture import ADAPTER_FILES, LossSpec, Reference, TokenScorer, ragged
 from tamis.pipeline.tokenising import PackedTokenizer, tokenise_shard
 
@@ -83,8 +84,16 @@ def naive(model: Path, ids: list[int]) -> np.ndarray[Any, Any]:
     return losses
 
 
+def _sealed(store: Store, name: str) -> Sealed:
+    return Sealed(name, hashlib.sha256(store.read(name)).hexdigest())
+
+
 def kinds(adapters: Path) -> dict[str, dict[str, Reference]]:
-    on_base = {role: Reference(adapter=f"artifact/{role}") for role in ROLES}
+    store = Store(str(adapters))
+    on_base = {
+        role: Reference(adapter=tuple(_sealed(store, f"artifact/{role}/{name}") for name in ADAPTER_FILES))
+        for role in ROLES
+    }
     whole = {role: Reference(model=str(adapters / "full" / role)) for role in ROLES}
     return {
         "two adapters": on_base,

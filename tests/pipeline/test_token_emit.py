@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from plan_jobs import Planner, lines_of, rows_of
-from token_shards import Scored, write_losses
+from token_shards import Scored, scored, write_losses
 
 from tamis.operators.selection import Threshold
-from tamis.pipeline.sources import Shard
+from tamis.pipeline.sources import Shard, read, rows_digest
 from tamis.pipeline.store import Store
-from tamis.pipeline.token_emit import STAGE, TokenEmitSpec, _emit_shard, empty_dropped
+from tamis.pipeline.token_emit import STAGE, TokenEmitSpec, TokensMade, _emit_shard, empty_dropped
 from tamis.pipeline.token_fit import TokenCut
 
 ROWS = rows_of(5)
@@ -43,10 +43,12 @@ def emitted(folder: Path, shard: Shard, cut: TokenCut, quota: int, **changes: An
     write_losses(store, shard, SAMPLES)
     settings: dict[str, Any] = {
         "store": store, "options": {}, "key": "k", "schema": SCHEMA.serialize().to_pybytes(), "method": "toss",
-        "round": 0, "cut": cut, "control_ids": frozenset(),
+        "cut": cut, "control_ids": frozenset(),
     }  # fmt: skip
-    receipt = _emit_shard((shard.to_json(), quota), TokenEmitSpec(**{**settings, **changes}))
-    assert store.read_json(f"_work/receipts/{STAGE}/{shard.name}.json") == receipt
+    [files] = scored(store, [shard])
+    made = TokensMade(files, rows_digest(read(shard, {})))
+    receipt = _emit_shard((shard.to_json(), quota, made), TokenEmitSpec(**{**settings, **changes}))
+    assert store.read_facts(f"_work/receipts/{STAGE}/{shard.name}.json") == receipt
     names = [file["name"] for file in receipt["files"]]
     parts = {name.split("/")[0]: store.read_table(name) for name in names}
     assert all(name.endswith(f"/{shard.name}.parquet") for name in names)

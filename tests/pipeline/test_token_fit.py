@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from plan_jobs import lines_of, rows_of
-from token_shards import Samples, Scored, shard_of, write_losses, write_round, write_shards
+from token_shards import Samples, Scored, scored, shard_of, write_losses, write_round, write_shards
 
 from tamis.operators.selection import drop_count_of
 from tamis.pipeline import token_fit
+from tamis.pipeline.capture_spec import Captured
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import load_job
 from tamis.pipeline.lease import held
@@ -35,6 +36,7 @@ from tamis.pipeline.token_fit import (
 from tamis.pipeline.token_publish import Round
 from tamis.pipeline.token_tables import read_tokens
 from tamis.pipeline.toss import _Run
+from tamis.pipeline.totals import CaptureTotals
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,10 +68,11 @@ def naive_mask(samples: Samples, share: float) -> list[bool]:
 
 
 def found_mask(store: Store, shards: list[Shard], share: float, scope: str = "global", round: int = 0) -> list[bool]:
-    selection = select_tokens(store, shards, round, share, scope)
+    files = scored(store, shards, round)
+    selection = select_tokens(store, files, share, scope)
     mask: list[bool] = []
-    for shard, quota in zip(shards, selection.quotas, strict=True):
-        mask += discarded_tokens(read_tokens(store, shard.name, round).risk, selection.cut, quota).tolist()
+    for file, quota in zip(files, selection.quotas, strict=True):
+        mask += discarded_tokens(read_tokens(store, file).risk, selection.cut, quota).tolist()
     assert selection.discarded in (None, sum(mask))
     assert selection.sums.count == len(mask)
     return mask
@@ -101,7 +104,7 @@ def test_the_mask_is_that_of_one_sort_of_all_tokens_however_they_are_sharded(cas
 def test_what_a_selection_says(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     samples = [Scored((0.5, 2.0, 0.5)), None, Scored((-1.0, 0.5)), Scored((4.0,))]
-    selection = select_tokens(store, write_shards(store, samples, 2), 0, 0.5, "global")
+    selection = select_tokens(store, scored(store, write_shards(store, samples, 2)), 0.5, "global")
     assert selection.cut.threshold is not None
     assert (selection.discarded, selection.cut.threshold.value, selection.at_cut) == (3, 0.5, 3)
     assert selection.quotas == (1, 0)
@@ -113,7 +116,7 @@ def test_no_token_at_all(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     for scope in ("global", "sample"):
         with pytest.raises(ConfigError, match="all rows are quarantined"):
-            select_tokens(store, write_shards(store, [None, None], 1), 0, 0.5, scope)
+            select_tokens(store, scored(store, write_shards(store, [None, None], 1)), 0.5, scope)
 
 
 @pytest.mark.parametrize("values", [None, [0.0, -0.0, 1.0]])
@@ -125,7 +128,7 @@ def test_a_share_of_each_sample(values: list[float] | None, tmp_path: Path) -> N
         store = Store(str(tmp_path / str(count)))
         shards = write_shards(store, samples, count)
         assert found_mask(store, shards, 0.3, "sample") == expected
-        selection = select_tokens(store, shards, 0, 0.3, "sample")
+        selection = select_tokens(store, scored(store, shards), 0.3, "sample")
         assert (selection.cut.threshold, selection.discarded) == (None, None)
 
 
@@ -136,9 +139,9 @@ def naive_walk(samples: Samples, count: int, excluded: set[int]) -> list[int]:
     """All tokens from the riskiest down; each adds its sample, unless it is there already or excluded."""
     tokens = [
         (-risk, row, place)
-        for row, scored in enumerate(samples)
-        if scored is not None
-        for place, risk in enumerate(np.array(scored.risk, np.float32).tolist())
+        for row, sample in enumerate(samples)
+        if sample is not None
+        for place, risk in enumerate(np.array(sample.risk, np.float32).tolist())
     ]
     added: list[int] = []
     for _, row, _ in sorted(tokens):
@@ -161,14 +164,14 @@ def test_picked_samples_are_those_of_the_walk(values: list[float] | None, count:
         for parts in (1, 7):
             store = Store(str(tmp_path / f"{parts}-{len(excluded)}"))
             shards = write_shards(store, samples, parts)
-            picked = pick_samples(store, shards, 0, count, by_shard(shards, excluded))
+            picked = pick_samples(store, scored(store, shards), count, by_shard(shards, excluded))
             assert picked == by_shard(shards, set(naive_walk(samples, count, excluded)))
 
 
 def test_nothing_is_left_to_pick(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     shards = write_shards(store, [Scored((1.0,)), None, Scored((2.0,))], 2)
-    assert pick_samples(store, shards, 0, 5, by_shard(shards, {0, 2})) == {}
+    assert pick_samples(store, scored(store, shards), 5, by_shard(shards, {0, 2})) == {}
 
 
 def test_a_later_round_decides_by_its_own_losses_and_without_what_it_refused(tmp_path: Path) -> None:
@@ -186,11 +189,11 @@ def test_a_later_round_decides_by_its_own_losses_and_without_what_it_refused(tmp
         write_round(store, shard, later[shard.span.start_row : shard.span.stop_row], 1)
     assert found_mask(store, shards, 0.2, round=1) == naive_mask(later, 0.2)
     assert found_mask(store, shards, 0.2, round=0) == naive_mask(first, 0.2)
-    picked = pick_samples(store, shards, 1, 8, by_shard(shards, {2}))
+    picked = pick_samples(store, scored(store, shards, 1), 8, by_shard(shards, {2}))
     expected = naive_walk(later, 8, {2})
     assert picked == by_shard(shards, set(expected))
-    assert [row.input_ids.tolist() for row in chosen_rows(store, picked)] == [
-        scored.input_ids for row in expected if (scored := first[row]) is not None
+    assert [row.input_ids.tolist() for row in chosen_rows(store, scored(store, shards), picked)] == [
+        sample.input_ids for row in expected if (sample := first[row]) is not None
     ]
 
 
@@ -205,7 +208,7 @@ def test_chosen_rows_have_their_tokens_and_all_their_answers(tmp_path: Path) -> 
         Scored((1.0,), first=90),
     ]
     shards = write_shards(store, samples, 2)
-    found = chosen_rows(store, {shards[1].name: [1, 2], shards[0].name: [2]})
+    found = chosen_rows(store, scored(store, shards), {shards[1].name: [1, 2], shards[0].name: [2]})
     assert [row.input_ids.tolist() for row in found] == [
         list(range(50, 58)),
         list(range(70, 79)),
@@ -213,7 +216,7 @@ def test_chosen_rows_have_their_tokens_and_all_their_answers(tmp_path: Path) -> 
     ]
     assert [row.responses for row in found] == [((2, 3), (5, 8)), ((2, 3), (5, 6), (8, 9)), ((2, 3),)]
     assert all(row.input_ids.dtype == np.int32 and not row.truncated for row in found)
-    assert chosen_rows(store, {}) == []
+    assert chosen_rows(store, scored(store, shards), {}) == []
 
 
 def test_shared_rows_are_those_of_the_same_tokens(tmp_path: Path) -> None:
@@ -227,7 +230,7 @@ def test_shared_rows_are_those_of_the_same_tokens(tmp_path: Path) -> None:
         "utility": frozenset({digest(np.arange(20, 23, dtype=np.int64))}),
         "none": frozenset[bytes](),
     }
-    assert shared_rows(store, shards, known) == {
+    assert shared_rows(store, scored(store, shards), known) == {
         "harmful": by_shard(shards, {0, 3}),
         "utility": by_shard(shards, {2, 5}),
         "none": {},
@@ -256,6 +259,10 @@ def test_every_round_of_a_run_can_be_written_as_json(
     cluster = Cluster(ray_address, (Machine(2.0),))
     with held(store) as lease:
         run = _Run(plan, store, cluster, lease, {}, rounds=[Round(0, None), Round(1, 2)])
+        [files] = scored(store, [shard], 1)
+        assert files.later is not None
+        for file in (files.first, files.later):
+            run.losses.append(CaptureTotals(captured={shard.name: Captured(file, "")}))
         selection = run.select()
     assert [round.cut for round in run.rounds] == [cut, cut] == [selection.cut.shown] * 2
     json.dumps([asdict(round) for round in run.rounds], allow_nan=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from token_shards import Scored, write_round, write_shards
+from token_shards import Scored, scored, write_round, write_shards
 
 from tamis.operators.methods.toss_statistics import SHARE_BINS
 from tamis.pipeline import token_statistics as statistics
@@ -44,11 +44,11 @@ SAMPLES = [*samples_of(1), Scored((5.0, 5.0)), *samples_of(4)[:5], Scored((6.0,)
 """Two of them lose every token."""
 TOKENS = [
     (risk, place, token, row)
-    for row, scored in enumerate(SAMPLES)
-    if scored is not None
+    for row, sample in enumerate(SAMPLES)
+    if sample is not None
     for risk, (place, token) in zip(
-        scored.risk,
-        [(at - start, scored.first + at) for start, stop in scored.ranges for at in range(start, stop)],
+        sample.risk,
+        [(at - start, sample.first + at) for start, stop in sample.ranges for at in range(start, stop)],
         strict=True,
     )
 ]
@@ -61,8 +61,9 @@ LOST = {row: sum(TOKENS[token][3] == row for token in FALLEN) for row, item in e
 def found_in(folder: Path, count: int) -> tuple[TokenStatistics, list[Shard]]:
     store = Store(str(folder / str(count)))
     shards = write_shards(store, SAMPLES, count)
-    selection = select_tokens(store, shards, 0, SHARE, "global")
-    return token_statistics(store, shards, 0, selection, VOCABULARY), shards
+    files = scored(store, shards)
+    selection = select_tokens(store, files, SHARE, "global")
+    return token_statistics(store, files, selection, VOCABULARY), shards
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +108,9 @@ def test_shares_of_samples_are_those_of_a_loop(results: list[tuple[TokenStatisti
 
 
 def test_examples_are_the_first_of_their_ranking(results: list[tuple[TokenStatistics, list[Shard]]]) -> None:
-    rows = {row: scored for row, scored in enumerate(SAMPLES) if scored is not None}
-    share = {row: LOST[row] / len(scored.risk) for row, scored in rows.items()}
-    peak = {row: max(scored.risk) for row, scored in rows.items()}
+    rows = {row: sample for row, sample in enumerate(SAMPLES) if sample is not None}
+    share = {row: LOST[row] / len(sample.risk) for row, sample in rows.items()}
+    peak = {row: max(sample.risk) for row, sample in rows.items()}
     expected = {
         "most": sorted((row for row in rows if LOST[row]), key=lambda row: (-share[row], -LOST[row], row)),
         "part": sorted((row for row in rows if 0.1 < share[row] < 0.7), key=lambda r: (-peak[r], -share[r], r)),
@@ -127,9 +128,9 @@ def test_examples_are_the_first_of_their_ranking(results: list[tuple[TokenStatis
 
 def test_one_risk_for_all_tokens(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    shards = write_shards(store, [Scored((0.5, 0.5)), Scored((0.5, 0.5))], 2)
-    selection = select_tokens(store, shards, 0, 0.5, "global")
-    found = token_statistics(store, shards, 0, selection, VOCABULARY)
+    files = scored(store, write_shards(store, [Scored((0.5, 0.5)), Scored((0.5, 0.5))], 2))
+    selection = select_tokens(store, files, 0.5, "global")
+    found = token_statistics(store, files, selection, VOCABULARY)
     assert (found.histogram.counts.sum(), found.histogram.discarded.sum()) == (4, 2)
     assert (found.untouched, found.by_sample.emptied) == (1, 1)
 
@@ -143,7 +144,7 @@ def test_the_overlap_of_two_rounds(tmp_path: Path) -> None:
         else Scored(tuple(chance.choice([-1.0, 0.25, 2.0]) for _ in item.risk))
         for row, item in enumerate(SAMPLES)
     ]
-    final = [risk for scored in samples if scored is not None for risk in scored.risk]
+    final = [risk for sample in samples if sample is not None for risk in sample.risk]
     order = sorted(range(len(final)), key=lambda token: (-final[token], token))
     fallen_at_last = set(order[: int(SHARE * len(final))])
     number, both = -1, 0
@@ -156,11 +157,12 @@ def test_the_overlap_of_two_rounds(tmp_path: Path) -> None:
         shards = write_shards(store, SAMPLES, count)
         for shard in shards:
             write_round(store, shard, samples[shard.span.start_row : shard.span.stop_row], 1)
-        cuts = [select_tokens(store, shards, round, SHARE, "global") for round in (0, 1)]
-        assert overlap(store, shards, 0, cuts[0], 1, cuts[1]) == both / len(FALLEN)
-        assert overlap(store, shards, 1, cuts[1], 1, cuts[1]) == 1.0
-        nothing = select_tokens(store, shards, 0, 1e-6, "global")
-        assert overlap(store, shards, 0, nothing, 1, cuts[1]) is None
+        first, last = (scored(store, shards, round) for round in (0, 1))
+        cut, last_cut = (select_tokens(store, files, SHARE, "global") for files in (first, last))
+        assert overlap(store, first, cut, last, last_cut) == both / len(FALLEN)
+        assert overlap(store, last, last_cut, last, last_cut) == 1.0
+        nothing = select_tokens(store, first, 1e-6, "global")
+        assert overlap(store, first, nothing, last, last_cut) is None
 
 
 def test_the_plot_spans_the_risk_or_something_around_the_only_one() -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from token_shards import Scored, write_round, write_shards
+from token_shards import Scored, scored, write_round, write_shards
 
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_capture import ragged
@@ -26,7 +26,7 @@ def lists(found: Ragged | None) -> list[list[float]]:
 def test_the_first_round(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     [shard] = write_shards(store, SAMPLES, 1)
-    read = read_tokens(store, shard.name, 0, tokens=True)
+    read = read_tokens(store, *scored(store, [shard], 0), tokens=True)
     assert read.valid.tolist() == [False, True, True, False]
     assert lists(read.risk) == [[0.5, 0.0], [1.0, 2.0, 0.25]]
     assert read.risk.values.dtype == np.float32
@@ -35,7 +35,7 @@ def test_the_first_round(tmp_path: Path) -> None:
     assert (lists(read.starts), lists(read.stops)) == ([[2], [2, 5]], [[4], [3, 7]])
     assert read.facts.column("code").to_pylist() == ["overlong", None, None, "overlong"]
     assert read.facts.column("n_response_tokens").to_pylist() == [0, 2, 3, 0]
-    plain = read_tokens(store, shard.name, 0)
+    plain = read_tokens(store, *scored(store, [shard], 0))
     assert (plain.input_ids, plain.starts, plain.stops) == (None, None, None)
 
 
@@ -43,14 +43,14 @@ def test_a_later_round_brings_its_losses_and_its_refusals(tmp_path: Path) -> Non
     store = Store(str(tmp_path))
     [shard] = write_shards(store, SAMPLES, 1)
     write_round(store, shard, [None, None, Scored((4.0, 0.0, -1.0)), None], 1)
-    read = read_tokens(store, shard.name, 1, tokens=True)
+    read = read_tokens(store, *scored(store, [shard], 1), tokens=True)
     assert read.valid.tolist() == [False, False, True, False]
     assert lists(read.risk) == [[4.0, 0.0, -1.0]]
     assert lists(read.input_ids) == [list(range(40, 47))]
     # What the first round said of a row stands.
     assert read.facts.column("code").to_pylist() == ["overlong", "non_finite", None, "overlong"]
     assert read.facts.column("message").to_pylist() == ["too long", "no number", None, "too long"]
-    assert read_tokens(store, shard.name, 0).valid.tolist() == [False, True, True, False]
+    assert read_tokens(store, *scored(store, [shard], 0)).valid.tolist() == [False, True, True, False]
 
 
 def test_rounds_of_other_tokens_are_refused(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_rounds_of_other_tokens_are_refused(tmp_path: Path) -> None:
     schema = pa.schema([("code", pa.string()), ("message", pa.string()), ("harmful", pa.large_list(pa.float32()))])
     store.write_table(f"_work/{stage_of(1)}/{shard.name}.parquet", table.cast(schema))
     with pytest.raises(AssertionError, match="different tokens"):
-        read_tokens(store, shard.name, 1)
+        read_tokens(store, *scored(store, [shard], 1))
 
 
 def test_rounds_have_folders_of_their_own() -> None:

@@ -33,6 +33,8 @@ def captured(index: int, **facts: Any) -> dict[str, Any]:
         "truncated": 1,
         "schema": None,
         "seconds": {"read_seconds": 0.1, "forward_seconds": 2.0, "load_seconds": 5.0 + index},
+        "file": {"name": f"_work/capture/{index:06d}.parquet", "bytes": 9, "sha256": f"{index:064x}"},
+        "input": f"{index + 1:064x}",
         "started": 1000.0 + 3 * index,
         "finished": 1002.0 + 3 * index,
     }
@@ -56,6 +58,7 @@ def test_captured_rows_are_counted() -> None:
     )
     assert (totals.rows, totals.tokens, totals.truncated, totals.quarantined) == (20, 200, 2, 6)
     assert totals.codes == {"overlong": 3, "odd": 3}
+    assert totals.captured["000001"] == (("_work/capture/000001.parquet", f"{1:064x}"), f"{2:064x}")
     assert totals.messages == {"overlong": "too long", "odd": "odd"}
     assert totals.seconds == 5.0  # from the first start to the last end, whatever overlapped
     assert totals.forward_seconds == 4.0

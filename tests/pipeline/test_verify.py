@@ -39,7 +39,7 @@ def write_output(store: Store, name: str = MANIFEST, **changes: Any) -> dict[str
         "files": [file.to_dict() for file in files],
         **changes,
     }
-    store.write_json(name, manifest)
+    store.write_facts(name, manifest)
     return manifest
 
 
@@ -51,9 +51,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def edit(store: Store, change: Callable[[dict[str, Any]], object]) -> None:
-    manifest = store.read_json(MANIFEST)
+    manifest = store.read_facts(MANIFEST)
     change(manifest)
-    store.write_json(MANIFEST, manifest)
+    store.write_facts(MANIFEST, manifest)
 
 
 def relist(manifest: dict[str, Any], written: Any) -> None:
@@ -204,10 +204,10 @@ def test_no_run(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="no run of tamis has been here"):
         verify(store)
-    store.write_json(LAYERS, {})
+    store.write_facts(LAYERS, {})
     with pytest.raises(InputError, match="holds a layer search alone"):
         verify(store)
-    store.write_json(RUN, {"fingerprint": {}})
+    store.write_facts(RUN, {"fingerprint": {}})
     with pytest.raises(InputError, match=r"has not ended.*run the same `tamis curate` command again"):
         verify(store)
 
@@ -218,7 +218,7 @@ def test_an_incomplete_run(tmp_path: Path) -> None:
     write_output(store, INCOMPLETE, counts=counts, failed=[{"shard": "000002-cc", "rows": 10}])
     found = verify(store)
     assert (found.problems, found.complete, found.name) == ([], False, INCOMPLETE)
-    store.write_json(INCOMPLETE, store.read_json(INCOMPLETE) | {"counts": {**counts, "failed": 9}})
+    store.write_facts(INCOMPLETE, store.read_facts(INCOMPLETE) | {"counts": {**counts, "failed": 9}})
     [problem] = verify(store).problems
     assert problem.endswith("17 rows read, 5 kept + 1 dropped + 1 quarantined + 9 failed")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,10 +14,10 @@ import pyarrow as pa
 from tamis.pipeline.files import SourceFile
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.sources import CORPUS, Shard
-from tamis.pipeline.store import Store
+from tamis.pipeline.store import Sealed, Store
 from tamis.pipeline.text_files import Span
 from tamis.pipeline.token_capture import ragged
-from tamis.pipeline.token_tables import HARMFUL, UTILITY, stage_of
+from tamis.pipeline.token_tables import HARMFUL, UTILITY, LossFiles, stage_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ def write_shards(store: Store, samples: Samples, count: int) -> list[Shard]:
         shards.append(shard_of(number, start, stop))
         write_losses(store, shards[-1], samples[start:stop])
     return shards
+
+
+def scored(store: Store, shards: Sequence[Shard], round: int = 0) -> list[LossFiles]:
+    """What that scoring round has written of them."""
+
+    def file(shard: Shard, round: int) -> Sealed:
+        name = f"{WORK}/{stage_of(round)}/{shard.name}.parquet"
+        return Sealed(name, hashlib.sha256(store.read(name)).hexdigest())
+
+    return [LossFiles(shard.name, file(shard, 0), file(shard, round) if round else None) for shard in shards]
 
 
 def shard_of(number: int, start: int, stop: int, name: str = "a.jsonl") -> Shard:
