@@ -79,7 +79,24 @@ TESTS = {
         "pipeline/test_capture.py::test_a_shard_that_is_a_parquet_bomb_is_set_aside",
         "pipeline/test_engine.py::test_rows_that_are_too_large_can_be_left_out",
     ],
-    "a file of the output is damaged, missing, or added later": ["e2e/test_verify_command.py::test_damage"],
+    "a file that an earlier stage or command wrote (a capture, an artifact, a receipt, the output itself) is damaged "
+    "or missing": [
+        "pipeline/test_damage.py::test_samples",
+        "pipeline/test_damage.py::test_tokens",
+        "pipeline/test_damage.py::test_layers",
+        "pipeline/test_mending.py::test_no_damaged_file_is_published",
+    ],
+    "something else lies in `kept/`, `dropped/`, `quarantine/` or `scores/`": [
+        "pipeline/test_mending.py::test_what_others_put_there_is_refused_and_stays"
+    ],
+    "the storage gives back other bytes than it was given, time and again": [
+        "pipeline/test_mending.py::test_a_storage_that_does_not_keep_what_it_is_given"
+    ],
+    "an input file is replaced by one of the same size and time": [
+        "pipeline/test_sources.py::test_ids_depend_on_name_content_role_and_range_alone",
+        "pipeline/test_originals.py::test_rows_that_are_not_those_that_were_captured",
+    ],
+    "a file of the finished output is damaged, missing, or added later": ["e2e/test_verify_command.py::test_damage"],
 }
 
 

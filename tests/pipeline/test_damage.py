@@ -115,13 +115,13 @@ def heals(killed: Killed, name: str, damage: Damage, place: Path) -> str | None:
     try:
         killed.run(out)
     except TamisError as error:
-        assert error.exit_code in {2, 3, 4, 5}
-        assert not (out / "manifest.json").exists()
-        return str(error)
-    assert results(out) == killed.calm
-    assert verify(Store(str(out))).problems == []
-    shutil.rmtree(out)
-    return None
+        return f"{type(error).__name__}, manifest: {(out / 'manifest.json').exists()}: {error}"
+    else:
+        assert results(out) == killed.calm
+        assert verify(Store(str(out))).problems == []
+        return None
+    finally:
+        shutil.rmtree(out)
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +169,7 @@ def test_tokens(tokens: Killed, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_layers(
-    sources: Path, tiny_model: Path, ray_address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_layers(sources: Path, tiny_model: Path, ray_address: str, tmp_path: Path) -> None:
     """A layer search in a folder where a run is under way, so that what it has done stays."""
     roles = {f"larf.{role}_references": str(sources / f"{role}.jsonl") for role in ("unsafe", "safe")}
     shared = {"model.name": str(tiny_model), "shard_rows": 12, "workers": 1, **roles}
@@ -183,7 +181,8 @@ def test_layers(
         return {name: found[name] for name in ("chosen", "blocks")}
 
     out = tmp_path / "calm"
-    curate(load_job(None, {**settings(sources, tiny_model), **shared, "output": str(out)}), ray_address)
+    run = settings(sources, tiny_model, method=["larf"], **{"larf.layer": 2})
+    curate(load_job(None, {**run, **shared, "output": str(out)}), ray_address)
     for name in ("manifest.json", "report.html", "README.md"):
         (out / name).unlink()
     calm = search(out)

@@ -129,7 +129,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be (written|looked into)"):
+    with pytest.raises(ConfigError, match=r"cannot be (written|looked into)"):
         begin(Store(str(tmp_path / "file/out")), {"fingerprint": FINGERPRINT})
 
 

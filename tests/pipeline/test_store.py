@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -285,3 +287,60 @@ def test_secrets_of_the_environment_are_in_no_message(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     for shown in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret)):
         assert error_text(ValueError(f"cannot open {form.format(shown)}")) == f"cannot open {form.format('***')}"
+
+
+# --- what outlives a crash of the machine -------------------------------------------------------------------------
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_next_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str]] = []
+    sync, replace = os.fsync, os.replace
+
+    def recorded_sync(opened: int) -> None:
+        sync(opened)
+        done.append(("sync", os.readlink(f"/proc/self/fd/{opened}")))
+
+    def recorded_replace(source: str, target: str) -> None:
+        replace(source, target)
+        done.append(("rename", target))
+
+    monkeypatch.setattr(os, "fsync", recorded_sync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    root = tmp_path / "out"
+    store = Store(str(root))
+    for name in ("kept/a.parquet", "_work/receipts/emit/a.json"):
+        store.write(name, b"rows")
+    found = [(what, re.sub(r"\.[0-9a-f]{8}\.tmp$", ".tmp", path.removeprefix(str(tmp_path)))) for what, path in done]
+    assert found == [
+        ("sync", ""),  # the names of the new folders, from the top
+        ("sync", "/out"),
+        ("sync", "/out/kept/a.parquet.tmp"),
+        ("rename", "/out/kept/a.parquet"),
+        ("sync", "/out/kept"),
+        ("sync", "/out"),
+        ("sync", "/out/_work"),
+        ("sync", "/out/_work/receipts"),
+        ("sync", "/out/_work/receipts/emit/a.json.tmp"),
+        ("rename", "/out/_work/receipts/emit/a.json"),
+        ("sync", "/out/_work/receipts/emit"),
+    ]
+
+
+@pytest.mark.parametrize(("number", "raises"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_file_system_without_syncing_is_fine_and_one_that_fails_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raises: bool
+) -> None:
+    def refuse(opened: int) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    store = Store(str(tmp_path))
+    if raises:
+        with pytest.raises(OSError, match="no"):
+            store.write("a", b"rows")
+        assert store.list("") == []
+    else:
+        store.write("a", b"rows")
+        assert store.read("a") == b"rows"
