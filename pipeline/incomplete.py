@@ -16,6 +16,9 @@ from tamis.pipeline.set_aside import SetAside, lines
 from tamis.pipeline.store import Store
 
 WRITTEN = ("kept", "dropped", "quarantine", "scores")
+EMPTY_DROPPED = "dropped/000000-none.parquet"
+"""Where nothing was dropped: the columns and no row."""
+
 _CLAIM = f"{WORK}/emit.json"
 
 
@@ -30,8 +33,8 @@ def make_room(
     """Claim the output's folders for what is made under `key`; what was made from other shards, or by another cut,
     there is removed.
 
-    fingerprint: of the run. contested: another driver is at work there. It may lack nothing, so that what it makes must not give way to a
-    result without some shards: that is an IncompleteError. So is that it has finished.
+    fingerprint: of the run. contested: another driver is at work there. It may lack nothing, so that what it makes
+    must not give way to a result without some shards: that is an IncompleteError. So is that it has finished.
     """
     if failed and contested:
         raise IncompleteError(

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from tamis.pipeline import receipts
 from tamis.pipeline.engine import stream
 from tamis.pipeline.errors import ConfigError, DamagedError, StorageError
-from tamis.pipeline.incomplete import WRITTEN
+from tamis.pipeline.incomplete import EMPTY_DROPPED, WRITTEN
 from tamis.pipeline.progress import say
 from tamis.pipeline.receipts import WORK, Receipt
 from tamis.pipeline.store import Store
@@ -96,7 +96,8 @@ def check_output(store: Store, files: Sequence[_File], shards: Iterable[str]) ->
     shards: the names of all shards of the run; what lies there under such a name and is not listed is a leftover of
     this run, and goes.
     """
-    listed, ours = {str(file["name"]) for file in files}, {f"{name}.parquet" for name in shards}
+    listed = {str(file["name"]) for file in files}
+    ours = {EMPTY_DROPPED.rpartition("/")[2], *(f"{name}.parquet" for name in shards)}
     strangers = []
     for folder in WRITTEN:
         for name in store.list(folder):

@@ -20,7 +20,7 @@ from tamis.pipeline.emit import EmitSpec, empty_dropped
 from tamis.pipeline.errors import ConfigError, InternalError
 from tamis.pipeline.fit import Selection, shown_cut
 from tamis.pipeline.identifiers import sample_ids
-from tamis.pipeline.incomplete import warning, write_manifest
+from tamis.pipeline.incomplete import EMPTY_DROPPED, warning, write_manifest
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.report import render_card, render_report, render_token_report
 from tamis.pipeline.run_folder import MANIFEST, facts_in
@@ -40,7 +40,6 @@ _PACKAGES = (
     "numpy",
     "safetensors",
 )
-EMPTY_DROPPED = "dropped/000000-none.parquet"
 SAMPLE_LISTS = ("riskiest", "borderline_dropped", "borderline_kept")
 
 

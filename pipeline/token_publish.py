@@ -13,11 +13,11 @@ from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import InternalError
 from tamis.pipeline.fit import ARTIFACT
 from tamis.pipeline.identifiers import sample_ids
-from tamis.pipeline.incomplete import warning, write_manifest
+from tamis.pipeline.incomplete import EMPTY_DROPPED, warning, write_manifest
 from tamis.pipeline.models import chat_template, fetch
 from tamis.pipeline.originals import output_schema
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.publish import EMPTY_DROPPED, as_listed, counted, run_facts
+from tamis.pipeline.publish import as_listed, counted, run_facts
 from tamis.pipeline.reference_models import Prepared
 from tamis.pipeline.report import render_card, render_token_report
 from tamis.pipeline.run_folder import MANIFEST

@@ -17,6 +17,7 @@ import pytest
 from command import PROGRESS, Ran, kill_all, poll, start, tamis
 from outputs import alpaca_rows, check_whole, manifest_of, write_jsonl
 from ray_cluster import RayCluster
+from tiny_models import save_model
 from token_outputs import TRAINING, check_tokens_whole, reference_rows, sets
 
 FALLBACK = r"warning: Ray gives each worker [\d.]+ GPU, but torch \S+ a build without CUDA, sees none there: the CPU"
@@ -131,9 +132,10 @@ def test_one_gpu_of_four(sources: Sources, four: str, without: Path, tmp_path: P
 
 
 def test_layers_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", blocks=2, width=32)  # of few cells
     out = tmp_path / "out"
     flags = [*sources.references, *sets('larf.refusal_markers=["qu", "ox"]', "shard_rows=24")]
-    flags += ["--model", sources.model, f"--set=larf.over_rejection_prompts={sources.folder}/prompts.jsonl"]
+    flags += ["--model", model, f"--set=larf.over_rejection_prompts={sources.folder}/prompts.jsonl"]
     searched = ran(*flags, "--output", out, "--workers", 2, address=four, command="layers")
     assert "workers 2 workers, one a GPU, on 1 node" in words(searched)
     assert len(re.findall(FALLBACK, searched.stderr)) == 1
