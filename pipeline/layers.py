@@ -154,7 +154,7 @@ def find(store: Store, plan: LayerPlan, cluster: Cluster) -> dict[str, Any]:
     pool = pool_of(cluster, plan.job)
     # The short way first: what is wrong with the model then shows early.
     if ratios is None:
-        ratios = until_whole(store, partial(_fisher, store, plan, pool))
+        ratios = until_whole(store, partial(_fisher, store, plan, pool), over=lambda: known(store, plan) is not None)
     if searched is None and plan.prompts is not None:
         searched = _search(store, plan, pool)
     model, spec = plan.model, plan.job.model

@@ -34,15 +34,18 @@ _File = Mapping[str, Any]
 """name, bytes, sha256, and md5 of an object."""
 
 
-def until_whole(store: Store, attempt: Callable[[], T]) -> T:
+def until_whole(store: Store, attempt: Callable[[], T], over: Callable[[], bool]) -> T:
     """attempt(), again after each DamagedError when what it names is mended. Ray must be running.
 
-    Raises StorageError if that does not help.
+    over: whether another driver has finished the work, and removed what this one was reading: the DamagedError is
+    raised then. Raises StorageError if mending does not help.
     """
     for _ in range(ATTEMPTS - 1):
         try:
             return attempt()
         except DamagedError as damage:
+            if over():
+                raise
             mend(store, damage)
     try:
         return attempt()

@@ -52,7 +52,11 @@ def curate_samples(
     with ray_session(address) as cluster:
         timings["ray_start"] = {"seconds": cluster.seconds_to_start}
         plan = _choose_layer(plan, store, cluster, timings)
-        made = until_whole(store, partial(_make, plan, store, cluster, held, timings))
+        made = until_whole(
+            store,
+            partial(_make, plan, store, cluster, held, timings),
+            over=lambda: run_folder.finished(store, plan.fingerprint) is not None,
+        )
 
     if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
         return theirs  # of another driver

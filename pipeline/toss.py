@@ -64,7 +64,11 @@ def curate_tokens(
     """Run the plan to its end and return its manifest. Raises TamisError."""
     with ray_session(address) as cluster:
         timings["ray_start"] = {"seconds": cluster.seconds_to_start}
-        run, selection, emitted, statistics = until_whole(store, partial(_make, plan, store, cluster, held, timings))
+        run, selection, emitted, statistics = until_whole(
+            store,
+            partial(_make, plan, store, cluster, held, timings),
+            over=lambda: run_folder.finished(store, plan.fingerprint) is not None,
+        )
     if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
         return theirs
     timings["total"] = {"seconds": time.monotonic() - began}

@@ -101,7 +101,7 @@ def test_it_is_tried_until_it_is_whole(store: Store) -> None:
         return store.read(file.sealed)
 
     store.write(file.name, b"other")
-    assert until_whole(store, attempt) == b"whole"
+    assert until_whole(store, attempt, over=lambda: False) == b"whole"
     assert len(tries) == 3
 
 
@@ -109,7 +109,15 @@ def test_a_storage_that_does_not_keep_what_it_is_given(store: Store) -> None:
     file = store.write("_work/capture/a.parquet", b"whole")
     store.write(file.name, b"other")
     with pytest.raises(StorageError, match=r"a\.parquet: is not as it was written, although it was made anew 3 times"):
-        until_whole(store, lambda: store.read(file.sealed))
+        until_whole(store, lambda: store.read(file.sealed), over=lambda: False)
+
+
+def test_what_another_driver_has_finished_and_removed_is_not_made_again(store: Store) -> None:
+    files = captured(store)
+    store.remove(files[2].name)
+    with pytest.raises(DamagedError, match="is missing"):
+        until_whole(store, lambda: store.read(files[2].sealed), over=lambda: True)
+    assert len(done(store)) == len(SHARDS)
 
 
 # --- the output ---------------------------------------------------------------------------------------------------
