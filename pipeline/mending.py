@@ -99,8 +99,9 @@ def check_output(store: Store, files: Sequence[_File], shards: Iterable[str]) ->
     shards: the names of all shards of the run; what lies there under such a name and is not listed is a leftover of
     this run, and goes.
     """
-    listed = {str(file["name"]) for file in files}
-    ours = {EMPTY_DROPPED.rpartition("/")[2], *(f"{name}.parquet" for name in shards)}
+    # The empty table is the publisher's to write or to remove, who may be another driver.
+    listed = {EMPTY_DROPPED, *(str(file["name"]) for file in files)}
+    ours = {f"{name}.parquet" for name in shards}
     strangers = []
     for folder in WRITTEN:
         for name in store.list(folder):
