@@ -44,8 +44,8 @@ class LayerPlan:
 
     @property
     def keys(self) -> Mapping[str, Any]:
-        """The settings from which the block follows."""
-        return self.search_keys or self.fisher_keys
+        """The settings from which the block follows: the Fisher ratios choose where the search finds none."""
+        return {**self.fisher_keys, **self.search_keys}
 
 
 def plan_layers(job: LayersJob) -> LayerPlan:

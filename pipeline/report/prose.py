@@ -20,7 +20,8 @@ LAYERS = (
 _FOUND = {
     "search": "found by the layer search",
     "fisher": "chosen by the Fisher ratios",
-    "default_block": "at 31 % of the depth, as no block stood out",
+    "fisher_instead": "chosen by the Fisher ratios, as no block moved the refusals",
+    "default_block": "at 31 % of the depth, a guess, as no block stood out",
 }
 
 _LARF_FORMS = {
