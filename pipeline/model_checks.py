@@ -14,6 +14,7 @@ from tamis.pipeline import model_cache
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fingerprint import content_of, model_keys_of
 from tamis.pipeline.models import ModelSource, chat_template, digest_beside_weights, fetch
+from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.settings import ModelSpec
 from tamis.pipeline.store import Store
 
@@ -61,7 +62,9 @@ def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store:
         from tamis.operators.architecture import describe_model
 
         info = describe_model(source.path, trust_remote_code=spec.trust_remote_code)
-        tokenizer = ChatTokenizer.load(source.path, trust_remote_code=spec.trust_remote_code, template=template)
+        tokenizer = ChatTokenizer.load(
+            source.path, trust_remote_code=spec.trust_remote_code, template=template, renderer=BoundedRenderer
+        )
         check_vocabulary(tokenizer, info)
     except (ValueError, OSError) as error:
         raise ConfigError(f"model {spec.name}: {error}") from None

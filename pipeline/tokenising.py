@@ -21,6 +21,7 @@ from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import TamisError, TooLargeError, as_facts
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema
 from tamis.pipeline.parcels import pack, shards_of
+from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.sources import CORPUS, Row, Shard, read
 from tamis.pipeline.watch import Guard
 
@@ -43,7 +44,7 @@ class PackedTokenizer:
         """Kept for the life of the worker process: opening a tokenizer takes longer than a shard."""
         global _opened
         if _opened is None or _opened.fingerprint != self.fingerprint:
-            _opened = ChatTokenizer.from_json(self.text.tobytes().decode())
+            _opened = ChatTokenizer.from_json(self.text.tobytes().decode(), BoundedRenderer)
         return _opened
 
 
