@@ -20,8 +20,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from tamis.operators.problems import RowProblem
+
 MAX_FIELDS = 1000
 """A nested object with more keys than this, over all rows, is data and not a record: it becomes text."""
+MAX_COLUMNS = 1000
+"""Top-level keys of one shard's rows; one that would bring more is refused (`Columns`)."""
 MAX_DEPTH = 32
 """Lists and objects nested deeper than this become text."""
 
@@ -178,6 +182,27 @@ def infer_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
     return pa.schema([(name, node.type()) for name, node in columns.items()])
 
 
+class Columns:
+    """The top-level keys of the rows seen so far, of which there are never more than MAX_COLUMNS.
+
+    The first rows have the say, in their order: a row is whole or not there, and one that is refused brings no key.
+    """
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def take(self, row: Mapping[str, Any]) -> None:
+        """Note the keys of the row. RowProblem("too_many_columns") if they do not fit beside the others."""
+        new = row.keys() - self._names
+        if len(self._names) + len(new) > MAX_COLUMNS:
+            raise RowProblem(
+                "too_many_columns",
+                f"with its top-level keys the rows of its shard would have more than {MAX_COLUMNS:,} columns; put keys "
+                "that differ from row to row into one object",
+            )
+        self._names |= new
+
+
 def unify_schemas(a: pa.Schema, b: pa.Schema) -> pa.Schema:
     """The unsettled schema of the rows of both, a's columns first."""
     types = {field.name: field.type for field in a}
@@ -212,11 +237,12 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     settled = settle(schema)
     if rows and not len(settled):
         raise ValueError(f"{len(rows)} rows and no column to put them in")
+    types = {field.name: field.type for field in settled}
     # Arrow would silently drop unknown keys, split a string into a list and read 1.0 as 1: check first.
     wrong = [
         f"{field.name}: {_settle(field.type)}"
         for field in infer_rows(rows)
-        if field.name not in settled.names or not _holds(settled.field(field.name).type, field.type)
+        if field.name not in types or not _holds(types[field.name], field.type)
     ]
     if wrong:
         raise ValueError(f"rows do not fit the schema; they hold {', '.join(wrong)}")

@@ -20,7 +20,7 @@ from tamis.pipeline.ranged import read_whole
 from tamis.pipeline.settings import TOKEN_METHODS, ModelSpec
 from tamis.pipeline.sources import Shard, is_shipped
 
-FINGERPRINT_FORMAT, SEARCH_FORMAT, FISHER_FORMAT = 3, 1, 3
+FINGERPRINT_FORMAT, SEARCH_FORMAT, FISHER_FORMAT = 3, 2, 3
 """Of a run, of the layer search and of the Fisher ratios: raised when the same settings begin to give other numbers."""
 
 _ELSEWHERE = ("_references", "_prompts", "refusal_markers")

@@ -117,7 +117,7 @@ def check_files(model: OpenedModel, blocks: int, *, head: bool) -> int | None:
 
 def _check_head(model: OpenedModel) -> int:
     from tamis.operators.architecture import HEADS, plan_full, read_config
-    from tamis.operators.loading import find_weights, open_weights, parameters_in
+    from tamis.operators.loading import find_weights, open_weights, parameters_in, require_sizes
 
     path, spec = model.source.path, model.spec
     head = re.compile(rf"({'|'.join(HEADS)})\.")
@@ -130,4 +130,5 @@ def _check_head(model: OpenedModel) -> int:
                 f"there is no LM head ({' or '.join(HEADS)}) among its weights, so it cannot answer; the layer "
                 "search and toss need the whole chat model (larf.layer: fisher or a block number do without)"
             )
+        require_sizes(whole, weights)
         return parameters_in(weights)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.problems import RowProblem
-from tamis.operators.schema import infer_rows
+from tamis.operators.schema import Columns, infer_rows
 from tamis.operators.tokenised import Tokenised
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture_spec import CaptureSpec
@@ -112,14 +112,31 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
                 "prompt_cut", "the cut to max_tokens left no token of the prompt, which the method reads"
             )
         outcomes[place] = outcome
+    if _has_no_schema(shard):
+        _bound_columns(rows, outcomes)
     notes = {"shard": text, "schema": _schema_of(shard, rows, outcomes), "read_seconds": time.perf_counter() - began}
     return pack(notes, _tokens_table(outcomes))
+
+
+def _has_no_schema(shard: Shard) -> bool:
+    return shard.role == CORPUS and shard.file.format in {"json", "jsonl"}
+
+
+def _bound_columns(rows: Sequence[Row], outcomes: list[Any]) -> None:
+    """Set aside the usable rows that bring more top-level keys than a shard may have, in the order of the corpus."""
+    columns = Columns()
+    for place, row in enumerate(rows):
+        if not isinstance(outcomes[place], RowProblem) and not isinstance(row.value, RowProblem):
+            try:
+                columns.take(row.value)
+            except RowProblem as problem:
+                outcomes[place] = problem
 
 
 def _schema_of(shard: Shard, rows: Sequence[Row], outcomes: Sequence[Any]) -> str | None:
     """JSON has no schema before its rows are read; each shard says what its usable rows held, unsettled. A row on its
     way to quarantine has no say: one string where all others have a list would turn the column into text."""
-    if shard.role != CORPUS or shard.file.format not in {"json", "jsonl"}:
+    if not _has_no_schema(shard):
         return None
     usable = [
         row.value

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tamis.operators.problems import RowProblem
 from tamis.operators.schema import (
+    MAX_COLUMNS,
     MAX_DEPTH,
     MAX_FIELDS,
+    Columns,
     conflicts,
     infer,
     infer_rows,
@@ -311,3 +315,23 @@ def test_lone_surrogates_are_refused() -> None:
     rows = [{"a": "\ud800"}]
     with pytest.raises(UnicodeEncodeError):
         to_table(rows, infer_rows(rows))
+
+
+def test_keys_without_end_are_refused_row_by_row() -> None:
+    columns, refused = Columns(), 0
+    for number in range(500):
+        try:
+            columns.take({"prompt": "", **{f"{number}-{place}": 1 for place in range(5)}})
+        except RowProblem as problem:
+            assert problem.code == "too_many_columns"
+            refused += 1
+    assert refused == 500 - (MAX_COLUMNS - 1) // 5
+    columns.take({"prompt": "still taken"})
+
+
+def test_a_table_of_many_columns_takes_no_time_that_grows_with_their_square() -> None:
+    rows = [{f"{number}-{place}": 1 for place in range(5)} for number in range(800)]
+    began = time.process_time()
+    table = to_table(rows, infer_rows(rows))
+    assert table.num_columns == 4000
+    assert time.process_time() - began < 10

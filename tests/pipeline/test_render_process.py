@@ -32,7 +32,8 @@ LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% en
 HOSTILE = {
     "loops": LOOPS,
     "doubling": "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
-    "lists in lists": "{% set n = namespace(x=1) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{n.x}}",
+    "lists in lists": "{% set n = namespace(x=1) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
+    "{{ n.x }}",
     "format": "{{ '%0*d' % (9999999999, 1) }}",
     "a constant": "{{ 'a' | center(9999999999) }}",
     "lipsum": "{{ lipsum(n=1000000) }}",
