@@ -94,18 +94,22 @@ def _check_value(path: str, value: Any) -> None:
     name = path.rpartition(".")[2]
     if isinstance(value, list) and len(value) > _LONGEST:
         raise ValueError(
-            f"config.json has {len(value):,} entries in {_shown(path)}; at most {_LONGEST:,} are a model's"
+            f"config.json has {len(value):,} entries in {_named(path)}; at most {_LONGEST:,} are a model's"
         )
     if isinstance(value, float) and not math.isfinite(value) and not path.endswith("[]"):
-        raise ValueError(f"config.json has {_shown(path)}={value}; a finite number is needed")
+        raise ValueError(f"config.json has {_named(path)}={value}; a finite number is needed")
     if isinstance(value, bool) or not isinstance(value, int):
         return
     most = next((bound for pattern, bound in _BOUNDS if pattern.search(name)), _MOST)
     if abs(value) > most:
-        raise ValueError(f"config.json has {_shown(path)}={_shown(value)}; at most {most:,} is a model's")
+        raise ValueError(f"config.json has {_named(path)}={_shown(value)}; at most {most:,} is a model's")
 
 
 def _shown(value: Any) -> str:
     """A value of a config in a message, cut if it is long."""
     text = f"{value:,}" if isinstance(value, int) and abs(value) < 10**30 else f"{value!r:.60}"
     return text if len(text) < 60 else f"{text}..."
+
+
+def _named(path: str) -> str:
+    return path if re.fullmatch(r"[\w.\[\]-]{1,80}", path) else _shown(path)

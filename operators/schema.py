@@ -15,6 +15,7 @@ becomes text or an error.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from tamis.operators.problems import RowProblem
 MAX_FIELDS = 1000
 """A nested object with more keys than this, over all rows, is data and not a record: it becomes text."""
 MAX_COLUMNS = 1000
-"""Top-level keys of one shard's rows; one that would bring more is refused (`Columns`)."""
+"""Top-level keys of one shard's rows; one that has others beside the most common is refused (`too_wide`)."""
 MAX_DEPTH = 32
 """Lists and objects nested deeper than this become text."""
 
@@ -182,25 +183,22 @@ def infer_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
     return pa.schema([(name, node.type()) for name, node in columns.items()])
 
 
-class Columns:
-    """The top-level keys of the rows seen so far, of which there are never more than MAX_COLUMNS.
+def too_wide(rows: Sequence[Mapping[str, Any]]) -> dict[int, RowProblem]:
+    """The rows, by their place, that must go so that the others have MAX_COLUMNS top-level keys at most.
 
-    The first rows have the say, in their order: a row is whole or not there, and one that is refused brings no key.
+    The keys of most rows stay, among equals those that were seen first: so a row full of keys of its own goes, and not
+    all that come after it. A row is whole or not there.
     """
-
-    def __init__(self) -> None:
-        self._names: set[str] = set()
-
-    def take(self, row: Mapping[str, Any]) -> None:
-        """Note the keys of the row. RowProblem("too_many_columns") if they do not fit beside the others."""
-        new = row.keys() - self._names
-        if len(self._names) + len(new) > MAX_COLUMNS:
-            raise RowProblem(
-                "too_many_columns",
-                f"with its top-level keys the rows of its shard would have more than {MAX_COLUMNS:,} columns; put keys "
-                "that differ from row to row into one object",
-            )
-        self._names |= new
+    counts = Counter(key for row in rows for key in row)
+    if len(counts) <= MAX_COLUMNS:
+        return {}
+    kept = {key for key, _ in counts.most_common(MAX_COLUMNS)}
+    problem = RowProblem(
+        "too_many_columns",
+        f"the rows of its shard have {len(counts):,} top-level keys, and this one has some that are not among the "
+        f"{MAX_COLUMNS:,} most common; put keys that differ from row to row into one object",
+    )
+    return {place: problem for place, row in enumerate(rows) if not row.keys() <= kept}
 
 
 def unify_schemas(a: pa.Schema, b: pa.Schema) -> pa.Schema:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.problems import RowProblem
-from tamis.operators.schema import Columns, infer_rows
+from tamis.operators.schema import infer_rows, too_wide
 from tamis.operators.tokenised import Tokenised
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture_spec import CaptureSpec
@@ -123,14 +123,14 @@ def _has_no_schema(shard: Shard) -> bool:
 
 
 def _bound_columns(rows: Sequence[Row], outcomes: list[Any]) -> None:
-    """Set aside the usable rows that bring more top-level keys than a shard may have, in the order of the corpus."""
-    columns = Columns()
-    for place, row in enumerate(rows):
-        if not isinstance(outcomes[place], RowProblem) and not isinstance(row.value, RowProblem):
-            try:
-                columns.take(row.value)
-            except RowProblem as problem:
-                outcomes[place] = problem
+    """Set aside the usable rows with top-level keys beyond those that a shard may have."""
+    usable = [
+        (place, row.value)
+        for place, row in enumerate(rows)
+        if not isinstance(outcomes[place], RowProblem) and not isinstance(row.value, RowProblem)
+    ]
+    for number, problem in too_wide([value for _, value in usable]).items():
+        outcomes[usable[number][0]] = problem
 
 
 def _schema_of(shard: Shard, rows: Sequence[Row], outcomes: Sequence[Any]) -> str | None:

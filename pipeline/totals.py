@@ -84,8 +84,8 @@ class CaptureTotals:
         self._columns.update(decode_schema(receipt["schema"]).names)
         if len(self._columns) > MOST_COLUMNS:
             raise InputError(
-                f"the JSON rows have more than {MOST_COLUMNS:,} different top-level keys, which would be so many columns; "
-                "put keys that differ from row to row into one object, or take out the files that bring them"
+                f"the JSON rows have more than {MOST_COLUMNS:,} different top-level keys, which would be as many "
+                "columns; put keys that differ from row to row into one object, or take out the files that bring them"
             )
 
     @property

@@ -13,17 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tamis.operators.problems import RowProblem
 from tamis.operators.schema import (
     MAX_COLUMNS,
     MAX_DEPTH,
     MAX_FIELDS,
-    Columns,
     conflicts,
     infer,
     infer_rows,
     settle,
     to_table,
+    too_wide,
     unify,
     unify_schemas,
 )
@@ -317,16 +316,19 @@ def test_lone_surrogates_are_refused() -> None:
         to_table(rows, infer_rows(rows))
 
 
-def test_keys_without_end_are_refused_row_by_row() -> None:
-    columns, refused = Columns(), 0
-    for number in range(500):
-        try:
-            columns.take({"prompt": "", **{f"{number}-{place}": 1 for place in range(5)}})
-        except RowProblem as problem:
-            assert problem.code == "too_many_columns"
-            refused += 1
-    assert refused == 500 - (MAX_COLUMNS - 1) // 5
-    columns.take({"prompt": "still taken"})
+def test_rows_with_keys_of_their_own_go_and_others_stay() -> None:
+    def own(number: int) -> dict[str, Any]:
+        return {"prompt": "", **{f"{number}-{place}": 1 for place in range(5)}}
+
+    assert too_wide([own(number) for number in range(100)]) == {}
+    gone = too_wide([own(number) for number in range(500)])
+    assert sorted(gone) == list(range((MAX_COLUMNS - 1) // 5, 500))
+    assert {problem.code for problem in gone.values()} == {"too_many_columns"}
+    # One row full of keys, and first of all, does not push out those that all others share.
+    wide = {str(number): 1 for number in range(MAX_COLUMNS)}
+    rows = [wide, *({"prompt": "", "source": "", "id": number} for number in range(100))]
+    assert list(too_wide(rows)) == [0]
+    assert len(infer_rows(rows[1:])) == 3
 
 
 def test_a_table_of_many_columns_takes_no_time_that_grows_with_their_square() -> None:

@@ -151,12 +151,12 @@ HOSTILE = {
     "intermediate_size": (10**7, "at most"),
     "max_position_embeddings": (10**12, "max_position_embeddings=1,000,000,000,000; at most"),
     "num_labels": (10**9, "num_labels=1,000,000,000; at most"),
-    "layer_types": (["full_attention"] * 10**5, "100,000 entries in 'layer_types'"),
-    "rms_norm_eps": (float("nan"), "'rms_norm_eps'=nan; a finite number is needed"),
+    "layer_types": (["full_attention"] * 10**5, "100,000 entries in layer_types"),
+    "rms_norm_eps": (float("nan"), "rms_norm_eps=nan; a finite number is needed"),
     "auto_map": ("AutoModel", "auto_map='AutoModel'; it must be an object"),
     "model_type": (["llama"], "model_type=['llama']; it must be a text"),
     "architectures": ([1], "architectures that are not all names"),
-    "quantization_config": (5, "quantised"),
+    "quantization_config": ({"quant_method": "nowhere"}, "quantised"),
     "text_config": ({"model_type": "llama", "num_hidden_layers": 10**8}, "text_config.num_hidden_layers"),
 }
 
@@ -217,9 +217,19 @@ def test_the_attention_is_not_the_configs_to_choose(copy: Path, asked: Any) -> N
     from tamis.operators.architecture import plan_cut, read_config
 
     names = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal", "experts_implementation")
-    change(copy / "config.json", **dict.fromkeys(names, asked), output_attentions=True)
+    change(copy / "config.json", **dict.fromkeys(names, asked))
     check_files(open_model(ModelSpec(name=str(copy))), 4, head=True)
     config = read_config(copy, revision=None, trust_remote_code=False)
+    assert (config._attn_implementation, config._experts_implementation) == (None, None)
     plan_cut(config, 1)
-    assert config._attn_implementation in (None, "sdpa")
-    assert config._experts_implementation is None
+    assert config._attn_implementation == "sdpa"
+
+
+def test_a_config_that_asks_for_more_than_is_read(copy: Path) -> None:
+    from tamis.operators.architecture import read_config
+
+    change(copy / "config.json", output_attentions=True, output_hidden_states=True)
+    config = read_config(copy, revision=None, trust_remote_code=False)
+    assert not config.output_attentions
+    assert not config.output_hidden_states
+    assert config._attn_implementation is None

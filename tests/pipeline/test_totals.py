@@ -115,12 +115,15 @@ Rows = list[tuple[float, str]]
 
 def test_keys_without_end_stop_the_run_as_soon_as_they_are_too_many() -> None:
     totals = CaptureTotals()
+
+    def shard(index: int) -> dict[str, Any]:
+        schema = pa.schema([(f"{index}-{number}", pa.int64()) for number in range(1000)])
+        return captured(index, schema=encode_schema(schema))
+
+    for index in (3, 0, 2, 1, 3):
+        totals.add(shard(index), new=True)
     with pytest.raises(InputError, match=r"more than 4,000 different top-level keys.*one object"):
-        for shard in range(9):
-            names = [f"{shard}-{number}" for number in range(1000)]
-            schema = encode_schema(pa.schema([(name, pa.int64()) for name in names]))
-            totals.add(captured(shard, schema=schema), new=True)
-    assert len(totals.schemas) == 4
+        totals.add(shard(4), new=True)
 
 
 def emitted(index: int, rows: Rows) -> dict[str, Any]:
