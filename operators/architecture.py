@@ -17,6 +17,7 @@ import torch
 import transformers
 from torch import nn
 
+from tamis.operators.config_checks import check_blocks, check_config, check_size
 from tamis.operators.model_info import ModelInfo
 
 CODE_KEYS = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
@@ -35,6 +36,8 @@ class Cut:
     """Path of the list of blocks in the model, e.g. "layers" or "h"."""
     keep: int
     not_needed: re.Pattern[str]
+    parameters: int
+    """Numbers in the weights of the cut model, a tied one counted once."""
 
     def needs(self, key: str) -> bool:
         """Whether the checkpoint's tensor `key` may belong to the cut model; in doubt yes."""
@@ -78,12 +81,18 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
     local = require_folder(path)
     if local and not os.path.isfile(os.path.join(path, "config.json")):
         raise ValueError(f"{path} has no config.json, so it is not a model folder")
+    if local:
+        check_size(path)
     try:
         raw, _ = transformers.PreTrainedConfig.get_config_dict(path, revision=revision)
-    except OSError as error:
-        if not local:
+    except Exception as error:  # numbers of thousands of digits, brackets in brackets
+        if not local and isinstance(error, OSError):
             raise
         raise ValueError(f"config.json of {path} cannot be read: {first_line(error)}") from error
+    try:
+        check_config(raw)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
     names_code = sorted(set(CODE_KEYS) & set(raw.get("auto_map") or {}))
     if names_code and not trust_remote_code:
@@ -103,8 +112,26 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
         raise
     except Exception as error:  # configs validate themselves, each in its own way
         raise ValueError(f"config.json of {path} is not valid: {first_line(error)}") from error
-    _require_decoder(config, names_code)
+    try:
+        _require_decoder(config, names_code)
+        _choose_implementations(config)
+    except ValueError:
+        raise
+    except Exception as error:  # a part that is not of its kind, which nothing before has looked at
+        raise ValueError(f"config.json of {path} is not valid: {first_line(error)}") from error
+    blocks = getattr(config, "num_hidden_layers", None)
+    if local and isinstance(blocks, int):
+        check_blocks(path, blocks)
     return config
+
+
+def _choose_implementations(config: Any) -> None:
+    """Undo what a config asks for by itself: an implementation may be code of a place on the hub, or a slow one. With
+    None transformers takes its fastest that the model can do."""
+    config.output_attentions = False  # before the attention: it would ask for a slow one
+    config.output_hidden_states = False
+    config._attn_implementation = None
+    config._experts_implementation = None
 
 
 def _require_decoder(config: Any, names_code: list[str]) -> None:
@@ -133,6 +160,8 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
     parent = blocks.rpartition(".")[0]
     norms = _final_norms(model, blocks)
     full_class = type(model)
+    above = [*model.get_submodule(blocks)[keep:], *(model.get_submodule(f"{parent}.{n}".lstrip(".")) for n in norms)]
+    not_built = {id(parameter) for module in above for parameter in module.parameters()}
 
     def build(self: Any, *args: Any, **kwargs: Any) -> None:
         full_class.__init__(self, *args, **kwargs)
@@ -142,7 +171,7 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
 
     # the name and module stay: transformers looks up its weight conversions by them
     members = {"__init__": build, "__module__": full_class.__module__}
-    above = "".join(f"|{re.escape(f'{parent}.{norm}'.lstrip('.'))}" for norm in norms)
+    beyond = "".join(f"|{re.escape(f'{parent}.{norm}'.lstrip('.'))}" for norm in norms)
     prefix = re.escape(model.base_model_prefix)
     return Cut(
         config=config,
@@ -150,8 +179,9 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
         blocks=blocks,
         keep=keep,
         not_needed=re.compile(
-            rf"(?:(?:{prefix}\.)?(?:{re.escape(blocks)}\.(?P<block>\d+){above})|{'|'.join(HEADS)})\."
+            rf"(?:(?:{prefix}\.)?(?:{re.escape(blocks)}\.(?P<block>\d+){beyond})|{'|'.join(HEADS)})\."
         ),
+        parameters=sum(part.numel() for part in model.parameters() if id(part) not in not_built),
     )
 
 
@@ -162,7 +192,12 @@ def plan_full(config: Any, *, trust_remote_code: bool = False) -> Cut:
     """
     model, blocks = _without_weights(transformers.AutoModelForCausalLM, config, trust_remote_code)
     return Cut(
-        config=config, model_class=type(model), blocks=blocks, keep=config.num_hidden_layers, not_needed=_NOTHING
+        config=config,
+        model_class=type(model),
+        blocks=blocks,
+        keep=config.num_hidden_layers,
+        not_needed=_NOTHING,
+        parameters=sum(part.numel() for part in model.parameters()),
     )
 
 

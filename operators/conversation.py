@@ -133,7 +133,7 @@ def _alpaca(row: Mapping[str, Any], dialect: Dialect) -> _Turns:
         raise RowProblem("no_conversation", "the instruction is missing or null")
     prompts = ["" if value is None else _string(value, "the instruction or input") for value in given]
     # an input of white space alone is no input; the instruction is kept to the letter
-    prompt = "\n\n".join(text for text in prompts if text.strip()) or prompts[0]
+    prompt = dialect.join.join(text for text in prompts if text.strip()) or prompts[0]
     return [("user", prompt), ("assistant", _response(_value(row, dialect, "output")))]
 
 

@@ -2,7 +2,7 @@
 
     messages   a list of {role, content}
     sharegpt   a list of {from, value}
-    alpaca     instruction, optional input, output
+    alpaca     instruction, optional input, output; instruction and input make one prompt
     pair       a prompt and a response (prompt/completion, question/answer, instruction/response); each a
                string or, as in TRL's conversational form, a list of {role, content}
     text       one string with "Human:" / "Assistant:" turns (see turns.py)
@@ -76,6 +76,9 @@ BY_HAND = (
     "or {text: COLUMN}"
 )
 
+JOIN = "\n"
+"""Between an alpaca row's instruction and its input, as the authors of LARF and LLaMA-Factory have it."""
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -83,11 +86,13 @@ class Dialect:
 
     name: one of messages, sharegpt, alpaca, pair, text.
     columns: (part, column) pairs, e.g. (("prompt", "q"), ("response", "a")).
+    join: what stands between instruction and input; it has no meaning where there is no input.
     Raises ValueError for an unknown layout, or parts that it does not have or lacks.
     """
 
     name: str
     columns: tuple[tuple[str, str], ...]
+    join: str = JOIN
 
     def __post_init__(self) -> None:
         if self.name not in _REQUIRED:
@@ -114,12 +119,13 @@ class Dialect:
         return f"{self.name} ({', '.join([*prompt, answer])})"
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "columns": dict(self.columns)}
+        joined = {} if self.column("input") is None else {"join": self.join}
+        return {"name": self.name, "columns": dict(self.columns), **joined}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Dialect:
         """The inverse of to_dict. Raises KeyError or ValueError for anything that is not one."""
-        return cls(data["name"], tuple(dict(data["columns"]).items()))
+        return cls(data["name"], tuple(dict(data["columns"]).items()), str(data.get("join", JOIN)))
 
 
 def parts_of(dialect: str) -> tuple[str, ...]:

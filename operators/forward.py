@@ -32,7 +32,7 @@ from tamis.operators.architecture import (
     rope_boundaries,
 )
 from tamis.operators.halving import run_halving
-from tamis.operators.loading import find_weights, load_cut, open_weights, parameters_in
+from tamis.operators.loading import find_weights, load_cut, open_weights, parameters_in, require_sizes
 from tamis.operators.model_info import ModelInfo
 from tamis.operators.packing import on_device, packed_inputs, use_packing
 from tamis.operators.placement import choose_device, choose_dtype
@@ -82,6 +82,7 @@ def check_model(
     cut = plan_cut(config, _blocks_needed(wanted, info), trust_remote_code=trust_remote_code)
     files = find_weights(path, cut, revision=revision, allow_pickle_weights=allow_pickle_weights)
     with open_weights(files, cut) as weights:  # opening reads and checks the header of each file
+        require_sizes(cut, weights)
         return info, parameters_in(weights)
 
 

@@ -115,6 +115,17 @@ def parameters_in(weights: Mapping[str, Any]) -> int:
     )
 
 
+def require_sizes(cut: Cut, weights: Mapping[str, Any]) -> None:
+    """ValueError if the config describes a model more than twice as large as its weights: what is missing would be
+    allocated before it is missed."""
+    held = parameters_in(weights)
+    if cut.parameters > 2 * held:
+        raise ValueError(
+            f"config.json describes {cut.parameters:,} parameters, and the weight files hold {held:,} of them; they do "
+            "not belong together"
+        )
+
+
 def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Build the model of `cut` and fill it from `files`, in `dtype` on `device`, in evaluation mode.
 
@@ -123,6 +134,7 @@ def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.de
     turns out not to be causal.
     """
     with open_weights(files, cut) as weights, _quiet_transformers():
+        require_sizes(cut, weights)
         try:
             model, report = cut.model_class.from_pretrained(
                 None,

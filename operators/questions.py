@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tamis.operators.problems import RowProblem
+from tamis.operators.rendering import MakeRenderer, Renderer
 from tamis.operators.tokens import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ class QuestionTokenizer(ChatTokenizer):
     text, as they do in conversations.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: str | None = None, renderer: MakeRenderer = Renderer
+    ) -> None:
         if template is not None or tokenizer.chat_template:
             source = tokenizer.get_chat_template(template)
         else:
             source = ("{{ bos_token }}" if _adds_bos(tokenizer) else "") + _PLAIN
-        super().__init__(tokenizer, _ASKED + source)
+        super().__init__(tokenizer, _ASKED + source, renderer)
 
     def questions(self, prompts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
         """Token ids (T_i,) of each prompt. ValueError, which does not repeat it, for one that has none."""

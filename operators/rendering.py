@@ -37,6 +37,9 @@ _PER_MESSAGE = 1000
 """Answers that must be found one by one cost some renderings of the whole each; a message costs as much as so many
 characters. The most work takes seconds."""
 
+MOST_CHARACTERS = 1 << 23
+"""A text of more is no rendering of a conversation, which has 4 MiB at most (tokens.MOST_BYTES)."""
+
 Span = tuple[int, int]
 _Places = Callable[[str], Span]
 
@@ -54,10 +57,15 @@ class Rendered:
     answers: tuple[Span, ...]
 
 
+class BeyondLimits(RowProblem):
+    """With this conversation, the template wants more time, memory, nesting or text than it may have."""
+
+
 class Renderer:
     """template: Jinja source. variables: what it may name beside `messages`: bos_token, eos_token, ...
 
-    Raises ValueError if the template cannot be compiled.
+    Raises ValueError if the template cannot be compiled. It runs in this very process: what bounds the time and the
+    memory of templates that come from elsewhere is pipeline/render_process.py.
     """
 
     def __init__(self, template: str, variables: Mapping[str, str]) -> None:
@@ -65,6 +73,8 @@ class Renderer:
             self._template = compile_template(template)
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"the chat template is not valid Jinja, line {error.lineno}: {error.message}") from error
+        except Exception as error:  # loops in loops, brackets in brackets, constants without end
+            raise ValueError(f"the chat template cannot be compiled ({type(error).__name__})") from error
         if "{{" not in template and "{%" not in template:
             raise ValueError("the chat template is not a Jinja template: it has no {{ ... }}")
         self.source = template
@@ -78,11 +88,27 @@ class Renderer:
     def text(self, messages: Sequence[Message]) -> str:
         """The rendered conversation, no generation prompt. Raises RowProblem("template_error")."""
         try:
-            return str(self._template.render(self._variables, messages=list(messages)))
+            text = str(self._template.render(self._variables, messages=list(messages)))
+        except (MemoryError, RecursionError) as error:
+            said = f"the chat template wants too much memory or nesting ({type(error).__name__})"
+            raise BeyondLimits("template_error", said) from None
         except Exception as error:
             # only words of the template itself are repeated: an error may quote the sample
             said = str(error) if str(error) and str(error) in self.source else type(error).__name__
             raise RowProblem("template_error", f"the chat template refuses this conversation: {said}") from error
+        if len(text) > MOST_CHARACTERS:
+            raise BeyondLimits("template_error", f"the chat template writes more than {MOST_CHARACTERS:,} characters")
+        return text
+
+    def render_all(self, conversations: Sequence[Sequence[Message]]) -> list[Rendered | RowProblem]:
+        """What `render` gives for each, or the problem that it raises."""
+        found: list[Rendered | RowProblem] = []
+        for messages in conversations:
+            try:
+                found.append(self.render(messages))
+            except RowProblem as problem:
+                found.append(problem)
+        return found
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The text and its answers. Raises RowProblem: template_error, unstable_template, and too_many_turns where the
@@ -192,6 +218,10 @@ class Renderer:
         except RowProblem:
             return None
         return len(before) if found and before + after == text else None
+
+
+MakeRenderer = Callable[[str, Mapping[str, str]], Renderer]
+"""template, variables -> what renders it."""
 
 
 def unused_characters(text: str, count: int) -> tuple[str, ...]:

@@ -15,13 +15,18 @@ becomes text or an error.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from tamis.operators.problems import RowProblem
+
 MAX_FIELDS = 1000
 """A nested object with more keys than this, over all rows, is data and not a record: it becomes text."""
+MAX_COLUMNS = 1000
+"""Top-level keys of one shard's rows; one that has others beside the most common is refused (`too_wide`)."""
 MAX_DEPTH = 32
 """Lists and objects nested deeper than this become text."""
 
@@ -178,6 +183,24 @@ def infer_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
     return pa.schema([(name, node.type()) for name, node in columns.items()])
 
 
+def too_wide(rows: Sequence[Mapping[str, Any]]) -> dict[int, RowProblem]:
+    """The rows, by their place, that must go so that the others have MAX_COLUMNS top-level keys at most.
+
+    The keys of most rows stay, among equals those that were seen first: so a row full of keys of its own goes, and not
+    all that come after it. A row is whole or not there.
+    """
+    counts = Counter(key for row in rows for key in row)
+    if len(counts) <= MAX_COLUMNS:
+        return {}
+    kept = {key for key, _ in counts.most_common(MAX_COLUMNS)}
+    problem = RowProblem(
+        "too_many_columns",
+        f"the rows of its shard have {len(counts):,} top-level keys, and this one has some that are not among the "
+        f"{MAX_COLUMNS:,} most common; put keys that differ from row to row into one object",
+    )
+    return {place: problem for place, row in enumerate(rows) if not row.keys() <= kept}
+
+
 def unify_schemas(a: pa.Schema, b: pa.Schema) -> pa.Schema:
     """The unsettled schema of the rows of both, a's columns first."""
     types = {field.name: field.type for field in a}
@@ -212,11 +235,12 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     settled = settle(schema)
     if rows and not len(settled):
         raise ValueError(f"{len(rows)} rows and no column to put them in")
+    types = {field.name: field.type for field in settled}
     # Arrow would silently drop unknown keys, split a string into a list and read 1.0 as 1: check first.
     wrong = [
         f"{field.name}: {_settle(field.type)}"
         for field in infer_rows(rows)
-        if field.name not in settled.names or not _holds(settled.field(field.name).type, field.type)
+        if field.name not in types or not _holds(types[field.name], field.type)
     ]
     if wrong:
         raise ValueError(f"rows do not fit the schema; they hold {', '.join(wrong)}")

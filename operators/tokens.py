@@ -23,7 +23,7 @@ from tamis.operators.chat_template import FIXED_DATE
 from tamis.operators.control_tokens import ControlTokens, Tokens
 from tamis.operators.conversation import Message
 from tamis.operators.problems import RowProblem
-from tamis.operators.rendering import PLAIN_TEMPLATE, Renderer, Span
+from tamis.operators.rendering import PLAIN_TEMPLATE, MakeRenderer, Renderer, Span
 from tamis.operators.spelling import pieces
 from tamis.operators.tokenised import Tokenised
 
@@ -42,11 +42,14 @@ _BATCH_CHARACTERS = 1_000_000  # of text per call of the tokenizer: its answers 
 class ChatTokenizer:
     """tokenizer: a fast tokenizer of transformers; it is copied, not changed.
     template: Jinja source, or the name of one of the tokenizer's templates; None takes the tokenizer's own.
+    renderer: where the template runs; a Renderer's place is this process, which trusts it to end.
 
     Raises ValueError if the tokenizer is not a fast one or the template is not valid.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: str | None = None, renderer: MakeRenderer = Renderer
+    ) -> None:
         specification = _specification(tokenizer)
         named = {name: str(string) for name, string in tokenizer.special_tokens_map.items()}
         has_template = template is not None or bool(tokenizer.chat_template)
@@ -58,15 +61,21 @@ class ChatTokenizer:
                 PLAIN_TEMPLATE,
                 {"bos_token": opening, "eos_token": named.get("eos_token", "")},
             )
-        self._make(specification, source, variables, tokenizer.bos_token_id, has_template)
+        self._make(renderer, specification, source, variables, tokenizer.bos_token_id, has_template)
 
     def _make(
-        self, specification: dict[str, Any], source: str, variables: dict[str, str], bos: int | None, has_template: bool
+        self,
+        renderer: MakeRenderer,
+        specification: dict[str, Any],
+        source: str,
+        variables: dict[str, str],
+        bos: int | None,
+        has_template: bool,
     ) -> None:
         self.has_template = has_template
         self._parts = (specification, source, variables, bos, has_template)
         self._backend = Tokenizer.from_str(json.dumps(specification))
-        self._renderer = Renderer(source, variables)
+        self._renderer = renderer(source, variables)
         self._controls = ControlTokens(self._backend, specification, self._renderer)
         self._bos = bos
         facts = [specification, source, variables, bos, str(FIXED_DATE)]
@@ -77,10 +86,10 @@ class ChatTokenizer:
         return json.dumps(self._parts)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str, renderer: MakeRenderer = Renderer) -> Self:
         """The same tokenizer again, by its fingerprint too, without transformers, which takes seconds to import."""
         made = cls.__new__(cls)
-        made._make(*json.loads(text))
+        made._make(renderer, *json.loads(text))
         return made
 
     @classmethod
@@ -91,12 +100,13 @@ class ChatTokenizer:
         revision: str | None = None,
         trust_remote_code: bool = False,
         template: str | None = None,
+        renderer: MakeRenderer = Renderer,
     ) -> Self:
         """From a model folder or name. Raises ValueError if the tokenizer is not fast, OSError if absent."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-        return cls(tokenizer, template)
+        return cls(tokenizer, template, renderer)
 
     @property
     def highest_id(self) -> int:
@@ -141,13 +151,19 @@ class ChatTokenizer:
         results: list[Tokenised | RowProblem | None] = [None] * len(conversations)
         texts: dict[int, str] = {}
         answers: dict[int, tuple[Span, ...]] = {}
+        fitting = []
         for row, messages in enumerate(conversations):
             try:
                 _check_size(messages)
-                rendered = self._renderer.render(messages)
-                texts[row], answers[row] = rendered.text, rendered.answers
+                fitting.append(row)
             except RowProblem as problem:
                 results[row] = problem
+        outcomes = self._renderer.render_all([conversations[row] for row in fitting])
+        for row, rendered in zip(fitting, outcomes, strict=True):
+            if isinstance(rendered, RowProblem):
+                results[row] = rendered
+            else:
+                texts[row], answers[row] = rendered.text, rendered.answers
         for row, tokens in self._tokens(texts):
             try:
                 if isinstance(tokens, RowProblem):

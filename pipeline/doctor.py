@@ -11,6 +11,7 @@ import tempfile
 from tamis.pipeline.errors import TamisError
 from tamis.pipeline.publish import versions
 from tamis.pipeline.ray_start import ray_session
+from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.screens import size
 
 
@@ -88,7 +89,7 @@ def _examine_model(model: str, say: object) -> None:
     try:
         source = fetch(model, None, weights=True)
         info, _ = check_model(source.path, [Request(0, "last_token")])
-        tokenizer = ChatTokenizer.load(source.path)
+        tokenizer = ChatTokenizer.load(source.path, renderer=BoundedRenderer)
         check_vocabulary(tokenizer, info)
     except (TamisError, ValueError, OSError) as error:
         say(False, "model", f"{model}: {error}")

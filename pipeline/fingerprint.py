@@ -20,7 +20,7 @@ from tamis.pipeline.ranged import read_whole
 from tamis.pipeline.settings import TOKEN_METHODS, ModelSpec
 from tamis.pipeline.sources import Shard, is_shipped
 
-FINGERPRINT_FORMAT, SEARCH_FORMAT, FISHER_FORMAT = 2, 1, 2
+FINGERPRINT_FORMAT, SEARCH_FORMAT, FISHER_FORMAT = 3, 2, 3
 """Of a run, of the layer search and of the Fisher ratios: raised when the same settings begin to give other numbers."""
 
 _ELSEWHERE = ("_references", "_prompts", "refusal_markers")
@@ -43,6 +43,8 @@ def fingerprint_of(
         **captured_keys,
         "method": job.method,
     }
+    if any("join" in shard.dialect for shard in shards):
+        keys["input.join"] = job.join
     for section in job.method:
         name = "toss" if section in TOKEN_METHODS else section
         for key, value in getattr(job, name).model_dump().items():
@@ -88,6 +90,8 @@ def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: in
     for role in sorted({shard.role for shard in references}):
         files = {shard.file.url: shard.file for shard in references if shard.role == role}
         keys[f"references.{role}"] = _hash([_content(file, job.storage_options) for file in files.values()])
+    if any("join" in shard.dialect for shard in references):
+        keys["input.join"] = job.join
     return keys
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
+from tamis.operators.dialects import JOIN
 from tamis.pipeline.credentials import secret_in
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.settings import (
@@ -105,6 +106,11 @@ class LayersJob(Section):
         default_factory=dict,
         description="Options for the storage (endpoint_url, region, ...); never credentials.",
     )
+
+    @property
+    def join(self) -> str:
+        """What stands between the instruction and the input of an Alpaca row."""
+        return self.input.join if self.input is not None else JOIN
 
     @model_validator(mode="after")
     def _consistent(self) -> LayersJob:

@@ -17,6 +17,7 @@ from tamis.pipeline.models import chat_template
 from tamis.pipeline.pools import Placement
 from tamis.pipeline.prompts import Prompts, read_prompts
 from tamis.pipeline.reference_sets import plan_references
+from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.sources import Shard
 
 NO_TEMPLATE = (
@@ -44,8 +45,8 @@ class LayerPlan:
 
     @property
     def keys(self) -> Mapping[str, Any]:
-        """The settings from which the block follows."""
-        return self.search_keys or self.fisher_keys
+        """The settings from which the block follows: the Fisher ratios choose where the search finds none."""
+        return {**self.fisher_keys, **self.search_keys}
 
 
 def plan_layers(job: LayersJob) -> LayerPlan:
@@ -86,7 +87,9 @@ def longest_of(job: LayersJob, model: OpenedModel) -> int:
 def _check_prompts(job: LayersJob, model: OpenedModel, prompts: Prompts) -> None:
     """InputError naming the first prompt that the model cannot be asked, without its text."""
     remote, template = job.model.trust_remote_code, chat_template(job.model.template, job.storage_options)
-    tokenizer = QuestionTokenizer.load(model.source.path, trust_remote_code=remote, template=template)
+    tokenizer = QuestionTokenizer.load(
+        model.source.path, trust_remote_code=remote, template=template, renderer=BoundedRenderer
+    )
     assert isinstance(tokenizer, QuestionTokenizer)
     try:
         lengths = [len(ids) for ids in tokenizer.questions(prompts.texts)]

@@ -1,5 +1,9 @@
 """The outcome of a layer search as a table with one row per block, the block that follows from it, and what to mind.
 
+Where no block moves the refusals the Fisher ratios choose: on real mixtures their block ranked harm far above chance,
+where the block at 31 % of the depth, the paper's for Llama-3-8B, could rank it below. That one is read only where the
+ratios do not tell either.
+
     row = {block, refusals: {factor: count}, d1, d2, d3, sensitivity, fisher}
 
 A column is there if its way was gone: the search gives all but `fisher`, which may be null. Everything is JSON.
@@ -28,6 +32,11 @@ FEW = 0.02
 """Share of the prompts below which (or above one minus which) hardly any refusal can be gained or lost."""
 WEAK = 0.05
 """Sensitivity per prompt below which a block hardly stands out: it goes from -3 to 3."""
+
+SAME = 1e-9
+"""Fisher ratios no further apart are equal: they are rounded."""
+
+_GUESS = "a guess that may rank worse than chance; set larf.layer to a block that you know to be right"
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,11 @@ def part_of(result: Mapping[str, Any], way: Way) -> Part | None:
 
 
 def combine(layer: int | str, search: Part | None, fisher: Part | None) -> dict[str, Any]:
-    """chosen, blocks (the table), search, fisher, warnings. layer: the job's; with a number the search chooses, too."""
+    """chosen, blocks (the table), search, fisher, warnings. layer: the job's; with a number the search chooses, too.
+
+    chosen: {block, how}. how: search, fisher, fisher_instead (of a search in which no block stands out), or
+    default_block, where no way tells.
+    """
     parts = [part for part in (search, fisher) if part is not None]
     blocks = len(parts[0].rows)
     rows: list[dict[str, Any]] = [{"block": block} for block in range(blocks)]
@@ -75,16 +88,19 @@ def combine(layer: int | str, search: Part | None, fisher: Part | None) -> dict[
         "fisher": None if fisher is None else _best_ratio(rows),
     }
     way: Way = "fisher" if layer == "fisher" or search is None else "search"
-    picked = picks[way]
-    chosen = (
-        {"block": default_block(blocks), "how": "default_block"} if picked is None else {"block": picked, "how": way}
-    )
-    instead = f": LARF reads block {chosen['block']} of {blocks}, at 31 % of the depth, instead"
+    chosen: dict[str, Any] = {"block": picks[way], "how": way}
+    instead = ""
+    if picks[way] is None and picks["fisher"] is not None:
+        chosen = {"block": picks["fisher"], "how": "fisher_instead"}
+        instead = f": LARF reads block {chosen['block']} of {blocks}, of the highest Fisher ratio, instead"
+    elif picks[way] is None:
+        chosen = {"block": default_block(blocks), "how": "default_block"}
+        instead = f": LARF reads block {chosen['block']} of {blocks}, at 31 % of the depth, instead, {_GUESS}"
     said: list[str] = []
     if search is not None:
         said += _search_warnings(rows, search.facts, instead if way == "search" else "")
     if fisher is not None:
-        said += _fisher_warnings(picks["fisher"], fisher.facts, instead if way == "fisher" else "")
+        said += _fisher_warnings(rows, picks["fisher"], fisher.facts, instead if way == "fisher" else "")
     return {
         "chosen": chosen,
         "blocks": rows,
@@ -102,19 +118,33 @@ def _most_sensitive(rows: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _best_ratio(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """The block that parts the references best; None if none has a ratio, or several have and it is the same."""
     ratios = np.array([np.nan if row["fisher"] is None else row["fisher"] for row in rows], dtype=np.float64)
-    return best_block(ratios) if np.isfinite(ratios).any() else None
+    found = ratios[np.isfinite(ratios)]
+    if not len(found) or (len(found) > 1 and np.ptp(found) < SAME):
+        return None
+    return best_block(ratios)
 
 
-def _fisher_warnings(picked: int | None, facts: Mapping[str, Any], instead: str) -> list[str]:
+def _fisher_warnings(
+    rows: Sequence[Mapping[str, Any]], picked: int | None, facts: Mapping[str, Any], instead: str
+) -> list[str]:
     said = []
     if facts["left_out"]:
         said.append(
             f"{facts['left_out']} reference rows have states that are not finite in some block and are left out of the "
             "Fisher ratios; try model.dtype float32"
         )
-    if picked is None:
-        said.append(f"no block has a Fisher ratio{instead}")
+    if picked is None and all(row["fisher"] is None for row in rows):
+        said.append(
+            "no block has a Fisher ratio: its states are not finite (try model.dtype float32), or the unsafe and the "
+            f"safe references are the same (larf.unsafe_references, larf.safe_references){instead}"
+        )
+    elif picked is None:
+        said.append(
+            "all blocks have the same Fisher ratio, so it points to none; give references of which some are harder to "
+            f"tell apart (larf.unsafe_references, larf.safe_references){instead}"
+        )
     return said
 
 

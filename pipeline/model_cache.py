@@ -19,6 +19,7 @@ from typing import Any
 from tamis.operators.model_info import ModelInfo
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.receipts import WORK
+from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.store import Store
 
 KEPT = f"{WORK}/plan/model.json"
@@ -31,7 +32,7 @@ def load(store: Store, keys: Mapping[str, Any]) -> tuple[ModelInfo, ChatTokenize
         tree = json.loads(store.read(KEPT))
         info, tokenizer = tree["info"], tree["tokenizer"]
         if tree["stamp"] == _stamp(keys, info, tokenizer):
-            return ModelInfo(**info), ChatTokenizer.from_json(tokenizer)
+            return ModelInfo(**info), ChatTokenizer.from_json(tokenizer, BoundedRenderer)
     return None
 
 

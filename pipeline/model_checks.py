@@ -14,6 +14,7 @@ from tamis.pipeline import model_cache
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fingerprint import content_of, model_keys_of
 from tamis.pipeline.models import ModelSource, chat_template, digest_beside_weights, fetch
+from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.settings import ModelSpec
 from tamis.pipeline.store import Store
 
@@ -61,7 +62,9 @@ def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store:
         from tamis.operators.architecture import describe_model
 
         info = describe_model(source.path, trust_remote_code=spec.trust_remote_code)
-        tokenizer = ChatTokenizer.load(source.path, trust_remote_code=spec.trust_remote_code, template=template)
+        tokenizer = ChatTokenizer.load(
+            source.path, trust_remote_code=spec.trust_remote_code, template=template, renderer=BoundedRenderer
+        )
         check_vocabulary(tokenizer, info)
     except (ValueError, OSError) as error:
         raise ConfigError(f"model {spec.name}: {error}") from None
@@ -114,7 +117,7 @@ def check_files(model: OpenedModel, blocks: int, *, head: bool) -> int | None:
 
 def _check_head(model: OpenedModel) -> int:
     from tamis.operators.architecture import HEADS, plan_full, read_config
-    from tamis.operators.loading import find_weights, open_weights, parameters_in
+    from tamis.operators.loading import find_weights, open_weights, parameters_in, require_sizes
 
     path, spec = model.source.path, model.spec
     head = re.compile(rf"({'|'.join(HEADS)})\.")
@@ -127,4 +130,5 @@ def _check_head(model: OpenedModel) -> int:
                 f"there is no LM head ({' or '.join(HEADS)}) among its weights, so it cannot answer; the layer "
                 "search and toss need the whole chat model (larf.layer: fisher or a block number do without)"
             )
+        require_sizes(whole, weights)
         return parameters_in(weights)

@@ -174,7 +174,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     problems: list[str] = []
     for scanned in files:
         try:
-            dialect = dialect_of(scanned, job.input.dialect, job.input.columns)
+            dialect = dialect_of(scanned, job.input.dialect, job.input.columns, job.join)
         except ValueError as error:
             problems.append(f"{scanned.file.name}: {error}")
             continue

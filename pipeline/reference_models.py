@@ -23,6 +23,7 @@ from tamis.pipeline.plan import Plan
 from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_sets import reference_rows
 from tamis.pipeline.reference_training import REFERENCES, TRAINING, reference_key, train_reference
+from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Sealed, Store
 from tamis.pipeline.token_capture import ADAPTER_FILES, Reference
@@ -198,7 +199,7 @@ def _check_tokenizer(plan: Plan, role: str, given: str, folder: Path) -> None:
     told = _read_json(folder / TRAINING).get(TOKENISATION)
     if told is None and (folder / "tokenizer.json").is_file():
         try:
-            told = ChatTokenizer.load(str(folder), template=template).fingerprint
+            told = ChatTokenizer.load(str(folder), template=template, renderer=BoundedRenderer).fingerprint
         except (ValueError, OSError):
             told = None
     if told is not None and told != plan.fingerprint[TOKENISATION]:

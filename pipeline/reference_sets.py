@@ -62,7 +62,7 @@ def plan_references(
         found: list[Shard] = []
         for scanned in _scan(role, path, job):
             try:
-                dialect = dialect_of(scanned, None, {})
+                dialect = dialect_of(scanned, None, {}, job.join)
             except ValueError as error:
                 problems.append(f"{role}: {shown}: {error}")
                 continue

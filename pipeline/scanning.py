@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from tamis.operators.conversation import Dialect, detect, dialect_by_hand
+from tamis.operators.dialects import JOIN
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import SourceFile
 from tamis.pipeline.job import LayersJob
@@ -57,7 +59,7 @@ def all_of(outcomes: Sequence[Scanned | str]) -> list[Scanned]:
     return [outcome for outcome in outcomes if isinstance(outcome, Scanned)]
 
 
-def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str]) -> Dialect:
+def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str], join: str = JOIN) -> Dialect:
     """Detected from the head of the file, or set by hand. ValueError says how to set it.
 
     The head of a JSON file need not show all its columns: a key may first stand in any later row.
@@ -69,8 +71,10 @@ def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str]) -
     complete = scanned.schema is not None
     available = list(scanned.schema.names) if scanned.schema is not None else _keys(scanned.head)
     if name is not None or columns:
-        return dialect_by_hand(name, columns, available, complete)
-    return detect(available, scanned.head, complete)
+        found = dialect_by_hand(name, columns, available, complete)
+    else:
+        found = detect(available, scanned.head, complete)
+    return found if found.column("input") is None else replace(found, join=join)
 
 
 def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -116,7 +116,10 @@ def _search_size(plan: LayerPlan) -> str:
     from tamis.pipeline.sensitivity import all_cells  # with a plan, torch is imported; without one it would be for this
 
     count = len(plan.prompts.texts)
-    return f"search in {len(all_cells(blocks)):,} cells of {count:,} prompts ({plan.prompts.name}), and {ratios}"
+    return (
+        f"search in {len(all_cells(blocks)):,} cells of {count:,} prompts ({plan.prompts.name}), and {ratios}, which "
+        "choose where no block moves the refusals"
+    )
 
 
 def _captured(plan: Plan) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from tamis.operators.dialects import JOIN
 from tamis.operators.methods import METHODS
 from tamis.operators.requests import POSITIONS
 
@@ -86,6 +87,12 @@ class InputSpec(Section):
         default_factory=dict,
         description="Which column holds which part, e.g. {prompt: q, response: a}, {text: chosen}; default: detected.",
     )
+    join: str = Field(
+        JOIN,
+        max_length=1000,
+        description="What stands between the instruction and the input of an Alpaca row, in references too; default: "
+        "one newline, as LARF's authors and LLaMA-Factory have it.",
+    )
 
 
 class ModelSpec(Section):
@@ -148,7 +155,8 @@ class LarfSpec(Section):
     layer: Literal["auto", "fisher"] | Annotated[int, Field(ge=0)] = Field(
         "auto",
         description="0-based block whose output is read; auto: the most safety-sensitive one, searched first where the "
-        "output holds no search of it yet (see tamis layers); fisher: the one whose states best part the references.",
+        "output holds no search of it yet (see tamis layers), or fisher's where none moves the refusals; fisher: the "
+        "one whose states best part the references.",
     )
     position: Position = Field("last_token", description="Which token's state stands for the sample.")
     form: Literal["paired", "mean_representation"] = Field(

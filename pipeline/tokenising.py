@@ -14,13 +14,14 @@ import pyarrow as pa
 
 from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.problems import RowProblem
-from tamis.operators.schema import infer_rows
+from tamis.operators.schema import infer_rows, too_wide
 from tamis.operators.tokenised import Tokenised
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import TamisError, TooLargeError, as_facts
 from tamis.pipeline.files import TEXT_FORMATS, encode_schema
 from tamis.pipeline.parcels import pack, shards_of
+from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.sources import CORPUS, Row, Shard, read, rows_digest
 from tamis.pipeline.watch import Guard
 
@@ -43,7 +44,7 @@ class PackedTokenizer:
         """Kept for the life of the worker process: opening a tokenizer takes longer than a shard."""
         global _opened
         if _opened is None or _opened.fingerprint != self.fingerprint:
-            _opened = ChatTokenizer.from_json(self.text.tobytes().decode())
+            _opened = ChatTokenizer.from_json(self.text.tobytes().decode(), BoundedRenderer)
         return _opened
 
 
@@ -111,6 +112,8 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
                 "prompt_cut", "the cut to max_tokens left no token of the prompt, which the method reads"
             )
         outcomes[place] = outcome
+    if _has_no_schema(shard):
+        _bound_columns(rows, outcomes)
     notes = {
         "shard": text,
         "input": rows_digest(rows),
@@ -120,10 +123,25 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
     return pack(notes, _tokens_table(outcomes))
 
 
+def _has_no_schema(shard: Shard) -> bool:
+    return shard.role == CORPUS and shard.file.format in {"json", "jsonl"}
+
+
+def _bound_columns(rows: Sequence[Row], outcomes: list[Any]) -> None:
+    """Set aside the usable rows with top-level keys beyond those that a shard may have."""
+    usable = [
+        (place, row.value)
+        for place, row in enumerate(rows)
+        if not isinstance(outcomes[place], RowProblem) and not isinstance(row.value, RowProblem)
+    ]
+    for number, problem in too_wide([value for _, value in usable]).items():
+        outcomes[usable[number][0]] = problem
+
+
 def _schema_of(shard: Shard, rows: Sequence[Row], outcomes: Sequence[Any]) -> str | None:
     """JSON has no schema before its rows are read; each shard says what its usable rows held, unsettled. A row on its
     way to quarantine has no say: one string where all others have a list would turn the column into text."""
-    if shard.role != CORPUS or shard.file.format not in {"json", "jsonl"}:
+    if not _has_no_schema(shard):
         return None
     usable = [
         row.value

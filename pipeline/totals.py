@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tamis.operators.schema import unify_schemas
+from tamis.operators.schema import MAX_COLUMNS, unify_schemas
 from tamis.operators.spearman import RankSums
 from tamis.pipeline.capture_spec import Captured
 from tamis.pipeline.emit import SHOWN_BORDERLINE, SHOWN_RISKIEST, add_sums
+from tamis.pipeline.errors import InputError
 from tamis.pipeline.originals import decode_schema
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import CORPUS
 from tamis.pipeline.store import Sealed
+
+MOST_COLUMNS = 4 * MAX_COLUMNS
+"""Of the whole corpus in JSON; a shard has MAX_COLUMNS at most. Every shard is written with all of them."""
 
 Pick = tuple[float, int, int, int]
 """(score, shard index, place in the shard, response tokens)"""
@@ -45,6 +49,7 @@ class CaptureTotals:
     new_tokens: int = 0
     forward_seconds: float = 0.0
     load_seconds: float = 0.0
+    _columns: set[str] = field(default_factory=set)
     _started: float = float("inf")
     _finished: float = 0.0
 
@@ -73,8 +78,20 @@ class CaptureTotals:
             self.messages.setdefault(code, message)
             self.examples.setdefault(code, receipt["examples"][code])
         if receipt["schema"] is not None:
+            if receipt["schema"] not in self.schemas:
+                self._note_columns(receipt)
             known = self.schemas.get(receipt["schema"], receipt["index"])
             self.schemas[receipt["schema"]] = min(known, receipt["index"])
+
+    def _note_columns(self, receipt: Receipt) -> None:
+        """InputError as soon as all JSON rows together have too many columns; in whatever order the shards come, it is
+        the same in the end."""
+        self._columns.update(decode_schema(receipt["schema"]).names)
+        if len(self._columns) > MOST_COLUMNS:
+            raise InputError(
+                f"the JSON rows have more than {MOST_COLUMNS:,} different top-level keys, which would be as many "
+                "columns; put keys that differ from row to row into one object, or take out the files that bring them"
+            )
 
     @property
     def quarantined(self) -> int:

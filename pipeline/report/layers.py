@@ -14,7 +14,10 @@ from tamis.pipeline.report.html import render
 _CHOSEN = {
     "search": "Scaling block {block} of {blocks} moves the refusals most: its sensitivity is {sensitivity}.",
     "fisher": "Block {block} of {blocks} parts the references best: its Fisher ratio is {fisher}.",
-    "default_block": "No block stands out, so block {block} of {blocks}, at 31 % of the depth, is read instead.",
+    "fisher_instead": "No block's scaling moves the refusals the right way, so block {block} of {blocks}, which parts "
+    "the references best, is read instead: its Fisher ratio is {fisher}.",
+    "default_block": "No block stands out, so block {block} of {blocks}, at 31 % of the depth, is read instead: it is "
+    "a guess.",
 }
 _SEARCH = (
     "The weight matrices of one block at a time were multiplied by {factors}, and the model answered {count} harmless "

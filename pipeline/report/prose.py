@@ -20,7 +20,8 @@ LAYERS = (
 _FOUND = {
     "search": "found by the layer search",
     "fisher": "chosen by the Fisher ratios",
-    "default_block": "at 31 % of the depth, as no block stood out",
+    "fisher_instead": "chosen by the Fisher ratios, as no block moved the refusals",
+    "default_block": "at 31 % of the depth, a guess, as no block stood out",
 }
 
 _LARF_FORMS = {
@@ -61,6 +62,7 @@ _ADVICE = {
     "bad_content": "Turn the content into plain text; calls and images cannot be scored.",
     "template_error": _TEMPLATE,
     "unstable_template": _TEMPLATE,
+    "too_many_columns": "Put keys that differ from row to row into one object, such as meta.",
     "no_prompt_token": "Nothing stands before the answer: supply the prompt, or use the position last_token.",
     "too_long": _LENGTH,
     "too_long_for_model": "The model takes fewer tokens than max_tokens: lower max_tokens and set overlong.",

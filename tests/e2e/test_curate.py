@@ -107,7 +107,7 @@ def naive(corpus: Corpus) -> Naive:
 
 
 def as_messages(row: Row) -> list[dict[str, str]]:
-    prompt = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
+    prompt = f"{row['instruction']}\n{row['input']}" if row["input"] else row["instruction"]
     return pair(prompt, row["output"])
 
 

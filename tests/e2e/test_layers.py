@@ -274,10 +274,13 @@ def test_a_search_that_finds_nothing_falls_back_and_says_so(sources: Sources, tm
     ran = curate(*flags, cwd=sources.folder, address=ray_address)
     manifest = check_whole(out, ["larf"])
     [method] = manifest["methods"]
-    assert (method["layer"], method["facts"]["layer_chosen"]) == (1, "default_block")
+    found = result_in(out)
+    best = best_block([row["fisher"] for row in found["blocks"]])
+    assert found["chosen"] == {"block": best, "how": "fisher_instead"}
+    assert (method["layer"], method["facts"]["layer_chosen"]) == (best, "fisher_instead")
     said = " ".join(ran.stdout.split())
     for warning in (
-        "no block's scaling moves refusals the right way",
+        f"LARF reads block {best} of 4, of the highest Fisher ratio, instead",
         "refuses 0 of the 4 over-rejection prompts, almost none",
         "has no chat template",
     ):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,8 +73,10 @@ def test_messages(given: Any, expected: list[dict[str, str]]) -> None:
         (MESSAGES, {"messages": TURNS, "system": "s"}, chat("S s", "U a", "A b")),
         (MESSAGES, {"messages": chat("S o", "U a", "A b"), "system": "s"}, chat("S o", "U a", "A b")),
         (SHAREGPT, {"conversations": SHARED}, chat("S s", "U a", "A b", "U c", "A d")),
-        (ALPACA, {"instruction": "a", "input": "i", "output": "b"}, chat("U a\n\ni", "A b")),
+        (ALPACA, {"instruction": "a", "input": "i", "output": "b"}, chat("U a\ni", "A b")),
         (ALPACA, {"instruction": "a ", "input": "", "output": "b"}, chat("U a ", "A b")),
+        (replace(ALPACA, join="\n\n"), {"instruction": "a", "input": "i", "output": "b"}, chat("U a\n\ni", "A b")),
+        (replace(ALPACA, join="\n\n"), {"instruction": "a", "input": " ", "output": "b"}, TURNS),
         (ALPACA, {"instruction": "a", "input": None, "output": "b"}, TURNS),
         (ALPACA, {"instruction": "a", "input": " \n", "output": "b", "system": "s"}, chat("S s", "U a", "A b")),
         (ALPACA, {"instruction": "", "input": "i", "output": "b", "system": ""}, chat("U i", "A b")),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,13 @@ def test_round_trip_through_json() -> None:
 )
 def test_describe(known: Dialect, said: str) -> None:
     assert known.describe() == said
+
+
+def test_what_joins_instruction_and_input_goes_with_the_dialect() -> None:
+    joined = replace(ALPACA, join=" ")
+    assert joined.to_dict()["join"] == " "
+    assert Dialect.from_dict(joined.to_dict()) == joined
+    assert "join" not in dialect("alpaca", instruction="a", output="b").to_dict()
 
 
 @pytest.mark.parametrize(

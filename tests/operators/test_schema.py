@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamis.operators.schema import (
+    MAX_COLUMNS,
     MAX_DEPTH,
     MAX_FIELDS,
     conflicts,
@@ -20,6 +22,7 @@ from tamis.operators.schema import (
     infer_rows,
     settle,
     to_table,
+    too_wide,
     unify,
     unify_schemas,
 )
@@ -311,3 +314,26 @@ def test_lone_surrogates_are_refused() -> None:
     rows = [{"a": "\ud800"}]
     with pytest.raises(UnicodeEncodeError):
         to_table(rows, infer_rows(rows))
+
+
+def test_rows_with_keys_of_their_own_go_and_others_stay() -> None:
+    def own(number: int) -> dict[str, Any]:
+        return {"prompt": "", **{f"{number}-{place}": 1 for place in range(5)}}
+
+    assert too_wide([own(number) for number in range(100)]) == {}
+    gone = too_wide([own(number) for number in range(500)])
+    assert sorted(gone) == list(range((MAX_COLUMNS - 1) // 5, 500))
+    assert {problem.code for problem in gone.values()} == {"too_many_columns"}
+    # One row full of keys, and first of all, does not push out those that all others share.
+    wide = {str(number): 1 for number in range(MAX_COLUMNS)}
+    rows = [wide, *({"prompt": "", "source": "", "id": number} for number in range(100))]
+    assert list(too_wide(rows)) == [0]
+    assert len(infer_rows(rows[1:])) == 3
+
+
+def test_a_table_of_many_columns_takes_no_time_that_grows_with_their_square() -> None:
+    rows = [{f"{number}-{place}": 1 for place in range(5)} for number in range(800)]
+    began = time.process_time()
+    table = to_table(rows, infer_rows(rows))
+    assert table.num_columns == 4000
+    assert time.process_time() - began < 10

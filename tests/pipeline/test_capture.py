@@ -69,6 +69,16 @@ def test_a_quarantined_row_has_no_say_in_the_columns(tmp_path: Path, tiny_model:
     assert table.column("code").to_pylist()[:20] == [None] * 20
 
 
+def test_columns_without_end_are_quarantined(tmp_path: Path, tiny_model: Path, planner: Planner) -> None:
+    own = [{**row, **{f"{number}-{place}": 1 for place in range(5)}} for number, row in enumerate(rows_of(220))]
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of([*own, *rows_of(20)]))
+    [shard] = planner("max_quarantined=0.5").shards
+    receipt, table = captured(shard, spec_for(tmp_path, tiny_model))
+    assert receipt["quarantined"] == {"too_many_columns": 21}
+    assert len(decode_schema(receipt["schema"])) == 2 + 5 * 199
+    assert table.column("code").to_pylist()[220:] == [None] * 20
+
+
 def test_what_is_captured_is_what_the_forward_pass_gives(tmp_path: Path, tiny_model: Path, planner: Planner) -> None:
     (tmp_path / "data/a.jsonl").write_bytes(lines_of([*rows_of(5), {"prompt": "p", "response": ""}, *rows_of(5, 90)]))
     spec = spec_for(tmp_path, tiny_model, max_tokens=60)

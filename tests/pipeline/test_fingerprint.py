@@ -107,6 +107,24 @@ def test_the_content_of_the_prompts_counts_and_not_their_place(plan: Planner, fo
     assert differing(made("a.jsonl", "one", "two"), made("b.jsonl", "two", "one")) == {"larf.over_rejection_prompts"}
 
 
+def test_what_joins_alpaca_rows_counts_where_there_are_some(plan: Planner, folder: Path) -> None:
+    joined = r'input.join="\n\n"'
+    assert plan(joined).fingerprint == plan().fingerprint
+    lines = lines_of([{"instruction": "a", "input": "b", "output": "c"}] * 40)
+    (folder / "data/a.jsonl").write_bytes(lines)
+    assert differing(plan().fingerprint, plan(joined).fingerprint) == {"input", "input.join"}
+
+
+def test_what_joins_alpaca_references_counts_for_the_ratios_too(plan: Planner, folder: Path) -> None:
+    (folder / "safe.jsonl").write_bytes(lines_of([{"instruction": "a", "input": "b", "output": "c"}] * 4))
+    asked = {**larf(folder), "larf.layer": "fisher"}
+    one, two = plan(**asked), plan("input.join=' '", **asked)
+    assert differing(one.fingerprint, two.fingerprint) == {"input.join"}
+    assert one.layers is not None
+    assert two.layers is not None
+    assert differing(one.layers.fisher_keys, two.layers.fisher_keys) == {"input.join"}
+
+
 def differing(a: Any, b: Any) -> set[str]:
     return {key for key in {**a, **b} if a.get(key) != b.get(key)}
 

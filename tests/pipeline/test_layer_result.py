@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tamis.operators.methods.larf import default_block
 from tamis.operators.sensitivity import FACTORS
-from tamis.pipeline.layer_result import Part, combine, fisher_part, part_of, search_part
+from tamis.pipeline.layer_result import SAME, Part, combine, fisher_part, part_of, search_part
 
 Counts = dict[tuple[int, float], int]
 
@@ -53,7 +53,12 @@ def test_the_table_is_the_definition(rows: list[tuple[int, ...]], data: st.DataO
         if row["sensitivity"] > highest:
             best, highest = block, row["sensitivity"]
     assert result["search"]["block"] == best
+    known = [ratio for ratio in ratios if not np.isnan(ratio)]
+    told = bool(known) and (len(known) == 1 or max(known) - min(known) >= SAME)
+    assert result["fisher"]["block"] == (int(np.nanargmax(ratios)) if told else None)
     fallback = {"block": default_block(len(rows)), "how": "default_block"}
+    if told:
+        fallback = {"block": int(np.nanargmax(ratios)), "how": "fisher_instead"}
     assert result["chosen"] == (fallback if best is None else {"block": best, "how": "search"})
     json.dumps(result, allow_nan=False)
 
@@ -89,16 +94,35 @@ def test_which_way_decides() -> None:
         ([RISING[::-1]] * 6, "between 40 and 61 of 100 answers are refusals, 50 unscaled; highest sensitivity -42"),
     ],
 )
-def test_a_search_that_finds_nothing_says_so_and_falls_back(rows: list[tuple[int, ...]], said: str) -> None:
-    result = combine("auto", searched(counts_of(*rows)), parted(*[0.5] * 6))
-    assert result["chosen"] == {"block": 2, "how": "default_block"}
-    assert result["search"]["block"] is None
+def test_a_search_that_finds_nothing_says_so_and_the_ratios_choose(rows: list[tuple[int, ...]], said: str) -> None:
+    ratios = parted(0.1, 0.2, 0.3, 0.4, 0.6, 0.5)
+    result = combine("auto", searched(counts_of(*rows)), ratios)
+    assert result["chosen"] == {"block": 4, "how": "fisher_instead"}
+    assert (result["search"]["block"], result["fisher"]["block"]) == (None, 4)
     [warning] = result["warnings"]
     assert said in warning
-    assert "LARF reads block 2 of 6, at 31 % of the depth, instead" in warning
+    assert "LARF reads block 4 of 6, of the highest Fisher ratio, instead" in warning
     # Where the ratios decide, nothing is read instead.
-    [warning] = combine("fisher", searched(counts_of(*rows)), parted(*[0.5] * 6))["warnings"]
+    [warning] = combine("fisher", searched(counts_of(*rows)), ratios)["warnings"]
     assert "instead" not in warning
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [([np.nan] * 6, "no block has a Fisher ratio"), ([0.5] * 6, "all blocks have the same Fisher ratio")],
+)
+def test_where_no_way_tells_the_guess_is_called_one(ratios: list[float], said: str) -> None:
+    for layer, rows in (("auto", [FLAT] * 6), ("fisher", [RISING] * 6)):
+        result = combine(layer, searched(counts_of(*rows)), parted(*ratios))
+        assert result["chosen"] == {"block": 2, "how": "default_block"}
+        [guess] = [text for text in result["warnings"] if "block 2 of 6, at 31 % of the depth, instead" in text]
+        assert "may rank worse than chance; set larf.layer" in guess
+        assert [text for text in result["warnings"] if text.startswith(said)]
+
+
+def test_ratios_that_differ_by_rounding_alone_point_nowhere() -> None:
+    assert combine("fisher", None, parted(1.0, 1.0 - 1e-16, 1.0))["fisher"]["block"] is None
+    assert combine("fisher", None, parted(np.nan, 0.25))["chosen"] == {"block": 1, "how": "fisher"}
 
 
 def warnings_of(*rows: tuple[int, ...], **facts: Any) -> list[str]:
@@ -132,7 +156,9 @@ def test_workers_that_disagree() -> None:
 def test_ratios_that_are_missing() -> None:
     result = combine("fisher", None, parted(np.nan, np.nan, np.nan, np.nan))
     assert result["chosen"] == {"block": 1, "how": "default_block"}
-    assert result["warnings"] == ["no block has a Fisher ratio: LARF reads block 1 of 4, at 31 % of the depth, instead"]
+    [warning] = result["warnings"]
+    assert warning.startswith("no block has a Fisher ratio: its states are not finite (try model.dtype float32)")
+    assert "LARF reads block 1 of 4, at 31 % of the depth, instead" in warning
     lost = combine("fisher", None, parted(np.nan, 0.2, left_out=3))
     assert lost["chosen"]["block"] == 1
     assert lost["warnings"][0].startswith("3 reference rows have states that are not finite")

@@ -64,6 +64,10 @@ def test_other_ways_to_the_block() -> None:
     nothing = result(fisher=False)
     nothing["chosen"] = {"block": 1, "how": "default_block"}
     assert "No block stands out, so block 1 of 3, at 31 % of the depth" in render_layers(nothing)
+    instead = result()
+    instead["chosen"] = {"block": 2, "how": "fisher_instead"}
+    assert "so block 2 of 3, which parts the references best, is read instead" in render_layers(instead)
+    assert "2 50 49 50 50 50 51 1 1 0 2 0.2500 highest ratio, read by LARF" in Page(render_layers(instead)).shown
 
 
 def test_a_run_shows_the_search_that_it_has_used() -> None:

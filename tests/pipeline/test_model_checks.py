@@ -141,3 +141,95 @@ def test_code_and_unknown_architectures(copy: Path) -> None:
     assert "set trust_remote_code if you trust it" in refusal(copy)
     change(copy / "config.json", auto_map={}, model_type="nosuch")
     assert "model_type='nosuch'" in refusal(copy)
+
+
+HOSTILE = {
+    "hidden_size": (10**9, "hidden_size=1,000,000,000; at most"),
+    "vocab_size": (10**13, "vocab_size=10,000,000,000,000; at most"),
+    "num_hidden_layers": (10**8, "num_hidden_layers=100,000,000; at most 1,024"),
+    "num_attention_heads": (10**9, "at most"),
+    "intermediate_size": (10**7, "at most"),
+    "max_position_embeddings": (10**12, "max_position_embeddings=1,000,000,000,000; at most"),
+    "num_labels": (10**9, "num_labels=1,000,000,000; at most"),
+    "layer_types": (["full_attention"] * 10**5, "100,000 entries in layer_types"),
+    "rms_norm_eps": (float("nan"), "rms_norm_eps=nan; a finite number is needed"),
+    "auto_map": ("AutoModel", "auto_map='AutoModel'; it must be an object"),
+    "model_type": (["llama"], "model_type=['llama']; it must be a text"),
+    "architectures": ([1], "architectures that are not all names"),
+    "quantization_config": ({"quant_method": "nowhere"}, "quantised"),
+    "text_config": ({"model_type": "llama", "num_hidden_layers": 10**8}, "text_config.num_hidden_layers"),
+}
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_a_config_with_numbers_of_no_model(copy: Path, key: str) -> None:
+    value, said = HOSTILE[key]
+    change(copy / "config.json", **{key: value})
+    assert said in refusal(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_hidden_layers": 900}, "num_hidden_layers=900, and its weights are of 4 blocks"),
+        ({"hidden_size": 16384, "head_dim": 4096}, "parameters, and the weight files hold"),
+        ({"intermediate_size": 10**6}, "parameters, and the weight files hold"),
+        ({"vocab_size": 10**7}, "parameters, and the weight files hold"),
+    ],
+)
+def test_a_config_that_the_weights_contradict(copy: Path, changes: dict[str, Any], said: str) -> None:
+    change(copy / "config.json", **changes)
+    assert said in refusal(copy)
+    assert said in refusal(copy, head=True)
+
+
+@pytest.mark.parametrize("text", ["{" * 100_000, '{"a":' * 100_000, '{"vocab_size": ' + "9" * 6000 + "}", "[1]", "5"])
+def test_a_config_that_is_none(copy: Path, text: str) -> None:
+    (copy / "config.json").write_text(text)
+    assert "config.json" in refusal(copy)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        5,
+        {"rope_type": "nowhere", "factor": 2},
+        {"rope_type": "longrope", "factor": "x", "short_factor": [1], "long_factor": [1]},
+        {"rope_type": "linear", "factor": -1e30},
+        {"rope_type": ["linear"]},
+    ],
+)
+def test_a_config_with_senseless_rotations(copy: Path, rope: Any) -> None:
+    """Refused in one line, or without any meaning for the model."""
+    change(copy / "config.json", rope_scaling=rope, rope_parameters=rope)
+    said = ""
+    try:
+        check_files(open_model(ModelSpec(name=str(copy))), 4, head=True)
+    except ConfigError as error:
+        said = str(error)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "asked", ["nobody/evil-kernels", "nobody/evil-kernels:attention", "eager", "flash_attention_2", {"": "eager"}, 5]
+)
+def test_the_attention_is_not_the_configs_to_choose(copy: Path, asked: Any) -> None:
+    from tamis.operators.architecture import plan_cut, read_config
+
+    names = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal", "experts_implementation")
+    change(copy / "config.json", **dict.fromkeys(names, asked))
+    check_files(open_model(ModelSpec(name=str(copy))), 4, head=True)
+    config = read_config(copy, revision=None, trust_remote_code=False)
+    assert (config._attn_implementation, config._experts_implementation) == (None, None)
+    plan_cut(config, 1)
+    assert config._attn_implementation == "sdpa"
+
+
+def test_a_config_that_asks_for_more_than_is_read(copy: Path) -> None:
+    from tamis.operators.architecture import read_config
+
+    change(copy / "config.json", output_attentions=True, output_hidden_states=True)
+    config = read_config(copy, revision=None, trust_remote_code=False)
+    assert not config.output_attentions
+    assert not config.output_hidden_states
+    assert config._attn_implementation is None

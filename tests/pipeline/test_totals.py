@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tamis.operators.schema import infer_rows, settle
 from tamis.operators.spearman import RankSums
 from tamis.pipeline.emit import SHOWN_BORDERLINE, SHOWN_RISKIEST, _extreme
+from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import encode_schema
 from tamis.pipeline.totals import CaptureTotals, EmitTotals
 
@@ -113,6 +114,19 @@ def test_a_schema_seen_a_thousand_times_is_kept_once() -> None:
 
 BINS = 4
 Rows = list[tuple[float, str]]
+
+
+def test_keys_without_end_stop_the_run_as_soon_as_they_are_too_many() -> None:
+    totals = CaptureTotals()
+
+    def shard(index: int) -> dict[str, Any]:
+        schema = pa.schema([(f"{index}-{number}", pa.int64()) for number in range(1000)])
+        return captured(index, schema=encode_schema(schema))
+
+    for index in (3, 0, 2, 1, 3):
+        totals.add(shard(index), new=True)
+    with pytest.raises(InputError, match=r"more than 4,000 different top-level keys.*one object"):
+        totals.add(shard(4), new=True)
 
 
 def emitted(index: int, rows: Rows) -> dict[str, Any]:
