@@ -72,6 +72,18 @@ TESTS = {
         "e2e/test_hostile_input.py::test_every_hostile_line_is_kept_dropped_or_quarantined",
         "e2e/test_bad_input.py::test_too_many_bad_rows_fail_with_numbers_and_reasons",
     ],
+    "JSON rows bring ever new keys": [
+        "pipeline/test_capture.py::test_columns_without_end_are_quarantined",
+        "pipeline/test_totals.py::test_keys_without_end_stop_the_run_as_soon_as_they_are_too_many",
+    ],
+    "a chat template loops, doubles its text or fills the memory": [
+        "pipeline/test_render_process.py::test_the_plan_names_the_model_and_what_to_set",
+        "pipeline/test_render_process.py::test_a_template_that_passed_is_bounded_row_by_row",
+    ],
+    "a `config.json` has the numbers of no model, or others than its weights": [
+        "pipeline/test_model_checks.py::test_a_config_with_numbers_of_no_model",
+        "pipeline/test_model_checks.py::test_a_config_that_the_weights_contradict",
+    ],
     "an archive unpacks to over 1 GiB and 200 times its size": [
         "e2e/test_hostile_input.py::test_an_archive_bomb_is_refused_by_the_plan"
     ],
