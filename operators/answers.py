@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache
 
-from tamis.operators.kv_cache import can_drop_rows, keep_rows, new_cache
+from tamis.operators.kv_cache import can_drop_rows, has_states_only, keep_rows, new_cache
 
 _CROWDED = 0.75  # rows leave when no more than this share of them is still open: each time the cache is copied
 
@@ -89,7 +89,7 @@ class Generator:
         accepted = inspect.signature(model.forward).parameters
         # transformers 5.24 has renamed it; models that bring their own code have not.
         names = [name for name in ("cache", "past_key_values") if name in accepted]
-        if not names or not hasattr(model, "prepare_inputs_for_generation"):
+        if not names or not hasattr(model, "prepare_inputs_for_generation") or has_states_only(model.config):
             raise _no_cache(model)
         self._cache_name = names[0]
         self._options: dict[str, Any] = {"use_cache": True}

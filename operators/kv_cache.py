@@ -75,6 +75,14 @@ def new_cache(config: Any, capacity: int) -> DynamicCache:
     return cache
 
 
+def has_states_only(config: Any) -> bool:
+    """Whether no block of a model of `config` keeps keys and values. Since transformers 5.24 such a model takes a
+    cache, too."""
+    layers = DynamicCache(config=config).layers
+    states = [isinstance(layer, LinearAttentionCacheLayerMixin) and not hasattr(layer, "keys") for layer in layers]
+    return bool(states) and all(states)
+
+
 def _roomy(layer: Any, capacity: int) -> Any:
     if type(layer) is DynamicLayer:
         return RoomyLayer(capacity)
