@@ -12,6 +12,7 @@ from tamis.pipeline.errors import TamisError
 from tamis.pipeline.publish import versions
 from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.screens import size
+from tamis.pipeline.terminal import shown
 
 
 def examine(model: str | None, address: str | None) -> bool:
@@ -21,7 +22,7 @@ def examine(model: str | None, address: str | None) -> bool:
     def say(good: bool, what: str, found: str, advice: str = "") -> None:
         nonlocal sound
         sound = sound and good
-        print(f"{'ok  ' if good else 'BAD '} {what:<12} {found}{'' if good or not advice else f' -> {advice}'}")
+        print(shown(f"{'ok  ' if good else 'BAD '} {what:<12} {found}{'' if good or not advice else f' -> {advice}'}"))
 
     say(
         sys.version_info >= (3, 11),

@@ -32,13 +32,9 @@ def make_room(store: Store, key: str, failed: Sequence[SetAside], *, contested: 
     """
     if failed and contested:
         raise IncompleteError(
-            "\n".join(
-                [
-                    "another tamis is at work on this output, so nothing is published without these shards:",
-                    *(f"  - {line}" for line in lines(failed)),
-                    "run the same command again when the other one has ended",
-                ]
-            )
+            "another tamis is at work on this output, so nothing is published without these shards:",
+            *(f"  - {line}" for line in lines(failed)),
+            "run the same command again when the other one has ended",
         )
     claim = store.read_json(_CLAIM) if store.exists(_CLAIM) else {"key": key}
     if claim.get("key") != key:
@@ -75,11 +71,7 @@ def refuse(failed: Sequence[SetAside]) -> None:
     if failed:
         rows = sum(item.rows for item in failed)
         raise IncompleteError(
-            "\n".join(
-                [
-                    f"{rows:,} rows in {len(failed)} shards were set aside:",
-                    *(f"  - {line}" for line in lines(failed)),
-                    "everything else is done; run the same command again to retry them alone",
-                ]
-            )
+            f"{rows:,} rows in {len(failed)} shards were set aside:",
+            *(f"  - {line}" for line in lines(failed)),
+            "everything else is done; run the same command again to retry them alone",
         )
