@@ -10,6 +10,8 @@ import logging
 import os
 import re
 import sys
+import warnings
+from typing import TextIO
 
 _UNSHOWN = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # controls: escape sequences, line breaks
@@ -25,8 +27,8 @@ def shown(value: object) -> str:
 
 
 def prepare() -> None:
-    """For a command: a stream that is closed or knows few letters is no reason to fail, and what libraries log is one
-    line in the form of `shown`, without a traceback."""
+    """For a command: a stream that is closed or knows few letters is no reason to fail, and what libraries log or warn
+    of is one line in the form of `shown`, without a traceback."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # closed: another file would get its number, and what is printed
             os.open(os.devnull, os.O_RDWR)
@@ -35,6 +37,19 @@ def prepare() -> None:
             getattr(sys, name).reconfigure(errors="backslashreplace")
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_OneLine())
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {shown(message)}", file=sys.stderr)
+
+
+def flush(stream: TextIO) -> None:
+    """Write what is left. Raises OSError where that fails; the rest is given up then, or Python would try again at its
+    end and say so in its own way."""
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        raise
 
 
 class _OneLine(logging.Formatter):
