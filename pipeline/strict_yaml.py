@@ -56,7 +56,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 continue
             merge = key.tag == "tag:yaml.org,2002:merge"
-            name = key.value if merge else self.construct_object(key)  # type: ignore[no-untyped-call]
+            name = key.value if merge else self.construct_object(key)
             line = key.start_mark.line + 1
             if name in lines:
                 where = f"lines {lines[name]} and {line}" if lines[name] != line else f"line {line}"
