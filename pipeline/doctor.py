@@ -82,7 +82,7 @@ def _examine_model(model: str, say: object) -> None:
     from tamis.operators.forward import check_model
     from tamis.operators.requests import Request
     from tamis.operators.tokens import ChatTokenizer
-    from tamis.pipeline.model_checks import check_vocabulary
+    from tamis.pipeline.model_checks import check_vocabulary, unusable
     from tamis.pipeline.models import fetch
 
     assert callable(say)
@@ -91,8 +91,8 @@ def _examine_model(model: str, say: object) -> None:
         info, _ = check_model(source.path, [Request(0, "last_token")])
         tokenizer = ChatTokenizer.load(source.path)
         check_vocabulary(tokenizer, info)
-    except (TamisError, ValueError, OSError) as error:
-        say(False, "model", f"{model}: {error}")
+    except Exception as error:
+        say(False, "model", str(unusable(model, error)))
         return
     template = "its own chat template" if tokenizer.has_template else "no chat template; a plain one is used"
     say(True, "model", f"{model}: {info.architecture}, {info.blocks} blocks x {info.width}; {template}")
