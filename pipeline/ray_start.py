@@ -203,6 +203,9 @@ def _native_stderr_aside() -> Iterator[None]:
     except TamisError as error:
         keep_log = isinstance(error, ClusterError)
         raise
+    except (KeyboardInterrupt, SystemExit):  # stopped from outside
+        keep_log = False
+        raise
     finally:
         if not keep_log:
             os.unlink(log.name)
