@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
+from tamis.pipeline.file_limit import check_file_limit
 from tamis.pipeline.machines import Cluster, alive
 from tamis.pipeline.retrying import WORKER
 
@@ -244,6 +245,7 @@ def _our_sigterm() -> Iterator[None]:
 
 def _init(where: str) -> None:
     """Start or join Ray. ClusterError if that fails."""
+    check_file_limit()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
