@@ -33,6 +33,14 @@ TIDYING = """try:
 WORDS = "stopping ({}); what is done stays done, run the same command again to go on\n"
 
 
+@pytest.fixture(autouse=True)
+def _in_the_foreground() -> Iterator[None]:
+    """A shell makes what it starts in the background ignore Ctrl-C, and so would all that is started from there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def started(body: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
