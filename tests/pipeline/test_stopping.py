@@ -17,16 +17,19 @@ PROGRAM = """
 import signal, sys, threading
 import tamis.pipeline.cli as cli
 
-def command(**_):
+def at_work():
     print("at work", flush=True)
+
+def command(**_):
     {body}
 
 cli.app = command
 sys.argv = ["tamis"]
 cli.main()
 """
-PATIENT = "threading.Event().wait(60)"
+PATIENT = "at_work(); threading.Event().wait(60)"
 TIDYING = """try:
+        at_work()
         threading.Event().wait(60)
     finally:
         threading.Event().wait(60)"""
@@ -52,7 +55,8 @@ def started(body: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     )
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == "at work\n"
+        if "at_work()" in body:
+            assert process.stdout.readline() == "at work\n"
         yield process
     finally:
         process.kill()
@@ -90,7 +94,7 @@ def test_the_second_one_ends_at_once(tmp_path: Path, number: signal.Signals, nam
 
 def test_the_word_comes_while_a_library_is_at_work(tmp_path: Path) -> None:
     """Python's own handlers wait until it returns."""
-    with started("import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)", tmp_path) as process:
+    with started("import hashlib; at_work(); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)", tmp_path) as process:
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
         assert process.stderr.readline() == WORDS.format("SIGTERM")
@@ -106,7 +110,7 @@ def test_what_is_sent_to_the_group_as_well_is_one_demand(tmp_path: Path) -> None
 
 def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
     """As nohup does it."""
-    program = PROGRAM.format(body="import os; os.kill(os.getpid(), signal.SIGHUP); print('goes on')")
+    program = PROGRAM.format(body="import os; at_work(); os.kill(os.getpid(), signal.SIGHUP); print('goes on')")
     ignoring = ["bash", "-c", "trap '' HUP; exec \"$@\"", "bash", sys.executable, "-c", program]
     done = subprocess.run(ignoring, capture_output=True, text=True, check=True)
     assert done.stdout == "at work\ngoes on\n"
