@@ -104,7 +104,7 @@ def _read_config(folder: Path) -> peft.LoraConfig:
         raise ValueError(f"there is no {CONFIG_FILE}" if folder.is_dir() else "there is no such folder")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{CONFIG_FILE} is not valid JSON: {first_line(error)}") from error
     if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
         kind = settings.get("peft_type") if isinstance(settings, dict) else None

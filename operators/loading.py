@@ -76,7 +76,7 @@ def _needed_shards(path: str | os.PathLike[str], table: str, index: str, cut: Cu
     try:
         with open(table, encoding="utf-8") as file:
             weight_map = dict(json.load(file)["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{index} of {path} is not valid: {first_line(error)}") from error
     names = sorted({str(name) for key, name in weight_map.items() if cut.needs(str(key))})
     suffix = ".safetensors" if index in SAFE_FILES else ".bin"
@@ -169,7 +169,7 @@ def stop_tokens(path: str | os.PathLike[str], config: Any, *, revision: str | No
         try:
             with open(found, encoding="utf-8") as file:
                 named = json.load(file).get("eos_token_id")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{name} of {path} is not valid: {first_line(error)}") from error
     if named is None:
         named = getattr(config, "eos_token_id", None)

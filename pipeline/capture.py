@@ -138,11 +138,7 @@ def capture(
 def _check_hope(given_up: Sequence[SetAside], anything: bool, allowed: bool) -> None:
     if not allowed or (not anything and len(given_up) >= _HOPELESS):
         raise ClusterError(
-            "\n".join(
-                [
-                    "shards could not be captured, and the fault does not seem to be theirs:",
-                    *(f"  - {line}" for line in lines(given_up)),
-                    "what is captured stays; when the cause is mended, run the same command again to go on",
-                ]
-            )
+            "shards could not be captured, and the fault does not seem to be theirs:",
+            *(f"  - {line}" for line in lines(given_up)),
+            "what is captured stays; when the cause is mended, run the same command again to go on",
         )

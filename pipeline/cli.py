@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from tamis.pipeline.collecting import collect_rarely
-from tamis.pipeline.errors import ConfigError, InputError, TamisError
+from tamis.pipeline.ending import end, fail, reading
+from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.last_resort import watch_threads
+from tamis.pipeline.stopping import listen
+from tamis.pipeline.terminal import flush, prepare
 
 app = typer.Typer(
     help="Find and remove the fine-tuning samples that would erode an aligned model's safety.",
@@ -74,46 +79,29 @@ OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.",
 
 def main() -> None:
     """Entry point of the console script."""
-    collect_rarely()
+    _settle()
     try:
         # Not standalone, typer.Exit ends here as a return value.
         code = app(standalone_mode=False)
+        flush(sys.stdout)
         if isinstance(code, int):
             sys.exit(code)
-    except TamisError as error:
-        _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("stopped; what is done stays done, run the same command again to go on", 130)
-    except Exception as error:
-        # click's own errors (a flag without its value, an unknown flag) know how to show themselves.
-        if hasattr(error, "format_message"):
-            _fail(f"{error.format_message()}; see `tamis --help`", 2)
-        failed = _storage_error(error)
-        if failed is None:
+        sys.exit(130)  # stopping.py has said so
+    except SystemExit as ending:
+        if not isinstance(ending.__context__, BrokenPipeError):  # which click makes a bare exit of
             raise
-        from tamis.pipeline.errors import error_text
-
-        where = f"{failed.filename}: " if isinstance(failed.filename, str) else ""
-        _fail(
-            f"{where}{error_text(failed)}; what is done stays done, free space / check the storage and run the same "
-            "command again to go on",
-            5,
-        )
+        end(ending.__context__)
+    except BaseException as error:
+        end(error)
 
 
-def _storage_error(error: BaseException) -> OSError | None:
-    """`error` if the storage raised it, or what the storage raised in a worker and Ray has wrapped."""
-    seen: BaseException | None = error
-    while seen is not None and type(seen).__module__.startswith("ray."):
-        inner = getattr(seen, "cause", None)
-        following = inner if isinstance(inner, BaseException) else seen.__cause__
-        seen = following if following is not seen else None
-    return seen if isinstance(seen, OSError) else None
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+def _settle() -> None:
+    """What a process of our own may change: its streams, signals, hooks and garbage collector."""
+    prepare()
+    listen()
+    watch_threads()
+    collect_rarely()
 
 
 @app.callback(invoke_without_command=True)
@@ -156,7 +144,9 @@ def curate(
     outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state), force=force)
     if outcome.did_nothing:
         console.print("this job is complete already; nothing was done. Its result:\n")
-    show_outcome(console, outcome.manifest, Store(made.output, made.storage_options))
+    store = Store(made.output, made.storage_options)
+    with reading(store.path()) if outcome.did_nothing else nullcontext():
+        show_outcome(console, outcome.manifest, store)
     if not outcome.manifest["complete"]:
         refuse([SetAside(**item) for item in outcome.manifest["failed"]])
 
@@ -185,7 +175,7 @@ def plan(
     planned, state = dry_run(made, address)
     show_plan(_console(), planned, state)
     if planned.will_fail:
-        _fail("the run would fail; see the warnings above", 3)
+        fail("the run would fail; see the warnings above", 3)
 
 
 @app.command()
@@ -255,7 +245,9 @@ def status(output: OutputFolder, storage_options: StorageOptions = None) -> None
     from tamis.pipeline.status import show_status
     from tamis.pipeline.store import Store
 
-    show_status(_console(), Store(output, job.storage_options(storage_options or [])))
+    store = Store(output, job.storage_options(storage_options or []))
+    with reading(store.path()):
+        show_status(_console(), store)
 
 
 @app.command()
@@ -271,7 +263,7 @@ def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None
     if found.problems:
         raise InputError(f"{len(found.problems):,} things are wrong in {store.path()}:", found.problems)
     if not found.complete:
-        _fail("what is there is whole, but the run is incomplete; run the same `tamis curate` command again", 4)
+        fail("what is there is whole, but the run is incomplete; run the same `tamis curate` command again", 4)
 
 
 @app.command()
@@ -286,7 +278,8 @@ def report(output: OutputFolder, storage_options: StorageOptions = None) -> None
     store = Store(output, job.storage_options(storage_options or []))
     if store.exists(MANIFEST):
         facts_in(store, MANIFEST)
-    show_outcome(_console(), rewrite_report(store), store)
+    with reading(store.path()):
+        show_outcome(_console(), rewrite_report(store), store)
 
 
 @app.command()
@@ -353,7 +346,7 @@ def _model_flags(output: str | None, model: str | None, revision: str | None, wo
 
 def _console() -> Console:
     """A log has no width to wrap at."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 160, emoji=False)
 
 
 def _quiet_libraries() -> None:

@@ -13,6 +13,7 @@ from tamis.pipeline.publish import versions
 from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.screens import size
+from tamis.pipeline.terminal import shown
 
 
 def examine(model: str | None, address: str | None) -> bool:
@@ -22,7 +23,7 @@ def examine(model: str | None, address: str | None) -> bool:
     def say(good: bool, what: str, found: str, advice: str = "") -> None:
         nonlocal sound
         sound = sound and good
-        print(f"{'ok  ' if good else 'BAD '} {what:<12} {found}{'' if good or not advice else f' -> {advice}'}")
+        print(shown(f"{'ok  ' if good else 'BAD '} {what:<12} {found}{'' if good or not advice else f' -> {advice}'}"))
 
     say(
         sys.version_info >= (3, 11),
@@ -82,7 +83,7 @@ def _examine_model(model: str, say: object) -> None:
     from tamis.operators.forward import check_model
     from tamis.operators.requests import Request
     from tamis.operators.tokens import ChatTokenizer
-    from tamis.pipeline.model_checks import check_vocabulary
+    from tamis.pipeline.model_checks import check_vocabulary, unusable
     from tamis.pipeline.models import fetch
 
     assert callable(say)
@@ -91,8 +92,8 @@ def _examine_model(model: str, say: object) -> None:
         info, _ = check_model(source.path, [Request(0, "last_token")])
         tokenizer = ChatTokenizer.load(source.path, renderer=BoundedRenderer)
         check_vocabulary(tokenizer, info)
-    except (TamisError, ValueError, OSError) as error:
-        say(False, "model", f"{model}: {error}")
+    except Exception as error:
+        say(False, "model", str(unusable(model, error)))
         return
     template = "its own chat template" if tokenizer.has_template else "no chat template; a plain one is used"
     say(True, "model", f"{model}: {info.architecture}, {info.blocks} blocks x {info.width}; {template}")

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, quote_plus
+
+from tamis.pipeline.terminal import shown
 
 
 class TamisError(Exception):
-    """Anything that ends a command with a message for a person."""
+    """Anything that ends a command with a message for a person.
+
+    Each argument is one line of it: a line break or another control character within one comes from outside (a file
+    name, the words of a library) and is escaped.
+    """
 
     exit_code = 1
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(shown(line) for line in lines))
+
+    def __reduce__(self) -> tuple[Callable[..., TamisError], tuple[type[TamisError], str], dict[str, Any]]:
+        return _as_said, (type(self), str(self)), dict(self.__dict__)
+
+
+def _as_said(kind: type[TamisError], message: str) -> TamisError:
+    """The error with a message that was shown before, whose line breaks are its own."""
+    return kind.__new__(kind, message)
 
 
 class ConfigError(TamisError):
@@ -24,9 +42,10 @@ class InputError(TamisError):
     """Fix the input. `problems` names each file (or reason) on its own line."""
 
     exit_code = 3
+    problems: tuple[str, ...] = ()
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
-        super().__init__("\n".join([message, *(f"  - {problem}" for problem in problems)]))
+        super().__init__(message, *(f"  - {problem}" for problem in problems))
         self.problems = tuple(problems)
 
 
@@ -34,6 +53,7 @@ class TooLargeError(TamisError):
     """The rows of a shard are more than may be held. `reason` says so where they are named already."""
 
     exit_code = 3
+    reason = ""
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
@@ -87,7 +107,7 @@ def from_facts(facts: Mapping[str, str]) -> TamisError:
     """The error that `as_facts` was told of; ClusterError for one that is not ours."""
     for kind in TamisError.__subclasses__():
         if kind.__name__ == facts["kind"]:
-            return kind(facts["message"])
+            return _as_said(kind, facts["message"])
     return ClusterError(
         f"a worker stopped: {facts['message']}. What is done stays done; run the same command again to go on"
     )

@@ -38,13 +38,9 @@ def make_room(
     """
     if failed and contested:
         raise IncompleteError(
-            "\n".join(
-                [
-                    "another tamis is at work on this output, so nothing is published without these shards:",
-                    *(f"  - {line}" for line in lines(failed)),
-                    "run the same command again when the other one has ended",
-                ]
-            )
+            "another tamis is at work on this output, so nothing is published without these shards:",
+            *(f"  - {line}" for line in lines(failed)),
+            "run the same command again when the other one has ended",
         )
     if finished(store, fingerprint) is not None:
         raise IncompleteError(f"{store.path()}: another tamis has finished this run meanwhile")
@@ -91,11 +87,7 @@ def refuse(failed: Sequence[SetAside]) -> None:
     if failed:
         rows = sum(item.rows for item in failed)
         raise IncompleteError(
-            "\n".join(
-                [
-                    f"{rows:,} rows in {len(failed)} shards were set aside:",
-                    *(f"  - {line}" for line in lines(failed)),
-                    "everything else is done; run the same command again to retry them alone",
-                ]
-            )
+            f"{rows:,} rows in {len(failed)} shards were set aside:",
+            *(f"  - {line}" for line in lines(failed)),
+            "everything else is done; run the same command again to retry them alone",
         )

@@ -7,15 +7,26 @@ that was probably meant. Settings that come from the command line overlay those 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tamis.operators.dialects import JOIN
-from tamis.pipeline.credentials import secret_in
+from tamis.pipeline import strict_yaml
+from tamis.pipeline.addresses import scheme_of
+from tamis.pipeline.credentials import looks_secret, secret_in
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.settings import (
     TOKEN_METHODS,
@@ -124,6 +135,13 @@ class LayersJob(Section):
             raise ValueError(complaint)
         return self
 
+    @field_validator("output")
+    @classmethod
+    def _writable(cls, output: str) -> str:
+        if scheme_of(output).lower() in {"http", "https"}:  # it would be asked in vain for minutes
+            raise ValueError("nothing can be written over http; use a folder or an object store")
+        return output
+
 
 class Job(LayersJob):
     """One run of `tamis curate`."""
@@ -175,14 +193,9 @@ _AnyJob = TypeVar("_AnyJob", bound=LayersJob)
 def storage_options(assignments: Sequence[str]) -> dict[str, Any]:
     """Options for the storage from `a.b=value` assignments. ConfigError, which repeats no value."""
     options: dict[str, Any] = {}
-    for assignment in assignments:
-        dotted, equals, text = assignment.partition("=")
-        if not equals or not dotted.strip():
-            raise ConfigError("--storage-options: write them as key=value, e.g. endpoint_url=http://127.0.0.1:9000")
-        try:
-            _put(options, dotted.strip(), yaml.safe_load(text))
-        except yaml.YAMLError:
-            raise ConfigError(f"--storage-options {dotted}: the value is not valid YAML") from None
+    for dotted, text in _assigned("--storage-options", assignments, "endpoint_url=http://127.0.0.1:9000"):
+        _put(options, dotted, _value(f"--storage-options {dotted}", text))
+    _check_plain(options)
     if complaint := secret_in(options):
         raise ConfigError(complaint)
     return options
@@ -205,19 +218,63 @@ def _tree(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[st
     tree: dict[str, Any] = _read_yaml(path) if path is not None else {}
     for dotted, value in overlay.items():
         _put(tree, dotted, value)
+    for dotted, text in _assigned("--set", assignments, "larf.layer=5"):
+        _put(tree, dotted, _value(f"--set {dotted}", text))
+    _check_plain(tree)
+    return tree
+
+
+def _assigned(flag: str, assignments: Sequence[str], example: str) -> Iterator[tuple[str, str]]:
+    """(dotted key, text of the value) of each `a.b=value`. ConfigError, which repeats no value."""
+    seen: set[str] = set()
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
+        dotted = dotted.strip()
         if not equals or not dotted:
-            raise ConfigError(f"--set {assignment}: write it as key=value, e.g. --set larf.layer=5")
-        _put(tree, dotted.strip(), _scalar(text, assignment))
-    return tree
+            # What stands there may be a value.
+            raise ConfigError(f"{flag}: one of them is no key=value; write it as key=value, e.g. {flag} {example}")
+        if dotted in seen:
+            raise ConfigError(f"{flag} {dotted} is given twice; keep one of them")
+        seen.add(dotted)
+        yield dotted, text
+
+
+def _value(where: str, text: str) -> Any:
+    try:
+        return strict_yaml.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: the value is {error}") from None
+
+
+def _check_plain(tree: Any) -> None:
+    """ConfigError for what no key can mean and what would fail where it is used: numbers beyond 64 bits, text with a
+    NUL or half a character, a section that holds itself."""
+    pending: list[tuple[str, Any, int]] = [("", tree, 0)]
+    while pending:
+        where, value, depth = pending.pop()
+        if depth > _DEEPEST:
+            raise ConfigError(f"{where.split('.')[0]}: nested too deeply, or holds itself")
+        if isinstance(value, Mapping):
+            # A key, too, may hold what no text may.
+            pending += [(where, key, depth + 1) for key in value]
+        items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        pending += [(f"{where}.{key}" if where else f"{key}", inner, depth + 1) for key, inner in items]
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ConfigError(f"{where}: a number of more than 64 bits")
+        if isinstance(value, str) and _UNUSABLE.search(value):
+            raise ConfigError(f"{where}: holds a NUL character or half a surrogate pair, which no path or text may")
+
+
+_DEEPEST = 50
+_UNUSABLE = re.compile("[\0\ud800-\udbff]|[\udc00-\udc7f\udd00-\udfff]")
+"""The other surrogates stand for the bytes of a file name that is not UTF-8."""
 
 
 def _validated(kind: type[_AnyJob], tree: dict[str, Any]) -> _AnyJob:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error))) from None
+        raise ConfigError(*_explain(error)) from None
 
 
 def job_schema() -> dict[str, Any]:
@@ -231,19 +288,12 @@ def _read_yaml(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a job file ({error})") from None
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        tree = strict_yaml.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a job file is a mapping of keys to values; see `tamis schema`")
     return tree
-
-
-def _scalar(text: str, assignment: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {assignment}: the value is not valid YAML") from None
 
 
 _SHORT_FORMS = {"input": "path", "model": "name"}
@@ -278,11 +328,22 @@ def _explain(error: ValidationError) -> list[str]:
             line = f"{where} is missing; set it in the job file{_flag_for(where)}"
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            value = "" if isinstance(problem["input"], dict | list) else f" (got {problem['input']!r})"
+            value = _got(where, problem["input"])
             line = f"{where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{value}"
         if line not in lines:
             lines.append(line)
     return lines
+
+
+def _got(where: str, value: Any) -> str:
+    """The value, for a message: nothing of what is long, or may be a secret."""
+    if isinstance(value, dict | list) or where.startswith("storage_options") or looks_secret("", str(value)):
+        return ""
+    said = repr(value)
+    return f" (got {said})" if len(said) <= _LONGEST_SHOWN else f" (got {said[:_LONGEST_SHOWN]}...)"
+
+
+_LONGEST_SHOWN = 100
 
 
 def _is_union_branch(part: int | str) -> bool:

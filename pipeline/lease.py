@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -22,6 +21,7 @@ from datetime import UTC, datetime
 import psutil
 
 from tamis.pipeline.errors import ConfigError, TamisError
+from tamis.pipeline.progress import say
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.store import Store
 
@@ -98,7 +98,7 @@ def is_alive(store: Store, lease: Lease) -> bool:
     """Whether the driver that wrote `lease` still works: at once on its own machine, else after a look at its beat."""
     if lease.machine == _machine():
         return _runs(lease)
-    print(f"another tamis was at work here ({lease}); looking whether it still is", file=sys.stderr, flush=True)
+    say(f"another tamis was at work here ({lease}); looking whether it still is")
     deadline = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)

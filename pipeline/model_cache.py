@@ -28,7 +28,7 @@ _LIBRARIES = ("tamis", "transformers", "tokenizers")
 
 def load(store: Store, keys: Mapping[str, Any]) -> tuple[ModelInfo, ChatTokenizer] | None:
     """What an earlier command has kept under these keys; None if there is nothing, or nothing that may be used."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         tree = json.loads(store.read(KEPT))
         info, tokenizer = tree["info"], tree["tokenizer"]
         if tree["stamp"] == _stamp(keys, info, tokenizer):

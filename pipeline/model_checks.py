@@ -11,7 +11,7 @@ from tamis.operators.model_info import ModelInfo
 from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import model_cache
-from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.errors import ConfigError, TamisError, error_text
 from tamis.pipeline.fingerprint import content_of, model_keys_of
 from tamis.pipeline.models import ModelSource, chat_template, digest_beside_weights, fetch
 from tamis.pipeline.render_process import BoundedRenderer
@@ -66,9 +66,22 @@ def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store:
             source.path, trust_remote_code=spec.trust_remote_code, template=template, renderer=BoundedRenderer
         )
         check_vocabulary(tokenizer, info)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"model {spec.name}: {error}") from None
+    except Exception as error:
+        raise unusable(f"model {spec.name}", error) from None
     return OpenedModel(spec, source, content, keys, info, tokenizer)
+
+
+def unusable(what: str, error: Exception) -> Exception:
+    """What is raised when reading the files of a model raised `error`: transformers takes their form for granted, and
+    fails in any way where it is another."""
+    if isinstance(error, TamisError | MemoryError):
+        return error
+    if isinstance(error, ValueError | OSError):
+        return ConfigError(f"{what}: {error}")
+    return ConfigError(
+        f"{what}: one of its files has not the form that transformers expects ({type(error).__name__}: "
+        f"{error_text(error)}); fetch the model again"
+    )
 
 
 def _cache_keys(spec: ModelSpec, source: ModelSource, content: str, template: str | None) -> dict[str, Any]:
@@ -111,8 +124,8 @@ def check_files(model: OpenedModel, blocks: int, *, head: bool) -> int | None:
             allow_pickle_weights=spec.allow_pickle_weights,
         )
         return _check_head(model) if head else parameters
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"model {spec.name}: {error}") from None
+    except Exception as error:
+        raise unusable(f"model {spec.name}", error) from None
 
 
 def _check_head(model: OpenedModel) -> int:

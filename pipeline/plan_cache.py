@@ -45,7 +45,7 @@ def load(job: LayersJob) -> dict[SourceFile, Rows]:
     Raises TamisError if the folder cannot be looked into.
     """
     store = Store(job.output, job.storage_options)
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         if not store.exists(RUN):
             return {}
         tree = json.loads(store.read(FOUND))

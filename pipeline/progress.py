@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from tamis.pipeline.terminal import shown
+
 LOG_SECONDS = 30.0
 _LIVE_SECONDS = 0.1
 
@@ -70,6 +72,7 @@ class Progress:
 
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
+        line = shown(line)
         if self._live:
             line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be written over
             self.stream.write("\r" + line.ljust(self._width))
@@ -82,7 +85,7 @@ class Progress:
         """A line of its own, above the one that is written over."""
         if self._live:
             self.stream.write("\r" + " " * self._width + "\r")
-        self.stream.write(line + "\n")
+        self.stream.write(shown(line) + "\n")
         self.stream.flush()
         if self._live:
             self._say(self._line())
@@ -90,7 +93,7 @@ class Progress:
 
 def say(line: str) -> None:
     """A line for whoever watches, where no stage is under way."""
-    print(line, file=sys.stderr, flush=True)
+    print(shown(line), file=sys.stderr, flush=True)
 
 
 def warn_once(line: str, tell: Callable[[str], None] = say) -> None:

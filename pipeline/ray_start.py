@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
+from tamis.pipeline.file_limit import check_file_limit
 from tamis.pipeline.machines import Cluster, alive
 from tamis.pipeline.retrying import WORKER
 
@@ -143,7 +144,8 @@ class _Ahead:
         self._ready.wait()
         if self._error is not None:
             raise self._error
-        if threading.current_thread() is threading.main_thread():
+        alone = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # else the command has its own handler
+        if alone and threading.current_thread() is threading.main_thread():
             # As Ray does where it is started in this thread: what is to be tidied up then is.
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
@@ -191,7 +193,9 @@ def _native_stderr_aside() -> Iterator[None]:
     terminal = os.dup(2)
     log = tempfile.NamedTemporaryFile(prefix="tamis-ray-", suffix=".log", delete=False)  # noqa: SIM115
     os.dup2(log.fileno(), 2)
-    python_stderr, ours = sys.stderr, os.fdopen(os.dup(terminal), "w", buffering=1)
+    python_stderr = sys.stderr
+    # What this terminal cannot show is escaped, as Python does on its own stderr.
+    ours = os.fdopen(os.dup(terminal), "w", 1, encoding=python_stderr.encoding, errors="backslashreplace")
     sys.stderr = ours
     keep_log = True
     try:
@@ -199,6 +203,9 @@ def _native_stderr_aside() -> Iterator[None]:
         keep_log = False
     except TamisError as error:
         keep_log = isinstance(error, ClusterError)
+        raise
+    except (KeyboardInterrupt, SystemExit):  # stopped from outside
+        keep_log = False
         raise
     finally:
         if not keep_log:
@@ -225,8 +232,20 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """Ray sets a handler of its own, which says nothing and has another exit code; that of the command stays."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
 def _init(where: str) -> None:
     """Start or join Ray. ClusterError if that fails."""
+    check_file_limit()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -240,7 +259,7 @@ def _init(where: str) -> None:
     for left in reversed(range(_STARTS if local else 1)):
         try:
             # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
-            with _environment(WORKER_ENVIRONMENT if local else {}):
+            with _our_sigterm(), _environment(WORKER_ENVIRONMENT if local else {}):
                 ray.init(
                     address=where,
                     include_dashboard=False if local else None,

@@ -17,6 +17,7 @@ from tamis.operators.tokenised import Tokenised
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import run_folder
 from tamis.pipeline.errors import ConfigError, InputError, error_text
+from tamis.pipeline.model_checks import unusable
 from tamis.pipeline.model_folders import copy_here
 from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
 from tamis.pipeline.plan import Plan
@@ -174,8 +175,8 @@ def _check_full_model(plan: Plan, role: str, given: str) -> None:
     source = _full_model(plan, role, given)
     try:
         info = describe_model(source.path, trust_remote_code=remote)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"toss.{role}_model: {given}: {error}") from None
+    except Exception as error:
+        raise unusable(f"toss.{role}_model: {given}", error) from None
     if info.vocabulary < plan.model_info.vocabulary:
         raise ConfigError(
             f"toss.{role}_model: {given} has an embedding of {info.vocabulary:,} rows, the job's model one of "
@@ -200,7 +201,7 @@ def _check_tokenizer(plan: Plan, role: str, given: str, folder: Path) -> None:
     if told is None and (folder / "tokenizer.json").is_file():
         try:
             told = ChatTokenizer.load(str(folder), template=template, renderer=BoundedRenderer).fingerprint
-        except (ValueError, OSError):
+        except Exception:  # unusable: what it would have told is not needed
             told = None
     if told is not None and told != plan.fingerprint[TOKENISATION]:
         raise ConfigError(
@@ -221,6 +222,6 @@ def _bytes(path: Path) -> bytes:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

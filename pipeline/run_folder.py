@@ -227,11 +227,7 @@ def _compare(
         else:
             lines.append(f"  - {key}: {theirs.get(key)!s:.80} there, {ours.get(key)!s:.80} now")
     raise ConfigError(
-        "\n".join(
-            [
-                f"output: {store.path()} {holds} of other settings:",
-                *lines,
-                "choose another output folder, go back to those settings, or delete the folder",
-            ]
-        )
+        f"output: {store.path()} {holds} of other settings:",
+        *lines,
+        "choose another output folder, go back to those settings, or delete the folder",
     )

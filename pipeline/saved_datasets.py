@@ -88,7 +88,7 @@ def _inside(name: str, shown: str) -> str:
 def _object(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
     try:
         tree = json.loads(read_whole(filesystem, path))
-    except ValueError:
+    except (ValueError, RecursionError):
         tree = None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: not as `save_to_disk` writes it; save the dataset again")

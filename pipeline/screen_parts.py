@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.markup import escape
 from rich.table import Table
+
+from tamis.pipeline.terminal import shown
+
+
+def plain(value: object) -> str:
+    """`value`, which comes from outside, for a console with markup: one line that styles nothing."""
+    return escape(shown(value))
 
 
 def counts_table(counts: Mapping[str, int]) -> Table:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tamis.pipeline.job import Job
@@ -17,8 +16,9 @@ from tamis.pipeline.report import text
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
 from tamis.pipeline.run_folder import LAYERS, LAYERS_PAGE
-from tamis.pipeline.screen_parts import counts_table, rates
+from tamis.pipeline.screen_parts import counts_table, plain, rates
 from tamis.pipeline.store import Store
+from tamis.pipeline.terminal import shown
 from tamis.pipeline.token_screens import show_token_outcome
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for item in plan.files[:_SHOWN_FILES]:
         kind = item.file.format + (f" ({item.file.compression})" if item.file.compression else "")
-        dialect = escape(item.dialect.describe())
-        table.add_row(escape(item.file.name), kind, dialect, f"{item.rows:,}", size(item.file.bytes))
+        dialect = plain(item.dialect.describe())
+        table.add_row(plain(item.file.name), kind, dialect, f"{item.rows:,}", size(item.file.bytes))
     if len(plan.files) > _SHOWN_FILES:
         rest = plan.files[_SHOWN_FILES:]
         kinds = Counter(item.dialect.describe() for item in rest)
@@ -50,7 +50,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         table.add_row(
             f"and {len(rest):,} more",
             "",
-            escape("; ".join(kinds)),
+            plain("; ".join(kinds)),
             f"{rows:,}",
             size(sum(i.file.bytes for i in rest)),
         )
@@ -75,11 +75,11 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, said in facts.items():
         if said:
-            grid.add_row(name, escape(said))
+            grid.add_row(name, plain(said))
     console.print()
     console.print(grid)
     for warning in plan.warnings:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
+        console.print(f"[yellow]warning:[/] {plain(warning)}")
     console.print()
 
 
@@ -135,14 +135,14 @@ def show_layer_plan(console: Console, plan: LayerPlan, state: str) -> None:
     """What will be searched, and everything that gives cause for thought."""
     info, job = plan.model.info, plan.job
     grid = Table.grid(padding=(0, 2))
-    grid.add_row("model", escape(f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}"))
-    grid.add_row("layers", escape(_search_size(plan)))
+    grid.add_row("model", plain(f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}"))
+    grid.add_row("layers", plain(_search_size(plan)))
     for name, said in _placement(plan.placement).items():
-        grid.add_row(name, escape(said))
-    grid.add_row("output", escape(f"{job.output} ({_STATES[state]})"))
+        grid.add_row(name, plain(said))
+    grid.add_row("output", plain(f"{job.output} ({_STATES[state]})"))
     console.print(grid)
     for warning in plan.placement.warnings if plan.placement else ():
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
+        console.print(f"[yellow]warning:[/] {plain(warning)}")
     console.print()
 
 
@@ -152,29 +152,29 @@ def show_layers(console: Console, result: Mapping[str, Any], store: Store) -> No
     table = Table(box=None, pad_edge=False)
     table.add_column("block", justify="right")
     factors = list(result["blocks"][0]["refusals"]) if search else []
-    for name in [*(f"x {factor}" for factor in factors), *(["D1", "D2", "D3", "sensitivity"] if search else [])]:
+    for name in [*(plain(f"x {factor}") for factor in factors), *(["D1", "D2", "D3", "sensitivity"] if search else [])]:
         table.add_column(name, justify="right")
     if fisher:
         table.add_column("Fisher ratio", justify="right")
     table.add_column("")
     for row in result["blocks"]:
-        counts = [str(row["refusals"][factor]) for factor in factors]
-        counts += [str(row[name]) for name in ("d1", "d2", "d3", "sensitivity")] if search else []
+        counts = [plain(row["refusals"][factor]) for factor in factors]
+        counts += [plain(row[name]) for name in ("d1", "d2", "d3", "sensitivity")] if search else []
         ratio = [text.score(row["fisher"], 4)] if fisher else []
         style = "bold" if row["block"] == chosen["block"] else None
-        table.add_row(str(row["block"]), *counts, *ratio, ", ".join(marks(result, row["block"])), style=style)
+        table.add_row(plain(row["block"]), *counts, *ratio, plain(", ".join(marks(result, row["block"]))), style=style)
     console.print(table)
     console.print()
     if search:
         console.print(
             f"refusals among {search['prompts']['count']:,} answers, unscaled {search['unscaled']:,}", highlight=False
         )
-    console.print(f"[bold]{escape(lead(result))}[/] LARF reads the output of block {chosen['block']} (0-based).")
+    console.print(f"[bold]{plain(lead(result))}[/] LARF reads the output of block {plain(chosen['block'])} (0-based).")
     for warning in result["warnings"]:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
+        console.print(f"[yellow]warning:[/] {plain(warning)}")
     console.print()
     for name, file in (("numbers", LAYERS), ("page", LAYERS_PAGE)):
-        console.print(f"{name:<8} {store.path(file)}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"{name:<8} {shown(store.path(file))}", soft_wrap=True, markup=False, highlight=False)
 
 
 def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) -> None:
@@ -183,7 +183,7 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
         show_token_outcome(console, manifest, store)
         return
     counts, timings = manifest["counts"], manifest["timings"]
-    console.print(f"[bold]{escape(manifest['title'])}[/]", highlight=False)
+    console.print(f"[bold]{plain(manifest['title'])}[/]", highlight=False)
     table = counts_table(counts)
     console.print(table)
     console.print()
@@ -191,10 +191,10 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     for method in manifest["methods"]:
         found = layer_found(method["facts"].get("layer_chosen"))
         said = [method["name"], f"output of block {method['layer']} (0-based)", method["position"], found]
-        grid.add_row("method", ", ".join(part for part in said if part))
+        grid.add_row("method", plain(", ".join(part for part in said if part)))
     selection = manifest["selection"]
     cut = "" if selection["cut"] is None else f"; the cut is at score {selection['cut']:.6g}"
-    grid.add_row("selection", escape(f"{selection['how']} by {manifest['selected_by']}{cut}"))
+    grid.add_row("selection", plain(f"{selection['how']} by {manifest['selected_by']}{cut}"))
     spearman = manifest["score_length_spearman"]
     if spearman is not None:
         grid.add_row(
@@ -207,13 +207,13 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     extra = [f"{label} {timings[key]['seconds']:.1f} s" for key, label in _OVERHEADS.items() if key in timings]
     grid.add_row("all in all", f"{timings['total']['seconds']:.1f} s ({', '.join(extra)})")
     for code, facts in manifest["quarantine_codes"].items():
-        grid.add_row("quarantined", escape(f"{facts['rows']:,} × {code}: {facts['message']}"))
+        grid.add_row("quarantined", plain(f"{facts['rows']:,} × {code}: {facts['message']}"))
     console.print(grid)
     for warning in manifest["warnings"]:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
+        console.print(f"[yellow]warning:[/] {plain(warning)}")
     console.print()
-    console.print(f"report   {store.path('report.html')}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"corpus   {store.path('kept')}/*.parquet", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report   {shown(store.path('report.html'))}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"corpus   {shown(store.path('kept'))}/*.parquet", soft_wrap=True, markup=False, highlight=False)
 
 
 _OVERHEADS = {"plan": "plan", "ray_start": "Ray's start", "layers": "layer search", "model_load": "model load"}

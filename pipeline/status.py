@@ -19,6 +19,7 @@ from tamis.pipeline.run_folder import INCOMPLETE, LAYERS, LAYERS_RUN, MANIFEST, 
 from tamis.pipeline.set_aside import FOLDER as SET_ASIDE
 from tamis.pipeline.set_aside import SetAside, lines
 from tamis.pipeline.store import Store
+from tamis.pipeline.terminal import shown
 
 REFERENCES = f"{WORK}/references"
 
@@ -48,7 +49,7 @@ def show_status(console: Console, store: Store) -> None:
 
 
 def _say(*lines: str) -> None:
-    print("\n".join(lines))
+    print("\n".join(shown(line) for line in lines))
 
 
 def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:

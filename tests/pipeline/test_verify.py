@@ -239,3 +239,22 @@ def test_in_memory_and_in_an_object_store_s_manner() -> None:
         assert json.loads(store.read(MANIFEST))["complete"]
     finally:
         fsspec.filesystem("memory").rm("/verify-test", recursive=True)
+
+
+@pytest.mark.parametrize("target", ["absolute", "relative"])
+def test_a_part_that_is_a_link_is_looked_into(store: Store, tmp_path: Path, target: str) -> None:
+    """As of an output whose rows lie on another disk."""
+    kept = Path(store.path("kept"))
+    kept.rename(tmp_path / "elsewhere")
+    kept.symlink_to(tmp_path / "elsewhere" if target == "absolute" else "../elsewhere")
+    assert verify(store).problems == []
+    store.write_table("kept/000002-cc.parquet", table(1))
+    [problem] = verify(store).problems
+    assert problem.startswith("kept/000002-cc.parquet: is not in the manifest")
+
+
+def test_a_link_within_a_part_is_one_stranger(store: Store) -> None:
+    """`ln -s elsewhere out/kept` puts it there where kept/ is a folder."""
+    Path(store.path("kept/kept")).symlink_to(".")
+    [problem] = verify(store).problems
+    assert problem.startswith("kept/kept: is not in the manifest")
