@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tamis.pipeline.seals import opened
+
 Row = dict[str, Any]
 SCORE_COLUMNS_AFTER = ["decision", "n_tokens", "n_response_tokens", "truncated"]
 WORDS = (
@@ -51,8 +53,8 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
 
 
 def manifest_of(out: Path) -> dict[str, Any]:
-    tree: dict[str, Any] = json.loads((out / "manifest.json").read_text())
-    return tree
+    """What it says; its seal fits."""
+    return opened(json.loads((out / "manifest.json").read_text()))
 
 
 def tables(out: Path, part: str) -> list[pa.Table]:
