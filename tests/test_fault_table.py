@@ -16,6 +16,11 @@ TESTS = {
         "e2e/test_resume.py::test_the_output_is_that_of_an_undisturbed_run",
         CHAOS,
     ],
+    "the command is stopped by Ctrl-C, SIGTERM or SIGHUP": [
+        "e2e/test_terminal_output.py::test_a_run_that_is_stopped_says_so_and_goes_on",
+        "pipeline/test_stopping.py::test_the_second_one_ends_at_once",
+    ],
+    "something that nobody has foreseen": ["pipeline/test_stopping.py::test_what_nobody_has_foreseen_is_one_line"],
     "a worker process dies": [SET_ASIDE, CHAOS],
     "a worker hangs for `worker_timeout` seconds (1,800) at a shard or in a step of a training": [
         SET_ASIDE,
@@ -40,6 +45,7 @@ TESTS = {
     "the cluster does not answer, or dies": [
         "pipeline/test_ray_start.py::test_a_cluster_that_does_not_answer_is_named_at_once"
     ],
+    "the process may open too few files": ["pipeline/test_file_limit.py::test_too_few_files"],
     "the store throttles, fails with 5xx, resets, stalls or cuts off a body": [
         "e2e/test_object_store.py::test_it_ends_well_and_whole",
         "pipeline/test_retrying.py::test_passing_trouble_is_asked_again",
@@ -108,6 +114,7 @@ TESTS = {
         "pipeline/test_sources.py::test_ids_depend_on_name_content_role_and_range_alone",
         "pipeline/test_originals.py::test_rows_that_are_not_those_that_were_captured",
     ],
+    "the manifest of a finished run is damaged": ["pipeline/test_terminal.py::test_a_manifest_that_others_wrote"],
     "a file of the finished output is damaged, missing, or added later": ["e2e/test_verify_command.py::test_damage"],
 }
 
