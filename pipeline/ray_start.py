@@ -12,21 +12,23 @@ import re
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
 from tamis.pipeline.machines import Cluster, alive
+from tamis.pipeline.own_ray import environment, native_log, own_ray
 from tamis.pipeline.retrying import WORKER
 
 CONNECT_SECONDS = 10.0
 
-_STARTS = 2
-"""How often Ray is started on this machine, where it takes longer than it waits for itself."""
+_PATIENCE = (30.0, 90.0, 180.0)
+"""Seconds in which Ray must be up on this machine, in each try: with other work beside it, it may take long."""
+
+_LOOK_SECONDS = 0.2
 
 _LOCAL = "local"
 
@@ -40,6 +42,8 @@ WORKER_ENVIRONMENT = {
     # Outside the main thread glibc maps large tensors anew each time, whatever operators/allocator.py asks of it,
     # unless all threads share the main arena.
     "MALLOC_ARENA_MAX": "1",
+    # Python would look for modules where a script lies, and where a command is given.
+    "PYTHONSAFEPATH": "1",
 }
 
 
@@ -63,8 +67,8 @@ def ray_session(address: str | None) -> Iterator[Cluster]:
         yield _cluster(where, began)
         return
     _check_reachable(where)
-    with _native_stderr_aside():
-        _init(where)
+    with _native_stderr_aside(), _options(where) as options:
+        _init(where, options)
         _joined = where if where != _LOCAL else None
         try:
             yield _cluster(where, began)
@@ -132,11 +136,14 @@ class _Ahead:
 
     def _run(self) -> None:
         try:
-            _init(_LOCAL)
+            with _options(_LOCAL) as options:
+                _init(_LOCAL, options)
+                self._ready.set()
+                self._over.wait()
         except BaseException as error:
             self._error = error
-        self._ready.set()
-        self._over.wait()
+            self._ready.set()
+            self._over.wait()
 
     def wait(self) -> None:
         """Return when Ray is up; ClusterError if it does not start."""
@@ -189,7 +196,7 @@ def _native_stderr_aside() -> Iterator[None]:
     temporary folder and give Python's own stderr the terminal. The file stays only if Ray or tamis itself failed."""
     sys.stderr.flush()
     terminal = os.dup(2)
-    log = tempfile.NamedTemporaryFile(prefix="tamis-ray-", suffix=".log", delete=False)  # noqa: SIM115
+    log = native_log()
     os.dup2(log.fileno(), 2)
     python_stderr, ours = sys.stderr, os.fdopen(os.dup(terminal), "w", buffering=1)
     sys.stderr = ours
@@ -212,49 +219,81 @@ def _native_stderr_aside() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _init(where: str) -> None:
-    """Start or join Ray. ClusterError if that fails."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+def _options(where: str) -> Iterator[dict[str, Any]]:
+    """Of `ray.init`, by the way to Ray; what they speak of is there until the end."""
     # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # As Ray does from 2.56 on; before, it prints that it will.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if where != _LOCAL:
+        joining: dict[str, Any] = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+        # A client of Ray adds no folders, and takes no such settings of its job.
+        yield joining if where.startswith("ray://") else joining | {"job_config": _no_folder_of_code()}
+        return
+    with own_ray() as options:
+        yield options | {"job_config": _no_folder_of_code()}
+
+
+def _no_folder_of_code() -> Any:
+    """Ray lets workers import from the folder in which the driver was started, before all others. That may be a data
+    set's, which has no business with what its files happen to be called."""
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._py_driver_sys_path = _Nothing()
+    return config
+
+
+class _Nothing(list[str]):
+    """Ray adds the folders on its way to the cluster."""
+
+    def extend(self, _: Iterable[str]) -> None:
+        pass
+
+
+def _init(where: str, options: Mapping[str, Any]) -> None:
+    """Start or join Ray. ClusterError if that fails."""
     import ray
 
     local = where == _LOCAL
-    if local:
-        _ask_for_a_token()
-    for left in reversed(range(_STARTS if local else 1)):
+    tries = _PATIENCE if local else (0.0,)
+    for seconds in tries:
         try:
             # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
-            with _environment(WORKER_ENVIRONMENT if local else {}):
-                ray.init(
-                    address=where,
-                    include_dashboard=False if local else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env=None if local else {"env_vars": WORKER_ENVIRONMENT},
-                )
+            with environment(WORKER_ENVIRONMENT if local else {}), _patient(seconds):
+                ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **options)
             return
         except Exception as error:
             if not _failed_to_start(error):
                 raise
             ray.shutdown()
-            if type(error) is not Exception or not left:
+            if type(error) is not Exception or seconds == tries[-1]:
                 raise _not_started(where, error) from None
+
+
+@contextmanager
+def _patient(seconds: float) -> Iterator[None]:
+    """Let Ray wait so long for its own node to be up; it has no setting for it, and gives up after 30 seconds."""
+    from ray._private import services
+
+    get_node = services.get_node
+
+    def get_node_in_time(*arguments: Any) -> Any:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_LOOK_SECONDS)
+
+    services.get_node = get_node_in_time
+    try:
+        yield
+    finally:
+        services.get_node = get_node
 
 
 def _not_started(where: str, error: Exception) -> ClusterError:
@@ -273,16 +312,6 @@ def _failed_to_start(error: Exception) -> bool:
 
     usual = (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError)
     return type(error) is Exception or isinstance(error, usual)
-
-
-def _ask_for_a_token() -> None:
-    """Let nobody else on this machine use the Ray that starts here. Ray sees to it itself since 2.59, just so; this can
-    go when that is the oldest."""
-    if "RAY_AUTH_MODE" not in os.environ:
-        from ray._raylet import Config  # type: ignore[attr-defined, unused-ignore]
-
-        os.environ["RAY_AUTH_MODE"] = "token"
-        Config.initialize("")  # Ray has read the environment when it was imported
 
 
 def _cluster(where: str, began: float) -> Cluster:

@@ -28,7 +28,7 @@ def test_a_cluster_that_does_not_answer_is_named_at_once() -> None:
     ("slow", "says"),
     [
         (1, "started after 2 tries"),
-        (2, "Ray did not start on this machine (The current node timed out during startup.); see `tamis doctor`"),
+        (3, "Ray did not start on this machine (The current node timed out during startup.); see `tamis doctor`"),
     ],
 )
 def test_a_ray_that_takes_too_long_is_tried_again_and_then_named(slow: int, says: str) -> None:
