@@ -4,7 +4,7 @@ import os
 import sys
 
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
-    # `python -m` is looking for what to run, and has put the working folder before all others. That may be a data set's.
+    # `python -m` looks for what to run, and has put the working folder before all others. That may be a data set's.
     del sys.path[0]
 
 if "TAMIS_WORKER" in os.environ:  # set by ray_start.py; now, as the imports that follow are what takes the time

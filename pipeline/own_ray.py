@@ -1,8 +1,8 @@
 """The Ray that tamis starts on this machine is for one run of one user.
 
 Whoever may speak to Ray may run code, and on a machine with several users Ray by itself listens on all interfaces,
-leaves its token in the home folder and lets everyone into its folder. So it gets loopback addresses, a token of its own,
-and a folder that nobody else may enter, which is removed at the end. What a killed run left is removed by the next.
+leaves its token in the home folder and lets everyone into its folder. So it gets loopback addresses, a token of its
+own, and a folder that nobody else may enter, which is removed at the end; what a killed run left, by the next one.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _DEFAULTS = {
     "RAY_worker_niceness": "0",
     # Threads that spin while they wait take the cores from those that have something to do.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # Ray tries a task that was killed for want of memory again for ever.
+    "RAY_task_oom_retries": "3",
 }
 """Of its environment, unless the user has set them."""
 
@@ -115,8 +117,8 @@ def _base() -> Path:
             return Path(place)
         reasons.append(f"{place} {reason}")
     raise ClusterError(
-        f"Ray finds no folder for its files: {'; '.join(reasons)}; free space there, or set RAY_TMPDIR to a folder with a "
-        "short path that you may write to"
+        f"Ray finds no folder for its files: {'; '.join(reasons)}; free space there, or set RAY_TMPDIR to a folder "
+        "with a short path that you may write to"
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
 from tamis.pipeline.machines import Cluster, alive
 from tamis.pipeline.own_ray import environment, native_log, own_ray
+from tamis.pipeline.progress import say, waiting
 from tamis.pipeline.retrying import WORKER
 
 CONNECT_SECONDS = 10.0
@@ -59,19 +60,23 @@ def ray_session(address: str | None) -> Iterator[Cluster]:
     if where == _LOCAL and _ahead is not None and not _ahead.stopped:
         _ahead.wait()
         try:
-            yield _cluster(where, began)
+            with _lost_ray():
+                yield _cluster(where, began)
         finally:
             _ahead.stop()
         return
     if _joined == where:
-        yield _cluster(where, began)
+        with _lost_ray():
+            yield _cluster(where, began)
         return
     _check_reachable(where)
     with _native_stderr_aside(), _options(where) as options:
-        _init(where, options)
+        with waiting("Ray is starting" if where == _LOCAL else f"joining the cluster at {where}"):
+            _init(where, options)
         _joined = where if where != _LOCAL else None
         try:
-            yield _cluster(where, began)
+            with _lost_ray():
+                yield _cluster(where, began)
         finally:
             _joined = None
             _shutdown()
@@ -113,12 +118,15 @@ def ray_ahead(address: str | None, *, needed: bool = True) -> Iterator[None]:
     if not needed or _ahead is not None or _where(address) != _LOCAL:
         yield
         return
-    import ray  # noqa: F401  (not in the other thread: two threads that import the same things may wait for each other)
+    with waiting("loading Ray"):
+        # Not in the other thread: two threads that import the same things may wait for each other.
+        import ray  # noqa: F401
 
     with _native_stderr_aside():
         _ahead = _Ahead()
         try:
-            yield
+            with _lost_ray():
+                yield
         finally:
             _ahead.stop()
             _ahead = None
@@ -147,7 +155,9 @@ class _Ahead:
 
     def wait(self) -> None:
         """Return when Ray is up; ClusterError if it does not start."""
-        self._ready.wait()
+        if not self._ready.is_set():
+            with waiting("Ray is starting"):
+                self._ready.wait()
         if self._error is not None:
             raise self._error
         if threading.current_thread() is threading.main_thread():
@@ -170,6 +180,21 @@ class _Ahead:
 _ahead: _Ahead | None = None
 _joined: str | None = None
 """Ray is one for a process, and so are these."""
+
+
+@contextmanager
+def _lost_ray() -> Iterator[None]:
+    """ClusterError for an error of Ray itself, wherever it comes from, but not for those of the code that it runs."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"Ray failed ({first_line(error)}); what is done stays done, run the same command again to go on"
+        ) from None
 
 
 def _where(address: str | None) -> str:
@@ -270,6 +295,7 @@ def _init(where: str, options: Mapping[str, Any]) -> None:
             ray.shutdown()
             if type(error) is not Exception or seconds == tries[-1]:
                 raise _not_started(where, error) from None
+            say("Ray has not started in time; the machine may be busy, it is tried again with more patience")
 
 
 @contextmanager

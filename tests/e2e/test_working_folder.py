@@ -13,7 +13,7 @@ from outputs import alpaca_rows, check_whole, write_jsonl
 NAMES = ("torch", "statistics", "json", "ray", "pyarrow", "datasets", "data")
 """Modules of Python, of libraries, and what a data set's own folder may be called."""
 
-TRAP = "import os\nopen(os.path.join({folder!r}, 'trapped'), 'a').write(__name__ + '\\n')\nraise SystemExit('trapped')\n"
+TRAP = "import os\nopen({folder!r} + '/trapped', 'a').write(__name__ + '\\n')\nraise SystemExit('trapped')\n"
 
 
 @pytest.fixture
