@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from tamis.pipeline.processes import started
+
 TRIES = 3
 """How many workers a shard may kill."""
 
@@ -40,7 +42,7 @@ class Process:
     def this(cls) -> Process:
         import ray
 
-        return cls(os.getpid(), psutil.Process().create_time(), ray.get_runtime_context().get_node_id())
+        return cls(os.getpid(), started(os.getpid()), ray.get_runtime_context().get_node_id())
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def _kill(process: Process) -> bool:
     """False if it has ended; its number may be another process's by now."""
     with suppress(psutil.NoSuchProcess):
         found = psutil.Process(process.pid)
-        if found.create_time() == process.born and found.status() != psutil.STATUS_ZOMBIE:
+        if started(process.pid) == process.born and found.status() != psutil.STATUS_ZOMBIE:
             found.kill()
             return True
     return False

@@ -42,7 +42,8 @@ def test_what_is_done_of_shards_stays_until_their_receipts_are_here() -> None:
     guard = start_watch()
     signs = Signs(guard, "capture")
     guard.begin("reading b")
-    looked(signs, lambda: signs._question is None)
+    guard.attend()
+    looked(signs, lambda: signs.there == 1)
     assert not signs.at_work
     guard.begin("capture a")
     looked(signs, lambda: signs.at_work)
