@@ -15,8 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
+
+import psutil
 
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
 from tamis.pipeline.machines import Cluster, alive
@@ -32,6 +34,7 @@ _PATIENCE = (30.0, 90.0, 180.0)
 _LOOK_SECONDS = 0.2
 
 _LOCAL = "local"
+_NODE = "raylet"
 
 WORKER_ENVIRONMENT = {
     WORKER: "1",
@@ -278,7 +281,7 @@ class _Nothing(list[str]):
 
 
 def _init(where: str, options: Mapping[str, Any]) -> None:
-    """Start or join Ray. ClusterError if that fails."""
+    """Start or join Ray. ClusterError if that fails, whatever Ray says of it: it has bare Exceptions, too."""
     import ray
 
     local = where == _LOCAL
@@ -286,16 +289,16 @@ def _init(where: str, options: Mapping[str, Any]) -> None:
     for seconds in tries:
         try:
             # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
-            with environment(WORKER_ENVIRONMENT if local else {}), _patient(seconds):
+            with environment(WORKER_ENVIRONMENT if local else {}), _patient(seconds) if local else nullcontext():
                 ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **options)
             return
         except Exception as error:
-            if not _failed_to_start(error):
-                raise
             ray.shutdown()
-            if type(error) is not Exception or seconds == tries[-1]:
+            if local:
+                _end_processes_of(options["_temp_dir"])
+            if isinstance(error, ValueError) or seconds == tries[-1]:
                 raise _not_started(where, error) from None
-            say("Ray has not started in time; the machine may be busy, it is tried again with more patience")
+            say("Ray has not started; the machine may be busy, it is tried again with more patience")
 
 
 @contextmanager
@@ -313,6 +316,8 @@ def _patient(seconds: float) -> Iterator[None]:
             except RuntimeError:
                 if time.monotonic() > until:
                     raise
+                if not _node_runs():
+                    raise ClusterError(f"its {_NODE} has ended") from None
                 time.sleep(_LOOK_SECONDS)
 
     services.get_node = get_node_in_time
@@ -320,6 +325,22 @@ def _patient(seconds: float) -> Iterator[None]:
         yield
     finally:
         services.get_node = get_node
+
+
+def _node_runs() -> bool:
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == _NODE and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+def _end_processes_of(folder: str) -> None:
+    """What a start that failed has left running: Ray ends it with this process only, and it would be in the way."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(folder in word for word in child.cmdline()):
+                child.kill()
 
 
 def _not_started(where: str, error: Exception) -> ClusterError:
@@ -330,14 +351,6 @@ def _not_started(where: str, error: Exception) -> ClusterError:
         # Ray joins without its token unless told so, and then speaks of a failed connection only.
         advice = "if it asks for a token, as Ray's clusters do by default, set RAY_AUTH_MODE=token and try again"
     return ClusterError(f"{what} ({first_line(error)}); {advice}")
-
-
-def _failed_to_start(error: Exception) -> bool:
-    """Ray has a bare Exception for a node that did not start in 30 seconds, as on a busy machine."""
-    import ray
-
-    usual = (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError)
-    return type(error) is Exception or isinstance(error, usual)
 
 
 def _cluster(where: str, began: float) -> Cluster:

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +22,18 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def place(tmp_path: Path, tiny_model: Path) -> Path:
-    """With data/ and a model, an own/ folder, and a home that belongs to root."""
-    write_jsonl(tmp_path / "data" / "rows.jsonl", alpaca_rows(12, 1))
-    shutil.copytree(tiny_model, tmp_path / "model")
-    (tmp_path / "home").mkdir()
-    (tmp_path / "own" / "temporary files").mkdir(parents=True)
-    for path in [tmp_path / "own", *(tmp_path / "own").rglob("*")]:
+def place(tiny_model: Path) -> Iterator[Path]:
+    """With data/ and a model, an own/ folder, and a home that belongs to root. Nobody else may enter pytest's folders."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    write_jsonl(folder / "data" / "rows.jsonl", alpaca_rows(12, 1))
+    shutil.copytree(tiny_model, folder / "model")
+    (folder / "home").mkdir()
+    (folder / "own" / "temporary files").mkdir(parents=True)
+    for path in [folder / "own", *(folder / "own").rglob("*")]:
         os.chown(path, USER, USER)
-    return tmp_path
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_a_user_who_can_write_next_to_nothing(place: Path) -> None:
