@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def place(tiny_model: Path) -> Iterator[Path]:
-    """With data/ and a model, an own/ folder, and a home that belongs to root. Nobody else may enter pytest's folders."""
+    """With data/ and a model, an own/ folder, and a home that belongs to root. Not among pytest's: they are closed."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o755)
     write_jsonl(folder / "data" / "rows.jsonl", alpaca_rows(12, 1))
@@ -40,7 +40,7 @@ def test_a_user_who_can_write_next_to_nothing(place: Path) -> None:
     """It may read everything, as this Python may lie in root's home."""
     words = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     words += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    words += ["sh", "-c", 'umask 077; exec "$@"', "sh", sys.executable, str(TAMIS), "curate"]
+    words += ["sh", "-c", 'umask 077; ulimit -n 256; exec "$@"', "sh", sys.executable, str(TAMIS), "curate"]
     words += ["--input", "../data/rows.jsonl", "--model", "../model", "--output", "out", "--method", "larf"]
     words += ["--set", "larf.layer=1", "--drop-count", "2"]
     told = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_", "HF_", "TAMIS_"))}
