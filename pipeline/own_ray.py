@@ -53,23 +53,29 @@ def own_ray() -> Iterator[dict[str, Any]]:
 
     defaults = {name: value for name, value in _DEFAULTS.items() if name not in os.environ}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with _folder() as folder, environment(defaults | token):
-        _read_again()
+    with _folder() as folder, _read_anew(), environment(defaults | token), _read_anew():
         # Where Ray may form clusters, it takes the machine's outer address for 127.0.0.1, whatever it is told.
         clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
         try:
             yield {"_node_ip_address": "127.0.0.1", "_temp_dir": str(folder / _RAYS), "include_dashboard": False}
         finally:
             ray_constants.ENABLE_RAY_CLUSTER = clusters
-    _read_again()
 
 
-def _read_again() -> None:
-    """Ray reads its environment once, and its token once; both have changed."""
+@contextmanager
+def _read_anew() -> Iterator[None]:
+    """Ray reads its environment once, and its token once. Here both change, before and after."""
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined, unused-ignore]
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    def read() -> None:
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+    read()
+    try:
+        yield
+    finally:
+        read()
 
 
 @contextmanager
