@@ -99,7 +99,6 @@ def test_every_cell_is_counted_and_has_a_receipt(tiny_model: Path, expected: dic
     running = search(spec_for(tiny_model), PROMPTS, cells, POOL, store, "key", on_wait=waits.append)
     yielded = {receipt["cell"]: receipt for receipt in running}
     assert "the model is loading and answers the prompts unscaled" in waits, "a sign of life before the first cell"
-    assert waits[-1] == ""
     assert {name: receipt["refusals"] for name, receipt in yielded.items()} == expected
     assert {receipt["unscaled"] for receipt in yielded.values()} == {expected["unscaled"]}
     assert {receipt["cell"]: receipt for receipt in receipts.done(store, STAGE, cells, "key")} == yielded
