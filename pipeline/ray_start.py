@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -31,7 +32,7 @@ CONNECT_SECONDS = 10.0
 _PATIENCE = (30.0, 90.0, 180.0)
 """Seconds in which Ray must be up on this machine, in each try: with other work beside it, it may take long."""
 
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS, _NODE_SECONDS = 0.2, 2.0
 
 _LOCAL = "local"
 _NODE = "raylet"
@@ -182,6 +183,7 @@ class _Ahead:
 
 _ahead: _Ahead | None = None
 _joined: str | None = None
+_ending = threading.Event()
 """Ray is one for a process, and so are these."""
 
 
@@ -291,6 +293,9 @@ def _init(where: str, options: Mapping[str, Any]) -> None:
             # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
             with environment(WORKER_ENVIRONMENT if local else {}), _patient(seconds) if local else nullcontext():
                 ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **options)
+            if local:
+                _ending.clear()
+                threading.Thread(target=_speak_for, args=[options["_temp_dir"]], name="node", daemon=True).start()
             return
         except Exception as error:
             ray.shutdown()
@@ -335,6 +340,23 @@ def _node_runs() -> bool:
     return False
 
 
+def _speak_for(folder: str) -> None:
+    """Say why the command ends when Ray's node is killed: seconds later Ray ends this process, too, without a word."""
+    while not _ending.wait(_NODE_SECONDS):
+        # Whoever ends all processes of a command at once has ended this one, too, and it has its own last words.
+        if _node_runs() or _ending.wait(_NODE_SECONDS):
+            continue
+        print(
+            f"error: Ray's {_NODE} on this machine was killed; memory may have run out. What is done stays done; run "
+            "the same command again to go on",
+            file=sys.stderr,
+            flush=True,
+        )
+        _end_processes_of(folder)
+        shutil.rmtree(os.path.dirname(folder), ignore_errors=True)
+        os._exit(ClusterError.exit_code)
+
+
 def _end_processes_of(folder: str) -> None:
     """What a start that failed has left running: Ray ends it with this process only, and it would be in the way."""
     for child in psutil.Process().children(recursive=True):
@@ -363,6 +385,7 @@ def _cluster(where: str, began: float) -> Cluster:
 def _shutdown() -> None:
     import ray
 
+    _ending.set()
     ray.shutdown()
 
 
