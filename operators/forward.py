@@ -164,7 +164,7 @@ class Representer:
         *,
         token_budget: int | None = None,
         exact: bool = False,
-        on_batch: Callable[[], None] | None = None,
+        on_batch: Callable[[int], None] | None = None,
     ) -> tuple[dict[Request, Vectors], dict[int, RowProblem]]:
         """Run all rows and pool each request.
 
@@ -172,7 +172,7 @@ class Representer:
         each final answer. token_budget: rows x longest row of a batch; default: rows.TOKEN_BUDGETS,
         or COMPILED_TOKEN_BUDGETS.
         exact: one row at a time, so that a row's vectors are the same to the bit whatever else is in the call, on one
-        machine, device and number of threads. on_batch: called after each batch.
+        machine, device and number of threads. on_batch: called after each batch with its number of tokens.
         Returns, per request, float32 (N, d) whose row i belongs to input i; and the rows that have a problem,
         which hold NaN in every array: empty, too_long_for_model, bad_token_id, no_prompt_token,
         no_response_token, forward_failed, non_finite. A batch that fails is halved, down to one row. Raises
@@ -201,7 +201,7 @@ class Representer:
             if len(flying) > _IN_FLIGHT:
                 land(flying.popleft())
             if on_batch is not None:
-                on_batch()
+                on_batch(int(lengths[rows].sum()))
 
         if exact:
             batches = [usable[place : place + 1] for place in range(len(usable))]

@@ -110,14 +110,15 @@ class TokenLosses:
         token_budget: int | None = None,
         names: Sequence[str] | None = None,
         exact: bool = False,
-        on_batch: Callable[[], None] | None = None,
+        on_batch: Callable[[int], None] | None = None,
     ) -> tuple[dict[str, list[Losses]], dict[int, RowProblem]]:
         """The cross-entropy, in nats, of each response token given every token before it.
 
         input_ids: N arrays of token ids, (T_i,). responses: per row its half-open token ranges, in order and apart
         from each other. token_budget: rows x longest row of a batch; default: rows.TOKEN_BUDGETS. names: which of
         `self.names`; all by default. exact: one row at a time, so that a row's losses are the same to the bit whatever
-        else is in the call, on one machine, device and number of threads. on_batch: called after each batch.
+        else is in the call, on one machine, device and number of threads. on_batch: called after each batch with its
+        number of tokens.
         Returns, per name, one float32 array per row, (tokens in its ranges,), in the order of the tokens; and the
         rows that have a problem, which hold NaN in every array: empty, too_long_for_model, bad_token_id,
         no_response_token, no_prompt_token (nothing predicts the first token), forward_failed, non_finite. A batch
@@ -150,7 +151,7 @@ class TokenLosses:
                 for name in chosen:
                     losses[name][row][:] = scored[name][place]
             if on_batch is not None:
-                on_batch()
+                on_batch(int(lengths[rows].sum()))
 
         if exact:
             batches = [usable[place : place + 1] for place in range(len(usable))]

@@ -25,6 +25,7 @@ from tamis.pipeline.progress import say
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.room import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.set_aside import SetAside, lines
+from tamis.pipeline.signs import Signs
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.tokenising import PackedTokenizer
 from tamis.pipeline.watch import start_watch
@@ -66,7 +67,7 @@ class Forward(ModelWorker):
         self.precision = f"{str(self.representer.dtype).removeprefix('torch.')} on {self.representer.device.type}"
 
     def run(
-        self, rows: TokenRows, on_batch: Callable[[], None] | None
+        self, rows: TokenRows, on_batch: Callable[[int], None] | None
     ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
         vectors, problems = self.representer.represent(
             rows.input_ids, rows.finals, token_budget=self.token_budget, exact=self.spec.exact, on_batch=on_batch
@@ -91,25 +92,27 @@ def capture(
     hopeful: bool = False,
     patience: float = PATIENCE_SECONDS,
     tell: Callable[[str], None] = say,
+    on_signs: Callable[[Signs], None] | None = None,
 ) -> Generator[Receipt]:
     """Capture every shard, and yield its receipt when it is written, in any order. worker: what runs the model.
 
     on_set_aside: told of each shard that was given up (see watch.py); without it the first one is an error.
     timeout: seconds without progress on a shard after which its worker is taken for hung. resize: the pool for what is
     left of the cluster when nodes were lost. hopeful: other shards were captured before. patience: seconds to wait for
-    room on the cluster. tell: told what is waited for.
+    room on the cluster. tell: told what is waited for. on_signs: told every second how far the workers are.
     Raises TamisError as the workers raised it, ClusterError when Ray gave up.
     """
     left = {shard.name: shard for shard in shards}
     packed = PackedTokenizer.pack(tokenizer)
     given_up: list[SetAside] = []
-    fruitless, anything = 0, hopeful
+    fruitless, anything, most = 0, hopeful, len(left)
     while left:
         before = len(left)
-        pool = at_most(pool, len(left))
+        pool = at_most(pool, min(len(left), most))
         wait_for_room(pool, patience, tell)
+        watched = (start_watch(), timeout, patience, tell, on_signs)
         try:
-            graph = run_graph(spec, packed, list(left.values()), pool, worker, start_watch(), timeout, patience, tell)
+            graph = run_graph(spec, packed, list(left.values()), pool, worker, *watched)
             with closing(graph) as outcomes:
                 for outcome in outcomes:
                     if "set_aside" not in outcome:
@@ -132,6 +135,9 @@ def capture(
                     f"the workers could not be kept alive ({lost}); is there memory enough on the nodes? What is "
                     "captured stays; run the same command again to go on"
                 ) from None
+            if lost.of_memory and pool.workers > 1:
+                most = pool.workers // 2
+                tell(f"memory ran short on a node; going on with {most} of {pool.workers} workers")
             pool = pool if resize is None else resize()
 
 

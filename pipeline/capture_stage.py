@@ -19,6 +19,7 @@ from tamis.pipeline.pools import Pool, pool_of, refit
 from tamis.pipeline.progress import Progress, warn_once
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside
+from tamis.pipeline.signs import Signs
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 from tamis.pipeline.totals import CaptureTotals
@@ -73,7 +74,7 @@ def run_capture(
 
         captures = (start or _vectors(plan, store, key))(left, pool)
         watched = {"on_set_aside": note, "timeout": plan.job.worker_timeout, "resize": resize}
-        watched |= {"patience": plan.job.cluster_patience, "tell": progress.note}
+        watched |= {"patience": plan.job.cluster_patience, "tell": progress.note, "on_signs": shown_on(progress)}
         # Closed here, so that the workers are stopped before Ray is, whatever ends the loop.
         with closing(captures(**watched, hopeful=bool(finished))) as new:
             for receipt in receipts.compacted(store, stage, key, new):
@@ -95,6 +96,17 @@ def run_capture(
     if totals.rows + sum(item.rows for item in totals.failed) != plan.rows:
         raise InternalError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run again, and report this")
     return totals
+
+
+def shown_on(progress: Progress) -> Callable[[Signs], None]:
+    """Shows on the line of the stage how far the workers are."""
+
+    def show(signs: Signs) -> None:
+        within = signs.within
+        waits = "" if signs.at_work else "the model is loading" if signs.there else "workers are starting"
+        progress.within(within.rows, within.tokens, waits)
+
+    return show
 
 
 def check_precision(store: Store, totals: CaptureTotals) -> None:

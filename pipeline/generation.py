@@ -24,6 +24,7 @@ from tamis.pipeline.model_worker import ModelWorker
 from tamis.pipeline.parcels import BATCH_SIZE, ONE_ROW, portions
 from tamis.pipeline.pools import Pool
 from tamis.pipeline.room import GRACE_SECONDS, Places
+from tamis.pipeline.signs import Signs
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.tokenising import PackedTokenizer, tokenise_portion
 from tamis.pipeline.watch import TRIES, Guard, kill_stalled
@@ -37,7 +38,12 @@ _END = object()
 
 
 class GraphLost(Exception):
-    """Workers or nodes are gone, and the graph with them; the shards that are left need another one."""
+    """Workers or nodes are gone, and the graph with them; the shards that are left need another one. of_memory: that
+    was what they lacked."""
+
+    def __init__(self, reason: str, *, of_memory: bool = False) -> None:
+        super().__init__(reason)
+        self.of_memory = of_memory
 
 
 def run_graph(
@@ -50,9 +56,11 @@ def run_graph(
     timeout: float,
     patience: float,
     tell: Callable[[str], None],
+    on_signs: Callable[[Signs], None] | None = None,
 ) -> Generator[dict[str, Any]]:
     """What the workers say of every shard, in any order. timeout: seconds after which a worker is taken for hung.
-    patience: seconds to wait for a place for one of them. tell: told of that.
+    patience: seconds to wait for a place for one of them. tell: told of that. on_signs: told every second how far they
+    are.
 
     Raises TamisError as a worker raised it, GraphLost, or ClusterError for any other error of a worker.
     """
@@ -73,15 +81,18 @@ def run_graph(
     ended = False
     looked = time.monotonic()
     places = Places(pool, patience, tell)
+    signs = Signs(guard, spec.stage)
     try:
         while True:
             if time.monotonic() - looked > min(timeout / 4, GRACE_SECONDS):
                 looked = time.monotonic()
-                _replace_hung(guard, timeout)
+                kill_stalled(guard, timeout)
+            if signs.look() and on_signs is not None:
+                on_signs(signs)
             try:
                 outcome = outcomes.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                if places.lost(partial(_asked, guard)):
+                if places.lost(lambda: signs.there):
                     raise GraphLost("the cluster has become too small for the workers") from None
                 continue
             places.in_use()
@@ -94,6 +105,7 @@ def run_graph(
             said = json.loads(outcome)
             if "error" in said:
                 raise from_facts(said["error"])
+            signs.done(said["shard"] if "shard" in said else said["set_aside"]["shard"])
             yield said
     finally:
         if not ended:
@@ -161,26 +173,6 @@ def _finite_retries() -> Iterator[None]:
         yield
 
 
-def _replace_hung(guard: Guard, timeout: float) -> None:
-    with _watched():
-        kill_stalled(guard, timeout)
-
-
-def _asked(guard: Guard) -> int:
-    with _watched():
-        return guard.there()
-
-
-@contextmanager
-def _watched() -> Iterator[None]:
-    import ray
-
-    try:
-        yield
-    except ray.exceptions.RayActorError:
-        raise GraphLost("the record of who works on what was lost") from None
-
-
 def _meaning(error: BaseException) -> Exception:
     """What an error that ended the graph means for the run."""
     import ray
@@ -190,8 +182,10 @@ def _meaning(error: BaseException) -> Exception:
     if isinstance(found, TamisError):
         return found
     text = f"{type(found).__name__}: {error_text(found)}"
-    if not isinstance(error, UserCodeException) and any(isinstance(e, ray.exceptions.RayError) for e in _causes(error)):
-        return GraphLost(text)
+    causes = list(_causes(error))
+    if not isinstance(error, UserCodeException) and any(isinstance(e, ray.exceptions.RayError) for e in causes):
+        of_memory = any(isinstance(cause, ray.exceptions.OutOfMemoryError) for cause in causes)
+        return GraphLost(text, of_memory=of_memory)
     return ClusterError(f"the capture stopped: {text}. What is captured stays; run the same command again to go on")
 
 

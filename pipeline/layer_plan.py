@@ -15,6 +15,7 @@ from tamis.pipeline.job import LayersJob
 from tamis.pipeline.model_checks import OpenedModel, check_files, open_model
 from tamis.pipeline.models import chat_template
 from tamis.pipeline.pools import Placement
+from tamis.pipeline.progress import waiting
 from tamis.pipeline.prompts import Prompts, read_prompts
 from tamis.pipeline.reference_sets import plan_references
 from tamis.pipeline.render_process import BoundedRenderer
@@ -51,7 +52,8 @@ class LayerPlan:
 
 def plan_layers(job: LayersJob) -> LayerPlan:
     """For `tamis layers`, which always goes both ways. Raises ConfigError or InputError."""
-    model = open_model(job.model, job.storage_options)
+    with waiting("opening the model"):
+        model = open_model(job.model, job.storage_options)
     parameters = check_files(model, model.info.blocks, head=True)
     max_tokens = longest_of(job, model)
     references = plan_references(job, {"larf": Larf()}, model.tokenizer, max_tokens, 0, [])

@@ -23,6 +23,7 @@ from tamis.operators.sensitivity import FACTORS, NEW_TOKENS
 from tamis.pipeline import layer_result, lease, receipts, run_folder
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
+from tamis.pipeline.capture_stage import shown_on
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.fit import read_features
 from tamis.pipeline.job import LayersJob
@@ -224,6 +225,7 @@ def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
             resize=partial(refit, pool, plan.job),
             patience=plan.job.cluster_patience,
             tell=progress.note,
+            on_wait=lambda what: progress.within(0.0, 0, what),
         ):
             done[receipt["cell"]] = receipt
             _check_precision(store, done.values())
@@ -278,7 +280,7 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
         progress = Progress(FISHER, rows, skipped=rows - sum(shard.rows for shard in left))
         spec = capture_spec(plan.job, plan.model.source, store, key, pool, plan.max_tokens, requests, FISHER)
         watched: dict[str, Any] = {"resize": partial(refit, pool, plan.job), "timeout": plan.job.worker_timeout}
-        watched |= {"patience": plan.job.cluster_patience, "tell": progress.note}
+        watched |= {"patience": plan.job.cluster_patience, "tell": progress.note, "on_signs": shown_on(progress)}
         for receipt in capture(spec, plan.model.tokenizer, left, pool, **watched):
             done.append(receipt)
             if receipt.get("fallback") is not None:

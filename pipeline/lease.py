@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 import psutil
 
 from tamis.pipeline.errors import ConfigError, TamisError
+from tamis.pipeline.processes import started
 from tamis.pipeline.progress import say
 from tamis.pipeline.receipts import WORK
 from tamis.pipeline.store import Store
@@ -37,8 +38,8 @@ _LAST_WAIT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Lease:
-    """One driver's claim. machine: unlike that of any other machine, boot or container. process_started: seconds by
-    that machine's clock. started: for people. beat: changes with every renewal."""
+    """One driver's claim. machine: unlike that of any other machine, boot or container. process_started: as
+    `processes.started` has it. started: for people. beat: changes with every renewal."""
 
     id: str
     host: str
@@ -115,7 +116,7 @@ def _own() -> Lease:
         host=socket.gethostname(),
         machine=_machine(),
         pid=process.pid,
-        process_started=process.create_time(),
+        process_started=started(process.pid),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -133,10 +134,10 @@ def _machine() -> str:
 
 
 def _runs(lease: Lease) -> bool:
-    """A pid may have come to another process; the clock by which processes start may have been set meanwhile."""
+    """A pid may have come to another process."""
     try:
         process = psutil.Process(lease.pid)
-        same = abs(process.create_time() - lease.process_started) < _START_TOLERANCE
+        same = abs(started(lease.pid) - lease.process_started) < _START_TOLERANCE
         return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

@@ -24,7 +24,7 @@ from tamis.pipeline.parcels import unpack
 from tamis.pipeline.receipts import WORK, Receipt
 from tamis.pipeline.set_aside import set_aside
 from tamis.pipeline.sources import Shard
-from tamis.pipeline.watch import Guard
+from tamis.pipeline.watch import Beats, Guard, Part
 from tamis.pipeline.worker_gpu import missing_gpu
 
 SHOWN_EXAMPLES = 3
@@ -47,6 +47,8 @@ class ModelWorker:
 
     precision: str
     fallback: str | None = None
+    readings: int = 1
+    """How often `run` computes each token."""
 
     def __init__(self, spec: CaptureSpec, guard: Guard | None = None) -> None:
         self.spec, self.guard = spec, guard
@@ -78,7 +80,7 @@ class ModelWorker:
         if refused is not None:
             return _said({"set_aside": set_aside(shard, refused).to_dict()})
         try:
-            return _said(self.thread.submit(self._capture, rows, notes, self.guard.beats(work)).result())
+            return _said(self.thread.submit(self._capture, rows, notes, self._beats(work, rows)).result())
         except (TamisError, OSError) as error:
             return _said({"error": as_facts(error)})
         except Exception as error:
@@ -101,12 +103,17 @@ class ModelWorker:
         raise NotImplementedError
 
     def run(
-        self, rows: TokenRows, on_batch: Callable[[], None] | None
+        self, rows: TokenRows, on_batch: Callable[[int], None] | None
     ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
         """The columns to write, an entry per row, and the rows that have a problem, whose entries say nothing.
-        on_batch: to be called after each batch.
+        on_batch: to be called after each batch, with its number of tokens.
         """
         raise NotImplementedError
+
+    def _beats(self, work: str, rows: pa.Table) -> Beats:
+        assert self.guard is not None
+        tokens = pc.sum(pc.list_value_length(rows.column("input_ids"))).as_py() or 0
+        return self.guard.beats(work, whole=Part(rows.num_rows, tokens), tokens=tokens * self.readings)
 
     def _start(self) -> None:
         import torch
@@ -128,7 +135,7 @@ class ModelWorker:
         self.load(source.path)
         self.load_seconds = time.perf_counter() - began
 
-    def _capture(self, batch: pa.Table, notes: dict[str, Any], on_batch: Callable[[], None] | None) -> Receipt:
+    def _capture(self, batch: pa.Table, notes: dict[str, Any], on_batch: Callable[[int], None] | None) -> Receipt:
         started = time.time()
         began = time.perf_counter()
         codes, messages = batch.column("code").to_pylist(), batch.column("message").to_pylist()

@@ -27,6 +27,7 @@ from tamis.pipeline.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longes
 from tamis.pipeline.model_checks import OpenedModel, check_files, open_model
 from tamis.pipeline.models import ModelSource
 from tamis.pipeline.pools import Placement
+from tamis.pipeline.progress import waiting
 from tamis.pipeline.reference_sets import plan_references
 from tamis.pipeline.retrying import PATIENCE_SECONDS
 from tamis.pipeline.scanning import dialect_of, scan_files
@@ -155,7 +156,8 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     """
     files = find_inputs(job) if inputs is None else inputs
     methods = methods_of(job)
-    model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
+    with waiting("opening the model"):
+        model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
     undecided = "larf" in methods and isinstance(job.larf.layer, str)
     requests = requests_of({name: methods[name] for name in methods if name != "larf" or not undecided}, model.info)
     whole = undecided or job.masks_tokens

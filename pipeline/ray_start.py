@@ -9,27 +9,34 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
+
+import psutil
 
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
 from tamis.pipeline.file_limit import check_file_limit
 from tamis.pipeline.machines import Cluster, alive
+from tamis.pipeline.own_ray import environment, native_log, own_ray
+from tamis.pipeline.progress import say, waiting
 from tamis.pipeline.retrying import WORKER
 
 CONNECT_SECONDS = 10.0
 
-_STARTS = 2
-"""How often Ray is started on this machine, where it takes longer than it waits for itself."""
+_PATIENCE = (30.0, 90.0, 180.0)
+"""Seconds in which Ray must be up on this machine, in each try: with other work beside it, it may take long."""
+
+_LOOK_SECONDS, _NODE_SECONDS = 0.2, 2.0
 
 _LOCAL = "local"
+_NODE = "raylet"
 
 WORKER_ENVIRONMENT = {
     WORKER: "1",
@@ -41,6 +48,8 @@ WORKER_ENVIRONMENT = {
     # Outside the main thread glibc maps large tensors anew each time, whatever operators/allocator.py asks of it,
     # unless all threads share the main arena.
     "MALLOC_ARENA_MAX": "1",
+    # Python would look for modules where a script lies, and where a command is given.
+    "PYTHONSAFEPATH": "1",
 }
 
 
@@ -56,19 +65,23 @@ def ray_session(address: str | None) -> Iterator[Cluster]:
     if where == _LOCAL and _ahead is not None and not _ahead.stopped:
         _ahead.wait()
         try:
-            yield _cluster(where, began)
+            with _lost_ray():
+                yield _cluster(where, began)
         finally:
             _ahead.stop()
         return
     if _joined == where:
-        yield _cluster(where, began)
+        with _lost_ray():
+            yield _cluster(where, began)
         return
     _check_reachable(where)
-    with _native_stderr_aside():
-        _init(where)
+    with _native_stderr_aside(), _options(where) as options:
+        with waiting("Ray is starting" if where == _LOCAL else f"joining the cluster at {where}"):
+            _init(where, options)
         _joined = where if where != _LOCAL else None
         try:
-            yield _cluster(where, began)
+            with _lost_ray():
+                yield _cluster(where, began)
         finally:
             _joined = None
             _shutdown()
@@ -110,12 +123,15 @@ def ray_ahead(address: str | None, *, needed: bool = True) -> Iterator[None]:
     if not needed or _ahead is not None or _where(address) != _LOCAL:
         yield
         return
-    import ray  # noqa: F401  (not in the other thread: two threads that import the same things may wait for each other)
+    with waiting("loading Ray"):
+        # Not in the other thread: two threads that import the same things may wait for each other.
+        import ray  # noqa: F401
 
     with _native_stderr_aside():
         _ahead = _Ahead()
         try:
-            yield
+            with _lost_ray():
+                yield
         finally:
             _ahead.stop()
             _ahead = None
@@ -133,15 +149,20 @@ class _Ahead:
 
     def _run(self) -> None:
         try:
-            _init(_LOCAL)
+            with _options(_LOCAL) as options:
+                _init(_LOCAL, options)
+                self._ready.set()
+                self._over.wait()
         except BaseException as error:
             self._error = error
-        self._ready.set()
-        self._over.wait()
+            self._ready.set()
+            self._over.wait()
 
     def wait(self) -> None:
         """Return when Ray is up; ClusterError if it does not start."""
-        self._ready.wait()
+        if not self._ready.is_set():
+            with waiting("Ray is starting"):
+                self._ready.wait()
         if self._error is not None:
             raise self._error
         alone = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # else the command has its own handler
@@ -164,7 +185,23 @@ class _Ahead:
 
 _ahead: _Ahead | None = None
 _joined: str | None = None
+_ending = threading.Event()
 """Ray is one for a process, and so are these."""
+
+
+@contextmanager
+def _lost_ray() -> Iterator[None]:
+    """ClusterError for an error of Ray itself, wherever it comes from, but not for those of the code that it runs."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"Ray failed ({first_line(error)}); what is done stays done, run the same command again to go on"
+        ) from None
 
 
 def _where(address: str | None) -> str:
@@ -191,7 +228,7 @@ def _native_stderr_aside() -> Iterator[None]:
     temporary folder and give Python's own stderr the terminal. The file stays only if Ray or tamis itself failed."""
     sys.stderr.flush()
     terminal = os.dup(2)
-    log = tempfile.NamedTemporaryFile(prefix="tamis-ray-", suffix=".log", delete=False)  # noqa: SIM115
+    log = native_log()
     os.dup2(log.fileno(), 2)
     python_stderr = sys.stderr
     # What this terminal cannot show is escaped, as Python does on its own stderr.
@@ -209,27 +246,14 @@ def _native_stderr_aside() -> Iterator[None]:
         raise
     finally:
         if not keep_log:
-            os.unlink(log.name)
+            with suppress(FileNotFoundError):
+                os.unlink(log.name)
         if sys.stderr is ours:  # else someone (a notebook, a test runner) has put another in its place
             sys.stderr = python_stderr
         ours.close()
         os.dup2(terminal, 2)
         os.close(terminal)
         log.close()
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
@@ -243,37 +267,123 @@ def _our_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _init(where: str) -> None:
-    """Start or join Ray. ClusterError if that fails."""
-    check_file_limit()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+@contextmanager
+def _options(where: str) -> Iterator[dict[str, Any]]:
+    """Of `ray.init`, by the way to Ray; what they speak of is there until the end."""
     # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # As Ray does from 2.56 on; before, it prints that it will.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if where != _LOCAL:
+        joining: dict[str, Any] = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+        # A client of Ray adds no folders, and takes no such settings of its job.
+        yield joining if where.startswith("ray://") else joining | {"job_config": _no_folder_of_code()}
+        return
+    with own_ray() as options:
+        yield options | {"job_config": _no_folder_of_code()}
+
+
+def _no_folder_of_code() -> Any:
+    """Ray lets workers import from the folder in which the driver was started, before all others. That may be a data
+    set's, which has no business with what its files happen to be called."""
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._py_driver_sys_path = _Nothing()
+    return config
+
+
+class _Nothing(list[str]):
+    """Ray adds the folders on its way to the cluster."""
+
+    def extend(self, _: Iterable[str]) -> None:
+        pass
+
+
+def _init(where: str, options: Mapping[str, Any]) -> None:
+    """Start or join Ray. ClusterError if that fails, whatever Ray says of it: it has bare Exceptions, too."""
+    check_file_limit()
     import ray
 
     local = where == _LOCAL
-    if local:
-        _ask_for_a_token()
-    for left in reversed(range(_STARTS if local else 1)):
+    tries = _PATIENCE if local else (0.0,)
+    for seconds in tries:
         try:
             # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
-            with _our_sigterm(), _environment(WORKER_ENVIRONMENT if local else {}):
-                ray.init(
-                    address=where,
-                    include_dashboard=False if local else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env=None if local else {"env_vars": WORKER_ENVIRONMENT},
-                )
+            patience = _patient(seconds) if local else nullcontext()
+            with _our_sigterm(), environment(WORKER_ENVIRONMENT if local else {}), patience:
+                ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **options)
+            if local:
+                _ending.clear()
+                threading.Thread(target=_speak_for, args=[options["_temp_dir"]], name="node", daemon=True).start()
             return
         except Exception as error:
-            if not _failed_to_start(error):
-                raise
             ray.shutdown()
-            if type(error) is not Exception or not left:
+            if local:
+                _end_processes_of(options["_temp_dir"])
+            if isinstance(error, ValueError) or seconds == tries[-1]:
                 raise _not_started(where, error) from None
+            say("Ray has not started; the machine may be busy, it is tried again with more patience")
+
+
+@contextmanager
+def _patient(seconds: float) -> Iterator[None]:
+    """Let Ray wait so long for its own node to be up; it has no setting for it, and gives up after 30 seconds."""
+    from ray._private import services
+
+    get_node = services.get_node
+
+    def get_node_in_time(*arguments: Any) -> Any:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+                if not _node_runs():
+                    raise ClusterError(f"its {_NODE} has ended") from None
+                time.sleep(_LOOK_SECONDS)
+
+    services.get_node = get_node_in_time
+    try:
+        yield
+    finally:
+        services.get_node = get_node
+
+
+def _node_runs() -> bool:
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == _NODE and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+def _speak_for(folder: str) -> None:
+    """Say why the command ends when Ray's node is killed: seconds later Ray ends this process, too, without a word."""
+    while not _ending.wait(_NODE_SECONDS):
+        # Whoever ends all processes of a command at once has ended this one, too, and it has its own last words.
+        if _node_runs() or _ending.wait(_NODE_SECONDS):
+            continue
+        print(
+            f"error: Ray's {_NODE} on this machine was killed; memory may have run out. What is done stays done; run "
+            "the same command again to go on",
+            file=sys.stderr,
+            flush=True,
+        )
+        _end_processes_of(folder)
+        shutil.rmtree(os.path.dirname(folder), ignore_errors=True)
+        os._exit(ClusterError.exit_code)
+
+
+def _end_processes_of(folder: str) -> None:
+    """What a start that failed has left running: Ray ends it with this process only, and it would be in the way."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(folder in word for word in child.cmdline()):
+                child.kill()
 
 
 def _not_started(where: str, error: Exception) -> ClusterError:
@@ -286,24 +396,6 @@ def _not_started(where: str, error: Exception) -> ClusterError:
     return ClusterError(f"{what} ({first_line(error)}); {advice}")
 
 
-def _failed_to_start(error: Exception) -> bool:
-    """Ray has a bare Exception for a node that did not start in 30 seconds, as on a busy machine."""
-    import ray
-
-    usual = (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError)
-    return type(error) is Exception or isinstance(error, usual)
-
-
-def _ask_for_a_token() -> None:
-    """Let nobody else on this machine use the Ray that starts here. Ray sees to it itself since 2.59, just so; this can
-    go when that is the oldest."""
-    if "RAY_AUTH_MODE" not in os.environ:
-        from ray._raylet import Config  # type: ignore[attr-defined, unused-ignore]
-
-        os.environ["RAY_AUTH_MODE"] = "token"
-        Config.initialize("")  # Ray has read the environment when it was imported
-
-
 def _cluster(where: str, began: float) -> Cluster:
     _messages_to_log()
     _quiet_ray_data()
@@ -314,6 +406,7 @@ def _cluster(where: str, began: float) -> Cluster:
 def _shutdown() -> None:
     import ray
 
+    _ending.set()
     ray.shutdown()
 
 

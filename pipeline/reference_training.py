@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from tamis.pipeline import seals
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.models import ModelSource
 from tamis.pipeline.pools import Pool, device_of, room
-from tamis.pipeline.progress import Progress, say, warn_once
+from tamis.pipeline.progress import Progress, say, waiting, warn_once
 from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import rows_digest, write_rows
 from tamis.pipeline.reference_worker import REFERENCES, ReferenceSpec
@@ -164,23 +164,23 @@ def _train(spec: ReferenceSpec, pool: Pool, timeout: float, patience: float) -> 
 
     The workers of a group begin together, so there are no more of them than have room.
     """
-    shown = _Shown(spec.name)
     last: WorkerDied | None = None
-    for _ in range(1 + RESTARTS):
-        workers = wait_for_room(pool, patience, say, settle=_SETTLE_SECONDS)
-        try:
-            with closing(messages(spec, pool, workers, timeout)) as said:
-                for message in said:
-                    shown.take(message)
-        except WorkerDied as death:
-            last = death
-            continue
-        except TamisError:
-            raise
-        except Exception as error:
-            raise _stopped(spec, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-        shown.finish()
-        return workers, shown.last
+    with closing(_Shown(spec.name)) as shown:
+        for _ in range(1 + RESTARTS):
+            workers = wait_for_room(pool, patience, say, settle=_SETTLE_SECONDS)
+            try:
+                with closing(messages(spec, pool, workers, timeout)) as said:
+                    for message in said:
+                        shown.take(message)
+            except WorkerDied as death:
+                last = death
+                continue
+            except TamisError:
+                raise
+            except Exception as error:
+                raise _stopped(spec, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+            shown.finish()
+            return workers, shown.last
     raise _stopped(spec, f"its workers died {1 + RESTARTS} times; they may lack memory (the last time: {last})")
 
 
@@ -201,6 +201,8 @@ class _Shown:
     def __init__(self, name: str) -> None:
         self._name = name
         self._progress: Progress | None = None
+        self._loading = ExitStack()
+        self._loading.enter_context(waiting(f"train {name}: the model is loading"))
         self._step = 0
         self.last: dict[str, Any] = {}
 
@@ -208,6 +210,8 @@ class _Shown:
         self.last = message
         if "warns" in message:
             warn_once(message["warns"])
+        if "begins" in message:
+            self.close()
         if "begins" in message and self._progress is None:
             self._step = message["begins"]
             self._progress = Progress(f"train {self._name}", message["steps"], unit="steps", skipped=self._step)
@@ -216,6 +220,10 @@ class _Shown:
         if "point" in message:
             point = message["point"]
             self._advance(point["step"], point["tokens"], f"loss {point['loss']:.3f}")
+
+    def close(self) -> None:
+        """End the sign of life that stands in for the line before there is one."""
+        self._loading.close()
 
     def _advance(self, step: int, tokens: int = 0, note: str = "") -> None:
         if self._progress is not None and step > self._step:

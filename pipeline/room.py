@@ -98,6 +98,14 @@ def _offer() -> str:
     return f"the cluster has {' and '.join(parts)} on {len(machines)} node{'s' if len(machines) != 1 else ''}"
 
 
+def _is_free(pool: Pool) -> bool:
+    """Whether a worker has room now, beside what else runs."""
+    import ray
+
+    free = ray.available_resources()
+    return all(free.get(name, 0.0) >= amount - 1e-6 for name, amount in _bundle(pool).items())
+
+
 class Places:
     """Whether workers have places, watched while nothing gets done. One that lost its own keeps the shards that were
     given to it, and those that never had one wait behind other jobs."""
@@ -124,6 +132,11 @@ class Places:
         there = count()
         self._most = max(self._most, there)
         if there == 0 and idle > self._patience + GRACE_SECONDS:
+            if _is_free(self._pool):
+                raise ClusterError(
+                    f"no worker stayed alive in {idle:.0f} s, though there is room for one; do the nodes have memory "
+                    "enough? What is done stays done; run the same command again to go on"
+                )
             raise ClusterError(
                 f"no worker found room in {idle:.0f} s: {_offer()}; free some, ask for less (workers, "
                 "model.gpus_per_worker), or raise cluster_patience. What is done stays done; run the same command "
@@ -131,6 +144,8 @@ class Places:
             )
         if there == 0 and idle > 2 * GRACE_SECONDS and not self._told:
             self._told = True
-            self._tell(f"waiting for {_shape(self._pool, 1)}: {_offer()}; for {self._patience:g} s at most "
+            offer = "there is room for it, and none stays alive; do the nodes have memory enough?"
+            offer = offer if _is_free(self._pool) else f"{_offer()};"
+            self._tell(f"waiting for {_shape(self._pool, 1)}: {offer} for {self._patience:g} s at most "
                        "(cluster_patience)")  # fmt: skip
         return idle > GRACE_SECONDS and room(self._pool) < self._most

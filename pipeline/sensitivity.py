@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tamis.operators.scaled_answers import ScaledAnswers
 
 STAGE = "layers"
+_FIRST = "the model is loading and answers the prompts unscaled"
 ACTOR_RESTARTS = 3
 
 MAX_FRUITLESS = 3
@@ -101,17 +102,19 @@ def search(
     resize: Callable[[], Pool] | None = None,
     patience: float = PATIENCE_SECONDS,
     tell: Callable[[str], None] = say,
+    on_wait: Callable[[str], None] = lambda what: None,
 ) -> Iterator[Receipt]:
     """Run every cell on the actors, write its receipt, and yield it, in any order.
 
     resize: the pool for what is left of the cluster when nodes were lost. patience: seconds to wait for room on it.
-    tell: told what is waited for. Raises TamisError as a worker raised it, ClusterError when workers keep dying.
+    tell: told what is waited for. on_wait: told every second what is under way until the first cell is done; then
+    nothing. Raises TamisError as a worker raised it, ClusterError when workers keep dying.
     """
     left, fruitless = list(cells), 0
     while left:
         before = len(left)
         wait_for_room(pool, patience, tell)
-        with closing(_round(spec, prompts, left, pool, Places(pool, patience, tell))) as found:
+        with closing(_round(spec, prompts, left, pool, Places(pool, patience, tell), on_wait)) as found:
             for cell, facts in found:
                 left.remove(cell)
                 if facts["fallback"] is not None:
@@ -128,7 +131,12 @@ def search(
 
 
 def _round(
-    spec: SearchSpec, prompts: Sequence[str], cells: Sequence[Cell], pool: Pool, places: Places
+    spec: SearchSpec,
+    prompts: Sequence[str],
+    cells: Sequence[Cell],
+    pool: Pool,
+    places: Places,
+    on_wait: Callable[[str], None],
 ) -> Generator[tuple[Cell, dict[str, Any]]]:
     """Cells and their facts until all are done, or the cluster has no room any more for workers that have some."""
     import ray
@@ -156,6 +164,7 @@ def _round(
         done = 0
         while done < len(cells):
             ready, _ = ray.wait([*running, *coming], num_returns=1, timeout=_POLL_SECONDS)
+            on_wait("" if done else _FIRST if running else "workers are starting")
             if not ready and places.lost(lambda: len(actors) - len(coming)):
                 return
             for reference in ready:

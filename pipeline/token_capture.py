@@ -80,6 +80,7 @@ class TokenScorer(ModelWorker):
                     self.names.append({"base": name})
         except ValueError as error:
             raise ConfigError(f"the reference models cannot be used: {error}") from None
+        self.readings = len(self.scorers)
         scorer = self.scorers[0]
         self.precision = f"{str(scorer.dtype).removeprefix('torch.')} on {scorer.device.type}"
 
@@ -90,7 +91,7 @@ class TokenScorer(ModelWorker):
         return folder
 
     def run(
-        self, rows: TokenRows, on_batch: Callable[[], None] | None
+        self, rows: TokenRows, on_batch: Callable[[int], None] | None
     ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
         columns: dict[str, pa.Array] = {}
         problems: dict[int, RowProblem] = {}

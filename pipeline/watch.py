@@ -11,12 +11,14 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
+
+from tamis.pipeline.processes import started
 
 TRIES = 3
 """How many workers a shard may kill."""
@@ -25,6 +27,7 @@ _BEAT_SECONDS = 5.0
 _GONE_SECONDS = 120.0
 """A worker that loads a large model may be silent for long."""
 _KILL_SECONDS = 30.0
+_ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,23 @@ class Process:
     def this(cls) -> Process:
         import ray
 
-        return cls(os.getpid(), psutil.Process().create_time(), ray.get_runtime_context().get_node_id())
+        return cls(os.getpid(), started(os.getpid()), ray.get_runtime_context().get_node_id())
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is done of a shard that is not: rows, by their share of its tokens, and tokens."""
+
+    rows: float = 0.0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the watch knows now. there: as `Watch.there`. running: what is done of the work that is under way."""
+
+    there: int
+    running: Mapping[str, Part]
 
 
 @dataclass
@@ -48,6 +67,7 @@ class _Work:
 
     process: Process
     seen: float
+    part: Part = Part()
 
 
 class Watch:
@@ -79,9 +99,13 @@ class Watch:
         self._running[work] = _Work(process, time.monotonic())
         return None
 
-    def beat(self, work: str) -> None:
+    def beat(self, work: str, part: Part | None = None) -> None:
         if work in self._running:
             self._running[work].seen = time.monotonic()
+            self._running[work].part = part or self._running[work].part
+
+    def report(self) -> Report:
+        return Report(self.there(), {name: work.part for name, work in self._running.items()})
 
     def blame(self, work: str, reason: str) -> None:
         """What a worker, or who kills it, knows of its end."""
@@ -117,44 +141,55 @@ class Guard:
 
         threading.Thread(target=say, name="attend", daemon=True).start()
 
-    def there(self) -> int:
-        """As `Watch.there`."""
-        import ray
-
-        count: int = ray.get(self.watch.there.remote())
-        return count
-
     def begin(self, work: str) -> str | None:
         """As `Watch.begin`, for this process."""
-        import ray
-
-        refused: str | None = ray.get(self.watch.begin.remote(work, Process.this()))
+        refused: str | None = _answer(self.watch.begin.remote(work, Process.this()))
         return refused
 
     def blame(self, work: str, reason: str) -> None:
-        import ray
-
-        ray.get(self.watch.blame.remote(work, reason))
+        _answer(self.watch.blame.remote(work, reason))
 
     def end(self, work: str) -> None:
         self.watch.end.remote(work)
 
-    def beats(self, *works: str) -> _Beats:
-        """works: where workers wait for each other, those of all: while one gets on, none of them hangs."""
-        return _Beats(self, works)
+    def beats(self, *works: str, whole: Part | None = None, tokens: int = 0) -> Beats:
+        """works: where workers wait for each other, those of all: while one gets on, none of them hangs. whole: what
+        there is to do, and tokens: in how many that is counted; more than its own where several models read them."""
+        return Beats(self, works, whole, tokens)
 
 
-class _Beats:
-    """To be called as often as there is progress; tells the watch every few seconds."""
+class Beats:
+    """To be called as often as there is progress, with the tokens that were done; tells the watch every few seconds."""
 
-    def __init__(self, guard: Guard, works: Sequence[str]) -> None:
+    def __init__(self, guard: Guard, works: Sequence[str], whole: Part | None, tokens: int) -> None:
         self._guard, self._works, self._said = guard, works, time.monotonic()
+        self._whole, self._tokens, self._done = whole, tokens, 0
 
-    def __call__(self) -> None:
+    def __call__(self, tokens: int = 0) -> None:
+        self._done += tokens
         if time.monotonic() - self._said > _BEAT_SECONDS:
             self._said = time.monotonic()
             for work in self._works:
-                self._guard.watch.beat.remote(work)
+                self._guard.watch.beat.remote(work, self._part())
+
+    def _part(self) -> Part | None:
+        if self._whole is None:
+            return None
+        share = min(self._done / max(self._tokens, 1), 1.0)
+        return Part(share * self._whole.rows, int(share * self._whole.tokens))
+
+
+def _answer(reference: Any) -> Any:
+    """What the watch says; None where it cannot. It is a process as any: where memory ends, it is ended too, and
+    started again with an empty record. Meanwhile the work goes on without."""
+    import ray
+
+    try:
+        return ray.get(reference, timeout=_ANSWER_SECONDS)
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError:
+        return None
 
 
 def start_watch() -> Guard:
@@ -163,7 +198,7 @@ def start_watch() -> Guard:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Guard(ray.remote(Watch).options(num_cpus=0, scheduling_strategy=here).remote())
+    return Guard(ray.remote(Watch).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote())
 
 
 def kill_stalled(guard: Guard, seconds: float) -> str | None:
@@ -173,7 +208,7 @@ def kill_stalled(guard: Guard, seconds: float) -> str | None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     kills, reason, any_killed = {}, f"no progress in {seconds:g} s (worker_timeout)", False
-    for work, process in ray.get(guard.watch.stalled.remote(seconds)).items():
+    for work, process in (_answer(guard.watch.stalled.remote(seconds)) or {}).items():
         there = NodeAffinitySchedulingStrategy(process.node, soft=False)
         task = ray.remote(_kill).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
         kills[work] = task.remote(process)
@@ -189,7 +224,7 @@ def _kill(process: Process) -> bool:
     """False if it has ended; its number may be another process's by now."""
     with suppress(psutil.NoSuchProcess):
         found = psutil.Process(process.pid)
-        if found.create_time() == process.born and found.status() != psutil.STATUS_ZOMBIE:
+        if started(process.pid) == process.born and found.status() != psutil.STATUS_ZOMBIE:
             found.kill()
             return True
     return False

@@ -36,7 +36,7 @@ class Faulty(Forward):
     """A real worker that a shard can harm, by its number of rows: `harms` is written beside the output."""
 
     def run(
-        self, rows: TokenRows, on_batch: Callable[[], None] | None
+        self, rows: TokenRows, on_batch: Callable[[int], None] | None
     ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
         harms: dict[str, str] = json.loads(Path(self.spec.store.path()).with_suffix(".harms").read_text())
         match harms.get(str(len(rows.input_ids))):

@@ -95,7 +95,10 @@ def test_a_model_that_broke_after_the_plan_is_named(tiny_model: Path, tmp_path: 
 @pytest.mark.usefixtures("session")
 def test_every_cell_is_counted_and_has_a_receipt(tiny_model: Path, expected: dict[str, int], tmp_path: Path) -> None:
     store, cells = Store(str(tmp_path)), all_cells(4)
-    yielded = {receipt["cell"]: receipt for receipt in search(spec_for(tiny_model), PROMPTS, cells, POOL, store, "key")}
+    waits: list[str] = []
+    running = search(spec_for(tiny_model), PROMPTS, cells, POOL, store, "key", on_wait=waits.append)
+    yielded = {receipt["cell"]: receipt for receipt in running}
+    assert "the model is loading and answers the prompts unscaled" in waits, "a sign of life before the first cell"
     assert {name: receipt["refusals"] for name, receipt in yielded.items()} == expected
     assert {receipt["unscaled"] for receipt in yielded.values()} == {expected["unscaled"]}
     assert {receipt["cell"]: receipt for receipt in receipts.done(store, STAGE, cells, "key")} == yielded

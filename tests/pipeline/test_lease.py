@@ -15,6 +15,7 @@ import pytest
 
 from tamis.pipeline import lease
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.processes import started
 from tamis.pipeline.store import Store
 
 
@@ -85,7 +86,7 @@ def test_force_starts_beside_it_and_both_know(store: Store) -> None:
 def test_a_dead_process_on_this_machine_is_not_waited_for(store: Store, reaped: bool) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        put(store, pid=child.pid, process_started=psutil.Process(child.pid).create_time())
+        put(store, pid=child.pid, process_started=started(child.pid))
         with pytest.raises(ConfigError), lease.held(store):
             pass
         child.kill()

@@ -10,7 +10,8 @@ from itertools import pairwise
 
 import pytest
 
-from tamis.pipeline.progress import Progress, _clock
+from tamis.pipeline import progress as module
+from tamis.pipeline.progress import Progress, _clock, waiting
 
 
 class Terminal(io.StringIO):
@@ -125,3 +126,62 @@ def test_a_pipe_is_no_terminal() -> None:
         stream.flush()
         line = out.readline()
     assert line.startswith("fit      0 / 5 shards   0%")
+
+
+def test_rows_of_shards_that_are_not_done_count_and_the_load_of_the_model_does_not(clock: Clock) -> None:
+    log = io.StringIO()
+    progress = Progress("capture", 1000, stream=log)
+    for second in range(1, 121):
+        clock.now += 1
+        progress.within(0.0, 0, "the model is loading")
+        assert len(log.getvalue().splitlines()) == second // 30, "a line every 30 seconds"
+    for second in range(1, 41):
+        clock.now += 1
+        progress.within(second * 5.0, second * 50)
+    progress.advance(200, tokens=2000)
+    progress.within(0.0, 0)
+    assert log.getvalue().splitlines() == [
+        "capture  0 / 1,000 rows   0% · the model is loading (30 s)",
+        "capture  0 / 1,000 rows   0% · the model is loading (1 min 00 s)",
+        "capture  0 / 1,000 rows   0% · the model is loading (1 min 30 s)",
+        "capture  0 / 1,000 rows   0% · the model is loading (2 min 00 s)",
+        "capture  150 / 1,000 rows  15% · 5 rows/s · 50 tokens/s · 2 min 50 s left",
+    ]
+    assert progress.finish() == 160.0
+    assert log.getvalue().splitlines()[-1] == (
+        "capture  200 / 1,000 rows  20% · 1.2 rows/s · 12 tokens/s · took 2 min 40 s"
+    )
+
+
+def test_in_the_first_seconds_nobody_knows_how_long_it_will_take(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    screen = Terminal()
+    progress = Progress("capture", 1000, stream=screen)
+    clock.now += 4
+    progress.within(1.0, 10)
+    assert " left" not in screen.getvalue()
+    clock.now += 1
+    progress.within(10.0, 100)
+    assert screen.getvalue().rstrip().endswith("8 min 15 s left")
+
+
+def test_what_lasts_is_named_on_a_terminal_and_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WAITING_SECONDS", 0.001)
+    screen = Terminal()
+    with waiting("Ray is starting", screen):
+        while "Ray is starting" not in screen.getvalue():
+            time.sleep(0.001)
+    assert screen.getvalue().startswith("\rRay is starting (0.0 s)")
+    assert screen.getvalue().endswith("\r\x1b[2K")
+
+
+def test_a_log_hears_of_what_lasts_long_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    with waiting("Ray is starting", log):
+        pass
+    assert log.getvalue() == ""
+    monkeypatch.setattr(module, "LOG_SECONDS", 0.001)
+    with waiting("Ray is starting", log):
+        while not log.getvalue():
+            time.sleep(0.001)
+    assert log.getvalue().splitlines()[0] == "Ray is starting (0.0 s)"

@@ -28,7 +28,7 @@ def test_a_cluster_that_does_not_answer_is_named_at_once() -> None:
     ("slow", "says"),
     [
         (1, "started after 2 tries"),
-        (2, "Ray did not start on this machine (The current node timed out during startup.); see `tamis doctor`"),
+        (3, "Ray did not start on this machine (The current node timed out during startup.); see `tamis doctor`"),
     ],
 )
 def test_a_ray_that_takes_too_long_is_tried_again_and_then_named(slow: int, says: str) -> None:
@@ -58,6 +58,45 @@ except ClusterError as error:
 """
     )
     assert printed == f"{says}\n"
+
+
+def test_a_node_that_is_slow_is_waited_for_and_one_that_has_ended_is_not() -> None:
+    """By the side of Ray that asks for it: it gives up by itself after 30 seconds."""
+    printed = run(
+        """
+import time
+from ray._private import services
+from tamis.pipeline import ray_start
+from tamis.pipeline.errors import ClusterError
+
+asked = []
+
+def get_node(address, node):
+    asked.append(node)
+    if len(asked) % 3:
+        raise RuntimeError("no such node yet")
+    return {"node": node}
+
+services.get_node = get_node
+ray_start._LOOK_SECONDS = 0.001
+ray_start._node_runs = lambda: True
+with ray_start._patient(60.0):
+    print(services.get_node("127.0.0.1:1", "a"), len(asked))
+with ray_start._patient(0.0):
+    try:
+        services.get_node("127.0.0.1:1", "b")
+    except RuntimeError as error:
+        print(error)
+ray_start._node_runs = lambda: False
+with ray_start._patient(60.0):
+    try:
+        services.get_node("127.0.0.1:1", "c")
+    except ClusterError as error:
+        print(error)
+print(services.get_node is get_node)
+"""
+    )
+    assert printed.splitlines() == ["{'node': 'a'} 3", "no such node yet", "its raylet has ended", "True"]
 
 
 def test_a_session_takes_the_ray_that_was_started_ahead() -> None:

@@ -55,6 +55,7 @@ def watching(patch: pytest.MonkeyPatch, patience: float = 600.0) -> tuple[Places
     patch.setattr(room.time, "monotonic", lambda: clock[0])
     patch.setattr(room, "room", lambda _: there_is[0])
     patch.setattr(room, "_offer", lambda: "the cluster has none")
+    patch.setattr(room, "_is_free", lambda _: False)
     return Places(Pool(3, 1.0, 1.0, 1, 0.1), patience, said.append), said, clock, there_is
 
 
@@ -90,6 +91,20 @@ def test_workers_that_wait_behind_another_job_are_told_of_and_given_up(monkeypat
     with pytest.raises(ClusterError, match="no worker found room in 131 s: the cluster has none") as caught:
         places.lost(lambda: 0)
     assert caught.value.exit_code == 5
+
+
+def test_workers_that_die_as_they_start_are_not_said_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, said, clock, _ = watching(monkeypatch, patience=100.0)
+    monkeypatch.setattr(room, "_is_free", lambda _: True)
+    clock[0] += 70
+    assert not places.lost(lambda: 0)
+    assert said == [
+        "waiting for 1 worker of 1 GPU and 1 CPU: there is room for it, and none stays alive; do the nodes have memory "
+        "enough? for 100 s at most (cluster_patience)"
+    ]
+    clock[0] += 70
+    with pytest.raises(ClusterError, match="no worker stayed alive in 140 s, though there is room for one; do the"):
+        places.lost(lambda: 0)
 
 
 @pytest.mark.usefixtures("session")

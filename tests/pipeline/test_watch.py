@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tamis.pipeline import watch as module
-from tamis.pipeline.watch import TRIES, Process, Watch
+from tamis.pipeline.watch import TRIES, Beats, Guard, Part, Process, Watch
 
 
 @pytest.fixture
@@ -74,3 +74,33 @@ def test_a_shard_that_was_refused_stays_so() -> None:
         watch.begin("a", Process(worker, 0.5, "node"))
     for _ in range(2):
         assert str(watch.begin("a", Process(9, 0.5, "node"))).startswith(f"each of {TRIES} workers died")
+
+
+def test_what_is_done_of_a_shard_is_known_until_it_ends() -> None:
+    watch = Watch()
+    watch.begin("a", Process(1, 0.5, "here"))
+    watch.begin("b", Process(2, 0.5, "here"))
+    watch.beat("a", Part(2.5, 100))
+    watch.beat("a")
+    assert watch.report().running == {"a": Part(2.5, 100), "b": Part()}
+    watch.end("a")
+    assert watch.report().running == {"b": Part()}
+
+
+def test_beats_count_rows_by_their_tokens(clock: list[float]) -> None:
+    said: list[tuple[str, Part | None]] = []
+
+    class Line:
+        class beat:
+            @staticmethod
+            def remote(work: str, part: Part | None) -> None:
+                said.append((work, part))
+
+    beats = Beats(Guard(Line), ["a"], Part(8, 1000), 2000)  # two models read each token
+    beats(500)
+    clock[0] = 6.0
+    beats(500)
+    clock[0] = 12.0
+    beats(5000)
+    Beats(Guard(Line), ["b"], None, 0)()
+    assert said == [("a", Part(4.0, 500)), ("a", Part(8.0, 1000))]
