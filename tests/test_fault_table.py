@@ -32,6 +32,19 @@ TESTS = {
         "pipeline/test_faults.py::test_only_what_was_set_aside_is_captured_again",
         "e2e/test_verify_command.py::test_an_incomplete_run",
     ],
+    "memory runs out on a node": [
+        "e2e/test_memory_pressure.py::test_it_ends_in_few_lines_and_goes_on_where_there_is_memory",
+        "pipeline/test_signs.py::test_the_run_goes_on_where_the_watch_is_killed",
+    ],
+    "Ray's raylet on this machine is killed": [
+        "e2e/test_lost_ray.py::test_a_killed_raylet_is_named_and_the_run_goes_on"
+    ],
+    "Ray is slow to start": [
+        "pipeline/test_ray_start.py::test_a_ray_that_takes_too_long_is_tried_again_and_then_named"
+    ],
+    "the folder for Ray's files is full, too long or not writable": [
+        "pipeline/test_own_ray.py::test_a_folder_that_the_user_has_named_is_taken_or_refused"
+    ],
     "a node is lost": [CHAOS],
     "nodes are not there yet, or other jobs use the GPUs": [
         "e2e/test_gpus.py::test_a_cluster_that_others_use_is_waited_for",
@@ -73,6 +86,10 @@ TESTS = {
     "two commands work on one output": [
         "e2e/test_two_drivers.py::test_the_second_is_told",
         "e2e/test_two_drivers.py::test_forced_both_end_with_the_output_of_a_calm_run",
+    ],
+    "other users on the machine look for tamis's Ray": ["pipeline/test_own_ray.py::test_another_user_gets_nowhere"],
+    "the folder in which tamis is started holds a `torch.py`": [
+        "e2e/test_working_folder.py::test_with_a_ray_of_its_own"
     ],
     "rows are broken or hostile": [
         "e2e/test_hostile_input.py::test_every_hostile_line_is_kept_dropped_or_quarantined",
