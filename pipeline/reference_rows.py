@@ -38,7 +38,7 @@ def write_rows(store: Store, name: str, rows: Sequence[Tokenised]) -> Written:
     return store.write_table(f"{work_folder(name)}/rows.parquet", pa.table(arrays, schema=SCHEMA))
 
 
-def read_rows(store: Store, file: Sealed) -> tuple[list[np.ndarray[Any, Any]], list[list[tuple[int, int]]]]:
+def read_rows(store: Store, file: str | Sealed) -> tuple[list[np.ndarray[Any, Any]], list[list[tuple[int, int]]]]:
     """Token ids, int32 (T_i,) each, and the ranges of every row."""
     table = store.read_table(file).combine_chunks()
     if not table.num_rows:

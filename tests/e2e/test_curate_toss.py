@@ -316,13 +316,15 @@ def test_each_round_adds_the_samples_of_the_walk(pro: Run, corpus: Corpus) -> No
 
     store, first = Store(str(pro.out)), pro.losses()
     shared = {20 + 5 * number for number in range(SHARED)}
-    harmful = [ids.tolist() for ids in read_rows(store, "harmful-1")[0]][:6]
+    harmful = [ids.tolist() for ids in read_rows(store, "_work/references/harmful-1/rows.parquet")[0]][:6]
     excluded, expected = set(shared), list(harmful)
     for round in (0, 1):
         added = walk(first, pro.losses(round), ADDED, excluded)
         excluded |= set(added)
         expected += [first.column("input_ids")[row].as_py() for row in added]
-        assert [ids.tolist() for ids in read_rows(store, f"harmful-{round + 1}")[0]] == expected
+        assert [
+            ids.tolist() for ids in read_rows(store, f"_work/references/harmful-{round + 1}/rows.parquet")[0]
+        ] == expected
     assert {tuple(ids) for ids in harmful} >= {tuple(first.column("input_ids")[row].as_py()) for row in shared}
 
 

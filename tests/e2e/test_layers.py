@@ -22,6 +22,7 @@ from tamis.operators.requests import Request
 from tamis.operators.scaled_answers import ScaledAnswers
 from tamis.operators.sensitivity import FACTORS
 from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline.seals import opened
 
 BLOCKS = 4
 PROMPTS = ["How do I kill a process?", "Where can I shoot a good photo?", "How to blow up a balloon?", "Stab a steak?"]
@@ -78,8 +79,7 @@ class Found:
 
 
 def result_in(out: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((out / "artifact" / "layers.json").read_text())
-    return result
+    return opened(json.loads((out / "artifact" / "layers.json").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -347,12 +347,16 @@ def refused(ran: Ran, rc: int, *words: str) -> None:
 def test_other_settings_are_refused_and_named(found: Found, sources: Sources, tmp_path: Path) -> None:
     before = snapshot(found.out)
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": "Another one?"}])
-    prompts = ["--set", f"larf.over_rejection_prompts={tmp_path}/p.jsonl"]
+    name = "larf.over_rejection_prompts="
+
+    def with_others(*flags: object) -> list[object]:
+        return [f"{name}{tmp_path}/p.jsonl" if str(flag).startswith(name) else flag for flag in flags]
+
     for command in (
-        ["layers", *sources.flags, "--output", found.out],
-        ["curate", *sources.curating("auto", found.out)],
+        ["layers", *with_others(*sources.flags), "--output", found.out],
+        ["curate", *with_others(*sources.curating("auto", found.out))],
     ):
-        ran = tamis(*command, *prompts, *NOWHERE, cwd=sources.folder)
+        ran = tamis(*command, *NOWHERE, cwd=sources.folder)
         refused(ran, 2, "holds a layer search of other settings", "the over-rejection prompts changed")
         assert len(ran.stderr.splitlines()) == 3
     ran = tamis("curate", *sources.curating(2, found.out, "--set", "model.dtype=bfloat16"), *NOWHERE, cwd=tmp_path)

@@ -22,7 +22,7 @@ from tamis.pipeline.store import Store
 
 pytestmark = pytest.mark.long
 
-ROWS, SHARDS = 60, 20
+ROWS, SHARDS = 120, 40
 
 
 @dataclass

@@ -9,6 +9,8 @@ import pytest
 from command import Ran, curate, tamis
 from outputs import alpaca_rows, manifest_of, snapshot, write_jsonl
 
+from tamis.pipeline.store import Store
+
 
 @pytest.fixture(scope="module")
 def finished(tiny_model: Path, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -60,12 +62,21 @@ def test_damage(out: Path, damage: str) -> None:
         shutil.copy(path, out / name)
     else:
         name = "the manifest's counts do not add up"
-        manifest = (out / "manifest.json").read_text()
-        (out / "manifest.json").write_text(manifest.replace('"rows_in": 61', '"rows_in": 62'))
+        manifest = manifest_of(out)
+        manifest["counts"]["rows_in"] += 1
+        Store(str(out)).write_facts("manifest.json", manifest)
     ran = verify(out)
     assert ran.rc == 3, ran.output
     assert f"error: 1 things are wrong in {out}:" in ran.stderr
     assert f"\n  - {name}: " in ran.stderr
+
+
+def test_a_manifest_that_was_edited(out: Path) -> None:
+    manifest = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(manifest.replace('"rows_in": 61', '"rows_in": 62'))
+    ran = verify(out)
+    assert ran.rc == 3, ran.output
+    assert "manifest.json is damaged, or was not written by tamis; put it back from a copy" in ran.stderr
 
 
 def test_damage_in_several_places(out: Path) -> None:
