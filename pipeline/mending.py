@@ -7,6 +7,7 @@ the run goes through its stages once more: what has a receipt is skipped, the re
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -139,7 +140,9 @@ def _files_of(receipt: Receipt) -> list[_File]:
 
 
 def _told_md5(info: Mapping[str, Any]) -> str | None:
-    """The etag where it is the content's md5; that of an upload in parts is something else."""
+    """What the storage says the content's md5 is: its etag, but for an upload in parts; or a digest of that name."""
+    if "md5Hash" in info:
+        return base64.b64decode(info["md5Hash"]).hex()
     etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
     return etag if _PLAIN_MD5.fullmatch(etag) else None
 

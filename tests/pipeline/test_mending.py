@@ -12,7 +12,7 @@ from object_store import S3
 from tamis.pipeline import mending, receipts
 from tamis.pipeline.errors import ConfigError, DamagedError, StorageError
 from tamis.pipeline.files import SourceFile
-from tamis.pipeline.mending import check_output, damaged, mend, until_whole
+from tamis.pipeline.mending import _told_md5, check_output, damaged, mend, until_whole
 from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.sources import CORPUS, Shard
 from tamis.pipeline.spans import Span
@@ -191,6 +191,20 @@ def test_an_object_s_own_digest_is_believed_and_others_are_read(bucket: Store, m
     files[2] = {**files[2], "md5": "0" * 32}
     assert damaged(bucket, files) == {"kept/1.parquet"}
     assert asked == ["kept/1.parquet", "kept/2.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("info", "md5"),
+    [
+        ({"ETag": '"5d41402abc4b2a76b9719d911017c592"'}, "5d41402abc4b2a76b9719d911017c592"),
+        ({"ETag": '"5d41402abc4b2a76b9719d911017c592-2"'}, None),
+        ({"etag": "CAEQAQ==", "md5Hash": "XUFAKrxLKna5cZ2REBfFkg=="}, "5d41402abc4b2a76b9719d911017c592"),
+        ({"etag": "0x8DBF"}, None),
+        ({"size": 5}, None),
+    ],
+)
+def test_digests_as_stores_tell_them(info: dict[str, Any], md5: str | None) -> None:
+    assert _told_md5(info) == md5
 
 
 def test_a_sealed_file_is_read_or_refused(store: Store) -> None:
