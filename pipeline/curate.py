@@ -112,7 +112,7 @@ def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.Stat
         from tamis.pipeline import layers
         from tamis.pipeline.placement import placed, this_machine
 
-        state = run_folder.state_of(store, plan.fingerprint)
+        state = run_folder.state_of(store, plan.fingerprint, plan.changed)
         plan = layers.settled(store, plan)
         if state == "complete":
             return plan, state
@@ -149,7 +149,7 @@ def _opened(
         from tamis.pipeline import layers
         from tamis.pipeline.placement import placed
 
-        state = run_folder.state_of(store, plan.fingerprint)
+        state = run_folder.state_of(store, plan.fingerprint, plan.changed)
         plan = layers.settled(store, plan)
         if job.masks_tokens and state != "complete":
             from tamis.pipeline.reference_models import check_given

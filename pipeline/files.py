@@ -15,14 +15,16 @@ from tamis.pipeline.errors import InputError, error_text
 from tamis.pipeline.formats import TEXT_FORMATS as TEXT_FORMATS
 from tamis.pipeline.formats import split_suffixes
 from tamis.pipeline.hub_datasets import DatasetPart
-from tamis.pipeline.input_paths import Found, expand, local_identity
+from tamis.pipeline.input_paths import Found, expand
 from tamis.pipeline.input_paths import identity_of as identity_of
 from tamis.pipeline.ranged import info_of
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file. name: path under the input root; identity: changes when the content does (etag or times)."""
+    """One input file. name: path under the input root; identity: changes when the content does (etag, or the time of
+    modification, which anyone can set). changed: of a local file, the time of its last change of any kind, be it its
+    name alone."""
 
     url: str
     name: str
@@ -30,6 +32,7 @@ class SourceFile:
     compression: str | None
     bytes: int
     identity: str
+    changed: str = ""
 
 
 def resolve(
@@ -79,26 +82,26 @@ def _describe(found: Found, root: str, format: str) -> SourceFile | str:
     except UnicodeEncodeError:
         return f"{file!a}: the name of the file is not UTF-8; rename it"
     try:
-        size, identity = _size_and_identity(found)
+        size, identity, changed = _size_and_identity(found)
     except OSError as error:
         return f"{file}: {error_text(error)}"
     if not size:
         return f"{file}: the file is empty"
     name = posixpath.relpath(file, root) if root else file
     url = file if is_local(filesystem) else filesystem.unstrip_protocol(file)
-    return SourceFile(url, name, kind, compression, size, identity)
+    return SourceFile(url, name, kind, compression, size, identity, changed)
 
 
-def _size_and_identity(found: Found) -> tuple[int, str]:
+def _size_and_identity(found: Found) -> tuple[int, str, str]:
     if is_local(found.filesystem):
         status = os.stat(found.path)
         if not os.access(found.path, os.R_OK):
             raise PermissionError("no permission to read it")
-        return status.st_size, local_identity(status)
+        return status.st_size, str(status.st_mtime_ns), str(status.st_ctime_ns)
     info = found.info
     if info is None or info.get("size") is None:
         info = info_of(found.filesystem, found.path)
-    return int(info["size"]), identity_of(info)
+    return int(info["size"]), identity_of(info), ""
 
 
 def encode_schema(schema: Any) -> str:

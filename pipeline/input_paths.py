@@ -149,17 +149,6 @@ def _sure(
     return dict(files) if same else dict.fromkeys(files)
 
 
-def local_identity(status: os.stat_result) -> str:
-    """Of a local file: its time of modification, which anyone can set, and that of its last change of any kind."""
-    return f"{status.st_mtime_ns}.{status.st_ctime_ns}"
-
-
-def looks_the_same(status: os.stat_result, identity: str) -> bool:
-    """Whether a worker sees the file that the plan saw. It may be another node's copy, of the same time of
-    modification; the rows themselves are compared later on."""
-    return str(status.st_mtime_ns) == identity.partition(".")[0]
-
-
 def identity_of(info: Mapping[str, Any]) -> str:
     """What changes when a file does: its etag where the storage has one, else its time of modification."""
     for key in (

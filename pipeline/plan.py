@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,6 +110,12 @@ class Plan:
     @property
     def bytes(self) -> int:
         return sum(planned.file.bytes for planned in self.files)
+
+    @property
+    def changed(self) -> str:
+        """Digest of when the files of the input were last changed."""
+        times = [planned.file.changed for planned in self.files]
+        return hashlib.sha256(json.dumps(times).encode()).hexdigest()
 
     @property
     def larf(self) -> Larf | None:

@@ -240,6 +240,7 @@ def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals 
             ],
             "rows": plan.rows_in,
             "bytes": plan.bytes,
+            "changed": plan.changed,
         },
         "model": {
             "name": plan.job.model.name,

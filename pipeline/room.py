@@ -139,8 +139,8 @@ class Places:
                 )
             raise ClusterError(
                 f"no worker found room in {idle:.0f} s: {_offer()}; free some, ask for less (workers, "
-                "model.gpus_per_worker), or raise cluster_patience. What is done stays done; run the same command "
-                "again to go on"
+                "model.gpus_per_worker), or raise cluster_patience; where the memory of a node is used up, Ray ends "
+                "workers as well. What is done stays done; run the same command again to go on"
             )
         if there == 0 and idle > 2 * GRACE_SECONDS and not self._told:
             self._told = True

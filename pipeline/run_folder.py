@@ -41,14 +41,23 @@ def key_of(fingerprint: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def state_of(store: Store, fingerprint: Mapping[str, Any]) -> State:
+def state_of(store: Store, fingerprint: Mapping[str, Any], changed: str | None = None) -> State:
     """Whether this job was finished here, was begun here, or may begin here.
 
+    changed: digest of when its input files were last changed. A run that goes on compares the rows themselves; of a
+    finished one nothing else would tell that a file was replaced by one of the same size and time of modification.
     Raises ConfigError when the folder belongs to another job (the differing keys are named) or to something else.
     """
     begun = _is_ours(store, RUN, fingerprint)
     if store.exists(MANIFEST) and not (begun and _is_damaged(store, MANIFEST)):
-        _compare(store, fingerprint, facts_in(store, MANIFEST)["fingerprint"], "holds the finished result")
+        manifest = facts_in(store, MANIFEST)
+        _compare(store, fingerprint, manifest["fingerprint"], "holds the finished result")
+        if changed is not None and manifest.get("input", {}).get("changed", changed) != changed:
+            raise ConfigError(
+                f"output: {store.path()} holds a finished result, and its input files were changed, renamed or copied "
+                "since, though their sizes and times of modification are the same; choose another output folder to "
+                "curate them as they are now"
+            )
         return "complete"
     if begun:
         return "started"

@@ -24,7 +24,7 @@ from tamis.pipeline.addresses import is_local, open_filesystem, scheme_of
 from tamis.pipeline.columnar_files import ColumnarFile, TooManyBytes, read_head, read_rows, shape_of
 from tamis.pipeline.errors import InputError, StorageError, TooLargeError, error_text
 from tamis.pipeline.files import TEXT_FORMATS, SourceFile
-from tamis.pipeline.input_paths import identity_of, local_identity, looks_the_same
+from tamis.pipeline.input_paths import identity_of
 from tamis.pipeline.ranged import info_of
 from tamis.pipeline.row_limits import cut_text
 from tamis.pipeline.spans import Span
@@ -222,7 +222,7 @@ def _on_this_node(shard: Shard) -> Shard:
     path = str(SHIPPED[file.url.removeprefix(_SHIPPED_SCHEME)]())
     if _content_hash(path) != file.identity:
         raise InputError(f"{file.name}: the references of tamis differ on this node; install one version everywhere")
-    return replace(shard, file=replace(file, url=path, identity=local_identity(os.stat(path))))
+    return replace(shard, file=replace(file, url=path, identity=str(os.stat(path).st_mtime_ns)))
 
 
 def _content_hash(path: str) -> str:
@@ -251,12 +251,10 @@ def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
     filesystem, path = open_filesystem(shard.file.url, options)
     try:
         info = info_of(filesystem, path)
-        planned = shard.file.identity
-        local = is_local(filesystem)
-        same = looks_the_same(os.stat(path), planned) if local else identity_of(info) == planned
+        identity = str(os.stat(path).st_mtime_ns) if is_local(filesystem) else identity_of(info)
     except OSError as error:
         raise _vanished(shard.file.name, error) from None
-    if not same or int(info["size"]) != shard.file.bytes:
+    if identity != shard.file.identity or int(info["size"]) != shard.file.bytes:
         raise InputError(f"{shard.file.name}: changed since the plan was made; run again with a new output folder")
 
 

@@ -128,7 +128,7 @@ TESTS = {
         "pipeline/test_mending.py::test_a_storage_that_does_not_keep_what_it_is_given"
     ],
     "an input file is replaced by one of the same size and time": [
-        "pipeline/test_sources.py::test_ids_depend_on_name_content_role_and_range_alone",
+        "pipeline/test_run_folder.py::test_a_finished_run_of_an_input_that_was_touched",
         "pipeline/test_originals.py::test_rows_that_are_not_those_that_were_captured",
     ],
     "the manifest of a finished run is damaged": ["pipeline/test_terminal.py::test_a_manifest_that_others_wrote"],

@@ -310,11 +310,12 @@ def test_a_model_that_no_gpu_holds(sources: Sources, tmp_path: Path) -> None:
     driver.write_text("#!/bin/sh\necho 0\necho 1\n")
     driver.chmod(0o755)
     with RayCluster([(1, 2)], env={"PATH": f"{driver.parent}:{os.environ['PATH']}"}) as cluster:
-        flags = sources.samples(tmp_path / "out", *sets("model.gpus_per_worker=1", "model.dtype=float32"))
+        flags = sources.samples(tmp_path / "out", *sets("model.dtype=float32"))
+        whole = [*flags, *sets("model.gpus_per_worker=1")]
         driver.write_text("#!/bin/sh\necho 1\necho 80000\n")
-        fine = tamis("plan", *flags, "--address", cluster.address, cwd=tmp_path)
+        fine = tamis("plan", *whole, "--address", cluster.address, cwd=tmp_path)
         driver.write_text("#!/bin/sh\nexit 9\n")
-        unknown = tamis("plan", *flags, "--address", cluster.address, cwd=tmp_path)
+        unknown = tamis("plan", *whole, "--address", cluster.address, cwd=tmp_path)
         driver.write_text("#!/bin/sh\necho 1\n")
         tight = tamis("plan", *flags, *sets("model.gpus_per_worker=0.1"), "--address", cluster.address, cwd=tmp_path)
     assert fine.rc == unknown.rc == 0

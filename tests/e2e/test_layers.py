@@ -347,7 +347,7 @@ def refused(ran: Ran, rc: int, *words: str) -> None:
 def test_other_settings_are_refused_and_named(found: Found, sources: Sources, tmp_path: Path) -> None:
     before = snapshot(found.out)
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": "Another one?"}])
-    name = "larf.over_rejection_prompts="
+    name = "--set=larf.over_rejection_prompts="
 
     def with_others(*flags: object) -> list[object]:
         return [f"{name}{tmp_path}/p.jsonl" if str(flag).startswith(name) else flag for flag in flags]

@@ -38,7 +38,8 @@ class Store:
 
 @dataclass(frozen=True)
 class Curated:
-    """A run from the bucket into it. copy: of its output, on this disk. logs: all that Ray and its workers wrote."""
+    """A run from the bucket into it. copy: of its output, on this disk. logs: where Ray and its workers write, of which
+    nothing should stay."""
 
     store: Store
     arguments: list[object]
@@ -150,7 +151,7 @@ def test_the_bytes_are_those_of_a_local_run(curated: Curated, local: Path) -> No
 def test_no_credential_is_said_or_written(curated: Curated) -> None:
     secrets = [value for name, value in curated.store.environment.items() if "SECRET" in name or "CONNECTION" in name]
     files = [path for top in (curated.copy, curated.logs) for path in top.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".log" for path in files)
+    assert any(path.suffix == ".html" for path in files)
     written = b"".join(path.read_bytes() for path in files)
     assert secrets or curated.store.url.startswith("gs:")  # whose emulator has none
     for secret in secrets:

@@ -39,8 +39,8 @@ def test_one_file(tmp_path: Path) -> None:
     plant(tmp_path, "a.jsonl")
     [file] = resolve([str(tmp_path / "a.jsonl")], "auto", {})
     status = (tmp_path / "a.jsonl").stat()
-    identity = f"{status.st_mtime_ns}.{status.st_ctime_ns}"
-    assert file == SourceFile(str(tmp_path / "a.jsonl"), "a.jsonl", "jsonl", None, len(LINE), identity)
+    times = (str(status.st_mtime_ns), str(status.st_ctime_ns))
+    assert file == SourceFile(str(tmp_path / "a.jsonl"), "a.jsonl", "jsonl", None, len(LINE), *times)
 
 
 def test_a_folder_gives_its_data_files_by_name_and_nothing_hidden(tmp_path: Path) -> None:

@@ -71,7 +71,10 @@ def test_a_given_adapter_is_copied_into_the_artifact(planner: TossPlanner, adapt
     assert {shard.role for shard in plan.reference_shards} == {"utility"}
     check_given(plan)
     prepared = models(plan, tmp_path).prepare("harmful")
-    assert prepared.reference.adapter == "artifact/references/harmful"
+    assert prepared.reference.adapter == tuple((file["name"], file["sha256"]) for file in prepared.files)
+    assert [file["name"] for file in prepared.files] == [
+        f"artifact/references/harmful/{name}" for name in ADAPTER_FILES
+    ]
     assert prepared.key == identity(str(adapter))
     assert (prepared.facts["how"], prepared.facts["source"]) == ("given", str(adapter))
     names = [f"artifact/references/harmful/{name}" for name in ADAPTER_FILES]
@@ -180,7 +183,7 @@ def key_of(plan: Plan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[s
     monkeypatch.setattr(reference_models, "train_reference", train)
     prepared = models(plan, folder).prepare("utility")
     assert prepared.key == seen["key"]
-    assert prepared.reference.adapter == "artifact/references/utility"
+    assert prepared.reference.adapter == (), "nothing was written here"
     assert "seconds" not in prepared.facts
     return seen["key"], seen
 

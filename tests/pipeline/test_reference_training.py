@@ -197,8 +197,10 @@ def test_two_workers_give_what_one_gives(
 
 @pytest.mark.usefixtures("session")
 def test_what_ends_a_worker_alone(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = worker_spec(Store(str(tmp_path)), tiny_model)
-    with pytest.raises(FileNotFoundError, match=r"rows\.parquet"):
+    store = Store(str(tmp_path))
+    spec = worker_spec(store, tiny_model)
+    store.remove(f"{WORK}/rows.parquet")
+    with pytest.raises(DamagedError, match=r"rows\.parquet: is missing"):
         list(messages(spec, POOL, 1, 600.0))
     monkeypatch.setattr(reference_group, "START_MINUTES", 0.01)
     with pytest.raises(ClusterError, match=r"no room for the training of the utility model.*run the same command"):

@@ -165,6 +165,15 @@ def test_a_manifest_is_written_again_as_long_as_the_work_is_there(store: Store) 
     assert "put it back from a copy" in refusal(store, FINGERPRINT)
 
 
+def test_a_finished_run_of_an_input_that_was_touched(store: Store) -> None:
+    begin(store, {"fingerprint": FINGERPRINT})
+    assert state_of(store, FINGERPRINT, "now") == "started", "its rows are compared when they are written"
+    store.write_facts(MANIFEST, {"fingerprint": FINGERPRINT, "input": {"changed": "then"}})
+    assert state_of(store, FINGERPRINT, "then") == "complete"
+    with pytest.raises(ConfigError, match="its input files were changed, renamed or copied since"):
+        state_of(store, FINGERPRINT, "now")
+
+
 def test_the_key_is_of_the_values_and_not_of_their_order() -> None:
     assert key_of(FINGERPRINT) == key_of(dict(reversed(FINGERPRINT.items())))
     assert len(key_of(FINGERPRINT)) == 16

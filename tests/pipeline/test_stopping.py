@@ -15,6 +15,7 @@ import pytest
 
 PROGRAM = """
 import signal, sys, threading
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which a test run under nohup has ignored
 import tamis.pipeline.cli as cli
 
 def at_work():

@@ -110,7 +110,7 @@ def test_a_state_that_others_wrote(tmp_path: Path, name: str, capsys: pytest.Cap
     aside = {"shard": "0", "source": HOSTILE, "start_row": 0, "stop_row": 1, "rows": 1, "reason": HOSTILE}
     written = aside | {"source": HOSTILE.replace("\ud83d", ""), "reason": HOSTILE.replace("\ud83d", "")}
     facts = {"fingerprint": {}, "shards": 1, "reference_shards": 0, "rows": 1, "created": HOSTILE.replace("\ud83d", "")}
-    store.write_json(name, {**facts, "counts": {"rows_in": 1, "failed": 1}, "failed": [written]})
+    store.write_facts(name, {**facts, "counts": {"rows_in": 1, "failed": 1}, "failed": [written]})
     store.write_json(f"{FOLDER}/{written['reason'][:1]}/0.json", written)
     driver = Lease("1", HOSTILE, "elsewhere", 1, 0.0, HOSTILE)
     assert str(driver)
