@@ -15,7 +15,6 @@ import pytest
 
 PROGRAM = """
 import signal, sys, threading
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which a test run under nohup has ignored
 import tamis.pipeline.cli as cli
 
 def at_work():
@@ -39,10 +38,13 @@ WORDS = "stopping ({}); what is done stays done, run the same command again to g
 
 @pytest.fixture(autouse=True)
 def _in_the_foreground() -> Iterator[None]:
-    """A shell makes what it starts in the background ignore Ctrl-C, and so would all that is started from there."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell makes what it starts in the background ignore Ctrl-C, nohup SIGHUP, and so would all that is started from
+    there."""
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @contextmanager
