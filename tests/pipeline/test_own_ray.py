@@ -34,7 +34,8 @@ def here():
 
 with ray_session(None):
     node = ray._private.worker._global_node
-    said = {"gcs": node.gcs_address, "folder": node.temp_dir, "token": os.environ["RAY_AUTH_TOKEN"]}
+    folder = getattr(node, "temp_dir", None) or node._temp_dir  # as older Rays have it
+    said = {"gcs": node.gcs_address, "folder": folder, "token": os.environ["RAY_AUTH_TOKEN"]}
     print(json.dumps(said | ray.get(ray.remote(here).remote())), flush=True)
     sys.stdin.read()
 """
