@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pytest
 from command import DEADLINE, Ran, kill_all, poll, start, tamis
 from outputs import alpaca_rows, manifest_of, pair, sentence, snapshot, write_jsonl
 
-from tamis.pipeline.lease import held
+from tamis.pipeline.lease import held, read
 from tamis.pipeline.rivals import agree
 from tamis.pipeline.store import Store
 
@@ -82,21 +83,30 @@ def check_like_calm(job: Job, out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def told(job: Job) -> Iterator[tuple[Path, Ran, Ran]]:
-    """The output, the second command's end and the status while the first was at work; then both at work."""
+    """The output, the second command's end and the status while the first was at work; then both at work.
+
+    The first is halted until the others have met it: how long it takes by itself is nothing to rely on.
+    """
     out = job.folder / "out"
     first = start(*job.curate(out), cwd=job.folder, env=job.env)
+    forced = None
     try:
         poll(lambda: captured(out) >= 2, first, "the second receipt")
+        first.send_signal(signal.SIGSTOP)
+        lease = read(Store(str(out)))
+        assert lease is not None, "the first ended too early to be met"
         second = tamis(*job.curate(out), cwd=job.folder, env=job.env)
         status = tamis("status", out, cwd=job.folder)
-        assert first.poll() is None, "the first ended too early to be met"
-        forced = tamis(*job.curate(out, "--force"), cwd=job.folder, env=job.env)
+        forced = start(*job.curate(out, "--force"), cwd=job.folder, env=job.env)
+        poll(lambda: read(Store(str(out))) not in (None, lease), forced, "the second driver's lease")
+        first.send_signal(signal.SIGCONT)
         assert first.wait(timeout=DEADLINE) == 0
+        assert forced.wait(timeout=DEADLINE) == 0
         yield out, second, status
-        assert forced.rc == 0, forced.output
     finally:
-        if first.poll() is None:
-            kill_all(first)
+        for driver in (first, forced):
+            if driver is not None and driver.poll() is None:
+                kill_all(driver)
 
 
 def test_the_second_is_told(told: tuple[Path, Ran, Ran]) -> None:
