@@ -39,7 +39,7 @@ import psutil
 from scale import make_model, write_corpus
 from tables import markdown
 
-from tamis.pipeline import plan_cache, receipts
+from tamis.pipeline import paths, receipts
 from tamis.pipeline.job import Job, load_job
 from tamis.pipeline.plan import make_plan
 from tamis.pipeline.store import Store
@@ -115,7 +115,7 @@ class Run:
         for name in self.store.list(receipts.folder(STAGE)):
             if name.startswith("compact-"):
                 self.store.remove(f"{receipts.folder(STAGE)}/{name}")
-        self.store.remove(plan_cache.FOUND)
+        self.store.remove(paths.PLANNED_ROWS)
 
 
 def main() -> None:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from tamis.operators.requests import Request
 from tamis.pipeline.job import LayersJob
 from tamis.pipeline.models import ModelSource
+from tamis.pipeline.paths import stage_folder
 from tamis.pipeline.pools import Pool, device_of
-from tamis.pipeline.receipts import WORK
 from tamis.pipeline.store import Sealed, Store
 
 STAGE = "capture"
-CAPTURES = f"{WORK}/{STAGE}"
+CAPTURES = stage_folder(STAGE)
 
 
 class Captured(NamedTuple):

@@ -16,6 +16,7 @@ from tamis.pipeline.collecting import collect_rarely
 from tamis.pipeline.ending import end, fail, reading
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.last_resort import watch_threads
+from tamis.pipeline.paths import MANIFEST
 from tamis.pipeline.stopping import listen
 from tamis.pipeline.terminal import flush, prepare
 
@@ -271,7 +272,7 @@ def report(output: OutputFolder, storage_options: StorageOptions = None) -> None
     """Write report.html and README.md of a finished run anew, and print the summary."""
     from tamis.pipeline import job
     from tamis.pipeline.publish import rewrite_report
-    from tamis.pipeline.run_folder import MANIFEST, facts_in
+    from tamis.pipeline.run_folder import facts_in
     from tamis.pipeline.screens import show_outcome
     from tamis.pipeline.store import Store
 

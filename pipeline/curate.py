@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tamis.pipeline import lease, plan_cache, rivals, run_folder
+from tamis.pipeline import lease, paths, plan_cache, rivals, run_folder
 from tamis.pipeline.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.files import SourceFile
@@ -51,7 +51,7 @@ def train_references(
         raise ConfigError(f"method: {', '.join(job.method)} needs no reference models; set method: toss or toss-pro")
     with _opened(job, address, on_plan) as (store, plan, state):
         if state == "complete":
-            found: list[dict[str, Any]] = run_folder.facts_in(store, run_folder.MANIFEST)["references"]
+            found: list[dict[str, Any]] = run_folder.facts_in(store, paths.MANIFEST)["references"]
             return found
         from tamis.pipeline import toss
 
@@ -81,7 +81,7 @@ def curate(
     with _opened(job, address, on_plan) as (store, plan, state):
         if state == "complete":
             _remove_leftovers(store)
-            return Outcome(run_folder.facts_in(store, run_folder.MANIFEST), did_nothing=True)
+            return Outcome(run_folder.facts_in(store, paths.MANIFEST), did_nothing=True)
         timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
         with lease.held(store, force=force) as held:
             try:
@@ -137,7 +137,7 @@ def _opened(
     """The output folder, claimed for this job; the plan; and how far an earlier command has come. Ray starts ahead."""
     store = Store(job.output, job.storage_options)
     files, known = list_inputs(job), plan_cache.load(job)
-    needed = not store.exists(run_folder.MANIFEST)
+    needed = not store.exists(paths.MANIFEST)
     spread = needed and worth_it(files, known)
     # What is wrong with a small input is said before Ray starts, and with a job before a cluster is joined. A large
     # input is work for Ray.
@@ -190,6 +190,6 @@ def _run(
 
 def _remove_leftovers(store: Store) -> None:
     """Of a run that was killed between its manifest and the end; captures that it was asked to keep stay."""
-    store.remove(run_folder.INCOMPLETE)
-    if not run_folder.facts_in(store, run_folder.MANIFEST)["job"]["keep_captures"]:
+    store.remove(paths.INCOMPLETE)
+    if not run_folder.facts_in(store, paths.MANIFEST)["job"]["keep_captures"]:
         run_folder.remove_work(store)

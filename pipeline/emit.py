@@ -23,6 +23,7 @@ from tamis.pipeline.engine import stream
 from tamis.pipeline.fit import DECIDING
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.originals import originals, quarantine_table
+from tamis.pipeline.paths import DROPPED, KEPT, QUARANTINE, SCORES, table_of
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside, telling
 from tamis.pipeline.sources import Shard
@@ -96,20 +97,18 @@ def _emit_shard(item: tuple[str, int, Made], spec: EmitSpec) -> Receipt:
     ids = sample_ids(shard.file.name, shard.span.start_row, shard.rows)
     table, places, unreadable = originals(shard, spec.options, spec.opened_schema(), valid, made.captured.input)
 
-    files = [spec.store.write_table(f"kept/{shard.name}.parquet", table.filter(pa.array(kept[places])))]
+    files = [spec.store.write_table(table_of(KEPT, shard.name), table.filter(pa.array(kept[places])))]
     method_scores = _plain(scores.column(spec.decided_by))
     if dropped.any():
         chosen = table.filter(pa.array(dropped[places]))
         files.append(
-            spec.store.write_table(f"dropped/{shard.name}.parquet", _with_reasons(chosen, method_scores[dropped], spec))
+            spec.store.write_table(table_of(DROPPED, shard.name), _with_reasons(chosen, method_scores[dropped], spec))
         )
     if not valid.all():
         quarantined = quarantine_table(shard, captured, unreadable)
-        files.append(spec.store.write_table(f"quarantine/{shard.name}.parquet", quarantined))
+        files.append(spec.store.write_table(table_of(QUARANTINE, shard.name), quarantined))
     files.append(
-        spec.store.write_table(
-            f"scores/{shard.name}.parquet", _scores_table(shard, ids, captured, scores, dropped, spec)
-        )
+        spec.store.write_table(table_of(SCORES, shard.name), _scores_table(shard, ids, captured, scores, dropped, spec))
     )
 
     facts = _facts(shard, method_scores, dropped, valid, captured, spec)

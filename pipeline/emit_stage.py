@@ -8,7 +8,7 @@ from contextlib import closing
 
 from tamis.pipeline import receipts, set_aside
 from tamis.pipeline.capture_stage import Timings
-from tamis.pipeline.incomplete import WRITTEN
+from tamis.pipeline.paths import PARTS, table_of
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside
@@ -43,8 +43,8 @@ def run_emit(
 
     def note(item: SetAside) -> None:
         set_aside.record(store, stage, item)
-        for folder in WRITTEN:  # what its workers wrote before they died
-            store.remove(f"{folder}/{item.shard}.parquet")
+        for folder in PARTS:  # what its workers wrote before they died
+            store.remove(table_of(folder, item.shard))
         totals.failed.append(item)
         progress.advance(item.rows, note=f"{len(totals.failed)} shards set aside")
 

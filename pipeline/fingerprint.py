@@ -17,15 +17,60 @@ from tamis.pipeline.job import Job, LayersJob
 from tamis.pipeline.models import ModelSource, identity, identity_at
 from tamis.pipeline.prompts import Prompts
 from tamis.pipeline.ranged import read_whole
-from tamis.pipeline.settings import TOKEN_METHODS, ModelSpec
+from tamis.pipeline.settings import TOKEN_METHODS, ModelSpec, Section
 from tamis.pipeline.sources import Shard, is_shipped
 
 FINGERPRINT_FORMAT, SEARCH_FORMAT, FISHER_FORMAT = 3, 2, 3
 """Of a run, of the layer search and of the Fisher ratios: raised when the same settings begin to give other numbers."""
 
-_ELSEWHERE = ("_references", "_prompts", "refusal_markers")
-"""How settings end that are not in the fingerprint as they stand: files count by their content, and markers only where
-the block is searched."""
+NO_MATTER = frozenset(
+    {
+        "output",
+        "storage_options",
+        "max_quarantined",
+        "workers",
+        "readers",
+        "cluster_patience",
+        "worker_timeout",
+        "keep_captures",
+        "model.trust_remote_code",
+        "model.allow_pickle_weights",
+        "model.gpus_per_worker",
+        "selection.allow_majority",
+    }
+)
+"""Settings and sections that change no result of a run that ends. All that is named neither here nor in OTHERWISE is in
+the fingerprint, also what is added to the job file one day."""
+
+OTHERWISE = frozenset(
+    {
+        # what is read, by what was found there
+        "input",
+        "shard_rows",
+        "model.name",
+        "model.revision",
+        "model.template",
+        # files by their content, and what concerns only the search of LARF's block where it is searched
+        "larf.unsafe_references",
+        "larf.safe_references",
+        "larf.over_rejection_prompts",
+        "larf.refusal_markers",
+        "toss.harmful_references",
+        "toss.utility_references",
+        # what was made of it: the most that the model takes, the rule of the three that holds, and who decides
+        "max_tokens",
+        "selection.drop",
+        "selection.drop_count",
+        "selection.threshold",
+        "selection.by",
+        # where chance decides
+        "seed",
+    }
+)
+"""Settings that are in the fingerprint in another form, and those that matter only to some runs."""
+
+_OF_VECTORS = ("token_budget", "attention", "compile", "exact")
+"""Settings of the model on which captured vectors depend, and the answers of the layer search do not."""
 
 
 def fingerprint_of(
@@ -45,21 +90,29 @@ def fingerprint_of(
     }
     if any("join" in shard.dialect for shard in shards):
         keys["input.join"] = job.join
-    for section in job.method:
-        name = "toss" if section in TOKEN_METHODS else section
-        for key, value in getattr(job, name).model_dump().items():
-            if not key.endswith(_ELSEWHERE):
-                keys[f"{name}.{key}"] = value
+    keys.update(settings_of(job))
     keys.update(layer_keys)
     if job.masks_tokens:
         return keys
     rule, amount = job.selection.rule
     keys[f"selection.{rule}"] = amount
     keys["selection.by"] = job.selected_by
-    keys["selection.control"] = job.selection.control
     if job.selection.control is not None:
         keys["seed"] = job.seed
     return keys
+
+
+def settings_of(job: LayersJob) -> dict[str, Any]:
+    """Dotted name -> value of every setting that counts as it stands, but for the model's (`model_keys_of`) and those
+    of methods that do not run."""
+    idle = {"larf", "saft", "toss"} - {"toss" if name in TOKEN_METHODS else name for name in job.method}
+    left_out = NO_MATTER | OTHERWISE | idle | {"model"}
+    found: dict[str, Any] = {}
+    for name in [name for name in type(job).model_fields if name not in left_out]:
+        value = getattr(job, name)
+        section = value.model_dump() if isinstance(value, Section) else None
+        found |= {name: value} if section is None else {f"{name}.{key}": item for key, item in section.items()}
+    return {name: value for name, value in found.items() if name not in left_out}
 
 
 def content_of(spec: ModelSpec, model: ModelSource) -> str:
@@ -69,21 +122,23 @@ def content_of(spec: ModelSpec, model: ModelSource) -> str:
 
 def model_keys_of(spec: ModelSpec, content: str, tokenizer: ChatTokenizer) -> dict[str, Any]:
     """What every forward pass depends on."""
+    vectors = {f"model.{name}" for name in _OF_VECTORS}
     return {
         "model": content,
         "tokenizer and template": tokenizer.fingerprint,
-        "model.dtype": spec.dtype,
-        "model.device": spec.device,
+        **{name: value for name, value in _model_settings(spec).items() if name not in vectors},
     }
+
+
+def _model_settings(spec: ModelSpec) -> dict[str, Any]:
+    named = {f"model.{key}": value for key, value in spec.model_dump().items()}
+    return {name: value for name, value in named.items() if name not in NO_MATTER | OTHERWISE}
 
 
 def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: int) -> dict[str, Any]:
     """What captured vectors depend on beside the model."""
     keys: dict[str, Any] = {
-        "model.token_budget": job.model.token_budget,
-        "model.attention": job.model.attention,
-        "model.compile": job.model.compile,
-        "model.exact": job.model.exact,
+        **{f"model.{name}": getattr(job.model, name) for name in _OF_VECTORS},
         "max_tokens": max_tokens,
         "overlong": job.overlong,
     }

@@ -35,20 +35,18 @@ from tamis.pipeline.engine import map_reduce
 from tamis.pipeline.errors import ConfigError, DamagedError
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.job import Job
+from tamis.pipeline.paths import ARTIFACT, ARTIFACT_FACTS, FITTED, table_of
 from tamis.pipeline.progress import say
-from tamis.pipeline.receipts import WORK
-from tamis.pipeline.sources import Shard
+from tamis.pipeline.sources import Shard, role_of
 from tamis.pipeline.store import Sealed, Store
 
 T = TypeVar("T")
 
-SCORES = f"{WORK}/scores"
-ARTIFACT = "artifact"
 GROUP = 16
 """Shards per task; a power of two, so that a group is a subtree of the fixed tree."""
 
 DECIDING = "deciding"
-"""The column of SCORES that decides: a method's score, or the seeded random one of a control."""
+"""The column of FITTED that decides: a method's score, or the seeded random one of a control."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +113,12 @@ def fit_methods(
     captures: Mapping[str, Sequence[Sealed]],
     on_done: Callable[[int], None],
 ) -> dict[str, Artifact]:
-    """Fit every method on what was captured of each source, a file a shard. Raises ConfigError when the data cannot
+    """Fit every method on what was captured of each role, a file a shard. Raises ConfigError when the data cannot
     support one."""
-    reduce = reduce_over(store, captures, on_done)
     artifacts = {}
     for name, method in methods.items():
+        own = {source: captures.get(role_of(name, source), ()) for source in method.sources()}
+        reduce = reduce_over(store, {CORPUS: captures[CORPUS], **own}, on_done)
         try:
             artifacts[name] = method.fit(reduce, blocks)
         except ValueError as error:
@@ -133,7 +132,9 @@ def reduce_over(store: Store, captures: Mapping[str, Sequence[Sealed]], on_done:
     def reduce(map: Callable[[Features], T], combine: Callable[[T, T], T], source: str = CORPUS) -> T:
         files = captures.get(source, ())
         if not files:
-            raise ValueError(f"source {source!r} has no shards; there are {sorted(captures)}")
+            raise ValueError(
+                f"source {source!r} has no shards; there are {sorted(name for name in captures if captures[name])}"
+            )
         groups = _groups(files)
 
         def leaf(group: Sequence[Sealed]) -> T:
@@ -170,22 +171,22 @@ def save_artifacts(store: Store, artifacts: Mapping[str, Artifact], facts: Mappi
         files.append(store.write(f"{ARTIFACT}/{name}.safetensors", safetensors.numpy.save(arrays)))
     listed = [file.to_dict() for file in files]
     tree = {**facts, "methods": {name: artifact.facts for name, artifact in artifacts.items()}, "files": listed}
-    files.append(store.write_facts(f"{ARTIFACT}/artifact.json", tree))
+    files.append(store.write_facts(ARTIFACT_FACTS, tree))
     return [file.to_receipt() for file in files]
 
 
 def load_artifacts(store: Store, key: str) -> dict[str, Artifact] | None:
     """What an interrupted run with the same settings fitted; None when there is none, or when it is damaged."""
-    if not store.exists(f"{ARTIFACT}/artifact.json"):
+    if not store.exists(ARTIFACT_FACTS):
         return None
     try:
-        tree = store.read_facts(f"{ARTIFACT}/artifact.json")
+        tree = store.read_facts(ARTIFACT_FACTS)
         if tree.get("key") != key:
             return None
         files = [Sealed(file["name"], file["sha256"]) for file in tree["files"]]
         arrays = [safetensors.numpy.load(store.read(file)) for file in files]
     except ValueError as error:
-        say(f"damaged: {ARTIFACT}/artifact.json: {error}; it is made again")
+        say(f"damaged: {ARTIFACT_FACTS}: {error}; it is made again")
     except DamagedError as error:
         say(f"damaged: {error}; it is made again")
     else:
@@ -200,7 +201,7 @@ def load_artifacts(store: Store, key: str) -> dict[str, Artifact] | None:
 def score_shards(
     spec: ScoreSpec, shards: Sequence[Shard], captures: Sequence[Sealed], on_done: Callable[[int], None]
 ) -> ScoreSums:
-    """Write SCORES for every shard; the sums over all of them. ConfigError when nothing could be scored.
+    """Write FITTED for every shard; the sums over all of them. ConfigError when nothing could be scored.
 
     captures: a file for each shard.
     """
@@ -238,7 +239,7 @@ def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: S
         deciding = random_keys([ids[place] for place in np.flatnonzero(valid)], spec.control_seed)
     lengths = table.column("n_response_tokens").to_numpy()[valid]
     columns[DECIDING] = _spread(deciding, valid)
-    written = spec.store.write_table(f"{SCORES}/{name}.parquet", pa.table(columns))
+    written = spec.store.write_table(table_of(FITTED, name), pa.table(columns))
     return ScoreSums(
         coarse_histogram(deciding),
         length_histogram(lengths, spec.longest),

@@ -10,16 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tamis.pipeline.errors import IncompleteError
-from tamis.pipeline.receipts import WORK
-from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST, finished, key_of
+from tamis.pipeline.paths import EMIT_CLAIM, INCOMPLETE, MANIFEST, PARTS
+from tamis.pipeline.run_folder import finished, key_of
 from tamis.pipeline.set_aside import SetAside, lines
 from tamis.pipeline.store import Store
-
-WRITTEN = ("kept", "dropped", "quarantine", "scores")
-EMPTY_DROPPED = "dropped/000000-none.parquet"
-"""Where nothing was dropped: the columns and no row."""
-
-_CLAIM = f"{WORK}/emit.json"
 
 
 def key_without(key: str, failed: Sequence[SetAside]) -> str:
@@ -45,17 +39,17 @@ def make_room(
     if finished(store, fingerprint) is not None:
         raise IncompleteError(f"{store.path()}: another tamis has finished this run meanwhile")
     if _claimed(store) not in (None, key):
-        for folder in WRITTEN:
+        for folder in PARTS:
             store.remove(folder)
         store.remove(INCOMPLETE)
-    store.write_facts(_CLAIM, {"key": key})  # last: a removal that is interrupted goes on
+    store.write_facts(EMIT_CLAIM, {"key": key})  # last: a removal that is interrupted goes on
 
 
 def _claimed(store: Store) -> str | None:
     """None where nobody has claimed the folders, or the claim is damaged: what lies in them is held against the
     receipts before it is published, whoever wrote it."""
     try:
-        return str(store.read_facts(_CLAIM)["key"])
+        return str(store.read_facts(EMIT_CLAIM)["key"])
     except (FileNotFoundError, ValueError, KeyError):
         return None
 

@@ -20,7 +20,7 @@ from tamis.operators.fisher import fisher_ratios
 from tamis.operators.refusals import MARKERS
 from tamis.operators.requests import Request
 from tamis.operators.sensitivity import FACTORS, NEW_TOKENS
-from tamis.pipeline import layer_result, lease, receipts, run_folder
+from tamis.pipeline import layer_result, lease, paths, receipts, run_folder
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
 from tamis.pipeline.capture_stage import shown_on
@@ -40,6 +40,7 @@ from tamis.pipeline.publish import versions
 from tamis.pipeline.ray_start import cluster_now, joins, ray_early, ray_session
 from tamis.pipeline.report import render_layers
 from tamis.pipeline.sensitivity import STAGE, all_cells, search, search_spec
+from tamis.pipeline.sources import role_of
 from tamis.pipeline.store import Sealed, Store
 
 FISHER = "fisher"
@@ -68,7 +69,7 @@ def find_layers(
     force: start though another driver is at work on this output.
     """
     store = Store(job.output, job.storage_options)
-    unknown = not store.exists(run_folder.LAYERS)
+    unknown = not store.exists(paths.LAYERS)
     # What is wrong with the job is said before a cluster is joined; Ray on this machine starts meanwhile.
     with ray_early(address, needed=unknown and not joins(address)):
         plan = plan_layers(job)
@@ -91,17 +92,17 @@ def _find_layers(
     if on_plan is not None:
         on_plan(plan, state)
     if found is None:
-        if store.exists(run_folder.MANIFEST):
+        if store.exists(paths.MANIFEST):
             raise ConfigError(
                 f"output: {store.path()} holds a finished run; choose another output folder for other settings"
             )
         if state != "complete":
-            run_folder.begin(store, {"fingerprint": dict(plan.search_keys)}, run_folder.LAYERS_RUN)
+            run_folder.begin(store, {"fingerprint": dict(plan.search_keys)}, paths.LAYERS_RUN)
         with lease.held(store, force=force) as held:
             result = _found_by_one(store, plan, address)
         shared = held.contested
     # What a run here still needs stays.
-    if not store.exists(run_folder.RUN) and not store.exists(run_folder.MANIFEST):
+    if not store.exists(paths.RUN) and not store.exists(paths.MANIFEST):
         run_folder.remove_work(store, shared=shared)
     return LayersOutcome(result if found is None else found, did_nothing=found is not None)
 
@@ -183,8 +184,8 @@ def _combined(plan: LayerPlan, searched: Part | None, ratios: Part | None) -> di
 
 def publish(store: Store, result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Write the page, then the JSON, whose presence says that the search is finished; both as a manifest lists them."""
-    page = store.write(run_folder.LAYERS_PAGE, render_layers(result).encode())
-    return [page.to_dict(), store.write_facts(run_folder.LAYERS, result).to_dict()]
+    page = store.write(paths.LAYERS_PAGE, render_layers(result).encode())
+    return [page.to_dict(), store.write_facts(paths.LAYERS, result).to_dict()]
 
 
 def _parts(store: Store, plan: LayerPlan) -> tuple[Part | None, Part | None]:
@@ -294,7 +295,7 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
         raise InputError("reference rows could not be captured:", lines)
     files = {receipt["shard"]: Sealed(receipt["file"]["name"], receipt["file"]["sha256"]) for receipt in done}
     pieces = {
-        role: [dict(read_features(store, files[shard.name])) for shard in shards if shard.role == role]
+        role: [dict(read_features(store, files[shard.name])) for shard in shards if shard.role == role_of("larf", role)]
         for role in ROLES
     }
     # Popped, so that nothing is held twice: all blocks of a large model are a gigabyte.

@@ -21,12 +21,11 @@ from datetime import UTC, datetime
 import psutil
 
 from tamis.pipeline.errors import ConfigError, TamisError
+from tamis.pipeline.paths import DRIVER
 from tamis.pipeline.processes import started
 from tamis.pipeline.progress import say
-from tamis.pipeline.receipts import WORK
 from tamis.pipeline.store import Store
 
-DRIVER = f"{WORK}/driver.json"
 RENEW_SECONDS = 5.0
 WATCH_SECONDS = 12.0
 """Two renewals, and what a slow storage takes."""

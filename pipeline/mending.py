@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from tamis.pipeline import receipts
 from tamis.pipeline.engine import stream
 from tamis.pipeline.errors import ConfigError, DamagedError, StorageError
-from tamis.pipeline.incomplete import EMPTY_DROPPED, WRITTEN
+from tamis.pipeline.paths import EMPTY_DROPPED, FITTED, PARTS, WORK
 from tamis.pipeline.progress import say
-from tamis.pipeline.receipts import WORK, Receipt
+from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.store import Store
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ def check_output(store: Store, files: Sequence[_File], shards: Iterable[str]) ->
     listed = {EMPTY_DROPPED, *(str(file["name"]) for file in files)}
     ours = {f"{name}.parquet" for name in shards}
     strangers = []
-    for folder in WRITTEN:
+    for folder in PARTS:
         for name in store.list(folder):
             path = f"{folder}/{name}"
             if path in listed or (name.startswith(".") and not name.endswith(".parquet")):
@@ -125,10 +125,10 @@ def check_output(store: Store, files: Sequence[_File], shards: Iterable[str]) ->
 
 def _stage_of(name: str) -> str | None:
     folder, _, rest = name.partition("/")
-    if folder in WRITTEN:
+    if folder in PARTS:
         return EMIT
     stage = rest.partition("/")[0]
-    return stage if folder == WORK and stage != "scores" else None
+    return stage if folder == WORK and not name.startswith(f"{FITTED}/") else None
 
 
 def _name_of(receipt: Receipt) -> str:

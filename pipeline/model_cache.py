@@ -18,18 +18,17 @@ from typing import Any
 
 from tamis.operators.model_info import ModelInfo
 from tamis.operators.tokens import ChatTokenizer
-from tamis.pipeline.receipts import WORK
+from tamis.pipeline.paths import PLANNED_MODEL
 from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.store import Store
 
-KEPT = f"{WORK}/plan/model.json"
 _LIBRARIES = ("tamis", "transformers", "tokenizers")
 
 
 def load(store: Store, keys: Mapping[str, Any]) -> tuple[ModelInfo, ChatTokenizer] | None:
     """What an earlier command has kept under these keys; None if there is nothing, or nothing that may be used."""
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        tree = json.loads(store.read(KEPT))
+        tree = json.loads(store.read(PLANNED_MODEL))
         info, tokenizer = tree["info"], tree["tokenizer"]
         if tree["stamp"] == _stamp(keys, info, tokenizer):
             return ModelInfo(**info), ChatTokenizer.from_json(tokenizer, BoundedRenderer)
@@ -39,7 +38,7 @@ def load(store: Store, keys: Mapping[str, Any]) -> tuple[ModelInfo, ChatTokenize
 def keep(store: Store, keys: Mapping[str, Any], info: ModelInfo, tokenizer: ChatTokenizer) -> None:
     facts, text = asdict(info), tokenizer.to_json()
     tree = {"stamp": _stamp(keys, facts, text), "info": facts, "tokenizer": text}
-    store.write(KEPT, json.dumps(tree).encode())
+    store.write(PLANNED_MODEL, json.dumps(tree).encode())
 
 
 def _stamp(keys: Mapping[str, Any], info: Mapping[str, Any], tokenizer: str) -> dict[str, Any]:

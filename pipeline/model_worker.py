@@ -21,7 +21,8 @@ from tamis.pipeline.capture_spec import CaptureSpec
 from tamis.pipeline.errors import TamisError, as_facts, error_text
 from tamis.pipeline.models import fetch
 from tamis.pipeline.parcels import unpack
-from tamis.pipeline.receipts import WORK, Receipt
+from tamis.pipeline.paths import stage_folder, table_of
+from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import set_aside
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.watch import Beats, Guard, Part
@@ -208,7 +209,7 @@ def write_shard(batch: pa.Table, notes: dict[str, Any], spec: CaptureSpec) -> Re
     shard = Shard.from_json(notes["shard"])
     if batch.num_rows != shard.rows:
         raise AssertionError(f"shard {shard.name}: {batch.num_rows} rows arrived of {shard.rows}")
-    written = spec.store.write_table(f"{WORK}/{spec.stage}/{shard.name}.parquet", batch)
+    written = spec.store.write_table(table_of(stage_folder(spec.stage), shard.name), batch)
     codes = Counter(code for code in batch.column("code").to_pylist() if code is not None)
     firsts = dict(zip(batch.column("code").to_pylist(), batch.column("message").to_pylist(), strict=True))
     examples: dict[str, list[str]] = {}

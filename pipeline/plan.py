@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -214,7 +215,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
         notes.append(f"{round(estimate.bad * estimate.sampled)} of {estimate.sampled} sampled rows cannot be used")
     if len({item.dialect.name for item in planned}) > 1:
         notes.append("the files hold conversations in more than one dialect")
-    if sum(shard.rows for shard in references if shard.role == "unsafe") > sum(shard.rows for shard in shards):
+    if not job.masks_tokens and _largest_set(references) > sum(shard.rows for shard in shards):
         notes.append("there are fewer rows than references; a share of so few says little")
     return Plan(
         job=job,
@@ -241,13 +242,21 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     )
 
 
+def _largest_set(references: Iterable[Shard]) -> int:
+    """Rows of the largest reference set."""
+    rows: Counter[str] = Counter()
+    for shard in references:
+        rows[shard.role] += shard.rows
+    return max(rows.values(), default=0)
+
+
 def methods_of(job: Job) -> dict[str, Method]:
     """The job's methods that score samples, in its order. LARF's block is open if the job does not name it."""
     made: dict[str, Method] = {}
     for name in job.method if not job.masks_tokens else ():
         kind = METHODS[name]
         settings = getattr(job, name).model_dump(include={field.name for field in fields(kind)})
-        if settings["layer"] == "fisher":
+        if settings.get("layer") == "fisher":
             settings["layer"] = "auto"
         made[name] = kind(**settings)
     return made

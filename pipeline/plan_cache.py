@@ -22,13 +22,10 @@ from tamis.operators.problems import RowProblem
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import TEXT_FORMATS, SourceFile
 from tamis.pipeline.job import LayersJob
-from tamis.pipeline.receipts import WORK
-from tamis.pipeline.run_folder import RUN
+from tamis.pipeline.paths import PLANNED_ROWS, RUN
 from tamis.pipeline.sources import CORPUS, HEAD_ROWS, SHARD_BYTES, Scanned, Shard, read
 from tamis.pipeline.spans import Span
 from tamis.pipeline.store import Store
-
-FOUND = f"{WORK}/plan/rows.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def load(job: LayersJob) -> dict[SourceFile, Rows]:
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         if not store.exists(RUN):
             return {}
-        tree = json.loads(store.read(FOUND))
+        tree = json.loads(store.read(PLANNED_ROWS))
         if tree["stamp"] != _stamp(job, tree["files"]):
             return {}
         return {
@@ -71,11 +68,11 @@ def keep(store: Store, job: LayersJob, shards: Iterable[Shard]) -> None:
     files = list(entries.values())
     data = json.dumps({"stamp": _stamp(job, files), "files": files}).encode()
     try:
-        if store.read(FOUND) == data:
+        if store.read(PLANNED_ROWS) == data:
             return
     except FileNotFoundError:
         pass
-    store.write(FOUND, data)
+    store.write(PLANNED_ROWS, data)
 
 
 def scanned_before(file: SourceFile, rows: Rows, options: Mapping[str, Any]) -> Scanned | None:

@@ -20,10 +20,11 @@ from tamis.pipeline.emit import EmitSpec, empty_dropped
 from tamis.pipeline.errors import ConfigError, InternalError
 from tamis.pipeline.fit import Selection, shown_cut
 from tamis.pipeline.identifiers import sample_ids
-from tamis.pipeline.incomplete import EMPTY_DROPPED, warning, write_manifest
+from tamis.pipeline.incomplete import warning, write_manifest
+from tamis.pipeline.paths import CARD, EMPTY_DROPPED, MANIFEST, REPORT, SCORES, table_of
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.report import render_card, render_report, render_token_report
-from tamis.pipeline.run_folder import MANIFEST, facts_in
+from tamis.pipeline.run_folder import facts_in
 from tamis.pipeline.safe_names import safe_name
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.store import Store
@@ -82,8 +83,8 @@ def publish(
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
     if layers is not None and "larf" in artifacts:
         summary["layers"] = dict(layers)
-    files.append(store.write("README.md", render_card(summary).encode()).to_dict())
-    files.append(store.write("report.html", render_report(with_texts(store, summary)).encode()).to_dict())
+    files.append(store.write(CARD, render_card(summary).encode()).to_dict())
+    files.append(store.write(REPORT, render_report(with_texts(store, summary)).encode()).to_dict())
     return write_manifest(store, {**summary, "files": files}, failed, spec.key)
 
 
@@ -117,7 +118,7 @@ def rewrite_report(store: Store) -> dict[str, Any]:
             f"{store.path(MANIFEST)}: no report can be drawn from it ({type(error).__name__}); it, or a file that it "
             "lists, is damaged or of another version of tamis (see `tamis verify`)"
         ) from None
-    for written in (store.write("README.md", card), store.write("report.html", page)):
+    for written in (store.write(CARD, card), store.write(REPORT, page)):
         listed[written.name] = written.to_dict()
     manifest["files"] = list(listed.values())
     store.write_facts(MANIFEST, manifest)
@@ -142,7 +143,7 @@ def with_texts(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_text(store: Store, sample: Mapping[str, Any]) -> dict[str, Any]:
     shard = safe_name(sample["shard"], MANIFEST)
-    scores = store.read_table(f"scores/{shard}.parquet", ["row", "decision"])
+    scores = store.read_table(table_of(SCORES, shard), ["row", "decision"])
     here = pc.index(scores.column("row"), sample["row"]).as_py()
     decision = scores.column("decision")[here].as_py()
     before = pc.sum(pc.equal(scores.column("decision").slice(0, here), decision)).as_py() or 0
@@ -182,8 +183,8 @@ def _summary(
         "methods": [
             {
                 "name": name,
-                "layer": artifact.facts["layer"],
-                "position": artifact.facts["position"],
+                "layer": artifact.facts.get("layer"),
+                "position": artifact.facts.get("position"),
                 "facts": artifact.facts,
             }
             for name, artifact in artifacts.items()

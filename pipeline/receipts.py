@@ -18,11 +18,11 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from tamis.pipeline import seals
+from tamis.pipeline.paths import RECEIPTS
 from tamis.pipeline.progress import say
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
 
-WORK = "_work"
 COMPACT = 256
 """Receipts in one compact file: a command that was killed leaves at most so many for the next one to open singly."""
 
@@ -41,7 +41,7 @@ class Named(Protocol):
 
 
 def folder(stage: str) -> str:
-    return f"{WORK}/receipts/{stage}"
+    return f"{RECEIPTS}/{stage}"
 
 
 def write(store: Store, stage: str, shard: Shard, key: str, facts: Mapping[str, Any]) -> Receipt:

@@ -20,12 +20,13 @@ from tamis.pipeline.errors import ConfigError, InputError, error_text
 from tamis.pipeline.model_checks import unusable
 from tamis.pipeline.model_folders import copy_here
 from tamis.pipeline.models import ModelSource, chat_template, fetch, identity
+from tamis.pipeline.paths import REFERENCES
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.pools import Pool
 from tamis.pipeline.reference_sets import reference_rows
-from tamis.pipeline.reference_training import REFERENCES, TRAINING, reference_key, train_reference
+from tamis.pipeline.reference_training import TRAINING, reference_key, train_reference
 from tamis.pipeline.render_process import BoundedRenderer
-from tamis.pipeline.sources import Shard
+from tamis.pipeline.sources import Shard, role_of
 from tamis.pipeline.store import Sealed, Store
 from tamis.pipeline.token_capture import ADAPTER_FILES, Reference
 from tamis.pipeline.token_tables import HARMFUL, UTILITY
@@ -73,7 +74,7 @@ class ReferenceModels:
         return self._rows[role]
 
     def _shards(self, role: str) -> list[Shard]:
-        return [shard for shard in self.plan.reference_shards if shard.role == role]
+        return [shard for shard in self.plan.reference_shards if shard.role == role_of("toss", role)]
 
     def prepare(self, role: str) -> Prepared:
         """The model `role` (utility or harmful), as the job wants it."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tamis.operators.tokenised import Tokenised
-from tamis.pipeline.receipts import WORK
+from tamis.pipeline.paths import TRAINING_WORK
 from tamis.pipeline.store import Sealed, Store, Written
 
 SCHEMA = pa.schema(
@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
 
 
 def work_folder(name: str) -> str:
-    return f"{WORK}/references/{name}"
+    return f"{TRAINING_WORK}/{name}"
 
 
 def write_rows(store: Store, name: str, rows: Sequence[Tokenised]) -> Written:

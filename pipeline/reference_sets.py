@@ -14,9 +14,9 @@ from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import resolve
 from tamis.pipeline.job import Job, LayersJob
 from tamis.pipeline.scanning import dialect_of, scan_files
-from tamis.pipeline.sources import SHIPPED, Scanned, Shard, make_shards, read, shipped_file
+from tamis.pipeline.sources import SHIPPED, Scanned, Shard, make_shards, read, role_of, shipped_file
 
-TRAINED_ON = ("harmful", "utility")
+TRAINED_ON = (role_of("toss", "harmful"), role_of("toss", "utility"))
 """Roles of the sets that TOSS's reference models are trained on."""
 
 
@@ -26,9 +26,9 @@ def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, 
         # A model that is given needs no data, unless it is trained anew in rounds.
         toss, rounds = job.toss, job.method == ["toss-pro"]
         needed = {"utility": toss.utility_model is None, "harmful": toss.harmful_model is None or rounds}
-        return {role: getattr(toss, f"{role}_references") for role, needs in needed.items() if needs}
+        return {role_of("toss", name): getattr(toss, f"{name}_references") for name, needs in needed.items() if needs}
     return {
-        source: getattr(getattr(job, name), f"{source}_references")
+        role_of(name, source): getattr(getattr(job, name), f"{source}_references")
         for name, method in methods.items()
         for source in method.sources()
     }
@@ -58,13 +58,13 @@ def plan_references(
     shards: list[Shard] = []
     problems: list[str] = []
     for role, path in reference_paths(job, methods).items():
-        shown = path or f"the {role} references of tamis"
+        shown = f"{role}_references: {path or 'those of tamis'}"
         found: list[Shard] = []
         for scanned in _scan(role, path, job):
             try:
                 dialect = dialect_of(scanned, None, {}, job.join)
             except ValueError as error:
-                problems.append(f"{role}: {shown}: {error}")
+                problems.append(f"{shown}: {error}")
                 continue
             found.extend(make_shards(scanned, role, dialect.to_dict(), first_index + len(shards) + len(found)))
         outcomes = reference_rows(found, tokenizer, max_tokens, job)
@@ -73,7 +73,7 @@ def plan_references(
         if role in TRAINED_ON and 0 < len(bad) <= job.max_quarantined * rows:
             notes.append(f"{len(bad):,} of {rows:,} {role} references cannot be used and are left out ({bad[0]})")
         else:
-            problems.extend(f"{role}: {shown}: {problem}" for problem in bad)
+            problems.extend(f"{shown}: {problem}" for problem in bad)
         shards.extend(found)
     if problems:
         raise InputError(f"{len(problems)} reference row(s) cannot be used:", problems[:20])

@@ -18,16 +18,17 @@ from tamis.operators.tokenised import Tokenised
 from tamis.pipeline import seals
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.models import ModelSource
+from tamis.pipeline.paths import REFERENCES
 from tamis.pipeline.pools import Pool, device_of, room
 from tamis.pipeline.progress import Progress, say, waiting, warn_once
 from tamis.pipeline.reference_group import WorkerDied, messages
 from tamis.pipeline.reference_rows import rows_digest, write_rows
-from tamis.pipeline.reference_worker import REFERENCES, ReferenceSpec
+from tamis.pipeline.reference_worker import ReferenceSpec
 from tamis.pipeline.room import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.settings import ModelSpec, TrainingSpec
 from tamis.pipeline.store import Sealed, Store, Written
 
-__all__ = ["REFERENCES", "TRAINING", "reference_key", "train_reference", "write_rows"]
+__all__ = ["TRAINING", "reference_key", "train_reference", "write_rows"]
 
 TRAINING = "training.json"
 

@@ -20,12 +20,11 @@ from tamis.operators.sft import Reduce, Trainer, TrainingError, alone
 from tamis.operators.training_rows import TrainingRows
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
 from tamis.pipeline.models import fetch
+from tamis.pipeline.paths import REFERENCES
 from tamis.pipeline.reference_rows import read_rows, work_folder
 from tamis.pipeline.store import Sealed, Store
 from tamis.pipeline.watch import Guard
 from tamis.pipeline.worker_gpu import missing_gpu
-
-REFERENCES = "artifact/references"
 
 
 @dataclass(frozen=True)

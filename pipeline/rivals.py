@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from tamis.pipeline.paths import CARD, MANIFEST, REPORT
 from tamis.pipeline.publish import rewrite_report
-from tamis.pipeline.run_folder import MANIFEST, facts_in
+from tamis.pipeline.run_folder import facts_in
 from tamis.pipeline.store import Store
 
-_DRAWN = ("README.md", "report.html")
+_DRAWN = (CARD, REPORT)
 _ROUNDS = 5
 
 

@@ -12,17 +12,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.paths import ARTIFACT, LAYERS, LAYERS_PAGE, LAYERS_RUN, MANIFEST, RUN, WORK
 from tamis.pipeline.progress import say, warn_once
-from tamis.pipeline.receipts import WORK
 from tamis.pipeline.store import Store
 
-MANIFEST = "manifest.json"
-RUN = f"{WORK}/run.json"
-LAYERS = "artifact/layers.json"
-LAYERS_PAGE = "layers.html"
-LAYERS_RUN = f"{WORK}/layers.json"
-INCOMPLETE = "incomplete.json"
-"""What a run leaves in the manifest's place when it had to set shards aside."""
 State = Literal["new", "started", "complete"]
 _REMOVALS = 3
 
@@ -30,8 +23,6 @@ _MEANING = {
     "input": "the files, their content, the way they are read or shard_rows",
     "model": "the model's files",
     "tokenizer and template": "the tokenizer or the chat template",
-    "references.unsafe": "the content of the unsafe references",
-    "references.safe": "the content of the safe references",
     "larf.over_rejection_prompts": "the over-rejection prompts",
 }
 
@@ -96,7 +87,7 @@ def _beside_a_search(store: Store, fingerprint: Mapping[str, Any]) -> None:
     """ConfigError unless the folder is free but for a layer search that agrees with this job."""
     begun = _search_in(store)
     searched = begun is not None or store.exists(LAYERS)  # which may be damaged
-    ours = {WORK, LAYERS.partition("/")[0], LAYERS_PAGE} if searched else {WORK}
+    ours = {WORK, ARTIFACT, LAYERS_PAGE} if searched else {WORK}
     strangers = [name for name in store.list("") if name not in ours and not name.startswith(".")]
     if strangers:
         raise ConfigError(
@@ -231,7 +222,9 @@ def _compare(
         return
     lines = []
     for key in differing:
-        if key in _MEANING:
+        if key.startswith("references."):
+            lines.append(f"  - {key}: the content of {key.removeprefix('references.')}_references changed")
+        elif key in _MEANING:
             lines.append(f"  - {key}: {_MEANING[key]} changed")
         else:
             lines.append(f"  - {key}: {theirs.get(key)!s:.80} there, {ours.get(key)!s:.80} now")

@@ -38,6 +38,7 @@ from tamis.pipeline.plan import Plan
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.publish import publish
 from tamis.pipeline.ray_start import ray_session
+from tamis.pipeline.sources import role_of
 from tamis.pipeline.store import Sealed, Store
 from tamis.pipeline.totals import CaptureTotals, EmitTotals
 
@@ -131,10 +132,14 @@ def _fit(
     plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
 ) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection]:
     began = time.monotonic()
-    sources: dict[str, list[Sealed]] = {CORPUS: []}
+    sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
     for shard in [*plan.shards, *plan.reference_shards]:
         sources.setdefault(shard.role, []).append(captured.captured[shard.name].file)
-    steps = sum(len(sources[source]) for method in plan.methods.values() for source in method.sources() or (CORPUS,))
+    steps = sum(
+        len(sources.get(role, ()))
+        for name, method in plan.methods.items()
+        for role in [role_of(name, source) for source in method.sources()] or [CORPUS]
+    )
     # An interrupted run's artifact is used again: part of its output was written with it.
     artifacts = load_artifacts(store, key)
     progress = Progress("fit", len(plan.shards) + (steps if artifacts is None else 0), unit="shards")

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tamis.pipeline.job import Job
+from tamis.pipeline.paths import KEPT, LAYERS, LAYERS_PAGE, REPORT
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.pools import Placement
 from tamis.pipeline.report import text
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
-from tamis.pipeline.run_folder import LAYERS, LAYERS_PAGE
 from tamis.pipeline.screen_parts import counts_table, plain, rates
 from tamis.pipeline.store import Store
 from tamis.pipeline.terminal import shown
@@ -110,7 +110,7 @@ def _layer(plan: Plan) -> str:
 def _search_size(plan: LayerPlan) -> str:
     blocks = plan.model.info.blocks
     rows = Counter(role for shard in plan.references for role in [shard.role] * shard.rows)
-    ratios = f"Fisher ratios of {blocks} blocks on {rows['unsafe']} unsafe and {rows['safe']} safe references"
+    ratios = f"Fisher ratios of {blocks} blocks on {rows['larf.unsafe']} unsafe and {rows['larf.safe']} safe references"
     if plan.prompts is None:
         return ratios
     from tamis.pipeline.sensitivity import all_cells  # with a plan, torch is imported; without one it would be for this
@@ -190,7 +190,8 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     grid = Table.grid(padding=(0, 2))
     for method in manifest["methods"]:
         found = layer_found(method["facts"].get("layer_chosen"))
-        said = [method["name"], f"output of block {method['layer']} (0-based)", method["position"], found]
+        where = None if method["layer"] is None else f"output of block {method['layer']} (0-based)"
+        said = [method["name"], where, method["position"], found]
         grid.add_row("method", plain(", ".join(part for part in said if part)))
     selection = manifest["selection"]
     cut = "" if selection["cut"] is None else f"; the cut is at score {selection['cut']:.6g}"
@@ -212,8 +213,8 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     for warning in manifest["warnings"]:
         console.print(f"[yellow]warning:[/] {plain(warning)}")
     console.print()
-    console.print(f"report   {shown(store.path('report.html'))}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"corpus   {shown(store.path('kept'))}/*.parquet", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report   {shown(store.path(REPORT))}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"corpus   {shown(store.path(KEPT))}/*.parquet", soft_wrap=True, markup=False, highlight=False)
 
 
 _OVERHEADS = {"plan": "plan", "ray_start": "Ray's start", "layers": "layer search", "model_load": "model load"}

@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tamis.pipeline.receipts import WORK
+from tamis.pipeline.paths import SET_ASIDE
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
-
-FOLDER = f"{WORK}/set_aside"
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,15 @@ def telling(
 
 
 def record(store: Store, stage: str, item: SetAside) -> None:
-    store.write_json(f"{FOLDER}/{stage}/{item.shard}.json", item.to_dict())
+    store.write_json(f"{SET_ASIDE}/{stage}/{item.shard}.json", item.to_dict())
 
 
 def forget(store: Store, stage: str, shards: Iterable[Shard]) -> None:
     """They are tried again."""
-    present = set(store.list(f"{FOLDER}/{stage}"))
+    present = set(store.list(f"{SET_ASIDE}/{stage}"))
     for shard in shards:
         if f"{shard.name}.json" in present:
-            store.remove(f"{FOLDER}/{stage}/{shard.name}.json")
+            store.remove(f"{SET_ASIDE}/{stage}/{shard.name}.json")
 
 
 def lines(items: Sequence[SetAside], shown: int = 20) -> list[str]:

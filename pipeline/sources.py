@@ -38,7 +38,9 @@ HEAD_ROWS = 64
 
 CORPUS = "corpus"
 
-SHIPPED = {"unsafe": unsafe_path, "safe": safe_path, "harmful": unsafe_path}
+SHIPPED = {"larf.unsafe": unsafe_path, "larf.safe": safe_path, "toss.harmful": unsafe_path}
+"""role -> where the reference set that comes with tamis lies on this machine."""
+
 _PINNED = re.compile(r"@[0-9a-f]{40}(/|$)")
 """In an address on the hub: a commit. What it names cannot change, and asking would cost a request a shard."""
 
@@ -47,7 +49,7 @@ _SHIPPED_SCHEME = "tamis-references:"
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows start_row..stop_row of one file. role: corpus, or the reference set that the file is."""
+    """Rows start_row..stop_row of one file. role: CORPUS, or by `role_of` the reference set that the file is."""
 
     index: int
     role: str
@@ -119,6 +121,11 @@ class Row:
             return cut_text(self.raw, self.size)
         value = {} if isinstance(self.value, RowProblem) else self.value
         return cut_text(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace"))
+
+
+def role_of(method: str, source: str) -> str:
+    """The role of one method's reference set: two methods may both name a source "safe", and mean other files."""
+    return f"{method}.{source}"
 
 
 def scan(

@@ -13,15 +13,21 @@ from rich.console import Console
 
 from tamis.pipeline import lease, receipts
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.fit import SCORES
-from tamis.pipeline.receipts import WORK
-from tamis.pipeline.run_folder import INCOMPLETE, LAYERS, LAYERS_RUN, MANIFEST, RUN, facts_in, layers_in
-from tamis.pipeline.set_aside import FOLDER as SET_ASIDE
+from tamis.pipeline.paths import (
+    FITTED,
+    INCOMPLETE,
+    LAYERS,
+    LAYERS_RUN,
+    MANIFEST,
+    REFERENCES,
+    RUN,
+    SET_ASIDE,
+    TRAINING_WORK,
+)
+from tamis.pipeline.run_folder import facts_in, layers_in
 from tamis.pipeline.set_aside import SetAside, lines
 from tamis.pipeline.store import Store
 from tamis.pipeline.terminal import shown
-
-REFERENCES = f"{WORK}/references"
 
 
 def show_status(console: Console, store: Store) -> None:
@@ -68,7 +74,7 @@ def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
     else:
         captured = receipts.count(store, "capture")
         yield _stage("captured", captured, shards + references, aside.get("capture"))
-        fitted = sum(name.endswith(".parquet") for name in store.list(SCORES))
+        fitted = sum(name.endswith(".parquet") for name in store.list(FITTED))
         if fitted:
             yield _stage("fitted", fitted, shards, None)
     yield _stage("emitted", receipts.count(store, "emit"), shards, aside.get("emit"))
@@ -138,11 +144,11 @@ def _of_incomplete(store: Store) -> Iterator[str]:
 
 def _trainings(store: Store, fingerprint: Mapping[str, Any]) -> Iterator[str]:
     """How far each reference model is, by its newest checkpoint."""
-    for name in store.list(REFERENCES):
-        if store.exists(f"artifact/references/{name}/training.json"):
+    for name in store.list(TRAINING_WORK):
+        if store.exists(f"{REFERENCES}/{name}/training.json"):
             yield f"  trained  {name} model"
             continue
-        names = store.list(f"{REFERENCES}/{name}")
+        names = store.list(f"{TRAINING_WORK}/{name}")
         steps = [int(file[5:-5]) for file in names if file.startswith("step-") and file.endswith(".json")]
         of = _steps(store, name, fingerprint.get("toss.training"))
         yield f"  training {name} model: step {max(steps, default=0):,}" + (f" of {of:,}" if of else "")
@@ -151,7 +157,7 @@ def _trainings(store: Store, fingerprint: Mapping[str, Any]) -> Iterator[str]:
 def _steps(store: Store, name: str, training: Any) -> int | None:
     """How many steps the training has; None if its rows or its recipe are not known yet."""
     with suppress(FileNotFoundError, KeyError, TypeError, ValueError):
-        rows: int = pq.read_metadata(io.BytesIO(store.read(f"{REFERENCES}/{name}/rows.parquet"))).num_rows
+        rows: int = pq.read_metadata(io.BytesIO(store.read(f"{TRAINING_WORK}/{name}/rows.parquet"))).num_rows
         batches = math.ceil(rows / int(training["batch_size"]))
         return int(training["epochs"]) * batches
     return None

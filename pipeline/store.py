@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from tamis.pipeline.addresses import is_local, open_filesystem, refuse_credentials
 from tamis.pipeline.errors import ConfigError, DamagedError, error_text
+from tamis.pipeline.paths import WORK
 from tamis.pipeline.ranged import info_of, read_whole
 from tamis.pipeline.retrying import retrying
 from tamis.pipeline.seals import opened, sealed
@@ -217,7 +218,7 @@ class Store:
 
     def check_writable(self) -> None:
         """ConfigError if nothing can be written here."""
-        probe = f"_work/.probe-{uuid.uuid4().hex[:8]}"
+        probe = f"{WORK}/.probe-{uuid.uuid4().hex[:8]}"
         try:
             self.write(probe, b"")
             self.remove(probe)

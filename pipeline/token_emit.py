@@ -20,6 +20,7 @@ from tamis.pipeline import receipts
 from tamis.pipeline.engine import stream
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.originals import originals, quarantine_table
+from tamis.pipeline.paths import DROPPED, KEPT, QUARANTINE, SCORES, table_of
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside, telling
 from tamis.pipeline.sources import Shard
@@ -83,16 +84,16 @@ def _emit_shard(item: tuple[str, int, TokensMade], spec: TokenEmitSpec) -> Recei
     table, _, unreadable = originals(shard, spec.options, spec.opened_schema(), read.valid, made.input)
     trained = _with_training_columns(table, read, discarded, spec.control_ids)
 
-    files = [spec.store.write_table(f"kept/{shard.name}.parquet", trained.filter(pa.array(~emptied)))]
+    files = [spec.store.write_table(table_of(KEPT, shard.name), trained.filter(pa.array(~emptied)))]
     means = _means(read.risk)
     if emptied.any():
         chosen = _with_reasons(table.filter(pa.array(emptied)), means[emptied], counts[emptied], spec.method)
-        files.append(spec.store.write_table(f"dropped/{shard.name}.parquet", chosen))
+        files.append(spec.store.write_table(table_of(DROPPED, shard.name), chosen))
     if not read.valid.all():
         quarantined = quarantine_table(shard, read.facts, unreadable)
-        files.append(spec.store.write_table(f"quarantine/{shard.name}.parquet", quarantined))
+        files.append(spec.store.write_table(table_of(QUARANTINE, shard.name), quarantined))
     scores = _scores_table(shard, read, means, counts, emptied, spec.method)
-    files.append(spec.store.write_table(f"scores/{shard.name}.parquet", scores))
+    files.append(spec.store.write_table(table_of(SCORES, shard.name), scores))
     facts = {
         "source": shard.file.name,
         "counts": {

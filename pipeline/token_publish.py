@@ -11,16 +11,15 @@ import pyarrow.compute as pc
 
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import InternalError
-from tamis.pipeline.fit import ARTIFACT
 from tamis.pipeline.identifiers import sample_ids
-from tamis.pipeline.incomplete import EMPTY_DROPPED, warning, write_manifest
+from tamis.pipeline.incomplete import warning, write_manifest
 from tamis.pipeline.models import chat_template, fetch
 from tamis.pipeline.originals import output_schema
+from tamis.pipeline.paths import ARTIFACT, CARD, EMPTY_DROPPED, KEPT, MANIFEST, REPORT, SCORES, table_of
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.publish import as_listed, counted, run_facts
 from tamis.pipeline.reference_models import Prepared
 from tamis.pipeline.report import render_card, render_token_report
-from tamis.pipeline.run_folder import MANIFEST
 from tamis.pipeline.safe_names import safe_name
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_emit import empty_dropped
@@ -87,8 +86,8 @@ def publish_tokens(
     if not counts["dropped"]:
         schema = output_schema(plan.schema, captured.seen_schema())
         files.append(store.write_table(EMPTY_DROPPED, empty_dropped(schema)).to_dict())
-    files.append(store.write("README.md", render_card(summary).encode()).to_dict())
-    files.append(store.write("report.html", render_token_report(with_pieces(store, summary)).encode()).to_dict())
+    files.append(store.write(CARD, render_card(summary).encode()).to_dict())
+    files.append(store.write(REPORT, render_token_report(with_pieces(store, summary)).encode()).to_dict())
     files.sort(key=lambda file: str(file["name"]))
     return write_manifest(store, {**summary, "files": files}, failed, key)
 
@@ -110,11 +109,11 @@ def _pieces(store: Store, example: Mapping[str, Any], tokenizer: ChatTokenizer) 
     if example["decision"] != "kept":
         return []
     shard = safe_name(example["shard"], MANIFEST)
-    scores = store.read_table(f"scores/{shard}.parquet", ["row", "decision"])
+    scores = store.read_table(table_of(SCORES, shard), ["row", "decision"])
     here = pc.index(scores.column("row"), example["row"]).as_py()
     before = pc.sum(pc.equal(scores.column("decision").slice(0, here), "kept")).as_py() or 0
     columns = ["input_ids", "labels", "token_risk"]
-    [row] = store.read_table(f"kept/{shard}.parquet", columns).slice(before, 1).to_pylist()
+    [row] = store.read_table(table_of(KEPT, shard), columns).slice(before, 1).to_pylist()
     return [
         {"text": text, "risk": risk, "discarded": risk is not None and label == -100}
         for text, risk, label in zip(tokenizer.pieces(row["input_ids"]), row["token_risk"], row["labels"], strict=True)

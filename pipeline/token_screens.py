@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tamis.pipeline.paths import KEPT, REFERENCES, REPORT
 from tamis.pipeline.screen_parts import counts_table, plain, rates
 from tamis.pipeline.store import Store
 from tamis.pipeline.terminal import shown
@@ -25,7 +26,7 @@ def show_references(console: Console, references: Sequence[Mapping[str, Any]], s
         table.add_row(plain(item["name"]), plain(f"{item['how']}: {item['source']}"), *counts, *losses)
     console.print(table)
     console.print()
-    console.print(f"models   {shown(store.path('artifact/references'))}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"models   {shown(store.path(REFERENCES))}", soft_wrap=True, markup=False, highlight=False)
 
 
 def show_token_outcome(console: Console, manifest: Mapping[str, Any], store: Store) -> None:
@@ -58,5 +59,5 @@ def show_token_outcome(console: Console, manifest: Mapping[str, Any], store: Sto
     show_references(console, manifest["references"], store)
     for warning in manifest["warnings"]:
         console.print(f"[yellow]warning:[/] {plain(warning)}")
-    console.print(f"report   {shown(store.path('report.html'))}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"corpus   {shown(store.path('kept'))}/*.parquet", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report   {shown(store.path(REPORT))}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"corpus   {shown(store.path(KEPT))}/*.parquet", soft_wrap=True, markup=False, highlight=False)

@@ -19,17 +19,17 @@ from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
 from tamis.pipeline.capture_stage import Captures, Timings, check_precision, run_capture
 from tamis.pipeline.emit_stage import run_emit
-from tamis.pipeline.fit import ARTIFACT
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.lease import Held
 from tamis.pipeline.machines import Cluster
 from tamis.pipeline.mending import check_output, until_whole
 from tamis.pipeline.originals import changed, output_schema
+from tamis.pipeline.paths import ROUNDS
 from tamis.pipeline.plan import Plan, check_columns
 from tamis.pipeline.pools import Pool, pool_of
 from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.reference_models import Prepared, ReferenceModels
-from tamis.pipeline.sources import Shard
+from tamis.pipeline.sources import Shard, role_of
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_capture import LossSpec, Reference, TokenScorer
 from tamis.pipeline.token_emit import STAGE as EMIT
@@ -160,7 +160,7 @@ class _Run:
         began = time.monotonic()
         job = self.plan.job
         wanted = job.toss.samples_per_round or sum(
-            shard.rows for shard in self.plan.reference_shards if shard.role == HARMFUL
+            shard.rows for shard in self.plan.reference_shards if shard.role == role_of("toss", HARMFUL)
         )
         picked = pick_samples(self.store, self.scored(self.latest), wanted, self.excluded)
         rows = chosen_rows(self.store, self.scored(0), picked)
@@ -192,7 +192,7 @@ class _Run:
                 "row": pa.array([row for _, row in found], pa.int64()),
             }
         )
-        return self.store.write_table(f"{ARTIFACT}/rounds/round-{number}.parquet", table).to_dict()
+        return self.store.write_table(f"{ROUNDS}/round-{number}.parquet", table).to_dict()
 
     def _losses(self, references: Mapping[str, Reference], *, with_tokens: bool) -> CaptureTotals:
         """Score the corpus under these models, as the next round."""
@@ -234,7 +234,7 @@ class _Run:
         digests = {
             role: frozenset(digest(row.input_ids) for row in self.models.rows(role))
             for role in LOSS_COLUMNS
-            if any(shard.role == role for shard in self.plan.reference_shards)
+            if any(shard.role == role_of("toss", role) for shard in self.plan.reference_shards)
         }
         for role, shared in shared_rows(self.store, self.scored(0), digests).items():
             count = sum(len(places) for places in shared.values())

@@ -21,15 +21,14 @@ import pyarrow.parquet as pq
 
 from tamis.pipeline.addresses import open_filesystem
 from tamis.pipeline.errors import ConfigError, InputError, error_text
+from tamis.pipeline.paths import DROPPED, INCOMPLETE, KEPT, LAYERS, MANIFEST, PARTS, QUARANTINE, RUN, SCORES
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.ranged import ObjectFile, info_of, open_stream
 from tamis.pipeline.retrying import retrying
-from tamis.pipeline.run_folder import INCOMPLETE, LAYERS, MANIFEST, RUN
 from tamis.pipeline.safe_names import safe_name
 from tamis.pipeline.store import Store
 
-PARTS = ("kept", "dropped", "quarantine", "scores")
-_COUNTED = {"kept": "kept", "dropped": "dropped", "quarantine": "quarantined"}
+_COUNTED = {KEPT: "kept", DROPPED: "dropped", QUARANTINE: "quarantined"}
 _BLOCK = 4 << 20
 _THREADS = 8
 
@@ -52,7 +51,7 @@ class Verified:
         rows = " + ".join(f"{self.rows[part]:,} {name}" for part, name in _COUNTED.items())
         lines = [
             f"{self.files:,} files ({self.bytes / 1e6:,.1f} MB) are as {self.name} says: size, sha256, footer",
-            f"{sum(self.rows[part] for part in _COUNTED):,} rows = {rows}; {self.rows['scores']:,} rows of scores",
+            f"{sum(self.rows[part] for part in _COUNTED):,} rows = {rows}; {self.rows[SCORES]:,} rows of scores",
         ]
         if self.leftovers:
             lines.append(f"{self.leftovers:,} leftovers of killed writes (*.tmp), which nothing reads")
@@ -231,8 +230,8 @@ def _uncounted(found: Verified, manifest: Mapping[str, Any]) -> list[str]:
         parts = " + ".join(f"{counts[name]:,} {name}" for name in _COUNTED.values())
         also = f" + {failed:,} failed" if failed else ""
         problems.append(f"the manifest's counts do not add up: {counts['rows_in']:,} rows read, {parts}{also}")
-    if found.rows["scores"] != written:
-        problems.append(f"scores/ holds {found.rows['scores']:,} rows for {written:,} rows of input")
+    if found.rows[SCORES] != written:
+        problems.append(f"{SCORES}/ holds {found.rows[SCORES]:,} rows for {written:,} rows of input")
     return problems
 
 
@@ -241,8 +240,8 @@ def _uneven(shards: Mapping[str, Counter[str]]) -> list[str]:
     problems = []
     for shard, rows in shards.items():
         together = sum(rows[part] for part in _COUNTED)
-        if rows["scores"] != together:
+        if rows[SCORES] != together:
             problems.append(
-                f"scores/{shard}: has {rows['scores']:,} rows, its namesakes in the other folders {together:,} together"
+                f"{SCORES}/{shard}: has {rows[SCORES]:,} rows, its namesakes in the other folders {together:,} together"
             )
     return problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,19 @@ def test_operators_import_only_what_they_may(file: Path) -> None:
         if name.split(".")[0] not in ALLOWED | sys.stdlib_module_names and not name.startswith("tamis.operators")
     }
     assert not strangers
+
+
+def test_what_lies_in_an_output_is_named_in_one_place() -> None:
+    """Two modules that spell one name could come to mean two files."""
+    names = re.compile(r"(_work|kept|dropped|quarantine|scores|artifact)/|_work$|(manifest|incomplete)\.json$")
+    found = []
+    for file in sorted((ROOT / "pipeline").rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+                found += [f"{file.name}:{node.lineno}: {node.value}"] if names.match(node.value) else []
+    assert [place for place in found if not place.startswith("paths.py")] == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment
 from markupsafe import Markup
 
+from tamis.pipeline.paths import KEPT
 from tamis.pipeline.report import prose, text, token_prose
 
 FILES_SHOWN = 20
@@ -81,7 +82,7 @@ def front_matter(title: str) -> Markup:
     known = {
         "pretty_name": text.one_line(title),
         "tags": ["tamis", "safety-filtered"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "kept/*.parquet"}]}],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": f"{KEPT}/*.parquet"}]}],
     }
     return Markup("---\n" + text.as_yaml(known, width=10**9) + "---")
 

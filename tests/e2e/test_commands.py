@@ -76,7 +76,7 @@ def test_plan_shows_what_would_be_done(finished: Finished) -> None:
         "80 in 8 shards",
         "LlamaForCausalLM, 4 blocks x 32",
         "block 1 (0-based), last_token; blocks above 1 are not loaded",
-        "120 unsafe (unsafe.jsonl), 120 safe (safe.jsonl)",
+        "120 larf.unsafe (unsafe.jsonl), 120 larf.safe (safe.jsonl)",
         "drop count 7, by larf",
         "2,048 tokens; longer ones: quarantine",
         "out (new)",

@@ -183,7 +183,7 @@ def test_no_sample_text_on_the_terminal_and_no_script_in_the_report(run: Run, co
     shown = " ".join(plan.stdout.split())
     assert "the loss of 0.15 of the response tokens is masked (global)" in shown
     assert "the loss of each response token under two reference models" in shown
-    assert "12 utility (utility.jsonl), 6 harmful (harmful.jsonl)" in shown
+    assert "12 toss.utility (utility.jsonl), 6 toss.harmful (harmful.jsonl)" in shown
     check_tokens_whole(run.out, "toss", "0.15")  # the manifest knows the files that were written anew
     page = (run.out / "report.html").read_text()
     assert CANARY in page

@@ -201,20 +201,20 @@ def test_shipped_references_are_read_from_each_nodes_own_copy(
     tmp_path: Path, planner: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = {shard.role: shard for shard in planner(method="larf").reference_shards}
-    assert shards["unsafe"].file.url == "tamis-references:unsafe"
-    here = read(shards["unsafe"], {})
-    assert len(here) == shards["unsafe"].rows == 120
+    assert shards["larf.unsafe"].file.url == "tamis-references:larf.unsafe"
+    here = read(shards["larf.unsafe"], {})
+    assert len(here) == shards["larf.unsafe"].rows == 120
     # Another node: the same file elsewhere, with another time of modification.
     from tamis.pipeline import sources
 
-    original = sources.SHIPPED["unsafe"]()
+    original = sources.SHIPPED["larf.unsafe"]()
     copy = tmp_path / "elsewhere.jsonl"
     copy.write_bytes(original.read_bytes())
-    monkeypatch.setitem(sources.SHIPPED, "unsafe", lambda: copy)
-    assert [row.value for row in read(shards["unsafe"], {})] == [row.value for row in here]
+    monkeypatch.setitem(sources.SHIPPED, "larf.unsafe", lambda: copy)
+    assert [row.value for row in read(shards["larf.unsafe"], {})] == [row.value for row in here]
     copy.write_bytes(original.read_bytes() + b"{}\n")
     with pytest.raises(InputError, match="differ on this node"):
-        read(shards["unsafe"], {})
+        read(shards["larf.unsafe"], {})
 
 
 def test_amounts_that_cannot_be_are_refused_by_the_plan(planner: Planner) -> None:

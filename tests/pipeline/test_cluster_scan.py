@@ -27,10 +27,10 @@ from tamis.pipeline.files import SourceFile, resolve
 from tamis.pipeline.job import Job, load_job
 from tamis.pipeline.line_ranges import Range
 from tamis.pipeline.machines import Cluster, Machine, alive
+from tamis.pipeline.paths import RUN
 from tamis.pipeline.plan import find_inputs, list_inputs
 from tamis.pipeline.plan_cache import Rows
 from tamis.pipeline.ray_start import ray_session
-from tamis.pipeline.run_folder import RUN
 from tamis.pipeline.scanning import scan_files
 from tamis.pipeline.sources import Scanned, make_shards
 from tamis.pipeline.store import Store

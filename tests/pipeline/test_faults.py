@@ -26,7 +26,7 @@ from tamis.pipeline.errors import ClusterError, ConfigError, IncompleteError, In
 from tamis.pipeline.job import Job, load_job
 from tamis.pipeline.lease import held
 from tamis.pipeline.model_worker import TokenRows
-from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST
+from tamis.pipeline.paths import INCOMPLETE, MANIFEST
 from tamis.pipeline.store import Store
 
 pytestmark = pytest.mark.long

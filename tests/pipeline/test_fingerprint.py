@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import fsspec
 import pytest
 from plan_jobs import Planner, larf, lines_of, rows_of
+from pydantic import BeforeValidator
+
+from tamis.pipeline.fingerprint import NO_MATTER, OTHERWISE
+from tamis.pipeline.job import Job
+from tamis.pipeline.settings import ModelSpec, Section, SelectionSpec
 
 
 @pytest.fixture
@@ -125,6 +131,49 @@ def test_what_joins_alpaca_references_counts_for_the_ratios_too(plan: Planner, f
     assert differing(one.layers.fisher_keys, two.layers.fisher_keys) == {"input.join"}
 
 
+def every_setting(kind: type[Section]) -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        section = field.annotation
+        yield name
+        if isinstance(section, type) and issubclass(section, Section):
+            yield from (f"{name}.{key}" for key in section.model_fields)
+
+
+def test_what_is_named_as_left_out_exists() -> None:
+    """A setting that is renamed must not stay named here: under its new name it would count."""
+    assert {*NO_MATTER, *OTHERWISE} <= {*every_setting(Job)}
+    assert not NO_MATTER & OTHERWISE
+
+
+class _New(Section):
+    knob: int = 1
+
+
+class _NewSelection(SelectionSpec):
+    ties: str = "first"
+
+
+class _NewModel(ModelSpec):
+    rope: float = 1.0
+
+
+class _NewJob(Job):
+    """A job with settings that nobody has thought of in the fingerprint."""
+
+    model: Annotated[_NewModel, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
+    selection: _NewSelection = _NewSelection()
+    fresh: _New = _New()
+    plain: str = "a"
+
+
+@pytest.mark.parametrize("setting", ["fresh.knob=2", "plain=b", "selection.ties=last", "model.rope=2.0"])
+def test_a_setting_that_is_new_counts_unless_it_is_named(
+    plan: Planner, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setattr("tamis.pipeline.job.Job", _NewJob)
+    assert differing(plan().fingerprint, plan(setting).fingerprint) == {setting.partition("=")[0]}
+
+
 def differing(a: Any, b: Any) -> set[str]:
     return {key for key in {**a, **b} if a.get(key) != b.get(key)}
 
@@ -159,7 +208,7 @@ def test_the_content_of_the_references_counts_and_not_their_place(plan: Planner,
     moved = {**larf(folder), "larf.safe_references": str(folder / "elsewhere/s.jsonl")}
     assert plan(**moved).fingerprint == before
     (folder / "elsewhere/s.jsonl").write_bytes(lines_of(rows_of(3, 3)))
-    assert differing(before, plan(**moved).fingerprint) == {"references.safe"}
+    assert differing(before, plan(**moved).fingerprint) == {"references.larf.safe"}
 
 
 def test_references_on_another_file_system(plan: Planner, folder: Path) -> None:
@@ -171,6 +220,6 @@ def test_references_on_another_file_system(plan: Planner, folder: Path) -> None:
             "larf.safe_references": "memory://plan-test/safe.jsonl",
         }
         made = plan(**overlay)
-        assert made.fingerprint["references.safe"] == plan(**larf(folder)).fingerprint["references.safe"]
+        assert made.fingerprint["references.larf.safe"] == plan(**larf(folder)).fingerprint["references.larf.safe"]
     finally:
         memory.rm("/plan-test", recursive=True)

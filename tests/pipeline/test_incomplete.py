@@ -9,7 +9,7 @@ import pytest
 
 from tamis.pipeline import incomplete, set_aside
 from tamis.pipeline.errors import IncompleteError
-from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST
+from tamis.pipeline.paths import INCOMPLETE, MANIFEST
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.store import Store
 

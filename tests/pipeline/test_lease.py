@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tamis.pipeline import lease
+from tamis.pipeline import lease, paths
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.processes import started
 from tamis.pipeline.store import Store
@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def put(store: Store, **changes: object) -> lease.Lease:
     """A lease of this process, or what is changed of it, as another driver would have left it."""
     theirs = replace(lease._own(), **changes)  # type: ignore[arg-type]
-    store.write(lease.DRIVER, json.dumps(asdict(theirs)).encode())
+    store.write(paths.DRIVER, json.dumps(asdict(theirs)).encode())
     return theirs
 
 
@@ -129,7 +129,7 @@ def test_a_living_driver_elsewhere_is_known_by_its_beat(store: Store, monkeypatc
         number = 0
         while not ended.wait(0.1):
             number += 1
-            store.write(lease.DRIVER, json.dumps(asdict(replace(theirs, beat=number))).encode())
+            store.write(paths.DRIVER, json.dumps(asdict(replace(theirs, beat=number))).encode())
 
     thread = threading.Thread(target=beat)
     thread.start()
@@ -144,7 +144,7 @@ def test_a_living_driver_elsewhere_is_known_by_its_beat(store: Store, monkeypatc
 def test_a_driver_elsewhere_that_ends_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "WATCH_SECONDS", 30)
     put(store, machine="elsewhere")
-    remover = threading.Timer(0.1, store.remove, [lease.DRIVER])
+    remover = threading.Timer(0.1, store.remove, [paths.DRIVER])
     remover.start()
     with lease.held(store):
         pass
@@ -153,7 +153,7 @@ def test_a_driver_elsewhere_that_ends_meanwhile(store: Store, monkeypatch: pytes
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b'{"pid": 1}', b"\xff"])
 def test_what_is_no_lease_holds_nobody(store: Store, content: bytes) -> None:
-    store.write(lease.DRIVER, content)
+    store.write(paths.DRIVER, content)
     with lease.held(store):
         pass
 

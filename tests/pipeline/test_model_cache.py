@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from plan_jobs import Planner, larf
 
-from tamis.pipeline import model_cache
+from tamis.pipeline import paths
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.model_checks import OpenedModel, open_model
 from tamis.pipeline.plan import Plan
@@ -179,16 +179,16 @@ def test_what_was_damaged_is_not_used(
     store: Store, model: Path, described: list[str], damage: Callable[[Any], Any]
 ) -> None:
     first = kept(store, model)
-    tree = store.read_json(model_cache.KEPT)
+    tree = store.read_json(paths.PLANNED_MODEL)
     damage(tree)
-    store.write_json(model_cache.KEPT, tree)
+    store.write_json(paths.PLANNED_MODEL, tree)
     assert kept(store, model).keys == first.keys
     assert len(described) == 2
 
 
 def test_what_is_no_json_is_not_used(store: Store, model: Path, described: list[str]) -> None:
     kept(store, model)
-    store.write(model_cache.KEPT, b"\x00 no JSON")
+    store.write(paths.PLANNED_MODEL, b"\x00 no JSON")
     kept(store, model)
     assert len(described) == 2
 
@@ -197,12 +197,12 @@ def test_code_of_a_model_is_never_taken_as_known(store: Store, model: Path, desc
     for _ in range(2):
         kept(store, model, trust_remote_code=True)
     assert len(described) == 2
-    assert not store.exists(model_cache.KEPT)
+    assert not store.exists(paths.PLANNED_MODEL)
 
 
 def test_nothing_is_kept_where_nobody_asks(store: Store, model: Path) -> None:
     open_model(ModelSpec(name=str(model)), {}, store)
-    assert not store.exists(model_cache.KEPT)
+    assert not store.exists(paths.PLANNED_MODEL)
 
 
 def test_a_model_that_is_gone_is_named(store: Store, model: Path) -> None:

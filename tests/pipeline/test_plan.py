@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from plan_jobs import Planner, larf, lines_of, rows_of
 
+from tamis.operators.methods import METHODS, Saft
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError, InputError
-from tamis.pipeline.job import load_job
+from tamis.pipeline.job import Job, load_job
 from tamis.pipeline.plan import short_timeout
+from tamis.pipeline.settings import SaftSpec
 
 
 @pytest.fixture
@@ -110,18 +113,18 @@ def test_references_are_shards_after_the_corpus(plan: Planner, folder: Path) -> 
     corpus = len(made.shards)
     assert corpus == 25
     assert [(s.role, s.rows, s.index) for s in made.reference_shards] == [
-        ("unsafe", 2, corpus),
-        ("unsafe", 1, corpus + 1),
-        ("safe", 2, corpus + 2),
-        ("safe", 1, corpus + 3),
+        ("larf.unsafe", 2, corpus),
+        ("larf.unsafe", 1, corpus + 1),
+        ("larf.safe", 2, corpus + 2),
+        ("larf.safe", 1, corpus + 3),
     ]
     assert len({shard.name for shard in [*made.shards, *made.reference_shards]}) == corpus + 4
 
 
 def test_the_shipped_references_can_be_used(plan: Planner) -> None:
     made = plan(method="larf")
-    by_role = {role: sum(s.rows for s in made.reference_shards if s.role == role) for role in ("unsafe", "safe")}
-    assert min(by_role.values()) >= 100
+    for role in ("larf.unsafe", "larf.safe"):
+        assert sum(s.rows for s in made.reference_shards if s.role == role) >= 100
     assert "there are fewer rows than references; a share of so few says little" in made.warnings
 
 
@@ -309,7 +312,7 @@ def test_a_bad_reference_is_named(plan: Planner, folder: Path, bad: Any, says: s
     with pytest.raises(InputError, match=r"1 reference row\(s\) cannot be used") as caught:
         plan(**larf(folder))
     [problem] = caught.value.problems
-    assert problem.startswith(f"safe: {folder}/safe.jsonl: {says}")
+    assert problem.startswith(f"larf.safe_references: {folder}/safe.jsonl: {says}")
 
 
 def test_a_missing_reference_file_is_named(plan: Planner, folder: Path) -> None:
@@ -367,3 +370,52 @@ def test_a_timeout_shorter_than_an_outage(tiny_model: Path, output: str, timeout
     job = {"input": "data", "output": output, "model": str(tiny_model), "method": "saft", "worker_timeout": timeout}
     warnings = short_timeout(load_job(None, job))
     assert ["worker_timeout is 60 s" in warning for warning in warnings] == [True] * said
+
+
+@dataclass(frozen=True)
+class _Twin(Saft):
+    """Another method with a source named "safe", and without a setting for its block."""
+
+    name: ClassVar[str] = "saft"
+
+    @staticmethod
+    def sources() -> tuple[str, ...]:
+        return ("safe",)
+
+
+class _TwinSpec(SaftSpec):
+    safe_references: str | None = None
+
+
+class _TwinJob(Job):
+    saft: _TwinSpec = _TwinSpec()
+
+
+def test_two_methods_may_name_a_source_alike(plan: Planner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "saft", _Twin)
+    monkeypatch.setattr("tamis.pipeline.job.Job", _TwinJob)
+    (folder / "other.jsonl").write_bytes(lines_of(rows_of(5, 7)))
+    made = plan(**{**larf(folder), "method": ["larf", "saft"], "saft.safe_references": str(folder / "other.jsonl")})
+    rows = {shard.role: shard.rows for shard in made.reference_shards}
+    assert rows == {"larf.unsafe": 3, "larf.safe": 3, "saft.safe": 5}
+    assert made.fingerprint["references.larf.safe"] != made.fingerprint["references.saft.safe"]
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """A method without any setting: how long the state is."""
+
+    name: ClassVar[str] = "saft"
+
+    def requests(self, blocks: int) -> tuple[Request, ...]:
+        return (Request(blocks - 1, "last_token"),)
+
+    @staticmethod
+    def sources() -> tuple[str, ...]:
+        return ()
+
+
+def test_a_method_may_have_no_layer_setting(plan: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "saft", _Norm)
+    made = plan()
+    assert made.requests == (Request(made.model_info.blocks - 1, "last_token"),)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tamis.operators.problems import RowProblem
-from tamis.pipeline import plan_cache, scanning
+from tamis.pipeline import paths, plan_cache, scanning
 from tamis.pipeline.files import resolve
 from tamis.pipeline.job import Job, load_job
-from tamis.pipeline.run_folder import RUN
+from tamis.pipeline.paths import RUN
 from tamis.pipeline.scanning import scan_files
 from tamis.pipeline.sources import Scanned, make_shards
 from tamis.pipeline.store import Store
@@ -81,7 +81,7 @@ def test_the_second_time_nothing_is_scanned_and_the_result_is_the_same(corpus: C
 
 def test_no_text_is_kept(corpus: Corpus) -> None:
     corpus.keep(corpus.scan())
-    assert b"secret" not in corpus.store.read(plan_cache.FOUND)
+    assert b"secret" not in corpus.store.read(paths.PLANNED_ROWS)
 
 
 def test_a_changed_file_is_scanned_again_and_the_others_are_not(corpus: Corpus) -> None:
@@ -115,7 +115,7 @@ def test_only_in_a_folder_with_a_run(corpus: Corpus) -> None:
 def test_damage_is_ignored(corpus: Corpus, change: str) -> None:
     first = corpus.scan()
     corpus.keep(first)
-    data = corpus.store.read(plan_cache.FOUND)
+    data = corpus.store.read(paths.PLANNED_ROWS)
     damaged = {
         "cut": data[:-9],
         "rows": data.replace(b"[0, 20, ", b"[0, 21, "),
@@ -124,11 +124,11 @@ def test_damage_is_ignored(corpus: Corpus, change: str) -> None:
         "binary": b"\xff\xfe",
     }[change]
     assert damaged != data
-    corpus.store.write(plan_cache.FOUND, damaged)
+    corpus.store.write(paths.PLANNED_ROWS, damaged)
     assert plain(corpus.scan()) == plain(first)
     assert len(corpus.scanned) == 4
     corpus.keep(first)
-    assert corpus.store.read(plan_cache.FOUND) == data
+    assert corpus.store.read(paths.PLANNED_ROWS) == data
 
 
 def test_rows_that_are_not_where_they_were_found(corpus: Corpus) -> None:
@@ -146,7 +146,7 @@ def test_rows_that_are_not_where_they_were_found(corpus: Corpus) -> None:
 def test_it_is_written_once(corpus: Corpus) -> None:
     found = corpus.scan()
     corpus.keep(found)
-    path = corpus.folder / "out" / plan_cache.FOUND
+    path = corpus.folder / "out" / paths.PLANNED_ROWS
     before = path.stat().st_ino
     corpus.keep(found)
     assert path.stat().st_ino == before

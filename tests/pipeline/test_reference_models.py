@@ -68,7 +68,7 @@ def models(plan: Plan, folder: Path) -> ReferenceModels:
 
 def test_a_given_adapter_is_copied_into_the_artifact(planner: TossPlanner, adapter: Path, tmp_path: Path) -> None:
     plan = planner(**{"toss.harmful_model": str(adapter)})
-    assert {shard.role for shard in plan.reference_shards} == {"utility"}
+    assert {shard.role for shard in plan.reference_shards} == {"toss.utility"}
     check_given(plan)
     prepared = models(plan, tmp_path).prepare("harmful")
     assert prepared.reference.adapter == tuple((file["name"], file["sha256"]) for file in prepared.files)
@@ -231,7 +231,9 @@ def test_a_few_bad_rows_of_a_large_reference_set_are_left_out(
     rows = [*rows_of(150), {"prompt": "p", "response": ""}, *rows_of(50)]
     (tmp_path / "many.jsonl").write_bytes(lines_of(rows))
     plan = planner(**{"toss.utility_references": str(tmp_path / "many.jsonl")})
-    assert any("1 of 201 utility references cannot be used" in note and "row 150" in note for note in plan.warnings)
+    assert any(
+        "1 of 201 toss.utility references cannot be used" in note and "row 150" in note for note in plan.warnings
+    )
     assert len(models(plan, tmp_path).rows("utility")) == 200
     few = [*rows_of(20), {"prompt": "p", "response": ""}]
     (tmp_path / "few.jsonl").write_bytes(lines_of(few))

@@ -12,12 +12,8 @@ import fsspec
 import pytest
 
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.paths import LAYERS, LAYERS_PAGE, LAYERS_RUN, MANIFEST, RUN
 from tamis.pipeline.run_folder import (
-    LAYERS,
-    LAYERS_PAGE,
-    LAYERS_RUN,
-    MANIFEST,
-    RUN,
     begin,
     facts_in,
     finished,
@@ -237,8 +233,8 @@ def test_a_work_folder_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytes
 # --- layer searches -----------------------------------------------------------------------------------------------
 
 SEARCH: dict[str, Any] = {"search format": 1, "model": "bbb", "larf.over_rejection_prompts": "ppp"}
-FISHER: dict[str, Any] = {"fisher format": 1, "model": "bbb", "references.safe": "sss"}
-AUTO = {**FINGERPRINT, **SEARCH, "references.safe": "sss"}
+FISHER: dict[str, Any] = {"fisher format": 1, "model": "bbb", "references.larf.safe": "sss"}
+AUTO = {**FINGERPRINT, **SEARCH, "references.larf.safe": "sss"}
 
 
 def finish_search(store: Store, fingerprint: dict[str, Any] | None) -> None:
@@ -286,7 +282,9 @@ def test_a_search_beside_a_run(store: Store) -> None:
     assert layers_state_of(store, SEARCH, FISHER) == "new"
     assert state_of(store, AUTO) == "started"
     assert "model: the model's files" in search_refusal(store, {**SEARCH, "model": "ccc"}, {**FISHER, "model": "ccc"})
-    assert "references.safe" in search_refusal(store, SEARCH, {**FISHER, "references.safe": "ttt"})
+    assert "the content of larf.safe_references changed" in search_refusal(
+        store, SEARCH, {**FISHER, "references.larf.safe": "ttt"}
+    )
     assert "over_rejection" in search_refusal(store, {**SEARCH, "larf.over_rejection_prompts": "qqq"})
     finish_search(store, SEARCH)
     assert layers_state_of(store, SEARCH, FISHER) == "complete"

@@ -11,11 +11,10 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from tamis.pipeline import lease, receipts
+from tamis.pipeline import lease, paths, receipts
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.run_folder import INCOMPLETE, LAYERS_RUN, RUN
-from tamis.pipeline.set_aside import FOLDER as SET_ASIDE
-from tamis.pipeline.status import REFERENCES, show_status
+from tamis.pipeline.paths import INCOMPLETE, LAYERS_RUN, RUN, SET_ASIDE, TRAINING_WORK
+from tamis.pipeline.status import show_status
 from tamis.pipeline.store import Store
 
 SIZES = {"rows": 2000, "shards": 10, "reference_shards": 2}
@@ -110,7 +109,7 @@ def test_a_driver_that_was_killed_elsewhere(folder: Folder, monkeypatch: pytest.
     monkeypatch.setattr(lease, "WATCH_SECONDS", 0.1)
     folder.begin()
     theirs = asdict(lease._own()) | {"machine": "elsewhere"}
-    folder.store.write(lease.DRIVER, json.dumps(theirs).encode())
+    folder.store.write(paths.DRIVER, json.dumps(theirs).encode())
     assert folder.said()[-1] == NOBODY
 
 
@@ -133,13 +132,13 @@ def test_training_under_way(folder: Folder) -> None:
     folder.store.write_table("_work/references/harmful/rows.parquet", pa.table({"input_ids": [1] * 9}))
     assert folder.said()[1:3] == ["  training harmful model: step 0 of 9", "  trained  utility model"]
     for name in ("step-4.json", "step-6.json", "step-6.safetensors", "step-8.safetensors"):
-        folder.store.write(f"{REFERENCES}/harmful/{name}", b"{}")
+        folder.store.write(f"{TRAINING_WORK}/harmful/{name}", b"{}")
     assert folder.said()[1] == "  training harmful model: step 6 of 9"
 
 
 def test_training_whose_length_is_not_known_yet(folder: Folder) -> None:
     folder.begin(masks_tokens=True)
-    folder.store.write(f"{REFERENCES}/harmful/step-4.json", b"{}")
+    folder.store.write(f"{TRAINING_WORK}/harmful/step-4.json", b"{}")
     assert folder.said()[1] == "  training harmful model: step 4"
 
 

@@ -24,11 +24,10 @@ from tamis.pipeline.errors import (
     from_facts,
 )
 from tamis.pipeline.lease import Lease
+from tamis.pipeline.paths import INCOMPLETE, MANIFEST, RUN, SET_ASIDE
 from tamis.pipeline.progress import Progress, say, warn_once
-from tamis.pipeline.run_folder import INCOMPLETE, MANIFEST, RUN
 from tamis.pipeline.screen_parts import plain
 from tamis.pipeline.screens import show_layers
-from tamis.pipeline.set_aside import FOLDER
 from tamis.pipeline.status import show_status
 from tamis.pipeline.store import Store
 from tamis.pipeline.terminal import shown
@@ -111,7 +110,7 @@ def test_a_state_that_others_wrote(tmp_path: Path, name: str, capsys: pytest.Cap
     written = aside | {"source": HOSTILE.replace("\ud83d", ""), "reason": HOSTILE.replace("\ud83d", "")}
     facts = {"fingerprint": {}, "shards": 1, "reference_shards": 0, "rows": 1, "created": HOSTILE.replace("\ud83d", "")}
     store.write_facts(name, {**facts, "counts": {"rows_in": 1, "failed": 1}, "failed": [written]})
-    store.write_json(f"{FOLDER}/{written['reason'][:1]}/0.json", written)
+    store.write_json(f"{SET_ASIDE}/{written['reason'][:1]}/0.json", written)
     driver = Lease("1", HOSTILE, "elsewhere", 1, 0.0, HOSTILE)
     assert str(driver)
     show_status(Console(), store)

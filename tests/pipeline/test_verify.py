@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tamis.pipeline.errors import ConfigError, InputError
-from tamis.pipeline.run_folder import INCOMPLETE, LAYERS, MANIFEST, RUN
+from tamis.pipeline.paths import INCOMPLETE, LAYERS, MANIFEST, RUN
 from tamis.pipeline.store import Store
 from tamis.pipeline.verify import verify
 

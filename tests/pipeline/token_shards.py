@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tamis.pipeline.files import SourceFile
-from tamis.pipeline.receipts import WORK
+from tamis.pipeline.paths import WORK
 from tamis.pipeline.sources import CORPUS, Shard
 from tamis.pipeline.store import Sealed, Store
 from tamis.pipeline.text_files import Span
