@@ -11,6 +11,7 @@ from functools import partial
 from tamis.pipeline import receipts, set_aside
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import STAGE, capture_spec
+from tamis.pipeline.capture_totals import CaptureTotals
 from tamis.pipeline.errors import ConfigError, IncompleteError, InputError, InternalError
 from tamis.pipeline.machines import Cluster
 from tamis.pipeline.placement import readers_for
@@ -22,7 +23,6 @@ from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.signs import Signs
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
-from tamis.pipeline.totals import CaptureTotals
 
 Timings = dict[str, dict[str, float]]
 Captures = Callable[..., Generator[Receipt]]

@@ -271,7 +271,7 @@ def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None
 def report(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Write report.html and README.md of a finished run anew, and print the summary."""
     from tamis.pipeline import job
-    from tamis.pipeline.publish import rewrite_report
+    from tamis.pipeline.redraw import rewrite_report
     from tamis.pipeline.run_folder import facts_in
     from tamis.pipeline.screens import show_outcome
     from tamis.pipeline.store import Store

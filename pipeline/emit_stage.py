@@ -8,13 +8,13 @@ from contextlib import closing
 
 from tamis.pipeline import receipts, set_aside
 from tamis.pipeline.capture_stage import Timings
+from tamis.pipeline.emit_totals import EmitTotals, TokenTotals
 from tamis.pipeline.paths import PARTS, table_of
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.receipts import Receipt
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.sources import Shard
 from tamis.pipeline.store import Store
-from tamis.pipeline.totals import EmitTotals, TokenTotals
 
 Start = Callable[[Sequence[Shard], Sequence[int], Callable[[SetAside], None]], Generator[Receipt]]
 """Emits shards, each with its quota of ties; tells of those that had to be set aside."""

@@ -10,14 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.addresses import open_filesystem
 from tamis.pipeline.files import SourceFile
 from tamis.pipeline.job import Job, LayersJob
-from tamis.pipeline.models import ModelSource, identity, identity_at
+from tamis.pipeline.model_keys import vector_keys_of
+from tamis.pipeline.models import identity_at
 from tamis.pipeline.prompts import Prompts
 from tamis.pipeline.ranged import read_whole
-from tamis.pipeline.settings import TOKEN_METHODS, ModelSpec, Section
+from tamis.pipeline.settings import TOKEN_METHODS, Section
 from tamis.pipeline.sources import Shard, is_shipped
 
 FINGERPRINT_FORMAT, SEARCH_FORMAT, FISHER_FORMAT = 3, 2, 3
@@ -33,9 +33,6 @@ NO_MATTER = frozenset(
         "cluster_patience",
         "worker_timeout",
         "keep_captures",
-        "model.trust_remote_code",
-        "model.allow_pickle_weights",
-        "model.gpus_per_worker",
         "selection.allow_majority",
     }
 )
@@ -44,12 +41,18 @@ the fingerprint, also what is added to the job file one day."""
 
 OTHERWISE = frozenset(
     {
-        # what is read, by what was found there
-        "input",
+        # what is read, by what was found there; and how it is cut
+        "input.path",
+        "input.config",
+        "input.split",
+        "input.revision",
+        "input.format",
+        "input.dialect",
+        "input.columns",
+        "input.join",
         "shard_rows",
-        "model.name",
-        "model.revision",
-        "model.template",
+        # model_keys.py says what of it counts
+        "model",
         # files by their content, and what concerns only the search of LARF's block where it is searched
         "larf.unsafe_references",
         "larf.safe_references",
@@ -68,9 +71,6 @@ OTHERWISE = frozenset(
     }
 )
 """Settings that are in the fingerprint in another form, and those that matter only to some runs."""
-
-_OF_VECTORS = ("token_budget", "attention", "compile", "exact")
-"""Settings of the model on which captured vectors depend, and the answers of the layer search do not."""
 
 
 def fingerprint_of(
@@ -106,7 +106,7 @@ def settings_of(job: LayersJob) -> dict[str, Any]:
     """Dotted name -> value of every setting that counts as it stands, but for the model's (`model_keys_of`) and those
     of methods that do not run."""
     idle = {"larf", "saft", "toss"} - {"toss" if name in TOKEN_METHODS else name for name in job.method}
-    left_out = NO_MATTER | OTHERWISE | idle | {"model"}
+    left_out = NO_MATTER | OTHERWISE | idle
     found: dict[str, Any] = {}
     for name in [name for name in type(job).model_fields if name not in left_out]:
         value = getattr(job, name)
@@ -115,30 +115,10 @@ def settings_of(job: LayersJob) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in left_out}
 
 
-def content_of(spec: ModelSpec, model: ModelSource) -> str:
-    """Of the model's files. Reads the weights of a local model."""
-    return identity(model.path) if model.revision == "local" else f"{spec.name}@{model.revision}"
-
-
-def model_keys_of(spec: ModelSpec, content: str, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    """What every forward pass depends on."""
-    vectors = {f"model.{name}" for name in _OF_VECTORS}
-    return {
-        "model": content,
-        "tokenizer and template": tokenizer.fingerprint,
-        **{name: value for name, value in _model_settings(spec).items() if name not in vectors},
-    }
-
-
-def _model_settings(spec: ModelSpec) -> dict[str, Any]:
-    named = {f"model.{key}": value for key, value in spec.model_dump().items()}
-    return {name: value for name, value in named.items() if name not in NO_MATTER | OTHERWISE}
-
-
 def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: int) -> dict[str, Any]:
     """What captured vectors depend on beside the model."""
     keys: dict[str, Any] = {
-        **{f"model.{name}": getattr(job.model, name) for name in _OF_VECTORS},
+        **vector_keys_of(job.model),
         "max_tokens": max_tokens,
         "overlong": job.overlong,
     }

@@ -12,7 +12,7 @@ from tamis.operators.requests import Request
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline import model_cache
 from tamis.pipeline.errors import ConfigError, TamisError, error_text
-from tamis.pipeline.fingerprint import content_of, model_keys_of
+from tamis.pipeline.model_keys import content_of, model_keys_of
 from tamis.pipeline.models import ModelSource, chat_template, digest_beside_weights, fetch
 from tamis.pipeline.render_process import BoundedRenderer
 from tamis.pipeline.settings import ModelSpec

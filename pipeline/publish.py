@@ -16,19 +16,19 @@ from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.methods.protocol import Artifact
 from tamis.operators.problems import RowProblem
 from tamis.operators.spearman import rho
+from tamis.pipeline.capture_totals import CaptureTotals
 from tamis.pipeline.emit import EmitSpec, empty_dropped
-from tamis.pipeline.errors import ConfigError, InternalError
+from tamis.pipeline.emit_totals import EmitTotals, Pick, TokenTotals
+from tamis.pipeline.errors import InternalError
 from tamis.pipeline.fit import Selection, shown_cut
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.incomplete import warning, write_manifest
 from tamis.pipeline.paths import CARD, EMPTY_DROPPED, MANIFEST, REPORT, SCORES, table_of
 from tamis.pipeline.plan import Plan
-from tamis.pipeline.report import render_card, render_report, render_token_report
-from tamis.pipeline.run_folder import facts_in
+from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.safe_names import safe_name
 from tamis.pipeline.set_aside import SetAside
 from tamis.pipeline.store import Store
-from tamis.pipeline.totals import CaptureTotals, EmitTotals, Pick, TokenTotals
 
 _PACKAGES = (
     "tamis",
@@ -103,34 +103,6 @@ def counted(plan: Plan, emitted: EmitTotals | TokenTotals) -> tuple[dict[str, in
     if counts["rows_in"] != sum(counts.values()) - counts["rows_in"]:
         raise InternalError(f"rows were lost or doubled: {counts}; nothing was published, please report this")
     return counts, failed
-
-
-def rewrite_report(store: Store) -> dict[str, Any]:
-    """Draw report.html and README.md of a finished run anew; its manifest. ConfigError if it is not finished."""
-    if not store.exists(MANIFEST):
-        raise ConfigError(f"{store.path()}: no finished run here (there is no {MANIFEST}); see `tamis status`")
-    manifest = facts_in(store, MANIFEST)
-    try:
-        page, card = _drawn(store, manifest).encode(), render_card(manifest).encode()
-        listed = {file["name"]: file for file in manifest["files"]}
-    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{store.path(MANIFEST)}: no report can be drawn from it ({type(error).__name__}); it, or a file that it "
-            "lists, is damaged or of another version of tamis (see `tamis verify`)"
-        ) from None
-    for written in (store.write(CARD, card), store.write(REPORT, page)):
-        listed[written.name] = written.to_dict()
-    manifest["files"] = list(listed.values())
-    store.write_facts(MANIFEST, manifest)
-    return manifest
-
-
-def _drawn(store: Store, manifest: Mapping[str, Any]) -> str:
-    if manifest.get("kind") == "tokens":
-        from tamis.pipeline.token_publish import with_pieces  # which imports this module
-
-        return render_token_report(with_pieces(store, manifest))
-    return render_report(with_texts(store, manifest))
 
 
 def with_texts(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:

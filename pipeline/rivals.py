@@ -10,7 +10,7 @@ import hashlib
 from typing import Any
 
 from tamis.pipeline.paths import CARD, MANIFEST, REPORT
-from tamis.pipeline.publish import rewrite_report
+from tamis.pipeline.redraw import rewrite_report
 from tamis.pipeline.run_folder import facts_in
 from tamis.pipeline.store import Store
 

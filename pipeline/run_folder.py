@@ -169,7 +169,7 @@ def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> None:
     missing = [file for file in (twin, name) if _is_damaged(store, file)]
     if not missing:
         return
-    store.check_writable()
+    store.check_writable(WORK)
     for file in missing:
         if store.exists(file):
             say(f"damaged: {file}; it is written again")

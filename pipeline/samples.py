@@ -18,8 +18,10 @@ from tamis.operators.schema import conflicts
 from tamis.operators.spearman import midranks, rank_edges, resolved_share
 from tamis.pipeline import incomplete, layers, run_folder
 from tamis.pipeline.capture_stage import Timings, run_capture
+from tamis.pipeline.capture_totals import CaptureTotals
 from tamis.pipeline.emit import EmitSpec, Made, emit
 from tamis.pipeline.emit_stage import run_emit
+from tamis.pipeline.emit_totals import EmitTotals
 from tamis.pipeline.fit import (
     ScoreSpec,
     Selection,
@@ -40,7 +42,6 @@ from tamis.pipeline.publish import publish
 from tamis.pipeline.ray_start import ray_session
 from tamis.pipeline.sources import role_of
 from tamis.pipeline.store import Sealed, Store
-from tamis.pipeline.totals import CaptureTotals, EmitTotals
 
 HISTOGRAM_BINS = 80
 RESOLVED_ENOUGH = 0.95

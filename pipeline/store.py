@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 
 from tamis.pipeline.addresses import is_local, open_filesystem, refuse_credentials
 from tamis.pipeline.errors import ConfigError, DamagedError, error_text
-from tamis.pipeline.paths import WORK
 from tamis.pipeline.ranged import info_of, read_whole
 from tamis.pipeline.retrying import retrying
 from tamis.pipeline.seals import opened, sealed
@@ -216,9 +215,9 @@ class Store:
             with suppress(FileNotFoundError):
                 retrying(lambda: filesystem.rm(full, recursive=True), self.path(folder))
 
-    def check_writable(self) -> None:
-        """ConfigError if nothing can be written here."""
-        probe = f"{WORK}/.probe-{uuid.uuid4().hex[:8]}"
+    def check_writable(self, folder: str) -> None:
+        """ConfigError if nothing can be written in this folder of it."""
+        probe = f"{folder}/.probe-{uuid.uuid4().hex[:8]}"
         try:
             self.write(probe, b"")
             self.remove(probe)

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline.capture_totals import CaptureTotals
+from tamis.pipeline.emit_totals import TokenTotals
 from tamis.pipeline.errors import InternalError
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.incomplete import warning, write_manifest
@@ -25,7 +27,6 @@ from tamis.pipeline.store import Store
 from tamis.pipeline.token_emit import empty_dropped
 from tamis.pipeline.token_fit import TokenSelection
 from tamis.pipeline.token_statistics import Example, TokenStatistics, plotted_range
-from tamis.pipeline.totals import CaptureTotals, TokenTotals
 
 SHOWN_STRINGS = 40
 

@@ -18,7 +18,9 @@ from tamis.pipeline import incomplete, run_folder
 from tamis.pipeline.capture import capture
 from tamis.pipeline.capture_spec import capture_spec
 from tamis.pipeline.capture_stage import Captures, Timings, check_precision, run_capture
+from tamis.pipeline.capture_totals import CaptureTotals
 from tamis.pipeline.emit_stage import run_emit
+from tamis.pipeline.emit_totals import TokenTotals
 from tamis.pipeline.identifiers import sample_ids
 from tamis.pipeline.lease import Held
 from tamis.pipeline.machines import Cluster
@@ -46,7 +48,6 @@ from tamis.pipeline.token_fit import (
 from tamis.pipeline.token_publish import Round, publish_tokens
 from tamis.pipeline.token_statistics import TokenStatistics, overlap, token_statistics
 from tamis.pipeline.token_tables import HARMFUL, UTILITY, LossFiles, stage_of
-from tamis.pipeline.totals import CaptureTotals, TokenTotals
 
 LOSS_COLUMNS = (UTILITY, HARMFUL)
 

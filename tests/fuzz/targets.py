@@ -20,8 +20,8 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.tokens import ChatTokenizer
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.paths import LAYERS, MANIFEST, RUN
-from tamis.pipeline.publish import rewrite_report
 from tamis.pipeline.receipts import done
+from tamis.pipeline.redraw import rewrite_report
 from tamis.pipeline.run_folder import layers_state_of, state_of
 from tamis.pipeline.safe_names import safe_name
 from tamis.pipeline.store import Store

@@ -19,6 +19,7 @@ from tamis.pipeline import columnar_files
 from tamis.pipeline.capture import Forward
 from tamis.pipeline.capture_spec import CAPTURES, CaptureSpec
 from tamis.pipeline.capture_stage import check_precision, run_capture
+from tamis.pipeline.capture_totals import CaptureTotals
 from tamis.pipeline.errors import ConfigError, InputError, TooLargeError
 from tamis.pipeline.machines import Cluster
 from tamis.pipeline.originals import decode_schema
@@ -26,7 +27,6 @@ from tamis.pipeline.placement import readers_of, tokens_of
 from tamis.pipeline.sources import Shard, read, read_table
 from tamis.pipeline.store import Store
 from tamis.pipeline.tokenising import PackedTokenizer, tokenise_shard
-from tamis.pipeline.totals import CaptureTotals
 from tamis.pipeline.watch import Guard, Process, Watch
 
 

@@ -14,9 +14,10 @@ import pytest
 from plan_jobs import Planner, larf, lines_of, rows_of
 from pydantic import BeforeValidator
 
+from tamis.pipeline import model_keys
 from tamis.pipeline.fingerprint import NO_MATTER, OTHERWISE
 from tamis.pipeline.job import Job
-from tamis.pipeline.settings import ModelSpec, Section, SelectionSpec
+from tamis.pipeline.settings import InputSpec, ModelSpec, Section, SelectionSpec
 
 
 @pytest.fixture
@@ -143,6 +144,7 @@ def test_what_is_named_as_left_out_exists() -> None:
     """A setting that is renamed must not stay named here: under its new name it would count."""
     assert {*NO_MATTER, *OTHERWISE} <= {*every_setting(Job)}
     assert not NO_MATTER & OTHERWISE
+    assert {*model_keys.NO_MATTER, *model_keys.OTHERWISE, *model_keys.OF_VECTORS} <= {*ModelSpec.model_fields}
 
 
 class _New(Section):
@@ -157,16 +159,23 @@ class _NewModel(ModelSpec):
     rope: float = 1.0
 
 
+class _NewInput(InputSpec):
+    weight: int = 1
+
+
 class _NewJob(Job):
     """A job with settings that nobody has thought of in the fingerprint."""
 
+    input: Annotated[_NewInput, BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value)]
     model: Annotated[_NewModel, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
     selection: _NewSelection = _NewSelection()
     fresh: _New = _New()
     plain: str = "a"
 
 
-@pytest.mark.parametrize("setting", ["fresh.knob=2", "plain=b", "selection.ties=last", "model.rope=2.0"])
+@pytest.mark.parametrize(
+    "setting", ["fresh.knob=2", "plain=b", "input.weight=2", "selection.ties=last", "model.rope=2.0"]
+)
 def test_a_setting_that_is_new_counts_unless_it_is_named(
     plan: Planner, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:

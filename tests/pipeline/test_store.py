@@ -170,14 +170,14 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
 
 
 def test_writability(store: Store) -> None:
-    store.check_writable()
+    store.check_writable("work")
     assert [name for name in store.list("_work") if "probe" in name] == []
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"output: .*file/out cannot be written"):
-        Store(str(tmp_path / "file/out")).check_writable()
+        Store(str(tmp_path / "file/out")).check_writable("work")
 
 
 class _Locked(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]

@@ -16,6 +16,7 @@ from token_shards import Samples, Scored, scored, shard_of, write_losses, write_
 from tamis.operators.selection import drop_count_of
 from tamis.pipeline import token_fit
 from tamis.pipeline.capture_spec import Captured
+from tamis.pipeline.capture_totals import CaptureTotals
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import load_job
 from tamis.pipeline.lease import held
@@ -36,7 +37,6 @@ from tamis.pipeline.token_fit import (
 from tamis.pipeline.token_publish import Round
 from tamis.pipeline.token_tables import read_tokens
 from tamis.pipeline.toss import _Run
-from tamis.pipeline.totals import CaptureTotals
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,12 +14,13 @@ from plan_jobs import Planner
 from tamis.operators.selection import Threshold
 from tamis.operators.tokenised import Tokenised
 from tamis.operators.tokens import ChatTokenizer
+from tamis.pipeline.capture_totals import CaptureTotals
+from tamis.pipeline.emit_totals import TokenTotals
 from tamis.pipeline.errors import InternalError
 from tamis.pipeline.plan import Plan
 from tamis.pipeline.store import Store
 from tamis.pipeline.token_fit import RiskSums, TokenCut, TokenSelection
 from tamis.pipeline.token_publish import publish_tokens, with_pieces
-from tamis.pipeline.totals import CaptureTotals, TokenTotals
 
 DECISIONS = ["kept", "quarantined", "dropped", "kept", "kept"]
 

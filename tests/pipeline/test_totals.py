@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from tamis.operators.schema import infer_rows, settle
 from tamis.operators.spearman import RankSums
+from tamis.pipeline.capture_totals import CaptureTotals
 from tamis.pipeline.emit import SHOWN_BORDERLINE, SHOWN_RISKIEST, _extreme
+from tamis.pipeline.emit_totals import EmitTotals
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.files import encode_schema
-from tamis.pipeline.totals import CaptureTotals, EmitTotals
 
 
 def captured(index: int, **facts: Any) -> dict[str, Any]:
