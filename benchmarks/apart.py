@@ -1,6 +1,6 @@
 """The ways that are in use, in a process of their own where nothing of tamis is set, as their users run them.
 
-What tamis sets for its process (operators/allocator.py) serves every model in it, the other ways' too.
+What tamis sets for its process (operators/model/allocator.py) serves every model in it, the other ways' too.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ vectors that the first one gave, and is timed once; then all are timed in turns,
 medians count. The result is written again after each way and each round: what is stopped has what it had. Useful FLOPs
 are those of the blocks up to the requested one on the real tokens (models.Work); MFU is their share of the best that
 the vendor says the GPU does (PEAKS), "of the ceiling" that of the best matrix product measured here. The best padded
-budget becomes TOKEN_BUDGETS["cuda"] of operators/rows.py, the best compiled one COMPILED_TOKEN_BUDGETS["cuda"].
+budget becomes TOKEN_BUDGETS["cuda"] of operators/forward/rows.py, the best compiled one COMPILED_TOKEN_BUDGETS["cuda"].
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from agreement import TOLERANCES, agreement
 from tables import markdown
 from timing import seconds, summarise
 
-from tamis.operators.forward import Representer
+from tamis.operators.forward.representations import Representer
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "budgets.json"
 WAYS: dict[str, dict[str, Any]] = {

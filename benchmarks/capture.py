@@ -36,7 +36,7 @@ from tables import markdown
 from timing import interleave, seconds, summarise
 from ways import last_token, ours
 
-from tamis.operators.forward import Representer
+from tamis.operators.forward.representations import Representer
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "capture.json"
 TARGET = 1.10

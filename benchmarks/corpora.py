@@ -15,10 +15,10 @@ import checkout
 import numpy as np
 import numpy.typing as npt
 
-from tamis.operators.conversation import Message, normalise
-from tamis.operators.detection import detect
+from tamis.operators.conversation.detection import detect
+from tamis.operators.conversation.messages import Message, normalise
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens import ChatTokenizer
+from tamis.operators.tokens.tokenizer import ChatTokenizer
 
 SHARED = (checkout.ROOT / "shared", checkout.ROOT.parent / "shared")
 MAX_TOKENS = 2048

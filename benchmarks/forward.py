@@ -47,8 +47,8 @@ from profiling import profiled, show_profile
 from tables import markdown
 from timing import Summary, interleave, seconds, summarise
 
-from tamis.operators.forward import Representer
-from tamis.operators.rows import COMPILED_TOKEN_BUDGETS, TOKEN_BUDGETS
+from tamis.operators.forward.representations import Representer
+from tamis.operators.forward.rows import COMPILED_TOKEN_BUDGETS, TOKEN_BUDGETS
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "forward.json"
 

@@ -34,10 +34,10 @@ from tables import markdown
 from timing import synchronise
 from transformers import AutoTokenizer
 
+from tamis.operators.generation.refusals import is_refusal
+from tamis.operators.generation.scaled_answers import ScaledAnswers
 from tamis.operators.references import over_rejection_path
-from tamis.operators.refusals import is_refusal
-from tamis.operators.scaled_answers import ScaledAnswers
-from tamis.operators.sensitivity import FACTORS, NEW_TOKENS, most_sensitive, sensitivity
+from tamis.operators.statistics.sensitivity import FACTORS, NEW_TOKENS, most_sensitive, sensitivity
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "layers.json"
 REFUSING = 0.02

@@ -90,7 +90,7 @@ def _list(way: str, s3: S3, pipe: Any) -> None:
             return [entry["Key"] for page in pages for entry in page["Contents"]]
 
     else:
-        from tamis.pipeline.store import Store
+        from tamis.pipeline.storage.store import Store
 
         store = Store(f"s3://{BUCKET}", s3.storage_options)
         store.exists("absent")  # what opening it costs is not asked here

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tamis.pipeline import scanning
-from tamis.pipeline.files import resolve
-from tamis.pipeline.job import load_job
-from tamis.pipeline.sources import make_shards
+from tamis.pipeline.inputs.files import resolve
+from tamis.pipeline.inputs.shards import make_shards
+from tamis.pipeline.job.job_file import load_job
+from tamis.pipeline.planning import scanning
 
 
 def main() -> None:
@@ -29,8 +29,8 @@ def main() -> None:
     if way == "process":
         found = measured(scanning.scan_files, files, job)
     else:
-        from tamis.pipeline.cluster_scan import scan_on_cluster
-        from tamis.pipeline.ray_start import ray_session
+        from tamis.pipeline.cluster.session import ray_session
+        from tamis.pipeline.planning.cluster_scan import scan_on_cluster
 
         with ray_session(None):
             warm_up()
@@ -92,7 +92,7 @@ def warm_up() -> None:
 def _imports() -> int:
     import s3fs
 
-    from tamis.pipeline import cluster_scan
+    from tamis.pipeline.planning import cluster_scan
 
     time.sleep(0.5)  # so that each worker has some
     return os.getpid() + len(s3fs.__name__) + len(cluster_scan.__name__)

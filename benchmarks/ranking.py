@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from tamis.operators.ranking import coarse_histogram, fine_histogram, nth_largest
-from tamis.operators.selection import count_ties, decide, drop_count_of, threshold_for, tie_quotas
+from tamis.operators.statistics.ranking import coarse_histogram, fine_histogram, nth_largest
+from tamis.operators.statistics.selection import count_ties, decide, drop_count_of, threshold_for, tie_quotas
 
 RESULTS = Path(__file__).parent / "results" / "ranking.json"
 SHARE = 0.1

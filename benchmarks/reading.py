@@ -20,13 +20,13 @@ import machine
 import pyarrow as pa
 from capture import write_corpus
 
-from tamis.pipeline.capture_spec import capture_spec
-from tamis.pipeline.job import load_job
-from tamis.pipeline.parcels import unpack
-from tamis.pipeline.plan import make_plan
-from tamis.pipeline.pools import Pool
-from tamis.pipeline.store import Store
-from tamis.pipeline.tokenising import PackedTokenizer, tokenise_shard
+from tamis.pipeline.capture.parcels import unpack
+from tamis.pipeline.capture.spec import capture_spec
+from tamis.pipeline.capture.tokenise import PackedTokenizer, tokenise_shard
+from tamis.pipeline.cluster.pools import Pool
+from tamis.pipeline.job.job_file import load_job
+from tamis.pipeline.planning.plan import make_plan
+from tamis.pipeline.storage.store import Store
 
 ROUNDS = 3
 

@@ -39,10 +39,10 @@ import psutil
 from scale import make_model, write_corpus
 from tables import markdown
 
-from tamis.pipeline import paths, receipts
-from tamis.pipeline.job import Job, load_job
-from tamis.pipeline.plan import make_plan
-from tamis.pipeline.store import Store
+from tamis.pipeline.job.job_file import Job, load_job
+from tamis.pipeline.planning.plan import make_plan
+from tamis.pipeline.run import paths, receipts
+from tamis.pipeline.storage.store import Store
 
 STAGE = "capture"
 SMALL = 20

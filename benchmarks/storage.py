@@ -37,9 +37,9 @@ from listings import listings
 from object_store import S3
 from swift_server import SwiftServer, unusable
 
-from tamis.pipeline.columnar_files import ColumnarFile, read_rows
-from tamis.pipeline.store import Store
-from tamis.pipeline.text_files import TextFile
+from tamis.pipeline.inputs.columnar import ColumnarFile, read_rows
+from tamis.pipeline.inputs.text_files import TextFile
+from tamis.pipeline.storage.store import Store
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "storage.json"
 BUCKET = "bench"

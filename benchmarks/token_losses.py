@@ -27,7 +27,7 @@ from tables import markdown
 from timing import interleave, seconds, summarise
 from ways import TokenIds, padded
 
-from tamis.operators.losses import TokenLosses
+from tamis.operators.forward.losses import TokenLosses
 
 VOCABULARY = 128_256
 ANSWER_SHARE = 0.2

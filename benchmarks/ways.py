@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tamis.operators.forward import Representer
+from tamis.operators.forward.representations import Representer
 from tamis.operators.requests import Request
 
 TokenIds = Sequence[npt.NDArray[np.int64]]

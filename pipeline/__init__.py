@@ -7,7 +7,7 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
     # `python -m` looks for what to run, and has put the working folder before all others. That may be a data set's.
     del sys.path[0]
 
-if "TAMIS_WORKER" in os.environ:  # set by ray_start.py; now, as the imports that follow are what takes the time
-    from tamis.pipeline.collecting import collect_rarely
+if "TAMIS_WORKER" in os.environ:  # set by cluster/session.py; now, as the imports that follow are what takes the time
+    from tamis.pipeline.cluster.collecting import collect_rarely
 
     collect_rarely()

@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tamis.pipeline.collecting import collect_rarely
-from tamis.pipeline.ending import end, fail, reading
+from tamis.pipeline.cluster.collecting import collect_rarely
+from tamis.pipeline.commands.ending import end, fail, reading
+from tamis.pipeline.commands.last_resort import watch_threads
+from tamis.pipeline.commands.stopping import listen
 from tamis.pipeline.errors import ConfigError, InputError
-from tamis.pipeline.last_resort import watch_threads
-from tamis.pipeline.paths import MANIFEST
-from tamis.pipeline.stopping import listen
-from tamis.pipeline.terminal import flush, prepare
+from tamis.pipeline.run.paths import MANIFEST
+from tamis.pipeline.terminal.text import flush, prepare
 
 app = typer.Typer(
     help="Find and remove the fine-tuning samples that would erode an aligned model's safety.",
@@ -135,11 +135,11 @@ def curate(
     """Score a corpus, and write it back without its riskiest samples."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     _quiet_libraries()
+    from tamis.pipeline.commands.screens import show_outcome, show_plan
     from tamis.pipeline.curate import curate as run
-    from tamis.pipeline.incomplete import refuse
-    from tamis.pipeline.screens import show_outcome, show_plan
-    from tamis.pipeline.set_aside import SetAside
-    from tamis.pipeline.store import Store
+    from tamis.pipeline.run.incomplete import refuse
+    from tamis.pipeline.run.set_aside import SetAside
+    from tamis.pipeline.storage.store import Store
 
     console = _console()
     outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state), force=force)
@@ -170,8 +170,8 @@ def plan(
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     _quiet_libraries()
+    from tamis.pipeline.commands.screens import show_plan
     from tamis.pipeline.curate import dry_run
-    from tamis.pipeline.screens import show_plan
 
     planned, state = dry_run(made, address)
     show_plan(_console(), planned, state)
@@ -195,10 +195,10 @@ def references(
     """Train the reference models of TOSS alone; `tamis curate` with the same job goes on with them."""
     made = _job(job, input, output, model, revision, method, None, None, None, workers, set)
     _quiet_libraries()
+    from tamis.pipeline.commands.screens import show_plan
+    from tamis.pipeline.commands.token_screens import show_references
     from tamis.pipeline.curate import train_references
-    from tamis.pipeline.screens import show_plan
-    from tamis.pipeline.store import Store
-    from tamis.pipeline.token_screens import show_references
+    from tamis.pipeline.storage.store import Store
 
     console = _console()
     trained = train_references(made, address, on_plan=lambda plan, state: show_plan(console, plan, state), force=force)
@@ -219,14 +219,14 @@ def layers(
     as_json: AsJson = False,
 ) -> None:
     """Search the block of a model that LARF should read, and show the Fisher ratios beside it."""
-    from tamis.pipeline.job import load_layers_job
+    from tamis.pipeline.job.job_file import load_layers_job
 
     flags = {**_model_flags(output, model, revision, workers), "larf.over_rejection_prompts": prompts}
     made = load_layers_job(job, {key: value for key, value in flags.items() if value is not None}, set or [])
     _quiet_libraries()
-    from tamis.pipeline.layers import find_layers
-    from tamis.pipeline.screens import show_layer_plan, show_layers
-    from tamis.pipeline.store import Store
+    from tamis.pipeline.commands.screens import show_layer_plan, show_layers
+    from tamis.pipeline.layers.find import find_layers
+    from tamis.pipeline.storage.store import Store
 
     console = _console()
     on_plan = None if as_json else lambda plan, state: show_layer_plan(console, plan, state)
@@ -242,9 +242,9 @@ def layers(
 @app.command()
 def status(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Say how far the run in an output folder is, and who is at work on it."""
-    from tamis.pipeline import job
-    from tamis.pipeline.status import show_status
-    from tamis.pipeline.store import Store
+    from tamis.pipeline.commands.status import show_status
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.storage.store import Store
 
     store = Store(output, job.storage_options(storage_options or []))
     with reading(store.path()):
@@ -254,9 +254,9 @@ def status(output: OutputFolder, storage_options: StorageOptions = None) -> None
 @app.command()
 def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Read every file of a finished run again: sizes, checksums, rows, and that nothing else lies among them."""
-    from tamis.pipeline import job
-    from tamis.pipeline.store import Store
-    from tamis.pipeline.verify import verify as run
+    from tamis.pipeline.commands.verify import verify as run
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.storage.store import Store
 
     store = Store(output, job.storage_options(storage_options or []))
     found = run(store)
@@ -270,11 +270,11 @@ def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None
 @app.command()
 def report(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Write report.html and README.md of a finished run anew, and print the summary."""
-    from tamis.pipeline import job
-    from tamis.pipeline.redraw import rewrite_report
-    from tamis.pipeline.run_folder import facts_in
-    from tamis.pipeline.screens import show_outcome
-    from tamis.pipeline.store import Store
+    from tamis.pipeline.commands.screens import show_outcome
+    from tamis.pipeline.emit.redraw import rewrite_report
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.run.folder import facts_in
+    from tamis.pipeline.storage.store import Store
 
     store = Store(output, job.storage_options(storage_options or []))
     if store.exists(MANIFEST):
@@ -290,7 +290,7 @@ def doctor(
 ) -> None:
     """Check this machine: Python, packages, memory, GPUs, Ray, and a model if one is named."""
     _quiet_libraries()
-    from tamis.pipeline.doctor import examine
+    from tamis.pipeline.commands.doctor import examine
 
     if not examine(model, address):
         raise typer.Exit(5)
@@ -299,7 +299,7 @@ def doctor(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of the job file."""
-    from tamis.pipeline.job import job_schema
+    from tamis.pipeline.job.job_file import job_schema
 
     print(json.dumps(job_schema(), indent=2))
 
@@ -317,7 +317,7 @@ def _job(
     workers: int | None,
     assignments: list[str] | None,
 ) -> Any:
-    from tamis.pipeline.job import load_job
+    from tamis.pipeline.job.job_file import load_job
 
     job_files = [name for name in positional or [] if Path(name).suffix in {".yaml", ".yml"}]
     others = [name for name in positional or [] if name not in job_files]

@@ -12,24 +12,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tamis.pipeline import lease, paths, plan_cache, rivals, run_folder
-from tamis.pipeline.cluster_scan import scan_on_cluster, worth_it
+from tamis.pipeline.cluster.machines import Cluster
+from tamis.pipeline.cluster.pools import Pool
+from tamis.pipeline.cluster.session import cluster_now, joins, ray_early
+from tamis.pipeline.cluster.waiting import wait_for_room
+from tamis.pipeline.emit import rivals
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.files import SourceFile
-from tamis.pipeline.job import Job
-from tamis.pipeline.machines import Cluster
-from tamis.pipeline.plan import Plan, list_inputs, make_plan
-from tamis.pipeline.plan_cache import Rows
-from tamis.pipeline.pools import Pool
-from tamis.pipeline.progress import say
-from tamis.pipeline.ray_start import cluster_now, joins, ray_early
-from tamis.pipeline.room import wait_for_room
-from tamis.pipeline.scanning import scan_files
-from tamis.pipeline.sources import Scanned
-from tamis.pipeline.store import Store
+from tamis.pipeline.inputs.files import SourceFile
+from tamis.pipeline.inputs.shards import Scanned
+from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.planning import plan_cache
+from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
+from tamis.pipeline.planning.plan import Plan, list_inputs, make_plan
+from tamis.pipeline.planning.plan_cache import Rows
+from tamis.pipeline.planning.scanning import scan_files
+from tamis.pipeline.run import folder as run_folder
+from tamis.pipeline.run import lease, paths
+from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.progress import say
 
 if TYPE_CHECKING:
-    from tamis.pipeline.capture_stage import Timings
+    from tamis.pipeline.capture.stage import Timings
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def train_references(
         if state == "complete":
             found: list[dict[str, Any]] = run_folder.facts_in(store, paths.MANIFEST)["references"]
             return found
-        from tamis.pipeline import toss
+        from tamis.pipeline.recipes import tokens as toss
 
         with lease.held(store, force=force):
             try:
@@ -109,8 +112,8 @@ def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.Stat
     # What is wrong with the job is said before a cluster is joined, unless there is much to scan.
     with ray_early(address, needed=joins(address) and worth_it(files, known)):
         plan = make_plan(job, _scan(files, job, known, cluster_now(address)))
-        from tamis.pipeline import layers
-        from tamis.pipeline.placement import placed, this_machine
+        from tamis.pipeline.layers import find as layers
+        from tamis.pipeline.planning.placement import placed, this_machine
 
         state = run_folder.state_of(store, plan.fingerprint, plan.changed)
         plan = layers.settled(store, plan)
@@ -146,13 +149,13 @@ def _opened(
         if inputs is None:
             inputs = _scan(files, job, known, cluster_now(address))
         plan = make_plan(job, inputs)
-        from tamis.pipeline import layers
-        from tamis.pipeline.placement import placed
+        from tamis.pipeline.layers import find as layers
+        from tamis.pipeline.planning.placement import placed
 
         state = run_folder.state_of(store, plan.fingerprint, plan.changed)
         plan = layers.settled(store, plan)
         if job.masks_tokens and state != "complete":
-            from tamis.pipeline.reference_models import check_given
+            from tamis.pipeline.references.prepare import check_given
 
             check_given(plan)
         with ray_early(address, needed=needed and joins(address)):
@@ -180,10 +183,10 @@ def _run(
     plan: Plan, store: Store, address: str | None, held: lease.Held, timings: Timings, began: float
 ) -> dict[str, Any]:
     if plan.job.masks_tokens:
-        from tamis.pipeline.toss import curate_tokens
+        from tamis.pipeline.recipes.tokens import curate_tokens
 
         return curate_tokens(plan, store, address, held, timings, began)
-    from tamis.pipeline.samples import curate_samples
+    from tamis.pipeline.recipes.samples import curate_samples
 
     return curate_samples(plan, store, address, held, timings, began)
 

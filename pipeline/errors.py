@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from tamis.pipeline.terminal import shown
+from tamis.pipeline.terminal.text import shown
 
 
 class TamisError(Exception):

@@ -54,7 +54,7 @@ def ray_address(_ray_cluster: tuple[str, Path]) -> str:
 @pytest.fixture
 def session(ray_address: str) -> Iterator[None]:
     """This process as a driver on that cluster."""
-    from tamis.pipeline.ray_start import ray_session
+    from tamis.pipeline.cluster.session import ray_session
 
     with ray_session(ray_address):
         yield

@@ -1,4 +1,4 @@
-"""The wall between the rooms: operators compute and know nothing of Ray, storage or jobs."""
+"""The house: imports go down only, and operators compute and know nothing of Ray, storage or jobs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,66 @@ ROOT = Path(__file__).parent.parent
 OPERATORS = sorted((ROOT / "operators").rglob("*.py"))
 # tokenizers and jinja2 are how transformers tokenises and renders; they come with it.
 ALLOWED = {"accelerate", "numpy", "peft", "pyarrow", "torch", "transformers", "safetensors", "tokenizers", "jinja2"}
+
+
+FLOORS = {
+    "operators": "problems requests conversation tokens model forward statistics generation methods references "
+    "training",
+    "pipeline": "terminal errors storage inputs job cluster run models planning capture fit references report emit "
+    "layers recipes curate commands cli",
+}
+"""The rooms and the modules beside them, from the ground up."""
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of everything of tamis that `file` imports; of a name in a module, the module."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tamis."):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}".removeprefix("tamis.")
+                is_module = (ROOT / name.replace(".", "/")).with_suffix(".py").exists()
+                yield node.lineno, name if is_module else (node.module or "").removeprefix("tamis.")
+        elif isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names if alias.name.startswith("tamis.")]
+            yield from ((node.lineno, name.removeprefix("tamis.")) for name in found)
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def floor_of(module: str) -> tuple[bool, int]:
+    top, room = module.split(".")[:2]
+    return top == "pipeline", FLOORS[top].split().index(room)
+
+
+@pytest.mark.parametrize("top", FLOORS)
+def test_imports_go_down_only(top: str) -> None:
+    broken = []
+    for file in sorted((ROOT / top).rglob("*.py")):
+        module = module_of(file)
+        if module != top:  # the package's own file begins before all rooms
+            up = [(line, name) for line, name in imports(file) if floor_of(name) > floor_of(module)]
+            broken += [f"{file.relative_to(ROOT)}:{line} imports {name}, a floor above" for line, name in up]
+    assert broken == []
+
+
+def test_there_is_no_cycle() -> None:
+    files = [file for top in FLOORS for file in sorted((ROOT / top).rglob("*.py"))]
+    graph = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): {
+            name for _, name in imports(file)
+        }
+        for file in files
+    }
+    list(TopologicalSorter(graph).static_order())  # CycleError names the modules
+
+
+def test_the_hall_is_not_a_room() -> None:
+    beside = sorted(path.name for path in (ROOT / "pipeline").iterdir() if path.name != "__pycache__")
+    assert len([name for name in beside if name not in {"__init__.py", "py.typed"}]) <= 20, beside
+    rooms = [path for top in FLOORS for path in (ROOT / top).iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert [room for room in rooms if not ast.get_docstring(ast.parse((room / "__init__.py").read_text()))] == []
 
 
 @pytest.mark.parametrize("file", OPERATORS, ids=lambda file: str(file.relative_to(ROOT)))
@@ -46,7 +108,14 @@ def test_what_lies_in_an_output_is_named_in_one_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["operators.tokens", "operators.questions", "pipeline.tokenising", "pipeline.emit", "pipeline.samples"]
+    "module",
+    [
+        "operators.tokens.tokenizer",
+        "operators.tokens.questions",
+        "pipeline.capture.tokenise",
+        "pipeline.emit.samples",
+        "pipeline.recipes.samples",
+    ],
 )
 def test_what_only_reads_and_writes_imports_no_torch(module: str, tmp_path: Path) -> None:
     """Each process of a run would spend seconds on it."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from toss_corpus import Tokens
 
 from tamis.operators.methods.toss import IGNORED
-from tamis.pipeline.training import SelectiveCollator, response_mean_loss
+from tamis.operators.training.trainer import SelectiveCollator, response_mean_loss
 
 Mask = NDArray[np.bool_]
 Sample = dict[str, Any]

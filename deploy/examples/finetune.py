@@ -4,9 +4,9 @@
     torchrun --nproc-per-node 8 deploy/examples/finetune.py ...          one process per GPU
 
 The corpus brings its own token ids: the model must be of the tokenizer that the run was made with. The loss is the
-paper's: kept tokens' losses over the number of all response tokens (tamis.pipeline.training). The defaults are those
-of the paper's reference models (LoRA of rank 16 on q_proj and v_proj, batches of 64, 2 epochs), with a larger learning
-rate. The adapter in --output is in peft's format.
+paper's: kept tokens' losses over the number of all response tokens (tamis.operators.training.trainer). The defaults are
+those of the paper's reference models (LoRA of rank 16 on q_proj and v_proj, batches of 64, 2 epochs), with a larger
+learning rate. The adapter in --output is in peft's format.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datasets import load_dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments, set_seed
 
-from tamis.pipeline.training import LOSSES, curated_trainer
+from tamis.operators.training.trainer import LOSSES, curated_trainer
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -23,8 +23,8 @@ from tamis.operators.methods.protocol import (
     resolve_layer,
     vectors_for,
 )
-from tamis.operators.moments import Moments, eigenbasis, merge, moments_of
 from tamis.operators.requests import Request
+from tamis.operators.statistics.moments import Moments, eigenbasis, merge, moments_of
 
 REPORTED_DIRECTIONS = 10
 WEAK_SHARE = 0.3

@@ -15,8 +15,8 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from tamis.operators.ranking import image
-from tamis.operators.selection import drop_count_of
+from tamis.operators.statistics.ranking import image
+from tamis.operators.statistics.selection import drop_count_of
 
 REACH = 3
 """Tokens behind a response among which the end of its turn is looked for."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tamis.operators.methods.toss import Mask, Offsets, Risks, check_offsets, per_row_counts, positions
-from tamis.operators.spearman import rank_bins
+from tamis.operators.statistics.ranks import rank_bins
 
 EXACT_POSITIONS = 64
 """Positions 0..63 have a bin each; then 64..127, 128..255 and so on."""

@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment
 from markupsafe import Markup
 
-from tamis.pipeline.paths import KEPT
 from tamis.pipeline.report import prose, text, token_prose
+from tamis.pipeline.run.paths import KEPT
 
 FILES_SHOWN = 20
 COUNTS = ("rows_in", "kept", "dropped", "quarantined", "truncated")

@@ -93,7 +93,7 @@ def test_the_marker_is_on_every_test_that_needs_a_gpu() -> None:
 
 def test_the_marker_selects_at_least_thirteen_tests() -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    command += ["tests/operators/test_forward.py", "tests/operators/test_packing.py"]
+    command += ["tests/operators/forward/test_representations.py", "tests/operators/forward/test_packing.py"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert sum("::" in line for line in listed.splitlines()) >= 13
 

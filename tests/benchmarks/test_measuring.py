@@ -29,9 +29,9 @@ from tables import markdown  # noqa: E402
 from timing import interleave, summarise  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
-from tamis.operators.forward import Representer  # noqa: E402
-from tamis.operators.losses import TokenLosses  # noqa: E402
-from tamis.operators.scaled_answers import ScaledAnswers  # noqa: E402
+from tamis.operators.forward.losses import TokenLosses  # noqa: E402
+from tamis.operators.forward.representations import Representer  # noqa: E402
+from tamis.operators.generation.scaled_answers import ScaledAnswers  # noqa: E402
 
 SHAPE = models.Shape(width=32, mlp=48, heads=4, kv_heads=2, blocks=4, vocabulary=300, block=2)
 CPU = torch.device("cpu")
@@ -312,7 +312,7 @@ def test_operators_are_found_in_the_checkout_where_tamis_is_not_installed(tmp_pa
         f"sys.path.insert(0, {str(BENCHMARKS)!r})\n"
         "import importlib.util\n"
         "assert importlib.util.find_spec('tamis') is None\n"
-        "import checkout, tamis.operators.batching as found\n"
+        "import checkout, tamis.operators.forward.batching as found\n"
         "import tamis.operators.methods.larf\n"
         "print(found.__file__)\n"
     )

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 IMPORTED = (
-    "google.protobuf.descriptor_pool", "jsonschema", "pandas", "requests", "tamis.operators.forward",
-    "tamis.operators.questions", "tamis.pipeline.cli", "tamis.pipeline.model_checks", "tamis.pipeline.samples",
-    "tamis.pipeline.screens", "tamis.pipeline.toss", "transformers.models.auto.tokenization_auto",
+    "google.protobuf.descriptor_pool", "jsonschema", "pandas", "requests", "tamis.operators.forward.representations",
+    "tamis.operators.tokens.questions", "tamis.pipeline.cli", "tamis.pipeline.models.checks",
+    "tamis.pipeline.recipes.samples",
+    "tamis.pipeline.commands.screens", "tamis.pipeline.recipes.tokens", "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama",
 )  # fmt: skip
 """What a command imports before its end, for the models of these tests. Not Ray, which is not made to be forked."""

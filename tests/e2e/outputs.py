@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tamis.pipeline.seals import opened
+from tamis.pipeline.storage.seals import opened
 
 Row = dict[str, Any]
 SCORE_COLUMNS_AFTER = ["decision", "n_tokens", "n_response_tokens", "truncated"]

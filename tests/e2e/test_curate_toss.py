@@ -22,8 +22,8 @@ from command import Ran, curate, tamis
 from outputs import Row, merged, pair, rows_of, sentence, snapshot, tables, write_jsonl
 from token_outputs import TRAINING, Losses, check_risk, check_tokens_whole, reference_rows, sets
 
-from tamis.pipeline.reference_rows import read_rows
-from tamis.pipeline.store import Store
+from tamis.pipeline.references.rows import read_rows
+from tamis.pipeline.storage.store import Store
 
 CANARY = "kanarienvogel"
 SCRIPT = "<script>alert('x')</script>"

@@ -16,13 +16,13 @@ import safetensors.torch
 from command import PROGRESS, Ran, curate, kill_all, poll, start, tamis
 from outputs import alpaca_rows, check_whole, manifest_of, pair, sentence, snapshot, write_jsonl
 
-from tamis.operators.fisher import best_block, fisher_ratios
-from tamis.operators.forward import Representer
+from tamis.operators.forward.representations import Representer
+from tamis.operators.generation.scaled_answers import ScaledAnswers
 from tamis.operators.requests import Request
-from tamis.operators.scaled_answers import ScaledAnswers
-from tamis.operators.sensitivity import FACTORS
-from tamis.operators.tokens import ChatTokenizer
-from tamis.pipeline.seals import opened
+from tamis.operators.statistics.fisher import best_block, fisher_ratios
+from tamis.operators.statistics.sensitivity import FACTORS
+from tamis.operators.tokens.tokenizer import ChatTokenizer
+from tamis.pipeline.storage.seals import opened
 
 BLOCKS = 4
 PROMPTS = ["How do I kill a process?", "Where can I shoot a good photo?", "How to blow up a balloon?", "Stab a steak?"]
@@ -386,7 +386,7 @@ def test_prompts_that_cannot_be_used(sources: Sources, tmp_path: Path, content: 
 
 @pytest.mark.parametrize("command", ["layers", "curate"])
 def test_a_model_that_cannot_be_used_is_named_before_ray_starts(sources: Sources, tmp_path: Path, command: str) -> None:
-    """Every other kind of model that cannot be used: tests/pipeline/test_model_checks.py."""
+    """Every other kind of model that cannot be used: tests/pipeline/models/test_model_checks.py."""
     model, out = Path(shutil.copytree(sources.model, tmp_path / "copy")), tmp_path / "out"
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] - 1}))

@@ -17,9 +17,9 @@ import pytest
 from command import DEADLINE, Ran, kill_all, poll, start, tamis
 from outputs import alpaca_rows, manifest_of, pair, sentence, snapshot, write_jsonl
 
-from tamis.pipeline.lease import held, read
-from tamis.pipeline.rivals import agree
-from tamis.pipeline.store import Store
+from tamis.pipeline.emit.rivals import agree
+from tamis.pipeline.run.lease import held, read
+from tamis.pipeline.storage.store import Store
 
 pytestmark = pytest.mark.long
 

@@ -9,7 +9,7 @@ import pytest
 from command import Ran, curate, tamis
 from outputs import alpaca_rows, manifest_of, snapshot, write_jsonl
 
-from tamis.pipeline.store import Store
+from tamis.pipeline.storage.store import Store
 
 
 @pytest.fixture(scope="module")

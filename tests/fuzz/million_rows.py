@@ -33,12 +33,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from hostile import LINES, TEXTS, Row, chat, dumped, hundred_thousand_turns, pair, with_text, words
 from tiny_models import save_model
 
-from tamis.operators.conversation import Dialect, normalise
+from tamis.operators.conversation.messages import Dialect, normalise
+from tamis.operators.conversation.schema import infer_rows, settle, to_table
 from tamis.operators.problems import RowProblem
-from tamis.operators.schema import infer_rows, settle, to_table
-from tamis.operators.tokens import ChatTokenizer
-from tamis.pipeline.files import resolve
-from tamis.pipeline.sources import Shard, make_shards, read, scan
+from tamis.operators.tokens.tokenizer import ChatTokenizer
+from tamis.pipeline.inputs.files import resolve
+from tamis.pipeline.inputs.shards import Shard, make_shards, read, scan
 
 FILE_ROWS = 4000
 FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "json", "json.gz", "csv", "csv.gz", "tsv.zst", "parquet")

@@ -15,17 +15,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tiny_models import save_model
 
-from tamis.operators.conversation import Dialect, detect, normalise
+from tamis.operators.conversation.messages import Dialect, detect, normalise
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens import ChatTokenizer
+from tamis.operators.tokens.tokenizer import ChatTokenizer
+from tamis.pipeline.emit.redraw import rewrite_report
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.paths import LAYERS, MANIFEST, RUN
-from tamis.pipeline.receipts import done
-from tamis.pipeline.redraw import rewrite_report
-from tamis.pipeline.run_folder import layers_state_of, state_of
-from tamis.pipeline.safe_names import safe_name
-from tamis.pipeline.store import Store
-from tamis.pipeline.text_files import TextFile, csv_header, find_spans, read_records
+from tamis.pipeline.inputs.text_files import TextFile, csv_header, find_spans, read_records
+from tamis.pipeline.run.folder import layers_state_of, state_of
+from tamis.pipeline.run.paths import LAYERS, MANIFEST, RUN
+from tamis.pipeline.run.receipts import done
+from tamis.pipeline.storage.safe_names import safe_name
+from tamis.pipeline.storage.store import Store
 
 FORMATS = ("jsonl", "json", "csv", "tsv")
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from test_forward import BLOCKS, VOCABULARY, save
+from test_representations import BLOCKS, VOCABULARY, save
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from tamis.operators.refusals import is_refusal
+from tamis.operators.generation.refusals import is_refusal
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<|user|>", "<|assistant|>", "<|end|>")
 REFUSING = ("Sorry", "cannot", "can\u2019t", "can", "not")

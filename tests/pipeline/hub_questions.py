@@ -19,8 +19,8 @@ from hub import Hub
 _CODE = """
 import json, sys, dataclasses
 from tamis.pipeline.errors import TamisError
-from tamis.pipeline.files import resolve
-from tamis.pipeline.hub_datasets import DatasetPart
+from tamis.pipeline.inputs.files import resolve
+from tamis.pipeline.inputs.hub import DatasetPart
 answers = []
 for paths, part in json.load(sys.stdin):
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from tamis.pipeline.line_bounds import WHITE
-from tamis.pipeline.spans import Span
+from tamis.pipeline.inputs.line_bounds import WHITE
+from tamis.pipeline.inputs.spans import Span
 
 pieces = st.sampled_from(
     [

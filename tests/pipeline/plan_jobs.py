@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tamis.pipeline.job import load_job
-from tamis.pipeline.plan import Plan, make_plan
+from tamis.pipeline.job.job_file import load_job
+from tamis.pipeline.planning.plan import Plan, make_plan
 
 
 class Planner:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import psutil
 
-from tamis.operators.tokenised import Tokenised
-from tamis.pipeline import reference_training
-from tamis.pipeline.models import ModelSource
-from tamis.pipeline.pools import Pool
-from tamis.pipeline.reference_rows import write_rows
-from tamis.pipeline.reference_training import train_reference
-from tamis.pipeline.reference_worker import ReferenceSpec, run
-from tamis.pipeline.settings import ModelSpec, TrainingSpec
-from tamis.pipeline.store import Store
+from tamis.operators.tokens.tokenised import Tokenised
+from tamis.pipeline.cluster.pools import Pool
+from tamis.pipeline.job.sections import ModelSpec, TrainingSpec
+from tamis.pipeline.models.fetch import ModelSource
+from tamis.pipeline.references import training as reference_training
+from tamis.pipeline.references.rows import write_rows
+from tamis.pipeline.references.training import train_reference
+from tamis.pipeline.references.worker import ReferenceSpec, run
+from tamis.pipeline.storage.store import Store
 
 POOL = Pool(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
 PAIR = Pool(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)

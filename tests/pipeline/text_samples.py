@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from hypothesis import HealthCheck, settings
 
-from tamis.pipeline.text_files import Record, TextFile, csv_header, find_spans, read_records
+from tamis.pipeline.inputs.text_files import Record, TextFile, csv_header, find_spans, read_records
 
 COMPRESSIONS = (None, "gzip", "zstd")
 anywhere = settings(

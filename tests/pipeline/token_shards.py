@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tamis.pipeline.files import SourceFile
-from tamis.pipeline.paths import WORK
-from tamis.pipeline.sources import CORPUS, Shard
-from tamis.pipeline.store import Sealed, Store
-from tamis.pipeline.text_files import Span
-from tamis.pipeline.token_capture import ragged
-from tamis.pipeline.token_tables import HARMFUL, UTILITY, LossFiles, stage_of
+from tamis.pipeline.capture.token_losses import ragged
+from tamis.pipeline.capture.token_tables import HARMFUL, UTILITY, LossFiles, stage_of
+from tamis.pipeline.inputs.files import SourceFile
+from tamis.pipeline.inputs.shards import CORPUS, Shard
+from tamis.pipeline.inputs.text_files import Span
+from tamis.pipeline.run.paths import WORK
+from tamis.pipeline.storage.store import Sealed, Store
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from tamis.operators.methods.toss import (
     training_columns,
     turn_ends,
 )
-from tamis.operators.ranking import coarse_histogram, fine_histogram, nth_largest
-from tamis.operators.selection import count_ties, decide, drop_count_of, threshold_for, tie_quotas
+from tamis.operators.statistics.ranking import coarse_histogram, fine_histogram, nth_largest
+from tamis.operators.statistics.selection import count_ties, decide, drop_count_of, threshold_for, tie_quotas
 
 Rows = list[list[float]]
 

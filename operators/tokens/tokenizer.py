@@ -1,0 +1,289 @@
+"""Conversations -> token ids, and which of the tokens are answers.
+
+The text is rendered by the tokenizer's chat template (or a given one, or a plain one where there is none) and
+tokenised without adding special tokens: the template writes its own, so there is never a second BOS. An
+answer's tokens are those that overlap its characters in the rendered text. Special-token strings inside
+messages stay text (control_tokens.py). Nothing here has state that a call changes: threads may share a
+ChatTokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from tamis.operators.conversation.messages import Message
+from tamis.operators.problems import RowProblem
+from tamis.operators.tokens.chat_template import FIXED_DATE
+from tamis.operators.tokens.control_tokens import ControlTokens, Tokens
+from tamis.operators.tokens.rendering import PLAIN_TEMPLATE, MakeRenderer, Renderer, Span
+from tamis.operators.tokens.spelling import pieces
+from tamis.operators.tokens.tokenised import Tokenised
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Overlong = Literal["quarantine", "keep_end", "keep_start"]
+
+MOST_BYTES = 4 << 20
+"""A longer conversation is too long whatever max_tokens is: its tokens would fill gigabytes, for a few of them."""
+
+_AROUND = 16
+_BATCH_CHARACTERS = 1_000_000  # of text per call of the tokenizer: its answers take some 50 bytes a character
+
+
+class ChatTokenizer:
+    """tokenizer: a fast tokenizer of transformers; it is copied, not changed.
+    template: Jinja source, or the name of one of the tokenizer's templates; None takes the tokenizer's own.
+    renderer: where the template runs; a Renderer's place is this process, which trusts it to end.
+
+    Raises ValueError if the tokenizer is not a fast one or the template is not valid.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: str | None = None, renderer: MakeRenderer = Renderer
+    ) -> None:
+        specification = _specification(tokenizer)
+        named = {name: str(string) for name, string in tokenizer.special_tokens_map.items()}
+        has_template = template is not None or bool(tokenizer.chat_template)
+        if has_template:
+            source, variables = tokenizer.get_chat_template(template), named
+        else:
+            opening = named.get("bos_token", "") if _adds_bos(tokenizer) else ""
+            source, variables = (
+                PLAIN_TEMPLATE,
+                {"bos_token": opening, "eos_token": named.get("eos_token", "")},
+            )
+        self._make(renderer, specification, source, variables, tokenizer.bos_token_id, has_template)
+
+    def _make(
+        self,
+        renderer: MakeRenderer,
+        specification: dict[str, Any],
+        source: str,
+        variables: dict[str, str],
+        bos: int | None,
+        has_template: bool,
+    ) -> None:
+        self.has_template = has_template
+        self._parts = (specification, source, variables, bos, has_template)
+        self._backend = Tokenizer.from_str(json.dumps(specification))
+        self._renderer = renderer(source, variables)
+        self._controls = ControlTokens(self._backend, specification, self._renderer)
+        self._bos = bos
+        facts = [specification, source, variables, bos, str(FIXED_DATE)]
+        self.fingerprint: str = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """All that it is: as long as the tokenizer.json it was made of, up to some 20 million characters."""
+        return json.dumps(self._parts)
+
+    @classmethod
+    def from_json(cls, text: str, renderer: MakeRenderer = Renderer) -> Self:
+        """The same tokenizer again, by its fingerprint too, without transformers, which takes seconds to import."""
+        made = cls.__new__(cls)
+        made._make(renderer, *json.loads(text))
+        return made
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        template: str | None = None,
+        renderer: MakeRenderer = Renderer,
+    ) -> Self:
+        """From a model folder or name. Raises ValueError if the tokenizer is not fast, OSError if absent."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        return cls(tokenizer, template, renderer)
+
+    @property
+    def highest_id(self) -> int:
+        """The largest token id that the tokenizer knows, added tokens included."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Ids of the tokens that only a template writes."""
+        return self._controls.ids
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text that each token adds to those before it, control tokens included."""
+        return pieces(lambda some: self._backend.decode(some, skip_special_tokens=False), ids)
+
+    def spelling(self, token: int) -> str:
+        """The text of one token; where it is a part of a character or a control token, the tokenizer's name for it."""
+        text: str = self._backend.decode([token], skip_special_tokens=False)
+        return text if text and "\ufffd" not in text else self._backend.id_to_token(token) or ""
+
+    def encode(
+        self, conversations: Sequence[Sequence[Message]], *, max_tokens: int, overlong: Overlong
+    ) -> list[Tokenised | RowProblem]:
+        """One entry for each conversation, in order: its tokens, or why there are none.
+
+        conversations: as `normalise` gives them: the last message is the assistant's.
+        max_tokens: the most tokens a conversation may have. overlong: what becomes of one with more:
+            quarantine  RowProblem("overlong")
+            keep_start  the first max_tokens
+            keep_end    the last max_tokens; a BOS at the start is kept in place of one of them
+
+        Problems: template_error, unstable_template, too_many_turns, special_token_in_text, tokenizer_error,
+        overlong (also where cutting is asked for: more than MOST_BYTES), response_cut (truncation leaves no token
+        of the final answer), empty_response (the tokenizer or the template does).
+        Raises ValueError for a setting out of range.
+        """
+        if max_tokens < 1 or overlong not in get_args(Overlong):
+            raise ValueError(
+                f"max_tokens={max_tokens} must be at least 1, overlong={overlong!r} one of "
+                f"{', '.join(get_args(Overlong))}"
+            )
+        results: list[Tokenised | RowProblem | None] = [None] * len(conversations)
+        texts: dict[int, str] = {}
+        answers: dict[int, tuple[Span, ...]] = {}
+        fitting = []
+        for row, messages in enumerate(conversations):
+            try:
+                _check_size(messages)
+                fitting.append(row)
+            except RowProblem as problem:
+                results[row] = problem
+        outcomes = self._renderer.render_all([conversations[row] for row in fitting])
+        for row, rendered in zip(fitting, outcomes, strict=True):
+            if isinstance(rendered, RowProblem):
+                results[row] = rendered
+            else:
+                texts[row], answers[row] = rendered.text, rendered.answers
+        for row, tokens in self._tokens(texts):
+            try:
+                if isinstance(tokens, RowProblem):
+                    raise tokens
+                if not self._controls.are_the_templates(conversations[row], texts[row], tokens[0]):
+                    tokens = self._controls.encode(conversations[row], texts[row])
+                results[row] = self._tokenised(tokens, answers[row], max_tokens, overlong)
+            except RowProblem as problem:
+                results[row] = problem
+        return [result for result in results if result is not None]
+
+    def _tokens(self, texts: dict[int, str]) -> Iterator[tuple[int, Tokens | RowProblem]]:
+        """The tokenizer's own tokens of each text, a bounded number of characters at a time."""
+        rows, characters = [], 0
+        for row, text in texts.items():
+            rows.append(row)
+            characters += len(text)
+            if characters >= _BATCH_CHARACTERS:
+                yield from self._batch(rows, texts)
+                rows, characters = [], 0
+        yield from self._batch(rows, texts)
+
+    def _batch(self, rows: list[int], texts: dict[int, str]) -> Iterator[tuple[int, Tokens | RowProblem]]:
+        try:
+            encodings = self._backend.encode_batch([texts[row] for row in rows], add_special_tokens=False)
+        except Exception as error:
+            if len(rows) > 1:  # one text must not take the others with it
+                for row in rows:
+                    yield from self._batch([row], texts)
+            else:
+                problem = RowProblem(
+                    "tokenizer_error", f"the tokenizer cannot encode this text ({type(error).__name__})"
+                )
+                yield rows[0], problem
+            return
+        for row, encoding in zip(rows, encodings, strict=True):
+            yield row, (encoding.ids, encoding.offsets)
+
+    def _tokenised(self, tokens: Tokens, answers: Sequence[Span], max_tokens: int, overlong: Overlong) -> Tokenised:
+        ids, offsets = tokens
+        spans = [self._token_span(ids, offsets, answer) for answer in answers]
+        if not spans or spans[-1][0] >= spans[-1][1]:
+            raise RowProblem("empty_response", "the final answer has no tokens")
+        excess = len(ids) - max_tokens
+        if excess > 0:
+            if overlong == "quarantine":
+                raise RowProblem(
+                    "overlong",
+                    f"{len(ids)} tokens, over max_tokens={max_tokens}; set overlong to keep_end or "
+                    "keep_start, or raise max_tokens",
+                )
+            head = int(overlong == "keep_end" and ids[0] == self._bos)
+            # the tokens cut out are [first, first + excess)
+            first = head if overlong == "keep_end" else max_tokens
+            ids = ids[:first] + ids[first + excess :]
+            spans = [(_moved(start, first, excess), _moved(stop, first, excess)) for start, stop in spans]
+            if spans[-1][0] >= spans[-1][1]:
+                raise RowProblem("response_cut", f"max_tokens={max_tokens} leaves no token of the final answer")
+        return Tokenised(
+            input_ids=np.array(ids, dtype=np.int32),
+            responses=tuple([span for span in spans if span[0] < span[1]]),
+            truncated=excess > 0,
+            prompt_cut=excess > 0 and overlong == "keep_end" and spans[-1][0] <= head,
+        )
+
+    def _token_span(self, ids: list[int], offsets: list[Span], answer: Span) -> Span:
+        """The tokens that overlap these characters. Character ranges of tokens never go backwards."""
+        if answer[0] == answer[1]:
+            return 0, 0
+        start = bisect_right(offsets, answer[0], key=itemgetter(1))
+        stop = bisect_left(offsets, answer[1], key=itemgetter(0))
+        # a control token that takes in the white space beside it may reach into the answer
+        while start < stop and ids[start] in self._controls.ids:
+            start += 1
+        while start < stop and ids[stop - 1] in self._controls.ids:
+            stop -= 1
+        return start, stop
+
+
+def _check_size(messages: Sequence[Message]) -> None:
+    """RowProblem("overlong") for more than MOST_BYTES; a template writes some bytes around every turn."""
+    characters = sum(len(message["content"]) for message in messages) + _AROUND * len(messages)
+    if 4 * characters > MOST_BYTES:
+        size = sum(len(message["content"].encode("utf-8", "surrogatepass")) for message in messages) + _AROUND * len(
+            messages
+        )
+        if size > MOST_BYTES:
+            raise RowProblem(
+                "overlong", f"a conversation of {size:,} bytes; more than {MOST_BYTES:,} are never tokenised"
+            )
+
+
+def _moved(index: int, first: int, excess: int) -> int:
+    """Where a boundary between tokens comes to stand when the tokens [first, first + excess) are cut out."""
+    return index if index <= first else max(first, index - excess)
+
+
+def _specification(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The JSON of the tokenizer's backend, reduced to what ids and offsets depend on.
+
+    Truncation and padding may stand in a tokenizer's file and would cut in silence; the post-processor only
+    adds special tokens and hides the white space in offsets; dropout would make ids random.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ValueError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer (one with a tokenizer.json); it is needed "
+            "to find the answers in the text; convert it, or use a model that has one"
+        )
+    try:
+        specification: dict[str, Any] = json.loads(backend.to_str())
+    except Exception as error:  # parts written in Python cannot be saved
+        raise ValueError(f"the tokenizer cannot be copied: {error}") from error
+    specification |= {"truncation": None, "padding": None, "post_processor": None}
+    if specification["model"].get("dropout") is not None:
+        specification["model"]["dropout"] = None
+    return specification
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts a BOS before ordinary text."""
+    opening = tokenizer.backend_tokenizer.encode("x").ids[:1]  # unlike calling the tokenizer, this changes nothing
+    return tokenizer.bos_token_id is not None and opening == [tokenizer.bos_token_id]

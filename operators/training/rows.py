@@ -1,0 +1,88 @@
+"""Rows of token ids to fine-tune on: checked before the first step, and dealt out to workers and passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tamis.operators.forward.losses import Ranges, response_positions
+from tamis.operators.forward.rows import Rows, TokenIds, row_lengths, unusable_rows
+from tamis.operators.model.info import ModelInfo
+from tamis.operators.problems import RowProblem
+
+_NAMED = 10
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRows:
+    """input_ids: N arrays (T_i,). positions: per row the indices, above 0, of the response tokens to learn."""
+
+    input_ids: Sequence[TokenIds]
+    positions: Sequence[Rows]
+
+    @classmethod
+    def checked(cls, input_ids: Sequence[TokenIds], responses: Ranges, info: ModelInfo) -> TrainingRows:
+        """responses: per row its half-open token ranges, in order and apart from each other.
+
+        A response token at the very start of a row is not learned: nothing stands before it to predict it from.
+        Raises ValueError, naming row numbers and never texts, if there are no rows or if some cannot be used: no
+        tokens, no response tokens, more tokens than the model takes, a token id outside its vocabulary.
+        """
+        if not len(input_ids):
+            raise ValueError("there are no rows to train on")
+        lengths = row_lengths(input_ids)
+        positions = [places[places > 0] for places in response_positions(responses, lengths)]
+        problems = unusable_rows(input_ids, lengths, info)
+        for row, places in enumerate(positions):
+            if not len(places):
+                problems.setdefault(row, RowProblem("no_response_token", "the sample has no response tokens to learn"))
+        if problems:
+            raise ValueError(_named(problems))
+        return cls(input_ids, positions)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @cached_property
+    def lengths(self) -> Rows:
+        return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
+
+    @cached_property
+    def targets(self) -> Rows:
+        """int64 (N,): response tokens to learn of each row."""
+        return np.array([len(places) for places in self.positions], dtype=np.int64)
+
+    @cached_property
+    def needed(self) -> Rows:
+        """int64 (N,): tokens of each row that have a say in its losses, those before the last one to learn."""
+        return np.array([places[-1] for places in self.positions], dtype=np.int64)
+
+
+def share(rows: Rows, lengths: Rows, rank: int, workers: int) -> Rows:
+    """Those of `rows` that worker `rank` takes: longest first, each to the worker with the fewest tokens so far.
+
+    lengths: (N,) tokens of every row. The same on every worker, so that the shares together are `rows`.
+    """
+    loads = [0] * workers
+    mine = []
+    for row in rows[np.argsort(-lengths[rows], kind="stable")]:
+        lightest = loads.index(min(loads))
+        loads[lightest] += int(lengths[row])
+        if lightest == rank:
+            mine.append(row)
+    return np.array(mine, dtype=np.int64)
+
+
+def _named(problems: dict[int, RowProblem]) -> str:
+    """One line: what is wrong with which rows."""
+    kinds: dict[str, list[int]] = {}
+    for row, problem in sorted(problems.items()):
+        kinds.setdefault(problem.message, []).append(row)
+    parts = []
+    for message, rows in kinds.items():
+        more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+        parts.append(f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:_NAMED]))}{more}: {message}")
+    return "; ".join(parts)

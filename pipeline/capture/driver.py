@@ -1,0 +1,150 @@
+"""Capture: shards -> one Parquet of vectors and one receipt each. The stage that runs the model.
+
+The graph is read + tokenise (CPU tasks) -> forward + write (actor pool, one model each). One block is one shard from
+end to end; batches never cross a shard, so a shard's numbers do not depend on what else ran. The actors write: a
+third operator, for a few milliseconds of writing, took the tokenising every other slot of a two-core machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from tamis.operators.problems import RowProblem
+from tamis.operators.tokens.tokenizer import ChatTokenizer
+from tamis.pipeline.capture.graph import GraphLost, run_graph
+from tamis.pipeline.capture.signs import Signs
+from tamis.pipeline.capture.spec import CaptureSpec
+from tamis.pipeline.capture.tokenise import PackedTokenizer
+from tamis.pipeline.capture.worker import ModelWorker, TokenRows
+from tamis.pipeline.cluster.pools import Pool, at_most
+from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, wait_for_room
+from tamis.pipeline.cluster.watchdog import start_watch
+from tamis.pipeline.errors import ClusterError
+from tamis.pipeline.inputs.shards import Shard
+from tamis.pipeline.run.receipts import Receipt
+from tamis.pipeline.run.set_aside import SetAside, lines
+from tamis.pipeline.terminal.progress import say
+
+if TYPE_CHECKING:
+    from tamis.operators.forward.representations import Representer
+
+WORKER_TIMEOUT = 1800.0
+
+_FRUITLESS = 3
+"""So many graphs in a row that were lost before one shard was done are no accident."""
+
+_HOPELESS = 3
+"""So many shards set aside, and none done: the fault is not theirs."""
+
+
+class Forward(ModelWorker):
+    """Captures the vectors that the spec requests."""
+
+    representer: Representer
+
+    def engine(self) -> type[Representer]:
+        from tamis.operators.forward.representations import Representer
+
+        return Representer
+
+    def load(self, path: str) -> None:
+        spec = self.spec
+        self.representer = self.engine().load(
+            path,
+            spec.requests,
+            dtype=spec.dtype,
+            device=spec.device,
+            trust_remote_code=spec.trust_remote_code,
+            allow_pickle_weights=spec.allow_pickle_weights,
+            attention=spec.attention,
+            compile=spec.compile,
+        )
+        self.precision = f"{str(self.representer.dtype).removeprefix('torch.')} on {self.representer.device.type}"
+
+    def run(
+        self, rows: TokenRows, on_batch: Callable[[int], None] | None
+    ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
+        vectors, problems = self.representer.represent(
+            rows.input_ids, rows.finals, token_budget=self.token_budget, exact=self.spec.exact, on_batch=on_batch
+        )
+        return {request.column: _vector_column(vectors[request]) for request in self.spec.requests}, problems
+
+
+def _vector_column(vectors: np.ndarray[Any, Any]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+
+def capture(
+    spec: CaptureSpec,
+    tokenizer: ChatTokenizer,
+    shards: Sequence[Shard],
+    pool: Pool,
+    worker: type[ModelWorker] = Forward,
+    *,
+    on_set_aside: Callable[[SetAside], None] | None = None,
+    timeout: float = WORKER_TIMEOUT,
+    resize: Callable[[], Pool] | None = None,
+    hopeful: bool = False,
+    patience: float = PATIENCE_SECONDS,
+    tell: Callable[[str], None] = say,
+    on_signs: Callable[[Signs], None] | None = None,
+) -> Generator[Receipt]:
+    """Capture every shard, and yield its receipt when it is written, in any order. worker: what runs the model.
+
+    on_set_aside: told of each shard that was given up (see watch.py); without it the first one is an error.
+    timeout: seconds without progress on a shard after which its worker is taken for hung. resize: the pool for what is
+    left of the cluster when nodes were lost. hopeful: other shards were captured before. patience: seconds to wait for
+    room on the cluster. tell: told what is waited for. on_signs: told every second how far the workers are.
+    Raises TamisError as the workers raised it, ClusterError when Ray gave up.
+    """
+    left = {shard.name: shard for shard in shards}
+    packed = PackedTokenizer.pack(tokenizer)
+    given_up: list[SetAside] = []
+    fruitless, anything, most = 0, hopeful, len(left)
+    while left:
+        before = len(left)
+        pool = at_most(pool, min(len(left), most))
+        wait_for_room(pool, patience, tell)
+        watched = (start_watch(), timeout, patience, tell, on_signs)
+        try:
+            graph = run_graph(spec, packed, list(left.values()), pool, worker, *watched)
+            with closing(graph) as outcomes:
+                for outcome in outcomes:
+                    if "set_aside" not in outcome:
+                        del left[outcome["shard"]]
+                        anything = True
+                        yield outcome
+                        continue
+                    item = SetAside(**outcome["set_aside"])
+                    del left[item.shard]
+                    given_up.append(item)
+                    _check_hope(given_up, anything, on_set_aside is not None)
+                    if on_set_aside is not None:
+                        on_set_aside(item)
+            if left:
+                raise GraphLost(f"{len(left)} shards went missing")
+        except GraphLost as lost:
+            fruitless = 0 if len(left) < before else fruitless + 1
+            if fruitless == _FRUITLESS:
+                raise ClusterError(
+                    f"the workers could not be kept alive ({lost}); is there memory enough on the nodes? What is "
+                    "captured stays; run the same command again to go on"
+                ) from None
+            if lost.of_memory and pool.workers > 1:
+                most = pool.workers // 2
+                tell(f"memory ran short on a node; going on with {most} of {pool.workers} workers")
+            pool = pool if resize is None else resize()
+
+
+def _check_hope(given_up: Sequence[SetAside], anything: bool, allowed: bool) -> None:
+    if not allowed or (not anything and len(given_up) >= _HOPELESS):
+        raise ClusterError(
+            "shards could not be captured, and the fault does not seem to be theirs:",
+            *(f"  - {line}" for line in lines(given_up)),
+            "what is captured stays; when the cause is mended, run the same command again to go on",
+        )

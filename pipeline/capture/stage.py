@@ -1,0 +1,144 @@
+"""A stage that runs the model over shards, as a run drives it: what is done is skipped, the rest is watched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+
+from tamis.pipeline.capture.driver import capture
+from tamis.pipeline.capture.signs import Signs
+from tamis.pipeline.capture.spec import STAGE, capture_spec
+from tamis.pipeline.capture.totals import CaptureTotals
+from tamis.pipeline.cluster.machines import Cluster
+from tamis.pipeline.cluster.pools import Pool, pool_of, refit
+from tamis.pipeline.errors import ConfigError, IncompleteError, InputError, InternalError
+from tamis.pipeline.inputs.shards import Shard
+from tamis.pipeline.planning.placement import readers_for
+from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.run import receipts, set_aside
+from tamis.pipeline.run.receipts import Receipt
+from tamis.pipeline.run.set_aside import SetAside
+from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.progress import Progress, warn_once
+
+Timings = dict[str, dict[str, float]]
+Captures = Callable[..., Generator[Receipt]]
+"""`capture`, but for its options."""
+Start = Callable[[Sequence[Shard], Pool], Captures]
+
+
+def run_capture(
+    plan: Plan,
+    store: Store,
+    key: str,
+    cluster: Cluster,
+    timings: Timings,
+    shards: Sequence[Shard],
+    stage: str = STAGE,
+    start: Start | None = None,
+) -> CaptureTotals:
+    """Capture those of `shards` that have no receipt yet. start: runs the stage's workers on some shards; default:
+    `capture` with the plan's requests. Raises InputError when too many rows are bad, ConfigError for mixed precisions,
+    IncompleteError when a shard of references was set aside; those of the corpus are in the totals.
+    """
+    totals = CaptureTotals()
+    finished = set()
+    for receipt in receipts.done(store, stage, shards, key):
+        totals.add(receipt, new=False)
+        finished.add(receipt["shard"])
+    left = [shard for shard in shards if shard.name not in finished]
+    _check_quarantine(plan, totals)
+    rows = sum(shard.rows for shard in shards)
+    if not left:
+        Progress(stage, rows, skipped=rows).finish()
+    else:
+        pool = pool_of(cluster, plan.job)
+        pool = replace(pool, readers=readers_for(plan, sum(shard.rows for shard in left), pool))
+        progress = Progress(stage, rows, skipped=rows - sum(shard.rows for shard in left))
+        began = time.monotonic()
+        set_aside.forget(store, stage, left)
+        corpus = {shard.name for shard in plan.shards}
+
+        def note(item: SetAside) -> None:
+            set_aside.record(store, stage, item)
+            if item.shard not in corpus:
+                raise IncompleteError(f"references could not be captured: {item.describe()}")
+            totals.failed.append(item)
+            progress.advance(item.rows, note=f"{len(totals.failed)} shards set aside")
+
+        def resize() -> Pool:
+            return refit(pool, plan.job)
+
+        captures = (start or _vectors(plan, store, key))(left, pool)
+        watched = {"on_set_aside": note, "timeout": plan.job.worker_timeout, "resize": resize}
+        watched |= {"patience": plan.job.cluster_patience, "tell": progress.note, "on_signs": shown_on(progress)}
+        # Closed here, so that the workers are stopped before Ray is, whatever ends the loop.
+        with closing(captures(**watched, hopeful=bool(finished))) as new:
+            for receipt in receipts.compacted(store, stage, key, new):
+                totals.add(receipt, new=True)
+                progress.advance(receipt["rows"], receipt["tokens"])
+                check_precision(store, totals)
+                if receipt.get("fallback") is not None:
+                    warn_once(receipt["fallback"], progress.note)
+                _check_quarantine(plan, totals)
+        progress.finish()
+        timings["model_load"] = {"seconds": totals.load_seconds}
+        timings[stage] = {
+            "seconds": totals.seconds,
+            "rows_per_second": totals.new_rows / max(totals.seconds, 1e-9),
+            "tokens_per_second": totals.new_tokens / max(totals.seconds, 1e-9),
+            "forward_seconds": totals.forward_seconds,
+            "wall_seconds": time.monotonic() - began,
+        }
+    if totals.rows + sum(item.rows for item in totals.failed) != plan.rows:
+        raise InternalError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run again, and report this")
+    return totals
+
+
+def shown_on(progress: Progress) -> Callable[[Signs], None]:
+    """Shows on the line of the stage how far the workers are."""
+
+    def show(signs: Signs) -> None:
+        within = signs.within
+        waits = "" if signs.at_work else "the model is loading" if signs.there else "workers are starting"
+        progress.within(within.rows, within.tokens, waits)
+
+    return show
+
+
+def check_precision(store: Store, totals: CaptureTotals) -> None:
+    """`auto` may mean another number format on another machine; vectors of two formats are not to be compared."""
+    if len(totals.precisions) > 1:
+        raise ConfigError(
+            f"output: {store.path()} was begun in another precision ({' and '.join(sorted(totals.precisions))}); go on "
+            "where it was begun, set model.dtype and model.device alike, or choose another output folder"
+        )
+
+
+def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
+    """Fail as soon as it is certain, not at the end of the night."""
+    if totals.bad_references:
+        lines = [f"{rows} × {code}" for code, rows in totals.bad_references.most_common()]
+        raise InputError("reference rows could not be captured:", lines)
+    if totals.quarantined > plan.job.max_quarantined * plan.rows:
+        lines = [
+            f"{rows:,} × {code}: {totals.messages[code]} (e.g. {', '.join(totals.examples[code])})"
+            for code, rows in totals.codes.most_common()
+        ]
+        raise InputError(
+            f"{totals.quarantined:,} of {plan.rows:,} rows ({totals.quarantined / plan.rows:.1%}) cannot be used, "
+            f"above max_quarantined ({plan.job.max_quarantined:.1%}); mend them, "
+            "or raise max_quarantined and run again:",
+            lines,
+        )
+
+
+def _vectors(plan: Plan, store: Store, key: str) -> Start:
+    def start(shards: Sequence[Shard], pool: Pool) -> Captures:
+        spec = capture_spec(plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests)
+        return partial(capture, spec, plan.tokenizer, shards, pool)
+
+    return start

@@ -1,0 +1,440 @@
+"""Ray for one command: joined, or started on this machine and stopped again.
+
+Ray takes seconds to start, most of which it waits, and so does the import of what a plan needs. So `ray_ahead` starts
+Ray in the background as soon as a command is known to need it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
+
+import psutil
+
+from tamis.pipeline.cluster.file_limit import check_file_limit
+from tamis.pipeline.cluster.machines import Cluster, alive
+from tamis.pipeline.cluster.own_ray import environment, native_log, own_ray
+from tamis.pipeline.errors import ClusterError, TamisError, error_text
+from tamis.pipeline.storage.retrying import WORKER
+from tamis.pipeline.terminal.progress import say, waiting
+
+CONNECT_SECONDS = 10.0
+
+_PATIENCE = (30.0, 90.0, 180.0)
+"""Seconds in which Ray must be up on this machine, in each try: with other work beside it, it may take long."""
+
+_LOOK_SECONDS, _NODE_SECONDS = 0.2, 2.0
+
+_LOCAL = "local"
+_NODE = "raylet"
+
+WORKER_ENVIRONMENT = {
+    WORKER: "1",
+    # A worker downloads nothing but what models.fetch asks for, and prints no bars into logs.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Outside the main thread glibc maps large tensors anew each time, whatever operators/model/allocator.py asks of it,
+    # unless all threads share the main arena.
+    "MALLOC_ARENA_MAX": "1",
+    # Python would look for modules where a script lies, and where a command is given.
+    "PYTHONSAFEPATH": "1",
+}
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[Cluster]:
+    """Join the cluster at `address` (or RAY_ADDRESS), else start Ray on this machine; leave it as it was found.
+
+    Raises ClusterError when there is no such cluster or Ray does not start.
+    """
+    global _joined
+    where = _where(address)
+    began = time.perf_counter()
+    if where == _LOCAL and _ahead is not None and not _ahead.stopped:
+        _ahead.wait()
+        try:
+            with _lost_ray():
+                yield _cluster(where, began)
+        finally:
+            _ahead.stop()
+        return
+    if _joined == where:
+        with _lost_ray():
+            yield _cluster(where, began)
+        return
+    _check_reachable(where)
+    with _native_stderr_aside(), _options(where) as options:
+        with waiting("Ray is starting" if where == _LOCAL else f"joining the cluster at {where}"):
+            _init(where, options)
+        _joined = where if where != _LOCAL else None
+        try:
+            with _lost_ray():
+                yield _cluster(where, began)
+        finally:
+            _joined = None
+            _shutdown()
+
+
+@contextmanager
+def ray_early(address: str | None, *, needed: bool = True) -> Iterator[None]:
+    """For a command that will need Ray: a cluster is joined at once, and every `ray_session` within is of it; on this
+    machine Ray starts in the background. needed: False does nothing."""
+    if needed and joins(address):
+        with ray_session(address):
+            yield
+    else:
+        with ray_ahead(address, needed=needed):
+            yield
+
+
+def cluster_now(address: str | None) -> Cluster | None:
+    """What Ray offers within `ray_early`, once it is up; None where it was not needed."""
+    began = time.perf_counter()
+    where = _where(address)
+    if where == _LOCAL and _ahead is not None and not _ahead.stopped:
+        _ahead.wait()
+    elif _joined is None or _joined != where:
+        return None
+    return _cluster(where, began)
+
+
+def joins(address: str | None) -> bool:
+    """Whether there is a cluster to join, rather than Ray to start here."""
+    return _where(address) != _LOCAL
+
+
+@contextmanager
+def ray_ahead(address: str | None, *, needed: bool = True) -> Iterator[None]:
+    """Where `ray_session(address)` will start Ray on this machine, it starts now; it is stopped at the end if nobody
+    asked for it. needed: False does nothing."""
+    global _ahead
+    if not needed or _ahead is not None or _where(address) != _LOCAL:
+        yield
+        return
+    with waiting("loading Ray"):
+        # Not in the other thread: two threads that import the same things may wait for each other.
+        import ray  # noqa: F401
+
+    with _native_stderr_aside():
+        _ahead = _Ahead()
+        try:
+            with _lost_ray():
+                yield
+        finally:
+            _ahead.stop()
+            _ahead = None
+
+
+class _Ahead:
+    """Ray's start, in a thread of its own, which lasts as long as Ray does: Linux ends what a thread has started when
+    that thread ends, if asked to, and Ray asks for it."""
+
+    def __init__(self) -> None:
+        self._ready, self._over = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="ray", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with _options(_LOCAL) as options:
+                _init(_LOCAL, options)
+                self._ready.set()
+                self._over.wait()
+        except BaseException as error:
+            self._error = error
+            self._ready.set()
+            self._over.wait()
+
+    def wait(self) -> None:
+        """Return when Ray is up; ClusterError if it does not start."""
+        if not self._ready.is_set():
+            with waiting("Ray is starting"):
+                self._ready.wait()
+        if self._error is not None:
+            raise self._error
+        alone = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # else the command has its own handler
+        if alone and threading.current_thread() is threading.main_thread():
+            # As Ray does where it is started in this thread: what is to be tidied up then is.
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+    @property
+    def stopped(self) -> bool:
+        return self._over.is_set()
+
+    def stop(self) -> None:
+        """Stop Ray, unless it is stopped already."""
+        if not self.stopped:
+            self._ready.wait()
+            _shutdown()
+            self._over.set()
+            self._thread.join()
+
+
+_ahead: _Ahead | None = None
+_joined: str | None = None
+_ending = threading.Event()
+"""Ray is one for a process, and so are these."""
+
+
+@contextmanager
+def _lost_ray() -> Iterator[None]:
+    """ClusterError for an error of Ray itself, wherever it comes from, but not for those of the code that it runs."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"Ray failed ({first_line(error)}); what is done stays done, run the same command again to go on"
+        ) from None
+
+
+def _where(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or _LOCAL
+
+
+def _check_reachable(where: str) -> None:
+    """Ray itself waits for minutes for a cluster that is not there. ClusterError within seconds."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", where)
+    if match is None:
+        return
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {where} ({error_text(error)}); check --address or RAY_ADDRESS, or leave both "
+            "out to start Ray on this machine"
+        ) from None
+
+
+@contextmanager
+def _native_stderr_aside() -> Iterator[None]:
+    """Ray's C++ side writes to file descriptor 2, over the progress line. While Ray runs, send that to a log in the
+    temporary folder and give Python's own stderr the terminal. The file stays only if Ray or tamis itself failed."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    log = native_log()
+    os.dup2(log.fileno(), 2)
+    python_stderr = sys.stderr
+    # What this terminal cannot show is escaped, as Python does on its own stderr.
+    ours = os.fdopen(os.dup(terminal), "w", 1, encoding=python_stderr.encoding, errors="backslashreplace")
+    sys.stderr = ours
+    keep_log = True
+    try:
+        yield
+        keep_log = False
+    except TamisError as error:
+        keep_log = isinstance(error, ClusterError)
+        raise
+    except (KeyboardInterrupt, SystemExit):  # stopped from outside
+        keep_log = False
+        raise
+    finally:
+        if not keep_log:
+            with suppress(FileNotFoundError):
+                os.unlink(log.name)
+        if sys.stderr is ours:  # else someone (a notebook, a test runner) has put another in its place
+            sys.stderr = python_stderr
+        ours.close()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        log.close()
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """Ray sets a handler of its own, which says nothing and has another exit code; that of the command stays."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _options(where: str) -> Iterator[dict[str, Any]]:
+    """Of `ray.init`, by the way to Ray; what they speak of is there until the end."""
+    # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # As Ray does from 2.56 on; before, it prints that it will.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if where != _LOCAL:
+        joining: dict[str, Any] = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+        # A client of Ray adds no folders, and takes no such settings of its job.
+        yield joining if where.startswith("ray://") else joining | {"job_config": _no_folder_of_code()}
+        return
+    with own_ray() as options:
+        yield options | {"job_config": _no_folder_of_code()}
+
+
+def _no_folder_of_code() -> Any:
+    """Ray lets workers import from the folder in which the driver was started, before all others. That may be a data
+    set's, which has no business with what its files happen to be called."""
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._py_driver_sys_path = _Nothing()
+    return config
+
+
+class _Nothing(list[str]):
+    """Ray adds the folders on its way to the cluster."""
+
+    def extend(self, _: Iterable[str]) -> None:
+        pass
+
+
+def _init(where: str, options: Mapping[str, Any]) -> None:
+    """Start or join Ray. ClusterError if that fails, whatever Ray says of it: it has bare Exceptions, too."""
+    check_file_limit()
+    import ray
+
+    local = where == _LOCAL
+    tries = _PATIENCE if local else (0.0,)
+    for seconds in tries:
+        try:
+            # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
+            patience = _patient(seconds) if local else nullcontext()
+            with _our_sigterm(), environment(WORKER_ENVIRONMENT if local else {}), patience:
+                ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **options)
+            if local:
+                _ending.clear()
+                threading.Thread(target=_speak_for, args=[options["_temp_dir"]], name="node", daemon=True).start()
+            return
+        except Exception as error:
+            ray.shutdown()
+            if local:
+                _end_processes_of(options["_temp_dir"])
+            if isinstance(error, ValueError) or seconds == tries[-1]:
+                raise _not_started(where, error) from None
+            say("Ray has not started; the machine may be busy, it is tried again with more patience")
+
+
+@contextmanager
+def _patient(seconds: float) -> Iterator[None]:
+    """Let Ray wait so long for its own node to be up; it has no setting for it, and gives up after 30 seconds."""
+    from ray._private import services
+
+    get_node = services.get_node
+
+    def get_node_in_time(*arguments: Any) -> Any:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+                if not _node_runs():
+                    raise ClusterError(f"its {_NODE} has ended") from None
+                time.sleep(_LOOK_SECONDS)
+
+    services.get_node = get_node_in_time
+    try:
+        yield
+    finally:
+        services.get_node = get_node
+
+
+def _node_runs() -> bool:
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == _NODE and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+def _speak_for(folder: str) -> None:
+    """Say why the command ends when Ray's node is killed: seconds later Ray ends this process, too, without a word."""
+    while not _ending.wait(_NODE_SECONDS):
+        # Whoever ends all processes of a command at once has ended this one, too, and it has its own last words.
+        if _node_runs() or _ending.wait(_NODE_SECONDS):
+            continue
+        print(
+            f"error: Ray's {_NODE} on this machine was killed; memory may have run out. What is done stays done; run "
+            "the same command again to go on",
+            file=sys.stderr,
+            flush=True,
+        )
+        _end_processes_of(folder)
+        shutil.rmtree(os.path.dirname(folder), ignore_errors=True)
+        os._exit(ClusterError.exit_code)
+
+
+def _end_processes_of(folder: str) -> None:
+    """What a start that failed has left running: Ray ends it with this process only, and it would be in the way."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(folder in word for word in child.cmdline()):
+                child.kill()
+
+
+def _not_started(where: str, error: Exception) -> ClusterError:
+    local = where == _LOCAL
+    what = "Ray did not start on this machine" if local else f"no Ray cluster answers at {where}"
+    advice = "see `tamis doctor`"
+    if not local and "RAY_AUTH_MODE" not in os.environ:
+        # Ray joins without its token unless told so, and then speaks of a failed connection only.
+        advice = "if it asks for a token, as Ray's clusters do by default, set RAY_AUTH_MODE=token and try again"
+    return ClusterError(f"{what} ({first_line(error)}); {advice}")
+
+
+def _cluster(where: str, began: float) -> Cluster:
+    _messages_to_log()
+    _quiet_ray_data()
+    seconds = time.perf_counter() - began
+    return Cluster(where, alive(), seconds)
+
+
+def _shutdown() -> None:
+    import ray
+
+    _ending.set()
+    ray.shutdown()
+
+
+def _messages_to_log() -> None:
+    """Ray prints what it has to say of dead workers among the results, on stdout, and has no switch for it. What a
+    person needs to know of them is in our own messages; the rest goes where Ray's C++ side writes."""
+    from ray._private import worker
+
+    def to_log(message: Mapping[str, Any], **_: Any) -> None:
+        text = "\n".join(str(line) for line in message.get("lines", ()))
+        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+
+    worker.print_to_stdstream = to_log
+
+
+def _quiet_ray_data() -> None:
+    """Our progress line is the only one; a job log is no place for Ray's bars."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    # Errors are ours to tell: it would print tracebacks of its own.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

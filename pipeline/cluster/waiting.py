@@ -1,0 +1,151 @@
+"""Waiting for room on the cluster: for nodes that are to come, and for GPUs that other jobs use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tamis.pipeline.cluster.machines import alive
+from tamis.pipeline.cluster.pools import Pool, room
+from tamis.pipeline.errors import ClusterError
+
+PATIENCE_SECONDS = 600.0
+
+GRACE_SECONDS = 30.0
+"""How long workers that lost their place may be waited for. Nodes come back, and other workers go on meanwhile."""
+
+_LOOK_SECONDS = 5.0
+_TURN_SECONDS = 1.0
+
+SETTLE_SECONDS = 3.0
+"""How long what has just ended may still count as there. So short a wait needs no word."""
+
+
+def wait_for_room(pool: Pool, patience: float, say: Callable[[str], None], settle: float = SETTLE_SECONDS) -> int:
+    """Wait until the pool has room on the cluster beside what runs there: all workers that the cluster can hold for
+    `settle` seconds, then pool.least of them. How many have room then.
+
+    An autoscaler sees what is waited for and brings nodes. say: told once what is waited for, and once when not all
+    have room. Raises ClusterError after `patience` seconds.
+    """
+    import ray
+
+    with _asked_for(pool, pool.begin) as group:
+        if _wait(group, settle):
+            return pool.begin
+    with _asked_for(pool, pool.least) as group:
+        shape = _shape(pool, pool.least)
+        if not _wait(group, min(settle, SETTLE_SECONDS)):
+            say(f"waiting for {shape}: {_offer()}; for {patience:g} s at most (cluster_patience)")
+            if not _wait(group, patience):
+                raise ClusterError(
+                    f"the cluster had no room for {shape} in {patience:g} s: {_offer()}; free some, ask for less "
+                    "(workers, model.gpus_per_worker), or raise cluster_patience. What is done stays done; run the "
+                    "same command again to go on"
+                )
+        free = ray.available_resources()
+    beside = min(int(free.get(name, 0.0) / amount + 1e-6) for name, amount in _bundle(pool).items())
+    found = min(pool.least + beside, pool.begin)
+    if found < pool.begin:
+        has, what = "has" if found == 1 else "have", "GPUs" if pool.gpus_per_worker else "CPUs"
+        say(f"{found} of {pool.begin} workers {has} room now; the others wait for {what} that other jobs use")
+    return found
+
+
+@contextmanager
+def _asked_for(pool: Pool, workers: int) -> Iterator[Any]:
+    """The room of so many workers, taken as soon as it is there and given back at the end: a placement group."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    group = placement_group([_bundle(pool)] * workers)
+    try:
+        yield group
+    finally:
+        remove_placement_group(group)
+
+
+def _wait(group: Any, seconds: float) -> bool:
+    """In short turns: nothing interrupts Ray while it waits, not even Ctrl-C."""
+    until = time.monotonic() + seconds
+    while not group.wait(min(_TURN_SECONDS, max(until - time.monotonic(), 0.01))):
+        if time.monotonic() >= until:
+            return False
+    return True
+
+
+def _bundle(pool: Pool) -> dict[str, float]:
+    share = {"CPU": pool.cpus_per_worker, "GPU": pool.gpus_per_worker}
+    return {name: amount for name, amount in share.items() if amount}
+
+
+def _shape(pool: Pool, workers: int) -> str:
+    needs = [f"{pool.gpus_per_worker:g} GPU"] if pool.gpus_per_worker else []
+    needs += [f"{pool.cpus_per_worker:.4g} CPU"] if pool.cpus_per_worker else []
+    each = " each" if workers > 1 else ""
+    return f"{workers} worker{'s' if workers > 1 else ''} of {' and '.join(needs)}{each}"
+
+
+def _offer() -> str:
+    """What the cluster has, and what of it nobody uses."""
+    import ray
+
+    free: dict[str, Any] = ray.available_resources()
+    machines = alive()
+    total = {"GPU": sum(machine.gpus for machine in machines), "CPU": sum(machine.cpus for machine in machines)}
+    parts = [f"{amount:g} {name}s ({free.get(name, 0.0):.3g} of them free)" for name, amount in total.items()]
+    return f"the cluster has {' and '.join(parts)} on {len(machines)} node{'s' if len(machines) != 1 else ''}"
+
+
+def _is_free(pool: Pool) -> bool:
+    """Whether a worker has room now, beside what else runs."""
+    import ray
+
+    free = ray.available_resources()
+    return all(free.get(name, 0.0) >= amount - 1e-6 for name, amount in _bundle(pool).items())
+
+
+class Places:
+    """Whether workers have places, watched while nothing gets done. One that lost its own keeps the shards that were
+    given to it, and those that never had one wait behind other jobs."""
+
+    def __init__(self, pool: Pool, patience: float, tell: Callable[[str], None]) -> None:
+        self._pool, self._patience, self._tell = pool, patience, tell
+        self._most = 0
+        self._idle_since = time.monotonic()
+        self._told = False
+
+    def in_use(self) -> None:
+        """Something got done."""
+        self._idle_since = time.monotonic()
+        self._told = False
+
+    def lost(self, count: Callable[[], int]) -> bool:
+        """Whether there were more workers than the cluster has room for now, and that keeps the others waiting.
+
+        count: says how many workers have a place. Tells when none has one for long; ClusterError after `patience`.
+        """
+        idle = time.monotonic() - self._idle_since
+        if idle < _LOOK_SECONDS:
+            return False
+        there = count()
+        self._most = max(self._most, there)
+        if there == 0 and idle > self._patience + GRACE_SECONDS:
+            if _is_free(self._pool):
+                raise ClusterError(
+                    f"no worker stayed alive in {idle:.0f} s, though there is room for one; do the nodes have memory "
+                    "enough? What is done stays done; run the same command again to go on"
+                )
+            raise ClusterError(
+                f"no worker found room in {idle:.0f} s: {_offer()}; free some, ask for less (workers, "
+                "model.gpus_per_worker), or raise cluster_patience; where the memory of a node is used up, Ray ends "
+                "workers as well. What is done stays done; run the same command again to go on"
+            )
+        if there == 0 and idle > 2 * GRACE_SECONDS and not self._told:
+            self._told = True
+            offer = "there is room for it, and none stays alive; do the nodes have memory enough?"
+            offer = offer if _is_free(self._pool) else f"{_offer()};"
+            self._tell(f"waiting for {_shape(self._pool, 1)}: {offer} for {self._patience:g} s at most "
+                       "(cluster_patience)")  # fmt: skip
+        return idle > GRACE_SECONDS and room(self._pool) < self._most

@@ -1,0 +1,230 @@
+"""What a person sees on the terminal: the plan, the summary, the state of an output folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tamis.pipeline.cluster.pools import Placement
+from tamis.pipeline.commands.screen_parts import counts_table, plain, rates
+from tamis.pipeline.commands.token_screens import show_token_outcome
+from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.report import text
+from tamis.pipeline.report.layers import lead, marks
+from tamis.pipeline.report.prose import layer_found
+from tamis.pipeline.run.paths import KEPT, LAYERS, LAYERS_PAGE, REPORT
+from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.text import shown
+
+if TYPE_CHECKING:
+    from tamis.pipeline.planning.layer_plan import LayerPlan
+
+_SHOWN_FILES = 20
+
+
+def show_plan(console: Console, plan: Plan, state: str) -> None:
+    """Files, dialects, sizes, what will be captured, and everything that gives cause for thought."""
+    job, info, estimate = plan.job, plan.model_info, plan.estimate
+    table = Table(title="input", title_justify="left", box=None, pad_edge=False)
+    for name, justify in (
+        ("file", "left"),
+        ("format", "left"),
+        ("conversations", "left"),
+        ("rows", "right"),
+        ("bytes", "right"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for item in plan.files[:_SHOWN_FILES]:
+        kind = item.file.format + (f" ({item.file.compression})" if item.file.compression else "")
+        dialect = plain(item.dialect.describe())
+        table.add_row(plain(item.file.name), kind, dialect, f"{item.rows:,}", size(item.file.bytes))
+    if len(plan.files) > _SHOWN_FILES:
+        rest = plan.files[_SHOWN_FILES:]
+        kinds = Counter(item.dialect.describe() for item in rest)
+        rows = sum(item.rows for item in rest)
+        table.add_row(
+            f"and {len(rest):,} more",
+            "",
+            plain("; ".join(kinds)),
+            f"{rows:,}",
+            size(sum(i.file.bytes for i in rest)),
+        )
+    console.print(table)
+    tokens = estimate.tokens_per_row * plan.rows
+    references: Counter[tuple[str, str]] = Counter()
+    for shard in plan.reference_shards:
+        references[shard.role, shard.file.name] += shard.rows
+    facts = {
+        "rows": f"{plan.rows:,} in {len(plan.shards):,} shards, {size(plan.bytes)}",
+        "tokens": f"about {tokens:,.0f} ({estimate.tokens_per_row:,.0f} a row, from {estimate.sampled} sampled)",
+        "model": f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}",
+        "method": ", ".join(job.method),
+        "layer": _layer(plan),
+        "captured": _captured(plan),
+        "references": ", ".join(f"{rows} {role} ({name})" for (role, name), rows in references.items()) or "none",
+        "drop": _drop(job),
+        "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
+        **_placement(plan.placement),
+        "output": f"{job.output} ({_STATES[state]})",
+    }
+    grid = Table.grid(padding=(0, 2))
+    for name, said in facts.items():
+        if said:
+            grid.add_row(name, plain(said))
+    console.print()
+    console.print(grid)
+    for warning in plan.warnings:
+        console.print(f"[yellow]warning:[/] {plain(warning)}")
+    console.print()
+
+
+_STATES = {"new": "new", "started": "begun, will go on", "complete": "complete"}
+
+
+def _placement(found: Placement | None) -> dict[str, str]:
+    return {} if found is None else {"workers": found.text, "weights": found.weights}
+
+
+def _drop(job: Job) -> str:
+    if job.masks_tokens:
+        return f"no samples; the loss of {job.toss.discard:g} of the response tokens is masked ({job.toss.scope})"
+    rule, amount = job.selection.rule
+    control = f", {job.selection.control} control" if job.selection.control else ""
+    return f"{rule.replace('_', ' ')} {amount:g}, by {job.selected_by}{control}"
+
+
+def _layer(plan: Plan) -> str:
+    """How LARF's block is found; empty where the job names it."""
+    if plan.layers is None or plan.larf is None:
+        return ""
+    if plan.unsettled:
+        return f"larf: {_search_size(plan.layers)}, before anything else"
+    return f"larf: block {plan.larf.layer}, {layer_found(plan.larf.layer_chosen)}"
+
+
+def _search_size(plan: LayerPlan) -> str:
+    blocks = plan.model.info.blocks
+    rows = Counter(role for shard in plan.references for role in [shard.role] * shard.rows)
+    ratios = f"Fisher ratios of {blocks} blocks on {rows['larf.unsafe']} unsafe and {rows['larf.safe']} safe references"
+    if plan.prompts is None:
+        return ratios
+    from tamis.pipeline.layers.search import (
+        all_cells,  # with a plan, torch is imported; without one it would be for this
+    )
+
+    count = len(plan.prompts.texts)
+    return (
+        f"search in {len(all_cells(blocks)):,} cells of {count:,} prompts ({plan.prompts.name}), and {ratios}, which "
+        "choose where no block moves the refusals"
+    )
+
+
+def _captured(plan: Plan) -> str:
+    if plan.job.masks_tokens:
+        return "the loss of each response token under two reference models"
+    blocks = [f"block {r.block} (0-based), {r.position}" for r in plan.requests]
+    if plan.unsettled:
+        return ", ".join([*blocks, "larf's block"])
+    return f"{', '.join(blocks)}; blocks above {max(r.block for r in plan.requests)} are not loaded"
+
+
+def show_layer_plan(console: Console, plan: LayerPlan, state: str) -> None:
+    """What will be searched, and everything that gives cause for thought."""
+    info, job = plan.model.info, plan.job
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("model", plain(f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}"))
+    grid.add_row("layers", plain(_search_size(plan)))
+    for name, said in _placement(plan.placement).items():
+        grid.add_row(name, plain(said))
+    grid.add_row("output", plain(f"{job.output} ({_STATES[state]})"))
+    console.print(grid)
+    for warning in plan.placement.warnings if plan.placement else ():
+        console.print(f"[yellow]warning:[/] {plain(warning)}")
+    console.print()
+
+
+def show_layers(console: Console, result: Mapping[str, Any], store: Store) -> None:
+    """Both ways side by side, a row per block, and the block that they point to."""
+    search, fisher, chosen = result["search"], result["fisher"], result["chosen"]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("block", justify="right")
+    factors = list(result["blocks"][0]["refusals"]) if search else []
+    for name in [*(plain(f"x {factor}") for factor in factors), *(["D1", "D2", "D3", "sensitivity"] if search else [])]:
+        table.add_column(name, justify="right")
+    if fisher:
+        table.add_column("Fisher ratio", justify="right")
+    table.add_column("")
+    for row in result["blocks"]:
+        counts = [plain(row["refusals"][factor]) for factor in factors]
+        counts += [plain(row[name]) for name in ("d1", "d2", "d3", "sensitivity")] if search else []
+        ratio = [text.score(row["fisher"], 4)] if fisher else []
+        style = "bold" if row["block"] == chosen["block"] else None
+        table.add_row(plain(row["block"]), *counts, *ratio, plain(", ".join(marks(result, row["block"]))), style=style)
+    console.print(table)
+    console.print()
+    if search:
+        console.print(
+            f"refusals among {search['prompts']['count']:,} answers, unscaled {search['unscaled']:,}", highlight=False
+        )
+    console.print(f"[bold]{plain(lead(result))}[/] LARF reads the output of block {plain(chosen['block'])} (0-based).")
+    for warning in result["warnings"]:
+        console.print(f"[yellow]warning:[/] {plain(warning)}")
+    console.print()
+    for name, file in (("numbers", LAYERS), ("page", LAYERS_PAGE)):
+        console.print(f"{name:<8} {shown(store.path(file))}", soft_wrap=True, markup=False, highlight=False)
+
+
+def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) -> None:
+    """The summary at the end of a run: counts, the cut, rates, and where to look."""
+    if manifest.get("kind") == "tokens":
+        show_token_outcome(console, manifest, store)
+        return
+    counts, timings = manifest["counts"], manifest["timings"]
+    console.print(f"[bold]{plain(manifest['title'])}[/]", highlight=False)
+    table = counts_table(counts)
+    console.print(table)
+    console.print()
+    grid = Table.grid(padding=(0, 2))
+    for method in manifest["methods"]:
+        found = layer_found(method["facts"].get("layer_chosen"))
+        where = None if method["layer"] is None else f"output of block {method['layer']} (0-based)"
+        said = [method["name"], where, method["position"], found]
+        grid.add_row("method", plain(", ".join(part for part in said if part)))
+    selection = manifest["selection"]
+    cut = "" if selection["cut"] is None else f"; the cut is at score {selection['cut']:.6g}"
+    grid.add_row("selection", plain(f"{selection['how']} by {manifest['selected_by']}{cut}"))
+    spearman = manifest["score_length_spearman"]
+    if spearman is not None:
+        grid.add_row(
+            "score and length",
+            f"Spearman {spearman:+.2f} (near +1 or -1 it would be a length filter)",
+        )
+    for stage in ("capture", "fit", "emit"):
+        if stage in timings:
+            grid.add_row(stage, rates(timings[stage]))
+    extra = [f"{label} {timings[key]['seconds']:.1f} s" for key, label in _OVERHEADS.items() if key in timings]
+    grid.add_row("all in all", f"{timings['total']['seconds']:.1f} s ({', '.join(extra)})")
+    for code, facts in manifest["quarantine_codes"].items():
+        grid.add_row("quarantined", plain(f"{facts['rows']:,} × {code}: {facts['message']}"))
+    console.print(grid)
+    for warning in manifest["warnings"]:
+        console.print(f"[yellow]warning:[/] {plain(warning)}")
+    console.print()
+    console.print(f"report   {shown(store.path(REPORT))}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"corpus   {shown(store.path(KEPT))}/*.parquet", soft_wrap=True, markup=False, highlight=False)
+
+
+_OVERHEADS = {"plan": "plan", "ray_start": "Ray's start", "layers": "layer search", "model_load": "model load"}
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,163 @@
+"""How far the run in an output folder is: done, set aside and left, stage by stage, and who is at work on it."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.run import lease, receipts
+from tamis.pipeline.run.folder import facts_in, layers_in
+from tamis.pipeline.run.paths import (
+    FITTED,
+    INCOMPLETE,
+    LAYERS,
+    LAYERS_RUN,
+    MANIFEST,
+    REFERENCES,
+    RUN,
+    SET_ASIDE,
+    TRAINING_WORK,
+)
+from tamis.pipeline.run.set_aside import SetAside, lines
+from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.text import shown
+
+
+def show_status(console: Console, store: Store) -> None:
+    """Print it. ConfigError where no run has been."""
+    if store.exists(MANIFEST):
+        from tamis.pipeline.commands.screens import show_outcome
+
+        manifest = facts_in(store, MANIFEST)
+        _say(f"complete since {manifest['created']}", "")
+        show_outcome(console, manifest, store)
+    elif store.exists(RUN):
+        _say(*_of_run(store, facts_in(store, RUN)))
+    elif store.exists(LAYERS):
+        from tamis.pipeline.commands.screens import show_layers
+
+        searched = layers_in(store)
+        _say(f"layer search complete since {searched['created']}; no run yet", "")
+        show_layers(console, searched, store)
+    elif store.exists(LAYERS_RUN):
+        _say(f"unfinished layer search: {_cells(store)}", *_at_work(store, "`tamis layers` (or `tamis curate`)"))
+    elif store.exists(INCOMPLETE):
+        _say(*_of_incomplete(store), *_at_work(store, "`tamis curate`"))
+    else:
+        raise ConfigError(f"{store.path()}: no run of tamis has been here")
+
+
+def _say(*lines: str) -> None:
+    print("\n".join(shown(line) for line in lines))
+
+
+def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
+    shards, references = run["shards"], run["reference_shards"]
+    yield f"unfinished: {run['rows']:,} rows in {shards:,} shards (and {references} of references)"
+    if receipts.count(store, "layers") and not store.exists(LAYERS):
+        yield f"  {_cells(store)}"
+    aside = dict(_set_aside(store))
+    if run.get("masks_tokens"):
+        yield from _trainings(store, run["fingerprint"])
+        rounds = [name for name in store.list(receipts.folder("")) if name.startswith("losses")]
+        for number, stage in enumerate(rounds):
+            yield _stage("scored", receipts.count(store, stage), shards, aside.get(stage)) + (
+                f" (round {number})" if number else ""
+            )
+    else:
+        captured = receipts.count(store, "capture")
+        yield _stage("captured", captured, shards + references, aside.get("capture"))
+        fitted = sum(name.endswith(".parquet") for name in store.list(FITTED))
+        if fitted:
+            yield _stage("fitted", fitted, shards, None)
+    yield _stage("emitted", receipts.count(store, "emit"), shards, aside.get("emit"))
+    for stage, items in aside.items():
+        yield from _reasons(f"set aside in {stage}", items)
+    if store.exists(INCOMPLETE):
+        yield from _of_incomplete(store)
+    yield from _at_work(store, "`tamis curate`")
+
+
+def _stage(name: str, done: int, total: int, failed: Sequence[SetAside] | None) -> str:
+    line = f"  {name:<8} {done:,} of {total:,}"
+    if failed:
+        line += f", {len(failed):,} set aside"
+    left = total - done - len(failed or ())
+    return f"{line}, {left:,} left" if done and left > 0 else line
+
+
+def _cells(store: Store) -> str:
+    return f"{receipts.count(store, 'layers'):,} cells of the layer search are done"
+
+
+def _at_work(store: Store, command: str) -> Iterator[str]:
+    driver = lease.read(store)
+    if driver is not None and lease.is_alive(store, driver):
+        yield f"a tamis is at work on it now: {driver}"
+    else:
+        yield f"nobody is at work on it; run the same {command} command again to go on"
+
+
+# --- what was set aside -------------------------------------------------------------------------------------------
+
+
+def _set_aside(store: Store) -> Iterator[tuple[str, list[SetAside]]]:
+    """Of each stage, the shards that were set aside."""
+    for stage in store.list(SET_ASIDE):
+        items: list[SetAside] = []
+        for name in store.list(f"{SET_ASIDE}/{stage}"):
+            with suppress(FileNotFoundError):  # tried again by a driver at this moment
+                items.extend(_read([store.read_json(f"{SET_ASIDE}/{stage}/{name}")]))
+        if items:
+            yield stage, items
+
+
+def _read(entries: Iterable[Mapping[str, Any]]) -> Iterator[SetAside]:
+    """What is not of the form of one is passed over."""
+    for entry in entries:
+        with suppress(TypeError):
+            yield SetAside(**entry)
+
+
+def _reasons(title: str, items: Sequence[SetAside]) -> Iterator[str]:
+    yield f"{title}: {len(items):,} shards with {sum(item.rows for item in items):,} rows"
+    yield from (f"  - {line}" for line in lines(items))
+
+
+def _of_incomplete(store: Store) -> Iterator[str]:
+    facts = facts_in(store, INCOMPLETE)
+    counts = facts["counts"]
+    since = facts.get("created", "an unknown time")
+    yield f"ended incomplete at {since}: {counts.get('failed', 0):,} of {counts['rows_in']:,} rows are in no output"
+    yield from _reasons("missing", list(_read(facts.get("failed", ()))))
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def _trainings(store: Store, fingerprint: Mapping[str, Any]) -> Iterator[str]:
+    """How far each reference model is, by its newest checkpoint."""
+    for name in store.list(TRAINING_WORK):
+        if store.exists(f"{REFERENCES}/{name}/training.json"):
+            yield f"  trained  {name} model"
+            continue
+        names = store.list(f"{TRAINING_WORK}/{name}")
+        steps = [int(file[5:-5]) for file in names if file.startswith("step-") and file.endswith(".json")]
+        of = _steps(store, name, fingerprint.get("toss.training"))
+        yield f"  training {name} model: step {max(steps, default=0):,}" + (f" of {of:,}" if of else "")
+
+
+def _steps(store: Store, name: str, training: Any) -> int | None:
+    """How many steps the training has; None if its rows or its recipe are not known yet."""
+    with suppress(FileNotFoundError, KeyError, TypeError, ValueError):
+        rows: int = pq.read_metadata(io.BytesIO(store.read(f"{TRAINING_WORK}/{name}/rows.parquet"))).num_rows
+        batches = math.ceil(rows / int(training["batch_size"]))
+        return int(training["epochs"]) * batches
+    return None

@@ -1,0 +1,70 @@
+"""Ctrl-C, SIGTERM and SIGHUP: a word at once, then the command ends in order; once more ends it on the spot.
+
+Python runs its handlers in the main thread, which may be in a library for a long time. So a thread of its own, woken by
+the interpreter's C code, says the word and counts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+
+from tamis.pipeline.terminal.progress import say
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+
+_ONE_DEMAND_SECONDS = 0.3
+"""`timeout`, shells and schedulers send a process what they send to its group as well."""
+
+_stopping = False
+_said = threading.Event()
+
+
+def listen() -> None:
+    """For a command, in its main thread. A signal that is ignored (nohup, a background job) stays ignored."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    threading.Thread(target=_tell, args=(woken,), name="signals", daemon=True).start()
+    for number in CODES:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    global _stopping
+    if _stopping:
+        return
+    _stopping = True
+    _said.wait(1.0)  # no longer: this may have interrupted what the thread waits for
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(CODES[signal.Signals(number)])
+
+
+def _tell(woken: int) -> None:
+    first: float | None = None
+    while number := os.read(woken, 1):
+        if number[0] not in CODES:
+            continue
+        name, now = _NAMES[signal.Signals(number[0])], time.monotonic()
+        if first is None:
+            first = now
+            _say(f"stopping ({name}); what is done stays done, run the same command again to go on")
+            _said.set()
+        elif now - first > _ONE_DEMAND_SECONDS:
+            _say(f"ended at once ({name})")
+            os._exit(CODES[signal.Signals(number[0])])
+
+
+def _say(line: str) -> None:
+    with suppress(OSError, ValueError):  # the terminal may be gone
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # below the progress line, and the ^C
+        say(line)

@@ -1,0 +1,247 @@
+"""Whether an output is what its manifest says: every file read and hashed again, every row counted.
+
+Files that the manifest does not list are told, too: whatever lies in kept/ is trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tamis.pipeline.errors import ConfigError, InputError, error_text
+from tamis.pipeline.run.paths import DROPPED, INCOMPLETE, KEPT, LAYERS, MANIFEST, PARTS, QUARANTINE, RUN, SCORES
+from tamis.pipeline.storage.addresses import open_filesystem
+from tamis.pipeline.storage.ranged import ObjectFile, info_of, open_stream
+from tamis.pipeline.storage.retrying import retrying
+from tamis.pipeline.storage.safe_names import safe_name
+from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.progress import Progress
+
+_COUNTED = {KEPT: "kept", DROPPED: "dropped", QUARANTINE: "quarantined"}
+_BLOCK = 4 << 20
+_THREADS = 8
+
+
+@dataclass
+class Verified:
+    """What was found. rows: by part. leftovers: files of killed writes, which nothing reads."""
+
+    name: str
+    complete: bool
+    counts: Mapping[str, int]
+    files: int = 0
+    bytes: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
+    leftovers: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """What was checked, for a person."""
+        rows = " + ".join(f"{self.rows[part]:,} {name}" for part, name in _COUNTED.items())
+        lines = [
+            f"{self.files:,} files ({self.bytes / 1e6:,.1f} MB) are as {self.name} says: size, sha256, footer",
+            f"{sum(self.rows[part] for part in _COUNTED):,} rows = {rows}; {self.rows[SCORES]:,} rows of scores",
+        ]
+        if self.leftovers:
+            lines.append(f"{self.leftovers:,} leftovers of killed writes (*.tmp), which nothing reads")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _File:
+    """One entry of the manifest, and how many rows its file was found to hold (None if it is no Parquet)."""
+
+    name: str
+    bytes: int
+    sha256: str
+    rows: int | None = None
+
+
+def verify(store: Store) -> Verified:
+    """Check the output of a run that has ended. What is wrong is in `problems` of the result.
+
+    Raises InputError where no run has ended yet, or for a manifest that cannot be read; ConfigError where none was.
+    """
+    name = _manifest_name(store)
+    manifest = _manifest(store, name)
+    found = Verified(name, name == MANIFEST, manifest["counts"])
+    files = _listed(manifest["files"], found.problems)
+    shards: dict[str, Counter[str]] = defaultdict(Counter)
+    progress = Progress("verify", len(files), unit="files")
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for future in as_completed([pool.submit(_check, store, file) for file in files]):
+            file, problem = future.result()
+            progress.advance(1)
+            if problem is not None:
+                found.problems.append(f"{file.name}: {problem}")
+                continue
+            found.files += 1
+            found.bytes += file.bytes
+            part, _, shard = file.name.partition("/")
+            if part in PARTS and file.rows is not None:
+                found.rows[part] += file.rows
+                shards[shard][part] += file.rows
+    progress.finish()
+    # What is damaged is not counted, and rows that are missing for that reason alone say nothing new.
+    whole = not found.problems
+    _strangers(store, {file.name for file in files}, found)
+    if whole:
+        found.problems.extend(_uncounted(found, manifest))
+        found.problems.extend(_uneven(shards))
+    found.problems.sort()
+    return found
+
+
+# --- the manifest -------------------------------------------------------------------------------------------------
+
+
+def _manifest_name(store: Store) -> str:
+    for name in (MANIFEST, INCOMPLETE):
+        if store.exists(name):
+            return name
+    if store.exists(RUN):
+        raise InputError(
+            f"{store.path()}: the run here has not ended, so there is no {MANIFEST} to verify it by; run the same "
+            "`tamis curate` command again to go on (`tamis status` says how far it is)"
+        )
+    if store.exists(LAYERS):
+        raise InputError(f"{store.path()}: holds a layer search alone; there is a manifest to verify after a run")
+    raise ConfigError(f"{store.path()}: no run of tamis has been here")
+
+
+def _manifest(store: Store, name: str) -> dict[str, Any]:
+    """Its counts and files, of the right kinds."""
+    try:
+        manifest = store.read_facts(name)
+        counts, files = manifest["counts"], manifest["files"]
+        if not isinstance(files, list) or not isinstance(manifest["fingerprint"], dict):
+            raise TypeError
+        for count in ("rows_in", "kept", "dropped", "quarantined"):
+            if type(counts[count]) is not int:
+                raise TypeError
+        return {"counts": counts, "files": files}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{store.path(name)} is damaged, or was not written by tamis; put it back from a copy, or delete the "
+            "output and run again"
+        ) from None
+
+
+def _listed(entries: Iterable[Any], problems: list[str]) -> list[_File]:
+    files: dict[str, _File] = {}
+    for number, entry in enumerate(entries):
+        try:
+            file = _File(entry["name"], entry["bytes"], entry["sha256"])
+            if not (isinstance(file.name, str) and type(file.bytes) is int and isinstance(file.sha256, str)):
+                raise TypeError
+        except (KeyError, TypeError):
+            problems.append(f"entry {number} of the manifest's files has not the form of one")
+            continue
+        try:
+            safe_name(file.name, f"entry {number} of the manifest's files")
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        if file.name in files:
+            problems.append(f"{file.name}: listed twice")
+        files[file.name] = file
+    return list(files.values())
+
+
+# --- one file -----------------------------------------------------------------------------------------------------
+
+
+def _check(store: Store, file: _File) -> tuple[_File, str | None]:
+    """The file with its rows, or what is wrong with it. StorageError when an object store does not answer."""
+    filesystem, root = open_filesystem(store.url, store.options)
+    path = f"{root.rstrip('/')}/{file.name}"
+    try:
+        info = info_of(filesystem, path)
+        if info["type"] == "directory":
+            return file, "is no file"
+        if info["size"] != file.bytes:
+            return file, f"has {info['size']:,} bytes, the manifest says {file.bytes:,}"
+        digest = hashlib.sha256()
+        with closing(open_stream(filesystem, path)) as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+        if digest.hexdigest() != file.sha256:
+            return file, "its content has changed (another sha256 than the manifest says)"
+        if not file.name.endswith(".parquet"):
+            return file, None
+        opened = filesystem.open(path, "rb") if store.is_local else ObjectFile(filesystem, path, file.bytes)
+        with closing(opened) as stream:
+            rows = pq.ParquetFile(stream).metadata.num_rows
+        return _File(file.name, file.bytes, file.sha256, rows), None
+    except FileNotFoundError:
+        return file, "is missing"
+    except (pa.ArrowException, io.UnsupportedOperation) as error:
+        return file, f"is no Parquet file ({error_text(error)})"
+    except OSError as error:
+        if not store.is_local and not isinstance(error, PermissionError):
+            raise
+        return file, f"cannot be read ({error_text(error)})"
+
+
+# --- all of them --------------------------------------------------------------------------------------------------
+
+
+def _strangers(store: Store, listed: set[str], found: Verified) -> None:
+    filesystem, root = open_filesystem(store.url, store.options)
+    root = root.rstrip("/")
+
+    def below(part: str) -> list[str]:
+        paths: list[str] = filesystem.find(f"{root}/{part}")
+        return paths
+
+    for part in PARTS:
+        for path in retrying(partial(below, part), store.path(part)):
+            name = path[len(root) + 1 :]
+            base = os.path.basename(name)
+            if name in listed or not base:
+                continue
+            if base.endswith(".tmp"):
+                found.leftovers += 1
+            elif not base.startswith(".") or base.endswith(".parquet"):
+                found.problems.append(f"{name}: is not in the manifest; take it away, or it will be read as output")
+
+
+def _uncounted(found: Verified, manifest: Mapping[str, Any]) -> list[str]:
+    counts = found.counts
+    problems = [
+        f"{part}/ holds {found.rows[part]:,} rows, the manifest says {counts[name]:,}"
+        for part, name in _COUNTED.items()
+        if found.rows[part] != counts[name]
+    ]
+    written = sum(counts[name] for name in _COUNTED.values())
+    failed = counts.get("failed", 0)
+    if counts["rows_in"] != written + failed:
+        parts = " + ".join(f"{counts[name]:,} {name}" for name in _COUNTED.values())
+        also = f" + {failed:,} failed" if failed else ""
+        problems.append(f"the manifest's counts do not add up: {counts['rows_in']:,} rows read, {parts}{also}")
+    if found.rows[SCORES] != written:
+        problems.append(f"{SCORES}/ holds {found.rows[SCORES]:,} rows for {written:,} rows of input")
+    return problems
+
+
+def _uneven(shards: Mapping[str, Counter[str]]) -> list[str]:
+    """scores/ has one row per input row, so each of its files has the rows of its namesakes together."""
+    problems = []
+    for shard, rows in shards.items():
+        together = sum(rows[part] for part in _COUNTED)
+        if rows[SCORES] != together:
+            problems.append(
+                f"{SCORES}/{shard}: has {rows[SCORES]:,} rows, its namesakes in the other folders {together:,} together"
+            )
+    return problems

@@ -1,0 +1,266 @@
+"""The end of a run: dataset card, report, and last of all the manifest, whose presence says that the run is whole."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tamis.operators.conversation.messages import Dialect, normalise
+from tamis.operators.methods.protocol import Artifact
+from tamis.operators.problems import RowProblem
+from tamis.operators.statistics.ranks import rho
+from tamis.pipeline.capture.totals import CaptureTotals
+from tamis.pipeline.emit.samples import EmitSpec, empty_dropped
+from tamis.pipeline.emit.totals import EmitTotals, Pick, TokenTotals
+from tamis.pipeline.errors import InternalError
+from tamis.pipeline.fit.scores import Selection, shown_cut
+from tamis.pipeline.inputs.sample_ids import sample_ids
+from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.report import render_card, render_report
+from tamis.pipeline.run.incomplete import warning, write_manifest
+from tamis.pipeline.run.paths import CARD, EMPTY_DROPPED, MANIFEST, REPORT, SCORES, table_of
+from tamis.pipeline.run.set_aside import SetAside
+from tamis.pipeline.storage.safe_names import safe_name
+from tamis.pipeline.storage.store import Store
+
+_PACKAGES = (
+    "tamis",
+    "ray",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "pyarrow",
+    "datasets",
+    "numpy",
+    "safetensors",
+)
+SAMPLE_LISTS = ("riskiest", "borderline_dropped", "borderline_kept")
+
+
+def versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def publish(
+    store: Store,
+    plan: Plan,
+    artifacts: Mapping[str, Artifact],
+    artifact_files: list[dict[str, Any]],
+    selection: Selection,
+    spec: EmitSpec,
+    captured: CaptureTotals,
+    emitted: EmitTotals,
+    timings: Mapping[str, Mapping[str, float]],
+    notes: list[str],
+    layers: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Write everything that is left and return the manifest. InternalError if a row is missing anywhere.
+
+    layers: the layer search in this folder, for the report.
+    """
+    counts, failed = counted(plan, emitted)
+    if not emitted.failed and counts["dropped"] != selection.dropped:
+        raise InternalError(
+            f"{counts['dropped']} rows were dropped where the cut says {selection.dropped}; please report this"
+        )
+    counts["truncated"] = captured.truncated
+    files = as_listed([*emitted.files, *artifact_files])
+    store.remove(EMPTY_DROPPED)
+    if not counts["dropped"]:
+        empty = store.write_table(EMPTY_DROPPED, empty_dropped(spec.opened_schema()))
+        files.append(empty.to_dict())
+    notes = [*warning(failed), *notes]
+    summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
+    if layers is not None and "larf" in artifacts:
+        summary["layers"] = dict(layers)
+    files.append(store.write(CARD, render_card(summary).encode()).to_dict())
+    files.append(store.write(REPORT, render_report(with_texts(store, summary)).encode()).to_dict())
+    return write_manifest(store, {**summary, "files": files}, failed, spec.key)
+
+
+def as_listed(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Files as a manifest lists them, from what receipts say of them."""
+    listed = [{key: file[key] for key in ("name", "bytes", "sha256")} for file in files]
+    return sorted(listed, key=lambda file: str(file["name"]))
+
+
+def counted(plan: Plan, emitted: EmitTotals | TokenTotals) -> tuple[dict[str, int], list[SetAside]]:
+    """Where the rows of the input are, and the shards that are nowhere. InternalError if a row is lost or doubled."""
+    failed = [*plan.failed, *emitted.failed]
+    counts = {"rows_in": plan.rows_in, **{name: emitted.counts[name] for name in ("kept", "dropped", "quarantined")}}
+    if failed:
+        counts["failed"] = sum(item.rows for item in failed)
+    if counts["rows_in"] != sum(counts.values()) - counts["rows_in"]:
+        raise InternalError(f"rows were lost or doubled: {counts}; nothing was published, please report this")
+    return counts, failed
+
+
+def with_texts(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary with the messages of its samples, read from the output itself. Only the report holds them."""
+    return {
+        **summary,
+        **{name: [_with_text(store, sample) for sample in summary[name]] for name in SAMPLE_LISTS},
+    }
+
+
+def _with_text(store: Store, sample: Mapping[str, Any]) -> dict[str, Any]:
+    shard = safe_name(sample["shard"], MANIFEST)
+    scores = store.read_table(table_of(SCORES, shard), ["row", "decision"])
+    here = pc.index(scores.column("row"), sample["row"]).as_py()
+    decision = scores.column("decision")[here].as_py()
+    before = pc.sum(pc.equal(scores.column("decision").slice(0, here), decision)).as_py() or 0
+    dialect = Dialect.from_dict(sample["dialect"])
+    table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", [column for _, column in dialect.columns])
+    try:
+        messages = normalise(table.slice(before, 1).to_pylist()[0], dialect)
+    except RowProblem as problem:
+        messages = [{"role": "note", "content": f"(the text cannot be shown: {problem.code})"}]
+    return {**sample, "messages": messages}
+
+
+def _summary(
+    plan: Plan,
+    artifacts: Mapping[str, Artifact],
+    selection: Selection,
+    spec: EmitSpec,
+    captured: CaptureTotals,
+    emitted: EmitTotals,
+    timings: Mapping[str, Mapping[str, float]],
+    counts: Mapping[str, int],
+    notes: list[str],
+) -> dict[str, Any]:
+    job = plan.job
+    rule, amount = job.selection.rule
+    scored = selection.sums.count
+    dropped_share = selection.dropped / scored
+    warnings = list(dict.fromkeys(notes))
+    for name, method in plan.methods.items():
+        warnings.extend(method.warnings(artifacts[name], dropped_share if name == job.selected_by else 0.0))
+    if not selection.dropped:
+        warnings.append(
+            "nothing was dropped: the cut lies above every score, or the share of so few rows is less than one"
+        )
+    return {
+        **run_facts(plan, counts, captured),
+        "methods": [
+            {
+                "name": name,
+                "layer": artifact.facts.get("layer"),
+                "position": artifact.facts.get("position"),
+                "facts": artifact.facts,
+            }
+            for name, artifact in artifacts.items()
+        ],
+        "selected_by": job.selected_by,
+        "selection": {
+            "how": rule.replace("_", " ")
+            + (f" {amount:g}" if rule != "drop_count" else f" {int(amount):,}")
+            + (f", {job.selection.control} control" if job.selection.control else ""),
+            "cut": None if job.selection.control else shown_cut(selection.threshold),
+            "requested": amount,
+            "at_cut": selection.at_cut,
+        },
+        "histogram": {
+            "edges": spec.edges.tolist(),
+            "kept": emitted.histogram[0].tolist(),
+            "dropped": emitted.histogram[1].tolist(),
+        },
+        "sources": [
+            {"source": source, "rows": rows, "dropped": dropped}
+            for source, (rows, dropped) in sorted(emitted.sources.items())
+        ],
+        "length_deciles": _deciles(spec, selection, emitted),
+        "score_length_spearman": rho(emitted.final_rank_sums()),
+        "riskiest": _samples(plan, emitted.riskiest, first_rank=1, step=1),
+        "borderline_dropped": _samples(plan, emitted.borderline_dropped, first_rank=selection.dropped, step=-1),
+        "borderline_kept": _samples(plan, emitted.borderline_kept, first_rank=selection.dropped + 1, step=1),
+        "timings": {name: dict(timing) for name, timing in timings.items()},
+        "warnings": warnings,
+    }
+
+
+def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals | TokenTotals) -> dict[str, Any]:
+    """What every summary says of its run, whatever the method: input, model, settings, versions, rows.
+    quarantined: has the codes of all rows that were set aside.
+    """
+    return {
+        "title": f"tamis · {', '.join(plan.job.method)} on {plan.rows_in:,} rows",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tamis_version": importlib.metadata.version("tamis"),
+        "job": plan.job.model_dump(mode="json"),
+        "fingerprint": dict(plan.fingerprint),
+        "versions": versions(),
+        "input": {
+            "files": [
+                {
+                    "path": item.file.name,
+                    "dialect": item.dialect.describe(),
+                    "rows": item.rows,
+                    "bytes": item.file.bytes,
+                    "format": item.file.format + (f" ({item.file.compression})" if item.file.compression else ""),
+                }
+                for item in plan.files
+            ],
+            "rows": plan.rows_in,
+            "bytes": plan.bytes,
+            "changed": plan.changed,
+        },
+        "model": {
+            "name": plan.job.model.name,
+            "revision": plan.model.revision,
+            "architecture": plan.model_info.architecture,
+            "blocks": plan.model_info.blocks,
+            "width": plan.model_info.width,
+            "dtype": plan.job.model.dtype,
+            "device": plan.job.model.device,
+        },
+        "counts": dict(counts),
+        "quarantine_codes": {
+            code: {"rows": rows, "message": quarantined.messages[code]}
+            for code, rows in quarantined.codes.most_common()
+        },
+    }
+
+
+def _deciles(spec: EmitSpec, selection: Selection, emitted: EmitTotals) -> list[dict[str, int]]:
+    present = np.flatnonzero(selection.sums.lengths)
+    bounds = [int(present[0]) - 1, *spec.decile_edges.tolist(), int(present[-1])]
+    return [
+        {"low": low + 1, "high": high, "rows": int(rows), "dropped": int(dropped)}
+        for low, high, rows, dropped in zip(bounds[:-1], bounds[1:], *emitted.deciles, strict=True)
+        if rows
+    ]
+
+
+def _samples(plan: Plan, picks: list[Pick], first_rank: int, step: int) -> list[dict[str, Any]]:
+    shards = {shard.index: shard for shard in plan.shards}
+    by_chance = plan.job.selection.control is not None
+    samples = []
+    for number, (score, index, place, length) in enumerate(picks):
+        shard = shards[index]
+        row = shard.span.start_row + place
+        [sample_id] = sample_ids(shard.file.name, row, 1)
+        samples.append(
+            {
+                "sample_id": sample_id,
+                "source": shard.file.name,
+                "row": row,
+                "score": score,
+                # By chance, the rows at either side of the cut have no neighbouring ranks.
+                "rank": None if by_chance and first_rank != 1 else first_rank + step * number,
+                "n_response_tokens": length,
+                "shard": shard.name,
+                "dialect": dict(shard.dialect),
+            }
+        )
+    return samples

@@ -1,0 +1,40 @@
+"""Report and card of a finished run, drawn anew from its manifest and its output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tamis.pipeline.emit.publish import with_texts
+from tamis.pipeline.emit.token_publish import with_pieces
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.report import render_card, render_report, render_token_report
+from tamis.pipeline.run.folder import facts_in
+from tamis.pipeline.run.paths import CARD, MANIFEST, REPORT
+from tamis.pipeline.storage.store import Store
+
+
+def rewrite_report(store: Store) -> dict[str, Any]:
+    """Draw report.html and README.md of a finished run anew; its manifest. ConfigError if it is not finished."""
+    if not store.exists(MANIFEST):
+        raise ConfigError(f"{store.path()}: no finished run here (there is no {MANIFEST}); see `tamis status`")
+    manifest = facts_in(store, MANIFEST)
+    try:
+        page, card = _drawn(store, manifest).encode(), render_card(manifest).encode()
+        listed = {file["name"]: file for file in manifest["files"]}
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{store.path(MANIFEST)}: no report can be drawn from it ({type(error).__name__}); it, or a file that it "
+            "lists, is damaged or of another version of tamis (see `tamis verify`)"
+        ) from None
+    for written in (store.write(CARD, card), store.write(REPORT, page)):
+        listed[written.name] = written.to_dict()
+    manifest["files"] = list(listed.values())
+    store.write_facts(MANIFEST, manifest)
+    return manifest
+
+
+def _drawn(store: Store, manifest: Mapping[str, Any]) -> str:
+    if manifest.get("kind") == "tokens":
+        return render_token_report(with_pieces(store, manifest))
+    return render_report(with_texts(store, manifest))

@@ -1,0 +1,98 @@
+"""Receipts of what was emitted, added up. Memory grows with the number of shards and files, never with rows."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tamis.operators.statistics.ranks import RankSums
+from tamis.pipeline.emit.samples import SHOWN_BORDERLINE, SHOWN_RISKIEST, add_sums
+from tamis.pipeline.run.receipts import Receipt
+from tamis.pipeline.run.set_aside import SetAside
+
+Pick = tuple[float, int, int, int]
+"""(score, shard index, place in the shard, response tokens)"""
+
+
+@dataclass
+class EmitTotals:
+    """Of every emitted shard."""
+
+    bins: int
+    counts: Counter[str] = field(default_factory=Counter)
+    sources: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    deciles: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros((2, 10), dtype=np.int64))
+    rank_sums: RankSums = field(default_factory=RankSums)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    riskiest: list[Pick] = field(default_factory=list)
+    borderline_dropped: list[Pick] = field(default_factory=list)
+    borderline_kept: list[Pick] = field(default_factory=list)
+    rows: int = 0
+    failed: list[SetAside] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.histogram = np.zeros((2, self.bins), dtype=np.int64)
+        self._sums: dict[int, list[float]] = {}
+
+    def add(self, receipt: Receipt) -> None:
+        self.rows += receipt["rows"]
+        self.counts.update(receipt["counts"])
+        source = self.sources[receipt["source"]]
+        source[0] += receipt["rows"] - receipt["counts"]["quarantined"]
+        source[1] += receipt["counts"]["dropped"]
+        self.histogram += np.array([receipt["histogram"]["kept"], receipt["histogram"]["dropped"]])
+        self.deciles += np.array([receipt["deciles"]["rows"], receipt["deciles"]["dropped"]])
+        self._sums[receipt["index"]] = receipt["rank_sums"]
+        self.files.extend(receipt["files"])
+        self.riskiest = self._best(self.riskiest, receipt, "riskiest", SHOWN_RISKIEST, -1)
+        self.borderline_dropped = self._best(
+            self.borderline_dropped, receipt, "borderline_dropped", SHOWN_BORDERLINE, 1
+        )
+        self.borderline_kept = self._best(self.borderline_kept, receipt, "borderline_kept", SHOWN_BORDERLINE, -1)
+
+    def final_rank_sums(self) -> RankSums:
+        """Added in plan order, so that the last digits do not depend on which shard was done first."""
+        total = RankSums()
+        for index in sorted(self._sums):
+            total = add_sums(total, self._sums[index])
+        return total
+
+    @staticmethod
+    def _best(held: list[Pick], receipt: Receipt, name: str, count: int, sign: int) -> list[Pick]:
+        new = [(score, receipt["index"], place, length) for score, place, length in receipt[name]]
+        # Among equal scores: the one that comes first in the corpus where the highest are wanted, the last otherwise.
+        return heapq.nsmallest(
+            count, [*held, *new], key=lambda pick: (sign * pick[0], -sign * pick[1], -sign * pick[2])
+        )
+
+
+@dataclass
+class TokenTotals:
+    """Of every emitted shard of a method that masks tokens. sources: rows, dropped rows, response tokens, discarded.
+    codes: quarantined rows by their code, messages: one for each."""
+
+    rows: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
+    messages: dict[str, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    sources: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))
+    files: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[SetAside] = field(default_factory=list)
+
+    def add(self, receipt: Receipt) -> None:
+        self.rows += receipt["rows"]
+        self.counts.update(receipt["counts"])
+        self.tokens.update(receipt["tokens"])
+        self.codes.update(receipt["quarantined"])
+        self.messages = {**receipt["messages"], **self.messages}
+        self.files.extend(receipt["files"])
+        rows = receipt["rows"] - receipt["counts"]["quarantined"]
+        found = (rows, receipt["counts"]["dropped"], receipt["tokens"]["response"], receipt["tokens"]["discarded"])
+        source = self.sources[receipt["source"]]
+        for number, value in enumerate(found):
+            source[number] += value

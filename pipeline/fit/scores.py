@@ -1,0 +1,347 @@
+"""Fit: captured vectors -> artifact, scores, and the exact cut. No model; seconds on CPUs.
+
+Each step is a map over groups of shards and a reduce over a fixed tree, so the result is the same to the bit however
+many workers there are, and the driver holds histograms and artifacts only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import safetensors.numpy
+
+from tamis.operators.methods import Method
+from tamis.operators.methods.protocol import CORPUS, Artifact, Features, Reduce, tree_reduce
+from tamis.operators.statistics.lengths import length_histogram
+from tamis.operators.statistics.ranking import BINS, coarse_histogram, fine_histogram, nth_largest
+from tamis.operators.statistics.ranks import rank_bins
+from tamis.operators.statistics.selection import (
+    Threshold,
+    count_ties,
+    drop_count_of,
+    random_keys,
+    threshold_for,
+    tie_quotas,
+)
+from tamis.pipeline.cluster.tasks import map_reduce
+from tamis.pipeline.errors import ConfigError, DamagedError
+from tamis.pipeline.inputs.sample_ids import sample_ids
+from tamis.pipeline.inputs.shards import Shard, role_of
+from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.run.paths import ARTIFACT, ARTIFACT_FACTS, FITTED, table_of
+from tamis.pipeline.storage.store import Sealed, Store
+from tamis.pipeline.terminal.progress import say
+
+T = TypeVar("T")
+
+GROUP = 16
+"""Shards per task; a power of two, so that a group is a subtree of the fixed tree."""
+
+DECIDING = "deciding"
+"""The column of FITTED that decides: a method's score, or the seeded random one of a control."""
+
+
+@dataclass(frozen=True)
+class ScoreSpec:
+    """How to score captured shards. control_seed: None, or decide by seeded chance."""
+
+    store: Store
+    methods: Mapping[str, Method]
+    artifacts: Mapping[str, Artifact]
+    decided_by: str
+    control_seed: int | None
+    longest: int
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreSums:
+    """Of the deciding scores of some shards: histograms by score and response length, and the range of the method's.
+    files: the scores of each shard, in the order of the corpus."""
+
+    coarse: np.ndarray[Any, Any]
+    lengths: np.ndarray[Any, Any]
+    low: float
+    high: float
+    files: tuple[Sealed, ...]
+
+    @property
+    def count(self) -> int:
+        return int(self.coarse.sum())
+
+    def __add__(self, other: ScoreSums) -> ScoreSums:
+        return ScoreSums(
+            self.coarse + other.coarse,
+            self.lengths + other.lengths,
+            min(self.low, other.low),
+            max(self.high, other.high),
+            self.files + other.files,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The cut: which scores fall, how many ties each shard drops, and what the reports say of it."""
+
+    threshold: Threshold
+    quotas: tuple[int, ...]
+    dropped: int
+    at_cut: int
+    sums: ScoreSums
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides which row goes where: rows of two cuts never lie side by side in one output."""
+        facts = [self.threshold.value, self.threshold.at_quota, self.quotas, self.sums.files]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+# --- artifacts ----------------------------------------------------------------------------------------------------
+
+
+def fit_methods(
+    store: Store,
+    methods: Mapping[str, Method],
+    blocks: int,
+    captures: Mapping[str, Sequence[Sealed]],
+    on_done: Callable[[int], None],
+) -> dict[str, Artifact]:
+    """Fit every method on what was captured of each role, a file a shard. Raises ConfigError when the data cannot
+    support one."""
+    artifacts = {}
+    for name, method in methods.items():
+        own = {source: captures.get(role_of(name, source), ()) for source in method.sources()}
+        reduce = reduce_over(store, {CORPUS: captures[CORPUS], **own}, on_done)
+        try:
+            artifacts[name] = method.fit(reduce, blocks)
+        except ValueError as error:
+            raise ConfigError(f"{name} cannot be fitted: {error}") from None
+    return artifacts
+
+
+def reduce_over(store: Store, captures: Mapping[str, Sequence[Sealed]], on_done: Callable[[int], None]) -> Reduce:
+    """A Reduce over captured shards as a tree of Ray tasks; the same tree as in process."""
+
+    def reduce(map: Callable[[Features], T], combine: Callable[[T, T], T], source: str = CORPUS) -> T:
+        files = captures.get(source, ())
+        if not files:
+            raise ValueError(
+                f"source {source!r} has no shards; there are {sorted(name for name in captures if captures[name])}"
+            )
+        groups = _groups(files)
+
+        def leaf(group: Sequence[Sealed]) -> T:
+            return tree_reduce((map(read_features(store, file)) for file in group), combine)
+
+        return map_reduce(leaf, combine, groups, on_done=lambda number: on_done(len(groups[number])))
+
+    return reduce
+
+
+def read_features(store: Store, file: Sealed) -> Features:
+    """Column -> float32 (n, d) of the rows of one captured shard that are not quarantined."""
+    return _features(store.read_table(file))
+
+
+def _features(table: pa.Table) -> Features:
+    valid = table.filter(pc.is_null(table.column("code"))).combine_chunks()
+    features: dict[str, np.ndarray[Any, Any]] = {}
+    for field in table.schema:
+        if pa.types.is_fixed_size_list(field.type):
+            column = valid.column(field.name)
+            flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks]) if column.num_chunks else pa.array([])
+            features[field.name] = (
+                flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, field.type.list_size)
+            )
+    return features
+
+
+def save_artifacts(store: Store, artifacts: Mapping[str, Artifact], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Write OUT/artifact: one safetensors per method, and artifact.json with every number a person may ask for."""
+    files = []
+    for name, artifact in artifacts.items():
+        arrays = {key: np.ascontiguousarray(value) for key, value in artifact.arrays.items()}
+        files.append(store.write(f"{ARTIFACT}/{name}.safetensors", safetensors.numpy.save(arrays)))
+    listed = [file.to_dict() for file in files]
+    tree = {**facts, "methods": {name: artifact.facts for name, artifact in artifacts.items()}, "files": listed}
+    files.append(store.write_facts(ARTIFACT_FACTS, tree))
+    return [file.to_receipt() for file in files]
+
+
+def load_artifacts(store: Store, key: str) -> dict[str, Artifact] | None:
+    """What an interrupted run with the same settings fitted; None when there is none, or when it is damaged."""
+    if not store.exists(ARTIFACT_FACTS):
+        return None
+    try:
+        tree = store.read_facts(ARTIFACT_FACTS)
+        if tree.get("key") != key:
+            return None
+        files = [Sealed(file["name"], file["sha256"]) for file in tree["files"]]
+        arrays = [safetensors.numpy.load(store.read(file)) for file in files]
+    except ValueError as error:
+        say(f"damaged: {ARTIFACT_FACTS}: {error}; it is made again")
+    except DamagedError as error:
+        say(f"damaged: {error}; it is made again")
+    else:
+        methods = zip(tree["methods"].items(), arrays, strict=True)
+        return {name: Artifact(found, facts) for (name, facts), found in methods}
+    return None
+
+
+# --- scores -------------------------------------------------------------------------------------------------------
+
+
+def score_shards(
+    spec: ScoreSpec, shards: Sequence[Shard], captures: Sequence[Sealed], on_done: Callable[[int], None]
+) -> ScoreSums:
+    """Write FITTED for every shard; the sums over all of them. ConfigError when nothing could be scored.
+
+    captures: a file for each shard.
+    """
+    members = zip(shards, captures, strict=True)
+    groups = _groups([(shard.name, shard.file.name, shard.span.start_row, file) for shard, file in members])
+    sums = map_reduce(_score_group, _add, groups, spec, on_done=lambda number: on_done(len(groups[number])))
+    if not sums.count:
+        raise ConfigError("no row could be scored: all are quarantined")
+    return sums
+
+
+def _add(a: ScoreSums, b: ScoreSums) -> ScoreSums:
+    return a + b
+
+
+def _score_group(group: Sequence[tuple[str, str, int, Sealed]], spec: ScoreSpec) -> ScoreSums:
+    return tree_reduce((_score_one(*member, spec) for member in group), _add)
+
+
+def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: ScoreSpec) -> ScoreSums:
+    table = spec.store.read_table(captured)
+    valid = pc.is_null(table.column("code")).to_numpy()
+    features = _features(table)
+    columns: dict[str, Any] = {}
+    for method_name, method in spec.methods.items():
+        scores = method.score(spec.artifacts[method_name], features)
+        if not np.isfinite(scores).all():
+            raise ConfigError(f"{method_name}: a score in shard {name} is too large for float32; choose another layer")
+        columns[method_name] = _spread(scores, valid)
+    method_scores = columns[spec.decided_by].drop_null().to_numpy()
+    if spec.control_seed is None:
+        deciding = method_scores
+    else:
+        ids = sample_ids(source, start_row, len(valid))
+        deciding = random_keys([ids[place] for place in np.flatnonzero(valid)], spec.control_seed)
+    lengths = table.column("n_response_tokens").to_numpy()[valid]
+    columns[DECIDING] = _spread(deciding, valid)
+    written = spec.store.write_table(table_of(FITTED, name), pa.table(columns))
+    return ScoreSums(
+        coarse_histogram(deciding),
+        length_histogram(lengths, spec.longest),
+        float(method_scores.min(initial=np.inf)),
+        float(method_scores.max(initial=-np.inf)),
+        (written.sealed,),
+    )
+
+
+def _spread(scores: np.ndarray[Any, Any], valid: np.ndarray[Any, Any]) -> pa.Array:
+    """One score per row of the shard, null where the row is quarantined."""
+    full = np.zeros(len(valid), dtype=np.float32)
+    full[valid] = scores
+    return pa.array(full, mask=~valid)
+
+
+def read_scores(store: Store, file: Sealed, column: str = DECIDING) -> np.ndarray[Any, Any]:
+    """float32 scores of the rows of one shard that have one, in sample order."""
+    found = store.read_table(file, [column]).column(column)
+    scores: np.ndarray[Any, Any] = found.combine_chunks().drop_null().to_numpy(zero_copy_only=False)
+    return scores.astype(np.float32)
+
+
+def rank_histogram(
+    store: Store, files: Sequence[Sealed], column: str, edges: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """int64 (len(edges) + 1,): how many scores of `column` lie in each bin, over all files of scores."""
+    histogram: np.ndarray[Any, Any] = map_reduce(_count_ranks, _plus, _groups(files), store, column, edges)
+    return histogram
+
+
+def _count_ranks(group: Sequence[Sealed], store: Store, column: str, edges: np.ndarray[Any, Any]) -> Any:
+    total = np.zeros(len(edges) + 1, dtype=np.int64)
+    for file in group:
+        total += np.bincount(rank_bins(read_scores(store, file, column), edges), minlength=len(total))
+    return total
+
+
+# --- the cut ------------------------------------------------------------------------------------------------------
+
+
+def select(job: Job, store: Store, sums: ScoreSums) -> Selection:
+    """The exact cut that the job asks for.
+
+    Raises ConfigError for a count above the corpus, and for a cut that drops more than half unless that was allowed.
+    """
+    rule, amount = job.selection.rule
+    files = sums.files
+    if rule == "threshold":
+        threshold = Threshold(float(amount))
+        dropped = map_reduce(_count_above, _plus, _groups(files), store, threshold)
+        quotas, at_cut = [0] * len(files), 0
+    else:
+        dropped = int(amount) if rule == "drop_count" else drop_count_of(amount, sums.count)
+        if dropped > sums.count:
+            raise ConfigError(f"drop_count {dropped:,} is more than the {sums.count:,} rows that could be scored")
+        cut = None
+        if dropped:
+            cut = nth_largest(
+                dropped,
+                lambda: sums.coarse,
+                lambda bin: map_reduce(_fine, _plus, _groups(files), store, bin),
+            )
+        threshold = threshold_for(dropped, cut)
+        at_cut = cut.at if cut is not None else 0
+        quota = threshold.at_quota or 0
+        if cut is None or quota == 0:
+            quotas = [0] * len(files)
+        else:
+            ties = map_reduce(_ties, _plus, _groups(files), store, threshold)
+            quotas = tie_quotas(ties, quota)
+    if dropped * 2 > sums.count and not job.selection.allow_majority:
+        raise ConfigError(
+            f"the cut-off would drop {dropped:,} of {sums.count:,} scored rows ({dropped / sums.count:.0%}), more than "
+            "half; choose another, or set selection.allow_majority: true if that is meant"
+        )
+    return Selection(threshold, tuple(quotas), dropped, at_cut, sums)
+
+
+def _plus(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def _count_above(group: Sequence[Sealed], store: Store, threshold: Threshold) -> int:
+    return sum(int((read_scores(store, file).astype(np.float64) > threshold.value).sum()) for file in group)
+
+
+def _fine(group: Sequence[Sealed], store: Store, coarse_bin: int) -> np.ndarray[Any, Any]:
+    total = np.zeros(BINS, dtype=np.int64)
+    for file in group:
+        total += fine_histogram(read_scores(store, file), coarse_bin)
+    return total
+
+
+def _ties(group: Sequence[Sealed], store: Store, threshold: Threshold) -> list[int]:
+    return [count_ties(read_scores(store, file), threshold) for file in group]
+
+
+def _groups(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+
+
+def shown_cut(threshold: Threshold) -> float | None:
+    """The cut as a number for a report; None when nothing is dropped."""
+    return None if math.isinf(threshold.value) else threshold.value

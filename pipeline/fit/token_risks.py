@@ -1,0 +1,249 @@
+"""Fit of a method that masks tokens: the exact cut over all response tokens, and which samples a round adds.
+
+Each step is a map over groups of shards and a reduce over a fixed tree. The driver holds histograms, and what a round
+has picked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tamis.operators.methods.protocol import tree_reduce
+from tamis.operators.methods.toss import discard_in_each, highest_risk
+from tamis.operators.statistics.ranking import BINS, coarse_histogram, fine_histogram, nth_largest
+from tamis.operators.statistics.selection import Threshold, count_ties, decide, drop_count_of, threshold_for, tie_quotas
+from tamis.operators.tokens.tokenised import Tokenised
+from tamis.pipeline.capture.token_tables import LossFiles, Ragged, read_tokens
+from tamis.pipeline.cluster.tasks import map_reduce
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.fit.scores import GROUP, shown_cut
+from tamis.pipeline.storage.store import Store
+
+Places = Mapping[str, Sequence[int]]
+"""Rows by the name of their shard: places in it, ascending."""
+
+
+@dataclass(frozen=True)
+class TokenCut:
+    """Which tokens fall. share: of all response tokens. threshold: None where each sample loses its own share."""
+
+    share: float
+    threshold: Threshold | None
+
+    @property
+    def shown(self) -> float | None:
+        """The cut as a number for a report; None when nothing is discarded, or each sample has a cut of its own."""
+        return None if self.threshold is None else shown_cut(self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class RiskSums:
+    """Of the risk of some shards: its histogram by image, range and sum."""
+
+    coarse: np.ndarray[Any, Any]
+    low: float
+    high: float
+    total: float
+
+    @property
+    def count(self) -> int:
+        return int(self.coarse.sum())
+
+    def __add__(self, other: RiskSums) -> RiskSums:
+        return RiskSums(
+            self.coarse + other.coarse, min(self.low, other.low), max(self.high, other.high), self.total + other.total
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSelection:
+    """The cut, how many ties each shard discards, and what the reports say of it."""
+
+    cut: TokenCut
+    quotas: tuple[int, ...]
+    discarded: int | None
+    at_cut: int
+    sums: RiskSums
+
+    def digest(self, scored: Sequence[LossFiles]) -> str:
+        """Of all that decides which token falls: tokens of two cuts never lie side by side in one output."""
+        threshold = self.cut.threshold
+        cut = None if threshold is None else [threshold.value, threshold.at_quota]
+        facts = [self.cut.share, cut, self.quotas, scored]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def select_tokens(store: Store, scored: Sequence[LossFiles], share: float, scope: str) -> TokenSelection:
+    """The exact cut of a scoring round. discarded: None where samples are cut one by one, not counted yet.
+
+    Raises ConfigError when there is no token. A share of less than one token discards none.
+    """
+    sums: RiskSums = map_reduce(_risk_sums, _plus, _groups(scored), store)
+    if not sums.count:
+        raise ConfigError("no token could be scored: all rows are quarantined")
+    none = (0,) * len(scored)
+    if scope == "sample":
+        return TokenSelection(TokenCut(share, None), none, None, 0, sums)
+    count = drop_count_of(share, sums.count)
+    if not count:
+        return TokenSelection(TokenCut(share, Threshold(math.inf, 0)), none, 0, 0, sums)
+    cut = nth_largest(count, lambda: sums.coarse, lambda bin: map_reduce(_fine, _plus, _groups(scored), store, bin))
+    threshold = threshold_for(count, cut)
+    ties = map_reduce(_ties, _plus, _groups(scored), store, threshold)
+    quotas = tie_quotas(ties, threshold.at_quota or 0)
+    return TokenSelection(TokenCut(share, threshold), tuple(quotas), count, cut.at, sums)
+
+
+def discarded_tokens(risk: Ragged, cut: TokenCut, quota: int) -> np.ndarray[Any, Any]:
+    """bool, one per response token of a shard. quota: how many of its ties at the cut are discarded."""
+    if cut.threshold is None:
+        return discard_in_each(risk.values, risk.offsets, cut.share)
+    return decide(risk.values, cut.threshold, quota)
+
+
+def _risk_sums(group: Sequence[LossFiles], store: Store) -> RiskSums:
+    return tree_reduce((_risk_sum(read_tokens(store, scored).risk.values) for scored in group), _plus)
+
+
+def _risk_sum(risk: np.ndarray[Any, Any]) -> RiskSums:
+    return RiskSums(
+        coarse_histogram(risk),
+        float(risk.min(initial=np.inf)),
+        float(risk.max(initial=-np.inf)),
+        float(risk.sum(dtype=np.float64)),
+    )
+
+
+def _plus(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def _fine(group: Sequence[LossFiles], store: Store, coarse_bin: int) -> np.ndarray[Any, Any]:
+    total = np.zeros(BINS, dtype=np.int64)
+    for scored in group:
+        total += fine_histogram(read_tokens(store, scored).risk.values, coarse_bin)
+    return total
+
+
+def _ties(group: Sequence[LossFiles], store: Store, threshold: Threshold) -> list[int]:
+    return [count_ties(read_tokens(store, scored).risk.values, threshold) for scored in group]
+
+
+def _groups(items: Sequence[Any]) -> list[Sequence[Any]]:
+    return [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+
+
+# --- TOSS-Pro: the samples that a round adds ----------------------------------------------------------------------
+
+
+def pick_samples(store: Store, scored: Sequence[LossFiles], count: int, excluded: Places) -> Places:
+    """The `count` samples that hold the riskiest tokens (fewer if there are no more), without the excluded ones.
+
+    Walking the tokens from the riskiest down and adding each token's sample gives the samples with the largest highest
+    risk, so those are ranked.
+    """
+    groups = _groups(scored)
+    coarse = map_reduce(_peaks, _plus, groups, store, excluded)
+    count = min(count, int(coarse.sum()))
+    if not count:
+        return {}
+    cut = nth_largest(count, lambda: coarse, lambda bin: map_reduce(_fine_peaks, _plus, groups, store, excluded, bin))
+    threshold = threshold_for(count, cut)
+    ties = map_reduce(_tied_peaks, _plus, groups, store, excluded, threshold)
+    names = [item.name for item in scored]
+    quotas = dict(zip(names, tie_quotas(ties, threshold.at_quota or 0), strict=True))
+    found: list[tuple[str, list[int]]] = map_reduce(_picked, _plus, groups, store, excluded, threshold, quotas)
+    return {name: places for name, places in found if places}
+
+
+def _peak(store: Store, scored: LossFiles, excluded: Places) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Places of the rows of a shard that may be picked, and the highest risk of each."""
+    read = read_tokens(store, scored)
+    places = np.flatnonzero(read.valid)
+    eligible = ~np.isin(places, list(excluded.get(scored.name, ())))
+    return places[eligible], highest_risk(read.risk.values, read.risk.offsets)[eligible]
+
+
+def _peaks(group: Sequence[LossFiles], store: Store, excluded: Places) -> np.ndarray[Any, Any]:
+    total = np.zeros(BINS, dtype=np.int64)
+    for scored in group:
+        total += coarse_histogram(_peak(store, scored, excluded)[1])
+    return total
+
+
+def _fine_peaks(group: Sequence[LossFiles], store: Store, excluded: Places, bin: int) -> np.ndarray[Any, Any]:
+    total = np.zeros(BINS, dtype=np.int64)
+    for scored in group:
+        total += fine_histogram(_peak(store, scored, excluded)[1], bin)
+    return total
+
+
+def _tied_peaks(group: Sequence[LossFiles], store: Store, excluded: Places, threshold: Threshold) -> list[int]:
+    return [count_ties(_peak(store, scored, excluded)[1], threshold) for scored in group]
+
+
+def _picked(
+    group: Sequence[LossFiles], store: Store, excluded: Places, threshold: Threshold, quotas: Mapping[str, int]
+) -> list[tuple[str, list[int]]]:
+    found = []
+    for scored in group:
+        places, peaks = _peak(store, scored, excluded)
+        found.append((scored.name, places[decide(peaks, threshold, quotas[scored.name])].tolist()))
+    return found
+
+
+def chosen_rows(store: Store, scored: Sequence[LossFiles], chosen: Places) -> list[Tokenised]:
+    """The tokens of the chosen rows, in corpus order. scored: of the first round."""
+    rows = []
+    for item in scored:
+        if item.name not in chosen:
+            continue
+        tokens = read_tokens(store, item, tokens=True)
+        ids, starts, stops = tokens.input_ids, tokens.starts, tokens.stops
+        assert ids is not None
+        assert starts is not None
+        assert stops is not None
+        for place in np.searchsorted(np.flatnonzero(tokens.valid), chosen[item.name]):
+            turns = slice(starts.offsets[place], starts.offsets[place + 1])
+            ranges = tuple(zip(starts.values[turns].tolist(), stops.values[turns].tolist(), strict=True))
+            rows.append(Tokenised(ids.values[ids.offsets[place] : ids.offsets[place + 1]], ranges, truncated=False))
+    return rows
+
+
+def digest(input_ids: np.ndarray[Any, Any]) -> bytes:
+    """Of one row's tokens; rows of the same tokens are the same sample to every model."""
+    return hashlib.blake2b(np.ascontiguousarray(input_ids, dtype="<i4").tobytes(), digest_size=16).digest()
+
+
+def shared_rows(
+    store: Store, scored: Sequence[LossFiles], references: Mapping[str, frozenset[bytes]]
+) -> dict[str, dict[str, list[int]]]:
+    """Per reference set, the corpus rows that are in it, too. scored: of the first round."""
+    found: list[tuple[str, str, list[int]]] = map_reduce(_shared, _plus, _groups(scored), store, dict(references))
+    shared: dict[str, dict[str, list[int]]] = {role: {} for role in references}
+    for role, name, places in found:
+        shared[role][name] = places
+    return shared
+
+
+def _shared(
+    group: Sequence[LossFiles], store: Store, references: Mapping[str, frozenset[bytes]]
+) -> list[tuple[str, str, list[int]]]:
+    found = []
+    for scored in group:
+        read = read_tokens(store, scored, tokens=True)
+        ids, rows = read.input_ids, np.flatnonzero(read.valid)
+        assert ids is not None
+        digests = [digest(ids.values[start:stop]) for start, stop in zip(ids.offsets, ids.offsets[1:], strict=False)]
+        for role, known in references.items():
+            places = [int(row) for row, own in zip(rows, digests, strict=True) if own in known]
+            if places:
+                found.append((role, scored.name, places))
+    return found

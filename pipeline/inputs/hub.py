@@ -1,0 +1,198 @@
+"""Datasets on the Hugging Face hub: which files a config and a split are, pinned to one commit.
+
+`datasets` says which files those are, by the dataset's card or else by their names; no code of a dataset ever runs and
+nothing is prepared. Readers open the files over hf://, so that each worker fetches only the shards it reads. Features
+are what the files themselves bear: those that only a card declares (dataset_info in README.md) are not applied.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from tamis.pipeline.errors import ConfigError, InputError, error_text
+from tamis.pipeline.storage.retrying import retrying
+
+T = TypeVar("T")
+
+SCHEME = "hf://"
+
+_SHOWN_NAMES = 30
+_HARMLESS_OPTIONS = frozenset({"name", "version", "data_dir", "data_files", "description", "features"}) | frozenset(
+    {"chunksize", "batch_size", "block_size", "use_threads", "fragment_scan_options"}
+)
+"""Of a config on the hub: what it is called and consists of, and how much is read at a time."""
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """What of a dataset is meant: the job's input.config, input.split and input.revision."""
+
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """A place in a repository. url: pinned to a commit, except in a bucket, which has none."""
+
+    url: str
+    repository: str
+    commit: str
+    is_dataset: bool
+
+
+def pin(url: str, revision: str | None) -> HubAddress:
+    """`url` with the commit that `revision`, the one in the URL, or else the main branch stands for now.
+
+    Raises InputError if it is not there or not for this user, ConfigError if two revisions are given.
+    """
+    from huggingface_hub import HfApi, is_offline_mode, parse_hf_uri
+
+    try:
+        parsed = parse_hf_uri(url)
+    except ValueError as error:
+        raise InputError(f"{url}: write it as hf://datasets/ORG/NAME ({error_text(error)})") from None
+    if is_offline_mode():
+        raise InputError(
+            f"{url}: HF_HUB_OFFLINE is set, so the hub may not be asked; unset it, or fetch the dataset before "
+            f"(hf download {parsed.id} --repo-type dataset --local-dir FOLDER) and give the folder"
+        )
+    if parsed.type == "bucket":
+        if revision is not None:
+            raise ConfigError(f"input.revision: {url} is a bucket, which has no revisions; leave it out")
+        return HubAddress(url, parsed.id, "", False)
+    if revision is not None and parsed.revision not in (None, revision):
+        raise ConfigError(f"input.revision is {revision}, and {url} has another one; leave one of them out")
+    wanted = revision or parsed.revision
+    hub = HfApi()
+    with _explained(url, wanted):
+        found = retrying(lambda: hub.repo_info(parsed.id, repo_type=parsed.type, revision=wanted), url)
+        if found.gated:  # anyone may list it, and not read it
+            retrying(lambda: hub.auth_check(parsed.id, repo_type=parsed.type), url)
+    if parsed.type != "dataset" and not parsed.path_in_repo:
+        raise InputError(f"{url}: a {parsed.type}, not a dataset; a dataset is hf://datasets/ORG/NAME")
+    kind = {"dataset": "datasets/", "space": "spaces/"}.get(parsed.type, "")
+    below = f"/{parsed.path_in_repo}" if parsed.path_in_repo else ""
+    return HubAddress(f"{SCHEME}{kind}{parsed.id}@{found.sha}{below}", parsed.id, str(found.sha), not below)
+
+
+def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> list[str]:
+    """The URLs of the files of one config and split, in the order of `datasets`.
+
+    Raises InputError if the dataset has several and `part` names none of them, or if it cannot be read as files.
+    """
+    import datasets
+
+    address = f"hf://datasets/{dataset.repository}"
+    # Of itself, `datasets` leaves an empty folder and a lock in the user's cache.
+    with tempfile.TemporaryDirectory() as cache, _quiet(datasets), _explained(shown, dataset.commit):
+        given: dict[str, Any] = {"revision": dataset.commit, "cache_dir": cache}
+        configs = _asked(lambda: datasets.get_dataset_config_names(address, **given), shown)
+        config = _chosen(configs, part.config, "config", shown)
+        builder = _asked(lambda: datasets.load_dataset_builder(address, name=config, **given), shown)
+    by_split = {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
+    files = by_split[_chosen(list(by_split), part.split, "split", shown)]
+    # Newer versions of `datasets` refuse other repositories, and files of this machine, themselves.
+    strange = [file for file in files if not file.startswith(f"{dataset.url}/")]
+    if strange:
+        raise InputError(f"{shown}: its card names files that are not of this revision, such as {strange[0]}")
+    if options := _reading_options(builder.config, files):
+        raise InputError(
+            f"{shown}: its card wants its files read with {', '.join(options)}, which tamis does not know; convert it "
+            "to Parquet, or set input.revision=refs/convert/parquet if the hub has done so"
+        )
+    return files
+
+
+def _chosen(names: Sequence[str], wanted: str | None, what: str, shown: str) -> str:
+    listed = ", ".join(names[:_SHOWN_NAMES]) + (f" and {len(names) - _SHOWN_NAMES} more" * (len(names) > _SHOWN_NAMES))
+    if wanted is not None:
+        if wanted not in names:
+            raise InputError(f"{shown}: has no {what} {wanted}; it has {listed or 'none'}")
+        return wanted
+    if len(names) != 1:
+        raise InputError(
+            f"{shown}: has {len(names)} {what}s: {listed}; choose one with --set input.{what}={names[0]}, or "
+            "give the path of its files"
+            if names
+            else f"{shown}: holds no data files"
+        )
+    return names[0]
+
+
+def _reading_options(config: Any, files: Sequence[str]) -> list[str]:
+    """What a card says about reading the files, beyond which they are."""
+    defaults = type(config)()
+    options = []
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if option.name in _HARMLESS_OPTIONS or value == getattr(defaults, option.name):
+            continue
+        if option.name == "sep" and value == "\t" and all(".tsv" in file for file in files):
+            continue
+        options.append(option.name)
+    return options
+
+
+def _asked(question: Callable[[], T], shown: str) -> T:
+    """The answer of `datasets`, or an InputError with its reason why there is none."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return retrying(question, shown)
+    except (InputError, HfHubHTTPError):
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        advice = ""
+        if "script" in str(error):
+            advice = "; if the hub has converted it to Parquet, set input.revision=refs/convert/parquet"
+        raise InputError(f"{shown}: `datasets` finds nothing to read in it ({error_text(error)}){advice}") from None
+
+
+@contextmanager
+def _explained(shown: str, revision: str | None) -> Iterator[None]:
+    """Errors of the hub as InputErrors that say what to do."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError:
+        raise InputError(
+            f"{shown}: its owner grants access one by one; ask for it on the dataset's page, and set HF_TOKEN"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise InputError(f"{shown}: not found on the hub; check the name, or set HF_TOKEN if it is private") from None
+    except RevisionNotFoundError:
+        raise InputError(f"{shown}: has no revision {revision}; name a branch, a tag or a commit of it") from None
+    except HfHubHTTPError as error:
+        raise InputError(f"{shown}: the hub refuses it ({error_text(error)}); check HF_TOKEN") from None
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Without the warnings and bars of `datasets` and its hub, which would stand between those of tamis."""
+    from huggingface_hub import logging
+
+    bars = datasets.are_progress_bars_disabled()
+    verbosities = [(each, each.get_verbosity()) for each in (datasets.logging, logging)]
+    for each, _ in verbosities:
+        each.set_verbosity_error()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for each, verbosity in verbosities:
+            each.set_verbosity(verbosity)
+        if not bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,107 @@
+"""The rows of a shard as they were read, for the output: usable ones typed as in kept/, the others as raw text."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tamis.operators.conversation.messages import Dialect
+from tamis.operators.conversation.schema import settle, to_table
+from tamis.operators.problems import RowProblem
+from tamis.pipeline.errors import InputError
+from tamis.pipeline.inputs.files import TEXT_FORMATS
+from tamis.pipeline.inputs.shards import Row, Shard, read, read_table, rows_digest, rows_of
+
+
+def originals(
+    shard: Shard, options: Mapping[str, Any], schema: pa.Schema, valid: np.ndarray[Any, Any], digest: str
+) -> tuple[pa.Table, np.ndarray[Any, Any], dict[int, tuple[int | None, str]]]:
+    """The valid rows as a table of the output schema, the place of each in the shard, and for every other place its
+    byte offset and raw text. digest: of the rows that were captured; InputError if they are others now."""
+    places, others = np.flatnonzero(valid), np.flatnonzero(~valid)
+    if shard.file.format not in TEXT_FORMATS:
+        table = read_table(shard, options)
+        columns = [column for _, column in Dialect.from_dict(dict(shard.dialect)).columns]
+        _check(shard, rows_of(table.select(columns), shard.span.start_row), digest)
+        bad = rows_of(table.filter(pa.array(~valid)), 0)
+        raw = {int(place): (row.offset, row.raw_text()) for place, row in zip(others, bad, strict=True)}
+        return conform(table.filter(pa.array(valid)), schema), places, raw
+    rows = read(shard, options)
+    _check(shard, rows, digest)
+    raw = {int(place): (rows[place].offset, rows[place].raw_text()) for place in others}
+    values = []
+    for place in places:
+        value = rows[place].value
+        if isinstance(value, RowProblem):
+            raise InputError(f"{shard.file.name}: row {rows[place].number} was readable before and is not any more")
+        values.append(value)
+    return to_table(values, schema), places, raw
+
+
+def _check(shard: Shard, rows: Sequence[Row], digest: str) -> None:
+    """A file may be replaced by one of the same size and time; what was captured must be what is written."""
+    if rows_digest(rows) != digest:
+        raise changed(shard)
+
+
+def changed(shard: Shard) -> InputError:
+    """Of a shard whose rows are others than those that were captured."""
+    return InputError(
+        f"{shard.file.name}: rows {shard.span.start_row:,} to {shard.span.stop_row - 1:,} are not those that were "
+        "captured, though the file's size and time are the same; put the old file back, or run with a new output folder"
+    )
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with exactly the columns of `schema`, nulls where it has none. InputError if a type differs."""
+    columns = []
+    for field in schema:
+        if field.name not in table.schema.names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        try:
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        except pa.ArrowException:
+            raise InputError(f"column {field.name} is {column.type} in one file and {field.type} in another") from None
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
+    """The schema of kept/: of the typed files (Parquet, Arrow, CSV), of what all JSON rows held, or of both."""
+    if typed is None:
+        return settle(seen if seen is not None else pa.schema([]))
+    if seen is None:
+        return typed
+    try:
+        unified = pa.unify_schemas([typed, settle(seen)])
+        # JSON rows may lack any column.
+        return pa.schema([field.with_nullable(True) for field in unified], metadata=typed.metadata)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the JSON files and the other files do not share one schema: {text}; curate them apart"
+        ) from None
+
+
+def decode_schema(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def quarantine_table(shard: Shard, captured: pa.Table, raw: Mapping[int, tuple[int | None, str]]) -> pa.Table:
+    places = sorted(raw)
+    taken = captured.take(pa.array(places, pa.int64()))
+    return pa.table(
+        {
+            "source": pa.array([shard.file.name] * len(places), pa.string()),
+            "row": pa.array([shard.span.start_row + place for place in places], pa.int64()),
+            "byte_offset": pa.array([raw[place][0] for place in places], pa.int64()),
+            "code": taken.column("code"),
+            "message": taken.column("message"),
+            "raw_text": pa.array([raw[place][1] for place in places], pa.large_string()),
+        }
+    )

@@ -1,0 +1,341 @@
+"""Shards: ranges of rows of input files, the unit of work and of resuming. Found by the plan, read by any worker.
+
+Reading a shard always gives exactly its rows, in order; a row that cannot be read is still a row, with its problem.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tamis.operators.problems import RowProblem
+from tamis.operators.references import safe_path, unsafe_path
+from tamis.pipeline.errors import InputError, StorageError, TooLargeError, error_text
+from tamis.pipeline.inputs import text_files
+from tamis.pipeline.inputs.columnar import ColumnarFile, TooManyBytes, read_head, read_rows, shape_of
+from tamis.pipeline.inputs.discovery import identity_of
+from tamis.pipeline.inputs.files import TEXT_FORMATS, SourceFile
+from tamis.pipeline.inputs.row_limits import cut_text
+from tamis.pipeline.inputs.spans import Span
+from tamis.pipeline.inputs.text_files import TextFile
+from tamis.pipeline.storage.addresses import is_local, open_filesystem, scheme_of
+from tamis.pipeline.storage.ranged import info_of
+
+SHARD_BYTES = 64 << 20
+"""Shards are also bounded in bytes of input, so that rows of megabytes do not fill a worker's memory."""
+
+HEAD_ROWS = 64
+"""As many rows of each file the plan looks at."""
+
+CORPUS = "corpus"
+
+SHIPPED = {"larf.unsafe": unsafe_path, "larf.safe": safe_path, "toss.harmful": unsafe_path}
+"""role -> where the reference set that comes with tamis lies on this machine."""
+
+_PINNED = re.compile(r"@[0-9a-f]{40}(/|$)")
+"""In an address on the hub: a commit. What it names cannot change, and asking would cost a request a shard."""
+
+_SHIPPED_SCHEME = "tamis-references:"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows start_row..stop_row of one file. role: CORPUS, or by `role_of` the reference set that the file is."""
+
+    index: int
+    role: str
+    file: SourceFile
+    header: tuple[str, ...]
+    span: Span
+    dialect: Mapping[str, Any]
+    id: str = field(default="")
+
+    @property
+    def rows(self) -> int:
+        return self.span.stop_row - self.span.start_row
+
+    @property
+    def name(self) -> str:
+        """Base name of everything written for this shard; sorts in corpus order."""
+        return f"{self.index:06d}-{self.id}"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Shard:
+        tree = json.loads(text)
+        tree["file"] = SourceFile(**tree["file"])
+        tree["span"] = Span(**tree["span"])
+        tree["header"] = tuple(tree["header"])
+        return cls(**tree)
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What one look over a file found. schema: None for JSON, whose types are known after all rows were read.
+    head: the first rows that can be read; head_problems: of those among them that cannot."""
+
+    file: SourceFile
+    header: tuple[str, ...]
+    spans: tuple[Span, ...]
+    schema: pa.Schema | None
+    head: tuple[Mapping[str, Any], ...]
+    head_problems: tuple[RowProblem, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return self.spans[-1].stop_row if self.spans else 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as read: its columns or its problem, and where it stands. offset: byte in the unpacked file, if text.
+    raw: its text, if text, of which a row that is too large has only the beginning; size: bytes of the whole text."""
+
+    number: int
+    value: Mapping[str, Any] | RowProblem
+    offset: int | None
+    raw: bytes | None
+    size: int | None = None
+
+    def feed(self, digest: Any) -> None:
+        """Update a digest with all that was read of this row."""
+        value = self.value.code if isinstance(self.value, RowProblem) else self.value
+        data = self.raw if self.raw is not None else json.dumps(value, default=str).encode()
+        digest.update(f"{len(data)}:{self.size}:".encode())
+        digest.update(data)
+
+    def raw_text(self) -> str:
+        """For quarantine: the row as it stands in the file, or as JSON when the file is not text; cut if it is long."""
+        if self.raw is not None:
+            return cut_text(self.raw, self.size)
+        value = {} if isinstance(self.value, RowProblem) else self.value
+        return cut_text(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace"))
+
+
+def role_of(method: str, source: str) -> str:
+    """The role of one method's reference set: two methods may both name a source "safe", and mean other files."""
+    return f"{method}.{source}"
+
+
+def scan(
+    file: SourceFile,
+    shard_rows: int,
+    options: Mapping[str, Any],
+    head_rows: int = HEAD_ROWS,
+    tell: Callable[[int], None] | None = None,
+) -> Scanned:
+    """Find the rows of `file`. Raises InputError naming the file and what is wrong with it as a whole.
+
+    tell: told of bytes of a text file as they are read, once for each of them.
+    """
+    try:
+        if file.format in TEXT_FORMATS:
+            scanned = _scan_text(file, shard_rows, options, head_rows, tell)
+        else:
+            scanned = _scan_columnar(file, shard_rows, options, head_rows)
+    except (ValueError, OSError, EOFError, pa.ArrowException) as error:
+        raise InputError(f"{file.name}: {_broken(file, error)}") from None
+    if not scanned.rows:
+        raise InputError(f"{file.name}: holds no rows")
+    return scanned
+
+
+def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_index: int) -> list[Shard]:
+    """The shards of one file. Ids depend on the file's name, size and identity, the role and the row range alone."""
+    shards = []
+    for number, span in enumerate(scanned.spans):
+        key = [
+            role,
+            scanned.file.name,
+            scanned.file.bytes,
+            scanned.file.identity,
+            span.start_row,
+            span.stop_row,
+        ]
+        shard_id = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        shards.append(Shard(first_index + number, role, scanned.file, scanned.header, span, dialect, shard_id))
+    return shards
+
+
+def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> list[Row]:
+    """The rows of `shard`, in order. columns: enough for the caller; others may be missing from a row's value.
+
+    Raises InputError if the file vanished or is not the one that was planned, TooLargeError if the rows of a Parquet or
+    Arrow file are over columnar_files.READ_BYTES when decoded.
+    """
+    shard = _on_this_node(shard)
+    if shard.file.format in TEXT_FORMATS:
+        with _unchanged(shard, options):
+            records = text_files.read_records(_text(shard.file, options, shard.header), shard.span)
+        rows = [
+            Row(shard.span.start_row + i, record.value, record.offset, record.raw, record.size)
+            for i, record in enumerate(records)
+        ]
+    else:
+        rows = rows_of(read_table(shard, options, columns), shard.span.start_row)
+    if len(rows) != shard.rows:
+        raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
+    return rows
+
+
+def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a Parquet or Arrow shard as they are, types and metadata untouched. Errors as of `read`."""
+    file, span = _columnar(shard.file, options), shard.span
+    with _unchanged(shard, options):
+        try:
+            table = read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
+        except TooManyBytes as error:
+            rows = f"{shard.file.name}, rows {span.start_row:,} to {span.stop_row - 1:,}"
+            raise TooLargeError(f"{rows}: {error}", str(error)) from None
+    if table.num_rows != shard.rows:
+        raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
+    return table
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """sha256 of what was read, in order: what one stage read of a shard is what another one reads of it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        row.feed(digest)
+    return digest.hexdigest()
+
+
+def shipped_file(role: str, file: SourceFile) -> SourceFile:
+    """A reference set of tamis itself: known by role and content, so that each node reads its own copy."""
+    return replace(file, url=f"{_SHIPPED_SCHEME}{role}", identity=_content_hash(file.url))
+
+
+def is_shipped(file: SourceFile) -> bool:
+    """Whether the file is one that `shipped_file` made; its identity is then the sha256 of its content."""
+    return file.url.startswith(_SHIPPED_SCHEME)
+
+
+def _on_this_node(shard: Shard) -> Shard:
+    """The shard with a path that this machine can open. InputError if another tamis is installed here."""
+    file = shard.file
+    if not is_shipped(file):
+        return shard
+    path = str(SHIPPED[file.url.removeprefix(_SHIPPED_SCHEME)]())
+    if _content_hash(path) != file.identity:
+        raise InputError(f"{file.name}: the references of tamis differ on this node; install one version everywhere")
+    return replace(shard, file=replace(file, url=path, identity=str(os.stat(path).st_mtime_ns)))
+
+
+def _content_hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@contextmanager
+def _unchanged(shard: Shard, options: Mapping[str, Any]) -> Iterator[None]:
+    """Around a read: InputError if the file is not the one that was planned, or cannot be read. Looking after the read
+    is enough: what was read of a file that changed meanwhile is thrown away."""
+    try:
+        yield
+    except StorageError:
+        check_unchanged(shard, options)
+        raise
+    except (ValueError, OSError, pa.ArrowException) as error:
+        check_unchanged(shard, options)
+        raise _vanished(shard.file.name, error) from None
+    check_unchanged(shard, options)
+
+
+def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
+    """InputError if the file is gone, or has another size, etag or time of modification than when it was planned."""
+    if scheme_of(shard.file.url) == "hf" and _PINNED.search(shard.file.url):
+        return
+    filesystem, path = open_filesystem(shard.file.url, options)
+    try:
+        info = info_of(filesystem, path)
+        identity = str(os.stat(path).st_mtime_ns) if is_local(filesystem) else identity_of(info)
+    except OSError as error:
+        raise _vanished(shard.file.name, error) from None
+    if identity != shard.file.identity or int(info["size"]) != shard.file.bytes:
+        raise InputError(f"{shard.file.name}: changed since the plan was made; run again with a new output folder")
+
+
+def _vanished(path: str, error: BaseException) -> InputError:
+    return InputError("the input cannot be read any more", [f"{path}: {error_text(error)}"])
+
+
+def _text(file: SourceFile, options: Mapping[str, Any], header: tuple[str, ...]) -> TextFile:
+    return TextFile(file.url, file.format, file.compression, dict(options), header, file.identity)
+
+
+def _columnar(file: SourceFile, options: Mapping[str, Any]) -> ColumnarFile:
+    return ColumnarFile(file.url, file.format, dict(options), file.identity, file.bytes)
+
+
+def _scan_text(
+    file: SourceFile,
+    shard_rows: int,
+    options: Mapping[str, Any],
+    head_rows: int,
+    tell: Callable[[int], None] | None,
+) -> Scanned:
+    is_csv = file.format in {"csv", "tsv"}
+    header = text_files.csv_header(_text(file, options, ())) if is_csv else ()
+    text = _text(file, options, header)
+    spans = tuple(text_files.find_spans(text, shard_rows, SHARD_BYTES, tell=tell))
+    # CSV has no types; every column is kept as the text that it is.
+    schema = pa.schema([(name, pa.string()) for name in header]) if is_csv else None
+    records = text_files.read_records(text, spans[0], head_rows) if spans else []
+    return Scanned(file, header, spans, schema, *_sort_out([record.value for record in records]))
+
+
+def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:
+    source = _columnar(file, options)
+    shape = shape_of(source)
+    step = shard_rows
+    if shape.rows and shape.bytes / shape.rows * shard_rows > SHARD_BYTES:
+        step = max(int(SHARD_BYTES * shape.rows / shape.bytes), 1)
+    spans = tuple(Span(start, min(start + step, shape.rows), 0, 0) for start in range(0, shape.rows, step))
+    head = rows_of(read_head(source, head_rows), 0)
+    return Scanned(file, (), spans, shape.schema, *_sort_out([row.value for row in head]))
+
+
+def _sort_out(
+    values: Sequence[Mapping[str, Any] | RowProblem],
+) -> tuple[tuple[Mapping[str, Any], ...], tuple[RowProblem, ...]]:
+    good = tuple(value for value in values if not isinstance(value, RowProblem))
+    return good, tuple(value for value in values if isinstance(value, RowProblem))
+
+
+def rows_of(table: pa.Table, start_row: int) -> list[Row]:
+    """The rows of a table, the first of which is number `start_row` of its file."""
+    try:
+        return [Row(start_row + i, value, None, None) for i, value in enumerate(table.to_pylist())]
+    except (UnicodeDecodeError, OverflowError):
+        return [Row(start_row + i, _one(table.slice(i, 1)), None, None) for i in range(table.num_rows)]
+
+
+def _one(row: pa.Table) -> Mapping[str, Any] | RowProblem:
+    value = {}
+    for name in row.column_names:
+        try:
+            value[name] = row.column(name)[0].as_py()
+        except UnicodeDecodeError:
+            return RowProblem("invalid_utf8", "a string of the row is not UTF-8")
+        except OverflowError:  # a date that Python's calendar has not; no conversation stands in it
+            value[name] = str(row.column(name).cast(pa.string())[0])
+    return value
+
+
+def _broken(file: SourceFile, error: BaseException) -> str:
+    text = error_text(error)
+    if file.compression is not None and "runcated" in text:
+        return f"the {file.compression} archive is cut off ({text}); copy it again"
+    if isinstance(error, pa.ArrowException) or file.format not in TEXT_FORMATS:
+        return f"not a whole {file.format} file, cut off or damaged ({text})"
+    return text

@@ -1,0 +1,61 @@
+"""Spans: consecutive rows of one file and the bytes that hold them; and the cut of a file's rows into spans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tamis.pipeline.inputs.row_limits import MAX_ROW_BYTES
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive rows of one file and the bytes that hold them (half-open, of the unpacked file)."""
+
+    start_row: int
+    stop_row: int
+    start_byte: int
+    stop_byte: int
+
+
+class Cutter:
+    """Cuts rows, told in order, into spans of at most `rows` rows and about `size` bytes.
+
+    A row longer than MAX_ROW_BYTES is a span by itself, and no other span is so long. What is done a row is done by
+    NumPy; Python does what is done a span.
+    """
+
+    def __init__(self, rows: int, size: int) -> None:
+        self._rows, self._size = rows, min(size, MAX_ROW_BYTES)
+        self._spans: list[Span] = []
+        self._count = self._first_row = self._first_byte = self._last_byte = 0
+
+    def add(self, starts: np.ndarray[Any, Any], stops: np.ndarray[Any, Any]) -> None:
+        """The next rows: where each starts and ends in the file, both int64 (n,) and ascending."""
+        done = 0  # of these rows
+        while done < len(starts):
+            if self._count == self._first_row:  # whatever its length, a span has its first row
+                self._first_byte = int(starts[done])
+                stop = done + 1
+            else:
+                stop = done
+            fit = int(np.searchsorted(stops, self._first_byte + self._size, side="right"))
+            stop = max(stop, min(fit, done + self._rows - (self._count - self._first_row)))
+            self._count += stop - done
+            if stop > done:
+                self._last_byte = int(stops[stop - 1])
+            if stop < len(starts):
+                self._close()
+            done = stop
+
+    def end(self) -> list[Span]:
+        """All spans."""
+        if self._count > self._first_row:
+            self._close()
+        return self._spans
+
+    def _close(self) -> None:
+        self._spans.append(Span(self._first_row, self._count, self._first_byte, self._last_byte))
+        self._first_row = self._count

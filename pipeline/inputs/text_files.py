@@ -1,0 +1,255 @@
+"""JSON lines, JSON arrays and CSV, plain or compressed: where their rows lie, and the rows of one byte range.
+
+A range of rows is a range of bytes (of the unpacked file), found once when the plan is made, so that any worker can
+read its shard without reading the file before it. In a compressed file a worker unpacks forward from where it
+stopped last time.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from tamis.operators.conversation.strict_json import parse
+from tamis.operators.problems import RowProblem
+from tamis.pipeline.inputs.csv_rows import csv_rows, lines_of
+from tamis.pipeline.inputs.decompression import Unpacked
+from tamis.pipeline.inputs.json_arrays import array_elements
+from tamis.pipeline.inputs.line_bounds import WHITE, Bounds, Joiner, lines_in
+from tamis.pipeline.inputs.row_limits import HEAD_BYTES, MAX_COLUMNS, MAX_ROW_BYTES, too_large
+from tamis.pipeline.inputs.spans import Cutter
+from tamis.pipeline.inputs.spans import Span as Span
+from tamis.pipeline.storage.addresses import open_filesystem
+from tamis.pipeline.storage.ranged import Told, open_stream, read_range
+
+_CHUNK = 8 << 20
+_MAX_NESTING = 200
+"""Deeper rows are refused by a fixed rule: Python's own limit depends on who asks, and stages must agree."""
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """What is needed to open a text file anywhere. identity: of its content, so that a kept cursor is never stale."""
+
+    url: str
+    format: str
+    compression: str | None
+    options: Mapping[str, Any]
+    header: tuple[str, ...] = ()
+    identity: str = ""
+
+    def open(self, tell: Callable[[int], None] | None = None) -> Any:
+        """A stream of the unpacked bytes. tell: told of those that are read, as they lie in the storage."""
+        filesystem, path = open_filesystem(self.url, self.options)
+        raw = open_stream(filesystem, path)
+        if tell is not None:
+            raw = Told(raw, tell)
+        if self.compression is None:
+            return raw
+        return Unpacked(raw, self.compression)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row as read. value: its columns, or why it has none; raw: its text as it stands in the file, the beginning
+    of it where the row is longer than MAX_ROW_BYTES; size: of the whole row."""
+
+    offset: int
+    value: dict[str, Any] | RowProblem
+    raw: bytes
+    size: int
+
+
+# --- where the rows are -------------------------------------------------------------------------------------------
+
+
+def find_spans(
+    file: TextFile, rows: int, size: int, chunk: int = _CHUNK, tell: Callable[[int], None] | None = None
+) -> list[Span]:
+    """Cut the file into spans of at most `rows` rows and about `size` bytes. Reads the file once, `chunk` bytes a time.
+
+    A row longer than MAX_ROW_BYTES is a span by itself, and no other span is so long. tell: told of bytes as they are
+    read. Raises ValueError or OSError when the file as a whole is broken (truncated archive, not an array, open quote)
+    or unpacks to far too much.
+    """
+    cutter = Cutter(rows, size)
+    for starts, stops in _row_bounds(file, chunk, tell):
+        cutter.add(starts, stops)
+    return cutter.end()
+
+
+def csv_header(file: TextFile) -> tuple[str, ...]:
+    """The column names of a CSV file; ValueError if two are the same or one is empty."""
+    with file.open() as stream:
+        names = next((row[2] for row in csv_rows(lines_of(stream, _CHUNK), file.format) if row[2] != []), [])
+    if names is None:
+        raise ValueError(f"the first line of a CSV file must name its columns, in at most {MAX_ROW_BYTES:,} bytes")
+    if len(set(names)) != len(names) or not all(name.strip() for name in names):
+        raise ValueError("the first line of a CSV file must name its columns, each by its own name")
+    return tuple(names)
+
+
+def _row_bounds(file: TextFile, chunk: int, tell: Callable[[int], None] | None) -> Iterator[Bounds]:
+    with file.open(tell) as stream:
+        if file.format == "jsonl":
+            yield from _line_bounds(stream, chunk)
+        elif file.format == "json":
+            elements = array_elements(stream, chunk=chunk, values=False)
+            yield from _in_batches((start, stop) for start, stop, _ in elements)
+        else:
+            rows = csv_rows(lines_of(stream, chunk), file.format)
+            bounds = ((start, stop) for start, stop, fields in rows if fields != [])
+            yield from _in_batches(islice(bounds, 1, None))  # the first is the header
+
+
+def _in_batches(bounds: Iterator[tuple[int, int]], size: int = 1 << 16) -> Iterator[Bounds]:
+    """So that the bounds of a long file are never all in memory."""
+    while batch := list(islice(bounds, size)):
+        table = np.array(batch, dtype=np.int64)
+        yield table[:, 0], table[:, 1]
+
+
+def _line_bounds(stream: Any, size: int) -> Iterator[Bounds]:
+    """Of every line that is not blank, by chunks; no line is ever held, however long."""
+    joiner = Joiner()
+    while chunk := stream.read(size):
+        yield joiner.add(lines_in(chunk))
+    yield joiner.end()
+
+
+# --- the rows themselves ------------------------------------------------------------------------------------------
+
+
+def read_records(file: TextFile, span: Span, most: int | None = None) -> list[Record]:
+    """The rows of `span`, in order; a row that cannot be parsed carries its problem. Never fewer than the span says.
+
+    most: so many of them are enough; the others are not parsed.
+    """
+    base, size = span.start_byte, span.stop_byte - span.start_byte
+    if size > MAX_ROW_BYTES:
+        return [Record(base, too_large(size), _read_range(file, base, base + HEAD_BYTES), size)][:most]
+    data = _read_range(file, base, span.stop_byte)
+    return list(islice(_parse(file, data, base), most))
+
+
+def _parse(file: TextFile, data: bytes, base: int) -> Iterator[Record]:
+    if file.format == "jsonl":
+        yield from _parse_lines(data, base)
+    elif file.format == "json":
+        elements = array_elements(io.BytesIO(data), base, chunk=len(data) + 1, inside=True)
+        for start, stop, value in elements:
+            yield _from_json(value, data[start - base : stop - base], start)
+    else:
+        for start, stop, fields in csv_rows(io.BytesIO(data), file.format, base):
+            if fields:
+                yield _from_csv(fields, file.header, data[start - base : stop - base], start)
+
+
+def _parse_lines(data: bytes, base: int) -> Iterator[Record]:
+    offset = base
+    for line in data.split(b"\n"):
+        if line.strip(WHITE):
+            yield _parse_line(line, offset)
+        offset += len(line) + 1
+
+
+def _parse_line(line: bytes, offset: int) -> Record:
+    body = line.removeprefix(codecs.BOM_UTF8) if offset == 0 else line
+    try:
+        value = parse(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        value = RowProblem("invalid_utf8", f"byte {error.start} of the line is not UTF-8")
+    except RowProblem as problem:
+        value = problem
+    return _from_json(value, line, offset, decoded=True)
+
+
+def _from_json(value: Any, raw: bytes, offset: int, *, decoded: bool = False) -> Record:
+    """decoded: the text is known to be UTF-8."""
+    return Record(offset, _usable(value, raw, decoded), raw, len(raw))
+
+
+def _usable(value: Any, raw: bytes, decoded: bool) -> dict[str, Any] | RowProblem:
+    if isinstance(value, RowProblem):
+        return value
+    if not isinstance(value, dict):
+        return RowProblem("not_an_object", f"the row is a JSON {type(value).__name__}, not an object")
+    if len(value) > MAX_COLUMNS:
+        return RowProblem("too_many_columns", f"the row has {len(value):,} keys, more than {MAX_COLUMNS:,}")
+    if raw.count(b"[") + raw.count(b"{") > _MAX_NESTING and _is_deep(value):
+        return RowProblem("malformed_json", f"nested deeper than {_MAX_NESTING} levels")
+    if (b"\\u" in raw and b"\\ud" in raw.lower()) or not (decoded or _is_utf8(raw)):
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return RowProblem("invalid_utf8", "a string holds half of a surrogate pair or bad bytes")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level: list[Any] = [value]
+    for _ in range(_MAX_NESTING):
+        containers = [inner for inner in level if isinstance(inner, dict | list)]
+        level = [inner for outer in containers for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        if not level:
+            return False
+    return any(isinstance(inner, dict | list) for inner in level)
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _from_csv(fields: list[str], header: Sequence[str], raw: bytes, offset: int) -> Record:
+    value: dict[str, Any] | RowProblem
+    if len(fields) != len(header):
+        value = RowProblem("malformed_csv", f"the row has {len(fields)} fields where the header names {len(header)}")
+    elif not _is_utf8(raw):
+        value = RowProblem("invalid_utf8", "the row is not UTF-8")
+    else:
+        value = dict(zip(header, fields, strict=True))
+    return Record(offset, value, raw, len(raw))
+
+
+class _Local(threading.local):
+    """The one compressed file that this thread has open, and how far it is unpacked."""
+
+    cursor: tuple[TextFile, Any, int] | None = None
+
+
+_local = _Local()
+
+
+def _read_range(file: TextFile, start: int, stop: int) -> bytes:
+    if file.compression is None:
+        filesystem, path = open_filesystem(file.url, file.options)
+        return read_range(filesystem, path, start, stop)
+    cursor = _local.cursor
+    _local.cursor = None  # a read that fails half way leaves the stream nobody knows where
+    if cursor is None or cursor[0] != file or cursor[2] > start:
+        cursor = (file, file.open(), 0)
+    stream, position = cursor[1:]
+    while position < start:
+        position += len(_some(stream, min(_CHUNK, start - position)))
+    data: bytes = stream.read(stop - start)
+    _local.cursor = (file, stream, position + len(data))
+    return data
+
+
+def _some(stream: Any, size: int) -> bytes:
+    data: bytes = stream.read(size)
+    if not data:
+        raise OSError("the file ends before the rows that the plan found in it")
+    return data

@@ -1,0 +1,380 @@
+"""The job file: what to read, with which model and method, what to drop, where to write.
+
+Every key but input, output, model.name and method has a default. An unknown key is an error that names the key
+that was probably meant. Settings that come from the command line overlay those of the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from tamis.operators.conversation.dialects import JOIN
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.job import strict_yaml
+from tamis.pipeline.job.sections import (
+    TOKEN_METHODS,
+    InputSpec,
+    LarfSpec,
+    MethodList,
+    MethodName,
+    ModelSpec,
+    Names,
+    SaftSpec,
+    Section,
+    SelectionSpec,
+    TossSpec,
+    WorkerRange,
+)
+from tamis.pipeline.storage.addresses import scheme_of
+from tamis.pipeline.storage.credentials import looks_secret, secret_in
+
+_Input = Annotated[
+    InputSpec,
+    BeforeValidator(
+        lambda v: {"path": v} if isinstance(v, str | list) else v,
+        json_schema_input_type=InputSpec | str | Names,
+    ),
+]
+
+
+_METHOD = "How to score: larf, saft or a list of them, or toss or toss-pro, which mask tokens."
+
+
+_Workers = Annotated[
+    Annotated[int, Field(ge=1), Tag("int")] | Annotated[WorkerRange, Tag("WorkerRange")],
+    # So that an error speaks of the one that was meant.
+    Discriminator(lambda value: "WorkerRange" if isinstance(value, dict | WorkerRange) else "int"),
+]
+
+
+class LayersJob(Section):
+    """What `tamis layers` reads: the keys of a Job, of which only output and model must be there."""
+
+    input: _Input | None = None
+    output: str = Field(min_length=1, description="Folder or URL of the output; made if missing.")
+    model: Annotated[
+        ModelSpec,
+        BeforeValidator(
+            lambda v: {"name": v} if isinstance(v, str) else v,
+            json_schema_input_type=ModelSpec | str,
+        ),
+    ]
+    method: MethodList = Field(["larf"], min_length=1, description=_METHOD)
+    larf: LarfSpec = LarfSpec()
+    saft: SaftSpec = SaftSpec()
+    toss: TossSpec = TossSpec()
+    selection: SelectionSpec = SelectionSpec()
+    max_tokens: int = Field(2048, ge=2, description="Longest rendered conversation, in tokens.")
+    overlong: Literal["quarantine", "keep_end", "keep_start"] = Field(
+        "quarantine",
+        description="What happens to longer ones: set aside, or cut to the last or first max_tokens tokens.",
+    )
+    max_quarantined: float = Field(0.01, ge=0, le=1, description="Share of bad rows above which the run fails.")
+    shard_rows: int = Field(2048, ge=1, description="Rows in one shard, the unit of work and of resuming.")
+    workers: _Workers | None = Field(
+        None,
+        description="Copies of the model; default: one a GPU, or one a CPU node. {min, max} on a cluster that grows: "
+        "begin as soon as min of them find room, and take what nodes come, up to max.",
+    )
+    readers: int | None = Field(
+        None,
+        ge=1,
+        description="Tasks at a time that read and tokenise for the workers; default: one for each million tokens and "
+        "at least one for each GPU worker, as far as the CPUs go.",
+    )
+    cluster_patience: float = Field(
+        600,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to wait for nodes that are not there yet, or for GPUs that other jobs use, before the run "
+        "ends with exit code 5.",
+    )
+    worker_timeout: float = Field(
+        1800,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds without progress, on a shard or in a training, after which a worker is taken for hung "
+        "and replaced.",
+    )
+    seed: int = Field(0, description="Seed of everything random (only selection.control is).")
+    keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors, for your own analysis.")
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Options for the storage (endpoint_url, region, ...); never credentials.",
+    )
+
+    @property
+    def join(self) -> str:
+        """What stands between the instruction and the input of an Alpaca row."""
+        return self.input.join if self.input is not None else JOIN
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LayersJob:
+        if len(set(self.method)) != len(self.method):
+            raise ValueError("method names a method twice")
+        if self.selection.by is not None and self.selection.by not in self.method:
+            raise ValueError(
+                f"selection.by is {self.selection.by}, which is not among method: {', '.join(self.method)}"
+            )
+        if complaint := secret_in(self.storage_options):
+            raise ValueError(complaint)
+        return self
+
+    @field_validator("output")
+    @classmethod
+    def _writable(cls, output: str) -> str:
+        if scheme_of(output).lower() in {"http", "https"}:  # it would be asked in vain for minutes
+            raise ValueError("nothing can be written over http; use a folder or an object store")
+        return output
+
+
+class Job(LayersJob):
+    """One run of `tamis curate`."""
+
+    input: _Input
+    method: MethodList = Field(min_length=1, description=_METHOD)
+
+    @property
+    def selected_by(self) -> MethodName:
+        """The method whose score decides."""
+        return self.selection.by or self.method[0]
+
+    @property
+    def masks_tokens(self) -> bool:
+        """Whether the method masks tokens instead of dropping samples."""
+        return self.method[0] in TOKEN_METHODS
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Job:
+        named = [name for name in self.method if name in TOKEN_METHODS]
+        if not named:
+            return self
+        if len(self.method) > 1:
+            raise ValueError(f"method: {named[0]} masks tokens and runs by itself; run the other methods as jobs apart")
+        if not self.selection.is_default:
+            raise ValueError(f"selection says which samples fall; {named[0]} masks tokens: set toss.discard instead")
+        if self.model.compile or self.model.attention != "padded":
+            raise ValueError(
+                f"model.compile and model.attention are for methods that read representations; leave them out with "
+                f"{named[0]}"
+            )
+        toss = self.toss
+        if toss.utility_references is None and toss.utility_model is None:
+            raise ValueError(
+                f"{named[0]} compares with a model trained on good data: set toss.utility_references to a file of "
+                "instructions and answers, or toss.utility_model to a model fine-tuned on such"
+            )
+        if self.method == ["toss-pro"] and toss.harmful_model is not None and toss.harmful_references is None:
+            raise ValueError(
+                "toss-pro trains the degraded model anew on the harmful references and what it finds: beside "
+                "toss.harmful_model it needs toss.harmful_references"
+            )
+        return self
+
+
+_AnyJob = TypeVar("_AnyJob", bound=LayersJob)
+
+
+def storage_options(assignments: Sequence[str]) -> dict[str, Any]:
+    """Options for the storage from `a.b=value` assignments. ConfigError, which repeats no value."""
+    options: dict[str, Any] = {}
+    for dotted, text in _assigned("--storage-options", assignments, "endpoint_url=http://127.0.0.1:9000"):
+        _put(options, dotted, _value(f"--storage-options {dotted}", text))
+    _check_plain(options)
+    if complaint := secret_in(options):
+        raise ConfigError(complaint)
+    return options
+
+
+def load_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str] = ()) -> Job:
+    """The job of the YAML file at `path` (or an empty one), overlaid by dotted keys and by `a.b=value` assignments.
+
+    Raises ConfigError: one line per problem, naming the key, the value and what is allowed.
+    """
+    return _validated(Job, _tree(path, overlay, assignments))
+
+
+def load_layers_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str] = ()) -> LayersJob:
+    """The same for `tamis layers`, which needs no input and no method."""
+    return _validated(LayersJob, _tree(path, overlay, assignments))
+
+
+def _tree(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    tree: dict[str, Any] = _read_yaml(path) if path is not None else {}
+    for dotted, value in overlay.items():
+        _put(tree, dotted, value)
+    for dotted, text in _assigned("--set", assignments, "larf.layer=5"):
+        _put(tree, dotted, _value(f"--set {dotted}", text))
+    _check_plain(tree)
+    return tree
+
+
+def _assigned(flag: str, assignments: Sequence[str], example: str) -> Iterator[tuple[str, str]]:
+    """(dotted key, text of the value) of each `a.b=value`. ConfigError, which repeats no value."""
+    seen: set[str] = set()
+    for assignment in assignments:
+        dotted, equals, text = assignment.partition("=")
+        dotted = dotted.strip()
+        if not equals or not dotted:
+            # What stands there may be a value.
+            raise ConfigError(f"{flag}: one of them is no key=value; write it as key=value, e.g. {flag} {example}")
+        if dotted in seen:
+            raise ConfigError(f"{flag} {dotted} is given twice; keep one of them")
+        seen.add(dotted)
+        yield dotted, text
+
+
+def _value(where: str, text: str) -> Any:
+    try:
+        return strict_yaml.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: the value is {error}") from None
+
+
+def _check_plain(tree: Any) -> None:
+    """ConfigError for what no key can mean and what would fail where it is used: numbers beyond 64 bits, text with a
+    NUL or half a character, a section that holds itself."""
+    pending: list[tuple[str, Any, int]] = [("", tree, 0)]
+    while pending:
+        where, value, depth = pending.pop()
+        if depth > _DEEPEST:
+            raise ConfigError(f"{where.split('.')[0]}: nested too deeply, or holds itself")
+        if isinstance(value, Mapping):
+            # A key, too, may hold what no text may.
+            pending += [(where, key, depth + 1) for key in value]
+        items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        pending += [(f"{where}.{key}" if where else f"{key}", inner, depth + 1) for key, inner in items]
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ConfigError(f"{where}: a number of more than 64 bits")
+        if isinstance(value, str) and _UNUSABLE.search(value):
+            raise ConfigError(f"{where}: holds a NUL character or half a surrogate pair, which no path or text may")
+
+
+_DEEPEST = 50
+_UNUSABLE = re.compile("[\0\ud800-\udbff]|[\udc00-\udc7f\udd00-\udfff]")
+"""The other surrogates stand for the bytes of a file name that is not UTF-8."""
+
+
+def _validated(kind: type[_AnyJob], tree: dict[str, Any]) -> _AnyJob:
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(*_explain(error)) from None
+
+
+def job_schema() -> dict[str, Any]:
+    """The JSON schema of the job file."""
+    return Job.model_json_schema()
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a job file ({error})") from None
+    try:
+        tree = strict_yaml.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a job file is a mapping of keys to values; see `tamis schema`")
+    return tree
+
+
+_SHORT_FORMS = {"input": "path", "model": "name"}
+"""Sections that may be given as a plain value: `input: data.jsonl` is `input: {path: data.jsonl}`."""
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    here = tree
+    for depth, key in enumerate(parents):
+        inner = here.get(key)
+        if inner is not None and not isinstance(inner, dict) and depth == 0 and key in _SHORT_FORMS:
+            inner = {_SHORT_FORMS[key]: inner}
+        if inner is None:
+            inner = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{dotted}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+        here[key] = inner
+        here = inner
+    here[leaf] = value
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines: list[str] = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"] if not _is_union_branch(part))
+        if problem["type"] == "extra_forbidden":
+            line = (
+                f"unknown key {where}{_did_you_mean([part for part in problem['loc'] if not _is_union_branch(part)])}"
+            )
+        elif problem["type"] == "missing":
+            line = f"{where} is missing; set it in the job file{_flag_for(where)}"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            value = _got(where, problem["input"])
+            line = f"{where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{value}"
+        if line not in lines:
+            lines.append(line)
+    return lines
+
+
+def _got(where: str, value: Any) -> str:
+    """The value, for a message: nothing of what is long, or may be a secret."""
+    if isinstance(value, dict | list) or where.startswith("storage_options") or looks_secret("", str(value)):
+        return ""
+    said = repr(value)
+    return f" (got {said})" if len(said) <= _LONGEST_SHOWN else f" (got {said[:_LONGEST_SHOWN]}...)"
+
+
+_LONGEST_SHOWN = 100
+
+
+def _is_union_branch(part: int | str) -> bool:
+    return isinstance(part, str) and (
+        part.startswith(("literal[", "constrained", "function-")) or part in {"int", "str", "WorkerRange"}
+    )
+
+
+def _flag_for(key: str) -> str:
+    flags = {
+        "input": "--input",
+        "output": "--output",
+        "model": "--model",
+        "model.name": "--model",
+        "method": "--method",
+    }
+    return f" or with {flags[key]}" if key in flags else ""
+
+
+def _did_you_mean(location: Sequence[int | str]) -> str:
+    section: Any = Job
+    for part in location[:-1]:
+        section = _section_of(section, str(part)) or section
+    near = difflib.get_close_matches(str(location[-1]), list(section.model_fields), n=1, cutoff=0.5)
+    if near:
+        prefix = ".".join(str(part) for part in location[:-1])
+        return f"; did you mean {prefix + '.' if prefix else ''}{near[0]}?"
+    return f"; known here: {', '.join(section.model_fields)}"
+
+
+def _section_of(section: Any, name: str) -> Any:
+    field = section.model_fields.get(name)
+    kind = field.annotation if field is not None else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None

@@ -1,0 +1,280 @@
+"""The sections of a job file: their keys, defaults, limits and help texts.
+
+The help texts are what `tamis schema` prints and the README's table is made from.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from tamis.operators.conversation.dialects import JOIN
+from tamis.operators.methods import METHODS
+from tamis.operators.requests import POSITIONS
+
+MethodName = Literal["larf", "saft", "toss", "toss-pro"]
+Position = Literal["last_token", "last_prompt_token", "response_mean"]
+TOKEN_METHODS = ("toss", "toss-pro")
+"""They mask single tokens; the others drop samples."""
+assert get_args(MethodName) == (*METHODS, *TOKEN_METHODS), "the job file must name exactly the methods there are"
+assert get_args(Position) == POSITIONS
+
+
+def as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+# What a job file may hold where one value stands for a list of one.
+Names = Annotated[list[str], Field(min_length=1)]
+_Methods = Annotated[list[MethodName], Field(min_length=1)]
+MethodList = Annotated[list[MethodName], BeforeValidator(as_list, json_schema_input_type=MethodName | _Methods)]
+# A blank one would stand in nearly every answer.
+_Marker = Annotated[str, StringConstraints(pattern=r"\S")]
+_TargetModules = Annotated[
+    Literal["auto"] | Annotated[list[str], Field(min_length=1)],
+    BeforeValidator(lambda v: [v] if isinstance(v, str) and v != "auto" else v, json_schema_input_type=str | Names),
+]
+_Markers = Annotated[list[_Marker], BeforeValidator(as_list, json_schema_input_type=str | list[str])]
+
+DEFAULT_DROP = 0.1
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class WorkerRange(Section):
+    """How many copies of the model a cluster that grows may run."""
+
+    min: int = Field(1, ge=1, description="How many must find room before the work begins.")
+    max: int = Field(ge=1, description="As many as the nodes that come have room for, at most.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, more than max, {self.max}")
+        return self
+
+
+class InputSpec(Section):
+    """Where the corpus is and how to read it."""
+
+    path: Annotated[list[str], BeforeValidator(as_list, json_schema_input_type=str | Names)] = Field(
+        min_length=1,
+        description="A file, a folder, a glob, a dataset of the Hugging Face hub (hf://datasets/ORG/NAME), or a list "
+        "of these.",
+    )
+    config: str | None = Field(
+        None, min_length=1, description="Which config of a hub dataset; needed if it has several."
+    )
+    split: str | None = Field(
+        None,
+        min_length=1,
+        description="Which split of a hub dataset or of a folder of save_to_disk; needed if it has several.",
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Branch, tag or commit of hf:// input; default: the main branch as it is now."
+    )
+    format: Literal["auto", "jsonl", "json", "parquet", "csv", "tsv", "arrow"] = Field(
+        "auto", description="File format; auto goes by the file's ending (.gz and .zst are unpacked)."
+    )
+    dialect: str | None = Field(
+        None,
+        description="How a row holds its conversation, e.g. messages, sharegpt, alpaca, text; default: detected.",
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Which column holds which part, e.g. {prompt: q, response: a}, {text: chosen}; default: detected.",
+    )
+    join: str = Field(
+        JOIN,
+        max_length=1000,
+        description="What stands between the instruction and the input of an Alpaca row, in references too; default: "
+        "one newline, as LARF's authors and LLaMA-Factory have it.",
+    )
+
+
+class ModelSpec(Section):
+    """The aligned chat model whose representations are read."""
+
+    name: str = Field(description="A folder with a transformers model, or its name on the Hugging Face hub.")
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the forward pass; auto: bfloat16 on a GPU, float32 on a CPU."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the forward pass runs.")
+    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
+    allow_pickle_weights: bool = Field(
+        False, description="Load .bin weights (pickle can run code) if there are no safetensors."
+    )
+    template: str | None = Field(
+        None, description="A jinja chat template, or a file holding one; default: the tokenizer's own."
+    )
+    gpus_per_worker: float = Field(
+        1.0, gt=0, description="GPUs each worker takes on a GPU cluster; fractions share a GPU."
+    )
+    token_budget: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Tokens, padding included, in one batch of the forward pass; auto: 2,048 on a CPU (4,096 "
+        "with compile), 8,192 on a GPU.",
+    )
+    attention: Literal["padded", "packed"] = Field(
+        "padded",
+        description="packed: the rows of a batch as one sequence without any padding, for GPUs in half precision; an "
+        "architecture that cannot is refused.",
+    )
+    compile: bool = Field(
+        False,
+        description="Fuse the element-wise work of each block with torch.compile: faster on large corpora, after a "
+        "start of seconds to minutes; needs a C++ compiler on CPUs.",
+    )
+    exact: bool = Field(
+        False,
+        description="One row at a time, so that a row's numbers are the same to the bit whatever shares its shard; "
+        "several times slower.",
+    )
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_gpus(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("above 1 it must be a whole number")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ModelSpec:
+        if self.exact and self.token_budget != "auto":
+            raise ValueError("exact runs one row at a time, so token_budget has no meaning; give one of them")
+        return self
+
+
+class LarfSpec(Section):
+    """LARF: cosine to harmful compliance minus cosine to refusal, at one block."""
+
+    layer: Literal["auto", "fisher"] | Annotated[int, Field(ge=0)] = Field(
+        "auto",
+        description="0-based block whose output is read; auto: the most safety-sensitive one, searched first where the "
+        "output holds no search of it yet (see tamis layers), or fisher's where none moves the refusals; fisher: the "
+        "one whose states best part the references.",
+    )
+    position: Position = Field("last_token", description="Which token's state stands for the sample.")
+    form: Literal["paired", "mean_representation"] = Field(
+        "paired", description="paired: the authors' code; mean_representation: the paper's text."
+    )
+    unsafe_references: str | None = Field(
+        None, description="File of harmful prompts with complying answers; default: the shipped set."
+    )
+    safe_references: str | None = Field(
+        None, description="File of the same prompts with refusals; default: the shipped set."
+    )
+    over_rejection_prompts: str | None = Field(
+        None,
+        description="File of harmless prompts that sound unsafe (column prompt), for the search of layer: auto; "
+        "default: the shipped set.",
+    )
+    refusal_markers: _Markers = Field(
+        default_factory=list,
+        description="Texts that mark a refusal, besides can not, cannot, can't and sorry, for layer: auto.",
+    )
+
+
+class SaftSpec(Section):
+    """SAFT: squared projection on the leading singular directions of the corpus."""
+
+    layer: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="0-based block whose output is read; auto: the middle block."
+    )
+    position: Position = Field("last_token", description="Which token's state stands for the sample.")
+    k: int = Field(1, ge=1, description="How many singular directions.")
+    weighted: bool = Field(False, description="Weigh each direction by its singular value (the ancestor's form).")
+
+
+class TrainingSpec(Section):
+    """How TOSS's reference models are trained: LoRA, plain fine-tuning on the response tokens (the paper's recipe)."""
+
+    rank: int = Field(16, ge=1, description="LoRA rank.")
+    alpha: float = Field(16, gt=0, description="LoRA alpha; updates are scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
+    target_modules: _TargetModules = Field(
+        "auto",
+        description="Names of the linear layers that get adapters; auto: q_proj and v_proj, or what the architecture "
+        "has in their place.",
+    )
+    learning_rate: float = Field(1e-5, gt=0, description="Constant learning rate of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
+    batch_size: int = Field(64, ge=1, description="Samples in one step, over all workers.")
+    epochs: int = Field(2, ge=1, description="Passes over the reference set.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    checkpoint_steps: int = Field(
+        50, ge=1, description="Steps between two checkpoints, from which a killed training goes on."
+    )
+    seed: int = Field(42, description="Of the adapters' first weights, the order of the samples and dropout.")
+
+
+class TossSpec(Section):
+    """TOSS: every response token scored by the loss under a utility model minus the loss under a degraded one."""
+
+    harmful_references: str | None = Field(
+        None, description="File of harmful prompts with complying answers; default: the shipped set."
+    )
+    utility_references: str | None = Field(
+        None, description="File of good instruction data; needed unless utility_model is given."
+    )
+    harmful_model: str | None = Field(
+        None, description="A LoRA adapter or full model fine-tuned on harmful data before; nothing is trained then."
+    )
+    utility_model: str | None = Field(
+        None, description="A LoRA adapter or full model fine-tuned on good data before; nothing is trained then."
+    )
+    discard: float = Field(0.1, gt=0, lt=1, description="Share of response tokens whose loss is masked.")
+    scope: Literal["global", "sample"] = Field(
+        "global", description="global: the riskiest tokens of the whole corpus; sample: the same share of each sample."
+    )
+    rounds: int = Field(1, ge=1, description="toss-pro: how often the degraded model is trained anew.")
+    samples_per_round: int | None = Field(
+        None,
+        ge=1,
+        description="toss-pro: samples each round adds to the harmful set; default: as many as "
+        "there are harmful references.",
+    )
+    training: TrainingSpec = TrainingSpec()
+
+
+class SelectionSpec(Section):
+    """What to drop, given the scores. One of drop, drop_count and threshold; drop 0.1 if none is given."""
+
+    drop: float | None = Field(None, gt=0, lt=1, description="Share of the scored rows to drop, the riskiest first.")
+    drop_count: int | None = Field(None, ge=0, description="Number of rows to drop, the riskiest first.")
+    threshold: float | None = Field(None, allow_inf_nan=False, description="Drop every row whose score is above this.")
+    by: MethodName | None = Field(None, description="With several methods: whose score decides; default: the first.")
+    control: Literal["random"] | None = Field(
+        None,
+        description="random: drop the same number of rows at random instead (seeded), for a controlled comparison.",
+    )
+    allow_majority: bool = Field(False, description="Permit a cut-off that drops more than half of the corpus.")
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> SelectionSpec:
+        given = [name for name in ("drop", "drop_count", "threshold") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give only one of {', '.join(given)}")
+        if self.control is not None and self.threshold is not None:
+            raise ValueError("control needs drop or drop_count: a threshold fits one method's scores only")
+        if self.drop is not None and self.drop > 0.5 and not self.allow_majority:
+            raise ValueError(f"drop {self.drop:g} is more than half; set allow_majority: true if that is meant")
+        return self
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the job says nothing here."""
+        return self == SelectionSpec()
+
+    @property
+    def rule(self) -> tuple[Literal["drop", "drop_count", "threshold"], float]:
+        """Which of the three rules holds, and its number."""
+        if self.drop_count is not None:
+            return "drop_count", self.drop_count
+        if self.threshold is not None:
+            return "threshold", self.threshold
+        return "drop", DEFAULT_DROP if self.drop is None else self.drop

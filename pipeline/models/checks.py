@@ -1,0 +1,147 @@
+"""Whether the model and its tokenizer can do what the job asks, found out before any worker starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tamis.operators.model.info import ModelInfo
+from tamis.operators.requests import Request
+from tamis.operators.tokens.tokenizer import ChatTokenizer
+from tamis.pipeline.errors import ConfigError, TamisError, error_text
+from tamis.pipeline.job.sections import ModelSpec
+from tamis.pipeline.models import cache as model_cache
+from tamis.pipeline.models.fetch import ModelSource, chat_template, digest_beside_weights, fetch
+from tamis.pipeline.models.keys import content_of, model_keys_of
+from tamis.pipeline.models.render_process import BoundedRenderer
+from tamis.pipeline.storage.store import Store
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """The model without its weights. source: its folder, or what of it was fetched. content: of its files, as in a
+    fingerprint. kept_under: for the cache; None where there is to be none. known: the command that began this run has
+    opened this very model, and checked it."""
+
+    spec: ModelSpec
+    source: ModelSource
+    content: str
+    kept_under: Mapping[str, Any] | None
+    info: ModelInfo
+    tokenizer: ChatTokenizer
+    known: bool = False
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Its part of a fingerprint."""
+        return model_keys_of(self.spec, self.content, self.tokenizer)
+
+    def keep(self, store: Store) -> None:
+        """For the next command of this run."""
+        if self.kept_under is not None and not self.known:
+            model_cache.keep(store, self.kept_under, self.info, self.tokenizer)
+
+
+def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store: Store | None = None) -> OpenedModel:
+    """Configuration and tokenizer. ConfigError, in one line, if they cannot be used together.
+
+    options: the job's storage_options. store: the run's, where an earlier command may have kept them.
+    """
+    if spec.revision is not None and "://" in spec.name:
+        raise ConfigError(f"model.revision is for names on the hub, and model.name is {spec.name}; leave it out")
+    source = fetch(spec.name, spec.revision, weights=False, remote_code=spec.trust_remote_code, options=options)
+    template = chat_template(spec.template, options)
+    try:
+        content = content_of(spec, source)
+        keys = None if spec.trust_remote_code else _cache_keys(spec, source, content, template)
+        if store is not None and keys is not None and (kept := model_cache.load(store, keys)):
+            return OpenedModel(spec, source, content, keys, *kept, known=True)
+        # Not above: with it come transformers and torch.
+        from tamis.operators.model.architecture import describe_model
+
+        info = describe_model(source.path, trust_remote_code=spec.trust_remote_code)
+        tokenizer = ChatTokenizer.load(
+            source.path, trust_remote_code=spec.trust_remote_code, template=template, renderer=BoundedRenderer
+        )
+        check_vocabulary(tokenizer, info)
+    except Exception as error:
+        raise unusable(f"model {spec.name}", error) from None
+    return OpenedModel(spec, source, content, keys, info, tokenizer)
+
+
+def unusable(what: str, error: Exception) -> Exception:
+    """What is raised when reading the files of a model raised `error`: transformers takes their form for granted, and
+    fails in any way where it is another."""
+    if isinstance(error, TamisError | MemoryError):
+        return error
+    if isinstance(error, ValueError | OSError):
+        return ConfigError(f"{what}: {error}")
+    return ConfigError(
+        f"{what}: one of its files has not the form that transformers expects ({type(error).__name__}: "
+        f"{error_text(error)}); fetch the model again"
+    )
+
+
+def _cache_keys(spec: ModelSpec, source: ModelSource, content: str, template: str | None) -> dict[str, Any]:
+    """All from which the model's description and tokenizer follow, and whether it passes the checks; not so where it
+    brings code of its own, which may do anything."""
+    return {
+        "content": content,
+        "beside the weights": digest_beside_weights(source.path),
+        "template": template,
+        "allow_pickle_weights": spec.allow_pickle_weights,
+    }
+
+
+def check_vocabulary(tokenizer: ChatTokenizer, info: ModelInfo) -> None:
+    """ValueError if the tokenizer has tokens that the model has no embedding for. The reverse is padding."""
+    if tokenizer.highest_id >= info.vocabulary:
+        raise ValueError(
+            f"its tokenizer has token ids up to {tokenizer.highest_id}, but its embedding has {info.vocabulary} rows "
+            f"(0 to {info.vocabulary - 1}); take the tokenizer that belongs to the model, or resize the embedding"
+        )
+
+
+def check_files(model: OpenedModel, blocks: int, *, head: bool) -> int | None:
+    """Whether the weights of the first `blocks` blocks are there and whole, without reading them. ConfigError if not.
+
+    head: the LM head must be there, too. How many parameters they are; None for a name on the hub, which is checked
+    when it is fetched.
+    """
+    spec = model.spec
+    if model.source.revision != "local":
+        return None
+    # Not above: with it comes the code of all models, and a run that goes on was checked when it began.
+    from tamis.operators.forward.representations import check_model
+
+    try:
+        _, parameters = check_model(
+            model.source.path,
+            [Request(blocks - 1, "last_token")],
+            trust_remote_code=spec.trust_remote_code,
+            allow_pickle_weights=spec.allow_pickle_weights,
+        )
+        return _check_head(model) if head else parameters
+    except Exception as error:
+        raise unusable(f"model {spec.name}", error) from None
+
+
+def _check_head(model: OpenedModel) -> int:
+    from tamis.operators.model.architecture import HEADS, plan_full, read_config
+    from tamis.operators.model.loading import find_weights, open_weights, parameters_in, require_sizes
+
+    path, spec = model.source.path, model.spec
+    head = re.compile(rf"({'|'.join(HEADS)})\.")
+    config = read_config(path, revision=None, trust_remote_code=spec.trust_remote_code)
+    whole = plan_full(config, trust_remote_code=spec.trust_remote_code)
+    files = find_weights(path, whole, revision=None, allow_pickle_weights=spec.allow_pickle_weights)
+    with open_weights(files, whole) as weights:
+        if not getattr(config, "tie_word_embeddings", False) and not any(head.match(name) for name in weights):
+            raise ValueError(
+                f"there is no LM head ({' or '.join(HEADS)}) among its weights, so it cannot answer; the layer "
+                "search and toss need the whole chat model (larf.layer: fisher or a block number do without)"
+            )
+        require_sizes(whole, weights)
+        return parameters_in(weights)

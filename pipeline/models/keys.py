@@ -1,0 +1,39 @@
+"""What of the model counts in a fingerprint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tamis.operators.tokens.tokenizer import ChatTokenizer
+from tamis.pipeline.job.sections import ModelSpec
+from tamis.pipeline.models.fetch import ModelSource, identity
+
+NO_MATTER = frozenset({"trust_remote_code", "allow_pickle_weights", "gpus_per_worker"})
+"""Settings of the model that change no result. All that are named neither here nor below count, new ones, too."""
+
+OTHERWISE = frozenset({"name", "revision", "template"})
+"""Those that count by what is found there."""
+
+OF_VECTORS = ("token_budget", "attention", "compile", "exact")
+"""Those on which captured vectors depend, and the answers of the layer search do not."""
+
+
+def content_of(spec: ModelSpec, model: ModelSource) -> str:
+    """Of the model's files. Reads the weights of a local model."""
+    return identity(model.path) if model.revision == "local" else f"{spec.name}@{model.revision}"
+
+
+def model_keys_of(spec: ModelSpec, content: str, tokenizer: ChatTokenizer) -> dict[str, Any]:
+    """What every forward pass depends on."""
+    return {"model": content, "tokenizer and template": tokenizer.fingerprint, **_settings(spec, vectors=False)}
+
+
+def vector_keys_of(spec: ModelSpec) -> dict[str, Any]:
+    """What captured vectors depend on besides."""
+    return _settings(spec, vectors=True)
+
+
+def _settings(spec: ModelSpec, *, vectors: bool) -> dict[str, Any]:
+    left_out = NO_MATTER | OTHERWISE
+    settings = {name: value for name, value in spec.model_dump().items() if name not in left_out}
+    return {f"model.{name}": value for name, value in settings.items() if (name in OF_VECTORS) == vectors}

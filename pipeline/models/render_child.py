@@ -1,0 +1,83 @@
+"""Where chat templates run, asked by render_process.py: `python -P -m tamis.pipeline.models.render_child`.
+
+Requests and answers are lines of JSON, on stdin and stdout. Every conversation has so many seconds of CPU time, after
+which the kernel ends the process, whatever it is doing. Nothing large is imported: it starts in a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from tamis.operators.conversation.messages import Message
+from tamis.operators.problems import RowProblem
+from tamis.operators.tokens.rendering import BeyondLimits, Renderer
+
+MOST_MEMORY = 1 << 30
+"""Bytes of address space. A conversation has 4 MiB at most (tokens.MOST_BYTES)."""
+READY = b"ready\n"
+
+
+def main() -> None:
+    """Answer requests until stdin ends, as it does when the process that asks is gone."""
+    # The terminal's Ctrl-C is for the process that asks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(ValueError, OSError):  # the machine allows less, or knows no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    renderers: dict[str, Renderer] = {}
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
+    for line in sys.stdin.buffer:
+        for answer in _answers(json.loads(line), renderers):
+            # Each by itself: what was answered tells at which conversation the process has ended.
+            sys.stdout.buffer.write(answer + b"\n")
+            sys.stdout.buffer.flush()
+
+
+def _answers(request: dict[str, Any], renderers: dict[str, Renderer]) -> Iterator[bytes]:
+    """A line for the template, if the request brings one, and one for each of its conversations."""
+    key, seconds = request["key"], request["seconds"]
+    if "template" in request:
+        yield _timed(seconds, lambda: _opened(renderers, key, request["template"], request["variables"]))
+    for messages in request["conversations"]:
+        yield _timed(seconds, partial(_rendered, renderers[key], request["spans"], messages))
+
+
+def _timed(seconds: float, work: Callable[[], dict[str, Any]]) -> bytes:
+    # CPU time: a busy machine must not make a template too slow.
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        return json.dumps(work()).encode()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _opened(renderers: dict[str, Renderer], key: str, template: str, variables: dict[str, str]) -> dict[str, Any]:
+    try:
+        renderers[key] = Renderer(template, variables)
+    except ValueError as error:
+        return {"error": str(error)}
+    return {}
+
+
+def _rendered(renderer: Renderer, spans: bool, messages: list[Message]) -> dict[str, Any]:
+    try:
+        if not spans:
+            return {"text": renderer.text(messages), "answers": []}
+        rendered = renderer.render(messages)
+        return {"text": rendered.text, "answers": rendered.answers}
+    except RowProblem as problem:
+        return {"code": problem.code, "message": problem.message, "beyond": isinstance(problem, BeyondLimits)}
+
+
+if __name__ == "__main__":
+    main()

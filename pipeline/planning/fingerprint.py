@@ -1,0 +1,157 @@
+"""The fingerprint of a job: every setting that changes its results, and only those, by names that people understand.
+
+An output folder bears it, every receipt a digest of it; a run goes on only where they agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tamis.pipeline.inputs.files import SourceFile
+from tamis.pipeline.inputs.shards import Shard, is_shipped
+from tamis.pipeline.job.job_file import Job, LayersJob
+from tamis.pipeline.job.sections import TOKEN_METHODS, Section
+from tamis.pipeline.models.fetch import identity_at
+from tamis.pipeline.models.keys import vector_keys_of
+from tamis.pipeline.planning.prompts import Prompts
+from tamis.pipeline.storage.addresses import open_filesystem
+from tamis.pipeline.storage.ranged import read_whole
+
+FINGERPRINT_FORMAT, SEARCH_FORMAT, FISHER_FORMAT = 3, 2, 3
+"""Of a run, of the layer search and of the Fisher ratios: raised when the same settings begin to give other numbers."""
+
+NO_MATTER = frozenset(
+    {
+        "output",
+        "storage_options",
+        "max_quarantined",
+        "workers",
+        "readers",
+        "cluster_patience",
+        "worker_timeout",
+        "keep_captures",
+        "selection.allow_majority",
+    }
+)
+"""Settings and sections that change no result of a run that ends. All that is named neither here nor in OTHERWISE is in
+the fingerprint, also what is added to the job file one day."""
+
+OTHERWISE = frozenset(
+    {
+        # what is read, by what was found there; and how it is cut
+        "input.path",
+        "input.config",
+        "input.split",
+        "input.revision",
+        "input.format",
+        "input.dialect",
+        "input.columns",
+        "input.join",
+        "shard_rows",
+        # model_keys.py says what of it counts
+        "model",
+        # files by their content, and what concerns only the search of LARF's block where it is searched
+        "larf.unsafe_references",
+        "larf.safe_references",
+        "larf.over_rejection_prompts",
+        "larf.refusal_markers",
+        "toss.harmful_references",
+        "toss.utility_references",
+        # what was made of it: the most that the model takes, the rule of the three that holds, and who decides
+        "max_tokens",
+        "selection.drop",
+        "selection.drop_count",
+        "selection.threshold",
+        "selection.by",
+        # where chance decides
+        "seed",
+    }
+)
+"""Settings that are in the fingerprint in another form, and those that matter only to some runs."""
+
+
+def fingerprint_of(
+    job: Job,
+    shards: Sequence[Shard],
+    model_keys: Mapping[str, Any],
+    captured_keys: Mapping[str, Any],
+    layer_keys: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Of a whole run: its settings, and those from which LARF's block follows if the job names none."""
+    keys: dict[str, Any] = {
+        "format": FINGERPRINT_FORMAT,
+        "input": _hash([[shard.id, shard.dialect] for shard in shards]),
+        **model_keys,
+        **captured_keys,
+        "method": job.method,
+    }
+    if any("join" in shard.dialect for shard in shards):
+        keys["input.join"] = job.join
+    keys.update(settings_of(job))
+    keys.update(layer_keys)
+    if job.masks_tokens:
+        return keys
+    rule, amount = job.selection.rule
+    keys[f"selection.{rule}"] = amount
+    keys["selection.by"] = job.selected_by
+    if job.selection.control is not None:
+        keys["seed"] = job.seed
+    return keys
+
+
+def settings_of(job: LayersJob) -> dict[str, Any]:
+    """Dotted name -> value of every setting that counts as it stands, but for the model's (`model_keys_of`) and those
+    of methods that do not run."""
+    idle = {"larf", "saft", "toss"} - {"toss" if name in TOKEN_METHODS else name for name in job.method}
+    left_out = NO_MATTER | OTHERWISE | idle
+    found: dict[str, Any] = {}
+    for name in [name for name in type(job).model_fields if name not in left_out]:
+        value = getattr(job, name)
+        section = value.model_dump() if isinstance(value, Section) else None
+        found |= {name: value} if section is None else {f"{name}.{key}": item for key, item in section.items()}
+    return {name: value for name, value in found.items() if name not in left_out}
+
+
+def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: int) -> dict[str, Any]:
+    """What captured vectors depend on beside the model."""
+    keys: dict[str, Any] = {
+        **vector_keys_of(job.model),
+        "max_tokens": max_tokens,
+        "overlong": job.overlong,
+    }
+    for role in sorted({shard.role for shard in references}):
+        files = {shard.file.url: shard.file for shard in references if shard.role == role}
+        keys[f"references.{role}"] = _hash([_content(file, job.storage_options) for file in files.values()])
+    if any("join" in shard.dialect for shard in references):
+        keys["input.join"] = job.join
+    return keys
+
+
+def given_keys_of(job: Job) -> dict[str, Any]:
+    """The content of TOSS's reference models where the job names some."""
+    named = {name: getattr(job.toss, name) for name in ("harmful_model", "utility_model")} if job.masks_tokens else {}
+    found = {name: identity_at(path, job.storage_options) for name, path in named.items() if path}
+    return {f"toss.{name} files": content for name, content in found.items() if content}
+
+
+def search_keys_of(job: LayersJob, prompts: Prompts) -> dict[str, Any]:
+    """What the layer search depends on beside the model."""
+    return {
+        "search format": SEARCH_FORMAT,
+        "larf.over_rejection_prompts": prompts.digest,
+        "larf.refusal_markers": job.larf.refusal_markers,
+    }
+
+
+def _content(file: SourceFile, options: Mapping[str, Any]) -> str:
+    if is_shipped(file):
+        return file.identity
+    filesystem, path = open_filesystem(file.url, options)
+    return hashlib.sha256(read_whole(filesystem, path)).hexdigest()
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

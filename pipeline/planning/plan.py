@@ -1,0 +1,396 @@
+"""The plan: inputs -> shards, and everything that can be known to fail before anything expensive starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import pyarrow as pa
+
+from tamis.operators.conversation.messages import Dialect, normalise
+from tamis.operators.methods import METHODS, Larf, Method
+from tamis.operators.model.info import ModelInfo
+from tamis.operators.problems import RowProblem
+from tamis.operators.requests import Request
+from tamis.operators.tokens.tokenizer import ChatTokenizer
+from tamis.pipeline.cluster.pools import Placement
+from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.inputs.files import SourceFile, resolve
+from tamis.pipeline.inputs.hub import DatasetPart
+from tamis.pipeline.inputs.shards import CORPUS, Scanned, Shard, make_shards
+from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.models.checks import OpenedModel, check_files, open_model
+from tamis.pipeline.models.fetch import ModelSource
+from tamis.pipeline.planning import plan_cache
+from tamis.pipeline.planning.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
+from tamis.pipeline.planning.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
+from tamis.pipeline.planning.reference_sets import plan_references
+from tamis.pipeline.planning.scanning import dialect_of, scan_files
+from tamis.pipeline.run.set_aside import SetAside
+from tamis.pipeline.storage.addresses import is_local_url, refuse_credentials, refuse_unshared
+from tamis.pipeline.storage.retrying import PATIENCE_SECONDS
+from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.progress import waiting
+
+_SAMPLED_FILES = 8
+
+TRAINING_COLUMNS = ("input_ids", "labels", "token_risk")
+"""What a method that masks tokens adds to kept/."""
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    file: SourceFile
+    dialect: Dialect
+    rows: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """From a sample of rows off the head of the first files. Shares are of the sampled rows."""
+
+    sampled: int
+    tokens_per_row: float
+    overlong: float
+    bad: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run needs to know. schema: None when it is known only after the rows were read (JSON).
+    layers: how LARF's block is found where the job names none; requests lack LARF's until that is settled.
+    failed: shards that were planned and set aside since; they are not among `shards`. placement: where the workers will
+    run, once that is known. parameters: of the model that a worker loads, where its files are at hand."""
+
+    job: Job
+    files: tuple[PlannedFile, ...]
+    shards: tuple[Shard, ...]
+    reference_shards: tuple[Shard, ...]
+    schema: pa.Schema | None
+    methods: Mapping[str, Method]
+    requests: tuple[Request, ...]
+    layers: LayerPlan | None
+    opened: OpenedModel
+    max_tokens: int
+    estimate: Estimate
+    fingerprint: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    will_fail: bool
+    failed: tuple[SetAside, ...] = ()
+    placement: Placement | None = None
+    parameters: int | None = None
+
+    @property
+    def model(self) -> ModelSource:
+        return self.opened.source
+
+    @property
+    def model_info(self) -> ModelInfo:
+        return self.opened.info
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        """The model's, with the job's chat template."""
+        return self.opened.tokenizer
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def rows_in(self) -> int:
+        """Of the whole input; `rows` are those of the shards that are left."""
+        return self.rows + sum(item.rows for item in self.failed)
+
+    @property
+    def bytes(self) -> int:
+        return sum(planned.file.bytes for planned in self.files)
+
+    @property
+    def changed(self) -> str:
+        """Digest of when the files of the input were last changed."""
+        times = [planned.file.changed for planned in self.files]
+        return hashlib.sha256(json.dumps(times).encode()).hexdigest()
+
+    @property
+    def larf(self) -> Larf | None:
+        """LARF with its settings, if it is among the methods."""
+        larf = self.methods.get("larf")
+        return larf if isinstance(larf, Larf) else None
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether LARF's block is still to be found."""
+        return self.larf is not None and self.larf.layer == "auto"
+
+    def without(self, failed: Iterable[SetAside]) -> Plan:
+        """The same plan without these shards of the corpus."""
+        gone = {item.shard: item for item in failed}
+        left = tuple(shard for shard in self.shards if shard.name not in gone)
+        return replace(self, shards=left, failed=(*self.failed, *gone.values()))
+
+    def with_layer(self, block: int, chosen: str) -> Plan:
+        """The same plan with LARF reading this block. chosen: how it was found, for the manifest."""
+        assert self.larf is not None
+        methods = {**self.methods, "larf": replace(self.larf, layer=block, layer_chosen=chosen)}
+        return replace(self, methods=methods, requests=requests_of(methods, self.model_info))
+
+
+def find_inputs(job: Job) -> list[Scanned]:
+    """The files of the input, and where their rows lie. Raises ConfigError or InputError. Imports nothing large."""
+    return scan_files(list_inputs(job), job, plan_cache.load(job))
+
+
+def list_inputs(job: Job) -> list[SourceFile]:
+    """The files of the input, not yet opened. Raises ConfigError or InputError."""
+    _keep_apart(job)
+    part = DatasetPart(job.input.config, job.input.split, job.input.revision)
+    found = resolve(job.input.path, job.input.format, job.storage_options, part)
+    own = [file.name for file in found if _place(file.url).startswith(_place(job.output))]
+    if own:
+        raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
+    return found
+
+
+def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
+    """Raises ConfigError or InputError with everything that is wrong, not only the first thing.
+
+    inputs: what `find_inputs` has found for this job, if it was asked before.
+    """
+    files = find_inputs(job) if inputs is None else inputs
+    methods = methods_of(job)
+    with waiting("opening the model"):
+        model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
+    undecided = "larf" in methods and isinstance(job.larf.layer, str)
+    requests = requests_of({name: methods[name] for name in methods if name != "larf" or not undecided}, model.info)
+    whole = undecided or job.masks_tokens
+    blocks = model.info.blocks if whole else max(request.block for request in requests) + 1
+    parameters = None
+    if not model.known:
+        parameters = check_files(model, blocks, head=job.masks_tokens or (undecided and job.larf.layer == "auto"))
+    notes: list[str] = []
+    max_tokens = longest_of(job, model)
+    if max_tokens < job.max_tokens and "max_tokens" in job.model_fields_set:
+        notes.append(f"the model takes at most {max_tokens:,} tokens; max_tokens is lowered to that")
+
+    planned: list[PlannedFile] = []
+    shards: list[Shard] = []
+    head: list[tuple[Mapping[str, Any] | RowProblem, Dialect]] = []
+    problems: list[str] = []
+    for scanned in files:
+        try:
+            dialect = dialect_of(scanned, job.input.dialect, job.input.columns, job.join)
+        except ValueError as error:
+            problems.append(f"{scanned.file.name}: {error}")
+            continue
+        planned.append(PlannedFile(scanned.file, dialect, scanned.rows))
+        shards.extend(make_shards(scanned, CORPUS, dialect.to_dict(), len(shards)))
+        if len(planned) <= _SAMPLED_FILES:
+            rows: list[Mapping[str, Any] | RowProblem] = [*scanned.head, *scanned.head_problems]
+            head.extend((row, dialect) for row in rows)
+    if problems:
+        raise InputError(f"the conversations of {len(problems)} file(s) are not understood:", problems)
+    schema = _typed_schema(files)
+    estimate = _estimate(head, model.tokenizer, max_tokens)
+    if job.masks_tokens:
+        seen = [key for scanned in files for row in scanned.head for key in row]
+        check_columns([*seen, *(schema.names if schema is not None else ())])
+    references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards), notes)
+    _check_amounts(job, sum(shard.rows for shard in shards), model.info)
+    layers = None
+    if undecided:
+        layers = layer_plan(job, model, max_tokens, references, search=job.larf.layer == "auto")
+    if not model.tokenizer.has_template:
+        notes.append(NO_TEMPLATE)
+    notes.extend(short_timeout(job))
+    fatal = _foresee_failure(job, estimate)
+    notes.extend(fatal)
+    if estimate.bad and not fatal:
+        notes.append(f"{round(estimate.bad * estimate.sampled)} of {estimate.sampled} sampled rows cannot be used")
+    if len({item.dialect.name for item in planned}) > 1:
+        notes.append("the files hold conversations in more than one dialect")
+    if not job.masks_tokens and _largest_set(references) > sum(shard.rows for shard in shards):
+        notes.append("there are fewer rows than references; a share of so few says little")
+    return Plan(
+        job=job,
+        files=tuple(planned),
+        shards=tuple(shards),
+        reference_shards=references,
+        schema=schema,
+        methods=methods,
+        requests=requests,
+        layers=layers,
+        opened=model,
+        max_tokens=max_tokens,
+        estimate=estimate,
+        fingerprint=fingerprint_of(
+            job,
+            shards,
+            model.keys,
+            {**captured_keys_of(job, references, max_tokens), **given_keys_of(job)},
+            layers.keys if layers else {},
+        ),
+        warnings=tuple(notes),
+        will_fail=bool(fatal),
+        parameters=parameters,
+    )
+
+
+def _largest_set(references: Iterable[Shard]) -> int:
+    """Rows of the largest reference set."""
+    rows: Counter[str] = Counter()
+    for shard in references:
+        rows[shard.role] += shard.rows
+    return max(rows.values(), default=0)
+
+
+def methods_of(job: Job) -> dict[str, Method]:
+    """The job's methods that score samples, in its order. LARF's block is open if the job does not name it."""
+    made: dict[str, Method] = {}
+    for name in job.method if not job.masks_tokens else ():
+        kind = METHODS[name]
+        settings = getattr(job, name).model_dump(include={field.name for field in fields(kind)})
+        if settings.get("layer") == "fisher":
+            settings["layer"] = "auto"
+        made[name] = kind(**settings)
+    return made
+
+
+def requests_of(methods: Mapping[str, Method], info: ModelInfo) -> tuple[Request, ...]:
+    """What to capture for all methods together. ConfigError if a layer is not in the model."""
+    wanted: set[Request] = set()
+    for name, method in methods.items():
+        try:
+            wanted.update(method.requests(info.blocks))
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
+    return tuple(sorted(wanted))
+
+
+def check_columns(names: Iterable[str]) -> None:
+    """ConfigError if a column of the corpus has the name of one that is written beside it."""
+    found = set(names)
+    taken = [name for name in TRAINING_COLUMNS if name in found]
+    if taken:
+        raise ConfigError(f"the corpus has a column {taken[0]}, which the method writes; rename it first")
+
+
+def _keep_apart(job: Job) -> None:
+    """An output inside an input folder would be read as input by the next run."""
+    for address in (*job.input.path, job.output):
+        refuse_credentials(address)
+        refuse_unshared(address)
+    for path in job.input.path:
+        if _place(job.output).startswith(_place(path)):
+            raise ConfigError(f"output: {job.output} lies inside the input folder {path}; choose a folder beside it")
+
+
+def _place(url: str) -> str:
+    """The address, ending in a slash, in a form in which one folder lies in another if it begins like it."""
+    path = os.path.realpath(os.path.expanduser(url.removeprefix("file://"))) if is_local_url(url) else url
+    return path.rstrip("/") + "/"
+
+
+def _typed_schema(files: Sequence[Scanned]) -> pa.Schema | None:
+    """One schema for all typed files, columns in first-seen order, metadata of the first. None if all are JSON."""
+    typed = {scanned.file.name: scanned.schema for scanned in files if scanned.schema is not None}
+    if not typed:
+        return None
+    first = next(iter(typed.values()))
+    try:
+        unified = pa.unify_schemas(list(typed.values()))
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        odd = [f"{name}: {_first_difference(first, schema)}" for name, schema in typed.items() if schema != first]
+        raise InputError(
+            f"the files do not share one schema ({' '.join(str(error).split())[:160]}):", odd[:20]
+        ) from None
+    everywhere = set.intersection(*(set(schema.names) for schema in typed.values()))
+    # A column that some file has not is null there.
+    fields = [field if field.name in everywhere else field.with_nullable(True) for field in unified]
+    return pa.schema(fields, metadata=first.metadata)
+
+
+def _first_difference(first: pa.Schema, other: pa.Schema) -> str:
+    for column in other:
+        index = first.get_field_index(column.name)
+        if index >= 0 and first.field(index).type != column.type:
+            return f"column {column.name} is {column.type}, in the first file {first.field(index).type}"
+    return "its columns differ"
+
+
+def _estimate(
+    head: Sequence[tuple[Mapping[str, Any] | RowProblem, Dialect]], tokenizer: ChatTokenizer, max_tokens: int
+) -> Estimate:
+    conversations, bad, overlong = [], 0, 0
+    for row, dialect in head:
+        try:
+            if isinstance(row, RowProblem):
+                raise row
+            conversations.append(normalise(row, dialect))
+        except RowProblem:
+            bad += 1
+    lengths = []
+    for encoded in tokenizer.encode(conversations, max_tokens=2**30, overlong="quarantine"):
+        if isinstance(encoded, RowProblem):
+            bad += 1
+        else:
+            lengths.append(len(encoded.input_ids))
+            overlong += len(encoded.input_ids) > max_tokens
+    sampled = max(len(head), 1)
+    return Estimate(len(head), sum(lengths) / max(len(lengths), 1), overlong / sampled, bad / sampled)
+
+
+def _check_amounts(job: Job, rows: int, info: ModelInfo) -> None:
+    count = job.selection.drop_count
+    if count is not None and count > rows:
+        raise ConfigError(f"selection.drop_count: {count:,} is more than the {rows:,} rows there are")
+    if count is not None and count * 2 > rows and not job.selection.allow_majority:
+        raise ConfigError(
+            f"selection.drop_count: {count:,} of {rows:,} rows is more than half; set selection.allow_majority: true "
+            "if that is meant"
+        )
+    if "saft" in job.method and job.saft.k > info.width:
+        raise ConfigError(f"saft.k: {job.saft.k} directions where the representation has {info.width} dimensions")
+
+
+def short_timeout(job: Job) -> list[str]:
+    """A word, if a worker that waits for its storage could be taken for one that hangs."""
+    everything_local = all(map(is_local_url, [job.output, job.model.name, *job.input.path]))
+    if everything_local or job.worker_timeout > PATIENCE_SECONDS:
+        return []
+    return [
+        f"worker_timeout is {job.worker_timeout:g} s, but an outage of the storage is waited out for "
+        f"{PATIENCE_SECONDS:g}: a worker that waits for it may be taken for hung"
+    ]
+
+
+def _foresee_failure(job: Job, estimate: Estimate) -> list[str]:
+    """Why the run would end above max_quarantined, if the sampled rows are like the rest.
+
+    A share above the limit that the luck of the sample explains is no reason.
+    """
+    reasons = []
+    if _surely_above(estimate.bad, estimate.sampled, job.max_quarantined):
+        reasons.append(
+            f"{estimate.bad:.0%} of {estimate.sampled} sampled rows cannot be used; above max_quarantined "
+            f"({job.max_quarantined:.1%}) the run will fail"
+        )
+    if job.overlong == "quarantine" and _surely_above(estimate.overlong, estimate.sampled, job.max_quarantined):
+        reasons.append(
+            f"{estimate.overlong:.0%} of {estimate.sampled} sampled rows are longer than max_tokens; set overlong to "
+            "keep_end or keep_start, or the run will fail"
+        )
+    return reasons
+
+
+def _surely_above(share: float, sampled: int, limit: float) -> bool:
+    """Whether so many of the sampled rows would be a chance of less than 1 % if `limit` were the true share."""
+    found = round(share * sampled)
+    fewer = sum(math.comb(sampled, k) * limit**k * (1 - limit) ** (sampled - k) for k in range(found))
+    return share > limit and 1 - fewer < 0.01

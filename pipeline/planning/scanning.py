@@ -1,0 +1,81 @@
+"""Look over input files: where their rows lie, and which dialect their conversations are in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from tamis.operators.conversation.dialects import JOIN
+from tamis.operators.conversation.messages import Dialect, detect, dialect_by_hand
+from tamis.pipeline.errors import InputError
+from tamis.pipeline.inputs.files import SourceFile
+from tamis.pipeline.inputs.shards import HEAD_ROWS, Scanned, scan
+from tamis.pipeline.job.job_file import LayersJob
+from tamis.pipeline.planning.plan_cache import Rows, scanned_before
+from tamis.pipeline.planning.scan_progress import scan_progress
+
+
+def scan_files(
+    files: Sequence[SourceFile], job: LayersJob, known: Mapping[SourceFile, Rows] | None = None
+) -> list[Scanned]:
+    """Scan in parallel; InputError lists every broken file. known: what an earlier command has found, by file."""
+    known = known or {}
+    with scan_progress(files) as tell, ThreadPoolExecutor(max(os.cpu_count() or 1, 4)) as pool:
+
+        def attempt(file: SourceFile) -> Scanned | str:
+            told = 0
+
+            def tell_part(count: int) -> None:
+                nonlocal told
+                told += count
+                tell(count)
+
+            before = scanned_before(file, known[file], job.storage_options) if file in known else None
+            outcome = before or scanned_or_broken(file, job.shard_rows, job.storage_options, tell_part)
+            tell(file.bytes - told)
+            return outcome
+
+        return all_of(list(pool.map(attempt, files)))
+
+
+def scanned_or_broken(
+    file: SourceFile, shard_rows: int, options: Mapping[str, Any], tell: Callable[[int], None] | None = None
+) -> Scanned | str:
+    """What `scan` gives, or what it says is wrong with the file. tell: told of bytes as they are read."""
+    try:
+        return scan(file, shard_rows, options, HEAD_ROWS, tell)
+    except InputError as error:
+        return str(error)
+
+
+def all_of(outcomes: Sequence[Scanned | str]) -> list[Scanned]:
+    """The outcomes, if no file is broken. InputError lists those that are."""
+    problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    if problems:
+        raise InputError(f"{len(problems)} of the {len(outcomes)} input files cannot be read:", problems)
+    return [outcome for outcome in outcomes if isinstance(outcome, Scanned)]
+
+
+def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str], join: str = JOIN) -> Dialect:
+    """Detected from the head of the file, or set by hand. ValueError says how to set it.
+
+    The head of a JSON file need not show all its columns: a key may first stand in any later row.
+    """
+    if scanned.head_problems and not scanned.head:
+        raise ValueError(
+            f"none of its first {len(scanned.head_problems)} rows can be read ({scanned.head_problems[0]})"
+        )
+    complete = scanned.schema is not None
+    available = list(scanned.schema.names) if scanned.schema is not None else _keys(scanned.head)
+    if name is not None or columns:
+        found = dialect_by_hand(name, columns, available, complete)
+    else:
+        found = detect(available, scanned.head, complete)
+    return found if found.column("input") is None else replace(found, join=join)
+
+
+def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))

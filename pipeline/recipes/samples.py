@@ -1,0 +1,219 @@
+"""LARF and SAFT, from top to bottom: LARF's layer, the vectors, the fit, the output.
+
+Every stage skips what an earlier, interrupted run of the same job has done, so resuming is running again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tamis.operators.conversation.schema import conflicts
+from tamis.operators.methods.protocol import CORPUS, Artifact
+from tamis.operators.statistics.lengths import length_deciles
+from tamis.operators.statistics.ranks import midranks, rank_edges, resolved_share
+from tamis.pipeline.capture.stage import Timings, run_capture
+from tamis.pipeline.capture.totals import CaptureTotals
+from tamis.pipeline.cluster.machines import Cluster
+from tamis.pipeline.cluster.session import ray_session
+from tamis.pipeline.emit.publish import publish
+from tamis.pipeline.emit.samples import EmitSpec, Made, emit
+from tamis.pipeline.emit.stage import run_emit
+from tamis.pipeline.emit.totals import EmitTotals
+from tamis.pipeline.fit.scores import (
+    ScoreSpec,
+    Selection,
+    fit_methods,
+    load_artifacts,
+    rank_histogram,
+    save_artifacts,
+    score_shards,
+    select,
+)
+from tamis.pipeline.inputs.originals import output_schema
+from tamis.pipeline.inputs.shards import role_of
+from tamis.pipeline.layers import find as layers
+from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.run import folder as run_folder
+from tamis.pipeline.run import incomplete
+from tamis.pipeline.run.lease import Held
+from tamis.pipeline.run.mending import check_output, until_whole
+from tamis.pipeline.storage.store import Sealed, Store
+from tamis.pipeline.terminal.progress import Progress
+
+HISTOGRAM_BINS = 80
+RESOLVED_ENOUGH = 0.95
+
+
+def curate_samples(
+    plan: Plan, store: Store, address: str | None, held: Held, timings: Timings, began: float
+) -> dict[str, Any]:
+    """Run the plan to its end and return its manifest. Raises TamisError."""
+    with ray_session(address) as cluster:
+        timings["ray_start"] = {"seconds": cluster.seconds_to_start}
+        plan = _choose_layer(plan, store, cluster, timings)
+        made = until_whole(
+            store,
+            partial(_make, plan, store, cluster, held, timings),
+            over=lambda: run_folder.finished(store, plan.fingerprint) is not None,
+        )
+
+    if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
+        return theirs  # of another driver
+    timings["total"] = {"seconds": time.monotonic() - began}
+    plan, captured = made.plan, made.captured
+    notes = [*plan.warnings, *_schema_notes(captured), *sorted(captured.fallbacks)[:1]]
+    if made.resolved < RESOLVED_ENOUGH:
+        share = f"{made.resolved:.0%} resolved"
+        notes.append(f"the scores lie so close together that ranks and quantiles are rough ({share})")
+    files = [*made.artifact_files]
+    searched = layers.beside(store, plan)
+    if searched is not None:
+        files += layers.publish(store, searched)
+        notes += searched["warnings"] if plan.layers is not None else []
+    return publish(
+        store, plan, made.artifacts, files, made.selection, made.spec, captured, made.emitted, timings, notes, searched
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """All that there is when the output is written. plan: without the shards that failed. resolved: how much of the
+    scores' order their bins preserve (0..1)."""
+
+    plan: Plan
+    captured: CaptureTotals
+    artifacts: dict[str, Artifact]
+    artifact_files: list[dict[str, Any]]
+    selection: Selection
+    spec: EmitSpec
+    resolved: float
+    emitted: EmitTotals
+
+
+def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
+    """The vectors, the fit, the output. DamagedError if a file is not as an earlier stage or command wrote it."""
+    # What is captured depends on the block, wherever it comes from.
+    key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
+    captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
+    plan = plan.without(captured.failed)
+    if not plan.shards:
+        incomplete.refuse(plan.failed)
+    key = incomplete.key_without(key, captured.failed)
+    artifacts, files, selection = _fit(plan, store, key, captured, timings)
+    # Of which rows the output is, and not only of which captures: if a capture was made again elsewhere, all is.
+    key = run_folder.key_of({"captured": key, "decided": selection.digest})
+    incomplete.make_room(store, key, plan.failed, fingerprint=plan.fingerprint, contested=held.contested)
+    spec, resolved = _emit_spec(plan, store, key, captured, selection)
+    emitted = _emit(plan, spec, selection, captured, cluster, timings)
+    check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
+    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted)
+
+
+# --- LARF's layer -------------------------------------------------------------------------------------------------
+
+
+def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) -> Plan:
+    if plan.layers is None or not plan.unsettled:
+        return plan
+    began = time.monotonic()
+    found = layers.find(store, plan.layers, cluster)
+    if layers.known(store, plan.layers) is None:  # another driver's search stands in its manifest
+        layers.publish(store, found)
+    timings["layers"] = {"seconds": time.monotonic() - began}
+    return layers.settled(store, plan)
+
+
+# --- fit ----------------------------------------------------------------------------------------------------------
+
+
+def _fit(
+    plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
+) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection]:
+    began = time.monotonic()
+    sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
+    for shard in [*plan.shards, *plan.reference_shards]:
+        sources.setdefault(shard.role, []).append(captured.captured[shard.name].file)
+    steps = sum(
+        len(sources.get(role, ()))
+        for name, method in plan.methods.items()
+        for role in [role_of(name, source) for source in method.sources()] or [CORPUS]
+    )
+    # An interrupted run's artifact is used again: part of its output was written with it.
+    artifacts = load_artifacts(store, key)
+    progress = Progress("fit", len(plan.shards) + (steps if artifacts is None else 0), unit="shards")
+    if artifacts is None:
+        artifacts = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
+    facts = {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": plan.model_info.blocks}
+    files = save_artifacts(store, artifacts, facts)
+    control = plan.job.seed if plan.job.selection.control is not None else None
+    spec = ScoreSpec(store, plan.methods, artifacts, plan.job.selected_by, control, plan.max_tokens)
+    sums = score_shards(spec, plan.shards, sources[CORPUS], progress.advance)
+    selection = select(plan.job, store, sums)
+    progress.finish()
+    seconds = time.monotonic() - began
+    timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
+    return artifacts, files, selection
+
+
+# --- emit ---------------------------------------------------------------------------------------------------------
+
+
+def _emit_spec(
+    plan: Plan, store: Store, key: str, captured: CaptureTotals, selection: Selection
+) -> tuple[EmitSpec, float]:
+    """The spec, and how much of the scores' order their bins preserve (0..1)."""
+    sums = selection.sums
+    bin_edges = rank_edges(sums.low, sums.high)
+    ranked = rank_histogram(store, sums.files, plan.job.selected_by, bin_edges)
+    low, high = sums.low, max(sums.high, np.nextafter(np.float32(sums.low), np.float32(np.inf)))
+    spec = EmitSpec(
+        store=store,
+        options=plan.job.storage_options,
+        key=key,
+        schema=output_schema(plan.schema, captured.seen_schema()).serialize().to_pybytes(),
+        methods=tuple(plan.methods),
+        decided_by=plan.job.selected_by,
+        control=plan.job.selection.control,
+        threshold=selection.threshold,
+        scored=sums.count,
+        edges=np.linspace(float(low), float(high), HISTOGRAM_BINS + 1),
+        rank_edges=bin_edges,
+        score_ranks=midranks(ranked),
+        length_ranks=midranks(sums.lengths),
+        decile_edges=length_deciles(sums.lengths),
+    )
+    return spec, resolved_share(ranked) if sums.count > 1 else 1.0
+
+
+def _emit(
+    plan: Plan, spec: EmitSpec, selection: Selection, captured: CaptureTotals, cluster: Cluster, timings: Timings
+) -> EmitTotals:
+    totals = EmitTotals(HISTOGRAM_BINS)
+    scores = zip(plan.shards, selection.sums.files, strict=True)
+    made = {shard.name: Made(captured.captured[shard.name], file) for shard, file in scores}
+    cpus = min(1.0, cluster.cpus)
+    run_emit(
+        spec.store,
+        "emit",
+        spec.key,
+        plan.shards,
+        selection.quotas,
+        totals,
+        timings,
+        lambda shards, quotas, note: emit(spec, shards, quotas, made, cpus, note, plan.job.worker_timeout),
+    )
+    return totals
+
+
+def _schema_notes(captured: CaptureTotals) -> list[str]:
+    schema = captured.seen_schema()
+    mixed = conflicts(schema) if schema is not None else ()
+    return [
+        f"column {path} holds values of different types; in kept/ each is text (strings as they are, the rest as JSON)"
+        for path in mixed
+    ]

@@ -1,0 +1,236 @@
+"""Train a reference model: data parallel over the pool's workers, resumed from our own checkpoints.
+
+The numbers are the operators' (operators/training/sft.py); group.py starts the processes. A checkpoint is two files in
+the output's work folder, and workers of which one dies are started again here, where they go on from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
+from typing import Any
+
+from tamis.operators.tokens.tokenised import Tokenised
+from tamis.operators.training.recipe import Recipe
+from tamis.pipeline.cluster.pools import Pool, device_of, room
+from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, wait_for_room
+from tamis.pipeline.errors import ClusterError, TamisError
+from tamis.pipeline.job.sections import ModelSpec, TrainingSpec
+from tamis.pipeline.models.fetch import ModelSource
+from tamis.pipeline.references.group import WorkerDied, messages
+from tamis.pipeline.references.rows import rows_digest, write_rows
+from tamis.pipeline.references.worker import ReferenceSpec
+from tamis.pipeline.run.paths import REFERENCES
+from tamis.pipeline.storage import seals
+from tamis.pipeline.storage.store import Sealed, Store, Written
+from tamis.pipeline.terminal.progress import Progress, say, waiting, warn_once
+
+__all__ = ["TRAINING", "reference_key", "train_reference", "write_rows"]
+
+TRAINING = "training.json"
+
+_SETTLE_SECONDS = 30.0
+"""How long all workers of a group are waited for, before it is made of fewer."""
+
+RESTARTS = 3
+"""How often a group of workers is started again when one of them died. Errors that code raised are not retried."""
+
+
+def reference_key(fingerprint: Any, training: TrainingSpec, rows: Sequence[Tokenised]) -> str:
+    """Digest of what the trained model depends on. fingerprint: JSON that tells the base model and how it is read."""
+    facts = [fingerprint, asdict(_recipe(training)), rows_digest(rows)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def train_reference(
+    store: Store,
+    name: str,
+    key: str,
+    model: ModelSource,
+    spec: ModelSpec,
+    training: TrainingSpec,
+    rows: Sequence[Tokenised],
+    pool: Pool,
+    timeout: float,
+    notes: Mapping[str, Any] | None = None,
+    patience: float = PATIENCE_SECONDS,
+) -> dict[str, Any]:
+    """Train a LoRA adapter of the model on `rows` and write it to artifact/references/NAME; Ray must be running.
+
+    key: digest of all that the result depends on; what was finished under it is not trained again, and what was begun
+    under it goes on. timeout: seconds without a step after which workers are taken for hung, and started again.
+    notes: what else training.json is to say, e.g. of the tokenizer. patience: seconds to wait for room on the cluster.
+    Returns the content of training.json, with "files": all that was written, as Written.to_dict() gives it, and
+    "seconds": of loading and training, empty if nothing was trained.
+    Raises InputError for rows that cannot be used, ConfigError for a model or recipe that does not work, ClusterError
+    when workers keep dying.
+    """
+    folder = f"{REFERENCES}/{name}"
+    done = _finished(store, folder, key)
+    if done is not None:
+        return done
+    store.remove(f"{folder}/{TRAINING}")  # of another key: it must not stand beside the new adapter
+    written = write_rows(store, name, rows)
+    work = _spec(store, name, key, model, spec, training, rows, written.sealed, pool)
+    # A model that is spread over several GPUs takes all that it sees, and Ray Train shows it those of other workers.
+    most = 1 if pool.gpus_per_worker > 1 else max(1, min(pool.workers, training.batch_size, len(rows)))
+    group = replace(pool, workers=most, least=1, begin=min(most, max(room(pool), 1)))
+    workers, outcome = _train(work, group, timeout, patience)
+    facts = {
+        "key": key,
+        "name": name,
+        "base": spec.name,
+        "revision": model.revision,
+        "rows_digest": work.digest,
+        "workers": workers,
+        **(notes or {}),
+        **outcome["done"],
+    }
+    written = store.write_facts(f"{folder}/{TRAINING}", facts)
+    return {**facts, "files": [*facts["files"], written.to_dict()], "seconds": outcome["seconds"]}
+
+
+def _finished(store: Store, folder: str, key: str) -> dict[str, Any] | None:
+    """What train_reference returned when it finished under `key`; None if it did not, or the files are not those."""
+    try:
+        data = store.read(f"{folder}/{TRAINING}")
+        facts = seals.opened(json.loads(data))
+        if facts["key"] != key:
+            return None
+        for file in facts["files"]:
+            if hashlib.sha256(store.read(file["name"])).hexdigest() != file["sha256"]:
+                say(f"damaged: {file['name']} is not as it was written; the {facts['name']} model is trained again")
+                return None
+        own = Written(f"{folder}/{TRAINING}", len(data), hashlib.sha256(data).hexdigest())
+        return {**facts, "files": [*facts["files"], own.to_dict()], "seconds": {}}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _spec(
+    store: Store,
+    name: str,
+    key: str,
+    model: ModelSource,
+    spec: ModelSpec,
+    training: TrainingSpec,
+    rows: Sequence[Tokenised],
+    written: Sealed,
+    pool: Pool,
+) -> ReferenceSpec:
+    local = model.revision == "local"
+    return ReferenceSpec(
+        store=store,
+        name=name,
+        key=key,
+        digest=rows_digest(rows),
+        rows=written,
+        model=model.path if local else spec.name,
+        # The commit that the plan saw, so that every worker reads the same files.
+        revision=None if local else model.revision,
+        shown=spec.name,
+        trust_remote_code=spec.trust_remote_code,
+        allow_pickle_weights=spec.allow_pickle_weights,
+        dtype=spec.dtype,
+        device=device_of(spec.device, pool),
+        threads=pool.threads,
+        token_budget=None if spec.token_budget == "auto" else spec.token_budget,
+        recipe=_recipe(training),
+        checkpoint_steps=training.checkpoint_steps,
+        gpus=pool.gpus_per_worker,
+    )
+
+
+def _recipe(training: TrainingSpec) -> Recipe:
+    targets = training.target_modules
+    return Recipe(
+        rank=training.rank,
+        alpha=float(training.alpha),
+        dropout=training.dropout,
+        target_modules="auto" if targets == "auto" else tuple(targets),
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        clip=training.clip,
+        seed=training.seed,
+    )
+
+
+def _train(spec: ReferenceSpec, pool: Pool, timeout: float, patience: float) -> tuple[int, dict[str, Any]]:
+    """Run the workers until one of their runs ends well; how many those were, and what worker 0 said last.
+
+    The workers of a group begin together, so there are no more of them than have room.
+    """
+    last: WorkerDied | None = None
+    with closing(_Shown(spec.name)) as shown:
+        for _ in range(1 + RESTARTS):
+            workers = wait_for_room(pool, patience, say, settle=_SETTLE_SECONDS)
+            try:
+                with closing(messages(spec, pool, workers, timeout)) as said:
+                    for message in said:
+                        shown.take(message)
+            except WorkerDied as death:
+                last = death
+                continue
+            except TamisError:
+                raise
+            except Exception as error:
+                raise _stopped(spec, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+            shown.finish()
+            return workers, shown.last
+    raise _stopped(spec, f"its workers died {1 + RESTARTS} times; they may lack memory (the last time: {last})")
+
+
+def _stopped(spec: ReferenceSpec, why: str) -> ClusterError:
+    return ClusterError(
+        f"the training of the {spec.name} model stopped: {why}. Its checkpoints stay; run the same command again to go "
+        "on"
+    )
+
+
+class _Shown:
+    """The progress line. A run that was started again repeats the steps since its checkpoint; they count once.
+
+    A killed worker may take the word of its last steps with it, and they may lie before its checkpoint; so what is
+    counted is how far a step is from the last one that was told of.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._progress: Progress | None = None
+        self._loading = ExitStack()
+        self._loading.enter_context(waiting(f"train {name}: the model is loading"))
+        self._step = 0
+        self.last: dict[str, Any] = {}
+
+    def take(self, message: dict[str, Any]) -> None:
+        self.last = message
+        if "warns" in message:
+            warn_once(message["warns"])
+        if "begins" in message:
+            self.close()
+        if "begins" in message and self._progress is None:
+            self._step = message["begins"]
+            self._progress = Progress(f"train {self._name}", message["steps"], unit="steps", skipped=self._step)
+        elif "begins" in message:
+            self._advance(message["begins"])
+        if "point" in message:
+            point = message["point"]
+            self._advance(point["step"], point["tokens"], f"loss {point['loss']:.3f}")
+
+    def close(self) -> None:
+        """End the sign of life that stands in for the line before there is one."""
+        self._loading.close()
+
+    def _advance(self, step: int, tokens: int = 0, note: str = "") -> None:
+        if self._progress is not None and step > self._step:
+            steps, self._step = step - self._step, step
+            self._progress.advance(steps, tokens, note)
+
+    def finish(self) -> None:
+        if self._progress is not None:
+            self._progress.finish()

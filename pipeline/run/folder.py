@@ -1,0 +1,235 @@
+"""The output folder of a run: whose it is, how far it is, and whether this job may go on in it.
+
+A folder may hold a layer search (`tamis layers`) before it holds a run, and both at last. What says so is written
+twice, the second time under a name that tells the job: where one is damaged or gone, the job goes on by the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.run.paths import ARTIFACT, LAYERS, LAYERS_PAGE, LAYERS_RUN, MANIFEST, RUN, WORK
+from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.progress import say, warn_once
+
+State = Literal["new", "started", "complete"]
+_REMOVALS = 3
+
+_MEANING = {
+    "input": "the files, their content, the way they are read or shard_rows",
+    "model": "the model's files",
+    "tokenizer and template": "the tokenizer or the chat template",
+    "larf.over_rejection_prompts": "the over-rejection prompts",
+}
+
+
+def key_of(fingerprint: Mapping[str, Any]) -> str:
+    """A short digest of the fingerprint, borne by every receipt."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def state_of(store: Store, fingerprint: Mapping[str, Any], changed: str | None = None) -> State:
+    """Whether this job was finished here, was begun here, or may begin here.
+
+    changed: digest of when its input files were last changed. A run that goes on compares the rows themselves; of a
+    finished one nothing else would tell that a file was replaced by one of the same size and time of modification.
+    Raises ConfigError when the folder belongs to another job (the differing keys are named) or to something else.
+    """
+    begun = _is_ours(store, RUN, fingerprint)
+    if store.exists(MANIFEST) and not (begun and _is_damaged(store, MANIFEST)):
+        manifest = facts_in(store, MANIFEST)
+        _compare(store, fingerprint, manifest["fingerprint"], "holds the finished result")
+        if changed is not None and manifest.get("input", {}).get("changed", changed) != changed:
+            raise ConfigError(
+                f"output: {store.path()} holds a finished result, and its input files were changed, renamed or copied "
+                "since, though their sizes and times of modification are the same; choose another output folder to "
+                "curate them as they are now"
+            )
+        return "complete"
+    if begun:
+        return "started"
+    if store.exists(RUN):
+        _compare(store, fingerprint, facts_in(store, RUN)["fingerprint"], "belongs to an unfinished run")
+        return "started"
+    _beside_a_search(store, fingerprint)
+    return "new"
+
+
+def layers_state_of(store: Store, search_keys: Mapping[str, Any], fisher_keys: Mapping[str, Any]) -> State:
+    """The same for a layer search, whose fingerprint is `search_keys`. It may share the folder with a run.
+
+    Raises ConfigError also where a run is complete that made none: nothing may be added to it.
+    """
+    for name, holds in ((MANIFEST, "holds the finished result"), (RUN, "belongs to an unfinished run")):
+        if store.exists(name) and not (name == RUN and _is_damaged(store, RUN)):
+            theirs = facts_in(store, name)["fingerprint"]
+            _compare(store, {**search_keys, **fisher_keys}, theirs, holds, shared_only=True)
+            break
+    else:
+        _beside_a_search(store, search_keys)
+    begun = dict(search_keys) if _is_ours(store, LAYERS_RUN, search_keys) else _search_in(store)
+    if begun is not None:
+        _compare(store, search_keys, begun, "holds a layer search")
+    if _finished_search(store) is not None:
+        return "complete"
+    if store.exists(MANIFEST):
+        raise ConfigError(
+            f"output: {store.path()} holds a finished run without a layer search; choose another output folder"
+        )
+    return "new" if begun is None else "started"
+
+
+def _beside_a_search(store: Store, fingerprint: Mapping[str, Any]) -> None:
+    """ConfigError unless the folder is free but for a layer search that agrees with this job."""
+    begun = _search_in(store)
+    searched = begun is not None or store.exists(LAYERS)  # which may be damaged
+    ours = {WORK, ARTIFACT, LAYERS_PAGE} if searched else {WORK}
+    strangers = [name for name in store.list("") if name not in ours and not name.startswith(".")]
+    if strangers:
+        raise ConfigError(
+            f"output: {store.path()} is not empty and was not written by tamis (it holds {', '.join(strangers[:3])}"
+            f"{', ...' if len(strangers) > 3 else ''}); choose a new folder"
+        )
+    if begun is not None:
+        _compare(store, fingerprint, begun, "holds a layer search", shared_only=True)
+
+
+def _search_in(store: Store) -> dict[str, Any] | None:
+    """The fingerprint of the layer search that was finished or begun here."""
+    finished = _finished_search(store)
+    if finished is not None:
+        return finished
+    if not store.exists(LAYERS_RUN):
+        return None
+    fingerprint: dict[str, Any] = facts_in(store, LAYERS_RUN)["fingerprint"]
+    return fingerprint
+
+
+def _finished_search(store: Store) -> dict[str, Any] | None:
+    found = read_layers(store)
+    return None if found is None or found["search"] is None else dict(found["search"]["fingerprint"])
+
+
+def layers_in(store: Store) -> dict[str, Any]:
+    """What LAYERS holds. ConfigError if the file is not ours."""
+    found = read_layers(store)
+    if found is None:
+        raise ConfigError(f"output: {store.path(LAYERS)} was not written by tamis, or is damaged; run again")
+    return found
+
+
+def read_layers(store: Store) -> dict[str, Any] | None:
+    """What LAYERS holds; None if there is no such file, or it is damaged: the search is then done again."""
+    try:
+        result = store.read_facts(LAYERS)
+        if isinstance(result["blocks"], list) and isinstance(result["chosen"]["block"], int):
+            _ = result["search"], result["fisher"]
+            return result
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        pass
+    warn_once(f"{store.path(LAYERS)} is damaged, and counts for nothing")
+    return None
+
+
+def finished(store: Store, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest, if this very run is complete: another driver may have finished it meanwhile."""
+    try:
+        manifest = store.read_facts(MANIFEST)
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest if manifest.get("fingerprint") == dict(fingerprint) else None
+
+
+def remove_work(store: Store, *, shared: bool = False) -> None:
+    """Remove what a finished run needs no more. shared: another driver may be writing there; it removes what it leaves.
+
+    Raises OSError if it cannot be removed.
+    """
+    for attempt in range(_REMOVALS):
+        try:
+            store.remove(WORK)
+            return
+        except OSError:  # a file that came while its folder was being emptied
+            if attempt + 1 == _REMOVALS and not shared:
+                raise
+
+
+def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> None:
+    """Claim the folder for a job, unless it is claimed for it. ConfigError if it cannot be written.
+
+    facts: with the fingerprint of the job.
+    """
+    twin = _twin(name, facts["fingerprint"])
+    missing = [file for file in (twin, name) if _is_damaged(store, file)]
+    if not missing:
+        return
+    store.check_writable(WORK)
+    for file in missing:
+        if store.exists(file):
+            say(f"damaged: {file}; it is written again")
+        store.write_facts(file, facts)
+
+
+def _twin(name: str, fingerprint: Mapping[str, Any]) -> str:
+    return f"{name.removesuffix('.json')}-{key_of(fingerprint)}.json"
+
+
+def _is_ours(store: Store, name: str, fingerprint: Mapping[str, Any]) -> bool:
+    """Whether this very job was begun here, though `name`, which should say so, may be damaged."""
+    if not _is_damaged(store, name):
+        return bool(store.read_facts(name).get("fingerprint") == dict(fingerprint))
+    return store.exists(_twin(name, fingerprint))
+
+
+def _is_damaged(store: Store, name: str) -> bool:
+    """Or missing. ConfigError if we may not look."""
+    if not store.exists(name):
+        return True
+    try:
+        store.read_facts(name)
+    except (FileNotFoundError, ValueError):
+        return True
+    return False
+
+
+def facts_in(store: Store, name: str) -> dict[str, Any]:
+    """What MANIFEST or RUN holds. ConfigError if the file is not one of ours; manifest.json is a common name."""
+    try:
+        facts = store.read_facts(name)
+    except ValueError:
+        facts = {}
+    if not isinstance(facts.get("fingerprint"), dict):
+        raise ConfigError(
+            f"output: {store.path(name)} was not written by tamis, or is damaged; put it back from a copy, choose "
+            "another folder, or delete this one and run again"
+        )
+    return facts
+
+
+def _compare(
+    store: Store, ours: Mapping[str, Any], theirs: Mapping[str, Any], holds: str, *, shared_only: bool = False
+) -> None:
+    """shared_only: of a search and a run, what only one of them depends on may differ."""
+    keys = [key for key in {**theirs, **ours} if not shared_only or (key in ours and key in theirs)]
+    differing = [key for key in keys if ours.get(key) != theirs.get(key)]
+    if not differing:
+        return
+    lines = []
+    for key in differing:
+        if key.startswith("references."):
+            lines.append(f"  - {key}: the content of {key.removeprefix('references.')}_references changed")
+        elif key in _MEANING:
+            lines.append(f"  - {key}: {_MEANING[key]} changed")
+        else:
+            lines.append(f"  - {key}: {theirs.get(key)!s:.80} there, {ours.get(key)!s:.80} now")
+    raise ConfigError(
+        f"output: {store.path()} {holds} of other settings:",
+        *lines,
+        "choose another output folder, go back to those settings, or delete the folder",
+    )

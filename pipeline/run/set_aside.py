@@ -1,0 +1,62 @@
+"""Shards that a stage gave up, as they killed every worker that had them or are too large: on record until they are
+done after all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tamis.pipeline.inputs.shards import Shard
+from tamis.pipeline.run.paths import SET_ASIDE
+from tamis.pipeline.storage.store import Store
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A shard that was given up, and why. start_row, stop_row: half-open, in the file `source`."""
+
+    shard: str
+    source: str
+    start_row: int
+    stop_row: int
+    rows: int
+    reason: str
+
+    def describe(self) -> str:
+        return f"{self.source} rows {self.start_row:,} to {self.stop_row - 1:,}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def set_aside(shard: Shard, reason: str) -> SetAside:
+    span = shard.span
+    return SetAside(shard.name, shard.file.name, span.start_row, span.stop_row, shard.rows, reason)
+
+
+def telling(
+    on_set_aside: Callable[[SetAside], None] | None, shards: Sequence[Shard]
+) -> Callable[[int, str], None] | None:
+    """For `engine.stream` over `shards`: an item that is lost is a shard set aside."""
+    if on_set_aside is None:
+        return None
+    return lambda index, reason: on_set_aside(set_aside(shards[index], reason))
+
+
+def record(store: Store, stage: str, item: SetAside) -> None:
+    store.write_json(f"{SET_ASIDE}/{stage}/{item.shard}.json", item.to_dict())
+
+
+def forget(store: Store, stage: str, shards: Iterable[Shard]) -> None:
+    """They are tried again."""
+    present = set(store.list(f"{SET_ASIDE}/{stage}"))
+    for shard in shards:
+        if f"{shard.name}.json" in present:
+            store.remove(f"{SET_ASIDE}/{stage}/{shard.name}.json")
+
+
+def lines(items: Sequence[SetAside], shown: int = 20) -> list[str]:
+    """For a message: one line each, the rest counted."""
+    rest = [f"... and {len(items) - shown:,} more"] if len(items) > shown else []
+    return [*(item.describe() for item in items[:shown]), *rest]

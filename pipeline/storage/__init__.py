@@ -1,0 +1,5 @@
+"""Files on a disk and objects in a store, read in ranges and written whole, with retries and seals.
+
+In: addresses (paths, s3://, gs://, abfs://, hf://) and the job's storage options. Out: bytes and tables, checked
+where they were sealed. Knows nothing of corpora. May import: terminal, errors.
+"""

@@ -1,0 +1,289 @@
+"""Reading objects by ranges: few large requests, several at a time, each asked again when it fails or comes short.
+
+Drivers' own file objects read in small blocks or one after the other, and some pass over a body that was cut off.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import fsspec
+
+from tamis.pipeline.storage.addresses import is_local
+from tamis.pipeline.storage.retrying import ShortRead, retrying
+
+PART_BYTES = 16 << 20
+"""Smaller requests cost more in round trips than they gain by running side by side."""
+
+PARTS = 3
+"""Requests at a time for one range."""
+
+_AHEAD = 2
+_REFUSED_HEADS = 5
+_CUT_OFF = 2
+"""So many answers that are too short may be bad luck; then the size of the object is looked at."""
+
+
+def open_stream(filesystem: fsspec.AbstractFileSystem, path: str) -> Any:
+    """A file or object to be read from its first byte to its last."""
+    if is_local(filesystem):
+        return filesystem.open(path, "rb")
+    return ObjectStream(filesystem, path, int(info_of(filesystem, path)["size"]))
+
+
+def info_of(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
+    """Size, kind and etag of what lies at `path`. FileNotFoundError if nothing does, PermissionError if we may not
+    look; else raises as `retrying`."""
+    refused = 0
+
+    def ask() -> dict[str, Any]:
+        nonlocal refused
+        try:
+            found: dict[str, Any] = filesystem.info(path)
+            return found
+        except PermissionError:
+            refused += 1
+            if is_local(filesystem) or refused > _REFUSED_HEADS:
+                raise
+        # A HEAD has no body to say why, so throttling looks like a refusal. A GET would say, and raises if it is one;
+        # any other answer (nothing there, an empty object without that range) is none.
+        try:
+            filesystem.cat_file(path, start=0, end=1)
+        except PermissionError:
+            raise
+        except Exception as error:
+            raise TimeoutError("the storage refused a HEAD, but not a GET") from error
+        raise TimeoutError("the storage refused a HEAD of what it lets us read")
+
+    return retrying(ask, filesystem.unstrip_protocol(path))
+
+
+def read_range(filesystem: fsspec.AbstractFileSystem, path: str, start: int, stop: int) -> bytes:
+    """Exactly the bytes start..stop (half-open). Raises as `retrying`, also while too few bytes come; ShortRead if a
+    local file has fewer, another OSError if the object has."""
+    if stop <= start:
+        return b""
+    if is_local(filesystem):
+        return _checked(filesystem.cat_file(path, start=start, end=stop), stop - start)
+    pieces = _read_pieces(filesystem, path, _cut([(start, stop)]))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def read_whole(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
+    """A file, or an object of unknown size in one request. Raises as `retrying`."""
+    if is_local(filesystem):
+        whole: bytes = filesystem.cat_file(path)
+        return whole
+    try:
+        # From the first byte on: asked for without a range, some drivers ask for the size before.
+        data: bytes = retrying(lambda: filesystem.cat_file(path, start=0, end=None), filesystem.unstrip_protocol(path))
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (OSError, ValueError):
+        # An empty object has no range to be satisfied, say some stores; its size tells.
+        if int(info_of(filesystem, path)["size"]):
+            raise
+        return b""
+    return data
+
+
+def _cut(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ranges in parts of about PART_BYTES and more, at most PARTS of each."""
+    cut: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        parts = max(min(PARTS, (stop - start) // PART_BYTES), 1)
+        edges = [start + (stop - start) * number // parts for number in range(parts + 1)]
+        cut += () if start == stop else pairwise(edges)
+    return cut
+
+
+def _read_pieces(filesystem: fsspec.AbstractFileSystem, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes of each range, side by side."""
+    if not ranges:
+        return []
+    if len(ranges) == 1 or not filesystem.async_impl:
+        with ThreadPoolExecutor(PARTS) as pool:
+            return list(pool.map(lambda ends: _part(filesystem, path, *ends), ranges))
+    starts, stops = zip(*ranges, strict=True)
+    found = filesystem.cat_ranges([path] * len(ranges), list(starts), list(stops), on_error="return")
+    return [
+        data if isinstance(data, bytes) and len(data) == stop - start else _part(filesystem, path, start, stop)
+        for data, (start, stop) in zip(found, ranges, strict=True)
+    ]
+
+
+def _part(filesystem: fsspec.AbstractFileSystem, path: str, start: int, stop: int) -> bytes:
+    tries = 0
+
+    def ask() -> bytes:
+        nonlocal tries
+        tries += 1
+        data: bytes = filesystem.cat_file(path, start=start, end=stop)
+        if len(data) != stop - start and tries > _CUT_OFF and int(filesystem.info(path)["size"]) < stop:
+            raise OSError(errno.EIO, "the object has become shorter")
+        return _checked(data, stop - start)
+
+    return retrying(ask, filesystem.unstrip_protocol(path))
+
+
+def _checked(data: bytes, size: int) -> bytes:
+    if len(data) != size:
+        raise ShortRead(f"{len(data)} bytes came of {size}")
+    return data
+
+
+class Told:
+    """A stream that is read from its first byte to its last, and tells how many bytes each read has brought."""
+
+    def __init__(self, raw: Any, tell: Callable[[int], None]) -> None:
+        self._raw, self._tell = raw, tell
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._raw.read(size)
+        self._tell(len(data))
+        return data
+
+    def close(self) -> None:
+        self._raw.close()
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._raw.closed)
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ObjectStream(io.RawIOBase):
+    """An object from its first byte to its last, the next parts being fetched while one is read.
+
+    Holds at most _AHEAD + 1 parts. size: of the object in bytes.
+    """
+
+    def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str, size: int) -> None:
+        super().__init__()
+        self._filesystem, self._path, self._size = filesystem, path, size
+        self._requested = self._position = 0
+        self._part, self._used = b"", 0
+        self._ahead: deque[Future[bytes]] = deque()
+        self._pool = ThreadPoolExecutor(_AHEAD, thread_name_prefix="read-ahead")
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        """Exactly `size` bytes unless the object ends before."""
+        wanted = self._size - self._position if size is None or size < 0 else min(size, self._size - self._position)
+        pieces = []
+        while wanted > 0:
+            self.peek()
+            piece = self._part[self._used : self._used + wanted]
+            pieces.append(piece)
+            self._used += len(piece)
+            self._position += len(piece)
+            wanted -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def peek(self, size: int = 0) -> bytes:
+        """Some of the bytes that come next, without passing over them; none at the end. size: as in io, a hint."""
+        if self._used == len(self._part) and self._position < self._size:
+            self._part, self._used = self._next_part(), 0
+        return self._part[self._used : self._used + size]
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    def _next_part(self) -> bytes:
+        while self._requested < self._size and len(self._ahead) <= _AHEAD:
+            stop = min(self._requested + PART_BYTES, self._size)
+            self._ahead.append(self._pool.submit(_part, self._filesystem, self._path, self._requested, stop))
+            self._requested = stop
+        return self._ahead.popleft().result()
+
+
+class ObjectFile(io.RawIOBase):
+    """An object to be read at any place, as Arrow's readers do. size: of the object in bytes.
+
+    `prefetch` fetches ranges that are known to be read; what lies outside of them is one request a read.
+    """
+
+    def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str, size: int) -> None:
+        super().__init__()
+        self._filesystem, self._path, self._size = filesystem, path, size
+        self._position = 0
+        self._held: list[tuple[int, int, bytes]] = []
+
+    def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Hold the bytes of these ranges (half-open, in order and apart) and forget the earlier ones."""
+        self._held = []
+        parts = _cut(ranges)
+        pieces = _read_pieces(self._filesystem, self._path, parts)
+        self._held = [(start, stop, piece) for (start, stop), piece in zip(parts, pieces, strict=True)]
+
+    def holds(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether reading these ranges takes no request."""
+        return all(self._held_to(start, stop) == stop for start, stop in ranges)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def size(self) -> int:
+        return self._size
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self._size if size is None or size < 0 else min(self._position + size, self._size)
+        start, self._position = self._position, max(stop, self._position)
+        held = self._from_held(start, stop)
+        return read_range(self._filesystem, self._path, start, stop) if held is None else held
+
+    def _from_held(self, start: int, stop: int) -> bytes | None:
+        if self._held_to(start, stop) < stop:
+            return None
+        held = [
+            data[max(start - first, 0) : stop - first]
+            for first, last, data in self._held
+            if last > start and first < stop
+        ]
+        return held[0] if len(held) == 1 else b"".join(held)
+
+    def _held_to(self, start: int, stop: int) -> int:
+        """How far the bytes from `start` on are held without a gap, at most to `stop`."""
+        for first, last, _ in self._held:
+            if first <= start < last:
+                start = last
+        return min(start, stop)
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

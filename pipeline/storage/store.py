@@ -1,0 +1,263 @@
+"""Files of one folder, on a local disk or in an object store, through fsspec.
+
+A write is whole or absent, and once it has returned it is there for good: local files are written aside, brought to
+the disk and renamed; object stores publish an object when its upload ends. Nothing else is asked of the storage: no
+rename, no append, no conditional write. What an object store refuses for a moment is asked again (retrying.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tamis.pipeline.errors import ConfigError, DamagedError, error_text
+from tamis.pipeline.storage.addresses import is_local, open_filesystem, refuse_credentials
+from tamis.pipeline.storage.ranged import info_of, read_whole
+from tamis.pipeline.storage.retrying import retrying
+from tamis.pipeline.storage.seals import opened, sealed
+
+
+class Sealed(NamedTuple):
+    """A file, and the sha256 that its content had when it was written."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """One published file: name under the store's root, size in bytes, sha256 of its content. md5: of an object, as most
+    stores tell it in their listings."""
+
+    name: str
+    bytes: int
+    sha256: str
+    md5: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a manifest lists it."""
+        return {"name": self.name, "bytes": self.bytes, "sha256": self.sha256}
+
+    def to_receipt(self) -> dict[str, Any]:
+        return self.to_dict() | ({} if self.md5 is None else {"md5": self.md5})
+
+    @property
+    def sealed(self) -> Sealed:
+        return Sealed(self.name, self.sha256)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder at `url`. Small and picklable: workers get it by value and open their own connection."""
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        refuse_credentials(self.url)
+        if "://" not in self.url:
+            # Workers run in other folders than the driver.
+            object.__setattr__(self, "url", os.path.abspath(os.path.expanduser(self.url)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "options": dict(self.options)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @cached_property
+    def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        return open_filesystem(self.url, self.options)
+
+    @property
+    def is_local(self) -> bool:
+        return is_local(self._opened[0])
+
+    def path(self, name: str = "") -> str:
+        """What to show a person (and to open by hand) for `name`."""
+        root = self._opened[1] if self.is_local else self.url
+        return f"{root.rstrip('/')}/{name}" if name else root
+
+    def _full(self, name: str) -> str:
+        return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
+
+    def exists(self, name: str = "") -> bool:
+        """ConfigError if the storage does not let us look."""
+        with self._looking():
+            try:
+                info_of(self._opened[0], self._full(name))
+            except FileNotFoundError:
+                return False
+        return True
+
+    def read(self, file: str | Sealed) -> bytes:
+        """FileNotFoundError if there is none; DamagedError if a sealed one is not as it was written."""
+        if isinstance(file, str):
+            return read_whole(self._opened[0], self._full(file))
+        try:
+            data = self.read(file.name)
+        except FileNotFoundError:
+            raise DamagedError(f"{file.name}: is missing") from None
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise DamagedError(f"{file.name}: is not as it was written")
+        return data
+
+    def read_json(self, name: str) -> Any:
+        """ValueError if it is no JSON."""
+        try:
+            return json.loads(self.read(name))
+        except RecursionError:
+            raise ValueError(f"{name}: nested too deeply") from None
+
+    def write(self, name: str, data: bytes) -> Written:
+        filesystem, full = self._opened[0], self._full(name)
+        md5 = None
+        if self.is_local:
+            folder = os.path.dirname(full)
+            _make_folder(folder)
+            aside = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                with open(aside, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    _sync(file.fileno())
+                os.replace(aside, full)
+                _sync_folder(folder)
+            except BaseException:
+                if os.path.exists(aside):
+                    os.unlink(aside)
+                raise
+        else:
+            retrying(lambda: filesystem.pipe_file(full, data), self.path(name))
+            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return Written(name, len(data), hashlib.sha256(data).hexdigest(), md5)
+
+    def write_json(self, name: str, value: Any) -> Written:
+        return self.write(name, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def write_facts(self, name: str, facts: Mapping[str, Any]) -> Written:
+        """As JSON with a seal."""
+        return self.write_json(name, sealed(facts))
+
+    def read_facts(self, name: str) -> dict[str, Any]:
+        """What `write_facts` wrote. ValueError if it is not as it was written, FileNotFoundError if there is none."""
+        return opened(self.read_json(name))
+
+    def write_table(self, name: str, table: pa.Table) -> Written:
+        """As Parquet, with the table's schema metadata."""
+        sink = io.BytesIO()
+        with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+            # A row group without rows is legal Parquet, but datasets fails to read it.
+            if table.num_rows:
+                writer.write_table(table)
+        return self.write(name, sink.getvalue())
+
+    def read_table(self, file: str | Sealed, columns: list[str] | None = None) -> pa.Table:
+        """Errors as of `read`."""
+        data = io.BytesIO(self.read(file))
+        return pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
+
+    def list(self, folder: str) -> list[str]:
+        """Names of the files in `folder`, sorted; empty if it does not exist. ConfigError if we may not look."""
+        filesystem = self._opened[0]
+        names = sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in self._found(filesystem, folder, False))
+        return [name for name in names if name and not name.endswith(".tmp")]
+
+    def details(self, folder: str) -> dict[str, Mapping[str, Any]]:
+        """What the storage says of each file in `folder` (size, type and the like), by its name. Else as `list`."""
+        filesystem = self._opened[0]
+        if self.is_local:  # a listing with details fails as a whole when one file is renamed meanwhile
+            found = {}
+            for name in self.list(folder):
+                with suppress(FileNotFoundError):
+                    found[name] = filesystem.info(self._full(f"{folder}/{name}"))
+            return found
+        return {
+            name: info
+            for info in self._found(filesystem, folder, True)
+            if (name := str(info["name"]).rstrip("/").rsplit("/", 1)[-1])
+        }
+
+    def _found(self, filesystem: fsspec.AbstractFileSystem, folder: str, detail: bool) -> Sequence[Any]:
+        try:
+            with self._looking():
+                return retrying(lambda: _listed(filesystem, self._full(folder), detail), self.path(folder))
+        except FileNotFoundError:
+            return []
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        try:
+            yield
+        except (NotADirectoryError, PermissionError) as error:
+            raise ConfigError(
+                f"output: {self.path()} cannot be looked into ({error_text(error)}); choose another folder, "
+                "or see to it that you may read this one"
+            ) from None
+
+    def remove(self, folder: str) -> None:
+        filesystem, full = self._opened[0], self._full(folder)
+        if self.exists(folder):
+            # Another driver may be removing it, too.
+            with suppress(FileNotFoundError):
+                retrying(lambda: filesystem.rm(full, recursive=True), self.path(folder))
+
+    def check_writable(self, folder: str) -> None:
+        """ConfigError if nothing can be written in this folder of it."""
+        probe = f"{folder}/.probe-{uuid.uuid4().hex[:8]}"
+        try:
+            self.write(probe, b"")
+            self.remove(probe)
+        except (OSError, PermissionError) as error:
+            raise ConfigError(f"output: {self.path()} cannot be written ({error_text(error)})") from None
+
+
+def _make_folder(folder: str) -> None:
+    """With those above it, each of which is brought to the disk by its name in the one above."""
+    if os.path.isdir(folder):
+        return
+    above = os.path.dirname(folder)
+    _make_folder(above)
+    with suppress(FileExistsError):
+        os.mkdir(folder)
+    _sync_folder(above)
+
+
+def _sync_folder(folder: str) -> None:
+    """So that the names in it outlive a crash of the machine."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _sync(opened)
+    finally:
+        os.close(opened)
+
+
+def _sync(opened: int) -> None:
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""What a file system says that has no such thing as bringing a file to a disk."""
+
+
+def _listed(filesystem: fsspec.AbstractFileSystem, folder: str, detail: bool) -> Sequence[Any]:
+    filesystem.invalidate_cache(folder)
+    found: Sequence[Any] = filesystem.ls(folder, detail=detail)
+    return found

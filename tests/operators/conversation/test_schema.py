@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tamis.operators.conversation.schema import (
+    MAX_COLUMNS,
+    MAX_DEPTH,
+    MAX_FIELDS,
+    conflicts,
+    infer,
+    infer_rows,
+    settle,
+    to_table,
+    too_wide,
+    unify,
+    unify_schemas,
+)
+
+INEXACT = 2**53 + 1
+integers = st.sampled_from([0, -1, 2**53, INEXACT, 2**60, 2**63 - 1, -(2**63), 2**63, 2**70]) | st.integers()
+scalars = st.none() | st.booleans() | integers | st.floats(allow_nan=False) | st.text(max_size=3)
+json_values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+json_rows = st.lists(st.dictionaries(st.sampled_from("wxyz"), json_values, max_size=4), max_size=6)
+
+
+def settled(value: Any) -> pa.DataType:
+    return settle(pa.schema([("x", infer(value))])).field("x").type
+
+
+def column(values: list[Any]) -> list[Any]:
+    rows = [{"x": value} for value in values]
+    return to_table(rows, infer_rows(rows)).column("x").to_pylist()
+
+
+def expected(value: Any, kind: pa.DataType) -> Any:
+    """What the table must give back for a value, written the slow way."""
+    if value is None:
+        return None
+    if kind == pa.string():
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if pa.types.is_list(kind):
+        return [expected(element, kind.value_type) for element in value]
+    if pa.types.is_struct(kind):
+        return {field.name: expected(value.get(field.name), field.type) for field in kind}
+    return value
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal, and of the same type but for an integer among doubles (which must be the very same number)."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b and (type(a) is type(b) or {type(a), type(b)} == {int, float})
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, pa.null()),
+        (True, pa.bool_()),
+        (7, pa.int64()),
+        (2**63 - 1, pa.int64()),
+        (-(2**63), pa.int64()),
+        (2**63, pa.string()),
+        (0.5, pa.float64()),
+        ("text", pa.string()),
+        ([], pa.list_(pa.null())),
+        ([1, 2.5, None], pa.list_(pa.float64())),
+        ([1, "a"], pa.list_(pa.string())),
+        ({}, pa.string()),
+        ({"b": 1, "a": None}, pa.struct([("b", pa.int64()), ("a", pa.null())])),
+        ([{"a": 1}, {}, {"b": "x"}], pa.list_(pa.struct([("a", pa.int64()), ("b", pa.string())]))),
+    ],
+)
+def test_types_of_values(value: Any, kind: pa.DataType) -> None:
+    assert settled(value) == kind
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "kind"),
+    [
+        (None, {"a": 1}, pa.struct([("a", pa.int64())])),
+        ({}, {"a": 1}, pa.struct([("a", pa.int64())])),
+        (1, 2.5, pa.float64()),
+        (INEXACT, 1, pa.int64()),
+        (INEXACT, 2.5, pa.string()),
+        (2**60, 2.5, pa.float64()),
+        (1, True, pa.string()),
+        (1, "a", pa.string()),
+        ([1], 1, pa.string()),
+        ([1], {"a": 1}, pa.string()),
+        ([1], ["a"], pa.list_(pa.string())),
+        ({"a": 1}, {"b": 1, "a": 0.5}, pa.struct([("a", pa.float64()), ("b", pa.int64())])),
+    ],
+)
+def test_unify(a: Any, b: Any, kind: pa.DataType) -> None:
+    assert settle(pa.schema([("x", unify(infer(a), infer(b)))])).field("x").type == kind
+
+
+@given(rows=json_rows, cuts=st.lists(st.integers(0, 6), max_size=4), data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_sharding_never_changes_the_schema(rows: list[dict[str, Any]], cuts: list[int], data: st.DataObject) -> None:
+    bounds = [0, *sorted(cuts), len(rows)]
+    parts = [infer_rows(rows[a:b]) for a, b in pairwise(bounds)]
+    while len(parts) > 1:
+        at = data.draw(st.integers(0, len(parts) - 2))
+        parts[at : at + 2] = [unify_schemas(parts[at], parts[at + 1])]
+    whole = infer_rows(rows)
+    assert parts[0] == whole
+    assert str(parts[0]) == str(whole)  # the order of columns and fields too
+    assert conflicts(parts[0]) == conflicts(whole)
+
+
+@given(a=json_values, b=json_values, c=json_values)
+@settings(max_examples=200, deadline=None)
+def test_unify_is_associative_and_keeps_what_it_has(a: Any, b: Any, c: Any) -> None:
+    a, b, c = infer(a), infer(b), infer(c)
+    both = unify(a, b)
+    assert unify(both, c) == unify(a, unify(b, c))
+    assert unify(both, a) == unify(both, b) == unify(both, both) == both
+    assert unify(pa.null(), a) == unify(a, pa.null()) == a
+
+
+@given(rows=json_rows)
+@settings(max_examples=200, deadline=None)
+def test_every_value_comes_back(rows: list[dict[str, Any]]) -> None:
+    rows = [{"id": row_number, **row} for row_number, row in enumerate(rows)]
+    schema = infer_rows(rows)
+    table = to_table(rows, schema)
+    assert table.schema == settle(schema)
+    assert table.num_rows == len(rows)
+    table.validate(full=True)
+    for row, found in zip(rows, table.to_pylist(), strict=True):
+        want = {field.name: expected(row.get(field.name), field.type) for field in table.schema}
+        assert same(found, want), (found, want)
+
+
+def test_one_schema_for_rows_with_differing_keys() -> None:
+    rows = [{"b": 1}, {"a": "x", "b": None}, {"c": [1]}]
+    table = to_table(rows, infer_rows(rows))
+    assert table.column_names == ["b", "a", "c"]
+    assert table.to_pylist() == [
+        {"b": 1, "a": None, "c": None},
+        {"b": None, "a": "x", "c": None},
+        {"b": None, "a": None, "c": [1]},
+    ]
+
+
+def test_conflicting_values_become_their_json_text() -> None:
+    values = ["1", 1, 1.5, True, None, ["é", 2], {"k": None}]
+    assert column(values) == ["1", "1", "1.5", "true", None, '["é", 2]', '{"k": null}']
+
+
+def test_conflicts_are_named_where_they_are() -> None:
+    rows = [
+        {"id": 1, "meta": {"tags": ["a"], "n": 1}, "big": 2**70, "text": "a", "mixed": [INEXACT, 0.5]},
+        {"id": "x", "meta": {"tags": [{"t": 1}], "n": 2}, "text": None},
+    ]
+    assert conflicts(infer_rows(rows)) == ("id", "meta.tags[]", "big", "mixed[]")
+    assert conflicts(settle(infer_rows(rows))) == ()
+    assert conflicts(infer_rows([{"a": "text", "b": {}, "c": None}])) == ()
+
+
+def test_integers_are_never_rounded() -> None:
+    assert column([INEXACT, 1]) == [INEXACT, 1]
+    assert column([INEXACT, 0.5]) == [str(INEXACT), "0.5"]
+    assert column([2**60, 0.5]) == [float(2**60), 0.5]
+    assert column([2**63, 1]) == [str(2**63), "1"]
+    assert column([[2**70], [None]]) == [[str(2**70)], [None]]
+
+
+def test_floats_keep_nan_and_infinity() -> None:
+    nan, infinite = column([math.nan, math.inf])
+    assert math.isnan(nan)
+    assert infinite == math.inf
+
+
+def test_empty_object_and_missing_object_differ() -> None:
+    assert column([{"a": 1}, {}, None]) == [{"a": 1}, {"a": None}, None]
+    assert column([{}, None]) == ["{}", None]
+
+
+def test_settling_twice_changes_nothing() -> None:
+    once = settle(infer_rows([{"a": {"b": [{}], "c": INEXACT}, "d": 1}, {"d": "x"}]))
+    assert settle(once) == once
+    assert once == pa.schema([("a", pa.struct([("b", pa.list_(pa.string())), ("c", pa.int64())])), ("d", pa.string())])
+
+
+def test_parquet_holds_what_comes_out(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"nothing": None, "empty": [], "object": {}, "deep": [{"a": [[1], []]}], "big": 2**70},
+        {"nothing": None, "empty": [], "object": None, "deep": [], "big": 0},
+    ]
+    table = to_table(rows, infer_rows(rows))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert pq.read_table(tmp_path / "rows.parquet").to_pylist() == table.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("schema", "row", "named"),
+    [
+        (pa.schema([("a", pa.int64())]), {"a": 1.0}, "a: double"),
+        (pa.schema([("a", pa.float64())]), {"a": True}, "a: bool"),
+        (pa.schema([("a", pa.float64())]), {"a": INEXACT}, "a: int64"),
+        (pa.schema([("a", pa.list_(pa.string()))]), {"a": "abc"}, "a: string"),
+        (pa.schema([("a", pa.null())]), {"a": "abc"}, "a: string"),
+        (pa.schema([("a", pa.int64())]), {"a": 1, "b": 2}, "b: int64"),
+        (
+            pa.schema([("a", pa.struct([("x", pa.int64())]))]),
+            {"a": {"y": 1}},
+            "a: struct<y: int64>",
+        ),
+    ],
+)
+def test_rows_outside_the_schema_are_refused_not_bent(schema: pa.Schema, row: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"they hold {named}"):
+        to_table([row], schema)
+
+
+def test_columns_of_other_formats_take_what_they_can_hold() -> None:
+    metadata = {b"huggingface": b"{}"}
+    schema = pa.schema(
+        [
+            pa.field("when", pa.timestamp("ms"), metadata={b"unit": b"ms"}),
+            ("small", pa.int8()),
+            ("positive", pa.uint64()),
+            ("large", pa.large_string()),
+            ("tags", pa.list_(pa.field("element", pa.string()))),
+            ("amount", pa.decimal128(19, 0)),
+        ],
+        metadata=metadata,
+    )
+    table = to_table([{"small": 7, "positive": 2**60, "large": "x", "tags": ["a"]}, {"large": None}], schema)
+    assert table.schema.equals(schema, check_metadata=True)
+    assert table.to_pylist() == [
+        {"when": None, "small": 7, "positive": 2**60, "large": "x", "tags": ["a"], "amount": None},
+        {"when": None, "small": None, "positive": None, "large": None, "tags": None, "amount": None},
+    ]
+    for row, named in (
+        ({"when": "2024-01-01"}, "when: string"),
+        ({"small": True}, "small: bool"),
+        ({"small": 300}, "small exceeds int8"),
+        ({"positive": -1}, "positive exceeds uint64"),
+        ({"large": 1}, "large: int64"),
+        ({"amount": 1}, "amount: int64"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            to_table([row], schema)
+
+
+def test_a_text_column_takes_anything() -> None:
+    schema = pa.schema([("a", pa.string()), ("b", pa.int64())])
+    assert to_table([{"a": [1, None]}, {"a": "x"}], schema).to_pylist() == [
+        {"a": "[1, null]", "b": None},
+        {"a": "x", "b": None},
+    ]
+
+
+def test_no_rows_and_no_columns() -> None:
+    assert to_table([], pa.schema([("a", pa.int64())])).num_rows == 0
+    assert infer_rows([]) == pa.schema([])
+    with pytest.raises(ValueError, match="2 rows and no column"):
+        to_table([{}, {}], infer_rows([{}, {}]))
+
+
+def test_a_dictionary_of_data_becomes_text() -> None:
+    rows = [{"votes": {f"user{i}": i}} for i in range(MAX_FIELDS + 1)]
+    schema = infer_rows(rows)
+    assert conflicts(schema) == ("votes",)
+    assert unify_schemas(infer_rows(rows[:600]), infer_rows(rows[600:])) == schema
+    assert conflicts(infer_rows(rows[:-1])) == ()
+    assert to_table(rows, schema).column("votes")[5].as_py() == '{"user5": 5}'
+
+
+def test_deep_nesting_becomes_text() -> None:
+    value: Any = 1
+    for _ in range(MAX_DEPTH + 50):
+        value = [value]
+    kept = column([value])[0]
+    for _ in range(MAX_DEPTH):
+        (kept,) = kept
+    assert kept == "[" * 50 + "1" + "]" * 50
+    assert conflicts(pa.schema([("x", infer(value))])) == ("x" + "[]" * MAX_DEPTH,)
+
+
+@pytest.mark.parametrize("value", [b"bytes", {1, 2}, object(), {1: "a"}])
+def test_what_json_cannot_hold_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="not a JSON"):
+        infer(value)
+
+
+def test_types_that_json_cannot_have_are_refused() -> None:
+    with pytest.raises(TypeError, match="timestamp"):
+        unify(pa.timestamp("ms"), pa.int64())
+
+
+def test_lone_surrogates_are_refused() -> None:
+    rows = [{"a": "\ud800"}]
+    with pytest.raises(UnicodeEncodeError):
+        to_table(rows, infer_rows(rows))
+
+
+def test_rows_with_keys_of_their_own_go_and_others_stay() -> None:
+    def own(number: int) -> dict[str, Any]:
+        return {"prompt": "", **{f"{number}-{place}": 1 for place in range(5)}}
+
+    assert too_wide([own(number) for number in range(100)]) == {}
+    gone = too_wide([own(number) for number in range(500)])
+    assert sorted(gone) == list(range((MAX_COLUMNS - 1) // 5, 500))
+    assert {problem.code for problem in gone.values()} == {"too_many_columns"}
+    # One row full of keys, and first of all, does not push out those that all others share.
+    wide = {str(number): 1 for number in range(MAX_COLUMNS)}
+    rows = [wide, *({"prompt": "", "source": "", "id": number} for number in range(100))]
+    assert list(too_wide(rows)) == [0]
+    assert len(infer_rows(rows[1:])) == 3
+
+
+def test_a_table_of_many_columns_takes_no_time_that_grows_with_their_square() -> None:
+    rows = [{f"{number}-{place}": 1 for place in range(5)} for number in range(800)]
+    began = time.process_time()
+    table = to_table(rows, infer_rows(rows))
+    assert table.num_columns == 4000
+    assert time.process_time() - began < 10

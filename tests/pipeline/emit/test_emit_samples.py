@@ -1,0 +1,134 @@
+"""Emit, its pure parts: the output's schema, tables fitted to it, histograms and extremes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tamis.operators.conversation.schema import infer_rows, unify_schemas
+from tamis.pipeline.emit.samples import _extreme, _histogram, empty_dropped
+from tamis.pipeline.errors import InputError
+from tamis.pipeline.inputs.files import encode_schema
+from tamis.pipeline.inputs.originals import conform, decode_schema, output_schema
+
+# --- conform ------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_of_the_schema_is_left_as_it_is() -> None:
+    schema = pa.schema(
+        [pa.field("n", pa.int16(), nullable=False), ("kind", pa.dictionary(pa.int32(), pa.string()))],
+        metadata={"huggingface": "{}"},
+    )
+    table = pa.Table.from_arrays(
+        [pa.array([1, 2], pa.int16()), pa.array(["a", "a"]).dictionary_encode()], schema=schema
+    )
+    assert conform(table, schema).equals(table, check_metadata=True)
+
+
+def test_missing_columns_are_null_others_are_put_in_order() -> None:
+    schema = pa.schema(
+        [("new", pa.list_(pa.struct([("role", pa.string())]))), ("b", pa.int64()), ("a", pa.string())],
+        metadata={"x": "y"},
+    )
+    table = pa.table({"a": ["x", "y"], "b": [1, 2]})
+    found = conform(table, schema)
+    assert found.schema.equals(schema, check_metadata=True)
+    assert found.to_pydict() == {"new": [None, None], "b": [1, 2], "a": ["x", "y"]}
+    assert conform(table.slice(0, 0), schema).num_rows == 0
+
+
+def test_a_column_of_nulls_takes_the_type() -> None:
+    schema = pa.schema([("a", pa.string()), ("b", pa.list_(pa.int64()))])
+    table = pa.table({"a": pa.nulls(2), "b": pa.nulls(2)})
+    assert conform(table, schema).to_pydict() == {"a": [None, None], "b": [None, None]}
+
+
+def test_types_that_do_not_fit_are_named_and_nothing_is_rounded() -> None:
+    for column, kind in ((["x"], pa.int64()), ([1.5], pa.int64()), ([300], pa.int8())):
+        with pytest.raises(InputError, match=r"column a is .* in one file and .* in another"):
+            conform(pa.table({"a": column}), pa.schema([("a", kind)]))
+
+
+# --- the schema of kept/ ------------------------------------------------------------------------------------------
+
+
+def test_the_schema_of_typed_files_is_untouched() -> None:
+    typed = pa.schema([pa.field("a", pa.int8(), nullable=False), ("b", pa.large_string())], metadata={"who": "me"})
+    assert output_schema(typed, None).equals(typed, check_metadata=True)
+
+
+def test_the_schema_of_json_rows_is_settled() -> None:
+    seen = unify_schemas(infer_rows([{"a": 1, "b": "x", "c": {}}]), infer_rows([{"a": 2.5, "b": 3, "d": [None]}]))
+    found = output_schema(None, seen)
+    assert found.names == ["a", "b", "c", "d"]
+    assert found.types[:3] == [pa.float64(), pa.string(), pa.string()]
+    assert output_schema(None, None) == pa.schema([])
+
+
+def test_typed_files_and_json_side_by_side() -> None:
+    typed = pa.schema([pa.field("a", pa.string(), nullable=False), ("n", pa.int64())], metadata={"who": "me"})
+    found = output_schema(typed, infer_rows([{"n": 1, "more": True}]))
+    assert found.names == ["a", "n", "more"]
+    assert found.metadata == {b"who": b"me"}
+    assert all(field.nullable for field in found)  # no JSON row has an `a`
+    with pytest.raises(InputError, match=r"do not share one schema: .*; curate them apart"):
+        output_schema(typed, infer_rows([{"n": "text"}]))
+
+
+def test_a_schema_survives_a_receipt() -> None:
+    schema = infer_rows([{"a": 2**60 + 1, "b": {}, "é": ["x", 1]}]).with_metadata({"k": "v"})
+    assert decode_schema(encode_schema(schema)).equals(schema, check_metadata=True)
+
+
+def test_an_empty_dropped_has_its_columns_beside_those_of_the_input() -> None:
+    table = empty_dropped(pa.schema([("text", pa.string()), ("score", pa.int64()), ("reason", pa.string())]))
+    assert table.num_rows == 0
+    assert table.column_names == ["text", "score", "reason", "method", "tamis_score", "quantile", "tamis_reason"]
+    assert table.schema.field("score").type == pa.int64()
+    assert table.schema.field("tamis_score").type == pa.float32()
+
+
+# --- histogram ----------------------------------------------------------------------------------------------------
+
+
+@given(
+    scores=st.lists(st.floats(-2, 2, width=32), max_size=50),
+    low=st.floats(-1, 0, width=32),
+    high=st.floats(0.5, 1, width=32),
+)
+def test_every_score_is_in_a_bin(scores: list[float], low: float, high: float) -> None:
+    edges = np.linspace(low, high, 9)
+    counts = _histogram(np.array(scores, dtype=np.float32), edges)
+    assert sum(counts) == len(scores)
+    inside = np.clip(np.array(scores, dtype=np.float32).astype(np.float64), low, high)
+    naive = [
+        sum(bool(edges[i] <= x and (x < edges[i + 1] or (i == 7 and x <= edges[8]))) for x in inside) for i in range(8)
+    ]
+    assert counts == naive
+
+
+def test_one_value_only() -> None:
+    score = np.float32(0.1)
+    edges = np.linspace(float(score), float(np.nextafter(score, np.float32(np.inf))), 81)
+    assert sum(_histogram(np.full(7, score), edges)) == 7
+    assert _histogram(np.empty(0, np.float32), edges) == [0] * 80
+
+
+# --- extremes -----------------------------------------------------------------------------------------------------
+
+
+@given(
+    rows=st.lists(st.tuples(st.sampled_from([-1.0, -0.0, 0.0, 0.25, 3.0]), st.booleans()), max_size=30),
+    count=st.integers(1, 35),
+)
+def test_extremes_are_the_ends_of_the_ranking(rows: list[tuple[float, bool]], count: int) -> None:
+    scores = np.array([score for score, _ in rows], dtype=np.float32)
+    among = np.array([chosen for _, chosen in rows], dtype=bool)
+    lengths = np.arange(len(rows)) * 3
+    ranked = sorted(np.flatnonzero(among).tolist(), key=lambda place: (-scores[place], place))
+    expected = [(float(scores[place]), place, 3 * place) for place in ranked]
+    assert _extreme(scores, among, lengths, count, highest=True) == expected[:count]
+    assert _extreme(scores, among, lengths, count, highest=False) == expected[::-1][:count]

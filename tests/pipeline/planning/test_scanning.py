@@ -1,0 +1,61 @@
+"""The dialect of a file: exact where its columns are known, open where a later row may bring more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tamis.operators.conversation.messages import Dialect, normalise
+from tamis.pipeline.inputs.files import resolve
+from tamis.pipeline.inputs.shards import scan
+from tamis.pipeline.planning.scanning import dialect_of
+
+PLAIN = {"instruction": "a", "output": "b"}
+LATE = {"instruction": "a", "input": "TEXT", "output": "b", "system": "RULES"}
+ROWS: list[Mapping[str, str]] = [*[PLAIN] * 64, LATE]  # as many plain ones as a scan looks at
+
+
+def write(folder: Path, ending: str) -> Path:
+    path = folder / f"a.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist([PLAIN] * 65), path)
+    elif ending == "csv":
+        path.write_text("instruction,output\n" + "a,b\n" * 65)
+    elif ending == "json":
+        path.write_text(json.dumps(ROWS))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def dialect(path: Path, name: str | None = None, **columns: str) -> Dialect:
+    [file] = resolve([str(path)], "auto", {})
+    return dialect_of(scan(file, 100, {}), name, columns)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+@pytest.mark.parametrize("name", [None, "alpaca"])
+def test_parts_that_first_come_after_the_head_are_not_lost(tmp_path: Path, ending: str, name: str | None) -> None:
+    messages = normalise(LATE, dialect(write(tmp_path, ending), name))
+    assert [message["content"] for message in messages] == ["RULES", "a\nTEXT", "b"]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+@pytest.mark.parametrize("name", [None, "alpaca"])
+def test_known_columns_are_bound_exactly(tmp_path: Path, ending: str, name: str | None) -> None:
+    path = write(tmp_path, ending)
+    assert dialect(path, name) == Dialect.of("alpaca", instruction="instruction", output="output")
+    with pytest.raises(ValueError, match="did you mean 'instruction'"):
+        dialect(path, instruction="instructoin", output="output")
+
+
+def test_a_column_named_by_hand_may_first_come_after_the_head(tmp_path: Path) -> None:
+    path = write(tmp_path, "jsonl")
+    assert dialect(path, instruction="instruction", input="input", output="output").column("input") == "input"
+    with pytest.raises(ValueError, match="did you mean 'instruction'"):
+        dialect(path, instruction="instructoin", output="outptu")
