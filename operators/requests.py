@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-POSITIONS = ("last_token", "last_prompt_token", "response_mean")
+Position = Literal["last_token", "last_prompt_token", "response_mean"]
+POSITIONS: tuple[str, ...] = get_args(Position)
 """last_token: the last token of the rendered conversation. last_prompt_token: the token before the first token of
 the final answer. response_mean: the mean over the tokens of the final answer."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tamis.operators.methods.larf import Larf
-from tamis.operators.methods.protocol import Artifact, Features, Method, Reduce
+from tamis.operators.methods.protocol import Artifact, Features, Method, Reduce, setting
 from tamis.operators.methods.saft import Saft
 
-__all__ = ["METHODS", "Artifact", "Features", "Larf", "Method", "Reduce", "Saft"]
+__all__ = ["METHODS", "Artifact", "Features", "Larf", "Method", "Reduce", "Saft", "setting"]
 
-METHODS: dict[str, type[Larf] | type[Saft]] = {"larf": Larf, "saft": Saft}
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Larf, Saft)}
+"""Those that come with tamis. Installed distributions may offer more: pipeline/job/methods.py."""

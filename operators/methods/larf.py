@@ -10,8 +10,9 @@ unit(0) = 0, so it scores 0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +20,31 @@ import numpy.typing as npt
 from tamis.operators.methods.protocol import (
     Artifact,
     Features,
+    Method,
     Reduce,
     check_layer,
     resolve_layer,
+    setting,
     vectors_for,
 )
-from tamis.operators.requests import Request
+from tamis.operators.requests import Position, Request
 
-FORMS = ("paired", "mean_representation")
+Form = Literal["paired", "mean_representation"]
+FORMS: tuple[str, ...] = get_args(Form)
+
+_FORMS = {
+    "paired": (
+        "the unit-length representation times w, where w is the mean unit representation of the unsafe "
+        "references (harmful requests, complied with) minus that of the safe ones (the same, refused)"
+    ),
+    "mean_representation": (
+        "form mean_representation: cosine to the mean representation of the unsafe references "
+        "(harmful requests, complied with) minus cosine to that of the safe ones (the same requests, refused)"
+    ),
+}
+_READING = (
+    "LARF (arXiv 2507.18631): {}. Between -2 and 2; above 0 the sample lies nearer to compliance than to refusal."
+)
 
 # Captured vectors carry float32 noise of about 1e-7; a direction shorter than this is that noise.
 _NO_DIRECTION = 1e-6
@@ -42,32 +60,58 @@ class _Sum:
 
 
 @dataclass(frozen=True)
-class Larf:
-    """layer: a block number or "auto" (`default_block`). position: one of requests.POSITIONS.
-    form: "paired", the authors' program, or "mean_representation", the paper's text:
-    cos(r, mean of r(u)) - cos(r, mean of r(s)), which ranks differently.
-    layer_chosen: how the block number was found, for the facts."""
+class Larf(Method):
+    """layer: a block number, or "auto" or "fisher" where it is left to a search; without one, `default_block`.
+    position: one of requests.POSITIONS. form: "paired", the authors' program, or "mean_representation", the paper's
+    text: cos(r, mean of r(u)) - cos(r, mean of r(s)), which ranks differently.
+    over_rejection_prompts, refusal_markers: for the search alone. layer_chosen: how the block number was found, for the
+    facts."""
 
     name: ClassVar[str] = "larf"
+    title: ClassVar[str] = "LARF"
+    about: ClassVar[str] = "cosine to harmful compliance minus cosine to refusal, at one block."
+    references: ClassVar[Mapping[str, str]] = {
+        "unsafe": "File of harmful prompts with complying answers; default: the shipped set.",
+        "safe": "File of the same prompts with refusals; default: the shipped set.",
+    }
+    finds_block: ClassVar[bool] = True
 
-    layer: int | Literal["auto"] = "auto"
-    position: str = "last_token"
-    form: str = "paired"
-    layer_chosen: str = "job"
+    layer: Literal["auto", "fisher"] | int = setting(
+        "auto",
+        "0-based block whose output is read; auto: the most safety-sensitive one, searched first where the output "
+        "holds no search of it yet (see tamis layers), or fisher's where none moves the refusals; fisher: the one "
+        "whose states best separate the references.",
+        ge=0,
+    )
+    position: Position = setting("last_token", "Which token's state stands for the sample.")
+    form: Form = setting("paired", "paired: the authors' code; mean_representation: the paper's text.")
+    over_rejection_prompts: str | None = setting(
+        None,
+        "File of harmless prompts that sound unsafe (column prompt), for the search of layer: auto; default: the "
+        "shipped set.",
+    )
+    # A blank one would stand in nearly every answer.
+    refusal_markers: list[str] = setting(
+        [],
+        "Texts that mark a refusal, besides can not, cannot, can't and sorry, for layer: auto.",
+        pattern=r"\S",
+    )
+    layer_chosen: str = setting("job", "How the block was found.", in_job=False)
 
     def __post_init__(self) -> None:
-        check_layer(self.name, self.layer)
+        check_layer(self.name, "auto" if self.layer == "fisher" else self.layer)
         Request(0, self.position)
         if self.form not in FORMS:
             raise ValueError(f"larf.form={self.form!r}: choose one of {', '.join(FORMS)}")
 
-    def requests(self, blocks: int) -> tuple[Request, ...]:
-        block = resolve_layer(self.name, self.layer, default_block(blocks), blocks)
-        return (Request(block, self.position),)
+    @classmethod
+    def explain(cls, facts: Mapping[str, Any]) -> str:
+        return _READING.format(_FORMS.get(str(facts.get("form")), _FORMS["paired"]))
 
-    @staticmethod
-    def sources() -> tuple[str, ...]:
-        return ("unsafe", "safe")
+    def requests(self, blocks: int) -> tuple[Request, ...]:
+        layer = "auto" if self.layer == "fisher" else self.layer
+        block = resolve_layer(self.name, layer, default_block(blocks), blocks)
+        return (Request(block, self.position),)
 
     def fit(self, reduce: Reduce, blocks: int) -> Artifact:
         """The direction w, float32 (d,). Raises ValueError for an empty reference set, or sets that do not
@@ -95,7 +139,7 @@ class Larf:
         facts: dict[str, Any] = {
             "method": self.name,
             "layer": request.block,
-            "layer_chosen": "default_block" if self.layer == "auto" else self.layer_chosen,
+            "layer_chosen": "default_block" if isinstance(self.layer, str) else self.layer_chosen,
             "position": request.position,
             "columns": [request.column],
             "form": self.form,

@@ -9,6 +9,7 @@ cannot work when the harmful samples are about half of the corpus or more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,33 +19,43 @@ import numpy.typing as npt
 from tamis.operators.methods.protocol import (
     Artifact,
     Features,
+    Method,
     Reduce,
     check_layer,
     resolve_layer,
+    setting,
     vectors_for,
 )
-from tamis.operators.requests import Request
+from tamis.operators.requests import Position, Request
 from tamis.operators.statistics.moments import Moments, eigenbasis, merge, moments_of
 
 REPORTED_DIRECTIONS = 10
 WEAK_SHARE = 0.3
 AMBIGUOUS_RATIO = 0.8
 
+_READING = (
+    "SAFT (arXiv 2410.10014): how far the sample lies from the corpus mean along the corpus's k leading "
+    "directions, squared{}, averaged over the k. From 0 up, in units of this corpus and model: compare "
+    "within this run only. "
+    "It finds the minority cluster, so it cannot work when half of the corpus or more is harmful."
+)
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
-class Saft:
+class Saft(Method):
     """layer: a block number or "auto" (the middle block, blocks // 2). k: how many directions. weighted: each
     term times its singular value (the ancestor code's form). position: one of requests.POSITIONS.
     """
 
     name: ClassVar[str] = "saft"
+    title: ClassVar[str] = "SAFT"
+    about: ClassVar[str] = "squared projection on the leading singular directions of the corpus."
 
-    layer: int | Literal["auto"] = "auto"
-    k: int = 1
-    weighted: bool = False
-    position: str = "last_token"
+    layer: Literal["auto"] | int = setting("auto", "0-based block whose output is read; auto: the middle block.", ge=0)
+    position: Position = setting("last_token", "Which token's state stands for the sample.")
+    k: int = setting(1, "How many singular directions.", ge=1)
+    weighted: bool = setting(False, "Weigh each direction by its singular value (the ancestor's form).")
 
     def __post_init__(self) -> None:
         check_layer(self.name, self.layer)
@@ -57,9 +68,13 @@ class Saft:
             raise ValueError(f"blocks={blocks}: a model has at least one")
         return (Request(resolve_layer(self.name, self.layer, blocks // 2, blocks), self.position),)
 
-    @staticmethod
-    def sources() -> tuple[str, ...]:
-        return ()
+    @classmethod
+    def explain(cls, facts: Mapping[str, Any]) -> str:
+        return _READING.format(", times the singular value" if facts.get("weighted") else "")
+
+    def check(self, width: int) -> None:
+        if self.k > width:
+            raise ValueError(f"saft.k: {self.k} directions where the representation has {width} dimensions")
 
     def fit(self, reduce: Reduce, blocks: int) -> Artifact:
         """mean float64 (d,), basis float64 (k, d), singular_values float64 (k,), all of the corpus.

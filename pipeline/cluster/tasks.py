@@ -5,6 +5,7 @@ Everything here bounds what is in flight, so neither the driver nor the object s
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -118,8 +119,8 @@ def map_reduce(
     """
     import ray
 
-    map_task = ray.remote(map).options(num_cpus=cpus, max_retries=TASK_RETRIES)
-    combine_task = ray.remote(combine).options(num_cpus=cpus, max_retries=TASK_RETRIES)
+    map_task = ray.remote(_function(map)).options(num_cpus=cpus, max_retries=TASK_RETRIES)
+    combine_task = ray.remote(_function(combine)).options(num_cpus=cpus, max_retries=TASK_RETRIES)
     common = [ray.put(value) for value in shared]
     limit = _window(cpus)
 
@@ -139,6 +140,17 @@ def map_reduce(
     return result
 
 
+def _function(call: Callable[..., T]) -> Callable[..., T]:
+    """Ray takes functions only, and a method may well combine by what is none, such as numpy.add."""
+    if inspect.isfunction(call):
+        return call
+
+    def function(*arguments: Any) -> T:
+        return call(*arguments)
+
+    return function
+
+
 def _window(cpus: float) -> int:
     import ray
 
@@ -155,11 +167,20 @@ def _get(reference: Any) -> Any:
         found = own_error(error)
         # Of any other error too: the exception itself, not one whose message is a worker's traceback.
         cause = getattr(error, "cause", None)
+        if isinstance(cause, ModuleNotFoundError):
+            raise ClusterError(_not_there(cause)) from None
         raise (cause if found is error and isinstance(cause, Exception) else found) from None
     except ray.exceptions.RayError as error:
         raise ClusterError(
             f"Ray lost a task for good ({first_line(error)}); run the same command again to go on"
         ) from None
+
+
+def _not_there(error: ModuleNotFoundError) -> str:
+    return (
+        f"a worker of the cluster has no module {error.name}; what this machine needs for the job, such as a "
+        "distribution that offers a method, must be installed on every node, in the same version"
+    )
 
 
 def own_error(error: BaseException) -> BaseException:

@@ -22,6 +22,7 @@ from tamis.pipeline.emit.totals import EmitTotals, Pick, TokenTotals
 from tamis.pipeline.errors import InternalError
 from tamis.pipeline.fit.scores import Selection, shown_cut
 from tamis.pipeline.inputs.sample_ids import sample_ids
+from tamis.pipeline.job.methods import distributions
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.run.incomplete import warning, write_manifest
@@ -143,6 +144,7 @@ def _summary(
     rule, amount = job.selection.rule
     scored = selection.sums.count
     dropped_share = selection.dropped / scored
+    installed = distributions(job.method)
     warnings = list(dict.fromkeys(notes))
     for name, method in plan.methods.items():
         warnings.extend(method.warnings(artifacts[name], dropped_share if name == job.selected_by else 0.0))
@@ -155,6 +157,9 @@ def _summary(
         "methods": [
             {
                 "name": name,
+                "title": plan.methods[name].title,
+                "reading": plan.methods[name].explain(artifact.facts),
+                **({"distribution": installed[name]} if name in installed else {}),
                 "layer": artifact.facts.get("layer"),
                 "position": artifact.facts.get("position"),
                 "facts": artifact.facts,

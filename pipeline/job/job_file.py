@@ -7,18 +7,21 @@ that was probably meant. Settings that come from the command line overlay those 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     Discriminator,
     Field,
     Tag,
     ValidationError,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -26,19 +29,17 @@ from pydantic import (
 from tamis.operators.conversation.dialects import JOIN
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import strict_yaml
+from tamis.pipeline.job.methods import known, section_of
 from tamis.pipeline.job.sections import (
     TOKEN_METHODS,
     InputSpec,
-    LarfSpec,
-    MethodList,
-    MethodName,
     ModelSpec,
     Names,
-    SaftSpec,
     Section,
     SelectionSpec,
     TossSpec,
     WorkerRange,
+    as_list,
 )
 from tamis.pipeline.storage.addresses import scheme_of
 from tamis.pipeline.storage.credentials import looks_secret, secret_in
@@ -52,7 +53,31 @@ _Input = Annotated[
 ]
 
 
-_METHOD = "How to score: larf, saft or a list of them, or toss or toss-pro, which mask tokens."
+_METHOD = (
+    "How to score: larf, saft, what installed distributions offer, or a list of these; or toss or toss-pro, which mask "
+    "tokens."
+)
+
+
+def _there_are() -> list[str]:
+    return [*known(), *TOKEN_METHODS]
+
+
+def _known_method(name: str) -> str:
+    if name not in _there_are():
+        *most, last = [repr(method) for method in _there_are()]
+        near = difflib.get_close_matches(name, _there_are(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"there is {', '.join(most)} or {last}{hint}")
+    return name
+
+
+_MethodName = Annotated[
+    str, AfterValidator(_known_method), Field(json_schema_extra=lambda schema: schema.update(enum=_there_are()))
+]
+_MethodList = Annotated[
+    list[_MethodName], BeforeValidator(as_list, json_schema_input_type=_MethodName | list[_MethodName])
+]
 
 
 _Workers = Annotated[
@@ -74,9 +99,7 @@ class LayersJob(Section):
             json_schema_input_type=ModelSpec | str,
         ),
     ]
-    method: MethodList = Field(["larf"], min_length=1, description=_METHOD)
-    larf: LarfSpec = LarfSpec()
-    saft: SaftSpec = SaftSpec()
+    method: _MethodList = Field(["larf"], min_length=1, description=_METHOD)
     toss: TossSpec = TossSpec()
     selection: SelectionSpec = SelectionSpec()
     max_tokens: int = Field(2048, ge=2, description="Longest rendered conversation, in tokens.")
@@ -118,6 +141,10 @@ class LayersJob(Section):
         description="Options for the storage (endpoint_url, region, ...); never credentials.",
     )
 
+    def of(self, method: str) -> Any:
+        """The section of a method that scores samples, which its class describes: `job.of("larf").layer`."""
+        return getattr(self, method)
+
     @property
     def join(self) -> str:
         """What stands between the instruction and the input of an Alpaca row."""
@@ -147,10 +174,10 @@ class Job(LayersJob):
     """One run of `tamis curate`."""
 
     input: _Input
-    method: MethodList = Field(min_length=1, description=_METHOD)
+    method: _MethodList = Field(min_length=1, description=_METHOD)
 
     @property
-    def selected_by(self) -> MethodName:
+    def selected_by(self) -> str:
         """The method whose score decides."""
         return self.selection.by or self.method[0]
 
@@ -188,6 +215,16 @@ class Job(LayersJob):
 
 
 _AnyJob = TypeVar("_AnyJob", bound=LayersJob)
+
+
+@functools.cache
+def _with_methods(kind: type[LayersJob]) -> Any:
+    """The same job with a section for every method there is."""
+    sections: dict[str, Any] = {}
+    for name, method in known().items():
+        section = section_of(method.kind)
+        sections[name] = (section, section())
+    return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **sections)
 
 
 def storage_options(assignments: Sequence[str]) -> dict[str, Any]:
@@ -272,14 +309,16 @@ _UNUSABLE = re.compile("[\0\ud800-\udbff]|[\udc00-\udc7f\udd00-\udfff]")
 
 def _validated(kind: type[_AnyJob], tree: dict[str, Any]) -> _AnyJob:
     try:
-        return kind.model_validate(tree)
+        job: _AnyJob = _with_methods(kind).model_validate(tree)
     except ValidationError as error:
         raise ConfigError(*_explain(error)) from None
+    return job
 
 
 def job_schema() -> dict[str, Any]:
     """The JSON schema of the job file."""
-    return Job.model_json_schema()
+    schema: dict[str, Any] = _with_methods(Job).model_json_schema()
+    return schema
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -364,7 +403,7 @@ def _flag_for(key: str) -> str:
 
 
 def _did_you_mean(location: Sequence[int | str]) -> str:
-    section: Any = Job
+    section: Any = _with_methods(Job)
     for part in location[:-1]:
         section = _section_of(section, str(part)) or section
     near = difflib.get_close_matches(str(location[-1]), list(section.model_fields), n=1, cutoff=0.5)

@@ -5,20 +5,14 @@ The help texts are what `tamis schema` prints and the README's table is made fro
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tamis.operators.conversation.dialects import JOIN
-from tamis.operators.methods import METHODS
-from tamis.operators.requests import POSITIONS
 
-MethodName = Literal["larf", "saft", "toss", "toss-pro"]
-Position = Literal["last_token", "last_prompt_token", "response_mean"]
 TOKEN_METHODS = ("toss", "toss-pro")
 """They mask single tokens; the others drop samples."""
-assert get_args(MethodName) == (*METHODS, *TOKEN_METHODS), "the job file must name exactly the methods there are"
-assert get_args(Position) == POSITIONS
 
 
 def as_list(value: Any) -> Any:
@@ -27,15 +21,10 @@ def as_list(value: Any) -> Any:
 
 # What a job file may hold where one value stands for a list of one.
 Names = Annotated[list[str], Field(min_length=1)]
-_Methods = Annotated[list[MethodName], Field(min_length=1)]
-MethodList = Annotated[list[MethodName], BeforeValidator(as_list, json_schema_input_type=MethodName | _Methods)]
-# A blank one would stand in nearly every answer.
-_Marker = Annotated[str, StringConstraints(pattern=r"\S")]
 _TargetModules = Annotated[
     Literal["auto"] | Annotated[list[str], Field(min_length=1)],
     BeforeValidator(lambda v: [v] if isinstance(v, str) and v != "auto" else v, json_schema_input_type=str | Names),
 ]
-_Markers = Annotated[list[_Marker], BeforeValidator(as_list, json_schema_input_type=str | list[str])]
 
 DEFAULT_DROP = 0.1
 
@@ -149,47 +138,6 @@ class ModelSpec(Section):
         return self
 
 
-class LarfSpec(Section):
-    """LARF: cosine to harmful compliance minus cosine to refusal, at one block."""
-
-    layer: Literal["auto", "fisher"] | Annotated[int, Field(ge=0)] = Field(
-        "auto",
-        description="0-based block whose output is read; auto: the most safety-sensitive one, searched first where the "
-        "output holds no search of it yet (see tamis layers), or fisher's where none moves the refusals; fisher: the "
-        "one whose states best part the references.",
-    )
-    position: Position = Field("last_token", description="Which token's state stands for the sample.")
-    form: Literal["paired", "mean_representation"] = Field(
-        "paired", description="paired: the authors' code; mean_representation: the paper's text."
-    )
-    unsafe_references: str | None = Field(
-        None, description="File of harmful prompts with complying answers; default: the shipped set."
-    )
-    safe_references: str | None = Field(
-        None, description="File of the same prompts with refusals; default: the shipped set."
-    )
-    over_rejection_prompts: str | None = Field(
-        None,
-        description="File of harmless prompts that sound unsafe (column prompt), for the search of layer: auto; "
-        "default: the shipped set.",
-    )
-    refusal_markers: _Markers = Field(
-        default_factory=list,
-        description="Texts that mark a refusal, besides can not, cannot, can't and sorry, for layer: auto.",
-    )
-
-
-class SaftSpec(Section):
-    """SAFT: squared projection on the leading singular directions of the corpus."""
-
-    layer: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
-        "auto", description="0-based block whose output is read; auto: the middle block."
-    )
-    position: Position = Field("last_token", description="Which token's state stands for the sample.")
-    k: int = Field(1, ge=1, description="How many singular directions.")
-    weighted: bool = Field(False, description="Weigh each direction by its singular value (the ancestor's form).")
-
-
 class TrainingSpec(Section):
     """How TOSS's reference models are trained: LoRA, plain fine-tuning on the response tokens (the paper's recipe)."""
 
@@ -247,7 +195,7 @@ class SelectionSpec(Section):
     drop: float | None = Field(None, gt=0, lt=1, description="Share of the scored rows to drop, the riskiest first.")
     drop_count: int | None = Field(None, ge=0, description="Number of rows to drop, the riskiest first.")
     threshold: float | None = Field(None, allow_inf_nan=False, description="Drop every row whose score is above this.")
-    by: MethodName | None = Field(None, description="With several methods: whose score decides; default: the first.")
+    by: str | None = Field(None, description="With several methods: whose score decides; default: the first.")
     control: Literal["random"] | None = Field(
         None,
         description="random: drop the same number of rows at random instead (seeded), for a controlled comparison.",

@@ -180,7 +180,7 @@ def find(store: Store, plan: LayerPlan, cluster: Cluster) -> dict[str, Any]:
 
 
 def _combined(plan: LayerPlan, searched: Part | None, ratios: Part | None) -> dict[str, Any]:
-    result = layer_result.combine(plan.job.larf.layer, searched, ratios)
+    result = layer_result.combine(plan.job.of("larf").layer, searched, ratios)
     return {**result, "warnings": [*plan.warnings, *result["warnings"]]}
 
 
@@ -242,7 +242,7 @@ def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     facts = {
         "fingerprint": dict(plan.search_keys),
         "prompts": {"name": plan.prompts.name, "count": len(plan.prompts.texts), "sha256": plan.prompts.digest},
-        "markers": [*MARKERS, *plan.job.larf.refusal_markers],
+        "markers": [*MARKERS, *plan.job.of("larf").refusal_markers],
         "factors": list(FACTORS),
         "new_tokens": NEW_TOKENS,
         "unscaled": done["unscaled"]["refusals"],

@@ -81,7 +81,7 @@ def search_spec(job: LayersJob, model: ModelSource, pool: Pool) -> SearchSpec:
         dtype=spec.dtype,
         device=device_of(spec.device, pool),
         threads=pool.threads,
-        markers=tuple(job.larf.refusal_markers),
+        markers=tuple(job.of("larf").refusal_markers),
         gpus=pool.gpus_per_worker,
     )
 

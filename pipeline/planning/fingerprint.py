@@ -13,6 +13,7 @@ from typing import Any
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Shard, is_shipped
 from tamis.pipeline.job.job_file import Job, LayersJob
+from tamis.pipeline.job.methods import distributions, known
 from tamis.pipeline.job.sections import TOKEN_METHODS, Section
 from tamis.pipeline.models.fetch import identity_at
 from tamis.pipeline.models.keys import vector_keys_of
@@ -54,8 +55,6 @@ OTHERWISE = frozenset(
         # model_keys.py says what of it counts
         "model",
         # files by their content, and what concerns only the search of LARF's block where it is searched
-        "larf.unsafe_references",
-        "larf.safe_references",
         "larf.over_rejection_prompts",
         "larf.refusal_markers",
         "toss.harmful_references",
@@ -91,6 +90,8 @@ def fingerprint_of(
     if any("join" in shard.dialect for shard in shards):
         keys["input.join"] = job.join
     keys.update(settings_of(job))
+    # Another version of a method that was installed may give other numbers.
+    keys.update({f"{name} distribution": source for name, source in distributions(job.method).items()})
     keys.update(layer_keys)
     if job.masks_tokens:
         return keys
@@ -105,14 +106,21 @@ def fingerprint_of(
 def settings_of(job: LayersJob) -> dict[str, Any]:
     """Dotted name -> value of every setting that counts as it stands, but for the model's (`model_keys_of`) and those
     of methods that do not run."""
-    idle = {"larf", "saft", "toss"} - {"toss" if name in TOKEN_METHODS else name for name in job.method}
-    left_out = NO_MATTER | OTHERWISE | idle
+    running = {"toss" if name in TOKEN_METHODS else name for name in job.method}
+    idle = {"toss", *known()} - running
+    left_out = NO_MATTER | OTHERWISE | idle | _reference_files(job)
     found: dict[str, Any] = {}
     for name in [name for name in type(job).model_fields if name not in left_out]:
         value = getattr(job, name)
         section = value.model_dump() if isinstance(value, Section) else None
         found |= {name: value} if section is None else {f"{name}.{key}": item for key, item in section.items()}
     return {name: value for name, value in found.items() if name not in left_out}
+
+
+def _reference_files(job: LayersJob) -> set[str]:
+    """The settings that name files whose content counts."""
+    found = {name: known()[name].kind.references for name in job.method if name in known()}
+    return {f"{name}.{source}_references" for name, sources in found.items() for source in sources}
 
 
 def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: int) -> dict[str, Any]:
@@ -142,7 +150,7 @@ def search_keys_of(job: LayersJob, prompts: Prompts) -> dict[str, Any]:
     return {
         "search format": SEARCH_FORMAT,
         "larf.over_rejection_prompts": prompts.digest,
-        "larf.refusal_markers": job.larf.refusal_markers,
+        "larf.refusal_markers": job.of("larf").refusal_markers,
     }
 
 

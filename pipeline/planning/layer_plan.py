@@ -66,7 +66,7 @@ def layer_plan(
     """references: shards of LARF's two reference sets. InputError if the prompts cannot be used."""
     prompts = None
     if search:
-        prompts = read_prompts(job.larf.over_rejection_prompts, job.storage_options)
+        prompts = read_prompts(job.of("larf").over_rejection_prompts, job.storage_options)
         if not model.known:  # else they were checked, too: prompts are part of a run's fingerprint
             _check_prompts(job, model, prompts)
     return LayerPlan(

@@ -8,13 +8,13 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from tamis.operators.conversation.messages import Dialect, normalise
-from tamis.operators.methods import METHODS, Larf, Method
+from tamis.operators.methods import Larf, Method
 from tamis.operators.model.info import ModelInfo
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
@@ -25,6 +25,7 @@ from tamis.pipeline.inputs.files import SourceFile, resolve
 from tamis.pipeline.inputs.hub import DatasetPart
 from tamis.pipeline.inputs.shards import CORPUS, Scanned, Shard, make_shards
 from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.job.methods import known, settings_of
 from tamis.pipeline.models.checks import OpenedModel, check_files, open_model
 from tamis.pipeline.models.fetch import ModelSource
 from tamis.pipeline.planning import plan_cache
@@ -127,7 +128,7 @@ class Plan:
     @property
     def unsettled(self) -> bool:
         """Whether LARF's block is still to be found."""
-        return self.larf is not None and self.larf.layer == "auto"
+        return self.larf is not None and isinstance(self.larf.layer, str)
 
     def without(self, failed: Iterable[SetAside]) -> Plan:
         """The same plan without these shards of the corpus."""
@@ -167,13 +168,14 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     methods = methods_of(job)
     with waiting("opening the model"):
         model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
-    undecided = "larf" in methods and isinstance(job.larf.layer, str)
-    requests = requests_of({name: methods[name] for name in methods if name != "larf" or not undecided}, model.info)
+    found_later = {name for name in methods if known()[name].kind.finds_block and isinstance(job.of(name).layer, str)}
+    undecided = bool(found_later)
+    requests = requests_of({name: methods[name] for name in methods if name not in found_later}, model.info)
     whole = undecided or job.masks_tokens
     blocks = model.info.blocks if whole else max(request.block for request in requests) + 1
     parameters = None
     if not model.known:
-        parameters = check_files(model, blocks, head=job.masks_tokens or (undecided and job.larf.layer == "auto"))
+        parameters = check_files(model, blocks, head=job.masks_tokens or (undecided and job.of("larf").layer == "auto"))
     notes: list[str] = []
     max_tokens = longest_of(job, model)
     if max_tokens < job.max_tokens and "max_tokens" in job.model_fields_set:
@@ -205,7 +207,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     _check_amounts(job, sum(shard.rows for shard in shards), model.info)
     layers = None
     if undecided:
-        layers = layer_plan(job, model, max_tokens, references, search=job.larf.layer == "auto")
+        layers = layer_plan(job, model, max_tokens, references, search=job.of("larf").layer == "auto")
     if not model.tokenizer.has_template:
         notes.append(NO_TEMPLATE)
     notes.extend(short_timeout(job))
@@ -254,11 +256,11 @@ def methods_of(job: Job) -> dict[str, Method]:
     """The job's methods that score samples, in its order. LARF's block is open if the job does not name it."""
     made: dict[str, Method] = {}
     for name in job.method if not job.masks_tokens else ():
-        kind = METHODS[name]
-        settings = getattr(job, name).model_dump(include={field.name for field in fields(kind)})
-        if settings.get("layer") == "fisher":
-            settings["layer"] = "auto"
-        made[name] = kind(**settings)
+        kind = known()[name].kind
+        try:
+            made[name] = kind(**settings_of(kind, job.of(name)))
+        except ValueError as error:
+            raise ConfigError(_named(name, error)) from None
     return made
 
 
@@ -268,9 +270,16 @@ def requests_of(methods: Mapping[str, Method], info: ModelInfo) -> tuple[Request
     for name, method in methods.items():
         try:
             wanted.update(method.requests(info.blocks))
+            method.check(info.width)
         except ValueError as error:
-            raise ConfigError(f"{name}: {error}") from None
+            raise ConfigError(_named(name, error)) from None
     return tuple(sorted(wanted))
+
+
+def _named(method: str, error: ValueError) -> str:
+    """What a method says of its settings, with its name before it."""
+    said = str(error)
+    return said if said.startswith(method) else f"{method}: {said}"
 
 
 def check_columns(names: Iterable[str]) -> None:
@@ -355,8 +364,6 @@ def _check_amounts(job: Job, rows: int, info: ModelInfo) -> None:
             f"selection.drop_count: {count:,} of {rows:,} rows is more than half; set selection.allow_majority: true "
             "if that is meant"
         )
-    if "saft" in job.method and job.saft.k > info.width:
-        raise ConfigError(f"saft.k: {job.saft.k} directions where the representation has {info.width} dimensions")
 
 
 def short_timeout(job: Job) -> list[str]:

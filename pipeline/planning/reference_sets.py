@@ -10,7 +10,7 @@ from tamis.operators.methods import Method
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.tokens.tokenizer import ChatTokenizer
-from tamis.pipeline.errors import InputError
+from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.files import resolve
 from tamis.pipeline.inputs.shards import SHIPPED, Scanned, Shard, make_shards, read, role_of, shipped_file
 from tamis.pipeline.job.job_file import Job, LayersJob
@@ -28,7 +28,7 @@ def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, 
         needed = {"utility": toss.utility_model is None, "harmful": toss.harmful_model is None or rounds}
         return {role_of("toss", name): getattr(toss, f"{name}_references") for name, needs in needed.items() if needs}
     return {
-        role_of(name, source): getattr(getattr(job, name), f"{source}_references")
+        role_of(name, source): getattr(job.of(name), f"{source}_references")
         for name, method in methods.items()
         for source in method.sources()
     }
@@ -37,6 +37,8 @@ def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, 
 def _scan(role: str, path: str | None, job: LayersJob) -> list[Scanned]:
     if path is not None:
         return scan_files(resolve([path], "auto", job.storage_options), job)
+    if role not in SHIPPED:
+        raise ConfigError(f"{role}_references is missing; set it to a file")
     [scanned] = scan_files(resolve([str(SHIPPED[role]())], "auto", {}), job)
     return [replace(scanned, file=shipped_file(role, scanned.file))]
 

@@ -27,7 +27,7 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
     selection = summary.get("selection") or {}
     by_draw = prose.control(summary) is not None
     cut = None if by_draw else text.number(selection.get("cut"))
-    selected_by = prose.method_name(str(summary.get("selected_by") or ""))
+    selected_by = prose.title_of(summary)
     shared = run_view(summary)
     counts = shared["counts"]
     return {
@@ -61,7 +61,8 @@ def _method(method: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]
     """A method with its line of explanation, and of its facts those that the page does not say elsewhere."""
     said = ("method", "layer", "layer_chosen", "position", "columns", "warnings")
     facts = {name: value for name, value in (method.get("facts") or {}).items() if name not in said}
-    known = {name: method.get(name) for name in ("name", "layer", "position")}
+    known = {name: method.get(name) for name in ("name", "layer", "position", "distribution")}
+    known["title"] = method.get("title") or prose.method_name(str(method.get("name") or ""))
     return known | {"reading": prose.how_to_read(method, job), "facts": facts}
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tamis.operators.methods import METHODS
 from tamis.pipeline.report import text
 
-NAMES = {"larf": "LARF", "saft": "SAFT", "toss": "TOSS", "toss-pro": "TOSS-Pro"}
+NAMES = {**{name: kind.title for name, kind in METHODS.items()}, "toss": "TOSS", "toss-pro": "TOSS-Pro"}
 
 LAYERS = (
     "Layer b means the output of block b, counted from 0, before the final norm. "
@@ -23,24 +24,6 @@ _FOUND = {
     "fisher_instead": "chosen by the Fisher ratios, as no block moved the refusals",
     "default_block": "at 31 % of the depth, a guess, as no block stood out",
 }
-
-_LARF_FORMS = {
-    "paired": (
-        "the unit-length representation times w, where w is the mean unit representation of the unsafe "
-        "references (harmful requests, complied with) minus that of the safe ones (the same, refused)"
-    ),
-    "mean_representation": (
-        "form mean_representation: cosine to the mean representation of the unsafe references "
-        "(harmful requests, complied with) minus cosine to that of the safe ones (the same requests, refused)"
-    ),
-}
-_LARF = "LARF (arXiv 2507.18631): {}. Between -2 and 2; above 0 the sample lies nearer to compliance than to refusal."
-_SAFT = (
-    "SAFT (arXiv 2410.10014): how far the sample lies from the corpus mean along the corpus's k leading "
-    "directions, squared{}, averaged over the k. From 0 up, in units of this corpus and model: compare "
-    "within this run only. "
-    "It finds the minority cluster, so it cannot work when half of the corpus or more is harmful."
-)
 
 _MEND = "Mend the row in its file; place and raw text are in quarantine/."
 _ANSWER = "There is no answer to learn from: supply it, or leave the row out."
@@ -78,15 +61,23 @@ def method_name(name: str) -> str:
     return NAMES.get(name, name or "the method")
 
 
+def title_of(summary: Mapping[str, Any]) -> str:
+    """The name, for people, of the method whose scores decided."""
+    name = str(summary.get("selected_by") or "")
+    methods = {str(method.get("name")): method.get("title") for method in summary.get("methods") or []}
+    return str(methods.get(name) or method_name(name))
+
+
 def how_to_read(method: Mapping[str, Any], job: Mapping[str, Any]) -> str:
-    """One line on a method's score. What the fit recorded counts before what the job asked for."""
+    """One line on a method's score: what the method itself said of it when the run ended, or would say now. What the
+    fit recorded counts before what the job asked for."""
+    if method.get("reading"):
+        return str(method["reading"])
     name = str(method.get("name") or "")
     asked, found = job.get(name), method.get("facts")
     settings = {**(asked if isinstance(asked, Mapping) else {}), **(found or {})}
-    if name == "larf":
-        return _LARF.format(_LARF_FORMS.get(str(settings.get("form")), _LARF_FORMS["paired"]))
-    if name == "saft":
-        return _SAFT.format(", times the singular value" if settings.get("weighted") else "")
+    if name in METHODS:
+        return METHODS[name].explain(settings)
     return f"{method_name(name)}: see the documentation of the method."
 
 
@@ -106,7 +97,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     counts = summary.get("counts") or {}
     dropped = counts.get("dropped", 0)
     scored = counts.get("kept", 0) + dropped
-    name = method_name(str(summary.get("selected_by") or ""))
+    name = title_of(summary)
     if not counts.get("rows_in", 0):
         return "The corpus held no rows: nothing was scored and nothing removed."
     if not scored:
@@ -148,7 +139,9 @@ def method_lines(summary: Mapping[str, Any]) -> list[str]:
             where.append(f"position {method['position']}")
         if found := layer_found((method.get("facts") or {}).get("layer_chosen")):
             where.append(found)
-        lines.append(": ".join([method_name(method["name"]), *([", ".join(where)] if where else [])]))
+        lines.append(
+            ": ".join([method.get("title") or method_name(method["name"]), *([", ".join(where)] if where else [])])
+        )
     return lines
 
 

@@ -49,11 +49,16 @@ class QuarantineCode(TypedDict):
 
 
 class MethodRun(TypedDict):
-    """layer: the block whose output was read, 0-based. facts: what the fit found, in numbers."""
+    """title: for people. reading: how to read the score. distribution: "name version" of what the method was installed
+    with, if it is no part of tamis. layer: the block whose output was read, 0-based. facts: what the fit found, in
+    numbers."""
 
     name: str
+    title: NotRequired[str]
+    reading: NotRequired[str]
+    distribution: NotRequired[str]
     layer: int | None
-    position: str
+    position: str | None
     facts: dict[str, Any]
 
 

@@ -73,7 +73,7 @@ def test_layers_are_checked(name: str) -> None:
     assert method(layer=3).requests(4)[0].block == 3
     with pytest.raises(ValueError, match=rf"{name}.layer=4: the model has blocks 0 to 3"):
         method(layer=4).requests(4)
-    for bad in (-1, True, 1.0, "fisher"):
+    for bad in (-1, True, 1.0, "middle"):
         with pytest.raises(ValueError, match=f"{name}.layer"):
             method(layer=bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="position"):

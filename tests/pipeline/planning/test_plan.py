@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from plan_jobs import Planner, larf, lines_of, rows_of
 
-from tamis.operators.methods import METHODS, Saft
+from tamis.operators.methods import METHODS, Artifact, Features, Method, Reduce, Saft
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError, InputError
-from tamis.pipeline.job.job_file import Job, load_job
-from tamis.pipeline.job.sections import SaftSpec
+from tamis.pipeline.job import job_file, methods
+from tamis.pipeline.job.job_file import load_job
 from tamis.pipeline.planning.plan import short_timeout
 
 
@@ -374,48 +375,60 @@ def test_a_timeout_shorter_than_an_outage(tiny_model: Path, output: str, timeout
 
 @dataclass(frozen=True)
 class _Twin(Saft):
-    """Another method with a source named "safe", and without a setting for its block."""
+    """Another method with a source named "safe"."""
 
-    name: ClassVar[str] = "saft"
-
-    @staticmethod
-    def sources() -> tuple[str, ...]:
-        return ("safe",)
+    references: ClassVar[Mapping[str, str]] = {"safe": "Other files than LARF's."}
 
 
-class _TwinSpec(SaftSpec):
-    safe_references: str | None = None
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type[Method]], None]]:
+    """Puts a method in SAFT's place, for jobs that are read from then on."""
+    caches = (methods.known, job_file._with_methods)
+
+    def offer(kind: type[Method]) -> None:
+        monkeypatch.setitem(METHODS, "saft", kind)
+        for cache in caches:
+            cache.cache_clear()
+
+    yield offer
+    monkeypatch.undo()
+    for cache in caches:
+        cache.cache_clear()
 
 
-class _TwinJob(Job):
-    saft: _TwinSpec = _TwinSpec()
-
-
-def test_two_methods_may_name_a_source_alike(plan: Planner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "saft", _Twin)
-    monkeypatch.setattr("tamis.pipeline.job.job_file.Job", _TwinJob)
+def test_two_methods_may_name_a_source_alike(
+    plan: Planner, folder: Path, offered: Callable[[type[Method]], None]
+) -> None:
+    offered(_Twin)
     (folder / "other.jsonl").write_bytes(lines_of(rows_of(5, 7)))
-    made = plan(**{**larf(folder), "method": ["larf", "saft"], "saft.safe_references": str(folder / "other.jsonl")})
+    both = {**larf(folder), "method": ["larf", "saft"]}
+    with pytest.raises(ConfigError, match=r"saft\.safe_references is missing"):
+        plan(**both)
+    made = plan(**both, **{"saft.safe_references": str(folder / "other.jsonl")})
     rows = {shard.role: shard.rows for shard in made.reference_shards}
     assert rows == {"larf.unsafe": 3, "larf.safe": 3, "saft.safe": 5}
     assert made.fingerprint["references.larf.safe"] != made.fingerprint["references.saft.safe"]
 
 
 @dataclass(frozen=True)
-class _Norm:
+class _Norm(Method):
     """A method without any setting: how long the state is."""
 
     name: ClassVar[str] = "saft"
+    title: ClassVar[str] = "Norm"
+    about: ClassVar[str] = "how long the state is."
 
     def requests(self, blocks: int) -> tuple[Request, ...]:
         return (Request(blocks - 1, "last_token"),)
 
-    @staticmethod
-    def sources() -> tuple[str, ...]:
-        return ()
+    def fit(self, reduce: Reduce, blocks: int) -> Artifact:
+        return Artifact({})
+
+    def score(self, artifact: Artifact, features: Features) -> Any:
+        raise NotImplementedError
 
 
-def test_a_method_may_have_no_layer_setting(plan: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "saft", _Norm)
+def test_a_method_may_have_no_layer_setting(plan: Planner, offered: Callable[[type[Method]], None]) -> None:
+    offered(_Norm)
     made = plan()
     assert made.requests == (Request(made.model_info.blocks - 1, "last_token"),)
