@@ -1,7 +1,7 @@
 """Is this answer a refusal: LARF's detector, a list of phrases.
 
-Source: the code of the authors of arXiv 2507.18631 (docs/methods.md, "Layer search"). Two more phrases of their list can
-never match there, because of a missing comma, and are left out.
+Source: the code of the authors of arXiv 2507.18631 (docs/methods.md, "Layer search"). Two more phrases of their list
+can never match there, because of a missing comma, and are left out.
 """
 
 from __future__ import annotations
