@@ -1,4 +1,4 @@
-"""The loss of every response token: token ids -> cross-entropy per token (methods.md, section 3).
+"""The loss of every response token: token ids -> cross-entropy per token (docs/methods.md, "TOSS").
 
 The body of the model runs on batches padded on the right, without an attention mask, as the Representer does. Its
 hidden states meet the LM head only where they predict a response token, and a chunk of positions at a time: logits of

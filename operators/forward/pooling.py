@@ -1,6 +1,7 @@
-"""One vector per row and request, taken from the blocks' outputs while the model runs (methods.md, section 4).
+"""One vector per row and request, taken from the blocks' outputs while the model runs.
 
-Tokens are addressed in the flattened batch, so padded and packed batches are pooled alike.
+The positions are those of docs/methods.md, "Representations". Tokens are addressed in the flattened batch, so padded
+and packed batches are pooled alike.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Is this answer a refusal: LARF's detector, a list of phrases (arXiv 2507.18631, the authors' code; methods.md 1a).
+"""Is this answer a refusal: LARF's detector, a list of phrases.
 
-Two more phrases of the authors' list can never match there, for want of a comma, and are left out.
+Source: the code of the authors of arXiv 2507.18631 (docs/methods.md, "Layer search"). Two more phrases of their list
+can never match there, because of a missing comma, and are left out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The Fisher ratio of each block's safety direction: which block tells unsafe answers from safe ones best.
 
-DataShield's choice of a layer (methods.md, section 4): no text is generated, the captured vectors of the references
-are enough. With v the unit vector from the safe to the unsafe mean of response_mean, and S_b, S_t the between-class
-and the total scatter of the standardised last_token vectors,
+DataShield's choice of a layer (arXiv 2606.00160; docs/methods.md, "Fisher ratios"): no text is generated, the captured
+vectors of the references are enough. With v the unit vector from the safe to the unsafe mean of response_mean, and S_b,
+S_t the between-class and the total scatter of the standardised last_token vectors,
 
     ratio = v' S_b v / v' S_t v        in [0, 1]; 1: along v, all of the spread lies between the two classes
 

@@ -1,4 +1,4 @@
-"""LARF's search for the safety-sensitive block (arXiv 2507.18631; methods.md, section 1a).
+"""LARF's search for the safety-sensitive block (arXiv 2507.18631; docs/methods.md, "Layer search").
 
 One block at a time, its weight matrices are multiplied by a factor, the model answers every over-rejection prompt
 greedily (scaled_answers.py), and its refusals R(block, factor) are counted. A block is sensitive if refusals grow with

@@ -20,7 +20,7 @@ BETAS = (0.9, 0.95)
 
 @dataclass(frozen=True)
 class Recipe:
-    """LoRA with AdamW at a constant learning rate. The defaults are TOSS's (methods.md, section 3).
+    """LoRA with AdamW at a constant learning rate. The defaults are TOSS's (docs/methods.md, "TOSS").
 
     target_modules: names of linear layers, or "auto" (lora_targets.py). batch_size: samples in one step, over all
     workers. clip: the largest norm of the gradient of the mean loss. Raises ValueError for a value out of range.

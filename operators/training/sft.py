@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of LoRA adapters on response tokens (methods.md, section 3: TOSS's reference models).
+"""Supervised fine-tuning of LoRA adapters on response tokens: TOSS's reference models (docs/methods.md, "TOSS").
 
 The loss of one optimizer step is the mean over all response tokens of its batch, whatever micro-batches and workers
 they fall into: every worker sums the gradients of its tokens' losses, `reduce` adds the sums up, and only then are they
