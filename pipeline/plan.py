@@ -6,11 +6,13 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
+from fsspec.utils import glob_translate
 
 from tamis.operators.conversation import Dialect, normalise
 from tamis.operators.methods import METHODS, Larf, Method
@@ -24,6 +26,7 @@ from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.files import SourceFile, resolve
 from tamis.pipeline.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
 from tamis.pipeline.hub_datasets import DatasetPart
+from tamis.pipeline.incomplete import WRITTEN
 from tamis.pipeline.job import Job
 from tamis.pipeline.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
 from tamis.pipeline.model_checks import OpenedModel, check_files, open_model
@@ -38,6 +41,11 @@ from tamis.pipeline.sources import CORPUS, Scanned, Shard, make_shards
 from tamis.pipeline.store import Store
 
 _SAMPLED_FILES = 8
+_WRITES = (
+    *(f"{folder}/000000-0123456789abcdef.parquet" for folder in WRITTEN),
+    *("manifest.json", "artifact/artifact.json", "_work/receipts/emit/compact-0123456789abcdef.jsonl"),
+)
+"""Files of the kinds that a run writes into its output folder."""
 
 TRAINING_COLUMNS = ("input_ids", "labels", "token_risk")
 """What a method that masks tokens adds to kept/."""
@@ -280,6 +288,21 @@ def _keep_apart(job: Job) -> None:
     for path in job.input.path:
         if _place(job.output).startswith(_place(path)):
             raise ConfigError(f"output: {job.output} lies inside the input folder {path}; choose a folder beside it")
+        if _finds(path, job.output):
+            raise ConfigError(f"output: {job.output} lies where {path} finds input; choose another folder")
+
+
+def _finds(pattern: str, output: str) -> bool:
+    """Whether a glob finds what a run writes into its output folder. One that cannot be finds nothing."""
+    mark = re.search(r"[*?\[]", pattern)
+    if mark is None:
+        return False
+    fixed, slash, _ = pattern[: mark.start()].rpartition("/")
+    try:
+        found = re.compile(glob_translate(_place(fixed + slash) + pattern[len(fixed + slash) :]))
+    except (ValueError, re.error):
+        return False
+    return any(found.match(_place(output) + name) for name in _WRITES)
 
 
 def _place(url: str) -> str:
