@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tamis.pipeline.addresses import is_local, open_filesystem, refuse_credentials
-from tamis.pipeline.errors import ConfigError, DamagedError, error_text
+from tamis.pipeline.errors import ConfigError, DamagedError, StorageError, error_text
 from tamis.pipeline.ranged import info_of, read_whole
-from tamis.pipeline.retrying import retrying
+from tamis.pipeline.retrying import is_full, retrying
 from tamis.pipeline.seals import opened, sealed
 
 
@@ -216,12 +216,16 @@ class Store:
                 retrying(lambda: filesystem.rm(full, recursive=True), self.path(folder))
 
     def check_writable(self) -> None:
-        """ConfigError if nothing can be written here."""
+        """ConfigError if nothing can be written here; StorageError if that is for want of room."""
         probe = f"_work/.probe-{uuid.uuid4().hex[:8]}"
         try:
             self.write(probe, b"")
             self.remove(probe)
-        except (OSError, PermissionError) as error:
+        except OSError as error:
+            if is_full(error):
+                raise StorageError(
+                    f"output: {self.path()} has no room ({error_text(error)}); make some and run the same command again"
+                ) from None
             raise ConfigError(f"output: {self.path()} cannot be written ({error_text(error)})") from None
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from tamis.pipeline.addresses import has_credentials, is_local_url, open_filesystem
-from tamis.pipeline.errors import ConfigError, error_text
+from tamis.pipeline.errors import ConfigError, StorageError, error_text
 from tamis.pipeline.store import Store
 
 
@@ -178,6 +178,18 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"output: .*file/out cannot be written"):
         Store(str(tmp_path / "file/out")).check_writable()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_folder_without_room_is_the_storages_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(StorageError, match=rf"out has no room \({os.strerror(number)}\)"):
+        Store(str(tmp_path / "out")).check_writable()
 
 
 class _Locked(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]
