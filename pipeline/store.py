@@ -123,27 +123,32 @@ class Store:
             raise ValueError(f"{name}: nested too deeply") from None
 
     def write(self, name: str, data: bytes) -> Written:
-        filesystem, full = self._opened[0], self._full(name)
-        md5 = None
-        if self.is_local:
-            folder = os.path.dirname(full)
-            _make_folder(folder)
-            aside = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
-            try:
-                with open(aside, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    _sync(file.fileno())
-                os.replace(aside, full)
-                _sync_folder(folder)
-            except BaseException:
-                if os.path.exists(aside):
-                    os.unlink(aside)
-                raise
-        else:
-            retrying(lambda: filesystem.pipe_file(full, data), self.path(name))
-            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        """Errors of the storage bear the file's name."""
+        with _named(self.path(name)):
+            md5 = self._put(name, data)
         return Written(name, len(data), hashlib.sha256(data).hexdigest(), md5)
+
+    def _put(self, name: str, data: bytes) -> str | None:
+        """Write a whole file; the md5 of an object."""
+        filesystem, full = self._opened[0], self._full(name)
+        if not self.is_local:
+            retrying(lambda: filesystem.pipe_file(full, data), self.path(name))
+            return hashlib.md5(data, usedforsecurity=False).hexdigest()
+        folder = os.path.dirname(full)
+        _make_folder(folder)
+        aside = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with open(aside, "wb") as file:
+                file.write(data)
+                file.flush()
+                _sync(file.fileno())
+            os.replace(aside, full)
+            _sync_folder(folder)
+        except BaseException:
+            if os.path.exists(aside):
+                os.unlink(aside)
+            raise
+        return None
 
     def write_json(self, name: str, value: Any) -> Written:
         return self.write(name, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
@@ -227,6 +232,16 @@ class Store:
                     f"output: {self.path()} has no room ({error_text(error)}); make some and run the same command again"
                 ) from None
             raise ConfigError(f"output: {self.path()} cannot be written ({error_text(error)})") from None
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Of an error of the storage: full disks and refused objects are told without a name, and a disk is one of many."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def _make_folder(folder: str) -> None:

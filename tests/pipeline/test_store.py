@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from tamis.pipeline.addresses import has_credentials, is_local_url, open_filesystem
-from tamis.pipeline.errors import ConfigError, StorageError, error_text
+from tamis.pipeline.errors import ConfigError, StorageError, as_facts, error_text
 from tamis.pipeline.store import Store
 
 
@@ -190,6 +191,18 @@ def test_a_folder_without_room_is_the_storages_fault(
     monkeypatch.setattr(os, "mkdir", full)
     with pytest.raises(StorageError, match=rf"out has no room \({os.strerror(number)}\)"):
         Store(str(tmp_path / "out")).check_writable()
+
+
+def test_a_file_that_finds_no_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as caught:
+        Store(str(tmp_path)).write("kept/a.parquet", b"a")
+    for error in (caught.value, copy.copy(caught.value)):  # as Ray passes it on
+        assert error.filename == f"{tmp_path}/kept/a.parquet"
+        assert as_facts(error)["message"] == f"OSError: {tmp_path}/kept/a.parquet: No space left on device"
 
 
 class _Locked(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]
