@@ -14,6 +14,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.core import has_magic
 
 from tamis.pipeline.addresses import is_local, open_filesystem, refuse_credentials
 from tamis.pipeline.errors import ConfigError, DamagedError, StorageError, error_text
@@ -218,7 +220,7 @@ class Store:
         if self.exists(folder):
             # Another driver may be removing it, too.
             with suppress(FileNotFoundError):
-                retrying(lambda: filesystem.rm(full, recursive=True), self.path(folder))
+                retrying(lambda: _remove(filesystem, full), self.path(folder))
 
     def check_writable(self) -> None:
         """ConfigError if nothing can be written here; StorageError if that is for want of room."""
@@ -272,8 +274,20 @@ def _sync(opened: int) -> None:
             raise
 
 
+_REMOVALS = 16
+"""Requests at a time."""
+
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 """What a file system says that has no such thing as bringing a file to a disk."""
+
+
+def _remove(filesystem: fsspec.AbstractFileSystem, full: str) -> None:
+    """All below `full`, and nothing else: where that looks like a glob, drivers remove what it matches instead."""
+    if is_local(filesystem) or not has_magic(full):
+        filesystem.rm(full, recursive=True)
+        return
+    with ThreadPoolExecutor(_REMOVALS) as pool:
+        list(pool.map(filesystem.rm_file, filesystem.find(full)))
 
 
 def _listed(filesystem: fsspec.AbstractFileSystem, folder: str, detail: bool) -> Sequence[Any]:

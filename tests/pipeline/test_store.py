@@ -72,6 +72,18 @@ def test_removing(store: Store) -> None:
     store.remove("work")  # is not there: nothing to do
 
 
+@pytest.mark.parametrize("name", ["out[1]", "o?t1", "*"])
+def test_removing_takes_no_name_for_a_pattern(store: Store, name: str) -> None:
+    odd, other = (Store(f"{store.url.rstrip('/').rpartition('/')[0]}/{last}") for last in (name, "out1"))
+    for each in (odd, other):
+        each.write("kept/a.parquet", b"a")
+        each.write("_work/receipts/emit/a.json", b"a")
+    odd.remove("_work")
+    odd.remove("kept/a.parquet")
+    assert [odd.list(folder) for folder in ("_work/receipts/emit", "kept")] == [[], []]
+    assert [other.list(folder) for folder in ("_work/receipts/emit", "kept")] == [["a.json"], ["a.parquet"]]
+
+
 def test_json(store: Store) -> None:
     value = {"text": 'é "quoted" \u2028', "n": [1, 2.5, None]}
     store.write_json("a.json", value)
