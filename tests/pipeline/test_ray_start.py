@@ -226,3 +226,20 @@ logger.error("a worker died")
 """
     )
     assert printed == ""
+
+
+def test_no_ray_starts_but_the_one_that_was_asked_for() -> None:
+    printed = run(
+        """
+import os
+os.environ.pop("RAY_ADDRESS", None)
+from tamis.pipeline.cli import _quiet_libraries
+_quiet_libraries()
+import ray
+try:
+    ray.cluster_resources()
+except Exception:
+    print(ray.is_initialized())
+"""
+    )
+    assert printed == "False\n"
