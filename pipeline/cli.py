@@ -354,6 +354,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Where Ray has ended, what is left of Ray Data in a thread would start another one, open to all and for nobody.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ def as_facts(error: Exception) -> dict[str, str]:
     """An error of a worker as plain values: libraries on the way to the driver wrap, rewrite and print exceptions."""
     if isinstance(error, TamisError):
         return {"kind": type(error).__name__, "message": str(error)}
-    return {"kind": "", "message": f"{type(error).__name__}: {error_text(error)}"}
+    where = f"{error.filename}: " if isinstance(error, OSError) and isinstance(error.filename, str) else ""
+    return {"kind": "", "message": f"{type(error).__name__}: {where}{error_text(error)}"}
 
 
 def from_facts(facts: Mapping[str, str]) -> TamisError:

@@ -417,7 +417,8 @@ def _messages_to_log() -> None:
 
     def to_log(message: Mapping[str, Any], **_: Any) -> None:
         text = "\n".join(str(line) for line in message.get("lines", ()))
-        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+        with suppress(OSError):  # of a full disk Ray would write a traceback to the terminal
+            os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
 
     worker.print_to_stdstream = to_log
 

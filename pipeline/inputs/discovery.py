@@ -97,7 +97,10 @@ def _expand_place(url: str, shown: str, format: str, options: Mapping[str, Any],
 
 
 def _expand_glob(filesystem: fsspec.AbstractFileSystem, pattern: str, shown: str) -> list[Found]:
-    matches = retrying(lambda: filesystem.glob(pattern, detail=True), shown)
+    try:
+        matches = retrying(lambda: filesystem.glob(pattern, detail=True), shown)
+    except ValueError as error:
+        raise InputError(f"{shown}: {error_text(error)}") from None
     meant = {file: info for file, info in matches.items() if _is_meant(file, pattern)}
     infos = {} if is_local(filesystem) else _sure(filesystem, meant, shown)
     names = [file for file, info in meant.items() if info["type"] != "directory"] if is_local(filesystem) else infos

@@ -6,12 +6,14 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+from fsspec.utils import glob_translate
 
 from tamis.operators.conversation.messages import Dialect, normalise
 from tamis.operators.methods import Larf, Method
@@ -33,6 +35,7 @@ from tamis.pipeline.planning.fingerprint import captured_keys_of, fingerprint_of
 from tamis.pipeline.planning.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
 from tamis.pipeline.planning.reference_sets import plan_references
 from tamis.pipeline.planning.scanning import dialect_of, scan_files
+from tamis.pipeline.run.paths import ARTIFACT_FACTS, MANIFEST, PARTS, RECEIPTS, table_of
 from tamis.pipeline.run.set_aside import SetAside
 from tamis.pipeline.storage.addresses import is_local_url, refuse_credentials, refuse_unshared
 from tamis.pipeline.storage.retrying import PATIENCE_SECONDS
@@ -40,6 +43,11 @@ from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import waiting
 
 _SAMPLED_FILES = 8
+_WRITES = (
+    *(table_of(folder, "000000-0123456789abcdef") for folder in PARTS),
+    *(MANIFEST, ARTIFACT_FACTS, f"{RECEIPTS}/emit/compact-0123456789abcdef.jsonl"),
+)
+"""Files of the kinds that a run writes into its output folder."""
 
 TRAINING_COLUMNS = ("input_ids", "labels", "token_risk")
 """What a method that masks tokens adds to kept/."""
@@ -298,6 +306,21 @@ def _keep_apart(job: Job) -> None:
     for path in job.input.path:
         if _place(job.output).startswith(_place(path)):
             raise ConfigError(f"output: {job.output} lies inside the input folder {path}; choose a folder beside it")
+        if _finds(path, job.output):
+            raise ConfigError(f"output: {job.output} lies where {path} finds input; choose another folder")
+
+
+def _finds(pattern: str, output: str) -> bool:
+    """Whether a glob finds what a run writes into its output folder. One that cannot be finds nothing."""
+    mark = re.search(r"[*?\[]", pattern)
+    if mark is None:
+        return False
+    fixed, slash, _ = pattern[: mark.start()].rpartition("/")
+    try:
+        found = re.compile(glob_translate(_place(fixed + slash) + pattern[len(fixed + slash) :]))
+    except (ValueError, re.error):
+        return False
+    return any(found.match(_place(output) + name) for name in _WRITES)
 
 
 def _place(url: str) -> str:

@@ -52,6 +52,9 @@ _TRANSIENT_ERRNO = frozenset(
     {errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.ECONNRESET, errno.EPIPE, errno.EINTR}
     | {getattr(errno, "EREMOTEIO", errno.ETIMEDOUT)}
 )
+_FULL_ERRNO = (errno.ENOSPC, errno.EDQUOT)
+_FULL_CODES = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"})
+_INSUFFICIENT_STORAGE = 507
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, TamisError)
 # By name, as the drivers that define them may not be installed: aiohttp, botocore, urllib3, requests, azure-core.
 _TRANSIENT_NAMES = frozenset(
@@ -153,6 +156,16 @@ def is_transient(error: BaseException) -> bool:
         if _named(seen, _TRANSIENT_NAMES):
             return True
     return False
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the storage has no room left, or no more for us."""
+    return any(
+        (isinstance(seen, OSError) and seen.errno in _FULL_ERRNO)
+        or _status_of(seen) == _INSUFFICIENT_STORAGE
+        or _code_of(seen) in _FULL_CODES
+        for seen in _chain(error)
+    )
 
 
 def _numbers() -> Iterator[int]:

@@ -14,6 +14,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,11 +23,12 @@ from typing import Any, NamedTuple
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.core import has_magic
 
-from tamis.pipeline.errors import ConfigError, DamagedError, error_text
+from tamis.pipeline.errors import ConfigError, DamagedError, StorageError, error_text
 from tamis.pipeline.storage.addresses import is_local, open_filesystem, refuse_credentials
 from tamis.pipeline.storage.ranged import info_of, read_whole
-from tamis.pipeline.storage.retrying import retrying
+from tamis.pipeline.storage.retrying import is_full, retrying
 from tamis.pipeline.storage.seals import opened, sealed
 
 
@@ -123,27 +125,32 @@ class Store:
             raise ValueError(f"{name}: nested too deeply") from None
 
     def write(self, name: str, data: bytes) -> Written:
-        filesystem, full = self._opened[0], self._full(name)
-        md5 = None
-        if self.is_local:
-            folder = os.path.dirname(full)
-            _make_folder(folder)
-            aside = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
-            try:
-                with open(aside, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    _sync(file.fileno())
-                os.replace(aside, full)
-                _sync_folder(folder)
-            except BaseException:
-                if os.path.exists(aside):
-                    os.unlink(aside)
-                raise
-        else:
-            retrying(lambda: filesystem.pipe_file(full, data), self.path(name))
-            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        """Errors of the storage bear the file's name."""
+        with _named(self.path(name)):
+            md5 = self._put(name, data)
         return Written(name, len(data), hashlib.sha256(data).hexdigest(), md5)
+
+    def _put(self, name: str, data: bytes) -> str | None:
+        """Write a whole file; the md5 of an object."""
+        filesystem, full = self._opened[0], self._full(name)
+        if not self.is_local:
+            retrying(lambda: filesystem.pipe_file(full, data), self.path(name))
+            return hashlib.md5(data, usedforsecurity=False).hexdigest()
+        folder = os.path.dirname(full)
+        _make_folder(folder)
+        aside = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with open(aside, "wb") as file:
+                file.write(data)
+                file.flush()
+                _sync(file.fileno())
+            os.replace(aside, full)
+            _sync_folder(folder)
+        except BaseException:
+            if os.path.exists(aside):
+                os.unlink(aside)
+            raise
+        return None
 
     def write_json(self, name: str, value: Any) -> Written:
         return self.write(name, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
@@ -213,16 +220,30 @@ class Store:
         if self.exists(folder):
             # Another driver may be removing it, too.
             with suppress(FileNotFoundError):
-                retrying(lambda: filesystem.rm(full, recursive=True), self.path(folder))
+                retrying(lambda: _remove(filesystem, full), self.path(folder))
 
     def check_writable(self, folder: str) -> None:
-        """ConfigError if nothing can be written in this folder of it."""
+        """ConfigError if nothing can be written in this folder of it; StorageError if that is for want of room."""
         probe = f"{folder}/.probe-{uuid.uuid4().hex[:8]}"
         try:
             self.write(probe, b"")
             self.remove(probe)
-        except (OSError, PermissionError) as error:
+        except OSError as error:
+            if is_full(error):
+                raise StorageError(
+                    f"output: {self.path()} has no room ({error_text(error)}); make some and run the same command again"
+                ) from None
             raise ConfigError(f"output: {self.path()} cannot be written ({error_text(error)})") from None
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Of an error of the storage: full disks and refused objects are told without a name, and a disk is one of many."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def _make_folder(folder: str) -> None:
@@ -253,8 +274,20 @@ def _sync(opened: int) -> None:
             raise
 
 
+_REMOVALS = 16
+"""Requests at a time."""
+
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 """What a file system says that has no such thing as bringing a file to a disk."""
+
+
+def _remove(filesystem: fsspec.AbstractFileSystem, full: str) -> None:
+    """All below `full`, and nothing else: where that looks like a glob, drivers remove what it matches instead."""
+    if is_local(filesystem) or not has_magic(full):
+        filesystem.rm(full, recursive=True)
+        return
+    with ThreadPoolExecutor(_REMOVALS) as pool:
+        list(pool.map(filesystem.rm_file, filesystem.find(full)))
 
 
 def _listed(filesystem: fsspec.AbstractFileSystem, folder: str, detail: bool) -> Sequence[Any]:

@@ -35,6 +35,7 @@ def prepare() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
         elif number and hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="backslashreplace")
+    logging.raiseExceptions = False  # of a log that cannot be written, as on a full disk, it prints a traceback
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_OneLine())
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {shown(message)}", file=sys.stderr)

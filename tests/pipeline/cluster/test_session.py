@@ -199,3 +199,47 @@ print("no such file" in said.getvalue(), {{"torch", "ray", "transformers", "data
 """
     )
     assert printed == "True set()\n"
+
+
+def test_a_log_without_room_brings_no_traceback() -> None:
+    printed = run(
+        """
+import errno, logging, os, sys
+from ray._private import worker
+from tamis.pipeline.cluster.session import _messages_to_log
+from tamis.pipeline.terminal import prepare
+
+class Full:
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+def full(number, data):
+    Full().write(data)
+
+prepare()
+_messages_to_log()
+os.write, sys.stderr = full, sys.stdout
+worker.print_to_stdstream({"lines": ["a worker died"]})
+logger = logging.getLogger("ray")
+logger.handlers = [logging.StreamHandler(Full())]
+logger.error("a worker died")
+"""
+    )
+    assert printed == ""
+
+
+def test_no_ray_starts_but_the_one_that_was_asked_for() -> None:
+    printed = run(
+        """
+import os
+os.environ.pop("RAY_ADDRESS", None)
+from tamis.pipeline.cli import _quiet_libraries
+_quiet_libraries()
+import ray
+try:
+    ray.cluster_resources()
+except Exception:
+    print(ray.is_initialized())
+"""
+    )
+    assert printed == "False\n"

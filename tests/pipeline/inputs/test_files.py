@@ -106,6 +106,13 @@ def test_a_glob_finds_what_a_shell_would(tmp_path: Path) -> None:
     assert names(tmp_path / "s?b" / "*") == ["c.jsonl"]
 
 
+@pytest.mark.parametrize("pattern", ["**.jsonl", "***", "a**/*.jsonl"])
+def test_a_glob_that_cannot_be_is_named(tmp_path: Path, pattern: str) -> None:
+    plant(tmp_path, "a.jsonl")
+    [problem] = problems(tmp_path / pattern)
+    assert problem == f"{tmp_path / pattern}: Invalid pattern: '**' can only be an entire path component"
+
+
 def test_a_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
     plant(tmp_path, "a[1].jsonl", "what?.jsonl")
     assert names(tmp_path / "a[1].jsonl", tmp_path / "what?.jsonl") == ["a[1].jsonl", "what?.jsonl"]

@@ -245,6 +245,19 @@ def test_an_output_inside_the_input_is_refused_through_a_link_and_on_other_stora
     plan(output=str(folder / "data-out"))  # begins alike and lies beside
 
 
+@pytest.mark.parametrize("pattern", ["data/**/*.parquet", "data/**/*.jsonl", "data/**", "*/out/*.json", "**/kept/*"])
+def test_an_output_that_the_inputs_glob_finds_is_refused(plan: Planner, folder: Path, pattern: str) -> None:
+    with pytest.raises(ConfigError, match=r"lies where .+ finds input"):
+        plan(input=str(folder / pattern), output=str(folder / "data/out"))
+    with pytest.raises(ConfigError, match=r"lies where .+ finds input"):
+        plan(input=f"s3://corpus/{pattern}", output="s3://corpus/data/out")
+
+
+def test_an_output_below_a_glob_that_does_not_find_it_is_taken(plan: Planner, folder: Path) -> None:
+    for pattern in ("data/*.jsonl", "data/*", "**/a.jsonl"):
+        plan(input=str(folder / pattern), output=str(folder / "data/out"))
+
+
 def test_a_storage_that_workers_cannot_see_is_refused(plan: Planner) -> None:
     for changes in ({"input": "memory://corpus/a.jsonl"}, {"output": "memory://out"}):
         with pytest.raises(ConfigError, match="memory:// lives in one process"):

@@ -15,7 +15,7 @@ from s3fs.errors import translate_boto_error
 from tamis.pipeline.cluster.session import WORKER_ENVIRONMENT
 from tamis.pipeline.errors import ConfigError, InputError, StorageError
 from tamis.pipeline.storage import retrying as module
-from tamis.pipeline.storage.retrying import ShortRead, is_transient, retrying
+from tamis.pipeline.storage.retrying import ShortRead, is_full, is_transient, retrying
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +100,30 @@ def test_what_will_not_pass_fails_at_once(error: Exception, pauses: list[float])
     with pytest.raises((OSError, ValueError, InputError)):
         retrying(failing(error), "s3://b/k")
     assert not pauses
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    client_error("QuotaExceeded", 403),
+    client_error("XMinioStorageFull", 507),
+    client_error("507", 507),
+    azure_error(507),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: f"{type(error).__name__}-{error}"[:60])
+def test_a_full_storage_is_known_and_not_asked_again(error: Exception, pauses: list[float]) -> None:
+    assert is_full(error)
+    with pytest.raises(OSError) as caught:
+        retrying(failing(error), "s3://b/k")
+    assert is_full(caught.value)
+    assert not pauses
+
+
+@pytest.mark.parametrize("error", [client_error("AccessDenied", 403), OSError(errno.EROFS, "Read-only file system")])
+def test_what_may_not_be_written_is_not_full(error: Exception) -> None:
+    assert not is_full(error)
 
 
 def test_the_pauses_grow_and_are_never_the_same(pauses: list[float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -16,7 +17,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from tamis.pipeline.errors import ConfigError, error_text
+from tamis.pipeline.errors import ConfigError, StorageError, as_facts, error_text
 from tamis.pipeline.storage.addresses import has_credentials, is_local_url, open_filesystem
 from tamis.pipeline.storage.store import Store
 
@@ -69,6 +70,18 @@ def test_removing(store: Store) -> None:
     store.remove("work")
     assert store.list("") == ["workshop"]
     store.remove("work")  # is not there: nothing to do
+
+
+@pytest.mark.parametrize("name", ["out[1]", "o?t1", "*"])
+def test_removing_takes_no_name_for_a_pattern(store: Store, name: str) -> None:
+    odd, other = (Store(f"{store.url.rstrip('/').rpartition('/')[0]}/{last}") for last in (name, "out1"))
+    for each in (odd, other):
+        each.write("kept/a.parquet", b"a")
+        each.write("_work/receipts/emit/a.json", b"a")
+    odd.remove("_work")
+    odd.remove("kept/a.parquet")
+    assert [odd.list(folder) for folder in ("_work/receipts/emit", "kept")] == [[], []]
+    assert [other.list(folder) for folder in ("_work/receipts/emit", "kept")] == [["a.json"], ["a.parquet"]]
 
 
 def test_json(store: Store) -> None:
@@ -178,6 +191,30 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"output: .*file/out cannot be written"):
         Store(str(tmp_path / "file/out")).check_writable("work")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_folder_without_room_is_the_storages_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(StorageError, match=rf"out has no room \({os.strerror(number)}\)"):
+        Store(str(tmp_path / "out")).check_writable("work")
+
+
+def test_a_file_that_finds_no_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as caught:
+        Store(str(tmp_path)).write("kept/a.parquet", b"a")
+    for error in (caught.value, copy.copy(caught.value)):  # as Ray passes it on
+        assert error.filename == f"{tmp_path}/kept/a.parquet"
+        assert as_facts(error)["message"] == f"OSError: {tmp_path}/kept/a.parquet: No space left on device"
 
 
 class _Locked(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]
