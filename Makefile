@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: help install demo test test-all test-oldest fuzz chaos lint format types check clean
+.PHONY: help install demo quick test test-all test-oldest fuzz chaos lint format types check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -28,6 +28,13 @@ demo: install  ## plant harmful pairs in a small corpus, curate it, and say how 
 
 # in the order of the folders: the long files come first, and none of them is alone at the end
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# by folder, too: to look into the other ones imports torch and Ray
+QUICK := tests/test_*.py tests/operators/{conversation,tokens,statistics,methods,references} \
+	tests/pipeline/{storage,inputs,job,run,planning,fit,references,report,emit}
+
+quick: install  ## what needs neither Ray nor a server nor a whole run, in a minute or so
+	@$(PYTEST) -m quick $(QUICK)
 
 test: install  ## the tests but for those that kill, disturb or repeat whole runs, in two processes
 	@$(PYTEST) -m "not long"

@@ -16,7 +16,6 @@ from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.session import cluster_now, joins, ray_early
 from tamis.pipeline.cluster.waiting import wait_for_room
-from tamis.pipeline.emit import rivals
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Scanned
@@ -97,6 +96,8 @@ def curate(
                     raise
                 manifest = theirs
     if held.contested and manifest["complete"]:
+        from tamis.pipeline.emit import rivals
+
         manifest = rivals.agree(store)
     if manifest["complete"] and not job.keep_captures:
         run_folder.remove_work(store, shared=held.contested)

@@ -32,6 +32,16 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 _RAY_DEADLINE = 120.0
 
+_SERVERS = {"_ray_cluster", "swift", "moto", "gcs", "azurite", "hub"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as quick what needs neither Ray nor a server. The Makefile names the folders in which that is all it takes."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if not fixtures & _SERVERS and item.get_closest_marker("long") is None:
+            item.add_marker(pytest.mark.quick)
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:

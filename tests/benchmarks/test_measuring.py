@@ -318,4 +318,4 @@ def test_operators_are_found_in_the_checkout_where_tamis_is_not_installed(tmp_pa
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()) == BENCHMARKS.parent / "operators" / "batching.py"
+    assert Path(done.stdout.strip()) == BENCHMARKS.parent / "operators" / "forward" / "batching.py"

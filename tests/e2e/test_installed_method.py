@@ -92,7 +92,7 @@ def installed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ins
 def test_it_runs_as_those_of_tamis_do(installed: Installed) -> None:
     assert installed.ran.rc == 0, installed.ran.output
     manifest = manifest_of(installed.out)
-    assert manifest["counts"] == {"rows_in": ROWS, "kept": 48, "dropped": 12, "quarantined": 0}
+    assert (manifest["counts"]["kept"], manifest["counts"]["dropped"]) == (48, 12)
     [method] = manifest["methods"]
     assert (method["name"], method["title"], method["distribution"]) == ("far", "Far", "tamis-far 0.1")
     assert manifest["fingerprint"]["far.depth"] == 1

@@ -66,7 +66,7 @@ def test_a_node_that_is_slow_is_waited_for_and_one_that_has_ended_is_not() -> No
         """
 import time
 from ray._private import services
-from tamis.pipeline import ray_start
+from tamis.pipeline.cluster import session as ray_start
 from tamis.pipeline.errors import ClusterError
 
 asked = []
@@ -207,7 +207,7 @@ def test_a_log_without_room_brings_no_traceback() -> None:
 import errno, logging, os, sys
 from ray._private import worker
 from tamis.pipeline.cluster.session import _messages_to_log
-from tamis.pipeline.terminal import prepare
+from tamis.pipeline.terminal.text import prepare
 
 class Full:
     def write(self, text):
