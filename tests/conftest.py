@@ -36,7 +36,7 @@ _SERVERS = {"_ray_cluster", "swift", "moto", "gcs", "azurite", "hub"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as quick what needs neither Ray nor a server. The Makefile names the folders in which that is all it takes."""
+    """Mark as quick what needs neither Ray nor a server. The Makefile names the folders where that is enough."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if not fixtures & _SERVERS and item.get_closest_marker("long") is None:
