@@ -41,7 +41,11 @@ Output = Annotated[str | None, typer.Option("--output", help="Folder or URL of t
 Model = Annotated[str | None, typer.Option("--model", help="Folder of a transformers model, or its name on the hub.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the model on the hub.")]
 MethodFlag = Annotated[
-    list[str] | None, typer.Option("--method", help="larf or saft (may be given again), or toss or toss-pro.")
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="larf, saft or one that an installed distribution offers (may be given again), or toss or toss-pro.",
+    ),
 ]
 Drop = Annotated[
     float | None, typer.Option("--drop", help="Share of the rows to drop, the riskiest first (default 0.1).")

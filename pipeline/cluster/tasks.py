@@ -6,6 +6,7 @@ Everything here bounds what is in flight, so neither the driver nor the object s
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -21,6 +22,9 @@ TASK_RETRIES = 3
 """How often Ray tries a task again when its worker died. Exceptions of our own code are not retried."""
 
 _END_SECONDS = 5.0
+
+_MISSING = re.compile(r"No module named '([\w.]+)'")
+"""What Python says, and what Ray repeats when a worker cannot open what it was sent."""
 
 
 def stream(
@@ -167,20 +171,16 @@ def _get(reference: Any) -> Any:
         found = own_error(error)
         # Of any other error too: the exception itself, not one whose message is a worker's traceback.
         cause = getattr(error, "cause", None)
-        if isinstance(cause, ModuleNotFoundError):
-            raise ClusterError(_not_there(cause)) from None
+        if missing := _MISSING.search(str(cause)):
+            raise ClusterError(
+                f"a worker of the cluster has no module {missing[1]}; what this machine needs for the job, such as a "
+                "distribution that offers a method, must be installed on every node, in the same version"
+            ) from None
         raise (cause if found is error and isinstance(cause, Exception) else found) from None
     except ray.exceptions.RayError as error:
         raise ClusterError(
             f"Ray lost a task for good ({first_line(error)}); run the same command again to go on"
         ) from None
-
-
-def _not_there(error: ModuleNotFoundError) -> str:
-    return (
-        f"a worker of the cluster has no module {error.name}; what this machine needs for the job, such as a "
-        "distribution that offers a method, must be installed on every node, in the same version"
-    )
 
 
 def own_error(error: BaseException) -> BaseException:

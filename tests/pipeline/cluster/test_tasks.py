@@ -7,7 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +137,30 @@ def test_a_tree_of_tasks_is_the_tree_in_process(session: Cluster, groups: int) -
     found = map_reduce(_leaf, _join, parts, 3.0, on_done=done.append, cpus=0.5)
     assert found == tree_reduce((_leaf(part, 3.0) for part in parts), _join)
     assert done == list(range(groups))
+
+
+def test_what_combines_need_not_be_a_function(session: Cluster) -> None:
+    found = map_reduce(partial(_leaf_sum, 2.0), np.add, [1.0, 2.0, 3.0], cpus=0.5)
+    assert found == 12.0
+
+
+def _leaf_sum(factor: float, value: float) -> float:
+    return factor * value
+
+
+class _OfAModule:
+    """What workers have to import a module for that they have not."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, ("tamis_not_there",)
+
+
+def test_a_module_that_workers_lack_is_named(session: Cluster) -> None:
+    absent = _OfAModule()
+    with pytest.raises(ClusterError, match=r"has no module tamis_not_there; .* must be installed on every node"):
+        map_reduce(lambda group, _: group, _add, [1, 2], absent, cpus=0.5)
+    with pytest.raises(ClusterError, match="has no module tamis_not_there"):
+        list(stream(lambda item, _: item, [1, 2], absent, cpus=0.5))
 
 
 def test_nothing_to_reduce(session: Cluster) -> None:

@@ -1,0 +1,185 @@
+"""Methods that installed distributions offer: found by their entry points, or named and left out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import ValidationError
+
+from tamis.operators.methods import METHODS, Artifact, Features, Larf, Method, Reduce, Saft, setting
+from tamis.operators.requests import Request
+from tamis.pipeline.job import job_file, methods
+from tamis.pipeline.job.job_file import job_schema, load_job
+from tamis.pipeline.job.methods import known, section_of, settings_of
+
+MINIMAL: dict[str, Any] = {"input": "data.jsonl", "output": "out", "model": "models/m"}
+
+MODULE = """
+from dataclasses import dataclass
+from typing import ClassVar
+from tamis.operators.methods import Artifact, Method, setting
+from tamis.operators.requests import Request
+
+@dataclass(frozen=True)
+class Good(Method):
+    name: ClassVar[str] = "good"
+    title: ClassVar[str] = "Good"
+    about: ClassVar[str] = "a method."
+    k: int = setting(3, "How many.", ge=1)
+
+    def requests(self, blocks):
+        return (Request(0, "last_token"),)
+
+    def fit(self, reduce, blocks):
+        return Artifact({})
+
+    def score(self, artifact, features):
+        raise NotImplementedError
+
+class Bare:
+    name = "bare"
+
+@dataclass(frozen=True)
+class Searching(Good):
+    name: ClassVar[str] = "searching"
+    finds_block: ClassVar[bool] = True
+
+@dataclass(frozen=True)
+class Twin(Good):
+    name: ClassVar[str] = "larf"
+
+@dataclass(frozen=True)
+class Token(Good):
+    name: ClassVar[str] = "toss"
+
+@dataclass(frozen=True)
+class Needy(Good):
+    name: ClassVar[str] = "needy"
+    k: int = setting(0, "Its own default is out of bounds.")
+
+    def __post_init__(self):
+        raise ValueError("k is too small")
+"""
+
+
+@pytest.fixture
+def offering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Mapping[str, methods.Known]]]:
+    """Installs a distribution with these entry points; the methods that there are then."""
+    caches = (known, job_file._with_methods)
+
+    def offer(**offers: str) -> Mapping[str, methods.Known]:
+        site = tmp_path / "site"
+        info = site / "tamis_more-1.2.dist-info"
+        info.mkdir(parents=True)
+        (site / "tamis_more.py").write_text(MODULE)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tamis-more\nVersion: 1.2\n")
+        lines = "".join(f"{name} = {value}\n" for name, value in offers.items())
+        (info / "entry_points.txt").write_text(f"[tamis.methods]\n{lines}")
+        monkeypatch.syspath_prepend(str(site))
+        for cache in caches:
+            cache.cache_clear()
+        return known()
+
+    yield offer
+    monkeypatch.undo()
+    sys.modules.pop("tamis_more", None)
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_a_method_of_a_distribution(offering: Callable[..., Mapping[str, methods.Known]]) -> None:
+    found = offering(good="tamis_more:Good")
+    assert [*found] == [*METHODS, "good"]
+    assert found["good"].distribution == "tamis-more 1.2"
+    assert methods.distributions(["larf", "good"]) == {"good": "tamis-more 1.2"}
+    job = load_job(None, {**MINIMAL, "method": ["good", "saft"], "good.k": 5})
+    assert job.of("good").k == 5
+    assert load_job(None, {**MINIMAL, "method": "saft"}).of("good").k == 3
+    assert load_job(None, job.model_dump(mode="json")) == job
+    schema = job_schema()
+    assert schema["$defs"]["GoodSpec"]["properties"]["k"]["minimum"] == 1
+    assert schema["$defs"]["GoodSpec"]["description"] == "Good: a method."
+    assert "good" in str(schema["properties"]["method"])
+
+
+@pytest.mark.parametrize(
+    ("offers", "says"),
+    [
+        ({"bare": "tamis_more:Bare"}, "is no dataclass that derives from"),
+        ({"other": "tamis_more:Good"}, "it calls itself good"),
+        ({"searching": "tamis_more:Searching"}, "finds_block is for LARF alone"),
+        ({"larf": "tamis_more:Twin"}, "another method has this name"),
+        ({"toss": "tamis_more:Token"}, "another method has this name"),
+        ({"needy": "tamis_more:Needy"}, "ValueError: k is too small"),
+        ({"gone": "tamis_more:Gone"}, "AttributeError"),
+        ({"away": "tamis_away:Away"}, "ModuleNotFoundError: No module named 'tamis_away'"),
+    ],
+)
+def test_what_is_no_method_is_named_and_left_out(
+    offering: Callable[..., Mapping[str, methods.Known]],
+    capsys: pytest.CaptureFixture[str],
+    offers: dict[str, str],
+    says: str,
+) -> None:
+    found = offering(**offers, good="tamis_more:Good")
+    assert [*found] == [*METHODS, "good"]
+    assert found["larf"].kind is Larf
+    [name] = offers
+    said = capsys.readouterr().err
+    assert said.count(f"the method {name} of tamis-more 1.2 is left out: ") == 1
+    assert says in said
+
+
+@pytest.mark.parametrize("kind", [Larf, Saft])
+def test_a_section_has_every_setting_and_its_default(kind: type[Method]) -> None:
+    section = section_of(kind)
+    settings = {item.name for item in fields(kind) if item.metadata["in_job"]}  # type: ignore[arg-type]
+    assert set(section.model_fields) == settings | {f"{source}_references" for source in kind.references}
+    assert all(field.description for field in section.model_fields.values())
+    assert kind(**settings_of(kind, section())) == kind()
+
+
+@dataclass(frozen=True)
+class Limited(Method):
+    """Of each kind of setting one."""
+
+    name: ClassVar[str] = "limited"
+    title: ClassVar[str] = "Limited"
+    about: ClassVar[str] = "limits."
+
+    share: float = setting(0.5, "A share.", gt=0, lt=1)
+    words: list[str] = setting([], "Some words.", pattern=r"\S")
+    step: int | None = setting(None, "A step, or none.", ge=2)
+
+    def requests(self, blocks: int) -> tuple[Request, ...]:
+        return ()
+
+    def fit(self, reduce: Reduce, blocks: int) -> Artifact:
+        return Artifact({})
+
+    def score(self, artifact: Artifact, features: Features) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("good", [{"share": 0.1}, {"words": "one"}, {"words": ["a", "b"]}, {"step": 2}, {"step": None}])
+def test_what_limits_allow(good: dict[str, Any]) -> None:
+    [(name, value)] = good.items()
+    made = getattr(section_of(Limited)(**good), name)
+    assert made == (["one"] if value == "one" else value)
+
+
+@pytest.mark.parametrize("bad", [{"share": 0}, {"share": 1}, {"words": [" "]}, {"words": ""}, {"step": 1}, {"k": 1}])
+def test_what_limits_forbid(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        section_of(Limited)(**bad)
+
+
+def test_a_list_is_no_list_of_others() -> None:
+    one, two = Limited(), Limited()
+    assert one.words == []
+    assert one.words is not two.words
