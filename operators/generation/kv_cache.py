@@ -38,7 +38,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
             self._buffers = (self._room(key_states), self._room(value_states))
         stop = (held := self.get_seq_length()) + key_states.shape[-2]
-        if stop > self.capacity:  # a slice past the buffer's end is empty, so the assignment would silently do nothing
+        if stop > self.capacity:  # a slice past the buffer's end is empty and silently accepts any values
             raise ValueError(f"{stop} tokens do not fit into a cache of {self.capacity}")
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, held:stop] = states
