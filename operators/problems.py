@@ -7,7 +7,7 @@ class RowProblem(Exception):
     """One row that cannot be used.
 
     code: snake_case identifier, stable, counted in the manifest.
-    message: one sentence for a person; never holds the sample's text.
+    message: one sentence for a person; it never contains the sample's text.
     """
 
     def __init__(self, code: str, message: str) -> None:

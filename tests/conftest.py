@@ -1,4 +1,4 @@
-"""Shared by all tests: small chat models made on the spot, and one local Ray cluster that real runs join."""
+"""Fixtures for all tests: small chat models made on the spot, and one local Ray cluster that real runs join."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from object_store import S3
 from swift_server import SwiftServer, unusable
 from tiny_models import save_model
 
-# Nothing here may reach for the network.
+# No test may use the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Every cluster of these tests, and everything that joins one, has this token; none is left in the home folder.
+# Every cluster of these tests, and everything that joins one, uses this token; no token is left in the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-# Ray gives way to everything else on a machine; here the other test process would leave its workers next to nothing.
+# By default Ray's workers run at low priority; here the other test process would leave them almost no CPU time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 _RAY_DEADLINE = 120.0
@@ -36,7 +36,7 @@ _SERVERS = {"_ray_cluster", "swift", "moto", "gcs", "azurite", "hub"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as quick what needs neither Ray nor a server. The Makefile names the folders where that is enough."""
+    """Marks tests that need neither Ray nor a server as quick. The Makefile names the folders where that is enough."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if not fixtures & _SERVERS and item.get_closest_marker("long") is None:
@@ -45,13 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random Llama of 4 blocks, width 32, whose states tell texts apart; with tokenizer and template."""
+    """Folder of a random Llama (4 blocks, width 32) with tokenizer and template; its states distinguish texts."""
     return save_model(tmp_path_factory.mktemp("tiny_model"), blocks=4, width=32)
 
 
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Like tiny_model, of 6 blocks and width 160: slow enough to be caught half way."""
+    """Like tiny_model, with 6 blocks and width 160: slow enough to be interrupted half way."""
     return save_model(tmp_path_factory.mktemp("slow_model"), blocks=6, width=160)
 
 
@@ -72,7 +72,7 @@ def session(ray_address: str) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Threads only wait for each other on models this small, and for minutes when the machine is busy."""
+    """One torch thread: on such small models threads only wait for each other, for minutes on a busy machine."""
     import torch
 
     threads = torch.get_num_threads()
@@ -83,13 +83,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ray_logs(_ray_cluster: tuple[str, Path]) -> Path:
-    """The folder with all that this cluster and its workers have logged."""
+    """The folder with all logs of this cluster and its workers."""
     return _ray_cluster[1] / "session_latest" / "logs"
 
 
 @pytest.fixture(scope="session")
 def _ray_cluster() -> Iterator[tuple[str, Path]]:
-    # Its folder is its own and has a short name: Ray's sockets lie in it, and their paths may not exceed 107 bytes.
+    # A separate folder with a short name: it contains Ray's sockets, whose paths may not exceed 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port=0", "--num-cpus=2"]
     command += ["--include-dashboard=false", "--dashboard-agent-listen-port=0", "--disable-usage-stats"]
@@ -106,7 +106,7 @@ def _ray_cluster() -> Iterator[tuple[str, Path]]:
 
 
 def _kill_family(head: subprocess.Popen[bytes]) -> None:
-    """Only what was started here: `ray stop` would end every cluster on the machine."""
+    """Kills only what was started here: `ray stop` would end every cluster on the machine."""
     with suppress(psutil.NoSuchProcess):
         leader = psutil.Process(head.pid)
         for member in [leader, *leader.children(recursive=True)]:
@@ -116,7 +116,7 @@ def _kill_family(head: subprocess.Popen[bytes]) -> None:
 
 
 def _await_address(found: Path, log: Path, head: subprocess.Popen[bytes]) -> str:
-    """found: the file with the address, which Ray writes when it has said that it is started."""
+    """found: the file with the address, which Ray writes after it has reported that it is started."""
     deadline = time.monotonic() + _RAY_DEADLINE
     while not (address := found.read_text().strip() if found.exists() else ""):
         if head.poll() is not None or time.monotonic() > deadline:
@@ -127,7 +127,7 @@ def _await_address(found: Path, log: Path, head: subprocess.Popen[bytes]) -> str
 
 @pytest.fixture(scope="session")
 def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """A real S3 store on disk. Its clients need `storage_environment`."""
+    """A real S3 server on disk. Its clients need `storage_environment`."""
     folder = tmp_path_factory.mktemp("swift")
     if reason := unusable(folder):
         pytest.skip(reason)
@@ -140,7 +140,7 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """S3 in memory, with conditional writes; it takes the credentials of any other store."""
+    """S3 in memory, with conditional writes; it accepts the credentials of any other store."""
     server = MotoServer(tmp_path_factory.mktemp("moto"))
     try:
         yield server.start()
@@ -150,7 +150,7 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 @pytest.fixture(scope="session")
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
-    """Google Cloud Storage's protocol; its own `environment` is for its clients."""
+    """Google Cloud Storage's protocol; clients use its own `environment`."""
     server = GcsServer(tmp_path_factory.mktemp("gcs"))
     try:
         yield server.start()
@@ -160,7 +160,7 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
 
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzuriteServer]:
-    """Azure Blob Storage, where npm has put Azurite; its own `environment` is for its clients."""
+    """Azure Blob Storage, if npm has installed Azurite; clients use its own `environment`."""
     if executable() is None:
         pytest.skip("needs Azurite: npm install azurite, and AZURITE=.../node_modules/.bin/azurite-blob")
     server = AzuriteServer(tmp_path_factory.mktemp("azurite"))
@@ -172,7 +172,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzuriteServer]
 
 @pytest.fixture
 def storage_environment(swift: S3, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment in which clients find their credentials for `swift` and `moto`, set while the test runs."""
+    """The environment with the clients' credentials for `swift` and `moto`, set while the test runs."""
     for name, value in swift.environment.items():
         monkeypatch.setenv(name, value)
     return swift.environment

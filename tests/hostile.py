@@ -1,6 +1,6 @@
-"""Rows that were made to do harm, or look like it: for the tests that feed them to the reader and to the command.
+"""Rows that are hostile, or look hostile: for the tests that feed them to the reader and to the command.
 
-Every kind takes a random generator, so that no two rows of it are alike and a seed gives the same rows again.
+Every kind takes a random generator, so its rows all differ, and the same seed gives the same rows again.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def with_text(row: Row, text: str) -> Row:
 
 
 def _with_bytes(row: Row, data: bytes) -> bytes:
-    """The row with these bytes in its last answer, whatever they are."""
+    """The row with these bytes, of any value, in its last answer."""
     return dumped(with_text(row, "PLACE")).replace(b"PLACE", data)
 
 
@@ -198,10 +198,11 @@ LINES: dict[str, Line] = {
 
 
 def with_one_text(path: Path, text: str, conversations: list[list[dict[str, str]]], rows: range) -> Path:
-    """A Parquet file of `messages`, one row group, of which `rows` begin with a system turn saying `text`.
+    """A Parquet file of `messages`, in one row group; the conversations at `rows` start with a system turn `text`.
 
-    It stands in the file once, and in memory, too."""
-    places = {text: 0}  # of each text among all; Arrow writes a text twice that stands here twice
+    `text` is stored only once, in the file and in memory.
+    """
+    places = {text: 0}  # text -> its index; unique, because Arrow would write a repeated text twice
     roles, indices, ends = [], [], [0]
     for number, turns in enumerate(conversations):
         system = [{"role": "system", "content": text}] if number in rows else []

@@ -1,4 +1,4 @@
-"""The documents at the root and in docs/: their links lead somewhere, and the README stays short."""
+"""The documents at the root and in docs/: their links have targets, and the README stays short."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def anchors(document: Path) -> set[str]:
-    """The fragments that lead to its headings, as GitHub makes them."""
+    """The link fragments of the document's headings, as GitHub makes them."""
     headings = _HEADING.findall(document.read_text(encoding="utf-8"))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -41,7 +41,7 @@ def test_the_readme_is_read_in_ten_minutes() -> None:
 
 
 def test_every_citation_of_the_methods_names_a_section() -> None:
-    """Docstrings cite as: docs/methods.md, "Layer search"."""
+    """Docstrings cite in this form: docs/methods.md, "Layer search"."""
     sections = set(_HEADING.findall((ROOT / "docs/methods.md").read_text(encoding="utf-8")))
     for folder in ("operators", "pipeline"):
         for file in sorted((ROOT / folder).rglob("*.py")):

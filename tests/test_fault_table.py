@@ -1,4 +1,4 @@
-"""Every row of the table of faults in docs/faults.md is backed by tests, and they are there."""
+"""Every row of the table of faults in docs/faults.md names tests, and these tests exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house: imports go down only, and operators compute and know nothing of Ray, storage or jobs."""
+"""The layers of packages: imports only go down, and operators only compute, without Ray, storage or jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OPERATORS = sorted((ROOT / "operators").rglob("*.py"))
-# tokenizers and jinja2 are how transformers tokenises and renders; they come with it.
+# transformers tokenises with tokenizers and renders with jinja2; both are installed with it.
 ALLOWED = {"accelerate", "numpy", "peft", "pyarrow", "torch", "transformers", "safetensors", "tokenizers", "jinja2"}
 
 
@@ -24,11 +24,11 @@ FLOORS = {
     "pipeline": "terminal errors storage inputs job cluster run models planning capture fit references report emit "
     "layers recipes curate commands cli",
 }
-"""The rooms and the modules beside them, from the ground up."""
+"""The packages and the modules next to them, lowest layer first."""
 
 
 def imports(file: Path) -> Iterator[tuple[int, str]]:
-    """(line, module) of everything of tamis that `file` imports; of a name in a module, the module."""
+    """(line, module) of everything from tamis that `file` imports; for a name in a module, that module."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tamis."):
             for alias in node.names:
@@ -54,7 +54,7 @@ def test_imports_go_down_only(top: str) -> None:
     broken = []
     for file in sorted((ROOT / top).rglob("*.py")):
         module = module_of(file)
-        if module != top:  # the package's own file begins before all rooms
+        if module != top:  # the top package's own __init__ belongs to no layer
             up = [(line, name) for line, name in imports(file) if floor_of(name) > floor_of(module)]
             broken += [f"{file.relative_to(ROOT)}:{line} imports {name}, a floor above" for line, name in up]
     assert broken == []
@@ -95,7 +95,7 @@ def test_operators_import_only_what_they_may(file: Path) -> None:
 
 
 def test_what_lies_in_an_output_is_named_in_one_place() -> None:
-    """Two modules that spell one name could come to mean two files."""
+    """If two modules both spelled out a name, they could come to mean different files."""
     names = re.compile(r"(_work|kept|dropped|quarantine|scores|artifact)/|_work$|(manifest|incomplete)\.json$")
     found = []
     for file in sorted((ROOT / "pipeline").rglob("*.py")):
@@ -118,7 +118,7 @@ def test_what_lies_in_an_output_is_named_in_one_place() -> None:
     ],
 )
 def test_what_only_reads_and_writes_imports_no_torch(module: str, tmp_path: Path) -> None:
-    """Each process of a run would spend seconds on it."""
+    """Otherwise each process of a run would spend seconds on the import."""
     code = f"import sys, tamis.{module}; print(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")

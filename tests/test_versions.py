@@ -1,4 +1,4 @@
-"""The ranges in pyproject.toml are what is tested: they begin at constraints-oldest.txt and hold constraints.txt."""
+"""The ranges in pyproject.toml are tested: they start at constraints-oldest.txt and include constraints.txt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pins(name: str) -> dict[str, Version]:
 def test_a_range_begins_with_what_make_test_oldest_installs(requirement: Requirement) -> None:
     [lowest] = [Version(each.version) for each in requirement.specifier if each.operator == ">="]
     pinned = pins("constraints-oldest.txt")[canonicalize_name(requirement.name)]
-    if requirement.name == "torch":  # there is one build for tests
+    if requirement.name == "torch":  # there is only one build for tests
         assert pinned in requirement.specifier
     else:
         assert pinned == lowest

@@ -37,7 +37,7 @@ def save_model(folder: Path, blocks: int, width: int) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    # Leave the random state of other tests alone.
+    # Do not change the random state of other tests.
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)

@@ -22,15 +22,16 @@ Rows = Sequence[Mapping[str, Any]]
 def detect(columns: Sequence[str], rows: Rows, complete: bool = True) -> Dialect:
     """The dialect of a corpus.
 
-    columns: all its columns or, unless `complete`, those of `rows`: then the optional parts are bound by their usual
-    names, as later rows may bring them. rows: some of its rows, to look into lists and texts.
+    columns: all columns of the corpus. Unless `complete`, only the columns of `rows`: the optional parts are then
+    bound by their usual names, because later rows may have them.
+    rows: some rows of the corpus, used to look into lists and texts.
 
-    Columns that hold whole conversations and pairs of prompt and answer columns count equally: where there is
-    more than one of them, the choice is refused, never guessed. `chosen` (of a preference corpus: the answer
-    that one trains on) and then `text` count only where there is nothing else: the original Alpaca files
-    repeat each row in a `text` column.
+    A column that holds whole conversations and a pair of prompt and answer columns count equally. If there is more
+    than one candidate, this raises an error and never guesses. `chosen` (in a preference corpus, the answer to train
+    on) is tried only if there is no other candidate, and `text` only after `chosen`: the original Alpaca files repeat
+    each row in a `text` column.
 
-    Raises ValueError, saying what was found, what is understood and how to set it by hand.
+    Raises ValueError, which says what was found, what is understood and how to set the columns by hand.
     """
     system = optional_column(("system", "system_prompt"), columns, complete)
     choices = _chats(columns, rows, system) + _pairs(columns, rows, system, complete)
@@ -47,7 +48,7 @@ def detect(columns: Sequence[str], rows: Rows, complete: bool = True) -> Dialect
 
 
 def as_list(value: Any) -> Any:
-    """A list that came as a JSON string (lists in a CSV do) is read; anything else is returned as it is."""
+    """Parses a list given as a JSON string (as lists in a CSV file are); returns anything else unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             return parse(value)
@@ -88,7 +89,7 @@ def _pairs(columns: Sequence[str], rows: Rows, system: str | None, complete: boo
 
 
 def _chosen(columns: Sequence[str], rows: Rows, system: str | None) -> list[Dialect]:
-    """`chosen` is a whole conversation or, where a prompt stands beside it, may be the answer alone."""
+    """`chosen` is a whole conversation, or only the answer if there is also a prompt column."""
     values = _values(rows, "chosen")
     prompt = _first(columns, "prompt", "question", "instruction")
     layout = _chat_layout(values)
@@ -102,7 +103,7 @@ def _chosen(columns: Sequence[str], rows: Rows, system: str | None) -> list[Dial
 
 
 def _any_lists(rows: Rows, *columns: str) -> bool:
-    """Whether these are turns, which a pair may hold and an alpaca row may not."""
+    """Whether any of these columns holds a list of turns, which a pair may hold and an alpaca row may not."""
     return any(isinstance(row.get(column), (list, tuple)) for row in rows for column in columns)
 
 
@@ -115,7 +116,7 @@ def _values(rows: Rows, column: str) -> list[Any]:
 
 
 def _chat_layout(values: Iterable[Any]) -> str | None:
-    """messages or sharegpt, by the keys of the first turn that tells; None if none does."""
+    """messages or sharegpt, by the keys of the first turn that has either pair of keys; None if no turn does."""
     for value in values:
         turns = as_list(value)
         for turn in turns if isinstance(turns, (list, tuple)) else ():
@@ -134,7 +135,7 @@ def _opens_with_answer(value: Any) -> bool:
 
 
 def _are_transcripts(values: Sequence[Any]) -> bool:
-    """At least half of the values are texts with turns, an answer among them."""
+    """Whether at least half of the values are texts with turns that include an answer."""
     return bool(values) and 2 * sum(map(_is_transcript, values)) >= len(values)
 
 

@@ -7,8 +7,8 @@
                string or, as in TRL's conversational form, a list of {role, content}
     text       one string with "Human:" / "Assistant:" turns (see turns.py)
 
-All but `text` may have a column with a system prompt. detection.py finds the dialect of a corpus; here a
-person sets it by hand.
+All layouts except `text` may have a column with a system prompt. detection.py finds the dialect of a corpus; this
+module handles a dialect that a person sets by hand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# part -> the columns that usually hold it, the likeliest first
+# part -> the columns that usually hold it, the most likely first
 _CHATS = ("messages", "conversations", "conversation")
 _SYSTEM = ("system", "system_prompt")
 _REQUIRED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -38,7 +38,7 @@ _OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
     "pair": {"system": _SYSTEM},
     "text": {},
 }
-# as a person reads them: system, prompt, answer
+# in reading order: system, prompt, answer
 _ORDER = (
     "system",
     "messages",
@@ -50,7 +50,7 @@ _ORDER = (
     "response",
     "text",
 )
-# other names of a part, understood in columns set by hand
+# other names of a part, accepted in columns set by hand
 _ALIASES: dict[str, dict[str, str]] = {
     "messages": {"conversations": "messages", "conversation": "messages"},
     "sharegpt": {"messages": "conversations", "conversation": "conversations"},
@@ -77,7 +77,7 @@ BY_HAND = (
 )
 
 JOIN = "\n"
-"""Between an alpaca row's instruction and its input, as the authors of LARF and LLaMA-Factory have it."""
+"""The separator between an alpaca row's instruction and its input, as used by the authors of LARF and LLaMA-Factory."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Dialect:
 
     name: one of messages, sharegpt, alpaca, pair, text.
     columns: (part, column) pairs, e.g. (("prompt", "q"), ("response", "a")).
-    join: what stands between instruction and input; it has no meaning where there is no input.
-    Raises ValueError for an unknown layout, or parts that it does not have or lacks.
+    join: the separator between instruction and input; it has no meaning if there is no input.
+    Raises ValueError for an unknown layout, for parts that the layout does not have, and for missing parts.
     """
 
     name: str
@@ -104,11 +104,11 @@ class Dialect:
 
     @classmethod
     def of(cls, name: str, **columns: str | None) -> Dialect:
-        """By keyword, part=column, in any order; None where the corpus has no such column."""
+        """From keywords, part=column, in any order; None if the corpus has no such column."""
         return cls(name, tuple((part, column) for part in _ORDER if (column := columns.pop(part, None)) is not None))
 
     def column(self, part: str) -> str | None:
-        """The column that holds this part; None if there is none."""
+        """The column that holds this part, or None."""
         return next((column for known, column in self.columns if known == part), None)
 
     def describe(self) -> str:
@@ -124,7 +124,7 @@ class Dialect:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Dialect:
-        """The inverse of to_dict. Raises KeyError or ValueError for anything that is not one."""
+        """The inverse of to_dict. Raises KeyError or ValueError if `data` is not a dialect."""
         return cls(data["name"], tuple(dict(data["columns"]).items()), str(data.get("join", JOIN)))
 
 
@@ -134,31 +134,31 @@ def parts_of(dialect: str) -> tuple[str, ...]:
 
 
 def optional_column(usual: Sequence[str], available: Sequence[str], complete: bool) -> str | None:
-    """The column of an optional part: the first of its usual names that is there.
+    """The column of an optional part: the first of its usual names that is available.
 
-    Where more columns may come (not complete), one that is not there yet is bound all the same, so that the rows
-    that have it do not lose it; in the other rows it reads as missing.
+    If more columns may come later (not complete) and no usual name is available, the first usual name is bound
+    anyway, so that later rows with this column do not lose it. In all other rows the part is missing.
     """
     return next((c for c in usual if c in available), None if complete or not usual else usual[0])
 
 
 def usual_inputs(output: str | None) -> tuple[str, ...]:
-    """What the input of an alpaca corpus is usually called, by the name of its output: Dolly has context, response."""
+    """Usual names of an alpaca corpus's input column, given its output column: Dolly uses context and response."""
     return ("context", "input") if output == "response" else ("input", "context")
 
 
 def dialect_by_hand(
     name: str | None, columns: Mapping[str, str], available: Sequence[str], complete: bool = True
 ) -> Dialect:
-    """The dialect that a person asked for.
+    """The dialect that a person set by hand.
 
     name: a dialect, or None to infer it from the parts in `columns`.
-    columns: part -> column of the corpus, e.g. {"prompt": "q", "response": "a"}; required parts that are
-        missing get their usual columns, optional ones only when `columns` is empty.
-    available: the columns that the corpus has, or, unless `complete`, those of its first rows. Then the column of
-        an optional part need not be among them.
+    columns: part -> column of the corpus, e.g. {"prompt": "q", "response": "a"}. Missing required parts get their
+        usual columns; missing optional parts get them only if `columns` is empty.
+    available: the columns of the corpus. Unless `complete`, only the columns of its first rows: the column of an
+        optional part then does not have to be among them.
 
-    Raises ValueError for an unknown dialect, part or column (with the nearest name), or a part without one.
+    Raises ValueError for an unknown dialect, part or column (with the nearest name), and for a part without a column.
     """
     dialect = _infer(columns) if name is None else _known_name(name)
     parts, aliases = parts_of(dialect), _ALIASES[dialect]
@@ -194,7 +194,7 @@ def _no_column(key: str, column: str, available: Sequence[str]) -> ValueError:
 
 
 def _infer(columns: Mapping[str, str]) -> str:
-    """The dialect whose parts these are; a dialect's own names of its parts count before aliases."""
+    """The dialect that has these parts. A dialect's own part names are tried before aliases."""
     if not columns:
         raise ValueError(f"neither a dialect nor columns are given; {BY_HAND}")
     for dialect, required in _REQUIRED.items():
@@ -227,6 +227,6 @@ def _did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def listed(columns: Sequence[str]) -> str:
-    """Column names for a message; the first twenty of many."""
+    """Column names for a message: at most the first twenty, then how many more there are."""
     shown = ", ".join(columns[:20])
     return f"{shown} and {len(columns) - 20} more" if len(columns) > 20 else shown or "(none)"

@@ -1,17 +1,17 @@
 """One row of a corpus -> one conversation in the chat schema: a list of {"role", "content"}, all strings.
 
 Roles are system, developer, user, assistant and tool. The conversation ends with the last assistant turn:
-what comes after it holds no answer and bears no loss, so it is left out. Every assistant turn has some text;
-other turns may be empty. Contents are kept to the letter (but the `text` dialect strips its layout's white
-space). What cannot be read so is a RowProblem:
+turns after it contain no answer and contribute no loss, so they are dropped. Every assistant turn has some text;
+other turns may be empty. Contents are kept exactly as they are, except that the `text` dialect strips the white
+space of its layout. A row that cannot be read this way is a RowProblem:
 
-    no_conversation      the conversation or the prompt is missing, null, or no list where a list is due
+    no_conversation      the conversation or the prompt is missing, null, or not a list where a list is required
     no_response          no assistant turn, or the response is null
     empty_response       an assistant turn without any text
-    bad_content          a turn or a text that is not of the right type
+    bad_content          a turn or a text of the wrong type
     duplicate_keys       a conversation in JSON text with the same key twice in one turn
-    unknown_role         a role that is none of the five (or one of their usual other names)
-    unsupported_content  tool calls, separate reasoning, images: what a chat of plain texts cannot hold
+    unknown_role         a role that is none of the five and none of their usual aliases
+    unsupported_content  tool calls, separate reasoning, images: anything that plain-text messages cannot hold
     no_turns             a text without Human:/Assistant: labels
     invalid_utf8         text that cannot be written as UTF-8 (lone surrogates)
 """
@@ -43,15 +43,15 @@ _ROLES = {
     "model": "assistant",
     "tool": "tool",
 }
-# keys of a turn that hold a part of it beside its text, which the chat schema has no place for
+# keys of a turn that hold something besides its text, which the chat schema has no place for
 _BEYOND_TEXT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 
 
 def normalise(row: Mapping[str, Any], dialect: Dialect) -> list[Message]:
     """The conversation of one row.
 
-    row: column -> value, from JSON or Arrow; values may be anything.
-    Raises RowProblem (codes: see the module) and nothing else.
+    row: column -> value, from JSON or Arrow; values may be of any type.
+    Raises RowProblem (codes: see the module docstring) and nothing else.
     """
     if dialect.name in ("messages", "sharegpt"):
         part, keys = ("messages", ("role", "content")) if dialect.name == "messages" else _SHAREGPT
@@ -116,7 +116,7 @@ def _refuse_duplicates(text: str) -> None:
 
 
 def _joined(content: Sequence[Any], number: int) -> str:
-    """The text of a content in parts, [{"type": "text", "text": ...}, ...], if all of them are text."""
+    """The text of a content given as parts, [{"type": "text", "text": ...}, ...], if all parts are text."""
     texts = []
     for part in content:
         filled = {k: v for k, v in part.items() if v is not None} if isinstance(part, Mapping) else {}
@@ -132,7 +132,7 @@ def _alpaca(row: Mapping[str, Any], dialect: Dialect) -> _Turns:
     if given == [None, None]:
         raise RowProblem("no_conversation", "the instruction is missing or null")
     prompts = ["" if value is None else _string(value, "the instruction or input") for value in given]
-    # an input of white space alone is no input; the instruction is kept to the letter
+    # an input of only white space counts as no input; the instruction is kept exactly as it is
     prompt = dialect.join.join(text for text in prompts if text.strip()) or prompts[0]
     return [("user", prompt), ("assistant", _response(_value(row, dialect, "output")))]
 
@@ -154,7 +154,7 @@ def _response(value: Any) -> Any:
 
 
 def _with_system(row: Mapping[str, Any], dialect: Dialect, turns: _Turns) -> _Turns:
-    """The system column goes first, unless it is empty or the conversation brings its own system turn."""
+    """Puts the system column first, unless it is empty or the conversation opens with its own system turn."""
     system = _value(row, dialect, "system")
     if system is None or system == "" or (turns and turns[0][0] in ("system", "developer")):
         return turns
@@ -187,6 +187,6 @@ def _string(value: Any, what: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    """A JSON type's name, for messages that must not show the value."""
+    """The name of the value's JSON type, for messages that must not show the value."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
     return names.get(type(value)) or ("a list" if isinstance(value, (list, tuple)) else "an object")

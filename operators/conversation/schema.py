@@ -1,15 +1,18 @@
 """One Arrow schema for JSON rows whose keys and types differ.
 
-Types form a lattice, so that inferring shard by shard and uniting gives what inferring the whole gives:
+Types form a lattice, so inferring a schema per shard and unifying gives the same result as inferring it at once:
 
     null < int64 < double    null < bool    null < string    null < list<item>    null < struct<fields>
-    conflicting types < text: a value that is no string becomes its JSON text
+    conflicting types < text: a value that is not a string becomes its JSON text
 
-Fields keep the order in which they were first seen. Until `settle`, three stand-in types that no file holds
-carry what must not be forgotten: string_view (types conflicted, or an integer beyond 64 bits: text),
-decimal256(19, 0) (an integer that a double cannot hold exactly: int64, but text beside doubles), and a struct
-without fields (only {} seen: string if it stays so). Nothing is rounded, cut or dropped: what does not fit
-becomes text or an error.
+Fields keep the order in which they were first seen. Until `settle`, three placeholder types, which are never written
+to a file, record what must not be lost:
+
+    string_view        types conflicted, or an integer exceeded 64 bits; becomes text
+    decimal256(19, 0)  an integer that a double cannot hold exactly; becomes int64, or text if there are also doubles
+    empty struct       only {} seen so far; becomes string if that does not change
+
+Nothing is rounded, cut or dropped: a value that does not fit becomes text or an error.
 """
 
 from __future__ import annotations
@@ -24,16 +27,16 @@ import pyarrow as pa
 from tamis.operators.problems import RowProblem
 
 MAX_FIELDS = 1000
-"""A nested object with more keys than this, over all rows, is data and not a record: it becomes text."""
+"""A nested object with more keys than this, over all rows, is treated as data, not as a record: it becomes text."""
 MAX_COLUMNS = 1000
-"""Top-level keys of one shard's rows; one that has others beside the most common is refused (`too_wide`)."""
+"""Top-level keys of one shard's rows. A row with keys other than the most common ones is refused (`too_wide`)."""
 MAX_DEPTH = 32
 """Lists and objects nested deeper than this become text."""
 
 _CONFLICT = pa.string_view()
 _WIDE = pa.decimal256(19, 0)
 
-# The kinds a node has seen; null leaves no trace.
+# The kinds a node has seen, as bits; null sets none.
 _BOOL, _INT, _WIDE_INT, _FLOAT, _STRING, _LIST, _STRUCT, _MIXED = (1 << i for i in range(8))
 _SCALARS = {
     0: pa.null(),
@@ -59,7 +62,7 @@ _EXACT = 1 << 53
 
 
 class _Node:
-    """What one place in the rows has held so far."""
+    """The kinds of values seen so far at one place in the rows."""
 
     __slots__ = ("depth", "fields", "item", "kinds")
 
@@ -124,7 +127,7 @@ class _Node:
         return _CONFLICT
 
     def _open(self, kind: int) -> bool:
-        """Note a container; True when its content still matters."""
+        """Records a container; True if its content still affects the type."""
         self.kinds |= kind if self.depth < MAX_DEPTH else _MIXED
         if self.kinds == kind:
             return True
@@ -151,17 +154,15 @@ class _Node:
 
 
 def infer(value: Any) -> pa.DataType:
-    """The type of one JSON value (as `json.loads` makes it), unsettled. Raises TypeError for anything
-    else.
-    """
+    """The unsettled type of one JSON value (as `json.loads` returns it). Raises TypeError for anything else."""
     node = _Node()
     node.see(value)
     return node.type()
 
 
 def unify(a: pa.DataType, b: pa.DataType) -> pa.DataType:
-    """The least type that holds the values of both; a's fields first. Raises TypeError for a type no JSON
-    value has.
+    """The narrowest type that holds the values of both; a's fields come first. Raises TypeError for a type that
+    no JSON value has.
     """
     node = _Node()
     node.add_type(a)
@@ -170,8 +171,8 @@ def unify(a: pa.DataType, b: pa.DataType) -> pa.DataType:
 
 
 def infer_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
-    """The unsettled schema of these rows: every key, in first-seen order. Raises TypeError for what is not
-    JSON.
+    """The unsettled schema of these rows: every key, in first-seen order. Raises TypeError for a value that is not
+    a JSON value.
     """
     columns: dict[str, _Node] = {}
     for row in rows:
@@ -184,10 +185,10 @@ def infer_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
 
 
 def too_wide(rows: Sequence[Mapping[str, Any]]) -> dict[int, RowProblem]:
-    """The rows, by their place, that must go so that the others have MAX_COLUMNS top-level keys at most.
+    """Row index -> problem, for the rows to remove so that the others have at most MAX_COLUMNS top-level keys.
 
-    The keys of most rows stay, among equals those that were seen first: so a row full of keys of its own goes, and not
-    all that come after it. A row is whole or not there.
+    The most common keys are kept, ties broken by which was seen first. So one row full of keys of its own is removed,
+    not all the rows after it. A row is kept whole or removed.
     """
     counts = Counter(key for row in rows for key in row)
     if len(counts) <= MAX_COLUMNS:
@@ -211,32 +212,32 @@ def unify_schemas(a: pa.Schema, b: pa.Schema) -> pa.Schema:
 
 
 def conflicts(schema: pa.Schema) -> tuple[str, ...]:
-    """The places that become text although no single type of text was there, as dotted paths ("meta.tags[]").
+    """The places that become text because of conflicting types, as dotted paths ("meta.tags[]").
 
-    To be asked before `settle`, which forgets it.
+    Call this before `settle`, which discards the information.
     """
     return tuple(path for field in schema for path in _conflicts(field.name, field.type))
 
 
 def settle(schema: pa.Schema) -> pa.Schema:
-    """The schema to write: stand-in types replaced by int64 and string, all else (metadata too) untouched."""
+    """The schema to write: placeholder types become int64 and string; the rest, metadata included, is unchanged."""
     return pa.schema([field.with_type(_settle(field.type)) for field in schema], metadata=schema.metadata)
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """The rows as a table of the settled schema: null where a key is missing, JSON text where a column is
-    text and the value is not.
+    """The rows as a table of the settled schema: null if a key is missing, JSON text if the column is text and the
+    value is not.
 
-    Columns may have types that JSON lacks, from files of another format; they take null, and where nothing
-    can be lost strings (large_string) and whole numbers (the other integer types). Raises ValueError, naming
-    the columns, when a value fits neither its column nor text (rows that `schema` does not cover), and
+    Columns may have types that JSON lacks, from files of another format. Such columns take null and, where nothing
+    can be lost, strings (large_string) and whole numbers (the other integer types). Raises ValueError, naming
+    the columns, if a value fits neither its column nor text (rows that `schema` does not cover), and
     UnicodeEncodeError for a string that is not valid Unicode (a lone surrogate).
     """
     settled = settle(schema)
     if rows and not len(settled):
         raise ValueError(f"{len(rows)} rows and no column to put them in")
     types = {field.name: field.type for field in settled}
-    # Arrow would silently drop unknown keys, split a string into a list and read 1.0 as 1: check first.
+    # Arrow would silently drop unknown keys, split a string into a list and read 1.0 as 1, so check first.
     wrong = [
         f"{field.name}: {_settle(field.type)}"
         for field in infer_rows(rows)
@@ -254,7 +255,7 @@ def _holds(kind: pa.DataType, found: pa.DataType) -> bool:
     if pa.types.is_large_string(kind):
         return bool(pa.types.is_string(found))
     if pa.types.is_integer(kind) and found in (pa.int64(), _WIDE):
-        return True  # and Arrow itself refuses a number out of its range
+        return True  # Arrow itself refuses a number that is out of range
     try:
         return bool(_settle(unify(kind, found)) == _settle(unify(kind, kind)))
     except TypeError:
@@ -307,7 +308,7 @@ def _column(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:
 
 
 def _fit(value: Any, kind: pa.DataType) -> Any:
-    """The value as Arrow takes it for this type, which holds it (checked before)."""
+    """The value in the form that Arrow takes for this type. The type was already checked to hold the value."""
     if value is None:
         return None
     if pa.types.is_string(kind):

@@ -1,8 +1,8 @@
-"""JSON text -> Python values, refusing what two readers would understand differently.
+"""JSON text -> Python values, refusing text that two parsers would read differently.
 
-Python's own reader takes the last of two equal keys, another the first, so a filter and a trainer could see two
-different samples; and it reads 1e999 as infinity. NaN and Infinity are no JSON but are read: pandas and Python's own
-writer make them, Arrow reads them too, and they come out as what they were.
+Of two equal keys, Python's own parser takes the last and other parsers the first, so a filter and a trainer could see
+two different samples. Python's parser also reads 1e999 as infinity. NaN and Infinity are not JSON but are accepted:
+pandas and Python's own writer produce them, Arrow reads them too, and they are written back unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def parse(text: str) -> Any:
 
 
 def parse_at(text: str, position: int) -> tuple[Any, int]:
-    """The value that begins at `position`, and where it ends. Raises as json.JSONDecoder.raw_decode, and RowProblem."""
+    """The value that starts at `position`, and its end. Raises what JSONDecoder.raw_decode raises, and RowProblem."""
     return _DECODER.raw_decode(text, position)
 
 

@@ -1,9 +1,9 @@
 """One string that holds a whole conversation -> (role, content) turns.
 
-Three layouts are read, by what the text opens with:
-    Human: ...          / Assistant: ...      hh-rlhf; User: for Human:, and System: before the first turn
-    ### Instruction: .. / ### Response: ...   Alpaca prompts, with ### Input:; a preamble is the system turn
-    ### Human: ...      / ### Assistant: ...  Guanaco, where a label may follow the text without a new line
+Three layouts are read, chosen by how the text opens:
+    Human: ...          / Assistant: ...      hh-rlhf; also User: for Human:, and System: before the first turn
+    ### Instruction: .. / ### Response: ...   Alpaca prompts, also ### Input:; a preamble is the system turn
+    ### Human: ...      / ### Assistant: ...  Guanaco; a label may follow the text without a new line
 White space around a turn belongs to the layout and is removed.
 """
 
@@ -49,9 +49,9 @@ def split_turns(text: str) -> list[Turn]:
 def _labels(text: str, opening: re.Match[str]) -> re.Pattern[str]:
     """The pattern that separates the turns of this text.
 
-    A line of an answer may look like a label, so only what this text itself uses counts: either Human or
-    User, System at the very start alone, and labels after a blank line only, if its opening or its first
-    answer has one.
+    A line of an answer may look like a label, so only the labels that this text itself uses count: either Human or
+    User; System only at the very start; and only labels after a blank line, if the text opens with one or has one
+    before its first answer.
     """
     user = _USER_LABEL.search(text)
     names = f"Assistant|{user[1]}" if user else "Assistant"
@@ -77,5 +77,5 @@ def _instruction_turns(text: str, preamble: str) -> list[Turn]:
             raise RowProblem("no_turns", "an ### Input: does not follow an ### Instruction:")
         elif content:
             turns[-1][1].append(content)
-    # joined once: a hostile text has a hundred thousand inputs
+    # joined only once: a hostile text may have a hundred thousand inputs
     return [(role, "\n\n".join(contents)) for role, contents in turns]

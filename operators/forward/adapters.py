@@ -1,8 +1,8 @@
 """LoRA adapters on one base model: loaded once, switched per pass, never merged into the base's weights.
 
-An adapter is a folder with adapter_config.json and adapter_model.safetensors, as peft writes it. Pickles are not
-loaded. What would change the base for the other adapters, or is not plain LoRA (DoRA and rank-stabilised LoRA are), is
-refused: a wrong loss would look like a right one.
+An adapter is a folder with adapter_config.json and adapter_model.safetensors, as written by peft. Pickles are not
+loaded. An adapter is refused if it would change the base for the other adapters, or if it is not plain LoRA (DoRA and
+rank-stabilised LoRA are accepted): a wrong loss would look like a correct one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tamis.operators.model.architecture import first_line
 
 CONFIG_FILE, WEIGHTS_FILE, PICKLE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
-# what says how the adapter's weights are applied; every other field must be at its default, or is without effect here
+# fields that say how the adapter's weights are applied; any other field must be at its default or have no effect here
 _APPLIED = frozenset(
     {
         "alpha_pattern",
@@ -60,18 +60,18 @@ _WITHOUT_EFFECT = frozenset(
         "task_type",
     }
 )
-# these begin from the base's own weights as they are; others (PiSSA, OLoRA, LoftQ, ...) take a part out of them
+# these leave the base's own weights unchanged; other methods (PiSSA, OLoRA, LoftQ, ...) subtract a part from them
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 
 Folders = Mapping[str, str | os.PathLike[str]]
 
 
 class Adapters:
-    """The LoRA adapters in `folders` on `model`, one of which is in use at a time.
+    """The LoRA adapters in `folders` on `model`; one of them is active at a time.
 
-    model: a transformers ...ForCausalLM in evaluation mode; its modules are wrapped in place and its weights stay as
-    they are. The adapters get the dtype and the device of the modules that they stand on. Raises ValueError, naming
-    the adapter, for one that lacks a file, is no LoRA adapter, or does not fit the model.
+    model: a transformers ...ForCausalLM in evaluation mode; its modules are wrapped in place and its weights are not
+    changed. The adapters get the dtype and the device of the modules that they wrap. Raises ValueError, naming the
+    adapter, if an adapter lacks a file, is not a LoRA adapter, or does not fit the model.
     """
 
     def __init__(self, model: nn.Module, folders: Folders) -> None:
@@ -83,7 +83,7 @@ class Adapters:
                 config = _read_config(Path(folder))
                 weights = _read_weights(Path(folder))
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # peft's advice to those who train; what matters here is checked
+                    warnings.simplefilter("ignore")  # peft's advice is for training; what matters here is checked
                     wrapper = _attach(model if wrapper is None else wrapper, config, self._keys[name])
                     _fill(wrapper, weights, self._keys[name])
             except ValueError as error:
@@ -93,12 +93,12 @@ class Adapters:
         self.use(self.names[0])
 
     def use(self, name: str) -> None:
-        """Make `name` the one adapter that the model's next passes run under."""
+        """Makes `name` the only active adapter for the model's next passes."""
         self._wrapper.set_adapter(self._keys[name], inference_mode=True)
 
 
 def _read_config(folder: Path) -> peft.LoraConfig:
-    """The LoRA settings of an adapter; ValueError for what is not supported."""
+    """The LoRA settings of an adapter; ValueError for settings that are not supported."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"there is no {CONFIG_FILE}" if folder.is_dir() else "there is no such folder")
@@ -126,7 +126,7 @@ def _read_config(folder: Path) -> peft.LoraConfig:
         return peft.LoraConfig(
             **{key: value for key, value in settings.items() if key in _APPLIED}, inference_mode=True
         )
-    except Exception as error:  # settings validate themselves, each in its own way
+    except Exception as error:  # each setting has its own validation and exception type
         raise ValueError(f"{CONFIG_FILE} is not valid: {first_line(error)}") from error
 
 
@@ -143,7 +143,7 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _attach(model: Any, config: peft.LoraConfig, key: str) -> Any:
-    """Put empty adapter modules (on the meta device) into the model; the peft wrapper around it."""
+    """Adds empty adapter modules (on the meta device) to the model; returns the peft wrapper around it."""
     options = {"low_cpu_mem_usage": True, "autocast_adapter_dtype": False}
     try:
         if isinstance(model, peft.PeftModel):
@@ -155,7 +155,7 @@ def _attach(model: Any, config: peft.LoraConfig, key: str) -> Any:
 
 
 def _fill(wrapper: Any, weights: dict[str, torch.Tensor], key: str) -> None:
-    """Give the adapter `key` its weights: all that it has places for and none besides."""
+    """Loads the weights of the adapter `key`: exactly the weights that it has modules for."""
     empty = peft.get_peft_model_state_dict(wrapper, adapter_name=key, save_embedding_layers=False)
     own = {name: tensor for name, tensor in weights.items() if name in empty}
     _refuse_changed_base(wrapper, {name: tensor for name, tensor in weights.items() if name not in empty})
@@ -168,7 +168,7 @@ def _fill(wrapper: Any, weights: dict[str, torch.Tensor], key: str) -> None:
     for problem, names in (("lacks", lacking), ("has another shape for", misshapen)):
         if names:
             raise ValueError(f"it {problem} {_some(names)}; it was made for another base model or vocabulary")
-    # peft casts and moves the LoRA weights to where their module is, but not the whole modules that an adapter brings
+    # peft casts and moves LoRA weights to their module's dtype and device, but not whole modules (modules_to_save)
     own = {name: tensor.to(empty[name].dtype) for name, tensor in own.items()}
     peft.set_peft_model_state_dict(wrapper, own, adapter_name=key, low_cpu_mem_usage=True)
     for module in wrapper.modules():
@@ -177,7 +177,7 @@ def _fill(wrapper: Any, weights: dict[str, torch.Tensor], key: str) -> None:
 
 
 def _refuse_changed_base(wrapper: Any, weights: dict[str, torch.Tensor]) -> None:
-    """peft saves the embeddings of the base beside some adapters: they may stand there if they are this base's."""
+    """Refuses extra weights. peft saves the base's embeddings with some adapters: accepted if equal to this base's."""
     if not weights:
         return
     base = wrapper.state_dict()

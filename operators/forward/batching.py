@@ -1,8 +1,8 @@
-"""Rows -> batches of like length, bounded by what a padded batch costs.
+"""Rows -> batches of similar length, bounded by the cost of a padded batch.
 
-A padded batch costs rows x longest tokens, whatever its rows hold, so rows are sorted by length before they
-are cut into batches: neighbours need next to no padding. The longest rows come first: a batch that does not fit
-fails at once and not after an hour.
+A padded batch costs rows x longest tokens, whatever its rows contain. So rows are sorted by length before they
+are split into batches, and neighbours need almost no padding. The longest rows come first, so that a batch that does
+not fit into memory fails at once and not after an hour.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 
 def token_budget_batches(lengths: npt.ArrayLike, budget: int, max_rows: int = 512) -> list[npt.NDArray[np.int64]]:
-    """Cut rows into batches with rows x longest row <= budget; a row longer than the budget stands alone.
+    """Splits rows into batches with rows x longest row <= budget; a row longer than the budget is a batch of its own.
 
-    lengths: (N,) whole numbers >= 0, tokens per row (an empty row counts as one token). budget: tokens of a
-    padded batch.
+    lengths: (N,) integers >= 0, tokens per row (an empty row counts as one token).
+    budget: tokens of a padded batch.
     max_rows: the most rows in one batch.
-    Returns arrays of row indices: every row exactly once, longest first, rows of equal length in input order;
-    the same lengths always give the same batches. Raises ValueError on a budget or max_rows below 1 and on
-    lengths that are not whole numbers >= 0.
+    Returns arrays of row indices: every row exactly once, longest first, rows of equal length in input order.
+    The same lengths always give the same batches. Raises ValueError for a budget or max_rows below 1 and for
+    lengths that are not integers >= 0.
     """
     sizes = np.asarray(lengths)
     if sizes.ndim != 1 or (sizes.size and not np.issubdtype(sizes.dtype, np.integer)):

@@ -1,7 +1,7 @@
-"""Run batches of rows; one that fails is halved, down to one row, and a row that fails alone is set aside.
+"""Runs batches of rows. A batch that fails is halved, down to one row; a row that fails on its own is quarantined.
 
-A lack of memory and a row that breaks the model are treated alike: in halves, what fits gets through and what does
-not is found.
+Running out of memory and a row that breaks the model are handled the same way: by halving, rows that work get
+through and the rows that do not are found.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ Rows = npt.NDArray[np.int64]
 def run_halving(
     batches: Sequence[Rows], run: Callable[[Rows], None], *, recover: Callable[[], None]
 ) -> dict[int, RowProblem]:
-    """Call run(batch) for each batch in turn, or for its halves where it raises.
+    """Calls run(batch) for each batch in turn, or for its halves if it raises.
 
-    batches: arrays of row numbers (B,), no row twice. run: scores the rows and keeps their results. recover: called
-    after each failure; lets go of what the failed batch still holds on the device.
-    Returns a forward_failed problem for every row that failed alone. Raises the first error that is not a lack of
-    memory if all of two or more rows failed: then it is no row's fault. An accelerator's own error that is not a lack
-    of memory is raised at once: nothing on it can be trusted, or run, any more.
+    batches: arrays of row numbers (B,), no row twice.
+    run: scores the rows and keeps their results.
+    recover: called after each failure; releases what the failed batch still holds on the device.
+    Returns a forward_failed problem for every row that failed on its own. If there are two or more rows and all
+    failed, raises the first error that is not an out-of-memory error: the rows are not the cause. An accelerator
+    error that is not an out-of-memory error is raised at once: nothing more can be run, or trusted, on that device.
     """
     pending = list(batches)[::-1]
     failures: dict[int, Exception] = {}
@@ -59,7 +60,7 @@ def _attempt(rows: Rows, run: Callable[[Rows], None]) -> Exception | None:
     except Exception as error:
         if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
             raise
-        # the frames hold the batch's tensors: halving would not free any memory
+        # the frames hold the batch's tensors: without this, halving would not free any memory
         traceback.clear_frames(error.__traceback__)
         return error
 

@@ -1,8 +1,8 @@
 """A causal language model in two parts: its body (token ids -> hidden states) and its head (hidden states -> logits).
 
-Architectures do more to their logits than multiply by a matrix: soft caps (Gemma 2), scales (Cohere, Granite), biases
-(Phi). None of it is repeated here: the head is the model's own forward, with a stub in the place of the body that
-hands it the hidden states of the positions that are wanted.
+Architectures do more to their logits than a matrix product: soft caps (Gemma 2), scales (Cohere, Granite), biases
+(Phi). None of this is reimplemented here: the head is the model's own forward, with the body replaced by a stub that
+returns the hidden states of the wanted positions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class SplitModel:
     """The body and the head of `model`; both are the model's own modules, nothing is copied or changed.
 
     model: a transformers ...ForCausalLM. blocks: the path of its list of blocks, e.g. "model.layers". Adapters must
-    be attached before. Raises ValueError if the parts together do not give the logits of the whole.
+    already be attached. Raises ValueError if the two parts together do not give the logits of the whole model.
     """
 
     def __init__(self, model: nn.Module, blocks: str) -> None:
@@ -30,7 +30,7 @@ class SplitModel:
             self.body: nn.Module = model.get_submodule(path)
             self._stub = _Stub(output)
             self._head_model = _with_stub(model, path, self._stub)
-            self._forward = type(model).forward  # not of the instance: it may be bound to the model with its body
+            self._forward = type(model).forward  # of the class: an instance's forward may be bound to the full model
             states = self.states(ids)
             parts = self.logits(states[:, 2:5].reshape(-1, states.shape[-1])).view(2, 3, -1)
         if not _alike(parts, whole[:, 2:5]):
@@ -40,12 +40,12 @@ class SplitModel:
             )
 
     def states(self, ids: torch.Tensor) -> torch.Tensor:
-        """Hidden states (B, T, d) after the final norm, of token ids (B, T) padded on the right."""
+        """Hidden states (B, T, d) after the final norm, for token ids (B, T) padded on the right."""
         states: torch.Tensor = self.body(input_ids=ids, use_cache=False)[0]
         return states
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits (n, V) of hidden states (n, d), as the model itself gives them, in its dtype."""
+        """Logits (n, V) of hidden states (n, d), as the model itself computes them, in its dtype."""
         self._stub.states = states[None]
         try:
             ids = torch.zeros((1, len(states)), dtype=torch.long, device=states.device)
@@ -56,7 +56,7 @@ class SplitModel:
 
 
 class _Stub:
-    """Returns `states` as if it had computed them, in the kind of output that the body gives."""
+    """Returns `states` as if it had computed them, in the body's output type."""
 
     def __init__(self, output: Any) -> None:
         self.states: torch.Tensor | None = None
@@ -67,7 +67,9 @@ class _Stub:
 
 
 def _trace(model: nn.Module, blocks: str, ids: torch.Tensor) -> tuple[str, Any, torch.Tensor]:
-    """Run the model; the path of the outermost module around its blocks that it calls, what that gave, the logits."""
+    """Runs the model. Returns the path of the outermost module around its blocks that it calls, that module's output,
+    and the logits.
+    """
     names = blocks.split(".")
     outer = [".".join(names[:depth]) for depth in range(1, len(names))]
     outputs: dict[str, Any] = {}
@@ -91,7 +93,7 @@ def _trace(model: nn.Module, blocks: str, ids: torch.Tensor) -> tuple[str, Any, 
 
 
 def _with_stub(module: nn.Module, path: str, stub: _Stub) -> nn.Module:
-    """A shallow copy of `module` that shares all it holds but what stands at `path`: there it has the stub."""
+    """A shallow copy of `module` that shares everything with it, except that the module at `path` is the stub."""
     name, _, rest = path.partition(".")
     twin = copy.copy(module)
     inner = module._modules[name]
@@ -106,7 +108,7 @@ def _logits(output: Any) -> torch.Tensor:
 
 
 def _alike(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether two sets of logits (B, T, V) are the same to rounding; those that are not finite say nothing."""
+    """Whether two sets of logits (B, T, V) are equal to rounding; logits that are not finite are ignored."""
     if left.shape != right.shape:
         return False
     finite = left.isfinite() & right.isfinite()

@@ -1,10 +1,10 @@
 """The loss of every response token: token ids -> cross-entropy per token (docs/methods.md, "TOSS").
 
-The body of the model runs on batches padded on the right, without an attention mask, as the Representer does. Its
-hidden states meet the LM head only where they predict a response token, and a chunk of positions at a time: logits of
-the whole batch (rows x tokens x vocabulary) never exist. The head computes in the model's dtype; what it gives is
-turned into float32 before the log-sum-exp, which is then as exact as the logits are. With LoRA adapters the base is
-loaded once, and each batch runs under every adapter in turn.
+The body of the model runs on batches padded on the right, without an attention mask, as in the Representer. The LM
+head gets only the hidden states that predict a response token, one chunk of positions at a time: logits of the whole
+batch (rows x tokens x vocabulary) never exist. The head computes in the model's dtype. Its logits are converted to
+float32 before the log-sum-exp, which is then as exact as the logits. With LoRA adapters the base is loaded once, and
+each batch runs under every adapter in turn.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ if TYPE_CHECKING:
 BASE = "base"
 
 CHUNK_BYTES = 256 * 2**20
-"""Of the logits of one chunk and a float32 copy: architectures that scale or cap logits, and some kernels, make one."""
+"""Bytes of one chunk's logits and a float32 copy, which some kernels and models that scale or cap logits make."""
 
 _BLOCK_BYTES = 2 * 2**20
-"""Per thread, of the float32 logits that a CPU works on at a time: they stay in its cache for all passes over them."""
+"""Bytes per thread of float32 logits that a CPU processes at a time: they stay in its cache for all passes."""
 
 Losses = npt.NDArray[np.float32]
 Ranges = Sequence[Sequence[tuple[int, int]] | npt.NDArray[np.integer]]
 
 
 class TokenLosses:
-    """A causal language model, or several LoRA adapters on one, that scores tokens. Not to be shared by threads."""
+    """A causal language model, or several LoRA adapters on one, that scores tokens. Not thread-safe."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class TokenLosses:
         *,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        """blocks: the path of the model's list of blocks. adapters: attached to this very model. chunk_bytes: bounds
-        the memory of the LM head's results; what it holds beside them is the batch's hidden states.
+        """blocks: the path of the model's list of blocks. adapters: already attached to this same model. chunk_bytes:
+        limits the memory of the LM head's results; besides these, only the batch's hidden states are held.
         """
         self.info = info
         self.names: tuple[str, ...] = adapters.names if adapters is not None else (BASE,)
@@ -89,12 +89,13 @@ class TokenLosses:
         trust_remote_code: bool = False,
         allow_pickle_weights: bool = False,
     ) -> TokenLosses:
-        """Load the model in folder `path` (or of that name on the hub), and the LoRA adapters in the folders given.
+        """Loads the model in folder `path` (or of that name on the hub), and the LoRA adapters in the given folders.
 
-        adapters: folder by name; without any there is one model, named "base". dtype: float32, bfloat16, float16, or
-        auto = bfloat16 on CUDA and float32 elsewhere, for the base and the adapters. device: auto = cuda if there is
-        one, else cpu; or any torch device. Raises ValueError for a model that is not a causal decoder, is incomplete,
-        or asks for what is not allowed (code, pickles), and for an adapter that does not belong to it.
+        adapters: name -> folder; without adapters there is one model, named "base".
+        dtype: float32, bfloat16, float16, or auto = bfloat16 on CUDA and float32 elsewhere; for base and adapters.
+        device: auto = cuda if there is one, else cpu; or any torch device.
+        Raises ValueError for a model that is not a causal decoder, is incomplete, or requires something that is not
+        allowed (code, pickles), and for an adapter that does not belong to the model.
         """
         place = choose_device(device)
         number = choose_dtype(dtype, place)
@@ -106,7 +107,7 @@ class TokenLosses:
         model = load_cut(plan, files, dtype=number, device=place)
         if not adapters:
             return cls(model, plan.blocks, info, config)
-        from tamis.operators.forward.adapters import Adapters  # peft is needed where there are adapters, and only there
+        from tamis.operators.forward.adapters import Adapters  # imports peft, which only adapters need
 
         return cls(model, plan.blocks, info, config, Adapters(model, adapters))
 
@@ -120,18 +121,21 @@ class TokenLosses:
         exact: bool = False,
         on_batch: Callable[[int], None] | None = None,
     ) -> tuple[dict[str, list[Losses]], dict[int, RowProblem]]:
-        """The cross-entropy, in nats, of each response token given every token before it.
+        """The cross-entropy, in nats, of each response token given all tokens before it.
 
-        input_ids: N arrays of token ids, (T_i,). responses: per row its half-open token ranges, in order and apart
-        from each other. token_budget: rows x longest row of a batch; default: rows.TOKEN_BUDGETS. names: which of
-        `self.names`; all by default. exact: one row at a time, so that a row's losses are the same to the bit whatever
-        else is in the call, on one machine, device and number of threads. on_batch: called after each batch with its
-        number of tokens.
-        Returns, per name, one float32 array per row, (tokens in its ranges,), in the order of the tokens; and the
-        rows that have a problem, which hold NaN in every array: empty, too_long_for_model, bad_token_id,
-        no_response_token, no_prompt_token (nothing predicts the first token), forward_failed, non_finite. A batch
-        that fails is halved, down to one row. Raises ValueError on ranges outside a row and on unknown names, and
-        the error itself if every row fails with one that is not a lack of memory: then it is no row's fault.
+        input_ids: N arrays of token ids, (T_i,).
+        responses: for each row, its half-open token ranges, in order and not overlapping.
+        token_budget: rows x longest row of a batch; default: rows.TOKEN_BUDGETS.
+        names: a subset of `self.names`; default: all.
+        exact: runs one row at a time, so that a row's losses are identical to the bit whatever else is in the call, on
+        the same machine, device and number of threads.
+        on_batch: called after each batch with its number of tokens.
+
+        Returns, per name, one float32 array per row, (tokens in its ranges,), in token order; and the rows that have
+        a problem, whose arrays are all NaN: empty, too_long_for_model, bad_token_id, no_response_token,
+        no_prompt_token (nothing predicts the first token), forward_failed, non_finite. A batch that fails is halved,
+        down to one row. Raises ValueError for ranges outside a row and for unknown names. If every row fails and an
+        error is not an out-of-memory error, raises that error: the rows are not the cause.
         """
         chosen = self._chosen(names)
         lengths = row_lengths(input_ids)
@@ -178,9 +182,9 @@ class TokenLosses:
         return chosen
 
     def _needed(self, positions: Sequence[Rows], lengths: Rows) -> Rows:
-        """Tokens of each row that have a say in its losses: those before the last one that is scored.
+        """The number of tokens of each row that its losses depend on: all tokens before the last scored token.
 
-        Where the number of tokens changes the rotary frequencies, all of them have.
+        If the number of tokens changes the rotary frequencies, the losses depend on all tokens.
         """
         if self._boundaries:
             return lengths
@@ -189,7 +193,7 @@ class TokenLosses:
     def _run(
         self, ids: list[TokenIds], needed: Rows, positions: list[Rows], names: Sequence[str]
     ) -> dict[str, list[Losses]]:
-        """One batch under each model: per name and row, the losses of the tokens at `positions`."""
+        """Runs one batch under each model: per name and row, the losses of the tokens at `positions`."""
         counts = [len(tokens) for tokens in positions]
         tokens = padded([row[:length] for row, length in zip(ids, needed, strict=True)], needed)
         rows = np.repeat(np.arange(len(ids)), counts)
@@ -202,13 +206,13 @@ class TokenLosses:
         return {name: np.split(losses.cpu().numpy(), stops) for name, losses in scored.items()}
 
     def _score(self, name: str, tokens: torch.Tensor, places: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """float32 (n,): the losses under one model of targets (n,), each predicted at one of places (n,) in the
-        flattened tokens (B, T).
+        """float32 (n,): the losses under one model of targets (n,). Target i is predicted at index places[i], (n,), of
+        the flattened tokens (B, T).
         """
         if self._adapters is not None:
             self._adapters.use(name)
         states = self._parts.states(tokens).flatten(0, 1)
-        places = places.to(states.device)  # of a model that is spread over GPUs the end is not where the beginning is
+        places = places.to(states.device)  # a model spread over GPUs ends on another device than it starts on
         chunks = zip(places.split(self._chunk), targets.split(self._chunk), strict=True)
         return torch.cat([cross_entropy(self._parts.logits(states[part]), wanted) for part, wanted in chunks])
 
@@ -229,7 +233,7 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def response_positions(responses: Ranges, lengths: Rows) -> list[Rows]:
-    """Per row, the indices of its response tokens; ValueError for what no caller may pass."""
+    """Per row, the indices of its response tokens; ValueError for ranges that break the contract of `losses`."""
     if len(responses) != len(lengths):
         raise ValueError(f"{len(lengths)} rows have {len(responses)} sets of response ranges")
     positions = []

@@ -1,9 +1,9 @@
-"""Attention over packed rows: a batch is one sequence of all its rows' tokens, each of which attends within its row.
+"""Attention over packed rows: a batch is one sequence of all its rows' tokens, and each token attends within its row.
 
-Nothing is padded. transformers hands the model's attention to the function below, with the rows' offsets among the
-arguments that it passes through. On CUDA it runs FlashAttention's variable-length kernel (half precision only), else
-one row after another. Architectures whose attention needs more than a window (soft caps, sinks, position biases)
-are refused, never approximated.
+Nothing is padded. transformers calls the function below for the model's attention and passes the rows' offsets
+through to it. On CUDA in half precision it runs FlashAttention's variable-length kernel; otherwise one row after
+another. Architectures whose attention needs more than a window (soft caps, sinks, position biases) are refused,
+never approximated.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def packed_attention(
     max_length_q: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query (1, H, N, D), key and value (1, H_kv, N, D) -> (1, N, H, D). cu_seq_lens_q: int32 (B + 1,), where each row
-    begins, and N. Raises ValueError for what it does not do.
+    """query (1, H, N, D), key and value (1, H_kv, N, D) -> (1, N, H, D). cu_seq_lens_q: int32 (B + 1,), the start of
+    each row, then N. Raises ValueError for arguments that it does not support.
     """
     asked = [name for name in _NOT_SUPPORTED if others.get(name) is not None]
     if asked or attention_mask is not None or cu_seq_lens_q is None or max_length_q is None:
@@ -79,7 +79,7 @@ def packed_attention(
 
 
 def _window(length: int, left: int, device: torch.device) -> torch.Tensor | None:
-    """Which keys each query sees, (T, T), or None if that is every earlier one."""
+    """Which keys each query attends to, bool (T, T), or None if it attends to itself and all earlier keys."""
     if left < 0 or length <= left + 1:
         return None
     place = torch.arange(length, device=device)
@@ -91,7 +91,7 @@ AttentionInterface.register(NAME, packed_attention)
 
 
 def packed_inputs(ids: list[TokenIds], lengths: Rows) -> dict[str, Any]:
-    """The arguments of a model's forward for these rows; tensors still on the host."""
+    """The arguments of a model's forward for these rows; the tensors are on the host."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
     return {
@@ -103,8 +103,8 @@ def packed_inputs(ids: list[TokenIds], lengths: Rows) -> dict[str, Any]:
 
 
 def use_packing(model: Any, config: Any) -> None:
-    """Switch `model` to packed attention. Raises ValueError if its architecture cannot: two rows packed together must
-    come out as each of them does alone.
+    """Switches `model` to packed attention. Raises ValueError if its architecture does not support it: rows packed
+    together must give the same result as each row alone.
     """
     parameter = next(model.parameters())
     rows = [np.arange(length) % config.vocab_size for length in (5, 1, 9)]
@@ -124,14 +124,14 @@ def use_packing(model: Any, config: Any) -> None:
 
 
 def on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The same with its tensors on `device`; from a CPU to CUDA they travel without being waited for."""
+    """The same arguments with the tensors on `device`; copies from the CPU to CUDA are asynchronous."""
 
     def sent(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         if device.type != "cuda":
             return value.to(device)
-        # torch keeps pinned memory until the copy is over
+        # torch keeps pinned memory until the copy has finished
         return value.pin_memory().to(device, non_blocking=True)
 
     return {name: sent(value) for name, value in inputs.items()}

@@ -22,10 +22,10 @@ Places = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Spots:
-    """Where a batch's rows and their final answers lie among its flattened tokens; all int64.
+    """Indices of a batch's rows and their final answers in its flattened tokens; all int64.
 
     last: (B,) the last token of each row. before: (B,) the token before the answer. answers: the answers' tokens, row
-    after row. counts: (B,) how many of these belong to each row.
+    after row. counts: (B,) the number of answer tokens of each row.
     """
 
     last: torch.Tensor
@@ -35,7 +35,7 @@ class Spots:
 
     @classmethod
     def of(cls, firsts: Places, lengths: Places, finals: Places) -> Spots:
-        """firsts: (B,) where each row begins. lengths: (B,). finals: (B, 2), the answer's range within its row."""
+        """firsts: (B,) start of each row. lengths: (B,). finals: (B, 2), the range of the answer within its row."""
         starts, stops = finals[:, 0], finals[:, 1]
         ranges = [np.arange(first + start, first + stop) for first, (start, stop) in zip(firsts, finals, strict=True)]
         return cls(
@@ -50,8 +50,9 @@ class Spots:
 
 
 def pool(states: torch.Tensor, position: str, spots: Spots) -> torch.Tensor:
-    """Reduce states (tokens, d) to float32 (B, d) at `position`, a name of requests.POSITIONS. The mean over an empty
-    answer is 0."""
+    """Reduces states (tokens, d) to float32 (B, d) at `position`, one of requests.POSITIONS. The mean over an empty
+    answer is 0.
+    """
     if position == "response_mean":
         answers = states.index_select(0, spots.answers).float()
         total = torch.segment_reduce(answers, "sum", lengths=spots.counts, axis=0)
@@ -73,7 +74,7 @@ class Pool:
         ]
 
     def begin(self, spots: Spots) -> None:
-        """The next batch's; on the device that results are wanted on."""
+        """Starts the next batch. spots: on the device that the results should be on."""
         self._pooled = {}
         self._home = spots.last.device
         self._spots = {self._home: spots}
@@ -104,7 +105,7 @@ class Pool:
         return pool_output
 
     def _spots_on(self, device: torch.device) -> Spots:
-        """The blocks of a model spread over several devices each need them on their own."""
+        """The spots on `device`: if a model is spread over several devices, each block needs them on its own device."""
         if device not in self._spots:
             home = next(iter(self._spots.values()))
             self._spots[device] = Spots(*(tensor.to(device) for tensor in home.tensors()))

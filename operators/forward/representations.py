@@ -1,14 +1,15 @@
 """The forward pass: token ids -> one float32 vector per sample and request.
 
-A model is loaded up to the highest requested block only. A hook on each requested block pools its output (the
-residual stream, before the final norm) on the device while the pass runs; no hidden state outlives its block,
+A model is loaded only up to the highest requested block. A hook on each requested block pools its output (the
+residual stream, before the final norm) on the device while the pass runs. No hidden state outlives its block,
 and one copy per batch brings the pooled vectors back. Rows are padded on the right: a causal model's real
-tokens cannot see what follows them, so there is no attention mask and a row's numbers do not depend on the
-rows beside it, to rounding, and with `exact` not at all. Rounding adds up over the blocks: relative to its norm, a
-vector of the tests' four-block models moves by at most 1e-5 in float32, 4e-2 in bfloat16 and 8e-3 in float16.
+tokens cannot see what follows them. So there is no attention mask, and a row's numbers depend on the other rows of
+its batch only through rounding, and with `exact` not at all. Rounding accumulates over the blocks: relative to its
+norm, a vector of the tests' four-block models changes by at most 1e-5 in float32, 4e-2 in bfloat16 and 8e-3 in
+float16.
 
-On CUDA nothing waits: while a batch runs, the next one is collated in pinned memory and copied, and results come
-back on their own.
+On CUDA nothing waits: while a batch runs, the next one is collated in pinned memory and copied, and results are
+copied back asynchronously.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ Vectors = npt.NDArray[np.float32]
 
 ATTENTION = ("padded", "packed")
 
-# Batches on their way at once: enough that the device never waits for the host.
+# Batches in flight at once: enough that the device never waits for the host.
 _IN_FLIGHT = 2
 
 
@@ -69,11 +70,11 @@ def check_model(
     trust_remote_code: bool = False,
     allow_pickle_weights: bool = False,
 ) -> tuple[ModelInfo, int]:
-    """Check that Representer.load would find all that it needs, and raise as it would; no weight is read. Returns with
-    the model's description how many parameters would be loaded.
+    """Checks that Representer.load would find everything it needs, and raises as it would; no weight is read. Returns
+    the model's description and the number of parameters that would be loaded.
 
-    Files are opened and their headers checked; from the hub they are downloaded. What only their content shows (a
-    weight missing inside a file, attention that looks ahead in secret) is found when they are loaded.
+    Files are opened and their headers checked; files on the hub are downloaded. Defects that only the content shows
+    (a weight missing inside a file, attention that silently looks ahead) are found when the model is loaded.
     """
     wanted = _wanted(requests)
     revision = resolve_revision(path, revision)
@@ -87,7 +88,7 @@ def check_model(
 
 
 class Representer:
-    """A truncated model that turns token ids into the requested vectors. Not to be shared between threads."""
+    """A truncated model that turns token ids into the requested vectors. Not thread-safe."""
 
     def __init__(
         self,
@@ -131,13 +132,15 @@ class Representer:
         attention: str = "padded",
         compile: bool = False,
     ) -> Representer:
-        """Load the model in folder `path` (or of that name on the hub) up to the highest requested block.
+        """Loads the model in folder `path` (or of that name on the hub) up to the highest requested block.
 
-        dtype: float32, bfloat16, float16, or auto = bfloat16 on CUDA and float32 elsewhere. device: auto =
-        cuda if there is one, else cpu; or any torch device. attention: padded, or packed (packing.py): no padding at
-        all, for CUDA in half precision. compile: see compile_blocks. Raises ValueError for a request that the model
-        has no block for, for a model that is not a causal decoder, is incomplete, or asks for what is not allowed
-        (code, pickles), and for one that cannot run packed.
+        dtype: float32, bfloat16, float16, or auto = bfloat16 on CUDA and float32 elsewhere.
+        device: auto = cuda if there is one, else cpu; or any torch device.
+        attention: padded, or packed (packing.py): no padding at all, for CUDA in half precision.
+        compile: see compile_blocks.
+        Raises ValueError for a request whose block the model does not have; for a model that is not a causal decoder,
+        is incomplete, or requires something that is not allowed (code, pickles); and for attention="packed" with a
+        model that cannot run packed.
         """
         wanted = _wanted(requests)
         place = choose_device(device)
@@ -153,7 +156,7 @@ class Representer:
         return cls(model, blocks, info, wanted, config, attention=attention, compile=compile)
 
     def close(self) -> None:
-        """Remove the hooks from the model and let go of it."""
+        """Removes the hooks from the model and releases the model."""
         self._pool.remove()
         self._model = nn.Identity()
 
@@ -166,18 +169,21 @@ class Representer:
         exact: bool = False,
         on_batch: Callable[[int], None] | None = None,
     ) -> tuple[dict[Request, Vectors], dict[int, RowProblem]]:
-        """Run all rows and pool each request.
+        """Runs all rows and pools each request.
 
-        input_ids: N arrays of token ids, (T_i,). finals: (N, 2) whole numbers, the half-open token range of
-        each final answer. token_budget: rows x longest row of a batch; default: rows.TOKEN_BUDGETS,
-        or COMPILED_TOKEN_BUDGETS.
-        exact: one row at a time, so that a row's vectors are the same to the bit whatever else is in the call, on one
-        machine, device and number of threads. on_batch: called after each batch with its number of tokens.
-        Returns, per request, float32 (N, d) whose row i belongs to input i; and the rows that have a problem,
-        which hold NaN in every array: empty, too_long_for_model, bad_token_id, no_prompt_token,
-        no_response_token, forward_failed, non_finite. A batch that fails is halved, down to one row. Raises
-        ValueError on ranges outside a row, and the error itself if every row fails with one that is not a
-        lack of memory: then it is no row's fault.
+        input_ids: N arrays of token ids, (T_i,).
+        finals: (N, 2) integers, the half-open token range of each final answer.
+        token_budget: rows x longest row of a batch; default: rows.TOKEN_BUDGETS or, if compiled,
+        rows.COMPILED_TOKEN_BUDGETS.
+        exact: runs one row at a time, so that a row's vectors are identical to the bit whatever else is in the call,
+        on the same machine, device and number of threads.
+        on_batch: called after each batch with its number of tokens.
+
+        Returns, per request, float32 (N, d) whose row i belongs to input i; and the rows that have a problem, whose
+        vectors are all NaN: empty, too_long_for_model, bad_token_id, no_prompt_token, no_response_token,
+        forward_failed, non_finite. A batch that fails is halved, down to one row. Raises ValueError for ranges outside
+        a row. If every row fails and an error is not an out-of-memory error, raises that error: the rows are not the
+        cause.
         """
         lengths, spans = _checked_shapes(input_ids, finals)
         problems = self._refuse(input_ids, lengths, spans)
@@ -231,7 +237,7 @@ class Representer:
         return problems
 
     def _launch(self, rows: Rows, ids: list[TokenIds], lengths: Rows, finals: Rows) -> _Flight:
-        """Start one batch; on a CPU it is done when this returns."""
+        """Starts one batch; on a CPU the batch is finished when this returns."""
         if self._packed:
             inputs = packed_inputs(ids, lengths)
             firsts = np.cumsum(lengths) - lengths
@@ -254,7 +260,7 @@ class Representer:
 
 @dataclass(frozen=True)
 class _Flight:
-    """A batch whose results, (requests, rows, d), are on their way to the host; arrival: None if they are there."""
+    """A batch whose results, (requests, rows, d), are being copied to the host. arrival: None if the copy is done."""
 
     rows: Rows
     pooled: torch.Tensor
@@ -268,19 +274,19 @@ class _Flight:
 
 
 def compile_blocks(blocks: nn.ModuleList) -> None:
-    """Let torch.compile fuse the element-wise work of each block; the blocks share one graph per kind of block.
+    """Lets torch.compile fuse the element-wise operations of each block; blocks of the same kind share one graph.
 
-    Shapes are symbols, so the number of graphs is bounded: batches of one row and of one token get their own. Costs
-    seconds to minutes at the first batches, and a C++ compiler on a CPU. The numbers change within the tolerance of
-    the dtype.
+    Shapes are symbolic, so the number of graphs is bounded: batches of one row and of one token get their own. The
+    first batches take seconds to minutes longer, and a CPU needs a C++ compiler. The numbers change within the
+    tolerance of the dtype.
     """
     for block in blocks:
-        # the forward alone: the hooks around it stay outside of the graph
+        # only the forward: the hooks around it stay outside of the graph
         block.forward = torch.compile(block.forward, dynamic=True)
 
 
 def _checked_shapes(input_ids: Sequence[TokenIds], finals: npt.ArrayLike) -> tuple[Rows, Rows]:
-    """Lengths (N,) and answer ranges (N, 2) as int64; ValueError for what no caller may pass."""
+    """Lengths (N,) and answer ranges (N, 2) as int64; ValueError for arguments that break the contract of represent."""
     lengths = row_lengths(input_ids)
     spans = np.asarray(finals)
     if not len(lengths) and not spans.size:

@@ -1,6 +1,6 @@
-"""Rows of token ids on their way into a model: checked, put into batches, padded.
+"""Rows of token ids before they enter a model: checked, put into batches, padded.
 
-Padding stands on the right and needs no attention mask: a causal model's real tokens cannot see what follows them.
+Padding is on the right and needs no attention mask: a causal model's real tokens cannot see what follows them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from tamis.operators.problems import RowProblem
 Rows = npt.NDArray[np.int64]
 TokenIds = npt.NDArray[np.integer[Any]]
 
-# Padding grows with the budget, and a CPU gains little from larger batches (benchmarks/forward.py). A GPU wants more
-# work in a batch; its number is a guess until it has been measured on one: the best one that benchmarks/gpu.sh prints
-# (benchmarks/budgets.py) becomes it, here and below.
+# Padding grows with the budget, and a CPU gains little from larger batches (benchmarks/forward.py). A GPU needs more
+# work per batch. Its number is a guess until it has been measured on a GPU: then the best budget that
+# benchmarks/gpu.sh prints (benchmarks/budgets.py) should replace it, here and below.
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 8192}
 
-# Fused, the work between the products is less bound to the cache, and the products are faster in larger batches.
+# In compiled blocks, the fused work between the matrix products depends less on the cache, and the products are
+# faster in larger batches.
 COMPILED_TOKEN_BUDGETS = {"cpu": 4096, "cuda": 8192}
 
 
 def row_lengths(input_ids: Sequence[TokenIds]) -> Rows:
-    """Tokens per row (N,); ValueError for a row that is not an array of whole numbers (T,)."""
+    """Tokens per row, int64 (N,); ValueError for a row that is not an array of integers (T,)."""
     for row, ids in enumerate(input_ids):
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(f"row {row}: token ids must be whole numbers (T,), not {ids.dtype} {ids.shape}")
@@ -36,7 +37,7 @@ def row_lengths(input_ids: Sequence[TokenIds]) -> Rows:
 
 
 def unusable_rows(input_ids: Sequence[TokenIds], lengths: Rows, info: ModelInfo) -> dict[int, RowProblem]:
-    """The rows that the model must not be given at all: empty, too_long_for_model, bad_token_id."""
+    """The rows that must not be passed to the model at all: empty, too_long_for_model, bad_token_id."""
     lowest = np.array([ids.min() if len(ids) else 0 for ids in input_ids], dtype=np.int64)
     highest = np.array([ids.max() if len(ids) else 0 for ids in input_ids], dtype=np.int64)
     limit = info.max_positions
@@ -61,10 +62,10 @@ def unusable_rows(input_ids: Sequence[TokenIds], lengths: Rows, info: ModelInfo)
 
 
 def model_batches(rows: Rows, lengths: Rows, token_budget: int, boundaries: Sequence[int]) -> list[Rows]:
-    """Token-budget batches of `rows`, longest first, none of which spans one of `boundaries`: lengths at which the
-    model changes its rotary frequencies (architecture.rope_boundaries).
+    """Token-budget batches of `rows`, longest first. No batch has rows on both sides of one of `boundaries`: lengths
+    at which the model changes its rotary frequencies (architecture.rope_boundaries).
 
-    lengths: (N,) tokens of every row, also of those that are not among `rows`.
+    lengths: (N,) tokens of every row, including rows that are not in `rows`.
     """
     side = np.searchsorted(np.array(boundaries, dtype=np.int64), lengths[rows], side="left")
     groups = [rows[side == number] for number in range(len(boundaries), -1, -1)]
@@ -74,8 +75,8 @@ def model_batches(rows: Rows, lengths: Rows, token_budget: int, boundaries: Sequ
 def padded(ids: Sequence[TokenIds], lengths: Rows) -> npt.NDArray[np.int64]:
     """(B, T) int64, each row followed by copies of its own last token.
 
-    Nothing real sees the copies, but zero weights times infinity is NaN: a token that is already in the row
-    cannot bring in a broken embedding that the row did not have.
+    No real token sees the copies, but zero weights times infinity is NaN: a token that is already in the row
+    cannot add a broken embedding that the row did not have.
     """
     tokens = np.repeat(np.array([row[-1] for row in ids], dtype=np.int64)[:, None], int(lengths.max()), axis=1)
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate(ids)

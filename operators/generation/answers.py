@@ -1,9 +1,9 @@
 """Greedy answers to a batch of prompts: the tokens that `model.generate(do_sample=False)` gives one prompt at a time.
 
-Prompts are padded on the left and every token has its own position, so an answer does not depend on the prompts
-beside it, to rounding. The model is driven as `generate` drives it (its own prepare_inputs_for_generation), but for
-what it need not do: the logits of the last position alone are computed, the cache does not move when it grows, and
-answers that are done leave the batch. Greedy is plain argmax: whatever a generation config may ask for beside it
+Prompts are padded on the left and every token has its own position, so an answer depends on the other prompts of its
+batch only through rounding. The model is called as `generate` calls it (its own prepare_inputs_for_generation),
+without the unnecessary work: only the logits of the last position are computed, the cache is not copied when it grows,
+and finished answers leave the batch. Greedy is plain argmax: anything else that a generation config may set
 (repetition penalties, suppressed or forced tokens, minimum lengths) is not applied.
 """
 
@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 
 from tamis.operators.generation.kv_cache import can_drop_rows, has_states_only, keep_rows, new_cache
 
-_CROWDED = 0.75  # rows leave when no more than this share of them is still open: each time the cache is copied
+_CROWDED = 0.75  # finished rows leave once at most this share is still open, because each removal copies the cache
 
 Rows = npt.NDArray[np.int64]
 
@@ -30,7 +30,7 @@ Rows = npt.NDArray[np.int64]
 class Batch:
     """Prompts padded on the left to T tokens, with room for S more.
 
-    tokens: int64 (B, T + S), the prompts filled in. mask: int64 (B, T + S), 0 on padding; None if there is none.
+    tokens: int64 (B, T + S), the prompts filled in. mask: int64 (B, T + S), 0 on padding; None if nothing is padded.
     positions: int64 (B, T + S), counted from each prompt's first token. width: T.
     """
 
@@ -45,7 +45,7 @@ class Batch:
 
 
 def make_batch(ids: Sequence[npt.NDArray[np.int64]], new_tokens: int, device: torch.device) -> Batch:
-    """Pads with copies of each row's own first token: a broken embedding that the row does not have cannot enter it."""
+    """Pads with copies of each row's own first token, so that no broken embedding enters a row that lacks it."""
     lengths = np.array([len(row) for row in ids])
     width = int(lengths.max())
     tokens = np.zeros((len(ids), width + new_tokens), dtype=np.int64)
@@ -59,11 +59,12 @@ def make_batch(ids: Sequence[npt.NDArray[np.int64]], new_tokens: int, device: to
 
 
 def batches_of(lengths: Rows, new_tokens: int, max_rows: int, boundaries: Sequence[int]) -> list[Rows]:
-    """Row numbers in batches of at most `max_rows` prompts of like length.
+    """Row numbers in batches of at most `max_rows` prompts of similar length.
 
-    boundaries: lengths at which the model changes its rotary frequencies for a whole batch and begins its cache anew
-    (architecture.rope_boundaries). Prompts on one side of it, answer included, share a batch; those that cross it
-    while they are answered share one only with prompts of the same length, so that all of it crosses at once.
+    boundaries: lengths at which the model changes its rotary frequencies for a whole batch and starts its cache again
+    (architecture.rope_boundaries). Prompts that stay on one side of a boundary, answer included, share a batch. A
+    prompt whose answer crosses a boundary shares a batch only with prompts of the same length, so that the whole batch
+    crosses at the same time.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for row in np.argsort(lengths, kind="stable"):
@@ -83,11 +84,11 @@ class Generator:
     """Runs a transformers ...ForCausalLM as `generate` does. ValueError if its forward takes no key-value cache."""
 
     def __init__(self, model: Any, stops: frozenset[int]) -> None:
-        """stops: token ids after which an answer is done."""
+        """stops: token ids that end an answer."""
         self.model = model
         self.stops = stops
         accepted = inspect.signature(model.forward).parameters
-        # transformers 5.24 has renamed it; models that bring their own code have not.
+        # transformers 5.24 renamed the argument; models with their own code may use the old name.
         names = [name for name in ("cache", "past_key_values") if name in accepted]
         if not names or not hasattr(model, "prepare_inputs_for_generation") or has_states_only(model.config):
             raise _no_cache(model)
@@ -98,12 +99,12 @@ class Generator:
         self._has_positions = "position_ids" in accepted
 
     def prefill(self, batch: Batch) -> tuple[torch.Tensor, Cache]:
-        """Logits (B, V) of the token after each prompt, and the cache of the prompts."""
+        """Logits (B, V) for the token after each prompt, and the cache of the prompts."""
         cache = new_cache(self.model.config, batch.tokens.shape[1])
         return self._forward(batch, batch.width, cache, is_first_iteration=True, next_sequence_length=None)
 
     def step(self, batch: Batch, width: int, cache: Cache) -> tuple[torch.Tensor, Cache]:
-        """The same after the first `width` tokens, all but the last of which the cache holds."""
+        """The same after the first `width` tokens; the cache holds all of them except the last."""
         return self._forward(batch, width, cache, is_first_iteration=False, next_sequence_length=1)
 
     def answers(
@@ -113,17 +114,17 @@ class Generator:
         cache: Cache,
         is_done: Callable[[list[int]], bool] = lambda answer: False,
     ) -> list[list[int]]:
-        """Token ids of each answer, as many as the batch has room for, the stop token included.
+        """Token ids of each answer, at most as many as the batch has room for, including the stop token.
 
-        logits, cache: as prefill gives them; both are used up. is_done: asked after each token of an answer whether
-        what follows is of no interest.
+        logits, cache: from prefill; neither may be used afterwards. is_done: called after each token of an answer;
+        True if the rest of the answer does not matter.
         """
         answers: list[list[int]] = [[] for _ in range(len(batch.tokens))]
-        places = list(range(len(answers)))  # the answer that each row of the batch writes
+        places = list(range(len(answers)))  # for each row of the batch, the index of its answer
         open_rows = set(places)
         droppable = can_drop_rows(cache.layers)
         for width in range(batch.width, batch.tokens.shape[1]):
-            # the first of the highest, as argmax gives it, which is slower on CPUs
+            # the first of the highest, the same as argmax, which is slower on CPUs
             following = logits.float().max(dim=-1).indices.to(batch.tokens.device)
             for place, token in zip(places, following.tolist(), strict=True):
                 if place in open_rows:

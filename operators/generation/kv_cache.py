@@ -1,6 +1,6 @@
-"""Key-value caches for answers of a known length: room for all tokens is taken once, so that a step copies none.
+"""Key-value caches for answers of a known length: memory for all tokens is allocated once, so no step copies the cache.
 
-transformers' own layers are kept where they are more than a growing list of keys and values: windows that are
+transformers' own layers are kept if they are more than a growing list of keys and values: windows that are
 shorter than the answers, states of linear attention, keys shared between blocks.
 """
 
@@ -22,8 +22,8 @@ from transformers.cache_utils import (
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A DynamicLayer whose keys and values (B, heads, T, head size) are the filled part of a larger buffer.
 
-    capacity: the most tokens it can hold. is_sliding: stands for a window that is longer than that, so that nothing
-    ever leaves it; the model still asks its cache which blocks have one.
+    capacity: the most tokens it can hold. is_sliding: replaces a sliding window that is longer than the capacity, so
+    no token ever leaves it; the model still asks its cache which blocks have a window.
     """
 
     def __init__(self, capacity: int, is_sliding: bool = False) -> None:
@@ -38,7 +38,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
             self._buffers = (self._room(key_states), self._room(value_states))
         stop = (held := self.get_seq_length()) + key_states.shape[-2]
-        if stop > self.capacity:  # past its end, a slice is empty and takes anything
+        if stop > self.capacity:  # a slice past the buffer's end is empty and silently accepts any values
             raise ValueError(f"{stop} tokens do not fit into a cache of {self.capacity}")
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, held:stop] = states
@@ -76,8 +76,9 @@ def new_cache(config: Any, capacity: int) -> DynamicCache:
 
 
 def has_states_only(config: Any) -> bool:
-    """Whether no block of a model of `config` keeps keys and values. Since transformers 5.24 such a model takes a
-    cache, too."""
+    """Whether no block of a model of `config` stores keys and values. Since transformers 5.24 such a model accepts a
+    cache, too.
+    """
     layers = DynamicCache(config=config).layers
     states = [isinstance(layer, LinearAttentionCacheLayerMixin) and not hasattr(layer, "keys") for layer in layers]
     return bool(states) and all(states)
@@ -92,17 +93,17 @@ def _roomy(layer: Any, capacity: int) -> Any:
 
 
 def copy_layer(layer: Any, capacity: int, device: torch.device | None = None) -> Any:
-    """A layer of its own with the same content; a RoomyLayer gets room for `capacity` tokens, on `device`."""
+    """An independent copy of the layer; a RoomyLayer gets room for `capacity` tokens, on `device`."""
     return layer.copied(capacity, device) if isinstance(layer, RoomyLayer) else copy.deepcopy(layer)
 
 
 def can_drop_rows(layers: Sequence[Any]) -> bool:
-    """Whether rows can leave the batch: states of linear attention have no way to do it."""
+    """Whether rows can leave the batch: states of linear attention do not support it."""
     return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
 def keep_rows(layers: Sequence[Any], rows: torch.Tensor) -> None:
-    """Leave nothing but `rows` (k,) in these layers."""
+    """Keeps only `rows` (k,) in these layers."""
     for layer in layers:
         held = getattr(layer, "keys", None)
         layer.batch_select_indices(rows if held is None else rows.to(held.device))

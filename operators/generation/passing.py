@@ -1,8 +1,8 @@
-"""Run a model from one of its blocks on: the blocks below are not computed, and their block above gets what is known.
+"""Runs a model from a given block on: the blocks below it are not computed, and it gets its known input.
 
-Only the list of blocks is touched, for the time of one call: the model's own forward still makes the masks and
-position embeddings and calls each block. Blocks that hand each other more than the hidden states (keys shared between
-blocks, values of the first one) cannot be left out so; the caller must compare what comes out.
+Only the list of blocks is changed, for the duration of one call: the model's own forward still makes the masks and
+position embeddings and calls each block. Blocks that pass more than hidden states to each other (keys shared between
+blocks, values of the first block) cannot be skipped this way, so the caller must compare the results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MISSING = object()
 
 @contextmanager
 def recorded(blocks: nn.ModuleList) -> Iterator[list[torch.Tensor]]:
-    """While it lasts, the model's run appends the hidden states (B, T, d) that go into each block, from 0 up."""
+    """In this context, a run of the model appends the hidden states (B, T, d) that enter each block, from 0 up."""
     inputs: list[torch.Tensor] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -35,10 +35,10 @@ def recorded(blocks: nn.ModuleList) -> Iterator[list[torch.Tensor]]:
 
 @contextmanager
 def passed_through(blocks: nn.ModuleList, first: int, states: torch.Tensor) -> Iterator[None]:
-    """While it lasts, blocks below `first` compute nothing and `first` gets `states` as its input.
+    """In this context, blocks below `first` compute nothing and `first` gets `states` as its input.
 
-    Such a block returns its input: right for blocks that return hidden states alone, and for others wrong enough to
-    be seen.
+    A skipped block returns its input. This is correct for blocks that return only hidden states; for others the error
+    is large enough to be detected.
     """
     own = [vars(block).get("forward", _MISSING) for block in blocks[:first]]
 

@@ -1,9 +1,9 @@
-"""The unscaled model's run over the prompts, kept: where block i is scaled, what lies below it need not run again.
+"""The unscaled model's run over the prompts, stored: if block i is scaled, the blocks below it need not run again.
 
-Kept per prompt token: the input of every block and its key and value, blocks x (d + 2 x key-value width) numbers. For
-120 prompts padded to 40 tokens in bf16 that is 0.24 GB for a model of 16 blocks and d 512 with as many key-value
-heads, 1.9 GB for an 8B model (32 blocks, 4096 + 2 x 1024) and 7.9 GB for a 70B one (80, 8192 + 2 x 1024). It stays on
-the model's device while it takes less than a quarter of what is free there, and lies in the host's memory otherwise.
+Stored per prompt token: the input of every block and its key and value, blocks x (d + 2 x key-value width) numbers.
+For 120 prompts padded to 40 tokens in bf16 that is 0.24 GB for a model of 16 blocks and d 512 with as many key-value
+heads, 1.9 GB for an 8B model (32 blocks, 4096 + 2 x 1024) and 7.9 GB for a 70B model (80, 8192 + 2 x 1024). It is
+stored on the model's device if it needs less than a quarter of the free memory there, otherwise in host memory.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tamis.operators.generation.kv_cache import can_drop_rows, copy_layer, keep_
 from tamis.operators.generation.passing import passed_through, recorded
 from tamis.operators.model.loading import is_out_of_memory
 
-_ROUNDING = 4  # machine epsilons that two runs of the same sums may lie apart
+_ROUNDING = 4  # the most machine epsilons by which two runs of the same sums may differ
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """Prompts and what is known of them. inputs: of each block, (B, T, d); layers: their keys and values."""
+    """Prompts and their stored run. inputs: the input of each block, (B, T, d). layers: the keys and values."""
 
     batch: Batch
     inputs: Sequence[torch.Tensor]
@@ -39,13 +39,13 @@ class Prefilled:
         states = self.inputs[first].to(self.batch.tokens.device)
         with passed_through(blocks, first, states):
             logits, cache = generator.prefill(self.batch)
-        # only now: transformers takes the length of the prompts from the lowest layer of the cache
+        # only after the pass: transformers takes the length of the prompts from the lowest layer of the cache
         for block in range(first):
             cache.layers[block] = copy_layer(self.layers[block], self.batch.tokens.shape[1], self.batch.tokens.device)
         return logits, cache
 
     def halves(self) -> Sequence[Prefilled]:
-        """Its prompts in two parts; none if there is one prompt, or a cache that cannot be parted."""
+        """The prompts in two halves; empty if there is only one prompt or the cache cannot be split."""
         rows = torch.arange(len(self.batch.tokens))
         if len(rows) < 2 or not can_drop_rows(self.layers):
             return ()
@@ -61,9 +61,9 @@ class Prefilled:
 def keep_prefill(
     generator: Generator, blocks: nn.ModuleList | None, batch: Batch
 ) -> tuple[Prefilled, torch.Tensor, Cache]:
-    """Run the prompts through the whole model, and keep what a prefill from any block on needs.
+    """Runs the prompts through the whole model, and stores what a prefill from any block on needs.
 
-    blocks: None if they cannot be left out; then nothing is kept, and every prefill is a whole one.
+    blocks: None if blocks cannot be skipped; then nothing is stored, and every prefill runs the whole model.
     """
     with recorded(blocks or nn.ModuleList()) as inputs:
         logits, cache = generator.prefill(batch)
@@ -75,9 +75,9 @@ def keep_prefill(
 
 
 def can_pass_through(generator: Generator, blocks: nn.ModuleList, batch: Batch) -> bool:
-    """Whether, for every block, the run from that block on gives what the whole model gives: the logits after the
-    prompts of `batch`, and those after one more token. Blocks must not share weights either: scaling one would change
-    others below it.
+    """Whether, for every block, the run from that block on gives the same as the whole model: the logits after the
+    prompts of `batch`, and the logits after one more token. Blocks must not share weights either: scaling one block
+    would change others below it.
     """
     owned = [id(parameter) for block in blocks for parameter in block.parameters()]
     if len(owned) > len(set(owned)):
@@ -92,7 +92,7 @@ def can_pass_through(generator: Generator, blocks: nn.ModuleList, batch: Batch) 
             if not (_alike(again, logits) and _alike(after_again, after)):
                 return False
     except Exception as error:
-        # what an architecture raises here says only that its blocks cannot be left out
+        # any other error here only means that the blocks of this architecture cannot be skipped
         if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
             raise
         return False
@@ -105,7 +105,7 @@ def _alike(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 
 def _place(inputs: Sequence[torch.Tensor]) -> torch.device:
-    """Where to keep what belongs to these inputs: keys and values take no more than twice as much."""
+    """The device to store the run of these inputs on: keys and values take at most twice as much memory."""
     device = inputs[0].device
     if device.type != "cuda":
         return device

@@ -1,4 +1,4 @@
-"""The chat model answering with one block scaled at a time: what the search of sensitivity.py counts refusals in."""
+"""The chat model answering with one block scaled at a time; the search of sensitivity.py counts the refusals."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class ScaledAnswers:
-    """The chat model, answering with one block scaled at a time. Not to be shared between threads.
+    """The chat model, answering with one block scaled at a time. Not thread-safe.
 
-    Scaled are the block's weight matrices: every parameter of two or more dimensions but biases, norms and embeddings
-    (scaling.py). Answers are greedy (answers.py), and of `new_tokens` tokens at most: a token that the model's
-    generation config or its tokenizer names as the end stops one. In float32 they are those of `generate` on one
-    prompt at a time; in half precision, where batched sums round differently, the logits of two tokens that lie
-    within rounding of each other may change places.
+    The block's weight matrices are scaled: every parameter of two or more dimensions except biases, norms and
+    embeddings (scaling.py). Answers are greedy (answers.py) and have at most `new_tokens` tokens. They end at a token
+    that the model's generation config or its tokenizer names as the end. In float32 the answers equal those of
+    `generate` on one prompt at a time. In half precision batched sums round differently, so two tokens whose logits
+    are equal within rounding may swap ranks.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class ScaledAnswers:
         template: str | None = None,
         max_rows: int = 256,
     ) -> None:
-        """blocks: the path of the model's list of blocks. stops: token ids that end an answer, beside the tokenizer's
-        own. max_rows: the most prompts answered at once; fewer where the memory is not enough.
+        """blocks: the path of the model's list of blocks. stops: token ids that end an answer, in addition to the
+        tokenizer's own. max_rows: the most prompts answered at once; fewer if there is not enough memory.
         """
         self.info = info
         own = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
@@ -86,12 +86,14 @@ class ScaledAnswers:
         allow_pickle_weights: bool = False,
         template: str | None = None,
     ) -> ScaledAnswers:
-        """Load the model and tokenizer in folder `path` (or of that name on the hub), all blocks and the LM head.
+        """Loads the model and tokenizer in folder `path` (or of that name on the hub), all blocks and the LM head.
 
-        dtype: float32, bfloat16, float16, or auto = bfloat16 on CUDA and float32 elsewhere. device: auto = cuda if
-        there is one, else cpu; or any torch device. template: of the chat, Jinja source or the name of one of the
-        tokenizer's; None takes its own. Raises ValueError for a model that is not a causal decoder, is incomplete, or
-        asks for what is not allowed (code, pickles), and for a tokenizer that is not a fast one.
+        dtype: float32, bfloat16, float16, or auto = bfloat16 on CUDA and float32 elsewhere.
+        device: auto = cuda if there is one, else cpu; or any torch device.
+        template: the chat template, as Jinja source or the name of one of the tokenizer's templates; None takes the
+        tokenizer's own.
+        Raises ValueError for a model that is not a causal decoder, is incomplete, or requires something that is not
+        allowed (code, pickles), and for a tokenizer that is not fast.
         """
         place = choose_device(device)
         number = choose_dtype(dtype, place)
@@ -106,10 +108,11 @@ class ScaledAnswers:
         return cls(model, plan.blocks, info, tokenizer, stops=stops, template=template)
 
     def prepare(self, prompts: Sequence[str], *, new_tokens: int = NEW_TOKENS, markers: Sequence[str] = ()) -> int:
-        """Run the unscaled model on the prompts, each a user's only turn; how many of its answers are refusals.
+        """Runs the unscaled model on the prompts, each as a single user turn; returns how many answers are refusals.
 
-        markers: phrases of a refusal beside refusals.MARKERS. Raises ValueError, naming the prompt by its number, for
-        one that cannot be rendered or is too long for the model, and if there are none.
+        markers: refusal phrases in addition to refusals.MARKERS. Raises ValueError if there are no prompts or
+        new_tokens is below 1; and, naming the prompt by its number, if a prompt cannot be rendered, is too long for
+        the model, or has a token id that the model does not have.
         """
         self._prompts = []
         self._markers = check_markers(markers)
@@ -129,7 +132,7 @@ class ScaledAnswers:
             return count
 
         with torch.inference_mode():
-            # the shortest and the longest of a batch: one of them is padded, as most prompts are
+            # the shortest and the longest prompt of a batch: the shorter is padded, as most prompts are
             trial = make_batch([ids[row] for row in batches[0][[0, -1]]], new_tokens, self.device)
             blocks = self._blocks if can_pass_through(self._generator, self._blocks, trial) else None
             count, _ = _halving(batches, run, lambda rows: np.array_split(rows, 2) if len(rows) > 1 else [])
@@ -137,10 +140,10 @@ class ScaledAnswers:
         return count
 
     def refusals(self, block: int, factor: float) -> int:
-        """How many answers are refusals with the matrices of `block` multiplied by `factor`.
+        """The number of answers that are refusals with the matrices of `block` multiplied by `factor`.
 
-        The weights are the same to the bit afterwards, also if this raises. Raises ValueError for a block that the
-        model does not have, and before `prepare`.
+        The weights are restored to the same bits afterwards, also if this raises. Raises ValueError for a block that
+        the model does not have, and if called before `prepare`.
         """
         if not 0 <= block < len(self._blocks):
             raise ValueError(f"block {block}: {self.info.architecture} has blocks 0 to {len(self._blocks) - 1}")
@@ -159,11 +162,11 @@ class ScaledAnswers:
         return sum(is_refusal(self._text(answer), self._markers) for answer in answers)
 
     def _has_refused(self, answer: list[int]) -> bool:
-        """Whether an answer is a refusal already, however it goes on, so that it can be left at that.
+        """Whether an answer is already a refusal, however it continues, so that it can stop here.
 
-        Decoders turn further tokens into further text: a marker in the text so far stays in it. Two kinds of ends
-        may still change and are not trusted: white space, which may be taken from before a full stop, and bytes by
-        themselves, which are text only if all bytes in a row make up whole characters.
+        Decoders only append text for further tokens, so a marker in the text so far stays in it. Two kinds of endings
+        may still change and are not trusted: white space, which a decoder may remove before a full stop, and single
+        bytes, which are text only if all consecutive bytes form whole characters.
         """
         last = next((token for token in reversed(answer) if token not in self._special), None)
         if last is None or _BYTE.fullmatch(self._tokenizer.convert_ids_to_tokens(last) or ""):
@@ -189,7 +192,7 @@ class ScaledAnswers:
 
 
 def _halving(parts: Sequence[T], run: Callable[[T], int], halve: Callable[[T], Sequence[T]]) -> tuple[int, list[T]]:
-    """The sum of run(part), and the parts that it took: one that memory is not enough for is halved, down to a row."""
+    """The sum of run(part), and the parts that were run: a part that runs out of memory is halved, down to a row."""
     total, done, pending = 0, [], list(parts)[::-1]
     while pending:
         part = pending.pop()
@@ -199,7 +202,7 @@ def _halving(parts: Sequence[T], run: Callable[[T], int], halve: Callable[[T], S
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            # the frames hold the tensors of the run: halving would not free any memory
+            # the frames hold the tensors of the run: without this, halving would not free any memory
             traceback.clear_frames(error.__traceback__)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -1,8 +1,8 @@
-"""One block's weight matrices times a factor, in place, and back to the same bits.
+"""Multiplies one block's weight matrices by a factor, in place, and restores the same bits afterwards.
 
 The matrices of a block are its parameters of two or more dimensions: linear layers however they are named or fused,
-GPT-2's Conv1D, the stacked experts of a mixture and its router. Not among them, whatever their shape: biases (those of
-stacked experts have two dimensions), norms (some have a weight per head), embeddings, and of state-space layers the
+GPT-2's Conv1D, the stacked experts of a mixture and its router. Excluded, whatever their shape: biases (the biases of
+stacked experts have two dimensions), norms (some have a weight per head), embeddings, and in state-space layers the
 short convolutions and the decay rates A_log, which are exponents.
 """
 
@@ -33,9 +33,9 @@ def matrices(block: nn.Module) -> list[nn.Parameter]:
 
 @contextmanager
 def scaled(block: nn.Module, factor: float) -> Iterator[None]:
-    """Multiply the matrices of `block` by `factor`, in their own dtype; copy the originals back at the end.
+    """Multiplies the matrices of `block` by `factor`, in their own dtype; copies the originals back at the end.
 
-    Takes the memory of these matrices once more while it lasts.
+    Inside this context, the matrices take twice their memory.
     """
     parameters = matrices(block)
     originals = [parameter.detach().clone() for parameter in parameters]

@@ -1,4 +1,4 @@
-"""The methods by the name that a job file gives them. One file each; see protocol.py for what a method is."""
+"""The methods, by their names in a job file. Each method is one file; protocol.py says what a method is."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ from tamis.operators.methods.saft import Saft
 __all__ = ["METHODS", "Artifact", "Features", "Larf", "Method", "Reduce", "Saft", "setting"]
 
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Larf, Saft)}
-"""Those that come with tamis. Installed distributions may offer more: pipeline/job/methods.py."""
+"""The methods that come with tamis. Installed distributions may provide more: pipeline/job/methods.py."""

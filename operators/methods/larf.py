@@ -3,9 +3,9 @@
     w     = mean_j unit(r(u_j)) - mean_j unit(r(s_j))      u: unsafe references, s: safe references
     score = unit(r(z)) . w                                   in [-2, 2], higher = riskier
 
-r is the residual stream after one block at one position. With as many unsafe as safe references this is the
-mean over paired differences of two cosines of the authors' program. A zero vector has no direction:
-unit(0) = 0, so it scores 0.
+r is the residual stream after one block at one position. With as many unsafe as safe references, this equals the
+authors' program: the mean over pairs of the difference of two cosines. A zero vector has no direction: unit(0) = 0,
+so it scores 0.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _READING = (
     "LARF (arXiv 2507.18631): {}. Between -2 and 2; above 0 the sample lies nearer to compliance than to refusal."
 )
 
-# Captured vectors carry float32 noise of about 1e-7; a direction shorter than this is that noise.
+# Captured vectors have float32 noise of about 1e-7; a direction shorter than this is only noise.
 _NO_DIRECTION = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class _Sum:
-    """Of some reference vectors: how many, how many are zero, and the float64 (d,) sum."""
+    """Over some reference vectors: their number, the number of zero vectors, and the sum, float64 (d,)."""
 
     count: int
     zeros: int
@@ -61,11 +61,12 @@ class _Sum:
 
 @dataclass(frozen=True)
 class Larf(Method):
-    """layer: a block number, or "auto" or "fisher" where it is left to a search; without one, `default_block`.
+    """layer: a block number, or "auto" or "fisher" if a search should find it; without a search, `default_block`.
     position: one of requests.POSITIONS. form: "paired", the authors' program, or "mean_representation", the paper's
     text: cos(r, mean of r(u)) - cos(r, mean of r(s)), which ranks differently.
-    over_rejection_prompts, refusal_markers: for the search alone. layer_chosen: how the block number was found, for the
-    facts."""
+    over_rejection_prompts, refusal_markers: used only by the search. layer_chosen: how the block number was found, for
+    the facts.
+    """
 
     name: ClassVar[str] = "larf"
     title: ClassVar[str] = "LARF"
@@ -90,7 +91,7 @@ class Larf(Method):
         "File of harmless prompts that sound unsafe (column prompt), for the search of layer: auto; default: the "
         "shipped set.",
     )
-    # A blank one would stand in nearly every answer.
+    # A blank marker would be in nearly every answer.
     refusal_markers: list[str] = setting(
         [],
         "Texts that mark a refusal, besides can not, cannot, can't and sorry, for layer: auto.",
@@ -114,9 +115,7 @@ class Larf(Method):
         return (Request(block, self.position),)
 
     def fit(self, reduce: Reduce, blocks: int) -> Artifact:
-        """The direction w, float32 (d,). Raises ValueError for an empty reference set, or sets that do not
-        differ.
-        """
+        """The direction w, float32 (d,). Raises ValueError for an empty reference set and if the sets do not differ."""
         (request,) = self.requests(blocks)
         paired = self.form == "paired"
 
@@ -161,7 +160,7 @@ class Larf(Method):
 
 
 def default_block(blocks: int) -> int:
-    """The block at the relative depth of the paper's pick for Llama-3-8B (block 10 of 32), for any depth."""
+    """For any depth, the block at the same relative depth as the paper's choice for Llama-3-8B (block 10 of 32)."""
     if blocks < 1:
         raise ValueError(f"blocks={blocks}: a model has at least one")
     return min(round(0.31 * blocks), blocks - 1)

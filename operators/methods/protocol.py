@@ -1,11 +1,11 @@
 """What a method is: what to capture, how to fit a small artifact by one reduce, how to score with it.
 
-A method is a frozen dataclass that derives from `Method`. It says everything about itself: its name and title, its
-settings (the fields; `setting` gives each a default, a help text and limits), its reference sets, and how its score is
-read. The job file's section, `tamis schema`, the plan, the fingerprint and the report follow from that.
+A method is a frozen dataclass that derives from `Method`. It declares everything about itself: its name and title, its
+settings (the fields; `setting` gives each a default, a help text and limits), its reference sets, and how to read its
+score. The job file's section, `tamis schema`, the plan, the fingerprint and the report are derived from this.
 
-It never sees Ray: `fit` gets a `Reduce` handle, which runs in process in a test and as a tree of tasks in production,
-over one and the same tree.
+A method never sees Ray: `fit` gets a `Reduce` handle, which runs in process in a test and as a tree of tasks in
+production, over the same tree.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from tamis.operators.requests import Request
 T = TypeVar("T")
 
 Features = Mapping[str, npt.NDArray[np.float32]]
-"""One shard's captured vectors: Request.column -> float32 (n, d); rows with problems are already removed, n
-may be 0.
-"""
+"""One shard's captured vectors: Request.column -> float32 (n, d). Rows with problems are already removed; n may be
+0."""
 
 CORPUS = "corpus"
 
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """All that is needed to score new data the same way.
+    """Everything needed to score new data in the same way.
 
-    arrays: float32 or float64. facts: JSON-able numbers for the manifest and the report. A method that reads one vector
-    of a sample writes "layer" (0-based: the output of that block), "position" and "columns" (the Request.column names
-    that `score` reads).
+    arrays: float32 or float64. facts: JSON-compatible values for the manifest and the report. A method that reads one
+    vector per sample writes "layer" (0-based: the output of that block), "position" and "columns" (the Request.column
+    names that `score` reads).
     """
 
     arrays: dict[str, npt.NDArray[Any]]
@@ -44,7 +43,7 @@ class Artifact:
 
 
 class Reduce(Protocol):
-    """map every shard of a source, then combine the results pairwise over the fixed tree of `tree_reduce`.
+    """Maps every shard of a source, then combines the results pairwise over the fixed tree of `tree_reduce`.
 
     Raises ValueError for a source that does not exist or has no shards.
     """
@@ -53,10 +52,10 @@ class Reduce(Protocol):
 
 
 def setting(default: Any, help: str, *, in_job: bool = True, **limits: Any) -> Any:
-    """A field of a method that a job may set. help: one sentence or two for people.
+    """A field of a method that a job may set.
 
-    default: a list stands for a new list each time. limits: ge, gt, le, lt of a number, pattern of a text, as pydantic
-    has them. in_job: False for what only code sets.
+    default: for a list, each instance gets a new copy. help: one or two sentences for people. in_job: False for a
+    field that only code sets. limits: ge, gt, le, lt for a number, pattern for a text, as in pydantic.
     """
     metadata = {"help": help, "in_job": in_job, "limits": limits}
     if isinstance(default, list):
@@ -65,12 +64,13 @@ def setting(default: Any, help: str, *, in_job: bool = True, **limits: Any) -> A
 
 
 class Method(ABC):
-    """One way to score samples, to derive from. Settings are the fields of the frozen dataclass; invalid ones raise
-    ValueError when made.
+    """Base class for one way to score samples. Settings are the fields of the frozen dataclass; creating it with
+    invalid settings raises ValueError.
 
-    name: in job files, columns and file names: lower case letters, digits, underscores. title: for people. about: one
-    sentence, the help text of the section. references: name -> help text of each reference set that is needed beside
-    the corpus; a job names its file as NAME_references. finds_block: its block may be left to the layer search.
+    name: used in job files, columns and file names: lower case letters, digits, underscores. title: for people.
+    about: one sentence, the help text of the section. references: name -> help text of each reference set that is
+    needed besides the corpus; a job names its file as NAME_references. finds_block: whether the layer search may choose
+    its block.
     """
 
     name: ClassVar[str]
@@ -86,40 +86,38 @@ class Method(ABC):
 
     @classmethod
     def explain(cls, facts: Mapping[str, Any]) -> str:
-        """How to read a score, in a few sentences. facts: the settings, and of the artifact's facts what is known."""
+        """How to read a score, in a few sentences. facts: the settings, and the artifact's facts known so far."""
         return f"{cls.title}: {cls.about}"
 
     @abstractmethod
     def requests(self, blocks: int) -> tuple[Request, ...]:
-        """What to capture from a model of so many blocks. ValueError when a layer does not exist."""
+        """What to capture from a model with this number of blocks. ValueError if a layer does not exist."""
 
     def check(self, width: int) -> None:
-        """ValueError if the settings do not go with vectors of `width` dimensions."""
+        """ValueError if the settings do not fit vectors of `width` dimensions."""
         return
 
     @abstractmethod
     def fit(self, reduce: Reduce, blocks: int) -> Artifact:
-        """The global statistics. ValueError when the data cannot support them."""
+        """Computes the global statistics. ValueError if the data is not sufficient for them."""
 
     @abstractmethod
     def score(self, artifact: Artifact, features: Features) -> npt.NDArray[np.float32]:
-        """float32 (n,), higher = riskier. ValueError when the vectors do not fit the artifact."""
+        """float32 (n,), higher = riskier. ValueError if the vectors do not fit the artifact."""
 
     def warnings(self, artifact: Artifact, dropped_share: float) -> list[str]:
-        """What a person should know before trusting a cut that drops this share, in sentences with
-        numbers.
-        """
+        """What a person should know before trusting a cut that drops this share, in sentences with numbers."""
         return []
 
 
 def tree_reduce(parts: Iterable[T], combine: Callable[[T, T], T]) -> T:
-    """Combine adjacent pairs, then pairs of pairs, and so on; an odd one out waits for the next level.
+    """Combines adjacent pairs, then pairs of pairs, and so on; an unpaired result moves up to the next level.
 
-    The tree depends on the number of parts alone, so a result is the same to the bit whoever computes it; 2^j
-    adjacent parts from a multiple of 2^j on form a subtree, which may be computed by itself. Reads `parts`
-    once and holds at most log2(n) + 1 results. Raises ValueError when there are no parts.
+    The tree depends only on the number of parts, so the result is identical to the bit wherever it is computed. Any
+    2^j adjacent parts that start at a multiple of 2^j form a subtree, which may be computed separately. Reads `parts`
+    once and holds at most log2(n) + 1 results. Raises ValueError if there are no parts.
     """
-    # A binary counter: the stack holds complete subtrees of falling size.
+    # A binary counter: the stack holds complete subtrees of decreasing size.
     stack: list[tuple[int, T]] = []
     for part in parts:
         size = 1
@@ -153,7 +151,7 @@ def check_layer(method: str, layer: int | str) -> None:
 
 
 def resolve_layer(method: str, layer: int | Literal["auto"], default: int, blocks: int) -> int:
-    """The block to read: `default` for "auto". Raises ValueError when the model has no such block."""
+    """The block to read: `default` for "auto". Raises ValueError if the model has no such block."""
     block = default if layer == "auto" else layer
     if block >= blocks:
         raise ValueError(f"{method}.layer={block}: the model has blocks 0 to {blocks - 1}")
@@ -161,7 +159,7 @@ def resolve_layer(method: str, layer: int | Literal["auto"], default: int, block
 
 
 def vectors_for(artifact: Artifact, features: Features, width: int) -> npt.NDArray[np.float64]:
-    """float64 (n, d): the one column that `artifact` was fitted on. ValueError if it is missing or of another
+    """float64 (n, d): the one column that `artifact` was fitted on. ValueError if it is missing or has another
     width.
     """
     (column,) = artifact.facts["columns"]

@@ -2,9 +2,9 @@
 
     mu = mean_i z_i ;  Z - mu = U S V^T ;  score_i = (1/k) sum_{j<=k} <z_i - mu, v_j>^2      higher = riskier
 
-z is the residual stream after one block at one position, v_j the top right singular vectors. No labels, no
-references: one streaming reduce of mean and scatter. The squared score finds the MINORITY cluster, so it
-cannot work when the harmful samples are about half of the corpus or more.
+z is the residual stream after one block at one position, v_j the top right singular vectors. There are no labels and
+no references, only one streaming reduce of mean and scatter. The squared score finds the MINORITY cluster, so it
+cannot work if the harmful samples are about half of the corpus or more.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _EPSILON = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True)
 class Saft(Method):
-    """layer: a block number or "auto" (the middle block, blocks // 2). k: how many directions. weighted: each
-    term times its singular value (the ancestor code's form). position: one of requests.POSITIONS.
+    """layer: a block number or "auto" (the middle block, blocks // 2). k: number of directions. weighted: each
+    term is multiplied by its singular value (the ancestor code's form). position: one of requests.POSITIONS.
     """
 
     name: ClassVar[str] = "saft"
@@ -77,10 +77,9 @@ class Saft(Method):
             raise ValueError(f"saft.k: {self.k} directions where the representation has {width} dimensions")
 
     def fit(self, reduce: Reduce, blocks: int) -> Artifact:
-        """mean float64 (d,), basis float64 (k, d), singular_values float64 (k,), all of the corpus.
+        """mean float64 (d,), basis float64 (k, d), singular_values float64 (k,), all over the corpus.
 
-        Raises ValueError below 2 rows, when no row differs from another, or when fewer than k directions
-        vary.
+        Raises ValueError for fewer than 2 rows, if all rows are equal, or if the rows vary in fewer than k directions.
         """
         (request,) = self.requests(blocks)
         moments = reduce(lambda features: moments_of(features[request.column]), merge)
@@ -113,9 +112,7 @@ class Saft(Method):
         return Artifact(arrays, facts)
 
     def score(self, artifact: Artifact, features: Features) -> npt.NDArray[np.float32]:
-        """float32 (n,), never negative; +inf where the score exceeds float32. Follows the artifact's k and
-        weighting.
-        """
+        """float32 (n,), never negative; +inf if the score exceeds float32. Uses the artifact's k and weighting."""
         mean = artifact.arrays["mean"]
         projected = (vectors_for(artifact, features, len(mean)) - mean) @ artifact.arrays["basis"].T
         terms = projected**2
@@ -126,7 +123,7 @@ class Saft(Method):
         return scores
 
     def warnings(self, artifact: Artifact, dropped_share: float) -> list[str]:
-        """When the score cannot work: the cut drops as much as it keeps, or the direction is not settled."""
+        """Warns if the score may not work: the cut drops a large share, or the direction is ambiguous."""
         warnings = []
         if dropped_share >= WEAK_SHARE:
             separation = ((1 - dropped_share) / dropped_share) ** 2

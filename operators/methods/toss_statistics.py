@@ -1,6 +1,6 @@
-"""What the report says of tokens and their risk: small counts per shard that add up to the corpus'.
+"""The report's statistics of tokens and their risk: small counts per shard that add up to those of the corpus.
 
-Counts add up exactly in any order; the sums of risk (float64) to rounding.
+Counts add up exactly in any order; the sums of risk (float64) add up to rounding.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from tamis.operators.methods.toss import Mask, Offsets, Risks, check_offsets, pe
 from tamis.operators.statistics.ranks import rank_bins
 
 EXACT_POSITIONS = 64
-"""Positions 0..63 have a bin each; then 64..127, 128..255 and so on."""
+"""Positions 0..63 have one bin each; then 64..127, 128..255 and so on share a bin."""
 
 POSITION_BINS = EXACT_POSITIONS + 16
-"""The last bin holds position 2^21 and all beyond."""
+"""The last bin holds position 2^21 and all higher positions."""
 
 SHARE_BINS = 20
 
@@ -41,7 +41,7 @@ class RiskHistogram:
         return cls(edges, _count(bins, len(edges) + 1), _count(bins[discarded], len(edges) + 1))
 
     def __add__(self, other: RiskHistogram) -> RiskHistogram:
-        """Raises ValueError when the edges differ."""
+        """Raises ValueError if the edges differ."""
         if not np.array_equal(self.edges, other.edges):
             raise ValueError("histograms with different edges do not add up")
         return RiskHistogram(self.edges, self.counts + other.counts, self.discarded + other.discarded)
@@ -49,8 +49,8 @@ class RiskHistogram:
 
 @dataclass(frozen=True, eq=False)
 class ByPosition:
-    """Response tokens by their place in the response, (POSITION_BINS,): how many, the sum of their risk (float64),
-    how many are discarded.
+    """Response tokens by their position in the response, (POSITION_BINS,): their number, the sum of their risk
+    (float64), and the number of discarded ones.
     """
 
     counts: Counts
@@ -59,7 +59,7 @@ class ByPosition:
 
     @classmethod
     def of(cls, risk: Risks, discarded: Mask, offsets: Offsets) -> ByPosition:
-        """offsets: of the responses (not the samples, which may have several), int64 (responses + 1,)."""
+        """offsets: of the responses, int64 (responses + 1,); not of the samples, which may have several responses."""
         check_offsets(offsets, len(risk))
         bins = position_bins(positions(offsets))
         sums = np.bincount(bins, weights=risk, minlength=POSITION_BINS).astype(np.float64, copy=False)
@@ -72,8 +72,8 @@ class ByPosition:
 @dataclass(frozen=True, eq=False)
 class BySample:
     """Samples by the share of their response tokens that is discarded. counts: int64 (SHARE_BINS,); bin j holds the
-    shares from j/20 to below (j+1)/20, the last one also 1. emptied: how many have lost every token. Samples without
-    response tokens are not counted.
+    shares from j/20 to below (j+1)/20, the last bin also 1. emptied: the number of samples that lost every response
+    token. Samples without response tokens are not counted.
     """
 
     counts: Counts
@@ -93,7 +93,7 @@ class BySample:
 
 @dataclass(frozen=True, eq=False)
 class ByToken:
-    """Response tokens by token id, int64 (vocabulary,): how many, and how many are discarded."""
+    """Response tokens by token id, int64 (vocabulary,): their number, and the number of discarded ones."""
 
     counts: Counts
     discarded: Counts
@@ -110,14 +110,14 @@ class ByToken:
 
 
 def position_bins(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """int64 (n,) in 0..POSITION_BINS - 1: the bin of each place in a response."""
-    # frexp(p) = (m, e) with p = m * 2^e and 0.5 <= m < 1, exact for whole numbers: e - 7 is 0 for 64..127.
+    """int64 (n,) in 0..POSITION_BINS - 1: the bin of each position in a response."""
+    # frexp(p) = (m, e) with p = m * 2^e and 0.5 <= m < 1, exact for integers: e - 7 is 0 for 64..127.
     coarse = EXACT_POSITIONS + np.frexp(places.astype(np.float64))[1].astype(np.int64) - 7
     return np.where(places < EXACT_POSITIONS, places, np.minimum(coarse, POSITION_BINS - 1))
 
 
 def position_starts() -> Counts:
-    """int64 (POSITION_BINS,): the first place of each bin."""
+    """int64 (POSITION_BINS,): the first position of each bin."""
     powers = EXACT_POSITIONS << np.arange(POSITION_BINS - EXACT_POSITIONS, dtype=np.int64)
     return np.concatenate([np.arange(EXACT_POSITIONS, dtype=np.int64), powers])
 

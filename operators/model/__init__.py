@@ -1,4 +1,4 @@
-"""A decoder opened: what its config says, which blocks are needed, where they stand, in which numbers they compute.
+"""Opening a decoder: its config, which blocks are needed, on which device they are placed, and their dtype.
 
-In: a folder in transformers' format. Out: a module of the blocks asked for. May import: problems, requests.
+In: a folder in transformers' format. Out: a module with the requested blocks. May import: problems, requests.
 """

@@ -1,4 +1,4 @@
-"""What a model is, read from its config alone, and how to cut it after one block.
+"""What a model is, read only from its config, and how to cut it after one block.
 
 The cut model is built from the UNCHANGED config and then loses the blocks above the cut, so every block that
 stays is exactly the block of the full model: layer types, windows, expert positions, key-value sharing and
@@ -37,10 +37,10 @@ class Cut:
     keep: int
     not_needed: re.Pattern[str]
     parameters: int
-    """Numbers in the weights of the cut model, a tied one counted once."""
+    """Parameters of the cut model; tied weights are counted once."""
 
     def needs(self, key: str) -> bool:
-        """Whether the checkpoint's tensor `key` may belong to the cut model; in doubt yes."""
+        """Whether the checkpoint's tensor `key` may belong to the cut model; True if in doubt."""
         match = self.not_needed.match(key)
         if match is None:
             return True
@@ -50,9 +50,9 @@ class Cut:
 def describe_model(
     path: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
 ) -> ModelInfo:
-    """Describe the decoder in folder `path` (or of that name on the Hugging Face hub) from its config alone.
+    """Describes the decoder in folder `path` (or of that name on the Hugging Face hub) from its config alone.
 
-    Raises ValueError when it is not a decoder language model that can be run here, and says why; OSError when
+    Raises ValueError, with the reason, if it is not a decoder language model that can be run here; OSError if
     the hub cannot be reached or has no such model.
     """
     return describe(read_config(path, revision=revision, trust_remote_code=trust_remote_code))
@@ -85,7 +85,7 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
         check_size(path)
     try:
         raw, _ = transformers.PreTrainedConfig.get_config_dict(path, revision=revision)
-    except Exception as error:  # numbers of thousands of digits, brackets in brackets
+    except Exception as error:  # e.g. numbers of thousands of digits, deeply nested brackets
         if not local and isinstance(error, OSError):
             raise
         raise ValueError(f"config.json of {path} cannot be read: {first_line(error)}") from error
@@ -110,14 +110,14 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
         config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except OSError:
         raise
-    except Exception as error:  # configs validate themselves, each in its own way
+    except Exception as error:  # each config class has its own validation and exception type
         raise ValueError(f"config.json of {path} is not valid: {first_line(error)}") from error
     try:
         _require_decoder(config, names_code)
         _choose_implementations(config)
     except ValueError:
         raise
-    except Exception as error:  # a part that is not of its kind, which nothing before has looked at
+    except Exception as error:  # a value of the wrong type that no earlier check has seen
         raise ValueError(f"config.json of {path} is not valid: {first_line(error)}") from error
     blocks = getattr(config, "num_hidden_layers", None)
     if local and isinstance(blocks, int):
@@ -126,9 +126,10 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
 
 
 def _choose_implementations(config: Any) -> None:
-    """Undo what a config asks for by itself: an implementation may be code of a place on the hub, or a slow one. With
-    None transformers takes its fastest that the model can do."""
-    config.output_attentions = False  # before the attention: it would ask for a slow one
+    """Resets the implementations that a config asks for: they may be code from the hub, or slow. With None,
+    transformers chooses the fastest implementation that the model supports.
+    """
+    config.output_attentions = False  # must be set before the attention, because True would choose a slow one
     config.output_hidden_states = False
     config._attn_implementation = None
     config._experts_implementation = None
@@ -151,9 +152,9 @@ def _require_decoder(config: Any, names_code: list[str]) -> None:
 
 
 def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
-    """Plan the model of `config` without its blocks `keep` and above, its final norm and its LM head.
+    """Plans the model of `config` without its blocks `keep` and above, its final norm and its LM head.
 
-    Raises ValueError if the model cannot be built, its list of blocks cannot be told, or its attention is not
+    Raises ValueError if the model cannot be built, its list of blocks cannot be identified, or its attention is not
     causal.
     """
     model, blocks = _without_weights(transformers.AutoModel, config, trust_remote_code)
@@ -169,7 +170,7 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
         for norm in norms:
             setattr(self.get_submodule(parent), norm, nn.Identity())
 
-    # the name and module stay: transformers looks up its weight conversions by them
+    # name and module stay the same, because transformers looks up its weight conversions by them
     members = {"__init__": build, "__module__": full_class.__module__}
     beyond = "".join(f"|{re.escape(f'{parent}.{norm}'.lstrip('.'))}" for norm in norms)
     prefix = re.escape(model.base_model_prefix)
@@ -186,9 +187,9 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
 
 
 def plan_full(config: Any, *, trust_remote_code: bool = False) -> Cut:
-    """Plan the whole causal language model of `config`: all blocks, the final norm and the LM head, tied or not.
+    """Plans the whole causal language model of `config`: all blocks, the final norm and the LM head, tied or not.
 
-    Nothing is cut off, so every tensor of the checkpoint is needed. Raises ValueError as plan_cut does.
+    Nothing is cut off, so every tensor of the checkpoint is needed. Raises ValueError like plan_cut.
     """
     model, blocks = _without_weights(transformers.AutoModelForCausalLM, config, trust_remote_code)
     return Cut(
@@ -202,7 +203,7 @@ def plan_full(config: Any, *, trust_remote_code: bool = False) -> Cut:
 
 
 def _without_weights(auto_class: Any, config: Any, trust_remote_code: bool) -> tuple[Any, str]:
-    """The model that `auto_class` makes of the config, on the meta device, and the path of its blocks."""
+    """The model that `auto_class` builds from the config, on the meta device, and the path of its blocks."""
     try:
         with torch.device("meta"):
             model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
@@ -231,16 +232,18 @@ def find_blocks(model: nn.Module, count: int) -> str:
 
 
 def _final_norms(model: nn.Module, blocks: str) -> list[str]:
-    """Names of the norms beside the list of blocks and after it; one that stands before it may be an input's."""
+    """Names of the norms that are siblings of the list of blocks and come after it; an earlier norm may belong to the
+    input.
+    """
     parent, _, own = blocks.rpartition(".")
     names = [name for name, _ in model.get_submodule(parent).named_children()]
     return [name for name in names[names.index(own) + 1 :] if name in FINAL_NORMS]
 
 
 def rope_boundaries(config: Any) -> tuple[int, ...]:
-    """Lengths at which the longest row of a batch changes the rotary frequencies of all (LongRoPE: Phi-3 128k).
+    """Lengths at which the longest row of a batch changes the rotary frequencies of all rows (LongRoPE: Phi-3 128k).
 
-    Rows on both sides of a boundary must not share a batch, or a short row gets the frequencies of a long one.
+    Rows on both sides of a boundary must not share a batch, or a short row would get the frequencies of a long row.
     """
     parameters = getattr(config, "rope_parameters", None) or {}
     per_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
@@ -255,7 +258,9 @@ def rope_boundaries(config: Any) -> tuple[int, ...]:
 
 
 def require_folder(path: str | os.PathLike[str]) -> bool:
-    """True for a folder, False for what may be a name on the hub; ValueError for a path to nowhere."""
+    """True for a folder, False for a possible name on the hub; ValueError for a path that does not exist or is a
+    file.
+    """
     text = os.fspath(path)
     if os.path.isdir(text):
         return True
@@ -273,6 +278,6 @@ def not_causal(what: str) -> ValueError:
 
 
 def first_line(error: BaseException) -> str:
-    """One line of an error for a message: its type and the first line that says something."""
+    """An error in one line, for a message: its type and its first line that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

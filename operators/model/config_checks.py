@@ -1,8 +1,8 @@
-"""Whether the numbers of a model's config.json are those of a model, before anything is made of them.
+"""Checks that the numbers of a model's config.json are plausible, before anything is built from them.
 
-A config comes with a model and is no code, but what is built from it is as large as it says: lists with one entry per
-block, modules, caches, embeddings. Every number has a bound far above any model there is; what is within the bounds and
-contradicts the weights is found by their names and shapes (architecture.py, loading.py).
+A config comes with a model and is not code, but it sets the size of everything built from it: lists with one entry
+per block, modules, caches, embeddings. Every number has a bound far above any existing model. A number that is within
+its bound but contradicts the weights is found from their names and shapes (architecture.py, loading.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import safetensors
 
 MOST_BYTES = 1 << 24
-"""Of config.json."""
+"""Bytes of config.json."""
 
-# The largest that was seen: 126 blocks, 512 experts, 18,432 wide, 262,144 tokens, 10,485,760 positions.
+# The largest seen so far: 126 blocks, 512 experts, width 18,432, 262,144 tokens in a vocabulary, 10,485,760 positions.
 _BOUNDS = (
     (re.compile(r"layers?$|^n_layer|blocks?$"), 1024),
     (re.compile(r"position|n_ctx|context|seq"), 1 << 26),
@@ -33,7 +33,7 @@ _LONGEST = 1 << 16
 
 
 def check_config(raw: Any) -> None:
-    """raw: what config.json holds. ValueError for what no config has, naming the key and what it may be."""
+    """raw: the parsed config.json. Raises ValueError, naming the key and what is allowed, for an implausible value."""
     if not isinstance(raw, Mapping):
         raise ValueError("config.json does not hold an object")
     kinds = (("model_type", str, "a text"), ("auto_map", dict, "an object"), ("architectures", list, "a list of names"))
@@ -48,15 +48,16 @@ def check_config(raw: Any) -> None:
 
 
 def check_size(path: str | os.PathLike[str]) -> None:
-    """ValueError for a config.json that is too long to be one."""
+    """ValueError for a config.json that is too large to be a config."""
     size = os.path.getsize(os.path.join(path, "config.json"))
     if size > MOST_BYTES:
         raise ValueError(f"config.json of {path} has {size:,} bytes; more than {MOST_BYTES:,} are no config")
 
 
 def check_blocks(path: str | os.PathLike[str], blocks: int) -> None:
-    """ValueError if the weights in folder `path`, by their names, are of fewer blocks. Nothing is said of pickled ones,
-    nor of files that cannot be read: to load them will say it."""
+    """ValueError if the weights in folder `path`, by their names, have fewer blocks. Pickled weights and files that
+    cannot be read are not checked here: loading them will raise the error.
+    """
     numbers = [int(found[1]) for name in _weight_names(path) if (found := _NUMBERED.search(name))]
     if numbers and blocks > max(numbers) + 1:
         raise ValueError(
@@ -78,7 +79,7 @@ def _weight_names(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _values(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every value that is not an object, and where it stands."""
+    """(path, value) of every value that is not an object."""
     stack: list[tuple[str, Any]] = [(path, value)]
     while stack:
         place, found = stack.pop()
@@ -106,7 +107,7 @@ def _check_value(path: str, value: Any) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A value of a config in a message, cut if it is long."""
+    """A config value for a message, cut if it is long."""
     text = f"{value:,}" if isinstance(value, int) and abs(value) < 10**30 else f"{value!r:.60}"
     return text if len(text) < 60 else f"{text}..."
 

@@ -1,4 +1,4 @@
-"""A decoder in short."""
+"""A short description of a decoder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Load the blocks of a model that are needed, and nothing else.
+"""Loads the blocks of a model that are needed, and nothing else.
 
 Tensors of blocks above the cut, of the final norm and of the LM head are never read, and a weight file that
-holds nothing else is neither opened nor downloaded. A weight that the cut model needs and the checkpoint
-lacks, or has in another shape, is an error: transformers would fill it with random numbers and go on.
+contains nothing else is neither opened nor downloaded. If the checkpoint lacks a weight that the cut model needs, or
+has it in another shape, that is an error: transformers would fill it with random numbers and continue.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from tamis.operators.model.spreading import place
 SAFE_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
-# buffers that older checkpoints carry and that models compute by themselves now
+# buffers that older checkpoints contain and that models now compute themselves
 _OLD_BUFFERS = re.compile(r"(\b(attn|attention)\.(masked_)?bias|\binv_freq|\bposition_ids)$")
 
 
 def find_weights(
     path: str | os.PathLike[str], cut: Cut, *, revision: str | None, allow_pickle_weights: bool
 ) -> list[str]:
-    """The files that hold the weights of `cut`, downloaded first if `path` is a name on the hub.
+    """The files that contain the weights of `cut`, downloaded first if `path` is a name on the hub.
 
-    Raises ValueError if there are none, if a shard that is needed is missing, or if they are pickles and not
-    allowed; OSError if the hub cannot be reached.
+    Raises ValueError if there are no such files, if a needed shard is missing, or if they are pickles and pickles are
+    not allowed; OSError if the hub cannot be reached.
     """
 
     def fetch(name: str) -> str | None:
@@ -63,7 +63,7 @@ def find_weights(
                     f"that blocks 0 to {cut.keep - 1} need"
                 )
             return [shard for _, shard in shards if shard is not None]
-    # looked for in folders only: on the hub, to find a file is to download it
+    # checked only in folders: on the hub, finding a file means downloading it
     has_pickle = any(os.path.isfile(os.path.join(path, name)) for name in PICKLE_FILES)
     raise ValueError(
         f"{path} has no {' or '.join(SAFE_FILES)}"
@@ -72,7 +72,7 @@ def find_weights(
 
 
 def _needed_shards(path: str | os.PathLike[str], table: str, index: str, cut: Cut) -> list[str]:
-    """Names of the files that the index `table` gives for the tensors of `cut`."""
+    """Names of the files that the index `table` lists for the tensors of `cut`."""
     try:
         with open(table, encoding="utf-8") as file:
             weight_map = dict(json.load(file)["weight_map"])
@@ -90,7 +90,7 @@ def _needed_shards(path: str | os.PathLike[str], table: str, index: str, cut: Cu
 
 @contextmanager
 def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
-    """The tensors of `cut` by name, not yet read: slices of safetensors files, or mapped from pickled ones."""
+    """The tensors of `cut` by name, not yet read: slices of safetensors files, or memory-mapped from pickled files."""
     with ExitStack() as stack:
         weights: dict[str, Any] = {}
         for file in files:
@@ -108,7 +108,7 @@ def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
 
 
 def parameters_in(weights: Mapping[str, Any]) -> int:
-    """Numbers in the tensors that `open_weights` gave; none of them is read."""
+    """The number of parameters in the tensors from `open_weights`; no tensor is read."""
     return sum(
         math.prod(weight.shape if isinstance(weight, torch.Tensor) else weight.get_shape())
         for weight in weights.values()
@@ -116,8 +116,9 @@ def parameters_in(weights: Mapping[str, Any]) -> int:
 
 
 def require_sizes(cut: Cut, weights: Mapping[str, Any]) -> None:
-    """ValueError if the config describes a model more than twice as large as its weights: what is missing would be
-    allocated before it is missed."""
+    """ValueError if the config describes a model more than twice as large as its weights: otherwise the missing
+    weights would be allocated before they are found to be missing.
+    """
     held = parameters_in(weights)
     if cut.parameters > 2 * held:
         raise ValueError(
@@ -127,11 +128,11 @@ def require_sizes(cut: Cut, weights: Mapping[str, Any]) -> None:
 
 
 def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Build the model of `cut` and fill it from `files`, in `dtype` on `device`, in evaluation mode.
+    """Builds the model of `cut` and fills it from `files`, in `dtype` on `device`, in evaluation mode.
 
-    On "cuda" without a number, a model too large for one GPU is spread over all (spreading.place). Raises ValueError
-    naming every weight that is missing, of another shape, or left over inside a block that was kept; and if the model
-    turns out not to be causal.
+    On "cuda" without a number, a model too large for one GPU is spread over all GPUs (spreading.place). Raises
+    ValueError, naming the weights (the first five of many), if weights are missing, have another shape, or are left
+    over inside a block that was kept; and if the model turns out not to be causal.
     """
     with open_weights(files, cut) as weights, _quiet_transformers():
         require_sizes(cut, weights)
@@ -158,7 +159,7 @@ def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.de
 
 
 def stop_tokens(path: str | os.PathLike[str], config: Any, *, revision: str | None) -> frozenset[int]:
-    """The tokens that end an answer: eos_token_id of generation_config.json, or of the config where that names none.
+    """The tokens that end an answer: eos_token_id of generation_config.json or, if it has none, of the config.
 
     Raises ValueError if the file cannot be read, OSError if the hub cannot be reached.
     """
@@ -194,9 +195,9 @@ def _require_whole(report: dict[str, Any]) -> None:
 
 
 def require_causal(model: nn.Module, config: Any) -> None:
-    """Run two short rows that begin alike and end differently; ValueError if their beginnings come out apart.
+    """Runs two short rows that begin the same and end differently; ValueError if the states of their beginnings differ.
 
-    Rows are batched without an attention mask because padding stands behind the real tokens and they cannot
+    Rows are batched without an attention mask because padding comes after the real tokens and they cannot
     see it. This tests exactly that.
     """
     shared, length = 4, 8
@@ -208,14 +209,14 @@ def require_causal(model: nn.Module, config: Any) -> None:
     with torch.inference_mode():
         states = model(input_ids=ids % config.vocab_size, use_cache=False)[0][:, :shared].float()
     difference = (states[0] - states[1]).norm()
-    # NaN compares false: weights that give NaN are reported row by row, not here
+    # NaN compares false: weights that produce NaN are reported row by row, not here
     if difference > states[0].norm() * torch.finfo(parameter.dtype).eps ** 0.5:
         raise not_causal(config.model_type)
 
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bar and no report while weights load: what matters of the report is raised as an error."""
+    """Hides the progress bar and the report while weights load: what matters in the report is raised as an error."""
 
     def silent(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return factory(*args, **{**kwargs, "disable": True})

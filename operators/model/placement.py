@@ -1,4 +1,4 @@
-"""Where a model stands and in which numbers it computes."""
+"""The device that a model runs on, and its dtype."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(name: str) -> torch.device:
-    """auto = cuda if there is one, else cpu; or any torch device. ValueError for what is not one, or not here."""
+    """auto = cuda if there is one, else cpu; or any torch device. ValueError for an unknown or missing device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

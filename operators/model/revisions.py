@@ -1,4 +1,4 @@
-"""One commit for all files of a model: a branch may move between the config and the weights."""
+"""One commit for all files of a model, because a branch may move between reading the config and the weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import suppress
 import transformers.utils
 from transformers.utils import cached_file, extract_commit_hash
 
-# transformers 5.17 has none; _by_config can go when 5.18 is the oldest
+# transformers 5.17 has no resolve_revision; _by_config can be removed when 5.18 is the oldest supported version
 _by_transformers: Callable[..., str | None] | None = getattr(transformers.utils, "resolve_revision", None)
 
 
 def resolve_revision(path: str | os.PathLike[str], revision: str | None) -> str | None:
-    """The commit that `revision` (None: the main branch) of the model `path` on the hub stands for now.
+    """The commit that `revision` (None: the main branch) of the model `path` on the hub currently points to.
 
-    `revision` itself for a folder, and where the hub cannot say: what loads the files next tells why.
+    Returns `revision` itself for a folder, and if the hub gives no answer: loading the files next will show why.
     """
     return _by_config(path, revision) if _by_transformers is None else _by_transformers(path, revision)
 

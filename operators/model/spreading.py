@@ -1,9 +1,9 @@
-"""Put a model on its device, or over all the GPUs that this process may use if it is too large for one.
+"""Puts a model on its device, or on all the GPUs that this process may use if it is too large for one.
 
 A model of P parameters takes 2 P bytes in bfloat16 and 4 P in float32. Truncation comes first: the output of block 25
 of an 80-block 70B model needs 26 of the 80 blocks and the embeddings, (26 / 80) x 68.5e9 + 1.05e9 = 23.3e9 parameters
-or 47 GB, which fit one GPU of 80 GB. The whole model, as per-token losses need it, takes 141 GB: two such GPUs are too
-few once a batch needs room, three are enough.
+or 47 GB, which fit on one GPU of 80 GB. The whole model, needed for per-token losses, takes 141 GB: two such GPUs are
+not enough, because a batch needs room too; three are enough.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-# The part of a GPU's free memory that weights may take; the rest is for the batches.
+# The share of a GPU's free memory that weights may take; the rest is for the batches.
 _FOR_WEIGHTS = 0.85
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move `model` to `device`; "cuda" without a number may become several GPUs, blocks one after the other.
+    """Moves `model` to `device`; "cuda" without a number may become several GPUs, filled block by block.
 
-    A model that fits one GPU stays on one. Raises ValueError if all of them together are too small.
+    A model that fits on one GPU stays on one. Raises ValueError if all GPUs together are too small.
     """
     if device.type != "cuda" or device.index is not None or torch.cuda.device_count() < 2:
         return model.to(device)
@@ -35,9 +35,9 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def plan_spread(model: nn.Module, room: Mapping[int, int]) -> dict[str, Any]:
-    """Which module goes to which GPU, filling them in order and splitting no block. room: bytes for weights per GPU.
+    """Which module goes to which GPU. GPUs are filled in order and no block is split. room: bytes for weights per GPU.
 
-    Raises ValueError, with the numbers, if they do not suffice.
+    Raises ValueError, with the numbers, if the room is not enough.
     """
     from accelerate import infer_auto_device_map
 
@@ -52,6 +52,6 @@ def plan_spread(model: nn.Module, room: Mapping[int, int]) -> dict[str, Any]:
 
 
 def bytes_of(model: nn.Module) -> int:
-    """Of all parameters and buffers, tied ones once."""
+    """Bytes of all parameters and buffers; tied tensors are counted once."""
     tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -1,7 +1,7 @@
 """The reference sets that tamis ships, written for this project (README.md in this folder).
 
-unsafe.jsonl and safe.jsonl pair by line: the same prompt, complied with and refused. over_rejection.jsonl
-holds harmless prompts that sound unsafe. The functions only name the files; the caller reads them.
+unsafe.jsonl and safe.jsonl are paired by line: the same prompt, answered with compliance and with refusal.
+over_rejection.jsonl has harmless prompts that sound unsafe. The functions only name the files; the caller reads them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).resolve().parent
 
 
 def unsafe_path() -> Path:
-    """JSON lines {"messages": [user, assistant], "topic"}: a harmful prompt, complied with without detail."""
+    """JSON lines {"messages": [user, assistant], "topic"}: a harmful prompt and a complying answer without detail."""
     return _FOLDER / "unsafe.jsonl"
 
 
@@ -22,5 +22,5 @@ def safe_path() -> Path:
 
 
 def over_rejection_path() -> Path:
-    """JSON lines {"prompt", "topic"}: prompts that sound unsafe and are harmless."""
+    """JSON lines {"prompt", "topic"}: prompts that sound unsafe but are harmless."""
     return _FOLDER / "over_rejection.jsonl"

@@ -1,10 +1,10 @@
-"""The Fisher ratio of each block's safety direction: which block tells unsafe answers from safe ones best.
+"""The Fisher ratio of each block's safety direction: which block best separates unsafe answers from safe ones.
 
-DataShield's choice of a layer (arXiv 2606.00160; docs/methods.md, "Fisher ratios"): no text is generated, the captured
-vectors of the references are enough. With v the unit vector from the safe to the unsafe mean of response_mean, and S_b,
-S_t the between-class and the total scatter of the standardised last_token vectors,
+DataShield's layer selection (arXiv 2606.00160; docs/methods.md, "Fisher ratios"): no text is generated, the captured
+vectors of the references are enough. Let v be the unit vector from the safe to the unsafe mean of response_mean, and
+S_b, S_t the between-class and the total scatter of the standardised last_token vectors. Then
 
-    ratio = v' S_b v / v' S_t v        in [0, 1]; 1: along v, all of the spread lies between the two classes
+    ratio = v' S_b v / v' S_t v        in [0, 1]; 1: along v, all scatter is between the two classes
 
 v' S v is the scatter of the projections on v, so no d x d matrix is ever made.
 """
@@ -27,8 +27,8 @@ def fisher_ratios(features: Mapping[str, tuple[Matrix, Matrix]], blocks: int) ->
     """float64 (blocks,): the ratio of each block.
 
     features: column of a request -> (unsafe (n, d), safe (m, d)), with last_token and response_mean of every block.
-    NaN where there is no ratio: a class has no rows, the two means are the same, no vector differs from another along
-    v, or a vector is not finite. Raises ValueError if a column is missing or its arrays do not fit together.
+    NaN if there is no ratio: a class has no rows, the two means are equal, the vectors do not vary along v, or a
+    vector is not finite. Raises ValueError if a column is missing or its arrays do not fit together.
     """
     if blocks < 1:
         raise ValueError(f"blocks={blocks}: a model has at least one block")
@@ -43,7 +43,7 @@ def fisher_ratios(features: Mapping[str, tuple[Matrix, Matrix]], blocks: int) ->
 
 
 def best_block(ratios: npt.ArrayLike) -> int:
-    """The block of the highest ratio, ties to the lower block; NaN never wins. ValueError if all are NaN."""
+    """The block with the highest ratio; ties go to the lower block, and NaN never wins. ValueError if all are NaN."""
     values = np.asarray(ratios, dtype=np.float64)
     if values.ndim != 1 or np.isnan(values).all():
         raise ValueError("no block has a Fisher ratio: the references do not differ, or one of the two sets is empty")
@@ -59,7 +59,7 @@ def _ratio(means: tuple[Matrix, Matrix], tokens: tuple[Matrix, Matrix]) -> float
     length = np.linalg.norm(difference)
     if not (np.isfinite(everything).all() and np.isfinite(length) and length > 0):
         return np.nan
-    # the mean of equal numbers may round to another one: a constant is told by its range
+    # the mean of equal numbers may round to another number, so a constant column is detected by its range
     varies = np.ptp(everything, axis=0) > 0
     scale = np.where(varies, everything.std(axis=0), 1.0)
     projections = ((everything - everything.mean(axis=0)) / scale * varies) @ (difference / length)

@@ -1,8 +1,7 @@
 """Streaming mean and scatter of vectors, mergeable in any order, and the eigenbasis of the scatter.
 
-Everything is float64. A merge tree over any partition of the rows gives the moments of the whole to rounding
-(projector error below 1e-8), so a shard is read once and forgotten. Memory is O(d^2) whatever the number of
-rows.
+Everything is float64. A merge tree over any partition of the rows gives the moments of all rows, up to rounding
+(projector error below 1e-8), so each shard is read only once. Memory is O(d^2) whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -32,17 +31,14 @@ class Moments:
 
     @property
     def total_variance(self) -> float:
-        """The trace of the scatter: an eigenvalue divided by it is that direction's explained-variance
-        ratio.
-        """
+        """The trace of the scatter: an eigenvalue divided by it is the explained-variance ratio of that direction."""
         return float(np.trace(self.scatter))
 
 
 def moments_of(rows: npt.NDArray[np.floating]) -> Moments:
-    """The moments of rows (n, d), any floating dtype; n may be 0.
+    """The moments of rows (n, d), of any floating dtype; n may be 0.
 
-    Raises ValueError for another shape and for NaN or infinity: such rows go to quarantine before any
-    statistic.
+    Raises ValueError for another shape and for NaN or infinity: such rows must be quarantined before any statistic.
     """
     if rows.ndim != 2:
         raise ValueError(f"rows must have shape (n, d), not {rows.shape}")
@@ -54,7 +50,7 @@ def moments_of(rows: npt.NDArray[np.floating]) -> Moments:
     values = rows.astype(np.float64)
     mean = values.mean(axis=0)
     values -= mean
-    # The first mean is rounded; its residual corrects it and keeps a large common offset out of the scatter.
+    # The first mean is rounded. Its residual corrects it and keeps a large common offset out of the scatter.
     residual = values.mean(axis=0)
     values -= residual
     return Moments(count, mean + residual, values.T @ values)
@@ -63,7 +59,7 @@ def moments_of(rows: npt.NDArray[np.floating]) -> Moments:
 def merge(a: Moments, b: Moments) -> Moments:
     """The moments of the rows of `a` and `b` together (Chan, Golub and LeVeque 1979, eq. 1.5).
 
-    Raises ValueError when the widths differ.
+    Raises ValueError if the widths differ.
     """
     if a.width != b.width:
         raise ValueError(f"cannot merge moments of width {a.width} and {b.width}")
@@ -73,7 +69,7 @@ def merge(a: Moments, b: Moments) -> Moments:
         return a
     count = a.count + b.count
     delta = b.mean - a.mean
-    # The root goes into the vector so that the outer product stays exactly symmetric.
+    # The square root is applied to the vector so that the outer product stays exactly symmetric.
     shift = delta * math.sqrt(a.count * b.count / count)
     scatter = a.scatter + b.scatter
     scatter += np.outer(shift, shift)
@@ -85,8 +81,8 @@ def eigenbasis(m: Moments, k: int) -> tuple[Float64s, Float64s]:
     unit rows) of the scatter. They are the squared singular values and the right singular vectors of the
     centred rows.
 
-    Each vector's sign makes its component of largest magnitude positive. Beyond the rank of the scatter (at
-    most count - 1) eigenvalues are zero to rounding and the vectors an arbitrary completion of the basis.
+    Each vector's sign is chosen so that its component of largest magnitude is positive. Beyond the rank of the scatter
+    (at most count - 1), eigenvalues are zero up to rounding and the vectors complete the basis arbitrarily.
     Raises ValueError unless 1 <= k <= d.
     """
     if not 1 <= k <= m.width:

@@ -1,8 +1,8 @@
 """The exact n-th largest of any number of float32 scores, in constant memory.
 
-A score's order-preserving uint32 image is counted by its upper 16 bits (pass 1), then, in the one bin that
-holds the answer, by its lower 16 bits (pass 2). Histograms of shards add up, so neither pass needs the scores
-in one place. NaN is refused; infinities are ordinary values; -0.0 and 0.0 are one value.
+Each score is mapped to a uint32 in an order-preserving way. These are counted by their upper 16 bits (pass 1), then,
+in the one bin that contains the answer, by their lower 16 bits (pass 2). Histograms of shards add up, so neither pass
+needs all scores in one place. NaN is refused; infinities are ordinary values; -0.0 and 0.0 are the same value.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ _LOW = np.uint32(0xFFFF)
 
 @dataclass(frozen=True)
 class Cut:
-    """The n-th largest score. value: exactly a float32. above: how many scores are larger. at: how many equal
-    it.
-    """
+    """The n-th largest score. value: exactly a float32. above: number of larger scores. at: number of equal scores."""
 
     value: float
     above: int
@@ -32,15 +30,15 @@ class Cut:
 
 
 def image(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
-    """uint32 (n,) with image(a) < image(b) exactly when a < b. Raises ValueError for NaN or another dtype
-    than float32.
+    """uint32 (n,) with image(a) < image(b) exactly if a < b. Raises ValueError for NaN and for dtypes other than
+    float32.
     """
     if scores.dtype != np.float32:
         raise ValueError(f"scores must be float32, not {scores.dtype}")
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN, which has no rank; quarantine those rows first")
     bits = np.ascontiguousarray(scores).view(np.uint32)
-    # Integer arithmetic throughout: a flush-to-zero mode of the processor cannot alter subnormal scores.
+    # Integer arithmetic only: a flush-to-zero mode of the processor cannot change subnormal scores.
     bits = np.where(bits == _SIGN, np.uint32(0), bits)
     return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 
@@ -52,12 +50,12 @@ def value(images: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
 
 
 def coarse_bins(scores: npt.NDArray[np.float32]) -> Counts:
-    """int64 (n,) in [0, 65536): the bin of each score in `coarse_histogram`; bins ascend with the score."""
+    """int64 (n,) in [0, 65536): the bin of each score in `coarse_histogram`; higher scores have higher bins."""
     return (image(scores) >> np.uint32(16)).astype(np.int64)
 
 
 def coarse_histogram(scores: npt.NDArray[np.float32]) -> Counts:
-    """int64 (65536,): counts by the upper half of the image, ascending with the score."""
+    """int64 (65536,): counts by the upper half of the image; higher scores have higher bins."""
     return np.bincount(coarse_bins(scores), minlength=BINS).astype(np.int64, copy=False)
 
 
@@ -72,8 +70,8 @@ def nth_largest(n: int, coarse: Callable[[], Counts], fine: Callable[[int], Coun
     """The exact n-th largest score (n counts from 1).
 
     coarse() and fine(coarse_bin) return the histograms summed over all scores; each is called once, coarse
-    first. Raises ValueError when n is not between 1 and the number of scores, or when the two passes saw
-    other scores.
+    first. Raises ValueError if n is not between 1 and the number of scores, or if the two passes saw different
+    scores.
     """
     upper = coarse()
     total = int(upper.sum())
@@ -92,7 +90,7 @@ def nth_largest(n: int, coarse: Callable[[], Counts], fine: Callable[[int], Coun
 
 
 def _descend(histogram: Counts, n: int) -> tuple[int, int]:
-    """The bin that holds the n-th largest, and how many lie in higher bins."""
+    """The bin that contains the n-th largest score, and the number of scores in higher bins."""
     from_top = np.cumsum(histogram[::-1])
     place = int(np.searchsorted(from_top, n, side="left"))
     return len(histogram) - 1 - place, int(from_top[place - 1]) if place else 0

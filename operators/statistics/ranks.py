@@ -1,9 +1,8 @@
 """Spearman's rank correlation of binned values from streaming data.
 
-Pass 1 counts each variable in bins (scores: `rank_bins`; lengths: lengths.length_histogram),
-which gives every bin its midrank. Pass 2 adds up products of midranks, shard by shard. The result is exactly
-Spearman's rho, ties by midrank, of the values rounded to their bins; `resolved_share` says how much the
-binning hid.
+Pass 1 counts each variable in bins (scores: `rank_bins`; lengths: lengths.length_histogram), which gives every bin
+its midrank. Pass 2 sums products of midranks, shard by shard. The result is exactly Spearman's rho, with ties by
+midrank, of the values rounded to their bins; `resolved_share` says how much the binning hides.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Float64s = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RankSums:
-    """Sums over samples of centred midranks: their squares for either variable, and their products."""
+    """Sums over samples of centred midranks: the squares for each variable, and the products."""
 
     count: int = 0
     squares_a: float = 0.0
@@ -38,10 +37,10 @@ class RankSums:
 
 
 def rank_edges(low: float, high: float) -> Float64s:
-    """Ascending float64 edges of bins for scores in low..high: 65,536 even ones, and those of the coarse histogram.
+    """Ascending float64 bin edges for scores in low..high: those of 65,536 even bins and of the coarse histogram.
 
-    Even bins resolve scores that lie close together far from zero, the coarse ones scores of many magnitudes. Raises
-    ValueError unless both are finite and low <= high.
+    Even bins resolve scores that are close together and far from zero; the bins of the coarse histogram resolve scores
+    of many magnitudes. Raises ValueError unless both limits are finite and low <= high.
     """
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise ValueError(f"scores from {low} to {high} cannot be binned")
@@ -53,23 +52,21 @@ def rank_edges(low: float, high: float) -> Float64s:
 
 
 def rank_bins(scores: npt.NDArray[np.float32], edges: Float64s) -> npt.NDArray[np.int64]:
-    """int64 (n,) in 0..len(edges): the bin of each score; bins ascend with the score."""
+    """int64 (n,) in 0..len(edges): the bin of each score; higher scores have higher bins."""
     return np.searchsorted(edges, scores.astype(np.float64), side="right").astype(np.int64)
 
 
 def midranks(histogram: npt.NDArray[np.int64]) -> Float64s:
-    """float64 (bins,): the mean 1-based rank of the samples in each bin. The value at an empty bin means
-    nothing.
-    """
+    """float64 (bins,): the mean 1-based rank of the samples in each bin. For an empty bin the value has no meaning."""
     counts = histogram.astype(np.float64)
     return np.cumsum(counts) - counts + (counts + 1.0) / 2.0
 
 
 def resolved_share(histogram: npt.NDArray[np.int64]) -> float:
-    """The share of the ranks' variance that survives the binning: 1 with no ties, 0 with one bin for all.
+    """The share of the ranks' variance that remains after binning: 1 with no ties, 0 with one bin for all samples.
 
-    Far below 1 (say 0.95) means that the values are too close together for these bins. ValueError below 2
-    samples.
+    A value well below 1 (say 0.95) means that the values are too close together for these bins. ValueError for fewer
+    than 2 samples.
     """
     total = int(histogram.sum())
     if total < 2:
@@ -85,17 +82,17 @@ def rank_sums(
     midranks_b: Float64s,
     total: int,
 ) -> RankSums:
-    """One shard's sums. bins_a, bins_b: (n,) the bin of each sample; midranks_*: of the whole corpus; total:
-    its samples.
+    """One shard's sums. bins_a, bins_b: (n,) the bin of each sample. midranks_*: of the whole corpus. total: the
+    number of samples in the corpus.
 
-    Raises ValueError when the bins differ in number or lie outside their histogram.
+    Raises ValueError if the numbers of bins differ or a bin lies outside its histogram.
     """
     if bins_a.shape != bins_b.shape:
         raise ValueError(f"{bins_a.shape} and {bins_b.shape}: one bin of either kind per sample")
     for bins, ranks in ((bins_a, midranks_a), (bins_b, midranks_b)):
         if bins.size and not 0 <= int(bins.min()) <= int(bins.max()) < ranks.size:
             raise ValueError(f"bins span {bins.min()}..{bins.max()}, the histogram has {ranks.size}")
-    # The mean rank is known beforehand, so ranks are centred before they are squared and nothing cancels.
+    # The mean rank is known in advance, so ranks are centred before they are squared and there is no cancellation.
     middle = (total + 1) / 2
     a = midranks_a[bins_a] - middle
     b = midranks_b[bins_b] - middle
@@ -103,7 +100,7 @@ def rank_sums(
 
 
 def rho(sums: RankSums) -> float | None:
-    """Spearman's rho in [-1, 1]; None when either variable never varies (or there is no sample)."""
+    """Spearman's rho in [-1, 1]; None if one of the variables is constant (or there is no sample)."""
     if sums.squares_a <= 0.0 or sums.squares_b <= 0.0:
         return None
     return max(-1.0, min(1.0, sums.products / math.sqrt(sums.squares_a) / math.sqrt(sums.squares_b)))

@@ -1,8 +1,8 @@
 """Scores -> drop or keep. Higher scores are riskier; a decision never depends on how the corpus was sharded.
 
-Three ways to say how much to drop: a share or a count (exactly that many rows: every score above the cut,
-then the first rows equal to it in sample order, which is shards in plan order, then rows) and a threshold
-(every score above it). Also the seeded random score behind the random control.
+There are three ways to say how much to drop. A share or a count drops exactly that many rows: every score above the
+cut, then the first rows equal to it in sample order (shards in plan order, then rows). A threshold drops every score
+above it. This module also has the seeded random score for the random control.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ Decisions = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Threshold:
-    """Drop the rows with score > value, and the first `at_quota` rows, in sample order, whose score equals
-    it.
+    """Drops the rows with score > value, and the first `at_quota` rows, in sample order, whose score equals value.
 
-    at_quota None: no count was asked for, so every row equal to value is kept.
+    at_quota None: no count was requested, so every row whose score equals value is kept.
     """
 
     value: float
@@ -41,7 +40,7 @@ class Threshold:
 
 
 def drop_count_of(share: float, total: int) -> int:
-    """floor(share * total), with share read as the decimal a person wrote: 0.1 of 30 is 3, 0.29 of 100 is 29.
+    """floor(share * total), with share read as the written decimal: 0.1 of 30 is 3, 0.29 of 100 is 29.
 
     Raises ValueError unless 0 <= share <= 1 and total >= 0.
     """
@@ -53,10 +52,9 @@ def drop_count_of(share: float, total: int) -> int:
 
 
 def threshold_for(count: int, cut: Cut | None) -> Threshold:
-    """The threshold that drops exactly `count` rows; `cut` is the count-th largest score, None when count is
-    0.
+    """The threshold that drops exactly `count` rows; `cut` is the count-th largest score, or None if count is 0.
 
-    Raises ValueError when cut is not the count-th largest.
+    Raises ValueError if cut is not the count-th largest score.
     """
     if count == 0:
         return Threshold(math.inf, 0)
@@ -66,15 +64,14 @@ def threshold_for(count: int, cut: Cut | None) -> Threshold:
 
 
 def count_ties(scores: npt.NDArray[np.float32], threshold: Threshold) -> int:
-    """How many scores equal the threshold's value: what `tie_quotas` wants from each shard."""
+    """The number of scores equal to the threshold's value; `tie_quotas` needs it from each shard."""
     return int(np.count_nonzero(scores.astype(np.float64) == threshold.value))
 
 
 def tie_quotas(ties_per_shard: Sequence[int], quota: int) -> list[int]:
-    """How many of its ties each shard drops (shards in plan order): the first `quota` ties of the whole
-    corpus.
+    """The number of its ties that each shard drops (shards in plan order): the first `quota` ties of the corpus.
 
-    Raises ValueError when there are fewer ties than the quota, or a negative number.
+    Raises ValueError if there are fewer ties than the quota, or a number is negative.
     """
     if quota < 0 or min(ties_per_shard, default=0) < 0:
         raise ValueError(f"quota={quota}, ties {list(ties_per_shard)[:5]}...: numbers of rows cannot be negative")
@@ -89,11 +86,11 @@ def tie_quotas(ties_per_shard: Sequence[int], quota: int) -> list[int]:
 
 
 def decide(scores: npt.NDArray[np.float32], threshold: Threshold, quota_here: int = 0) -> Decisions:
-    """bool (n,): True where the row is dropped. `quota_here`: this shard's entry of `tie_quotas`.
+    """bool (n,): True if the row is dropped. `quota_here`: this shard's entry of `tie_quotas`.
 
-    Scores and threshold are compared as exact numbers (float64): with threshold 0.1 a score of float32(0.1),
-    which is a little more than 0.1, is dropped. Raises ValueError for NaN, for a quota without at_quota, or
-    one above the ties.
+    Scores and threshold are compared as exact numbers (float64): with threshold 0.1, a score of float32(0.1),
+    which is slightly more than 0.1, is dropped. Raises ValueError for NaN, for a quota without at_quota, and for a
+    quota larger than the number of ties.
     """
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN; quarantine those rows first")
@@ -111,7 +108,7 @@ def decide(scores: npt.NDArray[np.float32], threshold: Threshold, quota_here: in
 def random_keys(sample_ids: Sequence[str], seed: int) -> npt.NDArray[np.float32]:
     """float32 (n,), uniform multiples of 2^-24 in [0, 1): a pseudo-random score that is a pure function of
     each sample's id and the seed, so the random control drops the same rows whatever the sharding. Equal keys
-    (one pair in 16.8 million) fall under the tie rule like any other score.
+    (one pair in 16.8 million) are handled by the tie rule, as for any other score.
     """
     key = str(seed).encode()
     digests = b"".join(hashlib.blake2b(sample_id.encode(), digest_size=4, key=key).digest() for sample_id in sample_ids)

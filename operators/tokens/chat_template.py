@@ -1,8 +1,9 @@
-"""The sandbox in which chat templates are compiled and run: that of transformers, without transformers.
+"""The sandbox in which chat templates are compiled and run: the sandbox of transformers, without transformers.
 
-To import transformers, and torch with it, takes seconds, which every process that tokenises would spend for a page of
-Jinja settings. They are those of transformers' `apply_chat_template` (a test compares the two): templates come with
-models, so they are untrusted code and run in Jinja's sandbox, which lets them change nothing that they are given.
+Importing transformers, and torch with it, takes seconds, which every process that tokenises would spend only for a
+page of Jinja settings. The settings are the same as in transformers' `apply_chat_template`; a test compares the two.
+Templates come with models, so they are untrusted code. They run in Jinja's sandbox, where they cannot modify their
+inputs.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-# The date that Llama 3's own templates write where they know of none.
+# The date that Llama 3's own templates write if they are given none.
 FIXED_DATE = datetime(2024, 7, 26)
 
 
 def compile_template(source: str) -> jinja2.Template:
-    """Raises jinja2.TemplateSyntaxError. What it renders with: messages, and what the tokenizer names."""
+    """The template, to be rendered with the messages and the tokenizer's named special tokens.
+
+    Raises jinja2.TemplateSyntaxError.
+    """
     return _environment().from_string(source)
 
 
@@ -44,14 +48,15 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class _Generation(Extension):
-    """{% generation %} ... {% endgeneration %}, by which a template marks what the assistant says: what is between."""
+    """{% generation %} ... {% endgeneration %} marks what the assistant says; it renders as the text in between."""
 
-    tags = {"generation"}  # noqa: RUF012  (so Jinja has it)
+    tags = {"generation"}  # noqa: RUF012  (as Jinja declares it)
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        # A call, as in transformers: what is set in it is not known behind it, and no loop around it can be left.
+        # A call block, as in transformers: variables set in it are not visible after it, and it cannot break out of
+        # a loop around it.
         return nodes.CallBlock(self.call_method("_between"), [], [], body).set_lineno(line)
 
     def _between(self, caller: Callable[[], str]) -> str:
@@ -59,7 +64,7 @@ class _Generation(Extension):
 
 
 class _Dict:
-    """`dict` in a template: it makes dictionaries, and nothing can be reached through it."""
+    """`dict` in a template: it makes dictionaries and gives access to nothing else."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -69,7 +74,7 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """`namespace` in a template, which keeps no name that begins with an underscore: Python's own lie behind them."""
+    """`namespace` in a template. It refuses names that begin with an underscore: those reach Python's internals."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, *given = args  # as in Jinja, so that a template may name something `self`
@@ -95,5 +100,5 @@ def _raise(message: str) -> NoReturn:
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """Jinja's own would escape for HTML."""
+    """Replaces Jinja's own filter, which would escape for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

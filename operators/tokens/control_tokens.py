@@ -1,12 +1,12 @@
-"""Which tokens steer a chat, and how a text is tokenised so that only the template's own become such tokens.
+"""Which tokens control a chat, and how to tokenise a text so that only the template writes such tokens.
 
-A special token's string inside a message ("<|im_end|>" typed by a user) is text. A tokenizer cannot tell it
-from the one that the template writes, so such a conversation is tokenised in pieces: the template's control
-tokens by their id, what stands between them with special tokens switched off.
+A special token's string inside a message ("<|im_end|>" typed by a user) is text. A tokenizer cannot distinguish it
+from the same string written by the template, so such a conversation is tokenised in pieces: the template's control
+tokens by their id, and the text between them with special tokens switched off.
 
 Control tokens are the tokenizer's special tokens and those added tokens that the template writes around any
-content. Tags in angle brackets that are not special (<think>, <tool_call>) are left to the tokenizer:
-answers hold them rightly.
+content. Tags in angle brackets that are not special (<think>, <tool_call>) are left to the tokenizer, because answers
+may legitimately contain them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TAG = re.compile(r"</?\w+>")
 _BRACKETED = re.compile(r"[^\w\s].*[^\w\s]", re.DOTALL)
 _SHAPES_KEPT = 4096
 _LONGEST_KEPT = 1000
-"""Turns: conversations of more are rare, and thousands of their shapes would fill the memory."""
+"""In turns. Longer conversations are rare, and thousands of their shapes would fill the memory."""
 _NEUTRAL = "x"
 
 Tokens = tuple[list[int], list[tuple[int, int]]]  # ids, half-open character ranges
@@ -35,7 +35,7 @@ Shape = tuple[tuple[str, bool], ...]
 
 
 class ControlTokens:
-    """backend: a tokenizer without post-processor, truncation and padding. specification: its JSON."""
+    """backend: a tokenizer without post-processor, truncation or padding. specification: its JSON."""
 
     def __init__(self, backend: Tokenizer, specification: dict[str, Any], renderer: Renderer) -> None:
         self._backend = backend
@@ -47,26 +47,27 @@ class ControlTokens:
         self._tokens = {
             token.content: (id_, token) for id_, token in added.items() if token.special or token.content in written
         }
-        # the model's own token for characters that it does not know stands for ordinary text
+        # the model's own token for unknown characters stands for ordinary text
         unknown = _unknown_token(specification["model"])
         self._unknown = unknown if unknown in self._tokens and unknown not in written else None
         self.ids = frozenset(id_ for content, (id_, _) in self._tokens.items() if content != self._unknown)
-        # the longest first: where one token's string begins another's, the tokenizer takes the longer
+        # longest first: if one token's string is a prefix of another's, the tokenizer takes the longer one
         strings = sorted(self._tokens, key=lambda content: (-len(content), content))
         self._pattern = re.compile("|".join(map(re.escape, strings)) or r"(?!)")
 
     def are_the_templates(self, messages: Sequence[Message], text: str, ids: Sequence[int]) -> bool:
-        """Whether the control tokens in these ids are those that the template writes around any content."""
+        """Whether the control tokens in these ids are exactly those that the template writes around any content."""
         if self._unknown is not None and self._unknown in text:
             return False
         return [id_ for id_ in ids if id_ in self.ids] == self._expected(messages)
 
     def encode(self, messages: Sequence[Message], text: str) -> Tokens:
-        """Tokens of the rendered text, control strings inside contents as text.
+        """Tokens of the rendered text, with control strings inside contents encoded as text.
 
-        Checked for every conversation: the same steps on the same text with its control strings made neutral
-        give what the tokenizer itself gives, and no control token comes out that the template did not write.
-        Raises RowProblem("special_token_in_text") where they cannot be told apart.
+        Two checks run for every conversation. The same steps, on the same text with its control strings replaced by
+        neutral text, must give the tokenizer's own result. And the result must contain no control token that the
+        template did not write.
+        Raises RowProblem("special_token_in_text") if the two kinds cannot be told apart.
         """
         expected = self._expected(messages)
         if expected is None:
@@ -91,7 +92,7 @@ class ControlTokens:
         return ids, offsets
 
     def _in_pieces(self, marked: str, back: dict[int, str]) -> Tokens:
-        """Every control string in `marked` by its id, the rest as text with the marks put back."""
+        """Encodes every control string in `marked` by its id, and the rest as text with the marks put back."""
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         position = 0
@@ -101,7 +102,7 @@ class ControlTokens:
                 ids.append(id_)
                 offsets.append((position, position + len(text)))
             elif text:
-                # a prefix space belongs to the very first piece alone
+                # a prefix space belongs only to the very first piece
                 encoded = (self._literal if position else self._literal_first).encode(text, add_special_tokens=False)
                 ids += encoded.ids
                 offsets += [(start + position, stop + position) for start, stop in encoded.offsets]
@@ -109,7 +110,7 @@ class ControlTokens:
         return ids, offsets
 
     def _pieces(self, text: str) -> Iterator[tuple[int | None, str]]:
-        """(id of a control token or None, its part of the text), split as the tokenizer does it."""
+        """(id of a control token or None, its part of the text), split as the tokenizer splits."""
         done = 0
         for found in self._pattern.finditer(text):
             id_, token = self._tokens[found[0]]
@@ -125,10 +126,10 @@ class ControlTokens:
         yield None, text[done:]
 
     def _expected(self, messages: Sequence[Message]) -> list[int] | None:
-        """The control tokens of a conversation of these roles; None if the template cannot render it
-        neutrally.
+        """The control tokens of a conversation with these roles; None if the template cannot render it with neutral
+        contents.
 
-        Whether a content is empty counts too: templates leave an empty system turn out.
+        Whether a content is empty matters too: templates omit an empty system turn.
         """
         shape = tuple([(message["role"], not message["content"].strip()) for message in messages])
         if shape not in self._shapes:
@@ -143,7 +144,7 @@ class ControlTokens:
         return self._shapes[shape]
 
     def _written(self, contents: Sequence[str]) -> set[str]:
-        """Those of the added tokens that the template writes by itself."""
+        """The added tokens that the template itself writes."""
         found: set[str] = set()
         for roles in (("user", "assistant"), ("user", "assistant") * 2, ("system", "user", "assistant")):
             try:
@@ -155,7 +156,7 @@ class ControlTokens:
 
     @cached_property
     def _literal_first(self) -> Tokenizer:
-        """The tokenizer with its control tokens switched off, for a text that opens with a piece of text."""
+        """The tokenizer with its control tokens switched off, for a piece at the start of the text."""
         added = [
             {**token, "special": token["special"] or token["content"] in self._tokens}
             for token in self._specification["added_tokens"]
@@ -166,7 +167,7 @@ class ControlTokens:
 
     @cached_property
     def _literal(self) -> Tokenizer:
-        """The same, for a piece that other tokens stand before."""
+        """The same, for a piece that follows other tokens."""
         specification = json.loads(self._literal_first.to_str())
         if not _without_first_prefix(specification["pre_tokenizer"]):
             return self._literal_first
@@ -176,12 +177,12 @@ class ControlTokens:
 
 
 def _steers(token: AddedToken) -> bool:
-    """Special, or of the form of a marker (<|user|>, [INST]) that is not a tag of contents, or a word."""
+    """Whether the token is special or looks like a marker (<|user|>, [INST]), not like a tag in contents or a word."""
     return token.special or bool(_BRACKETED.fullmatch(token.content) and not _TAG.fullmatch(token.content))
 
 
 def _without_first_prefix(part: Any) -> bool:
-    """Turns off, in place, prefix spaces that only the start of a text gets; says whether there were any."""
+    """Turns off, in place, prefix spaces that only the start of a text gets; returns whether there were any."""
     if isinstance(part, list):
         return sum(map(_without_first_prefix, part)) > 0
     if not isinstance(part, dict):

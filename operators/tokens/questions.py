@@ -22,8 +22,8 @@ _PLAIN = "{% for message in messages %}User: {{ message['content'] }}\n\nAssista
 class QuestionTokenizer(ChatTokenizer):
     """A ChatTokenizer that renders one user turn and the template's generation prompt.
 
-    A tokenizer without a template gets a plain one, as conversations do. Special-token strings inside a prompt stay
-    text, as they do in conversations.
+    A tokenizer without a template gets a plain one, as for conversations. Special-token strings inside a prompt stay
+    text, as in conversations.
     """
 
     def __init__(
@@ -36,7 +36,9 @@ class QuestionTokenizer(ChatTokenizer):
         super().__init__(tokenizer, _ASKED + source, renderer)
 
     def questions(self, prompts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
-        """Token ids (T_i,) of each prompt. ValueError, which does not repeat it, for one that has none."""
+        """Token ids, int64 (T_i,), of each prompt. Raises ValueError, which does not quote the prompt, if a prompt
+        cannot be rendered or has no tokens.
+        """
         return [self._question(number, prompt) for number, prompt in enumerate(prompts)]
 
     def _question(self, number: int, prompt: str) -> npt.NDArray[np.int64]:
@@ -54,7 +56,7 @@ class QuestionTokenizer(ChatTokenizer):
 
 
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer puts a BOS before ordinary text; ChatTokenizer refuses one that is not a fast one."""
+    """Whether the tokenizer puts a BOS before ordinary text. ChatTokenizer refuses a tokenizer that is not fast."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or tokenizer.bos_token_id is None:
         return False

@@ -1,13 +1,13 @@
-"""Messages -> the text that a chat template makes of them, and where in it each answer stands.
+"""Messages -> the text that a chat template renders from them, and the position of each answer in that text.
 
-The template is compiled and run as `apply_chat_template` of transformers runs it, so the text is the same to
-the letter, with one exception: a template that asks for today's date (strftime_now) gets a fixed one,
-because a corpus must give the same tokens tomorrow.
+The template is compiled and run as in `apply_chat_template` of transformers, so the text is exactly the same, with
+one exception: a template that asks for today's date (strftime_now) gets a fixed date, because a corpus must give the
+same tokens tomorrow.
 
-An answer is found by putting marks (private-use characters that the text does not hold) around it and
-rendering again. Only if the second text without its marks equals the first are the marks where the answer
-is; if not, other places for them are tried: a template may trim contents, or drop the reasoning of earlier
-turns. So a span is right or there is none.
+To find an answer, marks (private-use characters that the text does not contain) are put around it and the
+conversation is rendered again. The marks show the position of the answer only if the second text without its marks
+equals the first. If not, other places for the marks are tried: a template may trim contents, or drop the reasoning of
+earlier turns. So a span is either correct or absent.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from tamis.operators.conversation.messages import Message
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.chat_template import compile_template
 
-# For a tokenizer without a template: "User: ...\n\nAssistant: ..." with the end-of-text token after each
-# answer.
+# For a tokenizer without a template: "User: ...\n\nAssistant: ..." with the end-of-text token after each answer.
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
@@ -34,11 +33,11 @@ _LOOKED_UP = 8
 
 _MOST_WORK = 1 << 28
 _PER_MESSAGE = 1000
-"""Answers that must be found one by one cost some renderings of the whole each; a message costs as much as so many
-characters. The most work takes seconds."""
+"""If answers must be found one by one, each costs several renderings of the whole conversation. One message costs as
+much as this many characters. The maximum work (_MOST_WORK, in characters) takes seconds."""
 
 MOST_CHARACTERS = 1 << 23
-"""A text of more is no rendering of a conversation, which has 4 MiB at most (tokens.MOST_BYTES)."""
+"""A longer text cannot be the rendering of a conversation, which has at most 4 MiB (tokenizer.MOST_BYTES)."""
 
 Span = tuple[int, int]
 _Places = Callable[[str], Span]
@@ -46,11 +45,10 @@ _Places = Callable[[str], Span]
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """text: the conversation. answers: half-open character ranges in it, one for each assistant turn, in
-    order.
+    """text: the rendered conversation. answers: half-open character ranges in it, one per assistant turn, in order.
 
-    A range is the turn's content as rendered, without the end-of-turn marker. It is empty where the template
-    drops all of a content (a turn that was nothing but reasoning).
+    A range covers the turn's content as rendered, without the end-of-turn marker. It is empty if the template
+    drops the whole content (a turn that was only reasoning).
     """
 
     text: str
@@ -58,14 +56,14 @@ class Rendered:
 
 
 class BeyondLimits(RowProblem):
-    """With this conversation, the template wants more time, memory, nesting or text than it may have."""
+    """For this conversation, the template needs more time, memory, nesting or text than its limits allow."""
 
 
 class Renderer:
-    """template: Jinja source. variables: what it may name beside `messages`: bos_token, eos_token, ...
+    """template: Jinja source. variables: the names it may use besides `messages`: bos_token, eos_token, ...
 
-    Raises ValueError if the template cannot be compiled. It runs in this very process: what bounds the time and the
-    memory of templates that come from elsewhere is pipeline/models/render_process.py.
+    Raises ValueError if the template cannot be compiled. The template runs in the current process:
+    pipeline/models/render_process.py limits the time and memory of templates from elsewhere.
     """
 
     def __init__(self, template: str, variables: Mapping[str, str]) -> None:
@@ -73,7 +71,7 @@ class Renderer:
             self._template = compile_template(template)
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"the chat template is not valid Jinja, line {error.lineno}: {error.message}") from error
-        except Exception as error:  # loops in loops, brackets in brackets, constants without end
+        except Exception as error:  # deeply nested loops or brackets, endless constants
             raise ValueError(f"the chat template cannot be compiled ({type(error).__name__})") from error
         if "{{" not in template and "{%" not in template:
             raise ValueError("the chat template is not a Jinja template: it has no {{ ... }}")
@@ -86,14 +84,14 @@ class Renderer:
         }
 
     def text(self, messages: Sequence[Message]) -> str:
-        """The rendered conversation, no generation prompt. Raises RowProblem("template_error")."""
+        """The rendered conversation, without a generation prompt. Raises RowProblem("template_error")."""
         try:
             text = str(self._template.render(self._variables, messages=list(messages)))
         except (MemoryError, RecursionError) as error:
             said = f"the chat template wants too much memory or nesting ({type(error).__name__})"
             raise BeyondLimits("template_error", said) from None
         except Exception as error:
-            # only words of the template itself are repeated: an error may quote the sample
+            # only the template's own words are repeated, because an error may quote the sample
             said = str(error) if str(error) and str(error) in self.source else type(error).__name__
             raise RowProblem("template_error", f"the chat template refuses this conversation: {said}") from error
         if len(text) > MOST_CHARACTERS:
@@ -101,7 +99,7 @@ class Renderer:
         return text
 
     def render_all(self, conversations: Sequence[Sequence[Message]]) -> list[Rendered | RowProblem]:
-        """What `render` gives for each, or the problem that it raises."""
+        """What `render` returns for each conversation, or the problem that it raises."""
         found: list[Rendered | RowProblem] = []
         for messages in conversations:
             try:
@@ -111,8 +109,8 @@ class Renderer:
         return found
 
     def render(self, messages: Sequence[Message]) -> Rendered:
-        """The text and its answers. Raises RowProblem: template_error, unstable_template, and too_many_turns where the
-        template makes answers so hard to find that it would take hours.
+        """The text and its answers. Raises RowProblem: template_error, unstable_template, and too_many_turns if the
+        template makes the answers so hard to find that it would take hours.
         """
         text = self.text(messages)
         turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
@@ -130,7 +128,7 @@ class Renderer:
     def _together(
         self, messages: Sequence[Message], turns: Sequence[int], text: str, places: _Places
     ) -> list[Span] | None:
-        """The spans of all answers by one rendering, if the marks at these places can be trusted."""
+        """The spans of all answers from one rendering, or None if the marks at these places cannot be trusted."""
         begin, end = unused_characters(text, 2)
         marked, inner = list(messages), []
         for number in turns:
@@ -158,10 +156,10 @@ class Renderer:
         return spans if "".join(plain) == text else None
 
     def _widened(self, messages: Sequence[Message], number: int, text: str, core: Span) -> Span:
-        """The span with the white space around the answer that the template has kept."""
+        """The span, extended by the white space around the answer that the template kept."""
         content = messages[number]["content"]
         (first, last), (start, stop) = _core(content), core
-        # other characters than the content's own beside the core: the template has trimmed it
+        # if the characters next to the core are not the content's own, the template has trimmed the content
         if first and text.endswith(content[first - 1], 0, start):
             kept = (self._place(messages, number, offset, text) for offset in _edge(content, 0, first))
             start = next((place for place in kept if place is not None), start)
@@ -171,7 +169,7 @@ class Renderer:
         return start, stop
 
     def _alone(self, messages: Sequence[Message], number: int, text: str) -> Span:
-        """The span of one answer, each end by a mark of its own at the first place that can be trusted.
+        """The span of one answer: each end is found by its own mark, at the first place that can be trusted.
 
         Raises RowProblem("unstable_template").
         """
@@ -185,9 +183,9 @@ class Renderer:
     def _first_place(
         self, messages: Sequence[Message], number: int, text: str, candidates: Iterator[Span]
     ) -> int | None:
-        """candidates: (the end to find, where to put the mark), offsets in the content.
+        """candidates: pairs of offsets in the content, (the end to find, where to put the mark).
 
-        What lies between the two must be found beside the mark.
+        The text between the two offsets must stand next to the mark in the rendered text.
         """
         content = messages[number]["content"]
         for wanted, offset in candidates:
@@ -200,7 +198,7 @@ class Renderer:
         return None
 
     def _place(self, messages: Sequence[Message], number: int, offset: int, text: str) -> int | None:
-        """Where this offset of a content is in the text; None if a mark there changes the text.
+        """The position in the text of this offset in a content; None if a mark there changes the text.
 
         Raises RowProblem("too_many_turns").
         """
@@ -221,12 +219,13 @@ class Renderer:
 
 
 MakeRenderer = Callable[[str, Mapping[str, str]], Renderer]
-"""template, variables -> what renders it."""
+"""template, variables -> the renderer."""
 
 
 def unused_characters(text: str, count: int) -> tuple[str, ...]:
-    """The first private-use characters (plane 16) that the text does not hold. RowProblem("unsupported_content") if it
-    holds too many of them.
+    """The first `count` private-use characters (plane 16) that the text does not contain.
+
+    Raises RowProblem("unsupported_content") if the text contains too many of them.
     """
     found: list[str] = []
     taken = 0
@@ -237,7 +236,7 @@ def unused_characters(text: str, count: int) -> tuple[str, ...]:
         if chr(code) not in held:
             found.append(chr(code))
         elif (taken := taken + 1) == _LOOKED_UP:
-            held = set(text)  # a text made to hold many: one look at all of it
+            held = set(text)  # the text contains many of them on purpose: scan it once as a whole
     if len(found) == count:
         return tuple(found)
     raise RowProblem("unsupported_content", "the text holds all private-use characters of plane 16")
@@ -254,8 +253,11 @@ def _core(content: str) -> Span:
 
 
 def _edge(content: str, outer: int, core: int) -> Iterator[int]:
-    """Offsets from the outer end of a content to its core, at which a template may cut the white space between: all of
-    it, the characters of one kind or several (which end where another kind first comes), or the first one or two."""
+    """Offsets from the outer end of a content to its core, at which a template may cut the white space in between.
+
+    A template may cut all of it, characters of one or several kinds (the cut ends where another kind first occurs), or
+    the first one or two characters.
+    """
     step = 1 if core > outer else -1
     seen: set[str] = set()
     for count, offset in enumerate(range(outer, core, step)):
@@ -279,7 +281,7 @@ def _starts(content: str) -> Iterator[Span]:
             yield reasoning, reasoning
         spoken = content.rindex("</think>") + len("</think>")
         yield from ((offset, offset) for offset in _edge(content, spoken, spoken + _core(content[spoken:])[0]))
-    # a template that looks at how a content begins: a mark further in
+    # for a template that checks how a content begins: put the mark further in
     yield from ((core, core + inner) for inner in (1, 2, 4, 8, 16, 32) if core + inner <= end)
 
 

@@ -1,7 +1,7 @@
-"""Token ids -> the piece of text that each one adds, for people who look at single tokens.
+"""Token ids -> the piece of text that each token adds, for people who inspect single tokens.
 
-A token by itself may have no spelling: it can be a part of a character, or lose the white space before it. So a piece
-is what the text grows by when its token is added to those before it.
+A single token may have no spelling: it can be a part of a character, or lose the white space before it. So a piece
+is the text that is added when its token is appended to the tokens before it.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _BEFORE = 4
-"""Places between whole characters that the tokens decoded with one go back to."""
+"""How many character boundaries back the decoding of a token starts."""
 
 _LONGEST = 32
-"""Tokens after which a character that is still not whole will not become so."""
+"""After this many tokens, a character that is still incomplete will never be complete."""
 
 _BROKEN = "\ufffd"
 
 
 def pieces(decode: Callable[[list[int]], str], ids: Sequence[int]) -> list[str]:
-    """One piece of text per token. decode: of a tokenizer, special tokens included. A character that is spread over
-    several tokens stands with the last of them.
+    """One piece of text per token. A character spread over several tokens belongs to the last of them.
+
+    decode: a tokenizer's decode function, special tokens included.
     """
     found: list[str] = []
-    whole = [0]  # the places where no character is cut
+    whole = [0]  # the positions at which no character is split
     for place, token in enumerate(ids):
         before = list(ids[whole[max(0, len(whole) - _BEFORE)] : place])
         shorter, longer = decode(before), decode([*before, token])

@@ -1,4 +1,6 @@
-"""What tokenising makes of one conversation (tokens.py); apart from it, as much needs no tokenizer."""
+"""The result of tokenising one conversation (tokenizer.py). It has its own file because much code that uses it needs
+no tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ import numpy.typing as npt
 @dataclass(frozen=True)
 class Tokenised:
     """input_ids: int32 (T,).
-    responses: half-open token ranges of the answers, in order; answers of which truncation or
-        the template has left nothing are not among them. The last one is the final answer, never empty.
+    responses: half-open token ranges of the answers, in order. Answers that truncation or the template removed
+        completely are not included. The last range is the final answer, never empty.
     truncated: whether tokens were cut off.
-    prompt_cut: whether all of the final answer's prompt was cut off, so that the token before the answer
+    prompt_cut: whether the whole prompt of the final answer was cut off, so that the token before the answer
         (a BOS, or the answer's own beginning) is not the last token of its prompt.
     """
 

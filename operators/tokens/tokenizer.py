@@ -1,10 +1,9 @@
 """Conversations -> token ids, and which of the tokens are answers.
 
-The text is rendered by the tokenizer's chat template (or a given one, or a plain one where there is none) and
+The text is rendered by the tokenizer's chat template (or a given template, or a plain one if there is none) and
 tokenised without adding special tokens: the template writes its own, so there is never a second BOS. An
-answer's tokens are those that overlap its characters in the rendered text. Special-token strings inside
-messages stay text (control_tokens.py). Nothing here has state that a call changes: threads may share a
-ChatTokenizer.
+answer's tokens are the tokens that overlap its characters in the rendered text. Special-token strings inside
+messages stay text (control_tokens.py). No call changes any state, so threads may share a ChatTokenizer.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ if TYPE_CHECKING:
 Overlong = Literal["quarantine", "keep_end", "keep_start"]
 
 MOST_BYTES = 4 << 20
-"""A longer conversation is too long whatever max_tokens is: its tokens would fill gigabytes, for a few of them."""
+"""A longer conversation is too long whatever max_tokens is: tokenising it would fill gigabytes to keep a few tokens."""
 
 _AROUND = 16
-_BATCH_CHARACTERS = 1_000_000  # of text per call of the tokenizer: its answers take some 50 bytes a character
+_BATCH_CHARACTERS = 1_000_000  # of text per tokenizer call: its result takes some 50 bytes per character
 
 
 class ChatTokenizer:
     """tokenizer: a fast tokenizer of transformers; it is copied, not changed.
     template: Jinja source, or the name of one of the tokenizer's templates; None takes the tokenizer's own.
-    renderer: where the template runs; a Renderer's place is this process, which trusts it to end.
+    renderer: where the template runs. `Renderer` runs it in this process and trusts the template to terminate.
 
     Raises ValueError if the tokenizer is not a fast one or the template is not valid.
     """
@@ -82,12 +81,12 @@ class ChatTokenizer:
         self.fingerprint: str = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """All that it is: as long as the tokenizer.json it was made of, up to some 20 million characters."""
+        """The complete tokenizer as JSON. As long as its tokenizer.json: up to some 20 million characters."""
         return json.dumps(self._parts)
 
     @classmethod
     def from_json(cls, text: str, renderer: MakeRenderer = Renderer) -> Self:
-        """The same tokenizer again, by its fingerprint too, without transformers, which takes seconds to import."""
+        """The same tokenizer, with the same fingerprint, without transformers, which takes seconds to import."""
         made = cls.__new__(cls)
         made._make(renderer, *json.loads(text))
         return made
@@ -115,32 +114,33 @@ class ChatTokenizer:
 
     @property
     def control_ids(self) -> frozenset[int]:
-        """Ids of the tokens that only a template writes."""
+        """Ids of the tokens that only a template may write."""
         return self._controls.ids
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text that each token adds to those before it, control tokens included."""
+        """The text that each token adds to the tokens before it, control tokens included."""
         return pieces(lambda some: self._backend.decode(some, skip_special_tokens=False), ids)
 
     def spelling(self, token: int) -> str:
-        """The text of one token; where it is a part of a character or a control token, the tokenizer's name for it."""
+        """The text of one token; for a part of a character or a control token, the tokenizer's name for the token."""
         text: str = self._backend.decode([token], skip_special_tokens=False)
         return text if text and "\ufffd" not in text else self._backend.id_to_token(token) or ""
 
     def encode(
         self, conversations: Sequence[Sequence[Message]], *, max_tokens: int, overlong: Overlong
     ) -> list[Tokenised | RowProblem]:
-        """One entry for each conversation, in order: its tokens, or why there are none.
+        """One entry per conversation, in order: its tokens, or the problem why there are none.
 
-        conversations: as `normalise` gives them: the last message is the assistant's.
-        max_tokens: the most tokens a conversation may have. overlong: what becomes of one with more:
+        conversations: as `normalise` returns them: the last message is the assistant's.
+        max_tokens: the most tokens a conversation may have.
+        overlong: what happens to a conversation with more tokens:
             quarantine  RowProblem("overlong")
-            keep_start  the first max_tokens
-            keep_end    the last max_tokens; a BOS at the start is kept in place of one of them
+            keep_start  keeps the first max_tokens
+            keep_end    keeps the last max_tokens; a BOS at the start is kept in place of one of them
 
         Problems: template_error, unstable_template, too_many_turns, special_token_in_text, tokenizer_error,
-        overlong (also where cutting is asked for: more than MOST_BYTES), response_cut (truncation leaves no token
-        of the final answer), empty_response (the tokenizer or the template does).
+        overlong (for more than MOST_BYTES, also with keep_start and keep_end), response_cut (truncation leaves no
+        token of the final answer), empty_response (the tokenizer or the template leaves no token of it).
         Raises ValueError for a setting out of range.
         """
         if max_tokens < 1 or overlong not in get_args(Overlong):
@@ -176,7 +176,7 @@ class ChatTokenizer:
         return [result for result in results if result is not None]
 
     def _tokens(self, texts: dict[int, str]) -> Iterator[tuple[int, Tokens | RowProblem]]:
-        """The tokenizer's own tokens of each text, a bounded number of characters at a time."""
+        """The tokenizer's own tokens of each text, encoded in batches of a bounded number of characters."""
         rows, characters = [], 0
         for row, text in texts.items():
             rows.append(row)
@@ -190,7 +190,7 @@ class ChatTokenizer:
         try:
             encodings = self._backend.encode_batch([texts[row] for row in rows], add_special_tokens=False)
         except Exception as error:
-            if len(rows) > 1:  # one text must not take the others with it
+            if len(rows) > 1:  # one bad text must not fail the others
                 for row in rows:
                     yield from self._batch([row], texts)
             else:
@@ -230,12 +230,12 @@ class ChatTokenizer:
         )
 
     def _token_span(self, ids: list[int], offsets: list[Span], answer: Span) -> Span:
-        """The tokens that overlap these characters. Character ranges of tokens never go backwards."""
+        """The range of tokens that overlap these characters. Character ranges of tokens never go backwards."""
         if answer[0] == answer[1]:
             return 0, 0
         start = bisect_right(offsets, answer[0], key=itemgetter(1))
         stop = bisect_left(offsets, answer[1], key=itemgetter(0))
-        # a control token that takes in the white space beside it may reach into the answer
+        # a control token that includes the white space next to it may reach into the answer
         while start < stop and ids[start] in self._controls.ids:
             start += 1
         while start < stop and ids[stop - 1] in self._controls.ids:
@@ -244,7 +244,7 @@ class ChatTokenizer:
 
 
 def _check_size(messages: Sequence[Message]) -> None:
-    """RowProblem("overlong") for more than MOST_BYTES; a template writes some bytes around every turn."""
+    """Raises RowProblem("overlong") for more than MOST_BYTES, counting some bytes of template around every turn."""
     characters = sum(len(message["content"]) for message in messages) + _AROUND * len(messages)
     if 4 * characters > MOST_BYTES:
         size = sum(len(message["content"].encode("utf-8", "surrogatepass")) for message in messages) + _AROUND * len(
@@ -257,14 +257,14 @@ def _check_size(messages: Sequence[Message]) -> None:
 
 
 def _moved(index: int, first: int, excess: int) -> int:
-    """Where a boundary between tokens comes to stand when the tokens [first, first + excess) are cut out."""
+    """The new index of a token boundary after the tokens [first, first + excess) are cut out."""
     return index if index <= first else max(first, index - excess)
 
 
 def _specification(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The JSON of the tokenizer's backend, reduced to what ids and offsets depend on.
 
-    Truncation and padding may stand in a tokenizer's file and would cut in silence; the post-processor only
+    Truncation and padding may be set in a tokenizer's file and would silently cut or pad; the post-processor only
     adds special tokens and hides the white space in offsets; dropout would make ids random.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -275,7 +275,7 @@ def _specification(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         )
     try:
         specification: dict[str, Any] = json.loads(backend.to_str())
-    except Exception as error:  # parts written in Python cannot be saved
+    except Exception as error:  # components written in Python cannot be saved
         raise ValueError(f"the tokenizer cannot be copied: {error}") from error
     specification |= {"truncation": None, "padding": None, "post_processor": None}
     if specification["model"].get("dropout") is not None:

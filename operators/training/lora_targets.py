@@ -1,7 +1,7 @@
 """Which linear layers get LoRA adapters.
 
-TOSS's recipe puts them on q_proj and v_proj. Architectures that fuse the projections, or name them otherwise, have
-the queries and values in other layers: those get the adapters in their place.
+TOSS's recipe puts them on q_proj and v_proj. Architectures that fuse the projections, or use other names, have
+the queries and values in other layers: those layers get the adapters instead.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (
     ("in_proj_qkv",),
     ("query", "value"),
 )
-"""Names of the layers that hold queries and values, the most specific first."""
+"""Names of the layers that compute queries and values, the most specific first."""
 
 
 def lora_targets(model: Any, blocks: str, wanted: Literal["auto"] | Sequence[str]) -> tuple[str, ...]:
-    """The names, as peft matches them (the end of a module's path), of the linear layers to adapt, sorted.
+    """The names of the linear layers to adapt, sorted, as peft matches them (the end of a module's path).
 
-    blocks: the path of the model's list of blocks. wanted: names, or auto = q_proj and v_proj of the blocks, or what
-    they have in their place. Raises ValueError, naming the linear layers there are, if one is not found.
+    blocks: the path of the model's list of blocks. wanted: names, or auto = q_proj and v_proj of the blocks, or the
+    layers that the blocks have instead. Raises ValueError, naming the existing linear layers, if one is not found.
     """
     paths = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     if wanted == "auto":

@@ -1,7 +1,7 @@
-"""The recipe of a supervised LoRA fine-tune, and the random numbers that follow from its seed.
+"""The recipe of a supervised LoRA fine-tune, and the random numbers derived from its seed.
 
-Every random choice has its own stream, named by what it is for: the first weights, the order of an epoch and the
-dropout of a step depend on the seed and on nothing that happened before, so a resumed training makes the same ones.
+Every random choice has its own stream, named by its purpose. The initial weights, the order of an epoch and the
+dropout of a step depend on the seed and on nothing that happened before, so a resumed training makes the same choices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 BETAS = (0.9, 0.95)
-"""Of AdamW, as TOSS's authors set them."""
+"""AdamW's betas, as set by TOSS's authors."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Recipe:
     """LoRA with AdamW at a constant learning rate. The defaults are TOSS's (docs/methods.md, "TOSS").
 
     target_modules: names of linear layers, or "auto" (lora_targets.py). batch_size: samples in one step, over all
-    workers. clip: the largest norm of the gradient of the mean loss. Raises ValueError for a value out of range.
+    workers. clip: the maximum norm of the gradient of the mean loss. Raises ValueError for a value out of range.
     """
 
     rank: int = 16
@@ -52,14 +52,14 @@ class Recipe:
             raise ValueError(f"target_modules={self.target_modules!r} must be auto or a tuple of names")
 
     def steps(self, rows: int) -> int:
-        """Optimizer steps over so many samples; the last batch of an epoch may be smaller."""
+        """Optimizer steps for `rows` samples; the last batch of an epoch may be smaller."""
         return self.epochs * self.steps_per_epoch(rows)
 
     def steps_per_epoch(self, rows: int) -> int:
         return -(-rows // self.batch_size)
 
     def batch(self, step: int, rows: int) -> npt.NDArray[np.int64]:
-        """The samples of one step, counted from 0: a slice of its epoch's order."""
+        """int64: the sample indices of one step (counted from 0), a slice of its epoch's order."""
         epoch, place = divmod(step, self.steps_per_epoch(rows))
         order = epoch_order(self.seed, epoch, rows)
         return order[place * self.batch_size : (place + 1) * self.batch_size]
@@ -71,6 +71,6 @@ def epoch_order(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
 
 
 def stream(seed: int, *purpose: object) -> int:
-    """The seed, of 63 bits, of the random numbers for one purpose."""
+    """A 63-bit seed for the random numbers of one purpose."""
     text = ":".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""Rows of token ids to fine-tune on: checked before the first step, and dealt out to workers and passes."""
+"""Rows of token ids to fine-tune on: checked before the first step, and distributed to workers."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _NAMED = 10
 
 @dataclass(frozen=True, eq=False)
 class TrainingRows:
-    """input_ids: N arrays (T_i,). positions: per row the indices, above 0, of the response tokens to learn."""
+    """input_ids: N arrays (T_i,). positions: for each row, the indices, above 0, of the response tokens to learn."""
 
     input_ids: Sequence[TokenIds]
     positions: Sequence[Rows]
 
     @classmethod
     def checked(cls, input_ids: Sequence[TokenIds], responses: Ranges, info: ModelInfo) -> TrainingRows:
-        """responses: per row its half-open token ranges, in order and apart from each other.
+        """responses: for each row, its half-open token ranges, in order and not overlapping.
 
-        A response token at the very start of a row is not learned: nothing stands before it to predict it from.
+        A response token at the very start of a row is not learned, because no token before it can predict it.
         Raises ValueError, naming row numbers and never texts, if there are no rows or if some cannot be used: no
         tokens, no response tokens, more tokens than the model takes, a token id outside its vocabulary.
         """
@@ -52,19 +52,19 @@ class TrainingRows:
 
     @cached_property
     def targets(self) -> Rows:
-        """int64 (N,): response tokens to learn of each row."""
+        """int64 (N,): the number of response tokens to learn in each row."""
         return np.array([len(places) for places in self.positions], dtype=np.int64)
 
     @cached_property
     def needed(self) -> Rows:
-        """int64 (N,): tokens of each row that have a say in its losses, those before the last one to learn."""
+        """int64 (N,): the number of tokens of each row that its losses depend on: all before the last one to learn."""
         return np.array([places[-1] for places in self.positions], dtype=np.int64)
 
 
 def share(rows: Rows, lengths: Rows, rank: int, workers: int) -> Rows:
-    """Those of `rows` that worker `rank` takes: longest first, each to the worker with the fewest tokens so far.
+    """The rows of `rows` that worker `rank` takes: longest first, each to the worker with the fewest tokens so far.
 
-    lengths: (N,) tokens of every row. The same on every worker, so that the shares together are `rows`.
+    lengths: (N,) tokens of every row. Every worker computes the same distribution, so the shares together are `rows`.
     """
     loads = [0] * workers
     mine = []
@@ -77,7 +77,7 @@ def share(rows: Rows, lengths: Rows, rank: int, workers: int) -> Rows:
 
 
 def _named(problems: dict[int, RowProblem]) -> str:
-    """One line: what is wrong with which rows."""
+    """One line that says what is wrong with which rows."""
     kinds: dict[str, list[int]] = {}
     for row, problem in sorted(problems.items()):
         kinds.setdefault(problem.message, []).append(row)

@@ -1,15 +1,15 @@
 """Supervised fine-tuning of LoRA adapters on response tokens: TOSS's reference models (docs/methods.md, "TOSS").
 
-The loss of one optimizer step is the mean over all response tokens of its batch, whatever micro-batches and workers
-they fall into: every worker sums the gradients of its tokens' losses, `reduce` adds the sums up, and only then are they
-divided by the number of tokens, clipped and applied. So W workers do what one does, up to rounding (and to dropout,
-where there is any: each worker draws its own). The base model stays frozen and in evaluation mode (its own dropout,
-where it has one, is off); adapters and optimizer are float32.
+The loss of one optimizer step is the mean over all response tokens of its batch, however they are split into
+micro-batches and workers: every worker sums the gradients of its tokens' losses, `reduce` adds these sums, and only
+then is the total divided by the number of tokens, clipped and applied. So W workers give the same result as one, up to
+rounding (and up to dropout, if it is used: each worker draws its own). The base model stays frozen and in evaluation
+mode, so its own dropout is off; adapters and optimizer are float32.
 
-As in losses.py, rows are padded on the right without a mask, and the LM head sees response positions only, a chunk of
-them at a time: each chunk's gradient is taken at once, so that its logits are gone before the next one's are made.
+As in losses.py, rows are padded on the right without a mask, and the LM head gets only response positions, one chunk
+at a time. Each chunk's gradient is computed at once, so that its logits are freed before the next chunk's are made.
 
-On a CPU in float32 with a given number of threads, the same rows and recipe give the same bits, interrupted or not.
+On a CPU in float32 with a fixed number of threads, the same rows and recipe give the same bits, interrupted or not.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ from tamis.operators.training.recipe import BETAS, Recipe, stream
 from tamis.operators.training.rows import TrainingRows, share
 
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 4096}
-"""Rows x longest row of a micro-batch. A backward pass keeps what a forward pass alone would drop."""
+"""Rows x longest row of a micro-batch. Smaller on CUDA than for a forward pass: a backward pass keeps activations."""
 
 _ADAPTER = "default"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _KINDS = ("weight", *_MOMENTS)
 
 Reduce = Callable[[torch.Tensor], None]
-"""Adds up, in place, a tensor of the same shape from all workers."""
+"""Sums, in place, a tensor of the same shape over all workers."""
 
 
 class TrainingError(RuntimeError):
-    """The training cannot go on with this recipe, in this precision, on this device; the message says what to do."""
+    """The training cannot continue with this recipe, precision and device; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One optimizer step. step, epoch: from 1. loss: nats per response token, before the step. gradient_norm: of the
-    mean loss, before clipping. tokens: response tokens of the batch.
+    """One optimizer step. step, epoch: counted from 1. loss: nats per response token, before the step. gradient_norm:
+    norm of the mean loss's gradient, before clipping. tokens: response tokens of the batch.
     """
 
     step: int
@@ -72,11 +72,11 @@ class Point:
 
 
 def alone(tensor: torch.Tensor) -> None:
-    """The reduction of one worker: there is nothing to add."""
+    """The reduction for a single worker: there is nothing to add."""
 
 
 class Trainer:
-    """A causal language model with one LoRA adapter in training. Not to be shared by threads."""
+    """A causal language model with one LoRA adapter in training. Not thread-safe."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Trainer:
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         """model: a transformers ...ForCausalLM in evaluation mode; it is wrapped in place. blocks: the path of its list
-        of blocks. base_name, revision: what the exported adapter says it belongs to. Raises ValueError for a target
+        of blocks. base_name, revision: the base model that the exported adapter names. Raises ValueError for a target
         module that the model lacks.
         """
         self.info: ModelInfo = describe(config)
@@ -132,10 +132,10 @@ class Trainer:
         base_revision: str | None = None,
         token_budget: int | None = None,
     ) -> Trainer:
-        """Load the model in folder `path` (or of that name on the hub) and put fresh adapters on it.
+        """Loads the model in folder `path` (or of that name on the hub) and adds new adapters to it.
 
-        dtype, device: as in TokenLosses.load, of the base. base_name, base_revision: what the exported adapter says it
-        was trained on. Raises ValueError as TokenLosses.load does, and for a target module that the model lacks.
+        dtype, device: of the base, as in TokenLosses.load. base_name, base_revision: the base model that the exported
+        adapter names. Raises ValueError like TokenLosses.load, and for a target module that the model lacks.
         """
         place = choose_device(device)
         number = choose_dtype(dtype, place)
@@ -163,10 +163,10 @@ class Trainer:
         reduce: Reduce = alone,
         on_batch: Callable[[], None] | None = None,
     ) -> Iterator[Point]:
-        """Make the steps that are left, one per iteration. on_batch: called after each micro-batch of this process.
+        """Runs the remaining steps, one per iteration. on_batch: called after each micro-batch of this process.
 
-        Every one of `workers` processes iterates over the same rows with its own rank. Raises TrainingError when the
-        loss or the gradient is no longer finite (on all workers alike), or a single row does not fit the memory.
+        Each of the `workers` processes iterates over the same rows with its own rank. Raises TrainingError if the loss
+        or the gradient is no longer finite (on all workers at once), or if a single row does not fit into memory.
         """
         while self.step < self.recipe.steps(len(rows)):
             batch = self.recipe.batch(self.step, len(rows))
@@ -181,9 +181,9 @@ class Trainer:
     def gradient(
         self, rows: TrainingRows, batch: Rows, rank: int = 0, on_batch: Callable[[], None] | None = None
     ) -> tuple[torch.Tensor, float]:
-        """Of the SUM of the losses of all response tokens of these rows: the gradient, float32 (all weights,), in the
-        order of `weights`, and the sum itself. A lack of memory is met with smaller micro-batches. on_batch: called
-        after each of them.
+        """The gradient of the SUM of the losses of all response tokens of these rows, float32 (all weights,), in the
+        order of `weights`; and that sum. If memory runs out, smaller micro-batches are used. on_batch: called after
+        each micro-batch.
         """
         while True:
             try:
@@ -219,18 +219,18 @@ class Trainer:
         return torch.cat([gradient.flatten() for gradient in gradients]), loss
 
     def _needed(self, rows: TrainingRows) -> Rows:
-        """Tokens of each row to run. Where their number changes the rotary frequencies, all have a say."""
+        """The number of tokens of each row to run: all of them if their number changes the rotary frequencies."""
         return rows.lengths if self._boundaries else rows.needed
 
     def _backward(self, rows: TrainingRows, part: Rows) -> float:
-        """Add the gradient of one micro-batch to the weights'; the sum of its losses."""
+        """Adds the gradient of one micro-batch to the weights' gradients; returns the sum of its losses."""
         needed = self._needed(rows)[part]
         tokens = padded([rows.input_ids[row][:length] for row, length in zip(part, needed, strict=True)], needed)
         inside = np.repeat(np.arange(len(part)), rows.targets[part]) * tokens.shape[1]
         predictors = inside + np.concatenate([rows.positions[row] for row in part]) - 1
         wanted = np.concatenate([rows.input_ids[row][rows.positions[row]] for row in part]).astype(np.int64)
         states = self._parts.states(torch.from_numpy(tokens).to(self.device)).flatten(0, 1)
-        # of a model that is spread over GPUs the end is not where the beginning is
+        # a model spread over GPUs ends on another device than it starts on
         states = states[torch.from_numpy(predictors).to(states.device)]
         loss = torch.zeros((), dtype=torch.float64, device=states.device)
         slopes = []
@@ -242,12 +242,12 @@ class Trainer:
             sums.backward()
             slopes.append(piece.grad)
             loss += sums.detach().to(loss.device)
-        if states.requires_grad:  # not so if all adapters stand on the LM head
+        if states.requires_grad:  # False if all adapters are on the LM head
             states.backward(torch.cat(slopes))
         return float(loss)
 
     def _apply(self, gradient: torch.Tensor, loss: float, tokens: int, rows: int) -> Point:
-        """Clip, step, and note it. gradient: of the mean loss."""
+        """Clips the gradient, makes the step and records it. gradient: of the mean loss."""
         norm = float(torch.linalg.vector_norm(gradient))
         if not (np.isfinite(loss) and np.isfinite(norm)):
             what = "loss" if not np.isfinite(loss) else "gradient"
@@ -269,7 +269,7 @@ class Trainer:
 
     @contextmanager
     def _dropout(self, rank: int) -> Iterator[None]:
-        """Dropout's random numbers follow from the seed, the step and the worker; those of others stay as they are."""
+        """Derives dropout's random numbers from the seed, step and worker; the global random state is not changed."""
         if not self.recipe.dropout:
             yield
             return
@@ -278,7 +278,7 @@ class Trainer:
             yield
 
     def state(self) -> tuple[bytes, dict[str, Any]]:
-        """All that another Trainer of the same model and recipe needs to go on: a safetensors file, and JSON."""
+        """All that another Trainer of the same model and recipe needs to continue: a safetensors file, and JSON."""
         tensors = {f"weight.{name}": weight for name, weight in self.weights.items()}
         for name, weight in self.weights.items():
             moments = self._optimizer.state.get(weight, {})
@@ -288,7 +288,7 @@ class Trainer:
         return save(tensors), {"step": self.step, "curve": [asdict(point) for point in self.curve]}
 
     def restore(self, tensors: bytes, facts: dict[str, Any]) -> None:
-        """Go on from what `state` gave. Raises ValueError if it was another model's or recipe's."""
+        """Continues from the result of `state`. Raises ValueError if its tensors do not fit this model and recipe."""
         saved = load(tensors)
         wanted = {f"{kind}.{name}": weight.shape for name, weight in self.weights.items() for kind in _KINDS}
         for name, shape in wanted.items():
@@ -306,11 +306,11 @@ class Trainer:
             }
 
     def adapter(self) -> dict[str, bytes]:
-        """The adapter's two files, by name, as peft writes them: what Adapters, and peft, load. The same to the byte
-        for the same weights.
+        """The adapter's two files, name -> content, as peft writes them; Adapters and peft can load them. Identical to
+        the byte for the same weights.
         """
         config = self._wrapper.peft_config[_ADAPTER].to_dict() | {"inference_mode": True}
-        # a set of strings has another order in every process
+        # a set of strings has a different order in every process
         settings = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
         weights = peft.get_peft_model_state_dict(self._wrapper, adapter_name=_ADAPTER, save_embedding_layers=False)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
@@ -321,7 +321,7 @@ class Trainer:
 
 
 def _attach(model: Any, recipe: Recipe, targets: tuple[str, ...], base_name: str | None, revision: str | None) -> Any:
-    """Put a LoRA adapter in training into the frozen model; the peft wrapper around it."""
+    """Adds a trainable LoRA adapter to the frozen model; returns the peft wrapper around it."""
     alpha: Any = int(recipe.alpha) if recipe.alpha == int(recipe.alpha) else recipe.alpha
     config = peft.LoraConfig(
         r=recipe.rank,
@@ -333,7 +333,7 @@ def _attach(model: Any, recipe: Recipe, targets: tuple[str, ...], base_name: str
         revision=revision,
     )
     with warnings.catch_warnings(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        warnings.simplefilter("ignore")  # that weights are stored the other way round is found out by peft itself
+        warnings.simplefilter("ignore")  # peft itself detects that weights are stored transposed (Conv1D)
         wrapper = peft.PeftModel(model, config, _ADAPTER)  # makes the adapters float32
     for module in model.modules():
         if isinstance(module, LoraLayer):
@@ -342,7 +342,7 @@ def _attach(model: Any, recipe: Recipe, targets: tuple[str, ...], base_name: str
 
 
 def _set_first_weights(weights: dict[str, torch.Tensor], seed: int) -> None:
-    """peft's start, A uniform and B zero, of random numbers that follow from the seed and the weight's own name."""
+    """peft's initialisation, A uniform and B zero, with random numbers derived from the seed and the weight's name."""
     for name, weight in weights.items():
         first = torch.zeros(weight.shape, dtype=weight.dtype)
         if ".lora_A." in name:

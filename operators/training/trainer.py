@@ -1,14 +1,14 @@
-"""Train on a corpus whose tokens were selected: kept/ of a TOSS run -> batches and losses for transformers' Trainer.
+"""Training on a corpus with selected tokens: kept/ of a TOSS run -> batches and losses for transformers' Trainer.
 
 A row of kept/ has `input_ids`, `labels` (-100 on prompt and discarded tokens) and `token_risk` (null on prompt tokens
-and on the tokens that end an answer's turn, which have a label and count here as response tokens), so any trainer that
-takes labels can read it; those divide the loss by the number of kept tokens. The paper divides it by the number of ALL
-response tokens, so that a batch with many discarded tokens takes a smaller step, not the same one on fewer tokens
-(arXiv 2603.01185). That is `curated_trainer`; its two parts work apart from it, too:
+and on the tokens that end an answer's turn; the latter have a label and count here as response tokens). So any trainer
+that takes labels can read it, but such trainers divide the loss by the number of kept tokens. The paper divides it by
+the number of ALL response tokens, so that a batch with many discarded tokens takes a smaller step, not the same step
+on fewer tokens (arXiv 2603.01185). `curated_trainer` does this; its two parts also work separately:
 
     Trainer(..., data_collator=SelectiveCollator(pad_token_id), compute_loss_func=response_mean_loss)
 
-with TrainingArguments(remove_unused_columns=False), because token_risk is no argument of a model.
+with TrainingArguments(remove_unused_columns=False), because token_risk is not an argument of a model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tamis.operators.methods.toss import IGNORED, REACH
 
 DISCARDED = IGNORED - 1
 """The label of a discarded response token inside a batch. The Trainer counts the labels other than -100 over all
-batches of a step, on all devices, and gives the loss that number: so it is the number of all response tokens."""
+batches of a step, on all devices, and passes this count to the loss: so it is the number of all response tokens."""
 
 Normalise = Literal["responses", "samples"]
 
@@ -35,14 +35,14 @@ Normalise = Literal["responses", "samples"]
 class SelectiveCollator:
     """Rows of kept/ -> input_ids, attention_mask and labels, int64 (rows, longest), padded on the right.
 
-    labels: a token's id where it is learned from, -101 on discarded response tokens, -100 elsewhere and on the first
-    token of a row, which nothing predicts. Only the losses below understand -101; others fail on it.
+    labels: the token's id for tokens to learn from, -101 for discarded response tokens, -100 elsewhere and for the
+    first token of a row, which nothing predicts. Only the losses below understand -101; other losses fail on it.
     """
 
     pad_token_id: int
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Raises ValueError for a row without token_risk, and for one whose columns do not belong together."""
+        """Raises ValueError for a row without token_risk, and for a row whose columns do not belong together."""
         shape = (len(rows), max(len(row["input_ids"]) for row in rows))
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         attention_mask = np.zeros(shape, dtype=np.int64)
@@ -79,11 +79,11 @@ def _marked_labels(row: Mapping[str, Any]) -> np.ndarray[Any, Any]:
 def response_mean_loss(
     outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
 ) -> torch.Tensor:
-    """The paper's loss: the sum of the kept tokens' losses over the number of all response tokens; a scalar.
+    """The paper's loss, a scalar: the sum of the kept tokens' losses divided by the number of all response tokens.
 
-    outputs: with logits (rows, tokens, vocabulary). labels: of SelectiveCollator. num_items_in_batch: the number of
-    response tokens of all batches of the step, as the Trainer counts it; None counts this batch. 0, with gradients of
-    0, where no token is kept. The logits of kept tokens alone are turned into float32.
+    outputs: with logits (rows, tokens, vocabulary). labels: from SelectiveCollator. num_items_in_batch: the number of
+    response tokens of all batches of the step, as counted by the Trainer; None counts this batch. The loss is 0, with
+    gradients of 0, if no token is kept. Only the logits of kept tokens are converted to float32.
     """
     losses, _ = _kept_losses(outputs["logits"], labels)
     responses = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
@@ -94,11 +94,11 @@ def response_mean_loss(
 def sample_mean_loss(
     outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
 ) -> torch.Tensor:
-    """The mean over the batch's samples of each one's mean loss per kept token; a scalar.
+    """The mean over the batch's samples of each sample's mean loss per kept token; a scalar.
 
-    That is what the authors' code computes, but a sample with no kept token counts as 0 there where theirs is NaN.
-    Samples, not tokens, are counted, so num_items_in_batch is of no use and the Trainer must average the batches of a
-    step, as `curated_trainer` tells it to; that is exact where they have the same number of rows.
+    The authors' code computes the same, except that a sample with no kept token counts as 0 here and gives NaN there.
+    Samples are counted, not tokens, so num_items_in_batch is not used. The Trainer must instead average over the
+    batches of a step, as set up by `curated_trainer`; this is exact if the batches have the same number of rows.
     """
     losses, kept = _kept_losses(outputs["logits"], labels)
     sums = torch.zeros(len(labels), device=losses.device).index_add(0, kept.nonzero()[:, 0], losses)
@@ -107,7 +107,7 @@ def sample_mean_loss(
 
 
 def _kept_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """float32 (kept,): the loss of each kept token, in order; and bool (rows, tokens - 1): where they are."""
+    """float32 (kept,): the loss of each kept token, in order; and bool (rows, tokens - 1): which tokens are kept."""
     targets = labels[:, 1:].to(logits.device)
     kept = targets >= 0
     losses: torch.Tensor = cross_entropy(logits[:, :-1][kept].float(), targets[kept], reduction="none")
@@ -125,10 +125,11 @@ def curated_trainer(
     normalise: Normalise = "responses",
     **options: Any,
 ) -> Trainer:
-    """transformers' Trainer with this collator and loss. args: changed where the loss needs it. options: any of its.
+    """transformers' Trainer with this collator and loss.
 
+    args: changed in place where the loss requires it. options: any further arguments of Trainer.
     train_dataset: datasets.load_dataset("parquet", data_files="out/kept/*.parquet", split="train").
-    Raises ValueError where several GPUs would share one process: there the Trainer does not scale such losses rightly.
+    Raises ValueError if several GPUs would share one process: the Trainer then does not scale such losses correctly.
     """
     if args.n_gpu > 1:
         raise ValueError(f"one process sees {args.n_gpu} GPUs: start one process per GPU with torchrun")
@@ -149,12 +150,12 @@ def curated_trainer(
 
 
 def _average_batches(trainer: Trainer) -> None:
-    """Have the loss divided by the number of batches in a step; of itself the Trainer adds up whatever we give it."""
+    """Divides the loss by the number of batches in a step; by default the Trainer just sums the losses it is given."""
     if hasattr(trainer, "loss_is_scaled_for_ga"):
         trainer.loss_is_scaled_for_ga = False
         return
 
-    # transformers 5.17 has no such switch; this can go when 5.18 is the oldest.
+    # transformers 5.17 has no such switch; remove this when 5.18 is the oldest supported version.
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         batches = trainer.current_gradient_accumulation_steps if trainer.model.training else 1
         return sample_mean_loss(outputs, labels) / batches

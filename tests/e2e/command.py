@@ -1,4 +1,4 @@
-"""The `tamis` command as a user runs it: a process of its own, from another folder, with what it printed."""
+"""The `tamis` command as a user runs it: in its own process, from another folder, with its output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ran:
 
 
 def tamis(*arguments: object, cwd: Path, env: dict[str, str] | None = None) -> Ran:
-    """Run `tamis` to its end. However it ends, a traceback is never part of it."""
+    """Runs `tamis` to its end. However it ends, it must not print a traceback."""
     words, environment = list(map(str, arguments)), _environment(env)
     if _FORKS.fits(environment):
         done = _FORKS.run(words, cwd, environment, DEADLINE)
@@ -56,7 +56,7 @@ def tamis(*arguments: object, cwd: Path, env: dict[str, str] | None = None) -> R
 
 
 def curate(*arguments: object, cwd: Path, address: str) -> Ran:
-    """`tamis curate` on the shared cluster, which must succeed and print nothing to stderr but its progress."""
+    """`tamis curate` on the shared cluster, which must succeed and print only its progress to stderr."""
     ran = tamis("curate", *arguments, "--address", address, cwd=cwd)
     assert ran.rc == 0, ran.output
     strangers = [line for line in ran.stderr.splitlines() if not PROGRESS.match(line)]
@@ -67,7 +67,7 @@ def curate(*arguments: object, cwd: Path, address: str) -> Ran:
 def start(
     *arguments: object, cwd: Path, env: dict[str, str] | None = None, said: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """`tamis` in the background, leader of its own process group. said: the file for its output, which is else lost."""
+    """`tamis` in the background, leader of its own process group. said: the file for its output; None discards it."""
     with (said or Path(os.devnull)).open("wb") as output:
         return subprocess.Popen(
             [str(TAMIS), *map(str, arguments)],
@@ -81,7 +81,7 @@ def start(
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """kill -9 of the process and everything it started, Ray's own processes among them."""
+    """kill -9 of the process and everything it started, including Ray's own processes."""
     leader = psutil.Process(process.pid)
     family = [leader, *leader.children(recursive=True)]
     for member in family:
@@ -94,7 +94,7 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 
 
 def poll(condition: Callable[[], bool], process: subprocess.Popen[bytes], what: str) -> None:
-    """Return as soon as `condition` holds; fail when the process ends before that, or takes too long."""
+    """Returns as soon as `condition` holds; fails if the process ends before that, or takes too long."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert process.poll() is None, f"the command ended with {process.returncode} before {what}"

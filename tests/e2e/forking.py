@@ -1,9 +1,9 @@
-"""The `tamis` command in a process of its own that has not to import everything first: forked from one that has.
+"""The `tamis` command in its own process, forked from a process that has already imported everything.
 
-What a command imports (torch, transformers) takes it seconds, and the tests run hundreds of commands. A process of its
-own it stays: with its arguments, folder, environment, output and exit code, and the entry point of the console script.
-`python forking.py` is the process that is forked from. It computes nothing and imports no Ray, so that it has no
-threads, which a fork would lose. It ends when its standard input does.
+A command's imports (torch, transformers) take seconds, and the tests run hundreds of commands. The forked command
+still has its own process, arguments, folder, environment, output and exit code, and uses the entry point of the
+console script. `python forking.py` is the parent process. It computes nothing and does not import Ray, so that it has
+no threads, which a fork would lose. It ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ IMPORTED = (
     "tamis.pipeline.commands.screens", "tamis.pipeline.recipes.tokens", "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama",
 )  # fmt: skip
-"""What a command imports before its end, for the models of these tests. Not Ray, which is not made to be forked."""
+"""What a command imports for the models of these tests. Not Ray, which does not support forking."""
 
 READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "OMP_", "MKL_", "PYTHON", "LD_")
-"""How the names of variables begin that libraries read when they are imported."""
+"""Prefixes of the environment variables that libraries read when they are imported."""
 
 
 class Forks:
@@ -39,8 +39,10 @@ class Forks:
         self._parent: subprocess.Popen[str] | None = None
 
     def fits(self, env: Mapping[str, str]) -> bool:
-        """Whether a command with this environment finds all that it reads of it, and this system can wait for one."""
-        if not hasattr(os, "pidfd_open"):  # Linux alone has it
+        """Whether a forked command sees the same values of the variables read at import, and this system can wait
+        for it.
+        """
+        if not hasattr(os, "pidfd_open"):  # only Linux has it
             return False
         names = {name for name in {*env, *os.environ} if name.startswith(READ_AT_IMPORT)}
         return all(env.get(name) == os.environ.get(name) for name in names)
@@ -48,7 +50,7 @@ class Forks:
     def run(
         self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run` with captured output."""
+        """Like `subprocess.run` with captured output."""
         if self._parent is None or self._parent.poll() is not None:
             command = [sys.executable, __file__]
             self._parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -88,20 +90,20 @@ def serve() -> None:
         ended, _, _ = select.select([watched], [], [], order["timeout"])
         os.close(watched)
         if not ended:
-            os.killpg(pid, 9)  # and what it has started
+            os.killpg(pid, 9)  # the command and everything it started
         _, status = os.waitpid(pid, 0)
         answers.write(f"{os.waitstatus_to_exitcode(status) if ended else _TOO_LONG}\n")
         answers.flush()
 
 
 def _command(order: Mapping[str, Any]) -> int:
-    """In the child: what the console script does, and its exit code."""
+    """In the child: does what the console script does; returns its exit code."""
     os.setsid()
     for target, name in ((0, os.devnull), (1, order["stdout"]), (2, order["stderr"])):
         opened = os.open(name, os.O_RDWR | os.O_CREAT)
         os.dup2(opened, target)
         os.close(opened)
-    sys.stdin = os.fdopen(0, closefd=False)  # the parent's has read ahead
+    sys.stdin = os.fdopen(0, closefd=False)  # the parent's stdin object has read ahead
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["env"])

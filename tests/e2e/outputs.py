@@ -1,4 +1,4 @@
-"""An output folder as a user finds it: its tables, and the promises that hold for every finished run."""
+"""An output folder as a user finds it: its tables, and checks of what every finished run guarantees."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pair(prompt: str, answer: str) -> list[dict[str, str]]:
 
 
 def write_jsonl(path: Path, rows: list[Any]) -> Path:
-    """One line per row; bytes and strings stand as they are."""
+    """One line per row; bytes and strings are written unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode() for row in rows
@@ -53,12 +53,12 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
 
 
 def manifest_of(out: Path) -> dict[str, Any]:
-    """What it says; its seal fits."""
+    """The content of the manifest, after its seal is checked."""
     return opened(json.loads((out / "manifest.json").read_text()))
 
 
 def tables(out: Path, part: str) -> list[pa.Table]:
-    """The files of one folder, in the order of their names, which is the order of the corpus."""
+    """The files of one folder, ordered by name, which is the order of the corpus."""
     return [pq.read_table(path) for path in sorted((out / part).glob("*.parquet"))]
 
 
@@ -67,7 +67,7 @@ def rows_of(out: Path, part: str) -> list[Row]:
 
 
 def check_whole(out: Path, methods: list[str], *, work_kept: bool = False) -> dict[str, Any]:
-    """Everything that is promised of any finished run; its manifest."""
+    """Checks everything that every finished run guarantees; returns its manifest."""
     manifest = manifest_of(out)
     counts = manifest["counts"]
     assert counts["rows_in"] == counts["kept"] + counts["dropped"] + counts["quarantined"]
@@ -101,7 +101,7 @@ def check_whole(out: Path, methods: list[str], *, work_kept: bool = False) -> di
 
 
 def merged(out: Path) -> list[tuple[str, Row]]:
-    """(decision, row) of every input row in input order: each file of scores/ says which part holds the next row."""
+    """(decision, row) of every input row in input order: scores/ says which folder has the next row."""
     found = []
     for path in sorted((out / "scores").glob("*.parquet")):
         rest = {}

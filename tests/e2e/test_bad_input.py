@@ -1,4 +1,4 @@
-"""Mistakes of the user and of the data: what is said, with which exit code, and that no sample text is said with it."""
+"""Mistakes of the user and in the data: the message, the exit code, and that no message contains sample text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from command import Ran, curate, tamis
 from outputs import Row, check_whole, rows_of, sentence, snapshot, write_jsonl
 
 CANARY = "kanarienvogel"
-"""Stands in every row; may stand in no message, log, manifest or artifact."""
+"""Occurs in every row; must not occur in any message, log, manifest or artifact."""
 
 
 def rows(count: int, seed: int) -> list[Row]:
@@ -80,7 +80,7 @@ def test_missing_files_and_empty_globs_are_all_named(tiny_model: Path, tmp_path:
     good = write_jsonl(tmp_path / "good.jsonl", rows(5, seed=0))
     (tmp_path / "zero.jsonl").write_bytes(b"")
     (tmp_path / "empty").mkdir()
-    # As after a glob that the shell has expanded: files that follow the first one belong to --input too.
+    # As after a glob that the shell expanded: files after the first one belong to --input too.
     flags = ["--input", good, "zero.jsonl", "--input", "missing.jsonl", "--input", "none/*.jsonl"]
     flags += ["--input", "empty", "--input", write_jsonl(tmp_path / "odd.txt", rows(5, seed=0))]
     words = ["5 of the inputs", "missing.jsonl", "none/*.jsonl", "zero.jsonl", "empty: a folder without", "odd.txt"]
@@ -146,7 +146,7 @@ BAD: list[tuple[bytes, str]] = [
 
 
 class Spoilt:
-    """A corpus of two files with every kind of bad row in it, curated twice: refused first, then allowed."""
+    """A corpus of two files with every kind of bad row, curated twice: first refused, then allowed."""
 
     def __init__(self, folder: Path, model: Path, address: str) -> None:
         self.folder, self.out = folder, folder / "out"

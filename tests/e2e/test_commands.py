@@ -1,4 +1,4 @@
-"""The other commands, and what every command prints: help for each flag, few lines in a log, nothing of Ray's."""
+"""The other commands, and what every command prints: help for each flag, few lines in a log, nothing from Ray."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_curate_prints_a_summary_and_few_lines_of_progress(finished: Finished) -
         assert words in " ".join(ran.stdout.split()), words
     lines = ran.stderr.splitlines()
     assert all(PROGRESS.match(line) for line in lines), ran.stderr
-    # One line when a stage ends, and at most one more every 30 s.
+    # One line when a stage ends, and otherwise at most one every 30 s.
     for stage in ("capture", "fit", "emit"):
         said = [line for line in lines if line.startswith(stage)]
         assert 1 <= len(said) <= 1 + finished.seconds / 30, said
@@ -143,7 +143,7 @@ def test_status_and_report_of_somebody_else_s_folder(command: str, tmp_path: Pat
 
 
 class _Guarded(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]
-    """A storage that answers only to those who know its options."""
+    """A storage that answers only clients that know its options."""
 
     protocol = "guarded"
 

@@ -1,6 +1,6 @@
-"""`tamis curate` with LARF and SAFT on JSON lines: every row is accounted for, and the riskiest are dropped, exactly.
+"""`tamis curate` with LARF and SAFT on JSON lines: every row is accounted for, and exactly the riskiest are dropped.
 
-The scores are computed again with transformers alone: the whole model, one sample at a time, and numpy.
+The scores are computed again with only transformers (the whole model, one sample at a time) and numpy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METHODS = ["larf", "saft"]
 
 @dataclass(frozen=True)
 class Corpus:
-    """What goes into every run here. rows: in order, str where malformed; groups: places of identical rows."""
+    """The input of every run here. rows: in order, str if malformed. groups: indices of identical rows."""
 
     folder: Path
     model: Path
@@ -39,7 +39,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Naive:
-    """Scores of the usable rows, in order, by the definition."""
+    """Scores of the usable rows, in order, computed by the definition."""
 
     larf: np.ndarray[Any, Any]
     saft: np.ndarray[Any, Any]
@@ -47,7 +47,7 @@ class Naive:
 
 @pytest.fixture(scope="module")
 def corpus(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Three files, 130 rows: 6 groups of 5 identical rows all over them, two malformed rows, the rest distinct."""
+    """Three files, 130 rows: 6 groups of 5 identical rows over all files, two malformed rows, the rest distinct."""
     folder = tmp_path_factory.mktemp("curate")
     rows: list[Row | str] = [*alpaca_rows(98, seed=1)]
     for number, twin in enumerate(alpaca_rows(6, seed=2)):
@@ -73,7 +73,7 @@ def corpus(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus
             *("--set", f"larf.layer={LARF_LAYER}", "--set", f"saft.layer={SAFT_LAYER}", "--set", "max_quarantined=0.1"),
             *("--set", f"larf.unsafe_references={folder}/unsafe.jsonl"),
             *("--set", f"larf.safe_references={folder}/safe.jsonl"),
-            # One row a batch: identical rows then have identical scores to the bit, and tie.
+            # One row per batch: identical rows then have scores identical to the bit, and tie.
             *("--set", "model.token_budget=1"),
         ],
     )
@@ -129,7 +129,7 @@ def saft_scores(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def cut_in_a_group(corpus: Corpus, scores: np.ndarray[Any, Any]) -> int:
-    """How many rows to drop so that the cut goes through a group of identical rows, two of five of them dropped."""
+    """The number of rows to drop so that the cut goes through a group of five identical rows and drops two of them."""
     places = [place for place, row in enumerate(corpus.rows) if isinstance(row, dict)]
     order = [places[i] for i in np.argsort(-scores, kind="stable")]
     firsts = [min(order.index(place) for place in group) for group in corpus.groups]
@@ -139,7 +139,7 @@ def cut_in_a_group(corpus: Corpus, scores: np.ndarray[Any, Any]) -> int:
 
 
 def dropped_places(scores: Sequence[float], count: int) -> set[int]:
-    """A stable sort, the riskiest first: among equal scores the first in the corpus is dropped first."""
+    """A stable sort with the riskiest first: of equal scores, the first in the corpus is dropped first."""
     return set(np.argsort(-np.asarray(scores), kind="stable")[:count].tolist())
 
 
@@ -150,7 +150,7 @@ def count(corpus: Corpus, naive: Naive) -> int:
 
 @pytest.fixture(scope="module")
 def main_run(corpus: Corpus, count: int, ray_address: str) -> tuple[Path, Ran]:
-    """Small shards, the captured vectors kept."""
+    """A run with small shards that keeps the captured vectors."""
     out = corpus.folder / "out"
     flags = ["--drop-count", count, "--set", "shard_rows=16", "--set", "keep_captures=true", "--output", out]
     return out, curate(*corpus.flags, *flags, cwd=corpus.folder, address=ray_address)
@@ -166,7 +166,7 @@ def test_every_row_is_accounted_for(main_run: tuple[Path, Ran], corpus: Corpus, 
         "quarantined": 2,
         "truncated": 0,
     }
-    assert len(tables(out, "scores")) > 6  # several shards a file, or this test shows little
+    assert len(tables(out, "scores")) > 6  # several shards per file, otherwise this test shows little
 
 
 def test_kept_dropped_and_quarantined_rows_are_the_input(main_run: tuple[Path, Ran], corpus: Corpus) -> None:
@@ -205,7 +205,7 @@ def test_scores_are_those_of_the_definition(main_run: tuple[Path, Ran], naive: N
     scored = [row for row in rows_of(main_run[0], "scores") if row["decision"] != "quarantined"]
     larf = np.array([row["larf"] for row in scored])
     np.testing.assert_allclose(larf, naive.larf, rtol=0, atol=1e-4)
-    # The scores must tell the rows apart by far more than that, or this would show nothing.
+    # The scores of the rows must differ by far more than that, otherwise this would show nothing.
     assert larf.std() > 0.02
     saft = np.array([row["saft"] for row in scored])
     np.testing.assert_allclose(saft, naive.saft, rtol=1e-4, atol=1e-4 * naive.saft.mean())
@@ -237,7 +237,7 @@ def test_dropped_rows_are_the_riskiest_ties_by_order(
 
 
 def group_means(corpus: Corpus, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The naive scores, with rounding between identical rows taken out."""
+    """The naive scores, averaged over identical rows to remove rounding differences."""
     by_row: dict[str, list[float]] = {}
     rows = [json.dumps(row) for row in usable(corpus)]
     for row, score in zip(rows, scores, strict=True):
@@ -265,7 +265,7 @@ def test_other_shards_and_two_workers_change_nothing(
 
 
 def original(row: Row) -> Row:
-    """Without what dropped/ adds, which is rounded by the threads of the forward pass."""
+    """The row without the columns that dropped/ adds, whose rounding depends on the threads of the forward pass."""
     return {name: value for name, value in row.items() if name not in {"score", "quantile", "reason"}}
 
 

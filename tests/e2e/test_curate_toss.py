@@ -1,6 +1,6 @@
-"""`tamis curate` with TOSS and TOSS-Pro: which tokens lose their label, exactly, and by which models.
+"""`tamis curate` with TOSS and TOSS-Pro: exactly which tokens lose their label, and by which models.
 
-The losses are computed again with transformers and peft alone: whole models with the adapters merged into them.
+The losses are computed again with only transformers and peft: whole models with the adapters merged into them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TYPED = pa.schema(
 
 @dataclass(frozen=True)
 class Corpus:
-    """rows: all of them in order, None for the one that cannot be used. flags: of every run here."""
+    """rows: all rows in order, None for the unusable row. flags: of every run here."""
 
     folder: Path
     model: Path
@@ -66,7 +66,7 @@ def chat(chance: random.Random, number: int) -> Row:
 
 @pytest.fixture(scope="module")
 def corpus(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """A JSON lines file and a Parquet file of another dialect; some of their rows are harmful references, too."""
+    """A JSON lines file and a Parquet file of another dialect; some of their rows are also harmful references."""
     folder = tmp_path_factory.mktemp("toss")
     chance = random.Random(1)
     harmful = reference_rows(6, seed=3, text=f"{CANARY} ")
@@ -92,7 +92,7 @@ class Run:
 
     @cached_property
     def labels(self) -> list[tuple[str, list[int], list[int], list[float | None]]]:
-        """Of every kept row, in the order of the corpus."""
+        """The training columns of every kept row, in the order of the corpus."""
         return [
             (name, row["input_ids"], row["labels"], row["token_risk"])
             for name, row in merged(self.out)
@@ -109,7 +109,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(corpus: Corpus, ray_address: str) -> Run:
-    """Small shards, the losses kept."""
+    """A run with small shards that keeps the losses."""
     out = corpus.folder / "out"
     flags = corpus.toss(out, *sets("shard_rows=7", "keep_captures=true"))
     return Run(out, curate(*flags, cwd=corpus.folder, address=ray_address))
@@ -152,7 +152,7 @@ def test_the_tokens_are_those_of_the_chat_template_and_the_answers_are_scored_wh
         begins = [place for place, (before, here) in enumerate(pairwise([False, *scored])) if here and not before]
         ends = [place for place, (here, after) in enumerate(pairwise([*scored, False]), 1) if here and not after]
         answers = [tokenizer.decode(row["input_ids"][a:b]) for a, b in zip(begins, ends, strict=True)]
-        # From its first token on: that is where a model complies or refuses.
+        # From the first token on, because that is where a model complies or refuses.
         assert answers == [turn["content"] for turn in messages if turn["role"] == "assistant"]
 
 
@@ -184,7 +184,7 @@ def test_no_sample_text_on_the_terminal_and_no_script_in_the_report(run: Run, co
     assert "the loss of 0.15 of the response tokens is masked (global)" in shown
     assert "the loss of each response token under two reference models" in shown
     assert "12 toss.utility (utility.jsonl), 6 toss.harmful (harmful.jsonl)" in shown
-    check_tokens_whole(run.out, "toss", "0.15")  # the manifest knows the files that were written anew
+    check_tokens_whole(run.out, "toss", "0.15")  # the manifest knows the files that were written again
     page = (run.out / "report.html").read_text()
     assert CANARY in page
     assert "<script" not in page.casefold()
@@ -197,7 +197,7 @@ def test_no_sample_text_on_the_terminal_and_no_script_in_the_report(run: Run, co
 
 @pytest.fixture(scope="module")
 def in_two_steps(corpus: Corpus, ray_address: str) -> tuple[Ran, dict[str, tuple[int, int]], Run]:
-    """`tamis references`, what it left, and `tamis curate` with the same job file; one shard a file."""
+    """`tamis references`, the files it left, and `tamis curate` with the same job file; one shard per file."""
     out = corpus.folder / "two_steps"
     job = {
         "input": str(corpus.folder / "data"), "output": str(out), "model": {"name": str(corpus.model), "device": "cpu"},
@@ -291,7 +291,7 @@ ADDED = 4
 
 @pytest.fixture(scope="module")
 def pro(run: Run, corpus: Corpus, ray_address: str) -> Run:
-    """Two rounds that begin with the adapters of the first run."""
+    """Two rounds that start with the adapters of the first run."""
     given = [f"toss.{role}_model={run.adapter(role)}" for role in ("utility", "harmful")]
     more = sets(*given, "toss.rounds=2", f"toss.samples_per_round={ADDED}", "shard_rows=7", "keep_captures=true")
     out = corpus.folder / "pro"

@@ -85,7 +85,7 @@ def typed(tiny_model: Path, ray_address: str, tmp_path_factory: pytest.TempPathF
 def test_kept_has_exactly_the_schema_and_metadata_of_the_input(typed: tuple[Path, list[Row]]) -> None:
     out, _ = typed
     check_whole(out, ["saft"])
-    # As it is read from the input file: Parquet has its own name for the items of a list.
+    # The schema as read from the input file, because Parquet has its own name for the items of a list.
     expected = pq.read_schema(out.parent / "data" / "a.parquet")
     assert expected.equals(TYPED)
     assert len(tables(out, "kept")) == 5
@@ -109,10 +109,10 @@ def test_typed_values_come_back_as_they_were(typed: tuple[Path, list[Row]]) -> N
 
 
 def write_mixed_folder(folder: Path) -> list[Row]:
-    """Files of every text format and dialect; the rows they hold, in the order of the files' names."""
+    """Writes files of every text format and dialect; returns their rows, in the order of the file names."""
     folder.mkdir()
     messages: list[Row] = [{"messages": pair(*say(i)), "tag": i} for i in range(12)]
-    # Later in the corpus the same keys hold other things, and keys come and go.
+    # Later in the corpus the same keys hold other types, and keys appear and disappear.
     late: list[Row] = [{"messages": pair(*say(i)), "tag": f"t{i}", "score": i} for i in range(12, 20)]
     late += [{"score": 0.5, "extra": {"deep": [1, 2]}, "messages": [*pair(*say(20)), *pair(*say(21))]}]
     sharegpt: list[Row] = [

@@ -1,5 +1,5 @@
-"""Every command that places work on GPUs, on clusters whose GPUs are numbers: Ray places and numbers the workers as it
-does where there are some, and the CPU computes. What comes out is what comes out without GPUs, byte for byte.
+"""Every command that places work on GPUs, on clusters whose GPUs exist only as resource counts: Ray places and numbers
+the workers as on real GPUs, and the CPU computes. The output equals the output without GPUs, byte for byte.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Sources:
     model: Path
 
     def samples(self, out: Path, *more: object) -> list[object]:
-        """The flags of a run of LARF and SAFT; one of three shards has a single row."""
+        """The flags of a run with LARF and SAFT; one of its three shards has a single row."""
         flags: list[object] = ["--input", self.folder / "data.jsonl", "--output", out, "--model", self.model]
         flags += ["--method", "larf", "--method", "saft", "--drop", "0.2"]
         return [*flags, *self.references, *sets("larf.layer=2", "shard_rows=24"), *more]
@@ -71,7 +71,7 @@ def four() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def without(sources: Sources, four: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of LARF and SAFT on the CPU, on one thread, as the workers with GPUs compute here."""
+    """The output of LARF and SAFT on the CPU with one thread, as the workers with GPUs compute here."""
     out = tmp_path_factory.mktemp("without") / "out"
     ran(*sources.samples(out, "--workers", 2, *sets("model.device=cpu")), address=four)
     return out
@@ -84,7 +84,7 @@ def ran(*flags: object, address: str, command: str = "curate") -> Ran:
 
 
 def words(done: Ran) -> str:
-    """What was said, as one line."""
+    """The output of the command, as one line."""
     return " ".join(done.output.split())
 
 
@@ -123,7 +123,7 @@ def test_samples_on_gpus(
 
 
 def test_one_gpu_of_four(sources: Sources, four: str, without: Path, tmp_path: Path) -> None:
-    """One worker computes on both cores, and so rounds in another way; the rows that fall are the same."""
+    """One worker computes on both cores, so it rounds differently; the counts are the same."""
     done = ran(*sources.samples(tmp_path / "out", "--workers", 1), address=four)
     assert "workers 1 worker, one a GPU, on 1 node" in words(done)
     check_whole(tmp_path / "out", BOTH)
@@ -132,7 +132,7 @@ def test_one_gpu_of_four(sources: Sources, four: str, without: Path, tmp_path: P
 
 
 def test_layers_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
-    model = save_model(tmp_path / "model", blocks=2, width=32)  # of few cells
+    model = save_model(tmp_path / "model", blocks=2, width=32)  # few blocks, so few (block, factor) pairs
     out = tmp_path / "out"
     flags = [*sources.references, *sets('larf.refusal_markers=["qu", "ox"]', "shard_rows=24")]
     flags += ["--model", model, f"--set=larf.over_rejection_prompts={sources.folder}/prompts.jsonl"]
@@ -156,7 +156,7 @@ def test_layers_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("method", "workers"), [("toss", 2), ("toss-pro", 1)])
 def test_tokens_on_gpus(sources: Sources, four: str, tmp_path: Path, method: str, workers: int) -> None:
-    """Two workers train as a group of Ray Train, one by itself."""
+    """Two workers train as a group of Ray Train, a single worker trains alone."""
     job = ["--workers", workers]
     if method == "toss":
         trained = ran(*sources.tokens(method, tmp_path / "out", *job), address=four, command="references")
@@ -175,7 +175,7 @@ def test_tokens_on_gpus(sources: Sources, four: str, tmp_path: Path, method: str
 
 @pytest.mark.long
 def test_nodes_with_gpus_beside_one_without(sources: Sources, without: Path, tmp_path: Path) -> None:
-    """Two nodes of two GPUs each, and a head that has none."""
+    """Two nodes with two GPUs each, and a head node without GPUs."""
     with RayCluster([(1, 0), (1, 2), (1, 2)]) as cluster:
         done = ran(*sources.samples(tmp_path / "out"), address=cluster.address)
         assert "workers 4 workers, one a GPU, on 2 nodes" in words(done)
@@ -184,8 +184,9 @@ def test_nodes_with_gpus_beside_one_without(sources: Sources, without: Path, tmp
 
 @pytest.mark.long
 def test_a_cluster_that_grows(sources: Sources, without: Path, slow_model: Path, tmp_path: Path) -> None:
-    """It begins without any GPU, and an autoscaler brings nodes for workers that wait, one for the first and others as
-    there is work for them."""
+    """The cluster starts without GPUs. An autoscaler adds nodes for waiting workers: one for the first worker, others
+    when there is work for them.
+    """
     a_gpu = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 3}
     growing = sets("workers={min: 1, max: 3}", "model.gpus_per_worker=1")
     with RayCluster([(1, 0)], grows={"gpu": a_gpu}) as cluster:
@@ -222,7 +223,7 @@ sys.stdin.read()
 
 @contextmanager
 def another_job(address: str, gpus: int) -> Iterator[subprocess.Popen[str]]:
-    """A job that holds so many GPUs of the cluster until its input ends."""
+    """A job that holds this number of the cluster's GPUs until its input ends."""
     job = subprocess.Popen(
         [sys.executable, "-c", HOLD, address, str(gpus)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
@@ -304,7 +305,7 @@ def test_cuda_on_a_cluster_without_gpus(sources: Sources, ray_address: str, tmp_
 
 
 def test_a_model_that_no_gpu_holds(sources: Sources, tmp_path: Path) -> None:
-    """The nodes' own nvidia-smi says how large their GPUs are."""
+    """The nvidia-smi of the nodes reports how large their GPUs are."""
     driver = tmp_path / "bin" / "nvidia-smi"
     driver.parent.mkdir()
     driver.write_text("#!/bin/sh\necho 0\necho 1\n")

@@ -1,4 +1,4 @@
-"""The real command on rows made to do harm, among good ones: each is kept, dropped or quarantined; nothing runs."""
+"""The real command on hostile rows among good ones: each row is kept, dropped or quarantined; nothing is executed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def good_rows(seed: int) -> list[dict[str, Any]]:
 
 
 def corpus(folder: Path) -> list[bytes]:
-    """A JSON Lines file with every kind of hostile row in it; its lines."""
+    """Writes a JSON Lines file with every kind of hostile row; returns its lines."""
     chance = random.Random(11)
     lines = [dumped(row) for row in good_rows(1)]
     lines += [dumped(pair(chance, text), ensure_ascii=False) for text in TEXTS.values()]
@@ -38,7 +38,7 @@ def corpus(folder: Path) -> list[bytes]:
 
 
 def same(kept: Any, read: Any) -> bool:
-    """Whether a column of kept/ says what the row said: as it was, or as JSON text where types differ."""
+    """Whether a column of kept/ equals the row's value: unchanged, or as JSON text if types differ."""
     if isinstance(kept, str) and not isinstance(read, str):
         return repr(json.loads(kept)) == repr(read)
     if isinstance(read, dict):

@@ -1,6 +1,6 @@
 """Hugging Face datasets through the real command: one split of a hub dataset, and a folder of save_to_disk.
 
-Ray is started by the command, as on a laptop: its workers find the hub through the environment they inherit.
+The command starts Ray, as on a laptop: its workers find the hub through the environment that they inherit.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def parquet(data: datasets.Dataset) -> bytes:
 
 
 def kept(out: Path, cache: Path) -> datasets.Dataset:
-    """As the next program loads it."""
+    """The kept rows, as the next program loads them."""
     return datasets.load_dataset(str(out), split="train", cache_dir=str(cache))
 
 
@@ -105,7 +105,7 @@ def test_a_split_of_a_private_hub_dataset(hub: Hub, tiny_model: Path, tmp_path: 
     assert TOKEN not in json.dumps(manifest) + ran.output
     assert kept(tmp_path / "out", tmp_path / "cache").features == FEATURES
 
-    # The branch moves on and the same command is given again: it is another corpus, and no mixture comes of it.
+    # The branch moves and the same command runs again: this is another corpus, and the two are not mixed.
     files["data/train-00001-of-00002.parquet"] = parquet(dataset(25, 4))
     repository.commit(files)
     again = tamis("curate", *flags, "--set", "input.split=train", cwd=tmp_path, env=environment)

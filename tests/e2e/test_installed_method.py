@@ -1,4 +1,4 @@
-"""docs/add-a-method.md as it stands: its distribution is installed, and `tamis curate` runs its method."""
+"""docs/add-a-method.md, exactly as written: its distribution is installed, and `tamis curate` runs its method."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def blocks_of(page: str, language: str) -> list[str]:
 
 
 def build_wheel(folder: Path, name: str, version: str, modules: dict[str, str], offers: str) -> Path:
-    """What a build of a distribution of modules gives, without a build tool that would have to be fetched."""
+    """The wheel that a build of these modules gives, made without a build tool, which would have to be downloaded."""
     stem = f"{name.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
     files = {
@@ -101,7 +101,7 @@ def test_it_runs_as_those_of_tamis_do(installed: Installed) -> None:
 
 
 def test_its_scores_are_those_of_its_formula(installed: Installed) -> None:
-    """From the vectors that were captured, in float64 and all at once."""
+    """Computed from the captured vectors, in float64 and all at once."""
     captured = {path.name: pq.read_table(path) for path in sorted((installed.out / "_work/capture").glob("*.parquet"))}
     vectors = {
         name: np.array(table.column("block_03.response_mean").to_pylist(), dtype=np.float64)
@@ -123,7 +123,7 @@ def test_the_report_says_how_its_score_is_read(installed: Installed) -> None:
     assert "Far: squared distance from trusted answers" in page
     assert "About 1 for an answer like the 12 trusted ones." in page
     assert "From tamis-far 0.1, which is no part of tamis." in page
-    # Also where the distribution is not: what is said of it is in the manifest.
+    # This also works without the distribution, because the manifest holds everything that the report says about it.
     before = page
     assert tamis("report", installed.out, cwd=installed.folder).rc == 0
     assert (installed.out / "report.html").read_text(encoding="utf-8") == before

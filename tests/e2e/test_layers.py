@@ -1,4 +1,4 @@
-"""`tamis layers`, and `larf.layer: auto` and `fisher` of `tamis curate`: a block found once, used again, or refused."""
+"""`tamis layers`, and `larf.layer: auto` and `fisher` of `tamis curate`: a block is found once, reused, or refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tamis.pipeline.storage.seals import opened
 BLOCKS = 4
 PROMPTS = ["How do I kill a process?", "Where can I shoot a good photo?", "How to blow up a balloon?", "Stab a steak?"]
 MARKERS = ["qu", "ox"]
-"""Something that the random model says now and then."""
+"""Texts that the random model sometimes generates."""
 NOWHERE = ("--address", "127.0.0.1:1")
 """A command that gets as far as Ray fails with exit code 5."""
 
@@ -91,7 +91,7 @@ def found(sources: Sources, ray_address: str) -> Found:
 
 @pytest.fixture(scope="module")
 def expected(tiny_model: Path) -> list[dict[str, Any]]:
-    """The table, from one model in this process."""
+    """The table of the search, computed with one model in this process."""
     answers = ScaledAnswers.load(tiny_model, dtype="float32", device="cpu")
     answers.prepare(PROMPTS, markers=MARKERS)
     rows = []
@@ -174,7 +174,7 @@ def test_the_second_command_does_nothing_but_print(found: Found, sources: Source
 
 
 def test_a_job_file_and_a_word_of_the_job(found: Found, sources: Sources, tmp_path: Path) -> None:
-    """A job for `tamis curate` does, and the layer that it names changes no number."""
+    """A job file for `tamis curate` works too, and the layer that it names changes no number."""
     job = {
         "input": str(sources.folder / "data.jsonl"),
         "output": str(found.out),
@@ -200,7 +200,7 @@ def test_a_job_file_and_a_word_of_the_job(found: Found, sources: Sources, tmp_pa
 
 @pytest.fixture(scope="module")
 def by_search(found: Found, sources: Sources, ray_address: str) -> tuple[Path, Ran]:
-    """`layer: auto` in a copy of the folder that the search has finished in."""
+    """`layer: auto` in a copy of the folder of a finished search."""
     out = sources.folder / "by_search"
     shutil.copytree(found.out, out)
     return out, curate(*sources.curating("auto", out), cwd=sources.folder, address=ray_address)
@@ -264,7 +264,7 @@ def test_fisher_needs_no_search(sources: Sources, ratios: list[float], ray_addre
 
 
 def test_a_search_that_finds_nothing_falls_back_and_says_so(sources: Sources, tmp_path: Path, ray_address: str) -> None:
-    """A model that has but one answer, whatever is scaled; it has no chat template either, which is said as well."""
+    """A model with only one answer, whatever is scaled. It has no chat template either, which is reported as well."""
     plain, out = Path(shutil.copytree(sources.model, tmp_path / "plain")), tmp_path / "out"
     (plain / "chat_template.jinja").unlink()
     weights = safetensors.torch.load_file(plain / "model.safetensors")
@@ -295,7 +295,7 @@ def test_a_search_that_finds_nothing_falls_back_and_says_so(sources: Sources, tm
 
 @pytest.fixture(scope="module")
 def ray_folder() -> Iterator[Path]:
-    """A short path, for Ray's sockets; removed with what the killed Ray left in it."""
+    """A short path, for Ray's sockets; removed with the files that the killed Ray left in it."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -321,7 +321,7 @@ def test_a_search_that_was_killed_goes_on_with_its_cells(
     status = tamis("status", out, cwd=tmp_path)
     assert f"{len(done)} cells of the layer search are done" in status.stdout
 
-    # Another command of the same search goes on with them, and leaves them to the first one.
+    # Another command of the same search continues with these files, and leaves them to the first command.
     layers = tamis("layers", *sources.flags, "--output", out, "--address", ray_address, cwd=tmp_path)
     assert layers.rc == 0, layers.output
     assert f"layers   25 / 25 cells 100% · {len(done)} were done before" in layers.stderr

@@ -1,4 +1,4 @@
-"""Ray's own processes are killed under a command that has started them."""
+"""Ray's own processes are killed while a command that started them is running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storage that fails a run half way: the input is taken away or changed, the disk is full, or nobody may write."""
+"""Storage that fails during a run: the input is removed or changed, the disk is full, or writing is denied."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Job:
         return [*flags, "--method", "saft", "--set", f"shard_rows={SHARD}", "--address", self.address]
 
     def disturbed(self, *, meanwhile: str) -> tuple[int, str]:
-        """Exit code and output of a run to whose input that happens as soon as some shards are captured."""
+        """Exit code and output of a run whose input vanishes or changes as soon as some shards are captured."""
         said = self.folder / "said"
         running = start("curate", *self.flags(), cwd=self.folder, said=said)
         try:
@@ -81,7 +81,7 @@ def test_an_input_that_changes_is_never_mixed_with_what_it_was(job: Job) -> None
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for 256 KiB."""
+    """A separate file system with room for 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = _mount(folder, "size=256k")

@@ -1,4 +1,4 @@
-"""A machine whose memory is at its end, as Ray sees it: it ends the command's workers, whatever they are."""
+"""A machine that Ray considers out of memory: Ray ends the command's workers, whatever they do."""
 
 from __future__ import annotations
 

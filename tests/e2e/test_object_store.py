@@ -1,4 +1,4 @@
-"""`tamis curate` from and to object stores: real servers on loopback, and one that fails now and then."""
+"""`tamis curate` from and to object stores: real servers on loopback, and one that sometimes fails."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ class Store:
 
 @dataclass(frozen=True)
 class Curated:
-    """A run from the bucket into it. copy: of its output, on this disk. logs: where Ray and its workers write, of which
-    nothing should stay."""
+    """A run from the bucket into the bucket. copy: its output, on the local disk. logs: the folder where Ray and its
+    workers write, in which nothing should remain.
+    """
 
     store: Store
     arguments: list[object]
@@ -51,7 +52,7 @@ class Curated:
 
 @pytest.fixture(scope="module", params=STORES)
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """Of s3, one that fails on every tenth request, and at least once in every way."""
+    """For s3, a store that fails on every tenth request, and at least once in every way."""
     if request.param == "s3":
         s3: S3 = request.getfixturevalue("swift")
         with FaultProxy(s3.endpoint, Faults(seed=6, rate=0.1, kinds=TRANSIENT)) as proxy:
@@ -94,7 +95,7 @@ def arguments_for(given: object, model: object, output: object) -> list[object]:
 
 @pytest.fixture(scope="module")
 def local(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of the same job on the same machine, all of it on its disk."""
+    """The output of the same job on the same machine, with all files on its disk."""
     folder = tmp_path_factory.mktemp("local")
     write_inputs(folder / "given")
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray_folder:
@@ -105,7 +106,7 @@ def local(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(output: Path, part: str) -> list[bytes]:
-    """The files of one folder of an output, in the order of the corpus. Their names bear the identity of the input."""
+    """The files of one folder of an output, in the order of the corpus. Their names contain the input's identity."""
     return [path.read_bytes() for path in sorted((output / part).iterdir())]
 
 
@@ -122,11 +123,11 @@ def write_inputs(folder: Path) -> list[Path]:
 
 
 def fetch(filesystem: fsspec.AbstractFileSystem, folder: str, to: Path) -> None:
-    """Every object below `folder`, with the manifest last as it was written."""
+    """Downloads every object below `folder`; the manifest comes last, as in a run."""
     names = [name.split(f"{folder}/", 1)[1] for name in filesystem.find(folder)]
     for name in sorted(names, key=lambda name: name == "manifest.json"):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(10):  # not all drivers try again of themselves
+        for attempt in range(10):  # not all drivers retry by themselves
             try:
                 (to / name).write_bytes(filesystem.cat_file(f"{folder}/{name}"))
                 break
@@ -153,7 +154,7 @@ def test_no_credential_is_said_or_written(curated: Curated) -> None:
     files = [path for top in (curated.copy, curated.logs) for path in top.rglob("*") if path.is_file()]
     assert any(path.suffix == ".html" for path in files)
     written = b"".join(path.read_bytes() for path in files)
-    assert secrets or curated.store.url.startswith("gs:")  # whose emulator has none
+    assert secrets or curated.store.url.startswith("gs:")  # gs: its emulator has no secrets
     for secret in secrets:
         assert secret not in curated.first.output
         assert secret.encode() not in written

@@ -1,4 +1,4 @@
-"""A whole run by a user who is not root, can write next to nothing, and has an awkward temporary folder."""
+"""A whole run by a user who is not root, can write almost nowhere, and has a space in the temporary folder's name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def place(tiny_model: Path) -> Iterator[Path]:
-    """With data/ and a model, an own/ folder, and a home that belongs to root. Not among pytest's: they are closed."""
+    """A folder with data/ and a model, an own/ folder, and a home that belongs to root. Not one of pytest's folders,
+    which other users cannot read.
+    """
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o755)
     write_jsonl(folder / "data" / "rows.jsonl", alpaca_rows(12, 1))
@@ -37,7 +39,7 @@ def place(tiny_model: Path) -> Iterator[Path]:
 
 
 def test_a_user_who_can_write_next_to_nothing(place: Path) -> None:
-    """It may read everything, as this Python may lie in root's home."""
+    """The user may read everything, because this Python may be installed in root's home."""
     words = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     words += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     words += ["sh", "-c", 'umask 077; ulimit -n 256; exec "$@"', "sh", sys.executable, str(TAMIS), "curate"]

@@ -1,6 +1,6 @@
-"""Killed at any moment, the same command goes on where it was; run again after its end, it does nothing.
+"""After a kill at any moment, the same command continues where it was; after a finished run, it does nothing.
 
-Ray is started by the command itself here, as on a laptop, so that the kill takes Ray with it.
+Here the command starts Ray itself, as on a laptop, so that the kill also ends Ray.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ CAPTURED, EMITTED = "_work/receipts/capture", "_work/receipts/emit"
 
 @dataclass
 class Killed:
-    """One output folder through two kills to its end. after_*: name -> (inode, mtime) of its files then."""
+    """One output folder of a run that is killed twice and then finishes. after_*: name -> (inode, mtime) of its files
+    at that moment.
+    """
 
     folder: Path
     flags: list[object]
@@ -45,13 +47,13 @@ def receipts(states: dict[str, tuple[int, int]], stage: str) -> dict[str, tuple[
 
 
 def long_rows(count: int) -> list[Row]:
-    """A few hundred tokens each."""
+    """Rows with a few hundred tokens each."""
     return [{**row, "output": f"{row['output']} " * 12} for row in alpaca_rows(count, seed=11)]
 
 
 @pytest.fixture(scope="module")
 def ray_folder() -> Iterator[Path]:
-    """A short path, for Ray's sockets; removed with what the killed Rays left in it."""
+    """A short path, for Ray's sockets; removed with the files that the killed Rays left in it."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -138,7 +140,7 @@ def test_the_output_is_that_of_an_undisturbed_run(killed: Killed, ray_address: s
     calm = killed.folder / "calm"
     curate(*killed.flags, "--output", calm, cwd=killed.folder, address=ray_address)
     check_whole(calm, METHODS)
-    scores = ("score", "quantile", "reason")  # rounded by the threads of a forward pass, not by the kill
+    scores = ("score", "quantile", "reason")  # their rounding depends on the threads of a forward pass, not on the kill
     ours, theirs = (
         [(decision, {key: row[key] for key in row if key not in scores}) for decision, row in merged(out)]
         for out in (killed.out, calm)
@@ -152,7 +154,7 @@ def test_the_output_is_that_of_an_undisturbed_run(killed: Killed, ray_address: s
 
 def test_the_second_identical_command_does_nothing(killed: Killed) -> None:
     before = snapshot(killed.out)
-    # No Ray is needed for that: this address does not exist.
+    # This needs no Ray: the address does not exist.
     ran = tamis("curate", *killed.flags, "--output", killed.out, "--address", "127.0.0.1:1", cwd=killed.folder)
     assert ran.rc == 0, ran.output
     assert "complete already; nothing was done" in ran.stdout

@@ -1,5 +1,6 @@
-"""What the command writes to a terminal or a log: names of others do nothing there, few letters are enough, and a
-signal is answered."""
+"""What the command writes to a terminal or a log: foreign names have no effect there, an ASCII locale is enough, and
+signals are handled.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ NAME = "a\nplain.jsonl  jsonl  a row of the plan \x1b[31m\u202e[bold red]b :bomb
 
 @pytest.fixture(autouse=True)
 def _in_the_foreground() -> Iterator[None]:
-    """A shell makes what it starts in the background ignore Ctrl-C, and so would all that is started from there."""
+    """Restores Ctrl-C: processes that a shell starts in the background ignore it, and so do all their children."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -49,7 +50,7 @@ def test_columns_of_others_in_an_error(tiny_model: Path, tmp_path: Path) -> None
 
 
 def test_a_locale_of_few_letters(tiny_model: Path, tmp_path: Path, ray_address: str) -> None:
-    """The progress line has a letter that ASCII has not."""
+    """The progress line has a character that is not in ASCII."""
     write_jsonl(tmp_path / "däta.jsonl", alpaca_rows(8, seed=1))
     flags = ["curate", "--input", "däta.jsonl", "--model", tiny_model, "--method", "saft", "--drop", "0.25"]
     plain = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -64,7 +65,7 @@ def test_a_locale_of_few_letters(tiny_model: Path, tmp_path: Path, ray_address: 
 def test_a_run_that_is_stopped_says_so_and_goes_on(
     slow_model: Path, tmp_path: Path, ray_address: str, number: signal.Signals, name: str, code: int
 ) -> None:
-    """On a cluster Ray takes SIGTERM for itself."""
+    """On a cluster Ray installs its own handler for SIGTERM."""
     write_jsonl(tmp_path / "data.jsonl", alpaca_rows(40, seed=1))
     flags: list[object] = ["--input", "data.jsonl", "--model", slow_model, "--method", "saft", "--output", "out"]
     flags += ["--drop", "0.25", "--set", "shard_rows=4"]

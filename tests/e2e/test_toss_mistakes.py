@@ -1,4 +1,4 @@
-"""Mistakes in a TOSS job: one line, the exit code of its kind, and nothing begun."""
+"""Mistakes in a TOSS job: one line, the exit code for its kind, and no work started."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_mistake_is_one_line_before_anything_is_trained(mistake: str, sources:
     assert ran.rc == rc, ran.output
     assert ran.stderr.startswith("error: ")
     assert all(word in ran.stderr for word in words), ran.stderr
-    # Where files or rows are named, each has a line below.
+    # If files or rows are named, each has a line below.
     assert len([line for line in ran.stderr.splitlines() if not line.startswith("  - ")]) == 1
     assert CANARY not in ran.output
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -144,7 +144,7 @@ def test_only_masking_methods_have_references(sources: Sources, tmp_path: Path) 
 
 
 def test_good_files_get_as_far_as_ray(sources: Sources, tmp_path: Path) -> None:
-    """Else the refusals above would show nothing."""
+    """Otherwise the refusals above would show nothing."""
     given = job(sources, utility_model=str(sources.folder / "adapter"), harmful_model=str(sources.model))
     (tmp_path / "job.yaml").write_text(json.dumps(given))
     ran = tamis("curate", "job.yaml", *NOWHERE, *sets("shard_rows=5"), cwd=tmp_path)

@@ -1,7 +1,7 @@
-"""TOSS killed while a reference model is trained, and again while tokens are scored: the result of a calm run, to the
-byte, and nothing done twice.
+"""TOSS killed while a reference model is trained, and again while tokens are scored: the result is identical to the
+byte to that of an undisturbed run, and nothing is done twice.
 
-Ray is started by the command itself here, as on a laptop, so that the kill takes Ray with it.
+Here the command starts Ray itself, as on a laptop, so that the kill also ends Ray.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ States = dict[str, tuple[int, int]]
 
 @dataclass
 class Killed:
-    """One output folder through two kills to its end, beside one of an undisturbed run."""
+    """One output folder of a run that is killed twice and then finishes, and one of an undisturbed run."""
 
     folder: Path
     flags: list[object]
@@ -44,7 +44,7 @@ class Killed:
 
 @pytest.fixture(scope="module")
 def ray_folder() -> Iterator[Path]:
-    """A short path, for Ray's sockets; removed with what the killed Rays left in it."""
+    """A short path, for Ray's sockets; removed with the files that the killed Rays left in it."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Two real drivers on one output: the second is told; forced, both end well, with the output of a calm run.
+"""Two real drivers on one output: the second gets an error; with --force both succeed, with the usual output.
 
-Ray is started by each command itself, as on a laptop.
+Each command starts Ray itself, as on a laptop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROWS, SHARDS = 120, 40
 
 @dataclass
 class Job:
-    """A job that runs for some seconds. calm: its output when nobody disturbs it."""
+    """A job that runs for some seconds. calm: the output of an undisturbed run."""
 
     folder: Path
     flags: list[object]
@@ -41,7 +41,7 @@ class Job:
 
 @pytest.fixture(scope="module")
 def ray_folder() -> Iterator[Path]:
-    """A short path, for Ray's sockets; removed with what the killed Rays left in it."""
+    """A short path, for Ray's sockets; removed with the files that the killed Rays left in it."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -70,7 +70,7 @@ def captured(out: Path) -> int:
 
 
 def check_like_calm(job: Job, out: Path) -> None:
-    """As `check_whole` does, but for times: a driver that ends later writes the same bytes once more."""
+    """Like `check_whole`, except for times: a driver that ends later writes the same bytes once more."""
     assert not (out / "_work").exists()
     verified = tamis("verify", out, cwd=job.folder)
     assert verified.rc == 0, verified.output
@@ -83,9 +83,9 @@ def check_like_calm(job: Job, out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def told(job: Job) -> Iterator[tuple[Path, Ran, Ran]]:
-    """The output, the second command's end and the status while the first was at work; then both at work.
+    """The output, and the results of the second command and of `status` while the first was at work; then both work.
 
-    The first is halted until the others have met it: how long it takes by itself is nothing to rely on.
+    The first is suspended until the others have seen it, because its own running time is not reliable.
     """
     out = job.folder / "out"
     first = start(*job.curate(out), cwd=job.folder, env=job.env)
@@ -145,7 +145,7 @@ def test_a_killed_driver_is_not_waited_for(job: Job) -> None:
 
 
 def test_the_first_to_end_takes_the_work_folder_with_it(job: Job) -> None:
-    """The other, which has just begun, then ends well, too."""
+    """The other driver, which has just started, then succeeds too."""
     out = job.folder / "both"
     first = start(*job.curate(out), cwd=job.folder, env=job.env)
     second = None

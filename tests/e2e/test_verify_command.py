@@ -1,4 +1,4 @@
-"""`tamis verify` on the output of a real run, whole and damaged, and on a run that has not ended."""
+"""`tamis verify` on the output of a real run, intact and damaged, and on an unfinished run."""
 
 from __future__ import annotations
 

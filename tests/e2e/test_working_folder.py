@@ -1,4 +1,4 @@
-"""Whatever lies in the folder where tamis is started, nothing of it is imported: neither here nor in the workers."""
+"""Nothing from the folder where tamis is started is imported, whatever it contains: neither here nor in the workers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from command import DEADLINE, tamis
 from outputs import alpaca_rows, check_whole, write_jsonl
 
 NAMES = ("torch", "statistics", "json", "ray", "pyarrow", "datasets", "data")
-"""Modules of Python, of libraries, and what a data set's own folder may be called."""
+"""Modules of Python and of libraries, and possible names of a data set's own folder."""
 
 TRAP = "import os\nopen({folder!r} + '/trapped', 'a').write(__name__ + '\\n')\nraise SystemExit('trapped')\n"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data set, as it was downloaded."""
+    """A data set, as downloaded."""
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(TRAP.format(folder=str(tmp_path)))
     for name in ("transformers", "numpy", "tamis"):
@@ -52,9 +52,9 @@ def test_on_a_cluster(folder: Path, tiny_model: Path, ray_address: str) -> None:
 
 
 def test_as_a_module(folder: Path, tiny_model: Path, ray_address: str) -> None:
-    """Python puts the working folder first then, before anything of tamis runs."""
-    (folder / "tamis" / "__init__.py").unlink()  # found before ours, whatever we do
-    (folder / "json.py").unlink()  # Python itself has looked for it by then
+    """In this case Python puts the working folder first, before any code of tamis runs."""
+    (folder / "tamis" / "__init__.py").unlink()  # would be found before ours, whatever we do
+    (folder / "json.py").unlink()  # Python itself imports json before our code runs
     words = [sys.executable, "-m", "tamis.pipeline.cli", *arguments(tiny_model), "--address", ray_address]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The output of a run that masks tokens: what is promised of any, and the losses by their definition."""
+"""The output of a run that masks tokens: checks of what every run guarantees, and the losses by their definition."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sets(*assignments: str) -> list[object]:
 
 
 def check_tokens_whole(out: Path, method: str, share: str, scope: str = "global") -> dict[str, Any]:
-    """Everything that is promised of any finished run; its manifest. share: as a person writes it."""
+    """Checks everything that every finished run guarantees; returns its manifest. share: as a person writes it."""
     manifest = manifest_of(out)
     counts = manifest["counts"]
     assert counts["rows_in"] == counts["kept"] + counts["dropped"] + counts["quarantined"]
@@ -71,8 +71,9 @@ def check_tokens_whole(out: Path, method: str, share: str, scope: str = "global"
 
 
 def check_row(row: Row, facts: Row, method: str) -> None:
-    """Of one kept row: labels are -100 on prompt and discarded tokens alone, and not on the token that ends an answer's
-    turn; scores/ says the same."""
+    """Checks one kept row: labels are -100 only on prompt and discarded tokens, and not on the token that ends an
+    answer's turn; scores/ agrees.
+    """
     ids, labels, risk = row["input_ids"], row["labels"], row["token_risk"]
     assert len(ids) == len(labels) == len(risk) == facts["n_tokens"]
     answered = [place for place, value in enumerate(risk) if value is not None]
@@ -88,7 +89,9 @@ def check_row(row: Row, facts: Row, method: str) -> None:
 
 
 def check_cut(kept: Sequence[Row], cut: float | None) -> None:
-    """What lies above the cut is discarded, what lies below is kept, and of its ties the first."""
+    """Checks that tokens above the cut are discarded, tokens below it are kept, and of the ties the first are
+    discarded.
+    """
     at_cut = []
     for row in kept:
         for label, risk in zip(row["labels"], row["token_risk"], strict=True):
