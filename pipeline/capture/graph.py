@@ -59,8 +59,8 @@ def run_graph(
     on_signs: Callable[[Signs], None] | None = None,
 ) -> Generator[dict[str, Any]]:
     """Yield the workers' outcome for every shard, in any order. timeout: seconds without progress after which a worker
-    counts as hung. patience: seconds to wait until at least one worker has a place. tell: called when that wait
-    begins. on_signs: called every second with the workers' progress.
+    counts as hung. patience: seconds to wait until at least one worker has a place. tell: called with a message when
+    that wait is long. on_signs: called every second with the workers' progress.
 
     Raises TamisError as a worker raised it, GraphLost, or ClusterError for any other error of a worker.
     """

@@ -48,7 +48,7 @@ class Ragged:
 
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> Ragged:
-        """column: lists without nulls."""
+        """From a column of lists without nulls."""
         lengths = pc.list_value_length(column).to_numpy()
         flat = pc.list_flatten(column).to_numpy()
         return cls(flat, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))

@@ -46,7 +46,7 @@ class CaptureTotals:
     _finished: float = 0.0
 
     def add(self, receipt: Receipt, *, new: bool) -> None:
-        """new: captured by this command, not by an earlier one that was interrupted."""
+        """Add a receipt. new: captured by this command, not by an earlier one that was interrupted."""
         if new:
             self.new_rows += receipt["rows"]
             self.new_tokens += receipt["tokens"]

@@ -71,7 +71,7 @@ class _Work:
 
 
 class Watch:
-    """The record, as an actor. work: stage and shard, e.g. "forward 000001-0123456789abcdef"."""
+    """The watchdog's record, in an actor. work: stage and shard, e.g. "forward 000001-0123456789abcdef"."""
 
     def __init__(self) -> None:
         self._tries: Counter[str] = Counter()

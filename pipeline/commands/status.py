@@ -105,7 +105,7 @@ def _at_work(store: Store, command: str) -> Iterator[str]:
         yield f"nobody is at work on it; run the same {command} command again to go on"
 
 
-# --- what was set aside -------------------------------------------------------------------------------------------
+# --- failed shards ------------------------------------------------------------------------------------------------
 
 
 def _set_aside(store: Store) -> Iterator[tuple[str, list[SetAside]]]:

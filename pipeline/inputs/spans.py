@@ -51,7 +51,7 @@ class Cutter:
             done = stop
 
     def end(self) -> list[Span]:
-        """All spans."""
+        """End the last span, and return all spans."""
         if self._count > self._first_row:
             self._close()
         return self._spans

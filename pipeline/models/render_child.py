@@ -21,7 +21,7 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.rendering import BeyondLimits, Renderer
 
 MOST_MEMORY = 1 << 30
-"""The most bytes of address space. A conversation has at most 4 MiB (tokens.MOST_BYTES)."""
+"""The most bytes of address space. A conversation has at most 4 MiB (tokenizer.MOST_BYTES)."""
 READY = b"ready\n"
 
 

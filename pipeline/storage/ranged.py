@@ -52,7 +52,7 @@ def info_of(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
             if is_local(filesystem) or refused > _REFUSED_HEADS:
                 raise
         # The answer to a HEAD has no body with the reason, so throttling looks like a refusal. A GET gives the reason,
-        # and raises if it is throttling; any other answer (no object, an empty object without that range) is ignored.
+        # and raises if access is denied; any other answer (no object, an empty object without that range) is ignored.
         try:
             filesystem.cat_file(path, start=0, end=1)
         except PermissionError:

@@ -50,7 +50,7 @@ class Written:
     md5: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As a manifest lists it."""
+        """The file's entry in a manifest."""
         return {"name": self.name, "bytes": self.bytes, "sha256": self.sha256}
 
     def to_receipt(self) -> dict[str, Any]:
