@@ -270,7 +270,7 @@ def _our_sigterm() -> Iterator[None]:
 @contextmanager
 def _options(where: str) -> Iterator[dict[str, Any]]:
     """Options of `ray.init` for joining or starting Ray; the files they name exist until the end of the context."""
-    # The driver's own environment decides which Python the workers run; Ray must not wrap it in `uv run` again.
+    # The driver's own environment decides which Python the workers run; Ray need not wrap it in `uv run` again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The default from Ray 2.56 on; earlier versions print a notice that it will change.
