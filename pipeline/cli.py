@@ -86,15 +86,15 @@ def main() -> None:
     """Entry point of the console script."""
     _settle()
     try:
-        # Not standalone, typer.Exit ends here as a return value.
+        # With standalone_mode=False, typer.Exit becomes a return value.
         code = app(standalone_mode=False)
         flush(sys.stdout)
         if isinstance(code, int):
             sys.exit(code)
     except KeyboardInterrupt:
-        sys.exit(130)  # stopping.py has said so
+        sys.exit(130)  # commands/stopping.py has printed the message
     except SystemExit as ending:
-        if not isinstance(ending.__context__, BrokenPipeError):  # which click makes a bare exit of
+        if not isinstance(ending.__context__, BrokenPipeError):  # click turns that error into a bare exit
             raise
         end(ending.__context__)
     except BaseException as error:
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def _settle() -> None:
-    """What a process of our own may change: its streams, signals, hooks and garbage collector."""
+    """Set up our own process: its streams, signals, hooks and garbage collector."""
     prepare()
     listen()
     watch_threads()
@@ -339,7 +339,7 @@ def _job(
     }
     overlay: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
     if {"selection.drop", "selection.drop_count", "selection.threshold"} & overlay.keys():
-        # A flag replaces the job file's rule, whichever that is.
+        # A flag replaces the job file's rule, whichever rule it is.
         for key in ("selection.drop", "selection.drop_count", "selection.threshold"):
             overlay.setdefault(key, None)
     return load_job(job_files[0] if job_files else None, overlay, assignments or [])
@@ -350,7 +350,7 @@ def _model_flags(output: str | None, model: str | None, revision: str | None, wo
 
 
 def _console() -> Console:
-    """A log has no width to wrap at."""
+    """The console for results. A log has no width of its own, so it gets a fixed one."""
     return Console(width=None if sys.stdout.isatty() else 160, emoji=False)
 
 
@@ -358,7 +358,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # Where Ray has ended, what is left of Ray Data in a thread would start another one, open to all and for nobody.
+    # When Ray has ended, threads left by Ray Data would start another Ray, which nobody uses and everyone can reach.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 

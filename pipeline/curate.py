@@ -1,7 +1,8 @@
-"""The main job: the plan, then the stages of its methods (samples.py or toss.py), in an output folder that is its own.
+"""The main job: the plan, then the stages of its methods (recipes/samples.py or recipes/tokens.py), in its own output
+folder.
 
-Only what every job needs is imported up here. What is wrong with a job or its input is said at once, and Ray starts
-while torch is imported.
+Only modules that every job needs are imported up here. So errors in a job or its input are reported at once, and Ray
+starts while torch is imported.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class Outcome:
 def train_references(
     job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None, *, force: bool = False
 ) -> list[dict[str, Any]]:
-    """Train TOSS's reference models and stop there: a run of the same job goes on with them. Their facts.
+    """Train TOSS's reference models and stop there: a run of the same job uses them. Returns their facts.
 
-    force: as for `curate`. Raises TamisError; ConfigError for a job whose method has none.
+    force: as for `curate`. Raises TamisError; ConfigError for a job whose method has no reference models.
     """
     if not job.masks_tokens:
         raise ConfigError(f"method: {', '.join(job.method)} needs no reference models; set method: toss or toss-pro")
@@ -90,7 +91,7 @@ def curate(
                 found = run_folder.finished(store, plan.fingerprint)
                 manifest = found or _run(plan, store, address, held, timings, began)
             except Exception:
-                # Another driver may have finished this run, and removed what this one was reading.
+                # Another driver may have finished this run, and removed the files that this one was reading.
                 theirs = run_folder.finished(store, plan.fingerprint)
                 if theirs is None:
                     raise
@@ -105,12 +106,12 @@ def curate(
 
 
 def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.State]:
-    """The plan and the state of the output folder; nothing is written. Where there is a cluster to join, a large
-    input is scanned on it, and the plan says where the workers would run there; else where they would on this machine.
+    """The plan and the state of the output folder; nothing is written. If there is a cluster to join, a large input is
+    scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine.
     Raises TamisError."""
     store = Store(job.output, job.storage_options)
     files, known = list_inputs(job), plan_cache.load(job)
-    # What is wrong with the job is said before a cluster is joined, unless there is much to scan.
+    # Errors in the job are reported before a cluster is joined, unless the input is large.
     with ray_early(address, needed=joins(address) and worth_it(files, known)):
         plan = make_plan(job, _scan(files, job, known, cluster_now(address)))
         from tamis.pipeline.layers import find as layers
@@ -127,7 +128,7 @@ def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.Stat
 def _scan(
     files: Sequence[SourceFile], job: Job, known: Mapping[SourceFile, Rows], cluster: Cluster | None
 ) -> list[Scanned]:
-    """Where the rows lie: found on the cluster if it is there, has CPUs, and is worth it."""
+    """Scan the input: on the cluster if it exists, has CPUs, and is worth it."""
     if cluster is None or not cluster.cpus or not worth_it(files, known):
         return scan_files(files, job, known)
     wait_for_room(Pool(1, min(1.0, cluster.cpus), 0.0, None, 1.0), job.cluster_patience, say)
@@ -138,13 +139,14 @@ def _scan(
 def _opened(
     job: Job, address: str | None, on_plan: Callable[[Plan, str], None] | None
 ) -> Iterator[tuple[Store, Plan, run_folder.State]]:
-    """The output folder, claimed for this job; the plan; and how far an earlier command has come. Ray starts ahead."""
+    """The output folder, claimed for this job; the plan; and the state that an earlier command left. Ray starts
+    early."""
     store = Store(job.output, job.storage_options)
     files, known = list_inputs(job), plan_cache.load(job)
     needed = not store.exists(paths.MANIFEST)
     spread = needed and worth_it(files, known)
-    # What is wrong with a small input is said before Ray starts, and with a job before a cluster is joined. A large
-    # input is work for Ray.
+    # Errors in a small input are reported before Ray starts, and errors in the job before a cluster is joined. A large
+    # input is scanned by Ray.
     inputs = None if spread else scan_files(files, job, known)
     with ray_early(address, needed=spread or (needed and not joins(address))):
         if inputs is None:
@@ -161,7 +163,8 @@ def _opened(
             check_given(plan)
         with ray_early(address, needed=needed and joins(address)):
             cluster = cluster_now(address)
-            # Of a run that was begun, all work of the model may be done; else it is refused when it is about to start.
+            # In a run that was begun, all work of the model may be done already. If not, workers that do not fit are
+            # refused when that work starts.
             if cluster is not None:
                 plan = placed(plan, cluster, refuse=state == "new")
             if on_plan is not None:
@@ -193,7 +196,7 @@ def _run(
 
 
 def _remove_leftovers(store: Store) -> None:
-    """Of a run that was killed between its manifest and the end; captures that it was asked to keep stay."""
+    """Remove the leftovers of a run that was killed after its manifest; captures stay if the job keeps them."""
     store.remove(paths.INCOMPLETE)
     if not run_folder.facts_in(store, paths.MANIFEST)["job"]["keep_captures"]:
         run_folder.remove_work(store)

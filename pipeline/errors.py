@@ -14,8 +14,8 @@ from tamis.pipeline.terminal.text import shown
 class TamisError(Exception):
     """Anything that ends a command with a message for a person.
 
-    Each argument is one line of it: a line break or another control character within one comes from outside (a file
-    name, the words of a library) and is escaped.
+    Each argument is one line of the message: a line break or another control character inside a line comes from outside
+    (a file name, a library's message) and is escaped.
     """
 
     exit_code = 1
@@ -28,7 +28,7 @@ class TamisError(Exception):
 
 
 def _as_said(kind: type[TamisError], message: str) -> TamisError:
-    """The error with a message that was shown before, whose line breaks are its own."""
+    """The error with a message that was escaped before: its line breaks are kept."""
     return kind.__new__(kind, message)
 
 
@@ -50,7 +50,7 @@ class InputError(TamisError):
 
 
 class TooLargeError(TamisError):
-    """The rows of a shard are more than may be held. `reason` says so where they are named already."""
+    """The rows of a shard exceed the memory limit. `reason`: the message without the name of the shard."""
 
     exit_code = 3
     reason = ""
@@ -61,32 +61,32 @@ class TooLargeError(TamisError):
 
 
 class IncompleteError(TamisError):
-    """Shards were set aside; the rest is done."""
+    """Some shards failed; the rest is done."""
 
     exit_code = 4
 
 
 class ClusterError(TamisError):
-    """Ray could not be started or joined, or has not what the job needs."""
+    """Ray could not be started or joined, or lacks the resources for the job."""
 
     exit_code = 5
 
 
 class StorageError(TamisError):
-    """The storage did not answer, however often it was asked."""
+    """The storage did not answer, despite retries."""
 
     exit_code = 5
 
 
 class DamagedError(TamisError):
-    """A file that an earlier stage wrote is missing, or not as it was written: "NAME: what is wrong with it". What it
-    holds can be made again (mending.py)."""
+    """A file that an earlier stage wrote is missing, or not as it was written: "NAME: what is wrong with it". Its
+    content can be made again (run/mending.py)."""
 
     exit_code = 5
 
     @property
     def name(self) -> str:
-        """The file, under the root of its store."""
+        """The name of the file, under the root of its store."""
         return str(self).partition(": ")[0]
 
 
@@ -97,7 +97,7 @@ class InternalError(TamisError):
 
 
 def as_facts(error: Exception) -> dict[str, str]:
-    """An error of a worker as plain values: libraries on the way to the driver wrap, rewrite and print exceptions."""
+    """A worker's error as plain values: libraries on the way to the driver would wrap, rewrite and print exceptions."""
     if isinstance(error, TamisError):
         return {"kind": type(error).__name__, "message": str(error)}
     where = f"{error.filename}: " if isinstance(error, OSError) and isinstance(error.filename, str) else ""
@@ -105,7 +105,7 @@ def as_facts(error: Exception) -> dict[str, str]:
 
 
 def from_facts(facts: Mapping[str, str]) -> TamisError:
-    """The error that `as_facts` was told of; ClusterError for one that is not ours."""
+    """The error that was given to `as_facts`; ClusterError for an error that is not ours."""
     for kind in TamisError.__subclasses__():
         if kind.__name__ == facts["kind"]:
             return _as_said(kind, facts["message"])
@@ -115,7 +115,7 @@ def from_facts(facts: Mapping[str, str]) -> TamisError:
 
 
 def error_text(error: BaseException) -> str:
-    """One line of an error of the storage, for a person; without secrets."""
+    """One line about an error of the storage, for a person; without secrets."""
     if isinstance(error, OSError) and error.strerror:
         return redacted(error.strerror)
     return redacted(" ".join(str(error).split()))[:200] or type(error).__name__
@@ -131,8 +131,8 @@ _SHORTEST_SECRET = 6
 
 
 def redacted(text: str) -> str:
-    """`text` without the values of secrets in the environment, plain or as in a URL, or of what a signed address
-    carries."""
+    """`text` without the values of secrets in the environment (plain or URL-encoded), and without the secrets of signed
+    addresses."""
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
             for form in {value, quote(value), quote(value, safe=""), quote_plus(value)}:

@@ -1,5 +1,5 @@
-"""The corpus through the model: read and tokenised in tasks, run by workers, one receipt for each shard.
+"""The corpus through the model: tasks read and tokenise, workers run the model, and each shard gets one receipt.
 
-In: shards and what to capture of them. Out: a table of vectors (float32) or of token losses for each shard. May
-import: planning and below.
+In: shards and what to capture for them. Out: per shard, a table of vectors (float32) or of token losses. May import:
+planning and below.
 """

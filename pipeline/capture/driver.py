@@ -1,8 +1,9 @@
-"""Capture: shards -> one Parquet of vectors and one receipt each. The stage that runs the model.
+"""Capture: shards -> one Parquet file of vectors and one receipt each. The stage that runs the model.
 
 The graph is read + tokenise (CPU tasks) -> forward + write (actor pool, one model each). One block is one shard from
-end to end; batches never cross a shard, so a shard's numbers do not depend on what else ran. The actors write: a
-third operator, for a few milliseconds of writing, took the tokenising every other slot of a two-core machine.
+end to end. Batches never cross a shard, so a shard's numbers do not depend on the other shards. The actors write
+their own output: a third operator only saved a few milliseconds of writing, but on a two-core machine it took every
+other task slot from tokenising.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 WORKER_TIMEOUT = 1800.0
 
 _FRUITLESS = 3
-"""So many graphs in a row that were lost before one shard was done are no accident."""
+"""Give up after this many graphs in a row that were lost before they finished a shard: that is no accident."""
 
 _HOPELESS = 3
-"""So many shards set aside, and none done: the fault is not theirs."""
+"""Give up after this many failed shards with none done: the cause is not in the shards."""
 
 
 class Forward(ModelWorker):
@@ -94,13 +95,13 @@ def capture(
     tell: Callable[[str], None] = say,
     on_signs: Callable[[Signs], None] | None = None,
 ) -> Generator[Receipt]:
-    """Capture every shard, and yield its receipt when it is written, in any order. worker: what runs the model.
+    """Capture every shard, and yield its receipt when it is written, in any order. worker: the class of the actors.
 
-    on_set_aside: told of each shard that was given up (see watch.py); without it the first one is an error.
-    timeout: seconds without progress on a shard after which its worker is taken for hung. resize: the pool for what is
-    left of the cluster when nodes were lost. hopeful: other shards were captured before. patience: seconds to wait for
-    room on the cluster. tell: told what is waited for. on_signs: told every second how far the workers are.
-    Raises TamisError as the workers raised it, ClusterError when Ray gave up.
+    on_set_aside: called with each failed shard (see cluster/watchdog.py); without it, the first one is an error.
+    timeout: seconds without progress on a shard after which its worker counts as hung. resize: gives the pool for the
+    rest of the cluster when nodes were lost. hopeful: other shards were captured before. patience: seconds to wait
+    for room on the cluster. tell: called with what the run is waiting for. on_signs: called every second with the
+    workers' progress. Raises TamisError as the workers raised it, ClusterError when Ray gave up.
     """
     left = {shard.name: shard for shard in shards}
     packed = PackedTokenizer.pack(tokenizer)

@@ -1,8 +1,8 @@
-"""One life of the capture's graph on Ray Data: from when its workers start until all shards are done, or until too many
-workers or nodes were lost for it to go on.
+"""One execution of the capture graph on Ray Data: from the start of its workers until all shards are done, or until
+too many workers or nodes are lost to continue.
 
-Ray Data restarts actors and moves their tasks by itself. What it cannot do is watched here, from the driver: a worker
-that hangs is killed, and a graph whose workers do not fit the cluster any more is given up, for a smaller one.
+Ray Data restarts actors and moves their tasks by itself. The driver does the rest here: it kills workers that hang,
+and it ends a graph whose workers no longer fit the cluster, so that a smaller one can start.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tamis.pipeline.errors import ClusterError, TamisError, error_text, from_fac
 from tamis.pipeline.inputs.shards import Shard
 
 ACTOR_RESTARTS = 3 * TRIES
-"""Of one actor: room for three shards that kill it. Then the graph ends, and another one is started."""
+"""Restarts of one actor: enough for three shards that kill it. After that the graph ends and a new one starts."""
 
 _POLL_SECONDS = 1.0
 _JOIN_SECONDS = 10.0
@@ -38,8 +38,8 @@ _END = object()
 
 
 class GraphLost(Exception):
-    """Workers or nodes are gone, and the graph with them; the shards that are left need another one. of_memory: that
-    was what they lacked."""
+    """Workers or nodes are gone, and the graph with them; the remaining shards need a new graph. of_memory: the
+    workers ran out of memory."""
 
     def __init__(self, reason: str, *, of_memory: bool = False) -> None:
         super().__init__(reason)
@@ -58,9 +58,9 @@ def run_graph(
     tell: Callable[[str], None],
     on_signs: Callable[[Signs], None] | None = None,
 ) -> Generator[dict[str, Any]]:
-    """What the workers say of every shard, in any order. timeout: seconds after which a worker is taken for hung.
-    patience: seconds to wait for a place for one of them. tell: told of that. on_signs: told every second how far they
-    are.
+    """Yield the workers' outcome for every shard, in any order. timeout: seconds without progress after which a worker
+    counts as hung. patience: seconds to wait until at least one worker has a place. tell: called with a message when
+    that wait is long. on_signs: called every second with the workers' progress.
 
     Raises TamisError as a worker raised it, GraphLost, or ClusterError for any other error of a worker.
     """
@@ -75,7 +75,7 @@ def run_graph(
         except BaseException as error:
             outcomes.put(error)
 
-    # A thread of its own, as nothing interrupts Ray Data while it waits.
+    # In a thread of its own, because nothing can interrupt Ray Data while it waits.
     consumer = threading.Thread(target=consume, name="graph", daemon=True)
     consumer.start()
     ended = False
@@ -134,7 +134,7 @@ def _graph(
             compute=ActorPoolStrategy(min_size=pool.begin, max_size=pool.workers, max_tasks_in_flight_per_actor=2),
             max_restarts=ACTOR_RESTARTS,
             max_task_retries=ACTOR_RESTARTS,
-            # Without it several models may land on one node while others idle.
+            # Without this, several models may land on one node while other nodes are idle.
             scheduling_strategy="SPREAD",
         )
 
@@ -142,14 +142,14 @@ def _graph(
 def parcels(
     spec: CaptureSpec, tokenizer: PackedTokenizer, shards: Sequence[Shard], pool: Pool, guard: Guard | None
 ) -> Any:
-    """The first half of the graph: a dataset of parcels, a block each."""
+    """The first half of the graph: a dataset of parcels, one per block."""
     import ray
     from ray.data import TaskPoolStrategy
 
     rows = portions(shards)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = ONE_ROW
-    # A worker that has nothing to do for a moment keeps its model: loading it again takes longer than waiting.
+    # A worker that is idle for a moment keeps its model: loading it again takes longer than waiting.
     context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.0
     with _finite_retries():
         return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -165,7 +165,7 @@ def parcels(
 
 @contextmanager
 def _finite_retries() -> Iterator[None]:
-    """Ray 2.60 takes them only by a way that 2.64 will take away; its default is to try for ever."""
+    """Ray 2.60 accepts a retry limit only through an API that Ray 2.64 removes; its default is to retry for ever."""
     import ray
 
     with warnings.catch_warnings():
@@ -174,7 +174,7 @@ def _finite_retries() -> Iterator[None]:
 
 
 def _meaning(error: BaseException) -> Exception:
-    """What an error that ended the graph means for the run."""
+    """The error to raise for an error that ended the graph."""
     import ray
     from ray.exceptions import UserCodeException
 
@@ -200,7 +200,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _stop(dataset: Any, consumer: threading.Thread) -> None:
-    """Kill the graph's actors and forget its tasks. Ray Data has no public way; it does this at an interrupt itself."""
+    """Kill the graph's actors and drop its tasks. Ray Data has no public API for this; it does the same when it is
+    interrupted."""
     from ray.data._internal.execution.operators.task_pool_map_operator import TaskPoolMapOperator
 
     executor = getattr(dataset, "_current_executor", None)
@@ -213,7 +214,7 @@ def _stop(dataset: Any, consumer: threading.Thread) -> None:
 
 
 def _cancel_readers(operator: Any, force: bool) -> None:
-    """In the place of Ray Data's own: cancel the tasks of this operator, but none that is about to end."""
+    """Replaces Ray Data's own method: cancel the tasks of this operator, except those that are about to end."""
     import ray
 
     tasks = {}

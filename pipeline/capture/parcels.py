@@ -1,8 +1,8 @@
-"""A shard on its way through Ray Data: one row, which nothing can split, and which meets no other one.
+"""A shard on its way through Ray Data: one row, which nothing can split or join with another shard.
 
-Ray Data makes batches of a number of rows for workers that take GPUs, and slices and joins blocks to fill them. A
-shard is one block, one task and one receipt, so all of its rows travel as one row that holds them as an Arrow stream.
-Batches of one row are then whole shards, and blocks of one row (see `ONE_ROW`) leave nothing to be joined.
+For workers that take GPUs, Ray Data makes batches of a fixed number of rows, and slices and joins blocks to fill
+them. A shard must stay one block, one task and one receipt, so all of its rows travel as one row that holds them as
+an Arrow stream. A batch of one row is then a whole shard, and blocks of one row (see `ONE_ROW`) are never joined.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import pyarrow as pa
 from tamis.pipeline.inputs.shards import Shard
 
 BATCH_SIZE = 1
-"""Rows of a batch: of a portion, and of a parcel."""
+"""Rows in a batch of portions or of parcels."""
 
 ONE_ROW = 1
-"""Bytes of Ray Data's largest block. No row is smaller, so each is a block of its own."""
+"""Ray Data's largest block, in bytes. No row is smaller, so each row is a block of its own."""
 
 _PORTIONS = 1000
-"""Blocks that a graph begins with, at most: Ray Data spends about a millisecond on each before the first one runs."""
+"""The most blocks that a graph starts with: Ray Data spends about 1 ms on each before the first one runs."""
 
 
 def portions(shards: Sequence[Shard]) -> list[dict[str, str]]:
-    """Rows for a graph to begin with: one a shard, or, of very many shards, one for a few of them. Their sizes differ
-    by one at most."""
+    """The first rows of a graph: one per shard or, where there are very many shards, one per few shards. Their sizes
+    differ by at most one."""
     count = min(len(shards), _PORTIONS)
     edges = [number * len(shards) // count for number in range(count + 1)] if count else [0]
     return [
@@ -43,7 +43,7 @@ def shards_of(batch: pa.Table) -> list[str]:
 
 
 def pack(notes: Mapping[str, Any], rows: pa.Table | None) -> pa.Table:
-    """One row. notes: JSON values. rows: of the shard; None where there is nothing to compute."""
+    """Pack a shard into one row. notes: JSON values. rows: the shard's rows; None where there is nothing to compute."""
     data = pa.nulls(1, pa.large_binary())
     if rows is not None:
         sink = pa.BufferOutputStream()
@@ -56,7 +56,7 @@ def pack(notes: Mapping[str, Any], rows: pa.Table | None) -> pa.Table:
 
 
 def unpack(batch: pa.Table) -> tuple[dict[str, Any], pa.Table | None]:
-    """What was packed. AssertionError if the batch is not one parcel."""
+    """The packed notes and rows. AssertionError if the batch is not exactly one parcel."""
     parcel = _only(batch, "parcel")
     data = parcel.column("rows")[0].as_buffer()
     notes: dict[str, Any] = json.loads(parcel.column("notes")[0].as_py())

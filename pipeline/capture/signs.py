@@ -1,4 +1,4 @@
-"""How far the workers are with the shards that are not done: heard of from the watch, without ever waiting for it."""
+"""The workers' progress on unfinished shards, as the watchdog reports it. The driver never waits for the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LOOK_SECONDS = 1.0
 
 
 class Signs:
-    """of the workers of one stage. there: how many have a place. at_work: whether one has begun with a shard."""
+    """Progress of the workers of one stage. there: how many have a place. at_work: whether one has begun a shard."""
 
     def __init__(self, guard: Guard, stage: str) -> None:
         self.there = 0
@@ -24,23 +24,23 @@ class Signs:
 
     @property
     def within(self) -> Part:
-        """What is done of all shards that are not."""
+        """What is done of the shards that are not finished."""
         return Part(sum(part.rows for part in self._parts.values()), sum(part.tokens for part in self._parts.values()))
 
     def done(self, shard: str) -> None:
-        """Its rows are counted elsewhere from now on."""
+        """The shard is finished: its rows are counted elsewhere from now on."""
         self._done.add(shard)
         self._parts.pop(shard, None)
 
     def look(self) -> bool:
-        """Ask the watch every second, and take its last answer, if there is one. Whether a second has passed."""
+        """Ask the watchdog every second, and take its last answer, if there is one. True if a second has passed."""
         import ray
 
         if self._question is not None and ray.wait([self._question], timeout=0)[0]:
             try:
                 report = ray.get(self._question)
             except ray.exceptions.RayError:
-                report = None  # it is being started anew
+                report = None  # the watchdog is being restarted
             self._question = None
             if report is not None:
                 self._take(report)
@@ -57,6 +57,6 @@ class Signs:
             if work.startswith(self._prefix):
                 self.at_work = True
                 shard = work.removeprefix(self._prefix)
-                # One that has just ended is no more in the report, and its receipt is on its way: it stays as it is.
+                # A shard that has just ended is no longer in the report, but its receipt is on the way: keep its part.
                 if shard not in self._done:
                     self._parts[shard] = part

@@ -1,4 +1,4 @@
-"""All that a worker needs to know to run the model over shards; plain values, so that a restarted actor can have it."""
+"""All that a worker needs to run the model over shards: plain values, so that a restarted actor can receive them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CAPTURES = stage_folder(STAGE)
 
 
 class Captured(NamedTuple):
-    """What a shard's receipt says of it. file: what was captured. input: digest of the rows that it came from."""
+    """What a shard's receipt says. file: the captured table. input: digest of the rows that it was made from."""
 
     file: Sealed
     input: str
@@ -26,8 +26,8 @@ class Captured(NamedTuple):
 
 @dataclass(frozen=True)
 class CaptureSpec:
-    """columns: names of the requests. stage: the folder of what is captured, and of the receipts. gpus: that Ray gives
-    the worker."""
+    """columns: names of the requests. stage: the folder of the captured tables, and of the receipts. gpus: GPUs that
+    Ray gives the worker."""
 
     store: Store
     options: Mapping[str, Any]
@@ -64,7 +64,7 @@ def capture_spec(
     requests: Iterable[Request],
     stage: str = STAGE,
 ) -> CaptureSpec:
-    """What the job says of it. key: digest of the settings on which the vectors depend."""
+    """The spec for the settings of the job. key: digest of the settings on which the vectors depend."""
     spec = job.model
     return CaptureSpec(
         store=store,

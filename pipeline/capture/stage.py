@@ -1,4 +1,4 @@
-"""A stage that runs the model over shards, as a run drives it: what is done is skipped, the rest is watched."""
+"""A stage that runs the model over shards, as a run calls it: finished shards are skipped, the others are watched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tamis.pipeline.terminal.progress import Progress, warn_once
 
 Timings = dict[str, dict[str, float]]
 Captures = Callable[..., Generator[Receipt]]
-"""`capture`, but for its options."""
+"""`capture` with everything but its options bound."""
 Start = Callable[[Sequence[Shard], Pool], Captures]
 
 
@@ -40,9 +40,9 @@ def run_capture(
     stage: str = STAGE,
     start: Start | None = None,
 ) -> CaptureTotals:
-    """Capture those of `shards` that have no receipt yet. start: runs the stage's workers on some shards; default:
-    `capture` with the plan's requests. Raises InputError when too many rows are bad, ConfigError for mixed precisions,
-    IncompleteError when a shard of references was set aside; those of the corpus are in the totals.
+    """Capture the shards that have no receipt yet. start: runs the stage's workers on some shards; default: `capture`
+    with the plan's requests. Raises InputError when too many rows are bad, ConfigError for mixed precisions,
+    IncompleteError when a shard of references failed; failed shards of the corpus are in the totals.
     """
     totals = CaptureTotals()
     finished = set()
@@ -75,7 +75,7 @@ def run_capture(
         captures = (start or _vectors(plan, store, key))(left, pool)
         watched = {"on_set_aside": note, "timeout": plan.job.worker_timeout, "resize": resize}
         watched |= {"patience": plan.job.cluster_patience, "tell": progress.note, "on_signs": shown_on(progress)}
-        # Closed here, so that the workers are stopped before Ray is, whatever ends the loop.
+        # Closed here, so that the workers always stop before Ray does.
         with closing(captures(**watched, hopeful=bool(finished))) as new:
             for receipt in receipts.compacted(store, stage, key, new):
                 totals.add(receipt, new=True)
@@ -99,7 +99,7 @@ def run_capture(
 
 
 def shown_on(progress: Progress) -> Callable[[Signs], None]:
-    """Shows on the line of the stage how far the workers are."""
+    """A callback that shows the workers' progress on the line of the stage."""
 
     def show(signs: Signs) -> None:
         within = signs.within
@@ -110,7 +110,7 @@ def shown_on(progress: Progress) -> Callable[[Signs], None]:
 
 
 def check_precision(store: Store, totals: CaptureTotals) -> None:
-    """`auto` may mean another number format on another machine; vectors of two formats are not to be compared."""
+    """`auto` may mean another number format on another machine; vectors of two formats must not be compared."""
     if len(totals.precisions) > 1:
         raise ConfigError(
             f"output: {store.path()} was begun in another precision ({' and '.join(sorted(totals.precisions))}); go on "
@@ -119,7 +119,7 @@ def check_precision(store: Store, totals: CaptureTotals) -> None:
 
 
 def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
-    """Fail as soon as it is certain, not at the end of the night."""
+    """Fail as soon as the limit is certain to be exceeded, not at the end of the run."""
     if totals.bad_references:
         lines = [f"{rows} × {code}" for code, rows in totals.bad_references.most_common()]
         raise InputError("reference rows could not be captured:", lines)

@@ -1,4 +1,4 @@
-"""Token losses of every shard under TOSS's reference models: one Parquet and one receipt each, as a capture."""
+"""Token losses of every shard under TOSS's reference models: one Parquet file and one receipt each, as for vectors."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference model. adapter: the files of its LoRA adapter in the store; else model and revision name a full
-    model."""
+    """A reference model. adapter: the files of its LoRA adapter in the store; if there is none, model and revision
+    name a full model."""
 
     adapter: tuple[Sealed, ...] | None = None
     model: str = ""
@@ -37,15 +37,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class LossSpec(CaptureSpec):
-    """references: the models to score under, by the name of the column that holds the losses.
-    with_tokens: write the token ids and answer ranges, too."""
+    """references: the models to score with, by the name of the column that holds the losses.
+    with_tokens: also write the token ids and answer ranges."""
 
     references: Mapping[str, Reference] = field(default_factory=dict)
     with_tokens: bool = True
 
 
 class TokenScorer(ModelWorker):
-    """Captures list<float32> per reference model: the loss of each response token, in order."""
+    """Captures one list<float32> column per reference model: the loss of each response token, in order."""
 
     spec: LossSpec
     scorers: list[TokenLosses]
@@ -56,7 +56,7 @@ class TokenScorer(ModelWorker):
         return TokenLosses
 
     def load(self, path: str) -> None:
-        """Adapters share one copy of the base; a full model is loaded beside it."""
+        """Adapters share one copy of the base model; a full model is loaded beside it."""
         spec, engine = self.spec, self.engine()
         options: dict[str, Any] = {
             "dtype": spec.dtype,

@@ -1,6 +1,6 @@
-"""What the token stages wrote for one shard, put together: losses under both reference models, risk, tokens.
+"""The tables of one shard from the token stages, joined: losses under both reference models, risk, tokens.
 
-The first scoring round has the losses under both models and the tokens; a later round only the losses under the
+The first scoring round has the tokens and the losses under both models. A later round has only the losses under the
 degraded model of that round.
 """
 
@@ -27,8 +27,8 @@ def stage_of(round: int) -> str:
 
 
 class LossFiles(NamedTuple):
-    """What a scoring round has made of one shard. name: the shard's. first: of round 0. later: of this round, if it is
-    a later one."""
+    """The files of one shard after a scoring round. name: the shard's name. first: the file of round 0. later: the
+    file of this round, if it is a later one."""
 
     name: str
     first: Sealed
@@ -48,7 +48,7 @@ class Ragged:
 
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> Ragged:
-        """column: lists without nulls."""
+        """From a column of lists without nulls."""
         lengths = pc.list_value_length(column).to_numpy()
         flat = pc.list_flatten(column).to_numpy()
         return cls(flat, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
@@ -56,8 +56,8 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class TokenShard:
-    """One shard. facts: a row per input row, its code null where it was scored. valid: bool, the same.
-    Of the valid rows: risk float32, and where they were asked for input_ids, starts and stops int32."""
+    """One shard. facts: one row per input row; its code is null where the row was scored. valid: bool, one per input
+    row: was it scored? For the valid rows: risk float32 and, if requested, input_ids, starts and stops int32."""
 
     facts: pa.Table
     valid: np.ndarray[Any, Any]
@@ -68,7 +68,7 @@ class TokenShard:
 
 
 def read_tokens(store: Store, scored: LossFiles, *, tokens: bool = False) -> TokenShard:
-    """The shard as a scoring round leaves it: a row that failed in that one or in the first is not valid."""
+    """The shard after a scoring round: a row that failed in this round or in the first is not valid."""
     columns = [*_FACTS, UTILITY, *([HARMFUL] if scored.later is None else []), *(_TOKENS if tokens else [])]
     table = store.read_table(scored.first, columns)
     if scored.later is not None:

@@ -28,7 +28,8 @@ from tamis.pipeline.models.render_process import BoundedRenderer
 
 @dataclass(frozen=True)
 class PackedTokenizer:
-    """The tokenizer of the plan on its way to the readers, which so need neither the model's folder nor transformers.
+    """The tokenizer of the plan, serialised for the readers, which then need neither the model's folder nor
+    transformers.
 
     text: its JSON as bytes, uint8 (n,): Ray lets all processes of a node read one copy of an array.
     """
@@ -60,8 +61,8 @@ def tokenise_portion(
 
 
 def tokenise_shard(text: str, spec: CaptureSpec, tokenizer: PackedTokenizer, guard: Guard | None = None) -> pa.Table:
-    """A parcel of one shard, which is given as JSON: a row per input row with its tokens and the ranges of its answers
-    (starts, stops), or with the code and message of its problem. Of a shard that is to be set aside, the notes say why.
+    """The parcel of one shard, which is given as JSON: one row per input row, with its tokens and the ranges of its
+    answers (starts, stops), or with the code and message of its problem. For a failed shard, the notes say why.
     """
     shard = Shard.from_json(text)
     if guard is None:
@@ -77,7 +78,7 @@ def tokenise_shard(text: str, spec: CaptureSpec, tokenizer: PackedTokenizer, gua
     except (TamisError, OSError) as error:
         return pack({"shard": text, "error": as_facts(error)}, None)
     except Exception as error:
-        # An error of a parser or tokenizer may quote the sample, so its message stays here.
+        # An error message of a parser or tokenizer may quote the sample, so it is not passed on.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         refused = f"{type(error).__name__} in {os.path.basename(frame.filename)}, line {frame.lineno}"
     finally:
@@ -128,7 +129,7 @@ def _has_no_schema(shard: Shard) -> bool:
 
 
 def _bound_columns(rows: Sequence[Row], outcomes: list[Any]) -> None:
-    """Set aside the usable rows with top-level keys beyond those that a shard may have."""
+    """Quarantine the usable rows that have top-level keys above the number that a shard may have."""
     usable = [
         (place, row.value)
         for place, row in enumerate(rows)
@@ -139,8 +140,8 @@ def _bound_columns(rows: Sequence[Row], outcomes: list[Any]) -> None:
 
 
 def _schema_of(shard: Shard, rows: Sequence[Row], outcomes: Sequence[Any]) -> str | None:
-    """JSON has no schema before its rows are read; each shard says what its usable rows held, unsettled. A row on its
-    way to quarantine has no say: one string where all others have a list would turn the column into text."""
+    """JSON has no schema before its rows are read, so each shard reports the unsettled schema of its usable rows.
+    Quarantined rows do not count: one string where all others have a list would turn the column into text."""
     if not _has_no_schema(shard):
         return None
     usable = [

@@ -1,4 +1,4 @@
-"""Receipts of captures added up. Memory grows with the number of shards and files, never with rows."""
+"""Totals over the receipts of captures. Memory grows with the number of shards and files, never with rows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tamis.pipeline.run.set_aside import SetAside
 from tamis.pipeline.storage.store import Sealed
 
 MOST_COLUMNS = 4 * MAX_COLUMNS
-"""Of the whole corpus in JSON; a shard has MAX_COLUMNS at most. Every shard is written with all of them."""
+"""The most columns of a whole JSON corpus; a shard has at most MAX_COLUMNS. Every shard is written with all of them."""
 
 
 @dataclass
 class CaptureTotals:
-    """Of the corpus; `bad_references` counts quarantined rows of the reference sets. failed: shards set aside.
-    fallbacks: why the CPU computed where Ray counts GPUs. captured: by the shard's name, of the references, too."""
+    """Totals of the corpus; `bad_references` counts quarantined rows of the reference sets. failed: failed shards.
+    fallbacks: why the CPU computed where Ray counts GPUs. captured: by shard name, including the reference shards."""
 
     rows: int = 0
     tokens: int = 0
@@ -46,7 +46,7 @@ class CaptureTotals:
     _finished: float = 0.0
 
     def add(self, receipt: Receipt, *, new: bool) -> None:
-        """new: captured by this command, not by an earlier one that was interrupted."""
+        """Add a receipt. new: captured by this command, not by an earlier one that was interrupted."""
         if new:
             self.new_rows += receipt["rows"]
             self.new_tokens += receipt["tokens"]
@@ -76,8 +76,8 @@ class CaptureTotals:
             self.schemas[receipt["schema"]] = min(known, receipt["index"])
 
     def _note_columns(self, receipt: Receipt) -> None:
-        """InputError as soon as all JSON rows together have too many columns; in whatever order the shards come, it is
-        the same in the end."""
+        """InputError as soon as all JSON rows together have too many columns; the outcome does not depend on the order
+        of the shards."""
         self._columns.update(decode_schema(receipt["schema"]).names)
         if len(self._columns) > MOST_COLUMNS:
             raise InputError(

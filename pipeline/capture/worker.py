@@ -1,4 +1,4 @@
-"""A model in one actor: takes tokenised shards, writes what it makes of them, and gives back their receipts."""
+"""A model in one actor: takes tokenised shards, writes its results, and returns the receipts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHOWN_EXAMPLES = 3
 @dataclass(frozen=True)
 class TokenRows:
     """The usable rows of one shard. input_ids: int32 (T_i,) each; finals: int32 (n, 2), the token range of the final
-    answer; responses: those of all answers."""
+    answer; responses: the token ranges of all answers."""
 
     input_ids: list[np.ndarray[Any, Any]]
     finals: np.ndarray[Any, Any]
@@ -42,14 +42,15 @@ class TokenRows:
 
 
 class ModelWorker:
-    """Base of the actors. Loading and every forward pass run in one thread: Ray makes the actor in one thread and
-    calls it from another, and each of them would keep a team of OpenMP threads, which then share the worker's cores.
+    """Base class of the actors. Loading and every forward pass run in one thread of our own: Ray creates the actor in
+    one thread and calls it from another, and each of the two would keep a team of OpenMP threads that compete for the
+    worker's cores.
     """
 
     precision: str
     fallback: str | None = None
     readings: int = 1
-    """How often `run` computes each token."""
+    """How many times `run` computes each token."""
 
     def __init__(self, spec: CaptureSpec, guard: Guard | None = None) -> None:
         self.spec, self.guard = spec, guard
@@ -61,11 +62,11 @@ class ModelWorker:
         try:
             self.thread.submit(self._start).result()
         except Exception as error:
-            # Of an error in here Ray passes on a text alone; what the user must do about it would be lost.
+            # Ray passes on only the text of an error raised here; what the user must do about it would be lost.
             self.failure = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One shard: what to say of it, as JSON; its receipt, or that it is set aside."""
+        """One shard -> its outcome as JSON: its receipt, or why the shard failed."""
         if self.failure is not None:
             return _said({"error": as_facts(self.failure)})
         notes, rows = unpack(batch)
@@ -85,7 +86,7 @@ class ModelWorker:
         except (TamisError, OSError) as error:
             return _said({"error": as_facts(error)})
         except Exception as error:
-            # The model saw token ids only, so no sample's text is in this.
+            # The model saw only token ids, so the error contains no text of a sample.
             refused = f"{type(error).__name__}: {error_text(error)}"
             if _ends_the_process(error):
                 self.guard.blame(work, refused)
@@ -95,8 +96,8 @@ class ModelWorker:
         return _said({"set_aside": set_aside(shard, refused).to_dict()})
 
     def engine(self) -> Any:
-        """The class of operators/ that runs the model, imported here: with it come torch and transformers, for seconds,
-        and the driver needs none of them."""
+        """The class of operators/ that runs the model. It is imported here, because it imports torch and transformers,
+        which takes seconds, and the driver needs neither."""
         return None
 
     def load(self, path: str) -> None:
@@ -106,8 +107,8 @@ class ModelWorker:
     def run(
         self, rows: TokenRows, on_batch: Callable[[int], None] | None
     ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
-        """The columns to write, an entry per row, and the rows that have a problem, whose entries say nothing.
-        on_batch: to be called after each batch, with its number of tokens.
+        """The columns to write, with one entry per row, and the problems by row; the entries of those rows are void.
+        on_batch: called after each batch, with its number of tokens.
         """
         raise NotImplementedError
 
@@ -123,7 +124,7 @@ class ModelWorker:
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         self.fallback = missing_gpu(spec.device, spec.gpus)
-        self.engine()  # before the clock starts: its import is no part of loading a model
+        self.engine()  # before the clock starts: the import is not part of loading a model
         began = time.perf_counter()
         source = fetch(
             spec.model,
@@ -154,7 +155,7 @@ class ModelWorker:
         }
         lengths = pc.list_value_length(batch.column("input_ids")).to_numpy()
         answers = batch.column("n_response_tokens").to_numpy()
-        # From the usable rows to all rows, those with a problem being null.
+        # From the usable rows to all rows: rows with a problem are null.
         spread = np.full(len(valid), -1, dtype=np.int64)
         spread[places] = np.arange(len(places))
         taken = pa.array(spread, mask=~valid)
@@ -172,7 +173,8 @@ class ModelWorker:
 
 
 def _spread(column: pa.Array, taken: pa.Array) -> pa.Array:
-    """column[taken], which may be null. A vector is NaN there: pyarrow before 26 cannot read null ones from Parquet."""
+    """column[taken], null where `taken` is null. Vectors are NaN there: pyarrow before 26 cannot read null vectors
+    from Parquet."""
     if not pa.types.is_fixed_size_list(column.type):
         return column.take(taken)
     values, width = column.flatten().to_numpy(zero_copy_only=False), column.type.list_size
@@ -198,7 +200,7 @@ def _said(outcome: dict[str, Any]) -> pa.Table:
 
 
 def _ends_the_process(error: Exception) -> bool:
-    """Whether nothing can be computed in this process any more: an accelerator's own errors are never taken back."""
+    """Whether this process can compute nothing any more: errors of an accelerator are permanent for a process."""
     import torch
 
     return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError)

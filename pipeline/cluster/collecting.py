@@ -1,7 +1,7 @@
-"""The garbage collector in processes that are tamis's own: commands and Ray's workers, not programs that import tamis.
+"""The garbage collector in tamis's own processes: commands and Ray's workers, not programs that import tamis.
 
-What they import (torch, transformers) are hundreds of thousands of objects that stay. Python looks through all of them
-again and again while they come: a sixth of the seconds that the imports take.
+Their imports (torch, transformers) create hundreds of thousands of objects that stay. Python scans all of them again
+and again during the imports, which takes a sixth of the import time.
 """
 
 from __future__ import annotations
@@ -10,5 +10,5 @@ import gc
 
 
 def collect_rarely() -> None:
-    """Look for cycles once in a hundred thousand new objects, where Python's default is some hundreds."""
+    """Collect once per hundred thousand new objects; Python's default is some hundreds."""
     gc.set_threshold(100_000, 10, 10)

@@ -12,7 +12,7 @@ from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job.sections import ModelSpec
 
 _FOR_WEIGHTS = 0.85
-"""The part of a GPU that weights may take; the rest is for the batches."""
+"""The share of a GPU's memory that the weights may take; the rest is for the batches."""
 
 _LOOK_SECONDS = 20.0
 _MOST_NODES = 16
@@ -20,14 +20,14 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def weights_of(parameters: int, spec: ModelSpec, *, on_gpu: bool) -> tuple[int, str]:
-    """Bytes of so many parameters as a worker holds them, and the number format."""
+    """The bytes that a worker needs for this many parameters, and the number format."""
     dtype = spec.dtype if spec.dtype != "auto" else "bfloat16" if on_gpu else "float32"
     return parameters * _BYTES[dtype], dtype
 
 
 def check_weights(weights: int, dtype: str, pool: Pool, memory: int) -> str | None:
-    """A warning where little room is left for the batches. memory: bytes of one GPU. ConfigError where the weights
-    alone are too many."""
+    """A warning where little memory is left for the batches. memory: bytes of one GPU. ConfigError where the weights
+    alone are too large."""
     share = pool.gpus_per_worker
     room = memory * share
     if weights <= _FOR_WEIGHTS * room:
@@ -46,12 +46,12 @@ def check_weights(weights: int, dtype: str, pool: Pool, memory: int) -> str | No
 
 
 def shown(size: float) -> str:
-    """Bytes for a person."""
+    """A number of bytes as text for a person."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def smallest_gpu() -> int | None:
-    """Bytes of the smallest GPU of the cluster that Ray is connected to; None where no node tells of one."""
+    """Memory in bytes of the smallest GPU of the connected cluster; None where no node reports one."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -74,12 +74,12 @@ def smallest_gpu() -> int | None:
 
 
 def memory_here() -> int | None:
-    """Bytes of this machine's smallest GPU, as its driver says; None where there is no such driver."""
+    """Memory in bytes of this machine's smallest GPU, as its driver reports it; None where there is no driver."""
     return min(gpus_here(), default=None)
 
 
 def gpus_here() -> list[int]:
-    """Bytes of each GPU of this machine, as its driver says; empty where there is no such driver."""
+    """Memory in bytes of each GPU of this machine, as its driver reports it; empty where there is no driver."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=_LOOK_SECONDS, check=True).stdout

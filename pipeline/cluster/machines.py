@@ -1,4 +1,4 @@
-"""The machines of a Ray cluster, and how many workers of one shape they have room for."""
+"""The machines of a Ray cluster, and how many workers of one size they have room for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TINY = 1e-9
 
 @dataclass(frozen=True)
 class Machine:
-    """What one node of a cluster has in all, taken or not."""
+    """The total resources of one node of a cluster, used or not."""
 
     cpus: float
     gpus: float = 0.0
@@ -18,7 +18,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What Ray offers now. seconds_to_start: that the run has waited for it."""
+    """The resources of the cluster now. seconds_to_start: how long the run has waited for Ray."""
 
     address: str
     machines: tuple[Machine, ...]
@@ -38,14 +38,14 @@ class Cluster:
 
 
 def on_gpus(gpus: float, share: float) -> int:
-    """How many workers of `share` GPUs fit so many GPUs of one machine. A share of a GPU lies on one of them: three of
-    0.6 need three GPUs, and 0.2 fits five times whatever floats say."""
+    """How many workers of `share` GPUs fit this many GPUs of one machine. A fraction of a GPU lies on a single GPU:
+    three workers of 0.6 need three GPUs. 0.2 fits five times, despite the rounding of floats."""
     a_gpu = int(1 / share + _TINY)
     return int(gpus) * a_gpu if a_gpu else int(gpus / share + _TINY)
 
 
 def room_for(machines: Sequence[Machine], cpus: float, gpus: float) -> int:
-    """How many workers of so many CPUs and GPUs the machines have room for, were they empty."""
+    """How many workers of this many CPUs and GPUs would fit the machines if they were empty."""
     return sum(min(_on_cpus(machine.cpus, cpus), on_gpus(machine.gpus, gpus) if gpus else 1 << 30)
                for machine in machines)  # fmt: skip
 
@@ -55,7 +55,7 @@ def _on_cpus(cpus: float, share: float) -> int:
 
 
 def alive() -> tuple[Machine, ...]:
-    """The nodes of the cluster as it is now. Ray must be running."""
+    """The nodes that are in the cluster now. Ray must be running."""
     import ray
 
     return tuple(

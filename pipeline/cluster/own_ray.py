@@ -1,8 +1,8 @@
-"""The Ray that tamis starts on this machine is for one run of one user.
+"""The Ray that tamis starts on this machine, for one run of one user.
 
-Whoever may speak to Ray may run code, and on a machine with several users Ray by itself listens on all interfaces,
-leaves its token in the home folder and lets everyone into its folder. So it gets loopback addresses, a token of its
-own, and a folder that nobody else may enter, which is removed at the end; what a killed run left, by the next one.
+Anyone who can connect to Ray can run code. By default, Ray listens on all interfaces, leaves its token in the home
+folder and lets every user of the machine into its folder. So here it gets loopback addresses, a token of its own, and
+a folder that nobody else may enter. The folder is removed at the end; the next run removes what a killed run left.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from tamis.pipeline.errors import ClusterError, error_text
 _PREFIX, _NEW, _LOG = "tamis.", "tamis-new-", "tamis-ray-"
 _LOCK = "lock"
 _RAYS = "r"
-"""In the folder: Ray lets everyone into the one that it is given."""
+"""Ray's folder inside ours: Ray makes the folder that it is given accessible to everyone."""
 
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
-"""Bytes in the path of a Unix socket."""
+"""The most bytes in the path of a Unix socket."""
 _IN_FOLDER = len(f"/{_PREFIX}12345678/{_RAYS}/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store")
 
 _LEAST_BYTES = 64 << 20
-"""Free space below which Ray does not come far."""
+"""Ray fails early with less free space than this, in bytes."""
 
 _DEFAULTS = {
-    # Ray gives way to everything else on a machine, and on a busy one its workers then get next to nothing.
+    # By default Ray's workers have a low priority, and on a busy machine they get almost no CPU time.
     "RAY_worker_niceness": "0",
-    # Threads that spin while they wait take the cores from those that have something to do.
+    # Threads that spin while they wait take the cores from threads that have work.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Ray tries a task that was killed for want of memory again for ever.
+    # By default Ray retries a task that was killed because of missing memory for ever.
     "RAY_task_oom_retries": "3",
 }
-"""Of its environment, unless the user has set them."""
+"""Environment variables for Ray, unless the user has set them."""
 
 
 @contextmanager
 def own_ray() -> Iterator[dict[str, Any]]:
-    """Options of `ray.init` for a Ray of our own; its environment lasts as long as the context, and so does its folder.
+    """Options of `ray.init` for a Ray of our own. Its environment and its folder exist until the end of the context.
 
     Raises ClusterError where there is no place for the folder.
     """
@@ -54,7 +54,7 @@ def own_ray() -> Iterator[dict[str, Any]]:
     defaults = {name: value for name, value in _DEFAULTS.items() if name not in os.environ}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with _folder() as folder, _read_anew(), environment(defaults | token), _read_anew():
-        # Where Ray may form clusters, it takes the machine's outer address for 127.0.0.1, whatever it is told.
+        # Where Ray may form clusters, it replaces 127.0.0.1 by the machine's external address.
         clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
         try:
             yield {"_node_ip_address": "127.0.0.1", "_temp_dir": str(folder / _RAYS), "include_dashboard": False}
@@ -64,7 +64,8 @@ def own_ray() -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _read_anew() -> Iterator[None]:
-    """Ray reads its environment once, and its token once. Here both change, before and after."""
+    """Make Ray read its environment and its token again, before and after: it reads both only once, and both change
+    here."""
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined, unused-ignore]
 
     def read() -> None:
@@ -80,7 +81,7 @@ def _read_anew() -> Iterator[None]:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """`values` in the environment, until the end."""
+    """Set `values` in the environment until the end of the context."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -95,14 +96,14 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for one run, 0700."""
+    """A folder for one run, with mode 0700."""
     base = _base()
     for place in {base, Path(tempfile.gettempdir())}:
         sweep(place)
     new = tempfile.mkdtemp(prefix=_NEW, dir=base)
     lock = os.open(os.path.join(new, _LOCK), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    # Only now may others look for its lock, and take it for dead without.
+    # Rename it only now: other runs take a folder of this name without a held lock for dead.
     folder = base / f"{_PREFIX}{new.rpartition(_NEW)[2]}"
     os.rename(new, folder)
     try:
@@ -113,7 +114,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _base() -> Path:
-    """Where the folder may lie: in RAY_TMPDIR if that is set, else in the temporary folder or in /tmp."""
+    """The place for the folder: RAY_TMPDIR if that is set, else the temporary folder or /tmp."""
     asked = os.environ.get("RAY_TMPDIR")
     places = [asked] if asked else [tempfile.gettempdir(), "/tmp", "/var/tmp"]
     reasons = []
@@ -129,7 +130,7 @@ def _base() -> Path:
 
 
 def _unfit(place: str) -> str | None:
-    """Why Ray cannot have its files there."""
+    """Why Ray cannot have its files there; None if it can."""
     if len(os.fsencode(place)) + _IN_FOLDER > _LONGEST_SOCKET:
         return f"has too long a path (more than {_LONGEST_SOCKET - _IN_FOLDER} bytes)"
     if any(character.isspace() for character in place):
@@ -145,7 +146,7 @@ def _unfit(place: str) -> str | None:
 
 
 def sweep(base: Path) -> None:
-    """Remove what runs of this user that were killed have left in `base`: their folders, and their empty logs."""
+    """Remove what killed runs of this user have left in `base`: their folders, and their empty logs."""
     for path in base.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             if path.lstat().st_uid == os.getuid() and path.is_dir() and not path.is_symlink() and _dead(path / _LOCK):
@@ -158,11 +159,11 @@ def sweep(base: Path) -> None:
 
 
 def _dead(lock: Path) -> bool:
-    """Whether nobody holds the lock: the system gives it up with the process, however that ends."""
+    """Whether nobody holds the lock: the system releases it when the process ends, however that happens."""
     try:
         found = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return True  # killed while it removed the folder
+        return True  # the run was killed while it removed the folder
     try:
         fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -173,7 +174,7 @@ def _dead(lock: Path) -> bool:
 
 
 def native_log() -> Any:
-    """A file in the temporary folder for what Ray's C++ side writes; it is there until somebody removes it."""
+    """A file in the temporary folder for the output of Ray's C++ side; it stays until somebody removes it."""
     log = tempfile.NamedTemporaryFile(prefix=_LOG, suffix=".log", delete=False)  # noqa: SIM115
     fcntl.flock(log, fcntl.LOCK_EX)
     return log

@@ -1,4 +1,4 @@
-"""How many copies of the model run on a cluster, and what each of them takes."""
+"""How many copies of the model run on a cluster, and the resources of each."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tamis.pipeline.job.job_file import LayersJob
 from tamis.pipeline.job.sections import WorkerRange
 
 _UNKNOWN_CPUS = 0.25
-"""Of a GPU worker whose node is not there yet: little enough for any."""
+"""The CPUs of a GPU worker whose node is not there yet: few enough for any node."""
 
 Workers = int | WorkerRange | None
-"""What a job asks for."""
+"""The `workers` setting of a job."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """How many copies of the model run, and what each takes.
+    """How many copies of the model run, and the resources of each.
 
-    workers: at most. threads: of what is computed on a CPU. readers: how many tasks at most read and tokenise for them
-    at a time; None for as many as there is room for. least: how many must find room before the first begins.
-    begin: how many the cluster has room for as it is, were it empty.
+    workers: the most copies. threads: per worker, for computation on CPUs. readers: the most tasks that read and
+    tokenise for them at the same time; None for as many as fit. least: how many workers must have room before the first
+    one starts. begin: how many workers would fit the present cluster if it were empty.
     """
 
     workers: int
@@ -38,8 +38,8 @@ class Pool:
 
 @dataclass(frozen=True)
 class Placement:
-    """text: how many workers there will be, and where. weights: what each of them loads; empty where that is not known.
-    warnings: what of it gives cause for thought."""
+    """text: how many workers there will be, and where. weights: the weights that each one loads; empty where they are
+    not known. warnings: what a person should know before the run."""
 
     text: str
     weights: str = ""
@@ -47,7 +47,7 @@ class Placement:
 
 
 def pool_of(cluster: Cluster, job: LayersJob) -> Pool:
-    """`size_pool` for the settings of a job. That GPUs are to come is said by the settings that only they can meet."""
+    """`size_pool` for the settings of a job. Settings that only GPUs can meet say that GPU nodes will come."""
     model = job.model
     expects = model.device == "cuda" or "gpus_per_worker" in model.model_fields_set
     return size_pool(cluster, job.workers, model.device, model.gpus_per_worker, expects_gpus=expects)
@@ -58,10 +58,10 @@ def size_pool(
 ) -> Pool:
     """One worker per GPU share, or one per node on CPUs, unless `workers` says otherwise.
 
-    A worker reserves part of its node's CPUs only, so that reading and writing always find room beside it: an actor
-    that holds every CPU would wait for tasks that wait for the actor. A range of workers may be more than there is room
-    for now. expects_gpus: such a cluster will have GPUs, even if it has none yet. Raises ClusterError when it cannot
-    fit.
+    A worker reserves only part of its node's CPUs, so that reading and writing always have room beside it: an actor
+    that holds every CPU would wait for tasks that wait for the actor. A range of workers may exceed the present
+    cluster. expects_gpus: a cluster that grows will have GPUs, even if it has none yet. Raises ClusterError when the
+    workers cannot fit.
     """
     grows = isinstance(workers, WorkerRange)
     if not cluster.cpus and not grows:
@@ -77,8 +77,8 @@ def size_pool(
 
 
 def refit(pool: Pool, job: LayersJob) -> Pool:
-    """The pool for what is left of the cluster, or has come to it. threads: as they were, as a forward pass rounds by
-    them. Where there is room for none, one worker, which waits for a node."""
+    """The pool for the cluster after it has lost or gained nodes. The number of threads stays, because the rounding of
+    a forward pass depends on it. Where no worker has room: one worker, which waits for a node."""
     now, device = Cluster("", alive()), job.model.device if pool.gpus_per_worker else "cpu"
     alone = replace(pool, workers=1, least=1, begin=1)
     if pool.gpus_per_worker and not now.gpus:
@@ -96,7 +96,7 @@ def refit(pool: Pool, job: LayersJob) -> Pool:
 
 
 def at_most(pool: Pool, workers: int) -> Pool:
-    """The pool, with no more workers than that: where there is less work, the others would load a model in vain."""
+    """The pool with at most `workers` workers: where there is less work, the others would load a model for nothing."""
     return replace(
         pool,
         workers=min(pool.workers, workers),
@@ -106,12 +106,12 @@ def at_most(pool: Pool, workers: int) -> Pool:
 
 
 def device_of(device: str, pool: Pool) -> str:
-    """Where a worker of the pool computes. One that was given no GPU leaves those that it sees to others."""
+    """The device of the pool's workers. A worker without a GPU of its own leaves the visible GPUs to others."""
     return device if pool.gpus_per_worker else "cpu"
 
 
 def room(pool: Pool) -> int:
-    """How many of the pool's workers the cluster has room for as it is now, were it empty."""
+    """How many of the pool's workers would fit the present cluster if it were empty."""
     return min(room_for(alive(), pool.cpus_per_worker, pool.gpus_per_worker), pool.workers)
 
 
@@ -147,9 +147,9 @@ def _of_cpus(cluster: Cluster, workers: int | None) -> Pool:
 
 
 def _of_a_range(cluster: Cluster, workers: WorkerRange) -> Pool:
-    """One worker a node, of the nodes that are there and of those that come: each takes a little more than half of
-    one, so that two of them never share a node and tasks find room beside each. Smaller nodes than the largest have
-    room for tasks alone."""
+    """One worker per node, on present and on future nodes. Each takes a little more than half of the largest node, so
+    that two workers never share a node and tasks have room beside each. Nodes of at most half that size run only
+    tasks."""
     largest = max((machine.cpus for machine in cluster.machines), default=0.0) or 1.0
     cpus = math.floor(50 * largest + 1) / 100
     now = room_for(cluster.machines, cpus, 0.0)
@@ -160,7 +160,7 @@ def _of_a_range(cluster: Cluster, workers: WorkerRange) -> Pool:
 
 
 def _down(cpus: float) -> float:
-    """Ray counts in ten-thousandths."""
+    """Rounded down to ten-thousandths, the unit in which Ray counts."""
     return math.floor(cpus * 10_000) / 10_000
 
 

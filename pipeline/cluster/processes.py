@@ -1,4 +1,4 @@
-"""Telling a process from another that has its number later."""
+"""Telling a process from a later one with the same pid."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import psutil
 
 
 def started(pid: int) -> float:
-    """When the process started, in seconds since the machine did: the clock of the day may be set meanwhile, and
-    psutil's time would go with it. Where the system does not say, by the clock of the day.
+    """When the process started, in seconds since the machine booted. psutil's start time would move when somebody sets
+    the clock. Where the system does not tell, the time of the clock.
 
     Raises psutil.NoSuchProcess, psutil.AccessDenied.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is a name in parentheses, in which there may be anything.
+            # The second field is a name in parentheses, which may contain anything.
             fields = file.read().rpartition(b")")[2].split()
     except ProcessLookupError:
         raise psutil.NoSuchProcess(pid) from None

@@ -1,7 +1,7 @@
 """Ray for one command: joined, or started on this machine and stopped again.
 
-Ray takes seconds to start, most of which it waits, and so does the import of what a plan needs. So `ray_ahead` starts
-Ray in the background as soon as a command is known to need it.
+Ray takes seconds to start, mostly waiting, and the imports for a plan take seconds, too. So `ray_ahead` starts Ray in
+the background as soon as a command is known to need it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tamis.pipeline.terminal.progress import say, waiting
 CONNECT_SECONDS = 10.0
 
 _PATIENCE = (30.0, 90.0, 180.0)
-"""Seconds in which Ray must be up on this machine, in each try: with other work beside it, it may take long."""
+"""Seconds that Ray has to start on this machine, for each try: on a busy machine it may take long."""
 
 _LOOK_SECONDS, _NODE_SECONDS = 0.2, 2.0
 
@@ -40,15 +40,15 @@ _NODE = "raylet"
 
 WORKER_ENVIRONMENT = {
     WORKER: "1",
-    # A worker downloads nothing but what models.fetch asks for, and prints no bars into logs.
+    # A worker downloads only what models.fetch asks for, and prints no progress bars into logs.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # Outside the main thread glibc maps large tensors anew each time, whatever operators/model/allocator.py asks of it,
-    # unless all threads share the main arena.
+    # Outside the main thread, glibc maps memory for large tensors again each time despite the settings of
+    # operators/model/allocator.py, unless all threads share the main arena.
     "MALLOC_ARENA_MAX": "1",
-    # Python would look for modules where a script lies, and where a command is given.
+    # Without this, Python looks for modules in the folder of the script or in the working folder.
     "PYTHONSAFEPATH": "1",
 }
 
@@ -89,8 +89,8 @@ def ray_session(address: str | None) -> Iterator[Cluster]:
 
 @contextmanager
 def ray_early(address: str | None, *, needed: bool = True) -> Iterator[None]:
-    """For a command that will need Ray: a cluster is joined at once, and every `ray_session` within is of it; on this
-    machine Ray starts in the background. needed: False does nothing."""
+    """For a command that will need Ray: a cluster is joined at once, and every `ray_session` inside uses it; on this
+    machine, Ray starts in the background. needed: if False, nothing happens."""
     if needed and joins(address):
         with ray_session(address):
             yield
@@ -100,7 +100,7 @@ def ray_early(address: str | None, *, needed: bool = True) -> Iterator[None]:
 
 
 def cluster_now(address: str | None) -> Cluster | None:
-    """What Ray offers within `ray_early`, once it is up; None where it was not needed."""
+    """The cluster inside `ray_early`, once Ray is up; None where Ray was not needed."""
     began = time.perf_counter()
     where = _where(address)
     if where == _LOCAL and _ahead is not None and not _ahead.stopped:
@@ -117,14 +117,14 @@ def joins(address: str | None) -> bool:
 
 @contextmanager
 def ray_ahead(address: str | None, *, needed: bool = True) -> Iterator[None]:
-    """Where `ray_session(address)` will start Ray on this machine, it starts now; it is stopped at the end if nobody
-    asked for it. needed: False does nothing."""
+    """If `ray_session(address)` will start Ray on this machine, start it now, in the background. It is stopped at the
+    end if nobody has used it. needed: if False, nothing happens."""
     global _ahead
     if not needed or _ahead is not None or _where(address) != _LOCAL:
         yield
         return
     with waiting("loading Ray"):
-        # Not in the other thread: two threads that import the same things may wait for each other.
+        # Not in the other thread: two threads that import the same modules may wait for each other.
         import ray  # noqa: F401
 
     with _native_stderr_aside():
@@ -138,8 +138,8 @@ def ray_ahead(address: str | None, *, needed: bool = True) -> Iterator[None]:
 
 
 class _Ahead:
-    """Ray's start, in a thread of its own, which lasts as long as Ray does: Linux ends what a thread has started when
-    that thread ends, if asked to, and Ray asks for it."""
+    """Ray's start in a thread that lives as long as Ray does. Ray asks Linux to end its processes when the thread that
+    started them ends."""
 
     def __init__(self) -> None:
         self._ready, self._over = threading.Event(), threading.Event()
@@ -167,7 +167,7 @@ class _Ahead:
             raise self._error
         alone = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # else the command has its own handler
         if alone and threading.current_thread() is threading.main_thread():
-            # As Ray does where it is started in this thread: what is to be tidied up then is.
+            # As Ray does where it is started in this thread, so that clean-up code runs.
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
     @property
@@ -186,12 +186,12 @@ class _Ahead:
 _ahead: _Ahead | None = None
 _joined: str | None = None
 _ending = threading.Event()
-"""Ray is one for a process, and so are these."""
+"""A process has only one Ray, so these are global."""
 
 
 @contextmanager
 def _lost_ray() -> Iterator[None]:
-    """ClusterError for an error of Ray itself, wherever it comes from, but not for those of the code that it runs."""
+    """Turn an error of Ray itself, wherever it comes from, into ClusterError; errors of the code that Ray runs pass."""
     import ray
 
     try:
@@ -209,7 +209,7 @@ def _where(address: str | None) -> str:
 
 
 def _check_reachable(where: str) -> None:
-    """Ray itself waits for minutes for a cluster that is not there. ClusterError within seconds."""
+    """ClusterError within seconds if the cluster does not answer; Ray itself would wait for minutes."""
     match = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", where)
     if match is None:
         return
@@ -224,14 +224,14 @@ def _check_reachable(where: str) -> None:
 
 @contextmanager
 def _native_stderr_aside() -> Iterator[None]:
-    """Ray's C++ side writes to file descriptor 2, over the progress line. While Ray runs, send that to a log in the
-    temporary folder and give Python's own stderr the terminal. The file stays only if Ray or tamis itself failed."""
+    """Ray's C++ side writes to file descriptor 2, over the progress line. While Ray runs, send these writes to a log in
+    the temporary folder and keep Python's stderr on the terminal. The log stays only if Ray or tamis itself failed."""
     sys.stderr.flush()
     terminal = os.dup(2)
     log = native_log()
     os.dup2(log.fileno(), 2)
     python_stderr = sys.stderr
-    # What this terminal cannot show is escaped, as Python does on its own stderr.
+    # Characters that this terminal cannot show are escaped, as on Python's own stderr.
     ours = os.fdopen(os.dup(terminal), "w", 1, encoding=python_stderr.encoding, errors="backslashreplace")
     sys.stderr = ours
     keep_log = True
@@ -248,7 +248,7 @@ def _native_stderr_aside() -> Iterator[None]:
         if not keep_log:
             with suppress(FileNotFoundError):
                 os.unlink(log.name)
-        if sys.stderr is ours:  # else someone (a notebook, a test runner) has put another in its place
+        if sys.stderr is ours:  # else something (a notebook, a test runner) has replaced it
             sys.stderr = python_stderr
         ours.close()
         os.dup2(terminal, 2)
@@ -258,7 +258,7 @@ def _native_stderr_aside() -> Iterator[None]:
 
 @contextmanager
 def _our_sigterm() -> Iterator[None]:
-    """Ray sets a handler of its own, which says nothing and has another exit code; that of the command stays."""
+    """Keep the command's handler: Ray sets one of its own, which prints nothing and has another exit code."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -269,15 +269,15 @@ def _our_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _options(where: str) -> Iterator[dict[str, Any]]:
-    """Of `ray.init`, by the way to Ray; what they speak of is there until the end."""
-    # The driver's own environment decides which Python the workers run; Ray need not wrap it again.
+    """Options of `ray.init` for joining or starting Ray; the files they name exist until the end of the context."""
+    # The driver's own environment decides which Python the workers run; Ray need not wrap it in `uv run` again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # As Ray does from 2.56 on; before, it prints that it will.
+    # The default from Ray 2.56 on; earlier versions print a notice that it will change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if where != _LOCAL:
         joining: dict[str, Any] = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
-        # A client of Ray adds no folders, and takes no such settings of its job.
+        # A Ray client adds no folders, and does not accept these job settings.
         yield joining if where.startswith("ray://") else joining | {"job_config": _no_folder_of_code()}
         return
     with own_ray() as options:
@@ -285,8 +285,8 @@ def _options(where: str) -> Iterator[dict[str, Any]]:
 
 
 def _no_folder_of_code() -> Any:
-    """Ray lets workers import from the folder in which the driver was started, before all others. That may be a data
-    set's, which has no business with what its files happen to be called."""
+    """A job configuration that adds no import folders. By default, workers import first from the folder in which the
+    driver was started. That may be a folder of data, whose files must not be imported."""
     from ray.job_config import JobConfig
 
     config = JobConfig()
@@ -295,14 +295,14 @@ def _no_folder_of_code() -> Any:
 
 
 class _Nothing(list[str]):
-    """Ray adds the folders on its way to the cluster."""
+    """A list that stays empty: Ray adds the folders to it when it connects."""
 
     def extend(self, _: Iterable[str]) -> None:
         pass
 
 
 def _init(where: str, options: Mapping[str, Any]) -> None:
-    """Start or join Ray. ClusterError if that fails, whatever Ray says of it: it has bare Exceptions, too."""
+    """Start or join Ray. ClusterError if that fails in any way: Ray may also raise a bare Exception."""
     check_file_limit()
     import ray
 
@@ -310,7 +310,7 @@ def _init(where: str, options: Mapping[str, Any]) -> None:
     tries = _PATIENCE if local else (0.0,)
     for seconds in tries:
         try:
-            # Workers of a Ray that starts here inherit the environment, and need not be started anew for it.
+            # Workers of a Ray that starts here inherit the environment, so Ray need not restart them for it.
             patience = _patient(seconds) if local else nullcontext()
             with _our_sigterm(), environment(WORKER_ENVIRONMENT if local else {}), patience:
                 ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -329,7 +329,7 @@ def _init(where: str, options: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _patient(seconds: float) -> Iterator[None]:
-    """Let Ray wait so long for its own node to be up; it has no setting for it, and gives up after 30 seconds."""
+    """Let Ray wait this long for its own node to be up; it has no setting for this, and gives up after 30 seconds."""
     from ray._private import services
 
     get_node = services.get_node
@@ -362,9 +362,9 @@ def _node_runs() -> bool:
 
 
 def _speak_for(folder: str) -> None:
-    """Say why the command ends when Ray's node is killed: seconds later Ray ends this process, too, without a word."""
+    """Say why the command ends when Ray's node is killed: seconds later, Ray ends this process without a message."""
     while not _ending.wait(_NODE_SECONDS):
-        # Whoever ends all processes of a command at once has ended this one, too, and it has its own last words.
+        # If all processes of the command were ended at once, this one is ending as well, with its own message.
         if _node_runs() or _ending.wait(_NODE_SECONDS):
             continue
         print(
@@ -379,7 +379,8 @@ def _speak_for(folder: str) -> None:
 
 
 def _end_processes_of(folder: str) -> None:
-    """What a start that failed has left running: Ray ends it with this process only, and it would be in the way."""
+    """End the processes that a failed start left running: Ray ends them only with this process, and they would block
+    the next try."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if any(folder in word for word in child.cmdline()):
@@ -391,7 +392,7 @@ def _not_started(where: str, error: Exception) -> ClusterError:
     what = "Ray did not start on this machine" if local else f"no Ray cluster answers at {where}"
     advice = "see `tamis doctor`"
     if not local and "RAY_AUTH_MODE" not in os.environ:
-        # Ray joins without its token unless told so, and then speaks of a failed connection only.
+        # Ray joins without its token unless told to use it, and then reports only a failed connection.
         advice = "if it asks for a token, as Ray's clusters do by default, set RAY_AUTH_MODE=token and try again"
     return ClusterError(f"{what} ({first_line(error)}); {advice}")
 
@@ -411,27 +412,27 @@ def _shutdown() -> None:
 
 
 def _messages_to_log() -> None:
-    """Ray prints what it has to say of dead workers among the results, on stdout, and has no switch for it. What a
-    person needs to know of them is in our own messages; the rest goes where Ray's C++ side writes."""
+    """Ray prints its messages about dead workers on stdout, among the results, and has no switch for it. Our own
+    messages say what a person needs to know; Ray's messages go to the log of its C++ side."""
     from ray._private import worker
 
     def to_log(message: Mapping[str, Any], **_: Any) -> None:
         text = "\n".join(str(line) for line in message.get("lines", ()))
-        with suppress(OSError):  # of a full disk Ray would write a traceback to the terminal
+        with suppress(OSError):  # on a full disk, Ray would print a traceback on the terminal
             os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
 
     worker.print_to_stdstream = to_log
 
 
 def _quiet_ray_data() -> None:
-    """Our progress line is the only one; a job log is no place for Ray's bars."""
+    """Turn off Ray Data's progress bars: our progress line is the only one, also in a job's log."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
-    # Errors are ours to tell: it would print tracebacks of its own.
+    # Our own messages report errors: Ray Data would also print tracebacks.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
     logging.getLogger("ray").setLevel(logging.ERROR)
 

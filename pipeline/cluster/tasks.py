@@ -19,7 +19,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TASK_RETRIES = 3
-"""How often Ray tries a task again when its worker died. Exceptions of our own code are not retried."""
+"""How many times Ray retries a task when its worker died. Exceptions of our own code are not retried."""
 
 _END_SECONDS = 5.0
 
@@ -37,13 +37,13 @@ def stream(
     on_lost: Callable[[int, str], None] | None = None,
     timeout: float | None = None,
 ) -> Iterator[tuple[int, R]]:
-    """(index, function(item, *shared)) for every item as it is done, in any order; a bounded number in flight.
+    """Yield (index, function(item, *shared)) for every item when it is done, in any order; a bounded number is in
+    flight.
 
-    `shared` values travel to the object store once. ahead: no item is begun so far behind the oldest that is not done,
-    for a caller that needs them in order and keeps what comes early. on_lost: told of an item whose workers all died,
-    or whose rows are too large (index, reason); without it that is an error. timeout: seconds in which something must
-    get done, else the workers are taken for hung and killed, and what they had is tried again, at most TASK_RETRIES
-    times.
+    `shared` values go to the object store once. ahead: no item starts this far after the oldest unfinished item, for a
+    caller that needs them in order and keeps early results. on_lost: called with (index, reason) of an item whose
+    workers all died or whose rows are too large; without it that is an error. timeout: seconds in which some item must
+    finish; otherwise the workers count as hung and are killed, and their items are retried, at most TASK_RETRIES times.
     """
     import ray
 
@@ -68,7 +68,7 @@ def stream(
                 for reference in running:
                     ray.cancel(reference, force=True)
                 running.clear()
-                # Behind those that hang, others have waited in vain: they come first now, and are done.
+                # Other items have waited behind the hung ones: they come first now, and will finish.
                 for index in reversed(stalled):
                     stalls[index] += 1
                     if stalls[index] < TASK_RETRIES:
@@ -96,10 +96,10 @@ def stream(
 
 
 def let_end(references: Sequence[Any]) -> list[Any]:
-    """Wait some seconds for tasks that are not needed any more; those that still run then, which may be cancelled.
+    """Wait some seconds for tasks that are no longer needed; return the tasks that still run, which may be cancelled.
 
-    Ray 2.60 ends the driver's whole process, without a word, if a task is cancelled at the moment at which its result
-    comes ("Check failed: Tried to complete task that was not pending").
+    Ray 2.60 ends the driver's whole process without a message if a task is cancelled at the moment its result arrives
+    ("Check failed: Tried to complete task that was not pending").
     """
     import ray
 
@@ -117,7 +117,8 @@ def map_reduce(
     on_done: Callable[[int], None] | None = None,
     cpus: float = 1.0,
 ) -> T:
-    """combine over map(group, *shared), on the fixed tree of `tree_reduce`: the same bits however tasks are placed.
+    """Combine map(group, *shared) over all groups on the fixed tree of `tree_reduce`: bit-identical for any placement
+    of the tasks.
 
     Maps run a window ahead of the combining, so that at most window + log2(n) partial results exist at a time.
     """
@@ -145,7 +146,8 @@ def map_reduce(
 
 
 def _function(call: Callable[..., T]) -> Callable[..., T]:
-    """Ray takes functions only, and a method may well combine by what is none, such as numpy.add."""
+    """A plain function around `call`: Ray accepts only functions, and a method may combine with other callables, such
+    as numpy.add."""
     if inspect.isfunction(call):
         return call
 
@@ -162,14 +164,14 @@ def _window(cpus: float) -> int:
 
 
 def _get(reference: Any) -> Any:
-    """The task's value, or its own exception rather than Ray's wrapping of it."""
+    """The task's value; its own exception rather than Ray's wrapper."""
     import ray
 
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         found = own_error(error)
-        # Of any other error too: the exception itself, not one whose message is a worker's traceback.
+        # For any other error, too: the exception itself, not a wrapper whose message is a worker's traceback.
         cause = getattr(error, "cause", None)
         if missing := _MISSING.search(str(cause)):
             raise ClusterError(
@@ -184,7 +186,7 @@ def _get(reference: Any) -> Any:
 
 
 def own_error(error: BaseException) -> BaseException:
-    """The error that our code raised, dug out of what Ray or Ray Data wrapped around it; else `error` itself."""
+    """The error that our code raised, without the wrappers of Ray and Ray Data; else `error` itself."""
     seen: BaseException | None = error
     while seen is not None:
         inner = getattr(seen, "cause", None)

@@ -1,4 +1,4 @@
-"""Waiting for room on the cluster: for nodes that are to come, and for GPUs that other jobs use."""
+"""Waiting for room on the cluster: for nodes that will come, and for GPUs that other jobs use."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tamis.pipeline.errors import ClusterError
 PATIENCE_SECONDS = 600.0
 
 GRACE_SECONDS = 30.0
-"""How long workers that lost their place may be waited for. Nodes come back, and other workers go on meanwhile."""
+"""How long to wait for workers that lost their place. Nodes may come back, and other workers continue meanwhile."""
 
 _LOOK_SECONDS = 5.0
 _TURN_SECONDS = 1.0
 
 SETTLE_SECONDS = 3.0
-"""How long what has just ended may still count as there. So short a wait needs no word."""
+"""How long resources may still count as used after their user has ended. Such a short wait needs no message."""
 
 
 def wait_for_room(pool: Pool, patience: float, say: Callable[[str], None], settle: float = SETTLE_SECONDS) -> int:
-    """Wait until the pool has room on the cluster beside what runs there: all workers that the cluster can hold for
-    `settle` seconds, then pool.least of them. How many have room then.
+    """Wait until the pool has room on the cluster beside other jobs. For `settle` seconds, wait for room for all
+    workers that the cluster can hold, then for pool.least of them. Returns how many have room.
 
-    An autoscaler sees what is waited for and brings nodes. say: told once what is waited for, and once when not all
-    have room. Raises ClusterError after `patience` seconds.
+    An autoscaler sees the requested resources and adds nodes. say: called once with what the run is waiting for, and
+    once when not all workers have room. Raises ClusterError after `patience` seconds.
     """
     import ray
 
@@ -56,7 +56,7 @@ def wait_for_room(pool: Pool, patience: float, say: Callable[[str], None], settl
 
 @contextmanager
 def _asked_for(pool: Pool, workers: int) -> Iterator[Any]:
-    """The room of so many workers, taken as soon as it is there and given back at the end: a placement group."""
+    """A placement group with room for this many workers, reserved as soon as possible and released at the end."""
     from ray.util.placement_group import placement_group, remove_placement_group
 
     group = placement_group([_bundle(pool)] * workers)
@@ -67,7 +67,7 @@ def _asked_for(pool: Pool, workers: int) -> Iterator[Any]:
 
 
 def _wait(group: Any, seconds: float) -> bool:
-    """In short turns: nothing interrupts Ray while it waits, not even Ctrl-C."""
+    """Wait in short turns: nothing can interrupt Ray while it waits, not even Ctrl-C."""
     until = time.monotonic() + seconds
     while not group.wait(min(_TURN_SECONDS, max(until - time.monotonic(), 0.01))):
         if time.monotonic() >= until:
@@ -88,7 +88,7 @@ def _shape(pool: Pool, workers: int) -> str:
 
 
 def _offer() -> str:
-    """What the cluster has, and what of it nobody uses."""
+    """The cluster's resources, and how many of them are free, as text."""
     import ray
 
     free: dict[str, Any] = ray.available_resources()
@@ -99,7 +99,7 @@ def _offer() -> str:
 
 
 def _is_free(pool: Pool) -> bool:
-    """Whether a worker has room now, beside what else runs."""
+    """Whether a worker has room now, beside other jobs."""
     import ray
 
     free = ray.available_resources()
@@ -107,8 +107,8 @@ def _is_free(pool: Pool) -> bool:
 
 
 class Places:
-    """Whether workers have places, watched while nothing gets done. One that lost its own keeps the shards that were
-    given to it, and those that never had one wait behind other jobs."""
+    """Watches whether workers have places while nothing gets done. A worker that lost its place keeps its shards; a
+    worker that never had a place waits behind other jobs."""
 
     def __init__(self, pool: Pool, patience: float, tell: Callable[[str], None]) -> None:
         self._pool, self._patience, self._tell = pool, patience, tell
@@ -117,14 +117,15 @@ class Places:
         self._told = False
 
     def in_use(self) -> None:
-        """Something got done."""
+        """Note that something got done."""
         self._idle_since = time.monotonic()
         self._told = False
 
     def lost(self, count: Callable[[], int]) -> bool:
-        """Whether there were more workers than the cluster has room for now, and that keeps the others waiting.
+        """Whether there were more workers than the cluster has room for now, so that the others are kept waiting.
 
-        count: says how many workers have a place. Tells when none has one for long; ClusterError after `patience`.
+        count: gives the number of workers that have a place. Tells the person when no worker has had a place for long;
+        ClusterError after `patience`.
         """
         idle = time.monotonic() - self._idle_since
         if idle < _LOOK_SECONDS:

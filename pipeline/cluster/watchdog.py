@@ -1,8 +1,8 @@
-"""Who is at work on which shard, and since when: so that a shard that kills its workers is given up, and a worker that
-hangs is replaced, while all others go on.
+"""The watchdog records which worker is at work on which shard, and since when. So a shard that kills its workers is
+given up, and a worker that hangs is replaced, while all others continue.
 
-A worker says when it begins with a shard, that it is getting on, and when it is done. One that dies says nothing, so a
-shard that is begun once more than it may be has killed every worker that had it.
+A worker reports when it begins a shard, that it makes progress, and when it is done. A worker that dies reports
+nothing: if a shard is begun more often than allowed, it has killed every worker that had it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import psutil
 from tamis.pipeline.cluster.processes import started
 
 TRIES = 3
-"""How many workers a shard may kill."""
+"""How many workers a shard may kill before it is given up."""
 
 _BEAT_SECONDS = 5.0
 _GONE_SECONDS = 120.0
@@ -32,7 +32,7 @@ _ANSWER_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Process:
-    """One process of the cluster. born: when it started, as its number may be another's later. node: its id in Ray."""
+    """One process of the cluster. born: when it started, because its pid may be reused later. node: its id in Ray."""
 
     pid: int
     born: float
@@ -47,7 +47,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Part:
-    """What is done of a shard that is not: rows, by their share of its tokens, and tokens."""
+    """The finished part of an unfinished shard: rows, by their share of its tokens, and tokens."""
 
     rows: float = 0.0
     tokens: int = 0
@@ -55,7 +55,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Report:
-    """What the watch knows now. there: as `Watch.there`. running: what is done of the work that is under way."""
+    """The present state of the watchdog. there: as `Watch.there`. running: the finished part of work in progress."""
 
     there: int
     running: Mapping[str, Part]
@@ -63,7 +63,7 @@ class Report:
 
 @dataclass
 class _Work:
-    """One worker at one shard. seen: when it last gave a sign, on the clock of the watch."""
+    """One worker on one shard. seen: the time of its last sign of life, on the watchdog's clock."""
 
     process: Process
     seen: float
@@ -71,7 +71,7 @@ class _Work:
 
 
 class Watch:
-    """The record, as an actor. work: stage and shard, e.g. "forward 000001-0123456789abcdef"."""
+    """The watchdog's record, in an actor. work: stage and shard, e.g. "forward 000001-0123456789abcdef"."""
 
     def __init__(self) -> None:
         self._tries: Counter[str] = Counter()
@@ -80,7 +80,8 @@ class Watch:
         self._there: dict[Process, float] = {}
 
     def attend(self, process: Process) -> None:
-        """A worker that runs a model has a place; to be said every few seconds, as one that dies says nothing."""
+        """Note that a worker that runs a model has a place. Called every few seconds, as a dead worker cannot report
+        its end."""
         self._there[process] = time.monotonic()
 
     def there(self) -> int:
@@ -90,7 +91,7 @@ class Watch:
         return len(self._there)
 
     def begin(self, work: str, process: Process) -> str | None:
-        """Note that a worker begins; or the reason why nobody should."""
+        """Note that a worker begins. Returns the reason if no worker should, else None."""
         if self._tries[work] >= TRIES:
             self._running.pop(work, None)
             last = f" (the last time: {self._blame[work]})" if work in self._blame else ""
@@ -108,7 +109,7 @@ class Watch:
         return Report(self.there(), {name: work.part for name, work in self._running.items()})
 
     def blame(self, work: str, reason: str) -> None:
-        """What a worker, or who kills it, knows of its end."""
+        """Note why a worker ends, as the worker itself or its killer reports it."""
         self._blame[work] = reason
 
     def end(self, work: str) -> None:
@@ -116,7 +117,8 @@ class Watch:
         self._tries.pop(work, None)
 
     def stalled(self, seconds: float) -> dict[str, Process]:
-        """The work and the processes of workers that gave no sign for so long; who lives on is told of again then."""
+        """The work and processes of workers without a sign of life for this many seconds. A worker that survives is
+        listed again after the same time."""
         now = time.monotonic()
         found = {name: work.process for name, work in self._running.items() if now - work.seen > seconds}
         for name in found:
@@ -126,12 +128,12 @@ class Watch:
 
 @dataclass(frozen=True)
 class Guard:
-    """A worker's end of the line to the watch; travels to workers. watch: handle of the actor."""
+    """A worker's connection to the watchdog; it is sent to workers. watch: handle of the actor."""
 
     watch: Any
 
     def attend(self) -> None:
-        """Say that this process has a place, from now until it ends."""
+        """Report that this process has a place, from now until it ends."""
         this = Process.this()
 
         def say() -> None:
@@ -153,13 +155,14 @@ class Guard:
         self.watch.end.remote(work)
 
     def beats(self, *works: str, whole: Part | None = None, tokens: int = 0) -> Beats:
-        """works: where workers wait for each other, those of all: while one gets on, none of them hangs. whole: what
-        there is to do, and tokens: in how many that is counted; more than its own where several models read them."""
+        """works: the work of this worker; where workers wait for each other, the work of all of them, because none
+        hangs while one makes progress. whole: all there is to do. tokens: the number of tokens that `Beats` will count
+        for it; more than whole.tokens where several models read them."""
         return Beats(self, works, whole, tokens)
 
 
 class Beats:
-    """To be called as often as there is progress, with the tokens that were done; tells the watch every few seconds."""
+    """Called whenever there is progress, with the number of finished tokens; tells the watchdog every few seconds."""
 
     def __init__(self, guard: Guard, works: Sequence[str], whole: Part | None, tokens: int) -> None:
         self._guard, self._works, self._said = guard, works, time.monotonic()
@@ -180,8 +183,8 @@ class Beats:
 
 
 def _answer(reference: Any) -> Any:
-    """What the watch says; None where it cannot. It is a process as any: where memory ends, it is ended too, and
-    started again with an empty record. Meanwhile the work goes on without."""
+    """The watchdog's answer; None where it cannot answer. It is a process like any other: it may be killed when memory
+    runs out, and is then restarted with an empty record. Meanwhile, the work continues without it."""
     import ray
 
     try:
@@ -193,7 +196,7 @@ def _answer(reference: Any) -> Any:
 
 
 def start_watch() -> Guard:
-    """A watch on the driver's node: it lives as long as the driver does."""
+    """Start a watchdog on the driver's node: it lives as long as the driver does."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -202,8 +205,8 @@ def start_watch() -> Guard:
 
 
 def kill_stalled(guard: Guard, seconds: float) -> str | None:
-    """Kill the processes of the workers that hang; Ray starts others in their place. One that died gives no sign, too,
-    and is let be. Why one was killed; None if none was."""
+    """Kill the processes of hung workers; Ray starts others in their place. A worker that died gives no sign of life
+    either, and is left alone. Returns why a worker was killed; None if none was."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -221,7 +224,7 @@ def kill_stalled(guard: Guard, seconds: float) -> str | None:
 
 
 def _kill(process: Process) -> bool:
-    """False if it has ended; its number may be another process's by now."""
+    """Kill the process. False if it has ended; its pid may belong to another process by now."""
     with suppress(psutil.NoSuchProcess):
         found = psutil.Process(process.pid)
         if started(process.pid) == process.born and found.status() != psutil.STATUS_ZOMBIE:

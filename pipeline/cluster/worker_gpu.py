@@ -1,4 +1,4 @@
-"""Whether a worker has the GPU that Ray counts for it: Ray's GPUs are numbers, and torch may see none of them."""
+"""Whether a worker has the GPU that Ray counts for it: Ray only counts GPUs, and torch may see none of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from tamis.pipeline.errors import ClusterError
 
 
 def missing_gpu(device: str, gpus: float) -> str | None:
-    """What to warn of where Ray gave this process `gpus` GPUs and the CPU has to compute; None where all is well.
+    """A warning where Ray gave this process `gpus` GPUs but the CPU must compute; None where all is well.
 
-    device: the job's. Imports torch. Raises ClusterError where the job wants nothing but CUDA.
+    device: the job's setting. Imports torch. Raises ClusterError where the job requires CUDA.
     """
     if not gpus or device == "cpu":
         return None
@@ -26,6 +26,6 @@ def missing_gpu(device: str, gpus: float) -> str | None:
             f"model.device is cuda. {found}{seen}; install a torch with CUDA on every node, check its driver and the "
             "indices of its GPUs, or set model.device to auto or cpu"
         )
-    # The same words from every worker, which are said once.
+    # Every worker gives the same text, so that it is shown once.
     advice = "; are the driver and CUDA_VISIBLE_DEVICES right?" if torch.version.cuda else ""
     return f"{found}: the CPU computes{advice}"

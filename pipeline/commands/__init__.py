@@ -1,4 +1,4 @@
-"""What the commands say and how they end: doctor, status, verify, the screens, signals, errors that nobody foresaw.
+"""The output of the commands and how they end: doctor, status, verify, the screens, signals, unexpected errors.
 
-In: what the other rooms found. Out: text on a terminal, an exit code. May import: every room, but not cli.
+In: the results of the other rooms. Out: text on a terminal, an exit code. May import: every room, but not cli.
 """

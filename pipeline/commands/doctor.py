@@ -17,7 +17,7 @@ from tamis.pipeline.terminal.text import shown
 
 
 def examine(model: str | None, address: str | None) -> bool:
-    """Print one line per check; True when nothing stands in the way of a run."""
+    """Print one line per check; True when nothing prevents a run."""
     sound = True
 
     def say(good: bool, what: str, found: str, advice: str = "") -> None:

@@ -1,4 +1,4 @@
-"""How a command ends that does not end well: one line on stderr, with what to do, and an exit code of errors.py."""
+"""How a failed command ends: one line on stderr that says what to do, and an exit code of errors.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def end(error: BaseException) -> NoReturn:
     if isinstance(raised, TamisError):
         fail(str(raised), raised.exit_code)
     if hasattr(raised, "format_message"):
-        # click's own errors (a flag without its value, an unknown flag) know how to show themselves.
+        # click's own errors (a flag without its value, an unknown flag) format themselves.
         fail(f"{shown(raised.format_message())[:_LONGEST]}; see `tamis --help`", 2)
     go_on = "what is done stays done, {} and run the same command again to go on"
     if isinstance(raised, BrokenPipeError):
@@ -44,7 +44,7 @@ def end(error: BaseException) -> NoReturn:
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Around what reads the files of a run and nothing else: ConfigError where they are not as tamis writes them."""
+    """Around code that only reads the files of a run: ConfigError where they are not as tamis writes them."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -55,7 +55,7 @@ def reading(where: str) -> Iterator[None]:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """message: with the line breaks that it is to have, and no other character that a terminal takes for an order."""
+    """Print the message and exit. message: with its final line breaks, and without other control characters."""
     with suppress(OSError):
         flush(sys.stdout)
     with suppress(OSError):
@@ -65,7 +65,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def _unwrapped(error: BaseException) -> BaseException:
-    """`error`, or what was raised in a worker and Ray has wrapped."""
+    """`error`, or the error of a worker inside Ray's wrapper."""
     seen = error
     while type(seen).__module__.startswith("ray."):
         inner = getattr(seen, "cause", None)

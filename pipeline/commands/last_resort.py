@@ -1,4 +1,4 @@
-"""What nobody has foreseen: where it came from is kept in a file of this user alone, and the terminal gets one line."""
+"""Unexpected errors: the traceback goes to a file that only this user can read, and the terminal gets one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _LONGEST_LINE, _MOST_LINES = 200, 300
 
 
 def kept(error: BaseException) -> str:
-    """Write the traceback of `error` to a file with mode 0600 in the temporary folder; where, for a message.
+    """Write the traceback of `error` to a file with mode 0600 in the temporary folder. Returns words for a message that
+    say where it is.
 
     Libraries quote the data that they fail on: longer quotations, long lines and secrets are left out.
     """
@@ -37,7 +38,7 @@ def kept(error: BaseException) -> str:
 
 
 def watch_threads() -> None:
-    """For a command: what ends a thread, or is raised where nobody can catch it, is told in the same way."""
+    """For a command: errors that end a thread, or that nobody can catch, are reported in the same way."""
 
     def ended(what: str, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, SystemExit | KeyboardInterrupt):

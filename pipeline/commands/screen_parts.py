@@ -1,4 +1,4 @@
-"""Parts that the terminal summaries of all kinds of runs share."""
+"""Parts of the terminal summaries that all kinds of runs share."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tamis.pipeline.terminal.text import shown
 
 
 def plain(value: object) -> str:
-    """`value`, which comes from outside, for a console with markup: one line that styles nothing."""
+    """`value`, which comes from outside, for a console with markup: one line without any styling."""
     return escape(shown(value))
 
 
 def counts_table(counts: Mapping[str, int]) -> Table:
-    """Rows read, kept, dropped, quarantined, set aside, cut short, each with its share."""
+    """Rows read, kept, dropped, quarantined, in failed shards, and truncated, each with its share."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right")

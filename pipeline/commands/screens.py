@@ -28,7 +28,7 @@ _SHOWN_FILES = 20
 
 
 def show_plan(console: Console, plan: Plan, state: str) -> None:
-    """Files, dialects, sizes, what will be captured, and everything that gives cause for thought."""
+    """Files, dialects, sizes, what will be captured, and all warnings."""
     job, info, estimate = plan.job, plan.model_info, plan.estimate
     table = Table(title="input", title_justify="left", box=None, pad_edge=False)
     for name, justify in (
@@ -114,7 +114,7 @@ def _search_size(plan: LayerPlan) -> str:
     if plan.prompts is None:
         return ratios
     from tamis.pipeline.layers.search import (
-        all_cells,  # with a plan, torch is imported; without one it would be for this
+        all_cells,  # imported here: with a plan, torch is imported anyway; without one, only this would import it
     )
 
     count = len(plan.prompts.texts)
@@ -134,7 +134,7 @@ def _captured(plan: Plan) -> str:
 
 
 def show_layer_plan(console: Console, plan: LayerPlan, state: str) -> None:
-    """What will be searched, and everything that gives cause for thought."""
+    """What will be searched, and all warnings."""
     info, job = plan.model.info, plan.job
     grid = Table.grid(padding=(0, 2))
     grid.add_row("model", plain(f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}"))
@@ -149,7 +149,7 @@ def show_layer_plan(console: Console, plan: LayerPlan, state: str) -> None:
 
 
 def show_layers(console: Console, result: Mapping[str, Any], store: Store) -> None:
-    """Both ways side by side, a row per block, and the block that they point to."""
+    """The search and the Fisher ratios side by side, one row per block, and the chosen block."""
     search, fisher, chosen = result["search"], result["fisher"], result["chosen"]
     table = Table(box=None, pad_edge=False)
     table.add_column("block", justify="right")

@@ -1,4 +1,4 @@
-"""How far the run in an output folder is: done, set aside and left, stage by stage, and who is at work on it."""
+"""The progress of the run in an output folder: done, failed and remaining, stage by stage, and who works on it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tamis.pipeline.terminal.text import shown
 
 
 def show_status(console: Console, store: Store) -> None:
-    """Print it. ConfigError where no run has been."""
+    """Print the progress. ConfigError if the folder holds no run."""
     if store.exists(MANIFEST):
         from tamis.pipeline.commands.screens import show_outcome
 
@@ -105,22 +105,22 @@ def _at_work(store: Store, command: str) -> Iterator[str]:
         yield f"nobody is at work on it; run the same {command} command again to go on"
 
 
-# --- what was set aside -------------------------------------------------------------------------------------------
+# --- failed shards ------------------------------------------------------------------------------------------------
 
 
 def _set_aside(store: Store) -> Iterator[tuple[str, list[SetAside]]]:
-    """Of each stage, the shards that were set aside."""
+    """Each stage with its failed shards."""
     for stage in store.list(SET_ASIDE):
         items: list[SetAside] = []
         for name in store.list(f"{SET_ASIDE}/{stage}"):
-            with suppress(FileNotFoundError):  # tried again by a driver at this moment
+            with suppress(FileNotFoundError):  # a driver is retrying it at this moment
                 items.extend(_read([store.read_json(f"{SET_ASIDE}/{stage}/{name}")]))
         if items:
             yield stage, items
 
 
 def _read(entries: Iterable[Mapping[str, Any]]) -> Iterator[SetAside]:
-    """What is not of the form of one is passed over."""
+    """The failed shards among the entries; entries of another form are skipped."""
     for entry in entries:
         with suppress(TypeError):
             yield SetAside(**entry)
@@ -143,7 +143,7 @@ def _of_incomplete(store: Store) -> Iterator[str]:
 
 
 def _trainings(store: Store, fingerprint: Mapping[str, Any]) -> Iterator[str]:
-    """How far each reference model is, by its newest checkpoint."""
+    """The progress of each reference model, by its newest checkpoint."""
     for name in store.list(TRAINING_WORK):
         if store.exists(f"{REFERENCES}/{name}/training.json"):
             yield f"  trained  {name} model"

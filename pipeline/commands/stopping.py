@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP: a word at once, then the command ends in order; once more ends it on the spot.
+"""Ctrl-C, SIGTERM and SIGHUP: a message at once, then the command ends in order; a second signal ends it immediately.
 
-Python runs its handlers in the main thread, which may be in a library for a long time. So a thread of its own, woken by
-the interpreter's C code, says the word and counts.
+Python runs signal handlers in the main thread, which may be inside a library for a long time. So a separate thread,
+woken by the interpreter's C code, prints the message and counts the signals.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
 _ONE_DEMAND_SECONDS = 0.3
-"""`timeout`, shells and schedulers send a process what they send to its group as well."""
+"""Signals within this time count as one: `timeout`, shells and schedulers may signal both a process and its group."""
 
 _stopping = False
 _said = threading.Event()
 
 
 def listen() -> None:
-    """For a command, in its main thread. A signal that is ignored (nohup, a background job) stays ignored."""
+    """Start listening; for a command, in its main thread. An ignored signal (nohup, a background job) stays ignored."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -42,7 +42,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     if _stopping:
         return
     _stopping = True
-    _said.wait(1.0)  # no longer: this may have interrupted what the thread waits for
+    _said.wait(1.0)  # not longer: this may have interrupted code that the thread waits for
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(CODES[signal.Signals(number)])
@@ -66,5 +66,5 @@ def _tell(woken: int) -> None:
 def _say(line: str) -> None:
     with suppress(OSError, ValueError):  # the terminal may be gone
         if sys.stderr.isatty():
-            sys.stderr.write("\n")  # below the progress line, and the ^C
+            sys.stderr.write("\n")  # below the progress line and the ^C
         say(line)

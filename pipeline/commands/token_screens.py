@@ -15,7 +15,7 @@ from tamis.pipeline.terminal.text import shown
 
 
 def show_references(console: Console, references: Sequence[Mapping[str, Any]], store: Store) -> None:
-    """The reference models: what they were trained on, and what the training did to their loss."""
+    """The reference models: what they were trained on, and how the training changed their loss."""
     table = Table(box=None, pad_edge=False)
     for name in ("model", "from", "rows", "response tokens", "steps", "first loss", "last loss"):
         table.add_column(name, justify="left" if name in ("model", "from") else "right", overflow="fold")

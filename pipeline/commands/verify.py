@@ -1,6 +1,6 @@
-"""Whether an output is what its manifest says: every file read and hashed again, every row counted.
+"""Checks an output against its manifest: every file is read and hashed again, every row counted.
 
-Files that the manifest does not list are told, too: whatever lies in kept/ is trained on.
+Files that the manifest does not list are reported, too: every file in kept/ will be trained on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _THREADS = 8
 
 @dataclass
 class Verified:
-    """What was found. rows: by part. leftovers: files of killed writes, which nothing reads."""
+    """The result of a check. rows: by part. leftovers: files of killed writes, which nothing reads."""
 
     name: str
     complete: bool
@@ -47,7 +47,7 @@ class Verified:
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """What was checked, for a person."""
+        """A sentence for a person about what was checked."""
         rows = " + ".join(f"{self.rows[part]:,} {name}" for part, name in _COUNTED.items())
         lines = [
             f"{self.files:,} files ({self.bytes / 1e6:,.1f} MB) are as {self.name} says: size, sha256, footer",
@@ -60,7 +60,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class _File:
-    """One entry of the manifest, and how many rows its file was found to hold (None if it is no Parquet)."""
+    """One entry of the manifest, and the number of rows found in its file (None if it is not Parquet)."""
 
     name: str
     bytes: int
@@ -69,9 +69,10 @@ class _File:
 
 
 def verify(store: Store) -> Verified:
-    """Check the output of a run that has ended. What is wrong is in `problems` of the result.
+    """Check the output of a run that has ended. Errors are in `problems` of the result.
 
-    Raises InputError where no run has ended yet, or for a manifest that cannot be read; ConfigError where none was.
+    Raises InputError if the run has not ended yet, or for a manifest that cannot be read; ConfigError if the folder
+    holds no run.
     """
     name = _manifest_name(store)
     manifest = _manifest(store, name)
@@ -93,7 +94,7 @@ def verify(store: Store) -> Verified:
                 found.rows[part] += file.rows
                 shards[shard][part] += file.rows
     progress.finish()
-    # What is damaged is not counted, and rows that are missing for that reason alone say nothing new.
+    # Damaged files are not counted; rows that are missing only for that reason are not a further problem.
     whole = not found.problems
     _strangers(store, {file.name for file in files}, found)
     if whole:
@@ -121,7 +122,7 @@ def _manifest_name(store: Store) -> str:
 
 
 def _manifest(store: Store, name: str) -> dict[str, Any]:
-    """Its counts and files, of the right kinds."""
+    """The manifest, with counts and files of the right types."""
     try:
         manifest = store.read_facts(name)
         counts, files = manifest["counts"], manifest["files"]
@@ -236,7 +237,8 @@ def _uncounted(found: Verified, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _uneven(shards: Mapping[str, Counter[str]]) -> list[str]:
-    """scores/ has one row per input row, so each of its files has the rows of its namesakes together."""
+    """Problems with the number of rows per shard: scores/ has one row per input row, so each of its files must have as
+    many rows as the files of the same name in the other folders together."""
     problems = []
     for shard, rows in shards.items():
         together = sum(rows[part] for part in _COUNTED)

@@ -1,4 +1,4 @@
-"""The end of a run: dataset card, report, and last of all the manifest, whose presence says that the run is whole."""
+"""The end of a run: dataset card, report, and finally the manifest, whose presence means that the run is complete."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def publish(
     notes: list[str],
     layers: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Write everything that is left and return the manifest. InternalError if a row is missing anywhere.
+    """Write the remaining files and return the manifest. InternalError if a row is missing anywhere.
 
     layers: the layer search in this folder, for the report.
     """
@@ -90,13 +90,14 @@ def publish(
 
 
 def as_listed(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Files as a manifest lists them, from what receipts say of them."""
+    """Files as a manifest lists them, from their entries in receipts."""
     listed = [{key: file[key] for key in ("name", "bytes", "sha256")} for file in files]
     return sorted(listed, key=lambda file: str(file["name"]))
 
 
 def counted(plan: Plan, emitted: EmitTotals | TokenTotals) -> tuple[dict[str, int], list[SetAside]]:
-    """Where the rows of the input are, and the shards that are nowhere. InternalError if a row is lost or doubled."""
+    """How many input rows went where, and the failed shards, whose rows went nowhere. InternalError if a row is lost
+    or duplicated."""
     failed = [*plan.failed, *emitted.failed]
     counts = {"rows_in": plan.rows_in, **{name: emitted.counts[name] for name in ("kept", "dropped", "quarantined")}}
     if failed:
@@ -107,7 +108,7 @@ def counted(plan: Plan, emitted: EmitTotals | TokenTotals) -> tuple[dict[str, in
 
 
 def with_texts(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary with the messages of its samples, read from the output itself. Only the report holds them."""
+    """The summary with the messages of its samples, read from the output. Only the report contains them."""
     return {
         **summary,
         **{name: [_with_text(store, sample) for sample in summary[name]] for name in SAMPLE_LISTS},
@@ -195,8 +196,8 @@ def _summary(
 
 
 def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals | TokenTotals) -> dict[str, Any]:
-    """What every summary says of its run, whatever the method: input, model, settings, versions, rows.
-    quarantined: has the codes of all rows that were set aside.
+    """The part of a summary that does not depend on the method: input, model, settings, versions, rows.
+    quarantined: has the codes of all quarantined rows.
     """
     return {
         "title": f"tamis · {', '.join(plan.job.method)} on {plan.rows_in:,} rows",
@@ -261,7 +262,7 @@ def _samples(plan: Plan, picks: list[Pick], first_rank: int, step: int) -> list[
                 "source": shard.file.name,
                 "row": row,
                 "score": score,
-                # By chance, the rows at either side of the cut have no neighbouring ranks.
+                # When chance decides, the rows on either side of the cut have no neighbouring ranks.
                 "rank": None if by_chance and first_rank != 1 else first_rank + step * number,
                 "n_response_tokens": length,
                 "shard": shard.name,

@@ -1,4 +1,4 @@
-"""Report and card of a finished run, drawn anew from its manifest and its output."""
+"""Report and card of a finished run, drawn again from its manifest and its output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tamis.pipeline.storage.store import Store
 
 
 def rewrite_report(store: Store) -> dict[str, Any]:
-    """Draw report.html and README.md of a finished run anew; its manifest. ConfigError if it is not finished."""
+    """Draw report.html and README.md of a finished run again, and return its manifest. ConfigError if the run is not
+    finished."""
     if not store.exists(MANIFEST):
         raise ConfigError(f"{store.path()}: no finished run here (there is no {MANIFEST}); see `tamis status`")
     manifest = facts_in(store, MANIFEST)

@@ -1,7 +1,7 @@
-"""What is left to agree on when two drivers have finished one run: whose report it is.
+"""Two drivers may finish the same run. Then they must still agree on whose report stays.
 
-Tables and artifacts of both are the same to the byte. The report and the card tell seconds and dates, so each driver's
-manifest names its own; the last one to look sees to it that manifest, report and card are of one driver.
+The tables and artifacts of both are byte-identical. The report and the card contain seconds and dates, so each driver's
+manifest names its own. The last driver to check makes sure that manifest, report and card come from one driver.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _ROUNDS = 5
 
 
 def agree(store: Store) -> dict[str, Any]:
-    """The manifest of the finished run, after README.md and report.html were drawn from it if they are another's.
+    """The manifest of the finished run. README.md and report.html are drawn from it again if they belong to another
+    driver's manifest.
 
-    Ends on a look, and every rewriting is followed by one: whoever writes last has looked after it.
+    The function ends with a check, and checks after every write: whoever writes last also checks after that write.
     """
     for _ in range(_ROUNDS):
         manifest: dict[str, Any] = facts_in(store, MANIFEST)

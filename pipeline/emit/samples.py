@@ -1,7 +1,7 @@
 """Emit: rows + scores + cut -> kept, dropped, quarantine and scores, one file of each per shard, then its receipt.
 
-The original rows are read again from the input (its identity is checked), so captures hold no text and kept/ has the
-columns, types and metadata of the input to the byte.
+The original rows are read from the input again (its identity is checked). So captured tables hold no text, and kept/
+has exactly the columns, types and metadata of the input.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHOWN_RISKIEST, SHOWN_BORDERLINE = 20, 10
 
 
 class Made(NamedTuple):
-    """What the stages before have made of a shard."""
+    """The results of the earlier stages for one shard."""
 
     captured: Captured
     scores: Sealed
@@ -41,8 +41,8 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EmitSpec:
-    """All that a task needs. edges: of the score histogram; rank_edges: of the bins in which scores are ranked;
-    score_ranks, length_ranks: midranks by those bins and by number of response tokens."""
+    """All that a task needs. edges: bin edges of the score histogram. rank_edges: edges of the bins in which scores
+    are ranked. score_ranks, length_ranks: midranks by those bins and by number of response tokens."""
 
     store: Store
     options: Mapping[str, Any]
@@ -74,8 +74,8 @@ def emit(
 ) -> Generator[Receipt]:
     """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
 
-    made: by the shard's name. on_set_aside: told of a shard whose workers all died or hung, or whose rows are too
-    large; without it that is an error. timeout: seconds without progress after which workers are taken for hung.
+    made: by shard name. on_set_aside: called with a shard whose workers all died or hung, or whose rows are too large;
+    without it that is an error. timeout: seconds without progress after which workers count as hung.
     """
     items = [(shard.to_json(), quota, made[shard.name]) for shard, quota in zip(shards, quotas, strict=True)]
     lost = telling(on_set_aside, shards)
@@ -128,7 +128,7 @@ def _with_reasons(table: pa.Table, scores: np.ndarray[Any, Any], spec: EmitSpec)
         ]
     else:
         reasons = [f"{spec.control} control: removed without regard to its score"] * len(scores)
-    # The share of scored rows that are less risky, ties counted half.
+    # The share of scored rows that are less risky; ties count half.
     quantiles = (spec.score_ranks[rank_bins(scores, spec.rank_edges)] - 0.5) / spec.scored
     added = {
         "method": pa.array([spec.decided_by] * len(scores), pa.string()),
@@ -142,7 +142,7 @@ def _with_reasons(table: pa.Table, scores: np.ndarray[Any, Any], spec: EmitSpec)
 
 
 def empty_dropped(schema: pa.Schema) -> pa.Table:
-    """What dropped/ holds when nothing was dropped: its columns and no row."""
+    """The table in dropped/ when nothing was dropped: the columns and no rows."""
     table = schema.empty_table()
     added = {"method": pa.string(), "score": pa.float32(), "quantile": pa.float64(), "reason": pa.string()}
     for name, kind in added.items():
@@ -230,12 +230,12 @@ def _extreme(
     highest: bool,
 ) -> list[tuple[float, int, int]]:
     """(score, place in the shard, response tokens) of the `count` most extreme rows, the most extreme first."""
-    # Ties fall in corpus order from the top: the last of equals is the lowest.
+    # Ties are dropped in corpus order from the top: the last of equal scores is the lowest.
     places = np.flatnonzero(among) if highest else np.flatnonzero(among)[::-1]
     order = np.argsort(-scores[places] if highest else scores[places], kind="stable")[:count]
     return [(float(scores[p]), int(p), int(lengths[p])) for p in places[order]]
 
 
 def add_sums(a: RankSums, values: Sequence[float]) -> RankSums:
-    """`a` and the sums of one receipt."""
+    """`a` plus the sums of one receipt."""
     return a + RankSums(int(values[0]), *(float(value) for value in values[1:]))

@@ -1,4 +1,4 @@
-"""The stage that writes the output, as a run drives it: what is done is skipped, the rest is watched."""
+"""The stage that writes the output, as a run calls it: finished shards are skipped, the others are watched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import Progress
 
 Start = Callable[[Sequence[Shard], Sequence[int], Callable[[SetAside], None]], Generator[Receipt]]
-"""Emits shards, each with its quota of ties; tells of those that had to be set aside."""
+"""Emits shards, each with its quota of ties; calls back with failed shards."""
 
 
 def run_emit(
@@ -30,7 +30,7 @@ def run_emit(
     timings: Timings,
     start: Start,
 ) -> None:
-    """Emit those of `shards` that have no receipt under `key` yet; all receipts are added to `totals`."""
+    """Emit the shards that have no receipt under `key` yet; all receipts are added to `totals`."""
     began = time.monotonic()
     finished = set()
     for receipt in receipts.done(store, stage, shards, key):
@@ -43,7 +43,7 @@ def run_emit(
 
     def note(item: SetAside) -> None:
         set_aside.record(store, stage, item)
-        for folder in PARTS:  # what its workers wrote before they died
+        for folder in PARTS:  # its workers may have written files before they died
             store.remove(table_of(folder, item.shard))
         totals.failed.append(item)
         progress.advance(item.rows, note=f"{len(totals.failed)} shards set aside")

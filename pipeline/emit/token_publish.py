@@ -1,4 +1,4 @@
-"""The end of a run that masks tokens: dataset card, report, and last of all the manifest."""
+"""The end of a run that masks tokens: dataset card, report, and finally the manifest."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tamis.pipeline.storage.store import Store
 SHOWN_STRINGS = 40
 
 TIES_WORTH_A_WORD = 0.01
-"""Ties at the cut, as a share of the discarded tokens."""
+"""The report mentions ties at the cut above this share of the discarded tokens."""
 
 
 @dataclass
 class Round:
-    """One scoring of the corpus. added: samples that it moved into the harmful set. overlap: share of the tokens that
-    it would discard which are discarded in the end, too."""
+    """One scoring of the corpus. added: samples that it moved into the harmful set. overlap: of the tokens that this
+    round would discard, the share that is also discarded in the end."""
 
     number: int
     harmful_rows: int | None
@@ -61,9 +61,9 @@ def publish_tokens(
     round_files: Sequence[dict[str, Any]],
     key: str,
 ) -> dict[str, Any]:
-    """Write everything that is left and return the manifest. InternalError if a row or a token is missing anywhere.
+    """Write the remaining files and return the manifest. InternalError if a row or a token is missing anywhere.
 
-    key: of the receipts of what was emitted.
+    key: of the emit stage's receipts.
     """
     counts, failed = counted(plan, emitted)
     tokens = {"response": emitted.tokens["response"], "discarded": emitted.tokens["discarded"]}
@@ -94,7 +94,7 @@ def publish_tokens(
 
 
 def with_pieces(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary with the tokens of its examples, read from the output itself. Only the report holds them."""
+    """The summary with the tokens of its examples, read from the output. Only the report contains them."""
     spec = summary["job"]["model"]
     options, remote = store.options, spec["trust_remote_code"]
     source = fetch(spec["name"], spec["revision"], weights=False, remote_code=remote, options=options)
@@ -106,7 +106,7 @@ def with_pieces(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pieces(store: Store, example: Mapping[str, Any], tokenizer: ChatTokenizer) -> list[dict[str, Any]]:
-    """Only kept samples have their tokens in the output."""
+    """The tokens of an example. Only kept samples have their tokens in the output."""
     if example["decision"] != "kept":
         return []
     shard = safe_name(example["shard"], MANIFEST)
@@ -171,7 +171,7 @@ def _summary(
 
 
 def _strings(plan: Plan, statistics: TokenStatistics) -> list[dict[str, Any]]:
-    """The tokens that are discarded most often, as the tokenizer spells each by itself."""
+    """The tokens that are discarded most often, each as the tokenizer decodes it alone."""
     order = np.argsort(-statistics.by_token.discarded, kind="stable")[:SHOWN_STRINGS]
     chosen = [int(number) for number in order if statistics.by_token.discarded[number]]
     return [

@@ -1,8 +1,8 @@
 """Emit of a method that masks tokens: rows + risk + cut -> kept, dropped, quarantine and scores of each shard.
 
-kept/ has the original columns and what a trainer reads: input_ids, labels with -100 on prompt and discarded tokens, and
-the risk of every response token. The token that ends an answer's turn keeps its label: a model is to learn to stop. A
-sample of which every response token is discarded goes to dropped/.
+kept/ has the original columns and the columns that a trainer reads: input_ids, labels with -100 on prompt and discarded
+tokens, and the risk of every response token. The token that ends an answer's turn keeps its label, because a model
+should learn to stop. A sample whose response tokens are all discarded goes to dropped/.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STAGE = "emit"
 
 
 class TokensMade(NamedTuple):
-    """What the stages before have made of a shard. input: digest of the rows that were scored."""
+    """The results of the earlier stages for one shard. input: digest of the rows that were scored."""
 
     scored: LossFiles
     input: str
@@ -40,8 +40,8 @@ class TokensMade(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TokenEmitSpec:
-    """All that a task needs. method: its name, for the tables. control_ids: of the tokens that only the chat
-    template writes."""
+    """All that a task needs. method: the method's name, for the tables. control_ids: ids of the tokens that only the
+    chat template writes."""
 
     store: Store
     options: Mapping[str, Any]
@@ -66,8 +66,8 @@ def emit_tokens(
 ) -> Generator[Receipt]:
     """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
 
-    made: by the shard's name. on_set_aside: told of a shard whose workers all died or hung, or whose rows are too
-    large; without it that is an error. timeout: seconds without progress after which workers are taken for hung.
+    made: by shard name. on_set_aside: called with a shard whose workers all died or hung, or whose rows are too large;
+    without it that is an error. timeout: seconds without progress after which workers count as hung.
     """
     items = [(shard.to_json(), quota, made[shard.name]) for shard, quota in zip(shards, quotas, strict=True)]
     lost = telling(on_set_aside, shards)
@@ -110,7 +110,7 @@ def _emit_shard(item: tuple[str, int, TokensMade], spec: TokenEmitSpec) -> Recei
 
 
 def _messages(facts: pa.Table) -> dict[str, str]:
-    """Of each code, what one row with it says."""
+    """Code -> the message of one row with that code."""
     return {code: text for code, text in zip(*(facts.column(name).to_pylist() for name in ("code", "message")),
                                              strict=True) if code is not None}  # fmt: skip
 
@@ -143,7 +143,7 @@ def _lists(values: pa.Array, offsets: np.ndarray[Any, Any]) -> pa.Array:
 
 
 def _means(risk: Ragged) -> np.ndarray[Any, Any]:
-    """float32 (rows,): the mean risk of each row's response tokens; every row has some."""
+    """float32 (rows,): the mean risk of each row's response tokens. Every row must have response tokens."""
     sums = np.add.reduceat(np.append(risk.values, 0.0).astype(np.float64), risk.offsets[:-1])
     means: np.ndarray[Any, Any] = (sums / np.maximum(risk.lengths, 1)).astype(np.float32)
     return means
@@ -161,7 +161,7 @@ def _with_reasons(table: pa.Table, scores: np.ndarray[Any, Any], counts: np.ndar
 
 
 def empty_dropped(schema: pa.Schema) -> pa.Table:
-    """What dropped/ holds when nothing was dropped: its columns and no row."""
+    """The table in dropped/ when nothing was dropped: the columns and no rows."""
     nothing = np.zeros(0, dtype=np.float32)
     return _with_reasons(schema.empty_table(), nothing, nothing, "")
 

@@ -1,4 +1,4 @@
-"""Receipts of what was emitted, added up. Memory grows with the number of shards and files, never with rows."""
+"""Totals over the receipts of emitted shards. Memory grows with the number of shards and files, never with rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pick = tuple[float, int, int, int]
 
 @dataclass
 class EmitTotals:
-    """Of every emitted shard."""
+    """Totals of every emitted shard."""
 
     bins: int
     counts: Counter[str] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ class EmitTotals:
     @staticmethod
     def _best(held: list[Pick], receipt: Receipt, name: str, count: int, sign: int) -> list[Pick]:
         new = [(score, receipt["index"], place, length) for score, place, length in receipt[name]]
-        # Among equal scores: the one that comes first in the corpus where the highest are wanted, the last otherwise.
+        # Among equal scores, the first in the corpus wins where the highest are wanted, otherwise the last.
         return heapq.nsmallest(
             count, [*held, *new], key=lambda pick: (sign * pick[0], -sign * pick[1], -sign * pick[2])
         )
@@ -72,8 +72,8 @@ class EmitTotals:
 
 @dataclass
 class TokenTotals:
-    """Of every emitted shard of a method that masks tokens. sources: rows, dropped rows, response tokens, discarded.
-    codes: quarantined rows by their code, messages: one for each."""
+    """Totals of every emitted shard of a method that masks tokens. sources: rows, dropped rows, response tokens and
+    discarded tokens of each source. codes: number of quarantined rows by code. messages: one per code."""
 
     rows: int = 0
     codes: Counter[str] = field(default_factory=Counter)

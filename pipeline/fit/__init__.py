@@ -1,5 +1,5 @@
-"""Global numbers out of what was captured: the methods' artifacts, the scores, and the exact cut.
+"""Global results from the captured tables: the methods' artifacts, the scores, and the exact cut.
 
-In: captured tables, one a shard. Out: artifacts, score tables, and a `Selection`. Nothing here depends on how the
-corpus was cut into shards. May import: capture and below.
+In: captured tables, one per shard. Out: artifacts, score tables, and a `Selection`. Nothing here depends on how the
+corpus was split into shards. May import: capture and below.
 """

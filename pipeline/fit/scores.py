@@ -1,7 +1,7 @@
 """Fit: captured vectors -> artifact, scores, and the exact cut. No model; seconds on CPUs.
 
-Each step is a map over groups of shards and a reduce over a fixed tree, so the result is the same to the bit however
-many workers there are, and the driver holds histograms and artifacts only.
+Each step is a map over groups of shards and a reduce over a fixed tree, so the result is bit-identical for any number
+of workers, and the driver holds only histograms and artifacts.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ GROUP = 16
 """Shards per task; a power of two, so that a group is a subtree of the fixed tree."""
 
 DECIDING = "deciding"
-"""The column of FITTED that decides: a method's score, or the seeded random one of a control."""
+"""The column of FITTED that decides: a method's score, or the seeded random score of a control."""
 
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """How to score captured shards. control_seed: None, or decide by seeded chance."""
+    """How to score captured shards. control_seed: None, or the seed of random scores that decide instead."""
 
     store: Store
     methods: Mapping[str, Method]
@@ -63,8 +63,8 @@ class ScoreSpec:
 
 @dataclass(frozen=True, eq=False)
 class ScoreSums:
-    """Of the deciding scores of some shards: histograms by score and response length, and the range of the method's.
-    files: the scores of each shard, in the order of the corpus."""
+    """Sums over the deciding scores of some shards: histograms by score and by response length, and the range of the
+    method's score. files: the score file of each shard, in corpus order."""
 
     coarse: np.ndarray[Any, Any]
     lengths: np.ndarray[Any, Any]
@@ -88,7 +88,7 @@ class ScoreSums:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The cut: which scores fall, how many ties each shard drops, and what the reports say of it."""
+    """The cut: which scores are dropped, how many ties each shard drops, and the numbers for the reports."""
 
     threshold: Threshold
     quotas: tuple[int, ...]
@@ -98,7 +98,7 @@ class Selection:
 
     @property
     def digest(self) -> str:
-        """Of all that decides which row goes where: rows of two cuts never lie side by side in one output."""
+        """Digest of everything that decides where a row goes, so that one output never mixes the rows of two cuts."""
         facts = [self.threshold.value, self.threshold.at_quota, self.quotas, self.sums.files]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -113,8 +113,8 @@ def fit_methods(
     captures: Mapping[str, Sequence[Sealed]],
     on_done: Callable[[int], None],
 ) -> dict[str, Artifact]:
-    """Fit every method on what was captured of each role, a file a shard. Raises ConfigError when the data cannot
-    support one."""
+    """Fit every method on the captured tables of each role, one file per shard. Raises ConfigError when the data cannot
+    support a method."""
     artifacts = {}
     for name, method in methods.items():
         own = {source: captures.get(role_of(name, source), ()) for source in method.sources()}
@@ -127,7 +127,7 @@ def fit_methods(
 
 
 def reduce_over(store: Store, captures: Mapping[str, Sequence[Sealed]], on_done: Callable[[int], None]) -> Reduce:
-    """A Reduce over captured shards as a tree of Ray tasks; the same tree as in process."""
+    """A Reduce over captured shards as a tree of Ray tasks: the same tree as the one without Ray."""
 
     def reduce(map: Callable[[Features], T], combine: Callable[[T, T], T], source: str = CORPUS) -> T:
         files = captures.get(source, ())
@@ -146,7 +146,7 @@ def reduce_over(store: Store, captures: Mapping[str, Sequence[Sealed]], on_done:
 
 
 def read_features(store: Store, file: Sealed) -> Features:
-    """Column -> float32 (n, d) of the rows of one captured shard that are not quarantined."""
+    """Column -> float32 (n, d): the rows of one captured shard that are not quarantined."""
     return _features(store.read_table(file))
 
 
@@ -164,7 +164,7 @@ def _features(table: pa.Table) -> Features:
 
 
 def save_artifacts(store: Store, artifacts: Mapping[str, Artifact], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Write OUT/artifact: one safetensors per method, and artifact.json with every number a person may ask for."""
+    """Write OUT/artifact: one safetensors file per method, and artifact.json with every number a person may want."""
     files = []
     for name, artifact in artifacts.items():
         arrays = {key: np.ascontiguousarray(value) for key, value in artifact.arrays.items()}
@@ -176,7 +176,7 @@ def save_artifacts(store: Store, artifacts: Mapping[str, Artifact], facts: Mappi
 
 
 def load_artifacts(store: Store, key: str) -> dict[str, Artifact] | None:
-    """What an interrupted run with the same settings fitted; None when there is none, or when it is damaged."""
+    """The artifacts that an interrupted run with the same settings fitted; None if there are none or one is damaged."""
     if not store.exists(ARTIFACT_FACTS):
         return None
     try:
@@ -201,9 +201,9 @@ def load_artifacts(store: Store, key: str) -> dict[str, Artifact] | None:
 def score_shards(
     spec: ScoreSpec, shards: Sequence[Shard], captures: Sequence[Sealed], on_done: Callable[[int], None]
 ) -> ScoreSums:
-    """Write FITTED for every shard; the sums over all of them. ConfigError when nothing could be scored.
+    """Write FITTED for every shard, and return the sums over all shards. ConfigError when nothing could be scored.
 
-    captures: a file for each shard.
+    captures: one file per shard.
     """
     members = zip(shards, captures, strict=True)
     groups = _groups([(shard.name, shard.file.name, shard.span.start_row, file) for shard, file in members])
@@ -257,7 +257,7 @@ def _spread(scores: np.ndarray[Any, Any], valid: np.ndarray[Any, Any]) -> pa.Arr
 
 
 def read_scores(store: Store, file: Sealed, column: str = DECIDING) -> np.ndarray[Any, Any]:
-    """float32 scores of the rows of one shard that have one, in sample order."""
+    """float32 scores of one shard, in sample order, without the rows that have no score."""
     found = store.read_table(file, [column]).column(column)
     scores: np.ndarray[Any, Any] = found.combine_chunks().drop_null().to_numpy(zero_copy_only=False)
     return scores.astype(np.float32)
@@ -266,7 +266,7 @@ def read_scores(store: Store, file: Sealed, column: str = DECIDING) -> np.ndarra
 def rank_histogram(
     store: Store, files: Sequence[Sealed], column: str, edges: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """int64 (len(edges) + 1,): how many scores of `column` lie in each bin, over all files of scores."""
+    """int64 (len(edges) + 1,): how many scores of `column` lie in each bin, over all score files."""
     histogram: np.ndarray[Any, Any] = map_reduce(_count_ranks, _plus, _groups(files), store, column, edges)
     return histogram
 
@@ -282,9 +282,10 @@ def _count_ranks(group: Sequence[Sealed], store: Store, column: str, edges: np.n
 
 
 def select(job: Job, store: Store, sums: ScoreSums) -> Selection:
-    """The exact cut that the job asks for.
+    """The exact cut that the job requests.
 
-    Raises ConfigError for a count above the corpus, and for a cut that drops more than half unless that was allowed.
+    Raises ConfigError for a count above the size of the corpus, and for a cut that drops more than half unless the job
+    allows that.
     """
     rule, amount = job.selection.rule
     files = sums.files

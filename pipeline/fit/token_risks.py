@@ -1,7 +1,7 @@
 """Fit of a method that masks tokens: the exact cut over all response tokens, and which samples a round adds.
 
-Each step is a map over groups of shards and a reduce over a fixed tree. The driver holds histograms, and what a round
-has picked.
+Each step is a map over groups of shards and a reduce over a fixed tree. The driver holds only histograms and the
+samples that a round has picked.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tamis.pipeline.fit.scores import GROUP, shown_cut
 from tamis.pipeline.storage.store import Store
 
 Places = Mapping[str, Sequence[int]]
-"""Rows by the name of their shard: places in it, ascending."""
+"""Rows by shard name: their places in the shard, ascending."""
 
 
 @dataclass(frozen=True)
 class TokenCut:
-    """Which tokens fall. share: of all response tokens. threshold: None where each sample loses its own share."""
+    """Which tokens are discarded. share: of all response tokens. threshold: None where each sample is cut by itself."""
 
     share: float
     threshold: Threshold | None
@@ -45,7 +45,7 @@ class TokenCut:
 
 @dataclass(frozen=True, eq=False)
 class RiskSums:
-    """Of the risk of some shards: its histogram by image, range and sum."""
+    """Sums over the token risks of some shards: histogram by integer image, range and sum."""
 
     coarse: np.ndarray[Any, Any]
     low: float
@@ -64,7 +64,7 @@ class RiskSums:
 
 @dataclass(frozen=True, eq=False)
 class TokenSelection:
-    """The cut, how many ties each shard discards, and what the reports say of it."""
+    """The cut, how many ties each shard discards, and the numbers for the reports."""
 
     cut: TokenCut
     quotas: tuple[int, ...]
@@ -73,7 +73,7 @@ class TokenSelection:
     sums: RiskSums
 
     def digest(self, scored: Sequence[LossFiles]) -> str:
-        """Of all that decides which token falls: tokens of two cuts never lie side by side in one output."""
+        """Digest of everything that decides which tokens are discarded, so that one output never mixes two cuts."""
         threshold = self.cut.threshold
         cut = None if threshold is None else [threshold.value, threshold.at_quota]
         facts = [self.cut.share, cut, self.quotas, scored]
@@ -81,9 +81,9 @@ class TokenSelection:
 
 
 def select_tokens(store: Store, scored: Sequence[LossFiles], share: float, scope: str) -> TokenSelection:
-    """The exact cut of a scoring round. discarded: None where samples are cut one by one, not counted yet.
+    """The exact cut of a scoring round. Its `discarded` is None where samples are cut one by one: not counted yet.
 
-    Raises ConfigError when there is no token. A share of less than one token discards none.
+    Raises ConfigError when there are no tokens. A share that amounts to less than one token discards none.
     """
     sums: RiskSums = map_reduce(_risk_sums, _plus, _groups(scored), store)
     if not sums.count:
@@ -146,8 +146,8 @@ def _groups(items: Sequence[Any]) -> list[Sequence[Any]]:
 def pick_samples(store: Store, scored: Sequence[LossFiles], count: int, excluded: Places) -> Places:
     """The `count` samples that hold the riskiest tokens (fewer if there are no more), without the excluded ones.
 
-    Walking the tokens from the riskiest down and adding each token's sample gives the samples with the largest highest
-    risk, so those are ranked.
+    Walking the tokens from the riskiest down and adding each token's sample gives the same samples as ranking the
+    samples by the highest risk of their tokens, so this ranks samples.
     """
     groups = _groups(scored)
     coarse = map_reduce(_peaks, _plus, groups, store, excluded)
@@ -164,7 +164,7 @@ def pick_samples(store: Store, scored: Sequence[LossFiles], count: int, excluded
 
 
 def _peak(store: Store, scored: LossFiles, excluded: Places) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Places of the rows of a shard that may be picked, and the highest risk of each."""
+    """Places of the rows of a shard that may be picked, and the highest token risk of each."""
     read = read_tokens(store, scored)
     places = np.flatnonzero(read.valid)
     eligible = ~np.isin(places, list(excluded.get(scored.name, ())))
@@ -200,7 +200,7 @@ def _picked(
 
 
 def chosen_rows(store: Store, scored: Sequence[LossFiles], chosen: Places) -> list[Tokenised]:
-    """The tokens of the chosen rows, in corpus order. scored: of the first round."""
+    """The tokens of the chosen rows, in corpus order. scored: the files of the first round."""
     rows = []
     for item in scored:
         if item.name not in chosen:
@@ -218,14 +218,14 @@ def chosen_rows(store: Store, scored: Sequence[LossFiles], chosen: Places) -> li
 
 
 def digest(input_ids: np.ndarray[Any, Any]) -> bytes:
-    """Of one row's tokens; rows of the same tokens are the same sample to every model."""
+    """Digest of one row's tokens; rows with the same tokens are the same sample to every model."""
     return hashlib.blake2b(np.ascontiguousarray(input_ids, dtype="<i4").tobytes(), digest_size=16).digest()
 
 
 def shared_rows(
     store: Store, scored: Sequence[LossFiles], references: Mapping[str, frozenset[bytes]]
 ) -> dict[str, dict[str, list[int]]]:
-    """Per reference set, the corpus rows that are in it, too. scored: of the first round."""
+    """Per reference set, the corpus rows that are also in it. scored: the files of the first round."""
     found: list[tuple[str, str, list[int]]] = map_reduce(_shared, _plus, _groups(scored), store, dict(references))
     shared: dict[str, dict[str, list[int]]] = {role: {} for role in references}
     for role, name, places in found:

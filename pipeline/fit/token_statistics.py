@@ -1,6 +1,6 @@
-"""What a report says of masked tokens: by risk, by place in the answer, by sample, by token, and examples.
+"""The report's statistics of masked tokens: by risk, by place in the answer, by sample, by token, and examples.
 
-One pass over the scored shards after the cut is known. What it gathers has a fixed size, so memory does not grow with
+One pass over the scored shards after the cut is known. The statistics have a fixed size, so memory does not grow with
 the corpus.
 """
 
@@ -24,8 +24,8 @@ from tamis.pipeline.storage.store import Store
 
 BINS = 80
 EXAMPLES = {"most": 12, "part": 8, "border": 6}
-"""How many of each group a report shows: those that lose the largest share, those that lose a part of their answer, and
-those that lose nothing although they hold the riskiest of the kept tokens."""
+"""How many samples of each group a report shows: samples that lose the largest share, samples that lose a part of their
+answer, and samples that lose nothing although they hold the riskiest of the kept tokens."""
 
 _Item = tuple[LossFiles, int, int]
 """A scored shard, its number in the corpus, and how many of its ties at the cut are discarded."""
@@ -33,7 +33,8 @@ _Item = tuple[LossFiles, int, int]
 
 @dataclass(frozen=True, order=True)
 class Example:
-    """A sample to show. urgency: the larger, the rather. shard, place: where it stands. tokens: response tokens."""
+    """A sample to show. urgency: samples with a larger one are shown first. shard, place: where the sample stands.
+    tokens: number of response tokens."""
 
     urgency: tuple[float, float]
     shard: int
@@ -45,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class TokenStatistics:
-    """Of some shards; they add up."""
+    """Statistics of some shards. They can be added."""
 
     histogram: RiskHistogram
     by_position: ByPosition
@@ -65,7 +66,7 @@ class TokenStatistics:
         )
 
     def for_report(self, low: float, high: float) -> dict[str, Any]:
-        """The keys risk_histogram, positions and sample_shares of a summary. low, high: of plotted_range."""
+        """The keys risk_histogram, positions and sample_shares of a summary. low, high: from plotted_range."""
         histogram, places = self.histogram, self.by_position
         starts = position_starts()
         stops = [*starts[1:].tolist(), None]
@@ -96,14 +97,14 @@ class TokenStatistics:
 
 
 def plotted_range(sums: RiskSums) -> tuple[float, float]:
-    """What the histogram of the risk spans; where every token has the same, something to both sides of it."""
+    """The range of the risk histogram; where all tokens have the same risk, a small margin on both sides of it."""
     return (sums.low, sums.high) if sums.low < sums.high else (sums.low - 0.5, sums.high + 0.5)
 
 
 def token_statistics(
     store: Store, scored: Sequence[LossFiles], selection: TokenSelection, vocabulary: int
 ) -> TokenStatistics:
-    """Of all shards, as a scoring round and its cut leave them."""
+    """Statistics of all shards after a scoring round and its cut."""
     edges = np.linspace(*plotted_range(selection.sums), BINS + 1)[1:-1]
     found: TokenStatistics = map_reduce(
         _of_group, _plus, _groups(scored, selection.quotas), store, selection.cut, edges, vocabulary
@@ -150,7 +151,7 @@ def _of_shard(
 def _candidates(
     read: TokenShard, number: int, lost: np.ndarray[Any, Any], discarded: np.ndarray[Any, Any]
 ) -> list[Example]:
-    """The best of one shard, of each group."""
+    """The best examples of each group in one shard."""
     lengths = read.risk.lengths
     shares = lost / np.maximum(lengths, 1)
     peaks = highest_risk(read.risk.values, read.risk.offsets).astype(np.float64)
@@ -174,7 +175,7 @@ def _candidates(
 
 
 def _best(found: Sequence[Example]) -> tuple[Example, ...]:
-    """The most urgent of each group; among equals the one that comes first in the corpus."""
+    """The most urgent examples of each group; among equals, the first in the corpus."""
     chosen: list[Example] = []
     for group, count in EXAMPLES.items():
         among = [item for item in found if item.group == group]
@@ -194,7 +195,8 @@ def overlap(
     final: Sequence[LossFiles],
     final_cut: TokenSelection,
 ) -> float | None:
-    """The share of the tokens that a round would discard which the final round discards, too. None without any."""
+    """Of the tokens that a round would discard, the share that the final round also discards. None if there are
+    none."""
     items = list(zip(scored, final, cut.quotas, final_cut.quotas, strict=True))
     groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
     both, own = map_reduce(_common, _pairwise, groups, store, cut.cut, final_cut.cut)
@@ -211,7 +213,7 @@ def _common(
             discarded_tokens(earlier.risk, cut, quota),
             discarded_tokens(later.risk, final_cut, final_quota),
         )
-        # A row that one round refused has no tokens there.
+        # A row that is not valid in one of the rounds has no tokens in it.
         in_later = np.repeat(later.valid[earlier.valid], earlier.risk.lengths)
         in_earlier = np.repeat(earlier.valid[later.valid], later.risk.lengths)
         both += int((mask[in_later] & final_mask[in_earlier]).sum())

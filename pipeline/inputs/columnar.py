@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: their schema, how to cut them, and the rows of one range as a table."""
+"""Parquet and Arrow files: their schema, how to split them, and the rows of one range as a table."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from tamis.pipeline.storage.addresses import is_local, open_filesystem
 from tamis.pipeline.storage.ranged import ObjectFile, info_of, open_stream
 
 READ_BYTES = 2 << 30
-"""More of decoded rows is not held: a text that stands in every row is stored once, and kilobytes may be terabytes."""
+"""The most bytes of decoded rows in memory: a text that repeats in every row is stored once, so kilobytes may decode to
+terabytes."""
 
 HEAD_BYTES = 64 << 20
-"""The same for the first rows of a file, of which some are enough."""
+"""The same limit for the first rows of a file; a few of them are enough."""
 
 _BATCH_ROWS, _BATCH_BYTES = 256, 64 << 20
-"""So many rows of a row group are decoded at a time, fewer if they are large."""
+"""Rows of a row group that are decoded at a time; fewer if they are large."""
 
 _BUFFERED_BYTES = 256 << 20
-"""The bytes of a larger row group are read as they are needed, not all at once."""
+"""A row group larger than this is read as its bytes are needed, not all at once."""
 
 _FILE_MARK = b"ARROW1\0\0"
 
 _BUFFER_BYTES = 8 << 20
-"""Of each column of such a row group, at a time."""
+"""Bytes read at a time of each column of such a row group."""
 
 _WINDOW_BYTES = 64 << 20
-"""Of decoded data, of row groups that are fetched in one go."""
+"""The most decoded bytes of row groups that are fetched together."""
 
 _HOLE_BYTES = 1 << 20
-"""Between two column chunks, fewer bytes of other columns are fetched along rather than asked for apart."""
+"""A gap of other columns between two column chunks is fetched too, in one request, unless it is larger than this."""
 
 
 @dataclass(frozen=True)
 class ColumnarFile:
-    """What is needed to open a Parquet or Arrow file anywhere. identity: of its content, so that what is kept of it is
-    never stale; kept only if there is one. bytes: its size, 0 if it is not known."""
+    """All that is needed to open a Parquet or Arrow file anywhere. identity: of its content, so that cached state is
+    never stale; without one, nothing is cached. bytes: its size, 0 if it is not known."""
 
     url: str
     format: str
@@ -53,15 +54,15 @@ class ColumnarFile:
     def open(self) -> Any:
         filesystem, path = open_filesystem(self.url, self.options)
         if is_local(filesystem):
-            # A mapped file that is cut off while it is read takes the process with it; Arrow files are mapped all the
-            # same, as batches that are passed over are then not read.
+            # The process crashes if a memory-mapped file is truncated while it is read. Arrow files are mapped all the
+            # same, because skipped batches are then not read.
             return pa.OSFile(path) if self.format == "parquet" else pa.memory_map(path)
         return ObjectFile(filesystem, path, self.bytes or int(info_of(filesystem, path)["size"]))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the footer says: schema with its metadata, rows, and uncompressed bytes."""
+    """The contents of the footer: schema with its metadata, rows, and uncompressed bytes."""
 
     schema: pa.Schema
     rows: int
@@ -69,7 +70,7 @@ class Shape:
 
 
 def shape_of(file: ColumnarFile) -> Shape:
-    """Raises pa.ArrowInvalid or OSError when the file is cut off or is something else."""
+    """The shape of a file. Raises pa.ArrowInvalid or OSError when the file is truncated or not of this format."""
     if file.format == "parquet":
         parquet = pq.ParquetFile(file.open())
         groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
@@ -82,14 +83,14 @@ def shape_of(file: ColumnarFile) -> Shape:
 
 
 class TooManyBytes(ValueError):
-    """Rows that, decoded, are more than READ_BYTES, or more than Arrow decodes in one batch."""
+    """The decoded rows exceed READ_BYTES, or the size that Arrow can decode in one batch."""
 
     def __str__(self) -> str:
         return f"its rows are more than {READ_BYTES >> 30} GiB when they are read; lower shard_rows, or take them out"
 
 
 def read_rows(file: ColumnarFile, start: int, stop: int, columns: list[str] | None = None) -> pa.Table:
-    """Rows start..stop (half-open) in file order, all columns or those named; one value per row and column.
+    """Rows start..stop (half-open) in file order, all columns or only `columns`; one value per row and column.
 
     Raises TooManyBytes, and pa.ArrowInvalid or OSError when the file is damaged or cannot be read.
     """
@@ -111,7 +112,7 @@ def read_rows(file: ColumnarFile, start: int, stop: int, columns: list[str] | No
 
 
 def read_head(file: ColumnarFile, rows: int) -> pa.Table:
-    """The first rows: at most `rows` of them, and no more after HEAD_BYTES. Raises as `read_rows`."""
+    """The first rows: at most `rows`, and no further ones once HEAD_BYTES is reached. Raises as `read_rows`."""
     pieces: list[pa.RecordBatch] = []
     size = 0
     with _forgetting():
@@ -126,13 +127,13 @@ def read_head(file: ColumnarFile, rows: int) -> pa.Table:
 
 @contextmanager
 def _forgetting() -> Iterator[None]:
-    """Around a read: where it fails, nobody knows where the file stands."""
+    """Drop the open files if a read fails: their position is then unknown. TooManyBytes for too large batches."""
     try:
         yield
     except BaseException as error:
         _local.forget()
         if isinstance(error, pa.ArrowNotImplementedError) and "chunked array outputs" in str(error):
-            raise TooManyBytes from None  # lists of text, over 2 GiB of it in one batch
+            raise TooManyBytes from None  # lists of text with over 2 GiB in one batch
         raise
 
 
@@ -154,7 +155,7 @@ def _batches_from(
 
 @dataclass
 class _Passing:
-    """Batches of rows, those before `position` passed over; last: the one that ends there. first: its first row."""
+    """Batches of rows, read up to the row `position`. last: the batch that ends there. first: its first row."""
 
     batches: Iterator[pa.RecordBatch]
     position: int = 0
@@ -169,12 +170,12 @@ class _Passing:
         return self.last is not None and self.first <= start
 
     def advance(self, start: int) -> None:
-        """To the batch with the row `start`."""
+        """Go on to the batch with the row `start`."""
         while self.position <= start and self._next() is not None:
             pass
 
     def rest(self) -> Iterator[pa.RecordBatch]:
-        """From `last` on; it stays where the last batch was taken."""
+        """The batches from `last` on. If the caller stops early, `last` is the batch that it took last."""
         while self.last is not None:
             yield self.last
             self._next()
@@ -186,7 +187,7 @@ class _Passing:
 
 
 class _Local(threading.local):
-    """What this thread has open, for the next shard: it is likely the next one of the same file."""
+    """The files that this thread has open for its next shard, which is probably the next one of the same file."""
 
     parquet: _OpenParquet | None = None
     arrow: tuple[ColumnarFile, _Passing] | None = None
@@ -203,7 +204,7 @@ _local = _Local()
 
 @dataclass(frozen=True)
 class _Group:
-    """A row group: its place among the others, and the rows of the file that it holds."""
+    """A row group: its index in the file, and the rows of the file that it holds."""
 
     index: int
     start: int
@@ -221,16 +222,16 @@ def _open_parquet(file: ColumnarFile, columns: list[str] | None) -> _OpenParquet
 
 
 class _OpenParquet:
-    """A Parquet file of which only `columns` are read, with the row group that was read last half way through.
+    """A Parquet file of which only `columns` are read. It remembers the position in the row group that was read last.
 
-    Row groups are decoded in batches, never whole: a value that stands in every row is stored once, and a group of
-    megabytes may have gigabytes of text (which Arrow refuses to decode in one piece).
+    Row groups are decoded in batches, never whole: a value that repeats in every row is stored once, so a group of
+    megabytes may contain gigabytes of text (which Arrow refuses to decode in one piece).
     """
 
     def __init__(self, file: ColumnarFile, columns: list[str] | None, metadata: Any = None) -> None:
         self.file, self.columns = file, columns
         self.source = file.open()
-        # Ranges are fetched by us: `pre_buffer` would ask for each column by itself.
+        # We fetch the ranges ourselves: `pre_buffer` would make one request per column.
         self.parquet = pq.ParquetFile(self.source, metadata=metadata, pre_buffer=False, page_checksum_verification=True)
         self.groups: list[_Group] = []
         position = 0
@@ -256,7 +257,7 @@ class _OpenParquet:
             yield from self._passing.rest()
 
     def _enter(self, group: _Group, start: int, wanted: Sequence[_Group]) -> None:
-        """Stand at the batch of `group` with the row `start`. wanted: the groups to be read from here on."""
+        """Go to the batch of `group` with the row `start`. wanted: the groups that will be read from here on."""
         if self._group != group or not self._passing.reaches(start):
             self._group, self._passing = group, _Passing(self._decoded(group, wanted), group.start)
         self._passing.advance(start)
@@ -270,7 +271,8 @@ class _OpenParquet:
     def _decoded(
         self, group: _Group, wanted: Sequence[_Group], batch_rows: int | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """batch_rows: by default by what the file says of the group, so that they are the same for every shard."""
+        """The batches of a group. batch_rows: the default depends only on the file's facts about the group, so that the
+        batches are the same for every shard."""
         parquet = self.parquet
         if group.bytes > _BUFFERED_BYTES:
             options = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES, "page_checksum_verification": True}
@@ -283,14 +285,14 @@ class _OpenParquet:
         return batches
 
     def _ranges(self, groups: Sequence[_Group]) -> list[tuple[int, int]]:
-        """The bytes of the groups' wanted column chunks, near ones together, in the order of the file."""
+        """The byte ranges of the groups' wanted column chunks in file order; ranges close together are merged."""
         chunks = []
         for group in groups:
             metadata = self.parquet.metadata.row_group(group.index)
             for index in range(metadata.num_columns):
                 chunk = metadata.column(index)
                 if self.columns is None or _wanted(chunk.path_in_schema, self.columns):
-                    # Where there is a dictionary, its page comes first.
+                    # If there is a dictionary page, it comes first.
                     first = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
                     chunks.append((first, first + chunk.total_compressed_size))
         merged: list[tuple[int, int]] = []
@@ -303,12 +305,12 @@ class _OpenParquet:
 
 
 def _wanted(path: str, columns: Sequence[str]) -> bool:
-    """path: of a leaf, with dots; a name may have dots itself."""
+    """Whether a leaf belongs to one of the columns. path: of the leaf, with dots; a name may contain dots itself."""
     return any(path == name or path.startswith(f"{name}.") for name in columns)
 
 
 def _window(groups: Sequence[_Group]) -> list[_Group]:
-    """The first of consecutive groups, which are fetched together: _WINDOW_BYTES of them, or one that is larger."""
+    """The first groups, which are fetched together: at most _WINDOW_BYTES of them, or a single larger one."""
     window = [groups[0]]
     for group in groups[1:]:
         if sum(member.bytes for member in window) + group.bytes > _WINDOW_BYTES:
@@ -323,8 +325,8 @@ def _window(groups: Sequence[_Group]) -> list[_Group]:
 def _arrow_from(file: ColumnarFile, start: int) -> tuple[int, Iterator[pa.RecordBatch]]:
     """Batches that cover the rows from `start` on, and the row at which the first of them begins.
 
-    In a memory-mapped file, passing over the batches before reads only their headers. An object is read forward from
-    where this thread stopped last time.
+    In a memory-mapped file, skipping the earlier batches reads only their headers. An object is read forward from the
+    place where this thread stopped last time.
     """
     if is_local(open_filesystem(file.url, file.options)[0]):
         return 0, _arrow_batches(_arrow_reader(file))
@@ -346,7 +348,8 @@ def _arrow_reader(file: ColumnarFile) -> Any:
             return pa.ipc.open_file(file.open())
         except pa.ArrowInvalid:
             return pa.ipc.open_stream(file.open())
-    # From its first byte to its last, as every batch is needed once: the file format is a stream behind a mark.
+    # Read from the first byte to the last, because every batch is needed once: the file format is a stream after a
+    # magic number.
     stream = open_stream(filesystem, path)
     if stream.peek(len(_FILE_MARK)).startswith(_FILE_MARK):
         stream.read(len(_FILE_MARK))

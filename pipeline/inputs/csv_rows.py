@@ -1,4 +1,4 @@
-"""The rows of a CSV or TSV file and where each stands, none of them held when it is longer than MAX_ROW_BYTES."""
+"""The rows of a CSV or TSV file and their places. Rows longer than MAX_ROW_BYTES are never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tamis.pipeline.inputs.row_limits import MAX_ROW_BYTES
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 _FIELD, _PLAIN, _QUOTED, _AFTER_QUOTE = range(4)
-"""Where a byte stands: at the start of a field, in one without quotes, in one with quotes, behind a quote in that."""
+"""Where a byte stands: at the start of a field, in an unquoted field, in a quoted field, or after a quote in that."""
 
 
 def lines_of(stream: Any, size: int) -> Iterator[bytes]:
-    """Lines with their newline; one longer than MAX_ROW_BYTES in pieces, of which only the last has it."""
+    """Lines with their newline. A line longer than MAX_ROW_BYTES comes in pieces; only the last has the newline."""
     tail: list[bytes] = []
     held = 0
     while chunk := stream.read(size):
@@ -37,7 +37,7 @@ def lines_of(stream: Any, size: int) -> Iterator[bytes]:
 
 
 def csv_rows(lines: Iterable[bytes], format: str, base: int = 0) -> Iterator[tuple[int, int, list[str] | None]]:
-    """(start byte, stop byte, fields) of each row, the first line being at byte `base` of the file; quoted fields may
+    """(start byte, stop byte, fields) of each row. The first line starts at byte `base` of the file; quoted fields may
     span lines. Fields are None for a row longer than MAX_ROW_BYTES, [] for a blank line. ValueError for an open quote.
     """
     rest = iter(lines)
@@ -49,7 +49,7 @@ def csv_rows(lines: Iterable[bytes], format: str, base: int = 0) -> Iterator[tup
         nonlocal consumed, line_number
         for line in rest:
             body = line.removeprefix(codecs.BOM_UTF8) if consumed == 0 else line
-            # a row goes on behind the end of a line only inside quotes
+            # a row continues after the end of a line only inside quotes
             state = _QUOTED if consumed > start else _FIELD
             consumed += len(line)
             line_number += 1
@@ -81,7 +81,7 @@ def csv_rows(lines: Iterable[bytes], format: str, base: int = 0) -> Iterator[tup
 
 
 class _TooLarge(Exception):
-    """line: the one with which the row became too long; state: that of its first byte."""
+    """A row became too long. line: the line at which it did; state: the state before the first byte of this line."""
 
     def __init__(self, line: bytes, state: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _TooLarge(Exception):
 
 
 def _state_after(line: bytes, state: int, delimiter: bytes) -> int | None:
-    """The state behind this line, or piece of one; None if the row ends with it. ValueError as csv.reader's."""
+    """The state after this line, or piece of a line; None if the row ends with it. ValueError as csv.reader raises."""
     of_note = re.compile(b'\n|%s"' % re.escape(delimiter))
     place = 0
     while place < len(line):

@@ -1,4 +1,4 @@
-"""Unpacking .gz and .zst without being flooded: a few megabytes may hold terabytes of nothing."""
+"""Unpacking .gz and .zst with a decompression bomb limit: a few megabytes may unpack to terabytes of zeros."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import pyarrow as pa
 
 MAX_RATIO = 200
-"""Unpacked bytes for one packed byte. Chats come to 3 to 10, the most repetitive logs to about 100."""
+"""The most unpacked bytes per packed byte. Chats reach 3 to 10, the most repetitive logs about 100."""
 
 FREE_BYTES = 1 << 30
-"""So much may come out whatever the ratio."""
+"""This many bytes may be unpacked at any ratio."""
 
 
 class Unpacked:
-    """A stream of the unpacked bytes of `raw`. ValueError once more than FREE_BYTES came out at above MAX_RATIO."""
+    """A stream of the unpacked bytes of `raw`. ValueError if it exceeds both FREE_BYTES and MAX_RATIO."""
 
     def __init__(self, raw: Any, compression: str) -> None:
         self._packed = _Counted(raw)
         self._stream = pa.CompressedInputStream(pa.PythonFile(self._packed, mode="r"), compression)
         self._count = 0
-        # Where a reader keeps it open till its process ends, Arrow would close it when half of Python is gone, and
-        # complain.
+        # If a reader keeps it open until its process ends, Arrow would close it during Python's shutdown, and print
+        # errors.
         weakref.finalize(self, self._stream.close)
 
     def read(self, size: int) -> bytes:
@@ -49,7 +49,7 @@ class Unpacked:
 
 
 class _Counted:
-    """What pyarrow asks of a Python file, counting the bytes that went through."""
+    """The part of the file interface that pyarrow needs; it counts the bytes that were read."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw

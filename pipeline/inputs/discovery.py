@@ -1,7 +1,7 @@
-"""From one path of the user's (a file, a folder, a glob, a dataset) to the files that it names.
+"""From one path of the user (a file, a folder, a glob, a dataset) to the files that it names.
 
-A remote store is asked once for a whole folder, page by page, and its listing gives size and identity as well: of a
-hundred thousand objects none is asked for alone.
+A remote store is asked once for a whole folder, page by page. Its listing also gives size and identity, so that a
+hundred thousand objects need no single requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tamis.pipeline.storage.retrying import retrying
 
 @dataclass(frozen=True)
 class Found:
-    """A file and what the listing of its storage says of it; None where that must be asked for it alone."""
+    """A file and its entry in the storage's listing; None where a request for this file alone is needed."""
 
     filesystem: fsspec.AbstractFileSystem
     path: str
@@ -34,14 +34,14 @@ class Found:
 
     @property
     def place(self) -> tuple[str, str]:
-        """The same for two ways to write one path, so that no file is read twice."""
+        """The same value for two ways to write one path, so that no file is read twice."""
         if is_local(self.filesystem):
             return "file", os.path.realpath(self.path)
         return "remote", self.filesystem.unstrip_protocol(self.path)
 
 
 def expand(path: str, format: str, options: Mapping[str, Any], part: DatasetPart) -> list[Found]:
-    """The files that `path` names. Raises InputError, OSError, and ConfigError if it has no such thing as `part`."""
+    """The files that `path` names. Raises InputError, OSError, and ConfigError if `part` does not apply to it."""
     if not path.startswith(SCHEME):
         if part.revision is not None:
             raise ConfigError(f"input.revision: {path} has no revisions, only hf://... has; leave it out")
@@ -120,7 +120,7 @@ def _refuse_part(part: DatasetPart, shown: str) -> None:
 
 
 def _kind_of(filesystem: fsspec.AbstractFileSystem, full: str, shown: str) -> str:
-    """file, folder, or "" for nothing, by one question. An error of the storage is not taken for nothing."""
+    """file, folder, or "" for nothing, with one request. An error of the storage does not count as nothing."""
     try:
         info = info_of(filesystem, full)
     except (FileNotFoundError, NotADirectoryError):
@@ -132,16 +132,16 @@ def _kind_of(filesystem: fsspec.AbstractFileSystem, full: str, shown: str) -> st
 
 
 def _listing(filesystem: fsspec.AbstractFileSystem, folder: str, shown: str) -> dict[str, Mapping[str, Any] | None]:
-    """All files below a folder of a remote store, a page of them at a time, with what `Found.info` is."""
+    """All files below a folder of a remote store, requested page by page, each with its `Found.info`."""
     return _sure(filesystem, retrying(lambda: filesystem.find(folder, detail=True), shown), shown)
 
 
 def _sure(
     filesystem: fsspec.AbstractFileSystem, listed: Mapping[str, Mapping[str, Any]], shown: str
 ) -> dict[str, Mapping[str, Any] | None]:
-    """The files of a listing; without its details where the storage says otherwise when asked for one file alone.
+    """The files of a listing. Its details are dropped if the storage gives other details in a request for one file.
 
-    Workers ask that way whether a file is still the one that was planned.
+    Workers make such requests to check that a file is still the one that was planned.
     """
     files = {file: info for file, info in listed.items() if info["type"] != "directory" and not file.endswith("/")}
     sample = next(iter(files), None)
@@ -153,9 +153,9 @@ def _sure(
 
 
 def identity_of(info: Mapping[str, Any]) -> str:
-    """What changes when a file does: its etag where the storage has one, else its time of modification."""
+    """A value that changes when the file does: its etag where the storage has one, else its modification time."""
     for key in (
-        "blob_id",  # of the hub: the file's hash in git
+        "blob_id",  # on the hub: the file's hash in git
         "xet_hash",
         "ETag",
         "etag",
@@ -173,10 +173,10 @@ def identity_of(info: Mapping[str, Any]) -> str:
 
 
 def _files_below(folder: str) -> list[str]:
-    """All files of a local folder but those in hidden or underscored ones, through links to folders as well.
+    """All files below a local folder, without those in hidden or underscored folders. Links to folders are followed.
 
     Each folder is entered once, by a path without links if there is one. InputError names a folder that cannot be
-    listed (fsspec's own find passes over it, and over links to folders, without a word).
+    listed (fsspec's own find silently skips such a folder, and links to folders).
     """
 
     def refuse(error: OSError) -> None:
@@ -185,7 +185,7 @@ def _files_below(folder: str) -> list[str]:
     found: list[str] = []
     entered: set[str] = set()
     tops = [folder]
-    for top in tops:  # grows by the links met on the way
+    for top in tops:  # grows by the links that are found in the loop
         for path, folders, files in os.walk(top, onerror=refuse):
             real = os.path.realpath(path)
             if real in entered:
@@ -199,7 +199,7 @@ def _files_below(folder: str) -> list[str]:
 
 
 def _is_data(file: str, root: str, format: str) -> bool:
-    """Whether a file found in a folder belongs to the corpus: hidden and underscored ones do not."""
+    """Whether a file found in a folder belongs to the corpus: hidden and underscored files do not."""
     parts = file[len(root) :].strip("/").split("/")
     if any(part.startswith((".", "_")) for part in parts):
         return False
@@ -209,6 +209,6 @@ def _is_data(file: str, root: str, format: str) -> bool:
 
 
 def _is_meant(file: str, pattern: str) -> bool:
-    """Whether a file found by a glob was meant by it: as in a shell, only a pattern with a dot finds hidden ones."""
+    """Whether a glob was meant to find this file: as in a shell, only a pattern with a dot finds hidden files."""
     fixed = re.split(r"[*?\[]", pattern)[0].rsplit("/", 1)[0]
     return "/." in pattern[len(fixed) :] or "/." not in file[len(fixed) :]

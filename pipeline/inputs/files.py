@@ -1,4 +1,4 @@
-"""From what the user named (a file, a folder, a glob, a list) to the files themselves, each with its identity."""
+"""From the user's input (a file, a folder, a glob, a list) to the files themselves, each with its identity."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tamis.pipeline.storage.ranged import info_of
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file. name: path under the input root; identity: changes when the content does (etag, or the time of
-    modification, which anyone can set). changed: of a local file, the time of its last change of any kind, be it its
-    name alone."""
+    """One input file. name: path under the input root. identity: changes when the content does (etag, or the
+    modification time, which anyone can set). changed: of a local file, the time of its last change of any kind, even of
+    its name only."""
 
     url: str
     name: str
@@ -40,9 +40,8 @@ def resolve(
 ) -> list[SourceFile]:
     """Every file that `paths` name, sorted by name within each path (datasets: in their own order), no file twice.
 
-    Names are relative to the deepest folder that holds them all. Raises InputError that lists every path that
-    names nothing, cannot be read, or has an ending that says nothing about its format; ConfigError for a path that
-    has no such thing as `part` names.
+    Names are relative to the deepest folder that contains all files. Raises InputError that lists every path that names
+    nothing, cannot be read, or has a suffix of no known format; ConfigError for a path to which `part` does not apply.
     """
     problems: list[str] = []
     found: dict[tuple[str, str], Found] = {}

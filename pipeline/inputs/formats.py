@@ -1,4 +1,4 @@
-"""What the ending of a file's name says: its format, and how it is compressed."""
+"""The meaning of a file name's suffixes: format and compression."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 TEXT_FORMATS = frozenset({"jsonl", "json", "csv", "tsv"})
 
 READ_HERE = f"{', '.join(FORMATS)}; plain, .gz or .zst"
-"""For messages: the endings of data files."""
+"""For messages: the suffixes of data files."""
 
 
 def split_suffixes(file: str) -> tuple[str | None, str | None]:
-    """(format, compression), each None if the name does not say."""
+    """(format, compression), each None if the name does not tell."""
     stem, last = posixpath.splitext(file.lower())
     compression = _COMPRESSIONS.get(last)
     if compression is not None:

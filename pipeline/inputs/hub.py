@@ -1,8 +1,8 @@
-"""Datasets on the Hugging Face hub: which files a config and a split are, pinned to one commit.
+"""Datasets on the Hugging Face hub: the files of a config and a split, pinned to one commit.
 
-`datasets` says which files those are, by the dataset's card or else by their names; no code of a dataset ever runs and
-nothing is prepared. Readers open the files over hf://, so that each worker fetches only the shards it reads. Features
-are what the files themselves bear: those that only a card declares (dataset_info in README.md) are not applied.
+`datasets` finds these files, by the dataset's card or by their names. No code of a dataset ever runs and nothing is
+prepared. Readers open the files over hf://, so that each worker fetches only the shards it reads. The features are
+those in the files themselves: features that only a card declares (dataset_info in README.md) are not applied.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _SHOWN_NAMES = 30
 _HARMLESS_OPTIONS = frozenset({"name", "version", "data_dir", "data_files", "description", "features"}) | frozenset(
     {"chunksize", "batch_size", "block_size", "use_threads", "fragment_scan_options"}
 )
-"""Of a config on the hub: what it is called and consists of, and how much is read at a time."""
+"""Options of a config on the hub that do not change the rows: its name, its parts, and how much is read at a time."""
 
 
 @dataclass(frozen=True)
 class DatasetPart:
-    """What of a dataset is meant: the job's input.config, input.split and input.revision."""
+    """The part of a dataset to read: the job's input.config, input.split and input.revision."""
 
     config: str | None = None
     split: str | None = None
@@ -47,9 +47,9 @@ class HubAddress:
 
 
 def pin(url: str, revision: str | None) -> HubAddress:
-    """`url` with the commit that `revision`, the one in the URL, or else the main branch stands for now.
+    """`url` with a commit: the present commit of `revision`, of the revision in the URL, or of the main branch.
 
-    Raises InputError if it is not there or not for this user, ConfigError if two revisions are given.
+    Raises InputError if it does not exist or this user may not read it, ConfigError if two revisions are given.
     """
     from huggingface_hub import HfApi, is_offline_mode, parse_hf_uri
 
@@ -72,7 +72,7 @@ def pin(url: str, revision: str | None) -> HubAddress:
     hub = HfApi()
     with _explained(url, wanted):
         found = retrying(lambda: hub.repo_info(parsed.id, repo_type=parsed.type, revision=wanted), url)
-        if found.gated:  # anyone may list it, and not read it
+        if found.gated:  # anyone may list it, but not read it
             retrying(lambda: hub.auth_check(parsed.id, repo_type=parsed.type), url)
     if parsed.type != "dataset" and not parsed.path_in_repo:
         raise InputError(f"{url}: a {parsed.type}, not a dataset; a dataset is hf://datasets/ORG/NAME")
@@ -84,12 +84,13 @@ def pin(url: str, revision: str | None) -> HubAddress:
 def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> list[str]:
     """The URLs of the files of one config and split, in the order of `datasets`.
 
-    Raises InputError if the dataset has several and `part` names none of them, or if it cannot be read as files.
+    Raises InputError if the dataset has several configs or splits and `part` names none of them, or if it cannot be
+    read as files.
     """
     import datasets
 
     address = f"hf://datasets/{dataset.repository}"
-    # Of itself, `datasets` leaves an empty folder and a lock in the user's cache.
+    # By default, `datasets` leaves an empty folder and a lock in the user's cache.
     with tempfile.TemporaryDirectory() as cache, _quiet(datasets), _explained(shown, dataset.commit):
         given: dict[str, Any] = {"revision": dataset.commit, "cache_dir": cache}
         configs = _asked(lambda: datasets.get_dataset_config_names(address, **given), shown)
@@ -97,7 +98,7 @@ def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> list[str]:
         builder = _asked(lambda: datasets.load_dataset_builder(address, name=config, **given), shown)
     by_split = {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
     files = by_split[_chosen(list(by_split), part.split, "split", shown)]
-    # Newer versions of `datasets` refuse other repositories, and files of this machine, themselves.
+    # Newer versions of `datasets` refuse other repositories and local files by themselves.
     strange = [file for file in files if not file.startswith(f"{dataset.url}/")]
     if strange:
         raise InputError(f"{shown}: its card names files that are not of this revision, such as {strange[0]}")
@@ -126,7 +127,7 @@ def _chosen(names: Sequence[str], wanted: str | None, what: str, shown: str) -> 
 
 
 def _reading_options(config: Any, files: Sequence[str]) -> list[str]:
-    """What a card says about reading the files, beyond which they are."""
+    """The card's options for reading the files, without those that only say which files they are."""
     defaults = type(config)()
     options = []
     for option in fields(config):
@@ -140,7 +141,7 @@ def _reading_options(config: Any, files: Sequence[str]) -> list[str]:
 
 
 def _asked(question: Callable[[], T], shown: str) -> T:
-    """The answer of `datasets`, or an InputError with its reason why there is none."""
+    """The answer of `datasets`, or an InputError with the reason why there is none."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -156,7 +157,7 @@ def _asked(question: Callable[[], T], shown: str) -> T:
 
 @contextmanager
 def _explained(shown: str, revision: str | None) -> Iterator[None]:
-    """Errors of the hub as InputErrors that say what to do."""
+    """Turn errors of the hub into InputErrors that say what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -181,7 +182,7 @@ def _explained(shown: str, revision: str | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """Without the warnings and bars of `datasets` and its hub, which would stand between those of tamis."""
+    """Silence the warnings and progress bars of `datasets` and the hub library, which would mix with those of tamis."""
     from huggingface_hub import logging
 
     bars = datasets.are_progress_bars_disabled()

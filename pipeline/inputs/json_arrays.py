@@ -1,4 +1,4 @@
-"""The elements of a JSON array, one after the other, holding no more of the file than the longest of them needs."""
+"""The elements of a JSON array, one after the other. Memory is bounded by the longest element."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tamis.pipeline.inputs.row_limits import MAX_ROW_BYTES
 _SPACE = re.compile(r"[ \t\r\n]*")
 _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 _NEAR = 16
-"""Characters: an error so close to the end of what was read may be gone when more is."""
+"""Characters: an error this close to the end of the text read so far may disappear when more text is read."""
 
 
 def array_elements(
@@ -24,9 +24,9 @@ def array_elements(
     """(start byte, stop byte, value or RowProblem) of each element.
 
     base: place in the file of the stream's first byte. inside: the stream is a piece of the inside of an array.
-    values: False where only the places are wanted, which is quicker. An element that is JSON but cannot be taken
-    (a key twice, nested too deeply) is its problem; ValueError where the array itself is broken, or an element is
-    longer than MAX_ROW_BYTES.
+    values: False where only the places are needed, which is faster. An element that is JSON but unusable (duplicate
+    key, nested too deeply) gives a RowProblem; ValueError where the array itself is broken, or an element is longer
+    than MAX_ROW_BYTES.
     """
     window = _Window(stream, base, chunk)
     if not inside:
@@ -58,7 +58,7 @@ def array_elements(
 
 
 class _Window:
-    """The part of the file that is held. at: the place in it that is reached; byte: the same in the file."""
+    """The part of the file in memory. _at: the present position in it; byte: the same position in the file."""
 
     def __init__(self, stream: Any, base: int, chunk: int) -> None:
         self._stream, self._chunk = stream, chunk
@@ -69,13 +69,13 @@ class _Window:
 
     @property
     def next(self) -> str:
-        """The character that is reached, "" at the end of the file."""
+        """The character at the present position, "" at the end of the file."""
         if self._at == len(self._text):
             self._grow()
         return self._text[self._at : self._at + 1]
 
     def skip(self, character: str = "") -> None:
-        """Go past this character if it is the next; without one, past all white space."""
+        """Skip this character if it is the next one; without an argument, skip all white space."""
         if character:
             if self.next == character:
                 self.advance(self._at + 1)
@@ -88,7 +88,7 @@ class _Window:
         self._at = to
 
     def line(self, ahead: int = 0) -> int:
-        """The line of the file that holds the character `ahead` of the place reached."""
+        """The line number of the character `ahead` characters after the present position."""
         return self._lines + self._text.count("\n", 0, self._at + ahead)
 
     def element(self, values: bool) -> tuple[Any, int]:
@@ -100,14 +100,14 @@ class _Window:
                 cut = error.msg.startswith("Unterminated string") or error.pos + _NEAR >= len(self._text)
                 if self._ended or not cut:
                     raise ValueError(f"not valid JSON near line {self.line(error.pos - self._at)}") from None
-            except (ValueError, RecursionError) as error:  # thousands of digits, thousands of nested brackets
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, or very deep nesting
                 balanced = _balanced(self._text, self._at)
                 if balanced is not None:
                     return RowProblem("malformed_json", f"not readable: {type(error).__name__}"), balanced
                 if self._ended:
                     raise ValueError(f"not valid JSON near line {self.line()}") from None
             else:
-                # a number may go on in what is not read yet
+                # a number may continue in the part that is not read yet
                 if end < len(self._text) or self._ended:
                     return value, end
             if len(self._text) - self._at > MAX_ROW_BYTES:
@@ -126,12 +126,13 @@ class _Window:
         return _PLAIN.raw_decode(self._text, self._at)
 
     def _grow(self) -> None:
-        """Let go of what was passed and read more: as much as is held, so that a long element is not tried often."""
+        """Drop the text before the position and read more: as much again as is in memory, so that a long element is
+        not parsed too often."""
         if self._ended:
             return
         self._lines += self._text.count("\n", 0, self._at)
         held, more = self._text[self._at :], ""
-        while not more and not self._ended:  # a chunk may end inside a character
+        while not more and not self._ended:  # a chunk may end within a character
             data = self._stream.read(max(self._chunk, len(held)))
             self._ended = not data
             more = self._decoder.decode(data, final=self._ended)
@@ -142,7 +143,7 @@ _PLAIN = json.JSONDecoder()
 
 
 def _balanced(text: str, position: int) -> int | None:
-    """Where the array or object at `position` closes, by its brackets alone; None if it does not."""
+    """Where the array or object at `position` closes, judged only by its brackets; None if it does not close."""
     depth = 0
     for found in _STRUCTURE.finditer(text, position):
         first = found[0][0]

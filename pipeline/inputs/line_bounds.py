@@ -1,7 +1,7 @@
-"""Where the lines of a file lie, told from pieces of it that nobody has to read in order.
+"""Where the lines of a file lie, found from pieces that can be read in any order.
 
-A piece says where its own lines are, and of the two that its edges cut only whether they hold anything. `Joiner` puts
-the pieces together in order, without the bytes: a line may be longer than any number of pieces.
+A piece knows where its own lines are. Of the two lines that its edges cut, it knows only whether its part is blank.
+`Joiner` joins the pieces in order, without their bytes: a line may span any number of pieces.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 Bounds = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
-"""Start and end of some lines in the file, both int64 (n,); a line's newline is not part of it."""
+"""Starts and ends of some lines in the file, both int64 (n,); a line does not include its newline."""
 
 WHITE = b" \t\r\n\v\f"
-"""A line of nothing else is no row."""
+"""A line with only these bytes is not a row."""
 
 _IS_INK = ~np.isin(np.arange(256), np.frombuffer(WHITE, dtype=np.uint8))
 _NONE = np.empty(0, dtype=np.int64)
@@ -25,10 +25,10 @@ _NONE = np.empty(0, dtype=np.int64)
 class Lines:
     """The lines of one piece. size: its bytes; first, last: the places of its first and last newline, or None.
 
-    gaps, lengths: unsigned, (n,) of the n lines between those two that are not blank: bytes from the end of the one
-    before (or `first`) to its start, and its own. The smallest type that holds them is a byte or two a line.
-    head_ink, tail_ink: whether the text before `first` and behind `last` is not blank; head_ink of all if there is
-    no newline.
+    gaps, lengths: unsigned, (n,), for the n non-blank lines between those two: the bytes from the end of the line
+    before (or `first`) to the line's start, and the line's own length. The smallest type that holds them takes a byte
+    or two per line. head_ink, tail_ink: whether the text before `first` and after `last` is not blank; without a
+    newline, head_ink covers the whole piece.
     """
 
     size: int
@@ -40,7 +40,7 @@ class Lines:
     tail_ink: bool
 
     def bounds(self) -> Bounds:
-        """Of the n lines, counted from the start of the piece."""
+        """The bounds of the n lines, counted from the start of the piece."""
         steps = np.empty(2 * len(self.gaps), dtype=np.int64)
         steps[0::2], steps[1::2] = self.gaps, self.lengths
         places = np.cumsum(steps) + (self.first or 0)
@@ -48,7 +48,7 @@ class Lines:
 
 
 def lines_in(data: bytes | memoryview) -> Lines:
-    """The lines of a piece of a file; quickest for pieces of a megabyte or some, whose arrays fit a cache."""
+    """The lines of a piece of a file; fastest for pieces of about a megabyte, whose arrays fit a CPU cache."""
     characters = np.frombuffer(data, dtype=np.uint8)
     newlines = np.flatnonzero(characters == 10)
     if not len(newlines):
@@ -56,7 +56,7 @@ def lines_in(data: bytes | memoryview) -> Lines:
     first, last = int(newlines[0]), int(newlines[-1])
     starts, stops = newlines[:-1] + 1, newlines[1:]
     keep = _IS_INK[characters[starts]]
-    if not keep.all():  # most lines begin with a brace; else all of each is looked at
+    if not keep.all():  # most lines begin with a brace; of the others, all bytes are checked
         keep = np.logical_or.reduceat(_IS_INK[characters[: last + 1]], starts)
         starts, stops = starts[keep], stops[keep]
     gaps = starts - np.concatenate([[first], stops[:-1]])[: len(starts)]
@@ -67,7 +67,7 @@ def lines_in(data: bytes | memoryview) -> Lines:
 
 
 class Joiner:
-    """The lines of a file from those of its pieces, added in order."""
+    """Joins the lines of a file from its pieces, which are added in order."""
 
     def __init__(self) -> None:
         self._base = self._open = 0
@@ -91,7 +91,7 @@ class Joiner:
 
 
 def _has_ink(data: bytes | memoryview) -> bool:
-    # A look at the beginning spares a copy of a line of megabytes.
+    # Checking the beginning first avoids a copy of a line of megabytes.
     return bool(bytes(data[:64]).strip(WHITE) or bytes(data).strip(WHITE))
 
 

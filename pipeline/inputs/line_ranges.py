@@ -1,7 +1,7 @@
-"""Byte ranges of large JSON Lines files: read anywhere, in any order, and put together into the spans of each file.
+"""Byte ranges of large JSON Lines files: read anywhere, in any order, and joined into the spans of each file.
 
-A range tells where its lines are in a byte or two a line. The cut into spans depends on all rows before, so the driver
-makes it, range after range, and forgets the range: it holds spans only.
+A range describes where its lines are in a byte or two per line. The split into spans depends on all rows before, so the
+driver makes it, range by range, and drops the range afterwards: it holds only spans.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tamis.pipeline.storage.addresses import open_filesystem
 from tamis.pipeline.storage.ranged import read_range
 
 RANGE_BYTES = 32 << 20
-"""Two requests to an object store at a time, and two seconds' work at worst."""
+"""Two concurrent requests to an object store, and at most about two seconds of work."""
 
 _PIECE_BYTES = 1 << 20
-"""With arrays of 32 MB, finding the lines would take three times as long."""
+"""The lines are found in pieces of this size: on arrays of 32 MB this would take three times as long."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Range:
 
 
 def ranges_of(file: SourceFile, size: int = RANGE_BYTES) -> list[Range]:
-    """All of the file, in order, in ranges of `size` bytes and some more."""
+    """The whole file, in order, in ranges of at least `size` bytes."""
     count = max(file.bytes // size, 1)
     edges = [file.bytes * number // count for number in range(count + 1)]
     return [Range(file, number, count, start, stop) for number, (start, stop) in enumerate(pairwise(edges))]
 
 
 def is_large(file: SourceFile, size: int = RANGE_BYTES) -> bool:
-    """Whether the file can be cut, and is worth it."""
+    """Whether the file can be split into ranges, and is large enough to be worth it."""
     return file.format == "jsonl" and file.compression is None and file.bytes > 2 * size
 
 
@@ -61,7 +61,7 @@ def lines_of(part: Range, options: Mapping[str, Any]) -> list[Lines] | None:
 
 
 class FileSpans:
-    """The spans of one file from the lines of its ranges, which may come in any order; as `find_spans` has them."""
+    """The spans of one file, joined from the lines of its ranges in any order; the same as those of `find_spans`."""
 
     def __init__(self, rows: int, size: int) -> None:
         self._cutter, self._joiner = Cutter(rows, size), Joiner()
@@ -70,7 +70,8 @@ class FileSpans:
         self._readable = True
 
     def add(self, part: Range, lines: Sequence[Lines] | None) -> list[Span] | None:
-        """The spans, when it was the last range that was missing: none if a range could not be read. Else None."""
+        """The spans once the last missing range is added; an empty list if a range could not be read. Before that,
+        None."""
         self._early[part.number] = lines
         while self._turn in self._early:
             following = self._early.pop(self._turn)

@@ -1,4 +1,4 @@
-"""The rows of a shard as they were read, for the output: usable ones typed as in kept/, the others as raw text."""
+"""The rows of a shard as they were read, for the output: usable rows typed as in kept/, the others as raw text."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tamis.pipeline.inputs.shards import Row, Shard, read, read_table, rows_dige
 def originals(
     shard: Shard, options: Mapping[str, Any], schema: pa.Schema, valid: np.ndarray[Any, Any], digest: str
 ) -> tuple[pa.Table, np.ndarray[Any, Any], dict[int, tuple[int | None, str]]]:
-    """The valid rows as a table of the output schema, the place of each in the shard, and for every other place its
-    byte offset and raw text. digest: of the rows that were captured; InputError if they are others now."""
+    """The valid rows as a table of the output schema, their places in the shard, and for every other row the byte
+    offset and raw text by place. digest: of the rows that were captured; InputError if the rows have changed."""
     places, others = np.flatnonzero(valid), np.flatnonzero(~valid)
     if shard.file.format not in TEXT_FORMATS:
         table = read_table(shard, options)
@@ -43,13 +43,13 @@ def originals(
 
 
 def _check(shard: Shard, rows: Sequence[Row], digest: str) -> None:
-    """A file may be replaced by one of the same size and time; what was captured must be what is written."""
+    """InputError if the rows are not the captured ones: a file may be replaced by one of the same size and time."""
     if rows_digest(rows) != digest:
         raise changed(shard)
 
 
 def changed(shard: Shard) -> InputError:
-    """Of a shard whose rows are others than those that were captured."""
+    """The error for a shard whose rows differ from the captured ones."""
     return InputError(
         f"{shard.file.name}: rows {shard.span.start_row:,} to {shard.span.stop_row - 1:,} are not those that were "
         "captured, though the file's size and time are the same; put the old file back, or run with a new output folder"
@@ -57,7 +57,7 @@ def changed(shard: Shard) -> InputError:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`table` with exactly the columns of `schema`, nulls where it has none. InputError if a type differs."""
+    """`table` with exactly the columns of `schema`; missing columns are null. InputError if a type differs."""
     columns = []
     for field in schema:
         if field.name not in table.schema.names:
@@ -72,14 +72,14 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
-    """The schema of kept/: of the typed files (Parquet, Arrow, CSV), of what all JSON rows held, or of both."""
+    """The schema of kept/: of the typed files (Parquet, Arrow, CSV), of all JSON rows together, or of both."""
     if typed is None:
         return settle(seen if seen is not None else pa.schema([]))
     if seen is None:
         return typed
     try:
         unified = pa.unify_schemas([typed, settle(seen)])
-        # JSON rows may lack any column.
+        # JSON rows may lack any of the columns.
         return pa.schema([field.with_nullable(True) for field in unified], metadata=typed.metadata)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         text = " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""How much of one row is ever held, and how much of it is shown in quarantine."""
+"""Limits on the bytes of one row in memory, and on the text of one row in quarantine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ MAX_ROW_BYTES = 64 << 20
 """A longer row of a text file is quarantined unread, so that no line, however long, fills a worker's memory."""
 
 MAX_COLUMNS = 1000
-"""An object with more keys is data and not a row; as columns they would be those of every row of the output."""
+"""An object with more keys is data, not a row; otherwise its keys would become columns of every row of the output."""
 
 RAW_TEXT_BYTES = 1 << 20
-"""Of a quarantined row, this much stands in raw_text."""
+"""The most bytes of a quarantined row in raw_text."""
 
 HEAD_BYTES = 64 << 10
-"""Of a row that is not read, this much is."""
+"""The bytes that are read of a row that is too large."""
 
 
 def too_large(size: int) -> RowProblem:
@@ -22,7 +22,7 @@ def too_large(size: int) -> RowProblem:
 
 
 def cut_text(raw: bytes, size: int | None = None) -> str:
-    """The row for quarantine: bytes that are not UTF-8 as escapes, at most RAW_TEXT_BYTES, with a note where it is cut.
+    """The text of a row for quarantine: at most RAW_TEXT_BYTES, with a note if it is cut; invalid UTF-8 as escapes.
 
     size: of the whole row, where `raw` is only its beginning.
     """

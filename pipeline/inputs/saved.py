@@ -1,7 +1,7 @@
-"""Folders that `save_to_disk` of Hugging Face datasets has made, on any file system.
+"""Folders written by `save_to_disk` of Hugging Face datasets, on any file system.
 
-Their files are those that state.json lists, in that order. Others beside them are caches of `map`, or left over from an
-earlier save into the same folder.
+The files of the dataset are those in state.json, in that order. Other files in the folder are caches of `map`, or
+leftovers of an earlier save into the same folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tamis.pipeline.errors import InputError
 from tamis.pipeline.storage.ranged import read_whole
 
 INDEX, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
-"""Which splits there are; the files of one split; its features."""
+"""The files that list the splits, the files of one split, and its features."""
 
 
 def saved_files(
@@ -25,8 +25,8 @@ def saved_files(
 ) -> list[str] | None:
     """The data files of one split of the dataset saved in `folder`; None if no dataset is saved there.
 
-    below: all files under the folder. Raises InputError if `split` names none of several splits, or for a folder
-    whose subfolders hold saved datasets that do not belong together.
+    below: all files under the folder. Raises InputError if there are several splits and `split` names none of them, or
+    for a folder whose subfolders hold saved datasets that do not belong together.
     """
     present = set(below)
     root = folder.rstrip("/")
@@ -79,7 +79,7 @@ def _files(state: dict[str, Any], folder: str, shown: str) -> list[str]:
 
 
 def _inside(name: str, shown: str) -> str:
-    """The name, if it cannot lead out of its folder, whoever made the dataset."""
+    """The name, if it cannot lead out of its folder: the dataset may come from anyone."""
     if name in {"", ".", ".."} or posixpath.basename(name) != name:
         raise InputError(f"{shown}: names {name!a} as its own, which is no name `save_to_disk` gives")
     return name

@@ -1,6 +1,6 @@
-"""Shards: ranges of rows of input files, the unit of work and of resuming. Found by the plan, read by any worker.
+"""Shards: ranges of rows of input files, the unit of work and of resuming. Made by the plan, read by any worker.
 
-Reading a shard always gives exactly its rows, in order; a row that cannot be read is still a row, with its problem.
+Reading a shard always gives exactly its rows, in order; an unreadable row is still a row, with its problem.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from tamis.pipeline.storage.addresses import is_local, open_filesystem, scheme_o
 from tamis.pipeline.storage.ranged import info_of
 
 SHARD_BYTES = 64 << 20
-"""Shards are also bounded in bytes of input, so that rows of megabytes do not fill a worker's memory."""
+"""The most bytes of input per shard, so that rows of megabytes do not fill a worker's memory."""
 
 HEAD_ROWS = 64
-"""As many rows of each file the plan looks at."""
+"""How many rows of each file the plan reads."""
 
 CORPUS = "corpus"
 
 SHIPPED = {"larf.unsafe": unsafe_path, "larf.safe": safe_path, "toss.harmful": unsafe_path}
-"""role -> where the reference set that comes with tamis lies on this machine."""
+"""role -> path on this machine of the reference set that is shipped with tamis."""
 
 _PINNED = re.compile(r"@[0-9a-f]{40}(/|$)")
-"""In an address on the hub: a commit. What it names cannot change, and asking would cost a request a shard."""
+"""A commit in an address on the hub. A pinned file cannot change, and checking would cost one request per shard."""
 
 _SHIPPED_SCHEME = "tamis-references:"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows start_row..stop_row of one file. role: CORPUS, or by `role_of` the reference set that the file is."""
+    """Rows start_row..stop_row of one file. role: CORPUS, or `role_of` the reference set that the file belongs to."""
 
     index: int
     role: str
@@ -65,7 +65,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Base name of everything written for this shard; sorts in corpus order."""
+        """Base name of all files of this shard; the names sort in corpus order."""
         return f"{self.index:06d}-{self.id}"
 
     def to_json(self) -> str:
@@ -82,8 +82,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Scanned:
-    """What one look over a file found. schema: None for JSON, whose types are known after all rows were read.
-    head: the first rows that can be read; head_problems: of those among them that cannot."""
+    """The result of scanning a file. schema: None for JSON, whose types are known only after all rows were read.
+    head: the readable rows among the first ones. head_problems: the problems of the others."""
 
     file: SourceFile
     header: tuple[str, ...]
@@ -99,8 +99,8 @@ class Scanned:
 
 @dataclass(frozen=True)
 class Row:
-    """One row as read: its columns or its problem, and where it stands. offset: byte in the unpacked file, if text.
-    raw: its text, if text, of which a row that is too large has only the beginning; size: bytes of the whole text."""
+    """One row as read: its columns or its problem, and its place. offset: byte in the unpacked file, for text files.
+    raw: the row's text, for text files; only the beginning if the row is too large. size: bytes of the whole text."""
 
     number: int
     value: Mapping[str, Any] | RowProblem
@@ -109,14 +109,14 @@ class Row:
     size: int | None = None
 
     def feed(self, digest: Any) -> None:
-        """Update a digest with all that was read of this row."""
+        """Update a digest with everything that was read of this row."""
         value = self.value.code if isinstance(self.value, RowProblem) else self.value
         data = self.raw if self.raw is not None else json.dumps(value, default=str).encode()
         digest.update(f"{len(data)}:{self.size}:".encode())
         digest.update(data)
 
     def raw_text(self) -> str:
-        """For quarantine: the row as it stands in the file, or as JSON when the file is not text; cut if it is long."""
+        """The row for quarantine: as it stands in the file, or as JSON if the file is not text; cut if it is long."""
         if self.raw is not None:
             return cut_text(self.raw, self.size)
         value = {} if isinstance(self.value, RowProblem) else self.value
@@ -124,7 +124,7 @@ class Row:
 
 
 def role_of(method: str, source: str) -> str:
-    """The role of one method's reference set: two methods may both name a source "safe", and mean other files."""
+    """The role of one method's reference set: two methods may both name a source "safe" and mean different files."""
     return f"{method}.{source}"
 
 
@@ -135,9 +135,9 @@ def scan(
     head_rows: int = HEAD_ROWS,
     tell: Callable[[int], None] | None = None,
 ) -> Scanned:
-    """Find the rows of `file`. Raises InputError naming the file and what is wrong with it as a whole.
+    """Find the rows of `file`. Raises InputError with the file and what is wrong with it as a whole.
 
-    tell: told of bytes of a text file as they are read, once for each of them.
+    tell: called with the number of bytes read from a text file; every byte counts once.
     """
     try:
         if file.format in TEXT_FORMATS:
@@ -152,7 +152,7 @@ def scan(
 
 
 def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_index: int) -> list[Shard]:
-    """The shards of one file. Ids depend on the file's name, size and identity, the role and the row range alone."""
+    """The shards of one file. Ids depend only on the file's name, size and identity, the role and the row range."""
     shards = []
     for number, span in enumerate(scanned.spans):
         key = [
@@ -169,10 +169,10 @@ def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_i
 
 
 def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> list[Row]:
-    """The rows of `shard`, in order. columns: enough for the caller; others may be missing from a row's value.
+    """The rows of `shard`, in order. columns: those that the caller needs; others may be missing in the rows.
 
-    Raises InputError if the file vanished or is not the one that was planned, TooLargeError if the rows of a Parquet or
-    Arrow file are over columnar_files.READ_BYTES when decoded.
+    Raises InputError if the file vanished or is not the one that was planned, TooLargeError if the decoded rows of a
+    Parquet or Arrow file exceed columnar.READ_BYTES.
     """
     shard = _on_this_node(shard)
     if shard.file.format in TEXT_FORMATS:
@@ -190,7 +190,7 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
 
 
 def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a Parquet or Arrow shard as they are, types and metadata untouched. Errors as of `read`."""
+    """The rows of a Parquet or Arrow shard, with unchanged types and metadata. Raises as `read`."""
     file, span = _columnar(shard.file, options), shard.span
     with _unchanged(shard, options):
         try:
@@ -204,7 +204,7 @@ def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] 
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
-    """sha256 of what was read, in order: what one stage read of a shard is what another one reads of it."""
+    """sha256 of the rows as read, in order: it shows whether two stages read the same rows of a shard."""
     digest = hashlib.sha256()
     for row in rows:
         row.feed(digest)
@@ -212,17 +212,18 @@ def rows_digest(rows: Iterable[Row]) -> str:
 
 
 def shipped_file(role: str, file: SourceFile) -> SourceFile:
-    """A reference set of tamis itself: known by role and content, so that each node reads its own copy."""
+    """A reference set that is shipped with tamis, identified by role and content, so that each node reads its own
+    copy."""
     return replace(file, url=f"{_SHIPPED_SCHEME}{role}", identity=_content_hash(file.url))
 
 
 def is_shipped(file: SourceFile) -> bool:
-    """Whether the file is one that `shipped_file` made; its identity is then the sha256 of its content."""
+    """Whether the file was made by `shipped_file`; its identity is then the sha256 of its content."""
     return file.url.startswith(_SHIPPED_SCHEME)
 
 
 def _on_this_node(shard: Shard) -> Shard:
-    """The shard with a path that this machine can open. InputError if another tamis is installed here."""
+    """The shard with a path that this machine can open. InputError if another version of tamis is installed here."""
     file = shard.file
     if not is_shipped(file):
         return shard
@@ -238,8 +239,8 @@ def _content_hash(path: str) -> str:
 
 @contextmanager
 def _unchanged(shard: Shard, options: Mapping[str, Any]) -> Iterator[None]:
-    """Around a read: InputError if the file is not the one that was planned, or cannot be read. Looking after the read
-    is enough: what was read of a file that changed meanwhile is thrown away."""
+    """Around a read: InputError if the file is not the one that was planned, or cannot be read. The check after the
+    read is enough: rows from a file that changed meanwhile are discarded."""
     try:
         yield
     except StorageError:
@@ -252,7 +253,7 @@ def _unchanged(shard: Shard, options: Mapping[str, Any]) -> Iterator[None]:
 
 
 def check_unchanged(shard: Shard, options: Mapping[str, Any]) -> None:
-    """InputError if the file is gone, or has another size, etag or time of modification than when it was planned."""
+    """InputError if the file is missing, or its size, etag or modification time differs from the plan."""
     if scheme_of(shard.file.url) == "hf" and _PINNED.search(shard.file.url):
         return
     filesystem, path = open_filesystem(shard.file.url, options)
@@ -288,7 +289,7 @@ def _scan_text(
     header = text_files.csv_header(_text(file, options, ())) if is_csv else ()
     text = _text(file, options, header)
     spans = tuple(text_files.find_spans(text, shard_rows, SHARD_BYTES, tell=tell))
-    # CSV has no types; every column is kept as the text that it is.
+    # CSV has no types; every column stays text.
     schema = pa.schema([(name, pa.string()) for name in header]) if is_csv else None
     records = text_files.read_records(text, spans[0], head_rows) if spans else []
     return Scanned(file, header, spans, schema, *_sort_out([record.value for record in records]))
@@ -313,7 +314,7 @@ def _sort_out(
 
 
 def rows_of(table: pa.Table, start_row: int) -> list[Row]:
-    """The rows of a table, the first of which is number `start_row` of its file."""
+    """The rows of a table. start_row: the number of its first row in the file."""
     try:
         return [Row(start_row + i, value, None, None) for i, value in enumerate(table.to_pylist())]
     except (UnicodeDecodeError, OverflowError):
@@ -327,7 +328,7 @@ def _one(row: pa.Table) -> Mapping[str, Any] | RowProblem:
             value[name] = row.column(name)[0].as_py()
         except UnicodeDecodeError:
             return RowProblem("invalid_utf8", "a string of the row is not UTF-8")
-        except OverflowError:  # a date that Python's calendar has not; no conversation stands in it
+        except OverflowError:  # a date outside Python's range; a conversation is never in such a column
             value[name] = str(row.column(name).cast(pa.string())[0])
     return value
 

@@ -1,4 +1,4 @@
-"""Spans: consecutive rows of one file and the bytes that hold them; and the cut of a file's rows into spans."""
+"""Spans: consecutive rows of one file and their bytes; and how a file's rows are split into spans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tamis.pipeline.inputs.row_limits import MAX_ROW_BYTES
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive rows of one file and the bytes that hold them (half-open, of the unpacked file)."""
+    """Consecutive rows of one file and their bytes (half-open, in the unpacked file)."""
 
     start_row: int
     stop_row: int
@@ -21,10 +21,10 @@ class Span:
 
 
 class Cutter:
-    """Cuts rows, told in order, into spans of at most `rows` rows and about `size` bytes.
+    """Splits rows, which are added in order, into spans of at most `rows` rows and about `size` bytes.
 
-    A row longer than MAX_ROW_BYTES is a span by itself, and no other span is so long. What is done a row is done by
-    NumPy; Python does what is done a span.
+    A row longer than MAX_ROW_BYTES is a span by itself, and no other span is so long. The work per row is done in
+    NumPy, only the work per span in Python.
     """
 
     def __init__(self, rows: int, size: int) -> None:
@@ -33,10 +33,10 @@ class Cutter:
         self._count = self._first_row = self._first_byte = self._last_byte = 0
 
     def add(self, starts: np.ndarray[Any, Any], stops: np.ndarray[Any, Any]) -> None:
-        """The next rows: where each starts and ends in the file, both int64 (n,) and ascending."""
+        """Add the next rows: their starts and ends in the file, both int64 (n,) and ascending."""
         done = 0  # of these rows
         while done < len(starts):
-            if self._count == self._first_row:  # whatever its length, a span has its first row
+            if self._count == self._first_row:  # a span always takes its first row, however long
                 self._first_byte = int(starts[done])
                 stop = done + 1
             else:
@@ -51,7 +51,7 @@ class Cutter:
             done = stop
 
     def end(self) -> list[Span]:
-        """All spans."""
+        """End the last span, and return all spans."""
         if self._count > self._first_row:
             self._close()
         return self._spans

@@ -1,7 +1,7 @@
 """JSON lines, JSON arrays and CSV, plain or compressed: where their rows lie, and the rows of one byte range.
 
-A range of rows is a range of bytes (of the unpacked file), found once when the plan is made, so that any worker can
-read its shard without reading the file before it. In a compressed file a worker unpacks forward from where it
+A range of rows is a range of bytes (of the unpacked file), found once when the plan is made. So any worker can read its
+shard without reading the bytes before it. In a compressed file, a worker unpacks forward from the place where it
 stopped last time.
 """
 
@@ -32,12 +32,14 @@ from tamis.pipeline.storage.ranged import Told, open_stream, read_range
 
 _CHUNK = 8 << 20
 _MAX_NESTING = 200
-"""Deeper rows are refused by a fixed rule: Python's own limit depends on who asks, and stages must agree."""
+"""Rows with deeper nesting are refused. The limit is fixed because Python's own limit depends on the caller's stack,
+and all stages must agree."""
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """What is needed to open a text file anywhere. identity: of its content, so that a kept cursor is never stale."""
+    """All that is needed to open a text file anywhere. identity: of its content, so that a kept cursor is never
+    stale."""
 
     url: str
     format: str
@@ -47,7 +49,7 @@ class TextFile:
     identity: str = ""
 
     def open(self, tell: Callable[[int], None] | None = None) -> Any:
-        """A stream of the unpacked bytes. tell: told of those that are read, as they lie in the storage."""
+        """A stream of the unpacked bytes. tell: called with the number of stored bytes that are read."""
         filesystem, path = open_filesystem(self.url, self.options)
         raw = open_stream(filesystem, path)
         if tell is not None:
@@ -59,8 +61,8 @@ class TextFile:
 
 @dataclass(frozen=True)
 class Record:
-    """One row as read. value: its columns, or why it has none; raw: its text as it stands in the file, the beginning
-    of it where the row is longer than MAX_ROW_BYTES; size: of the whole row."""
+    """One row as read. value: its columns, or its problem. raw: its text in the file; only the beginning where the row
+    is longer than MAX_ROW_BYTES. size: bytes of the whole row."""
 
     offset: int
     value: dict[str, Any] | RowProblem
@@ -74,11 +76,12 @@ class Record:
 def find_spans(
     file: TextFile, rows: int, size: int, chunk: int = _CHUNK, tell: Callable[[int], None] | None = None
 ) -> list[Span]:
-    """Cut the file into spans of at most `rows` rows and about `size` bytes. Reads the file once, `chunk` bytes a time.
+    """Split the file into spans of at most `rows` rows and about `size` bytes. Reads the file once, `chunk` bytes at a
+    time.
 
-    A row longer than MAX_ROW_BYTES is a span by itself, and no other span is so long. tell: told of bytes as they are
-    read. Raises ValueError or OSError when the file as a whole is broken (truncated archive, not an array, open quote)
-    or unpacks to far too much.
+    A row longer than MAX_ROW_BYTES is a span by itself, and no other span is so long. tell: called with the number of
+    bytes read. Raises ValueError or OSError when the file as a whole is broken (truncated archive, not an array, open
+    quote) or exceeds the decompression bomb limit.
     """
     cutter = Cutter(rows, size)
     for starts, stops in _row_bounds(file, chunk, tell):
@@ -111,14 +114,14 @@ def _row_bounds(file: TextFile, chunk: int, tell: Callable[[int], None] | None) 
 
 
 def _in_batches(bounds: Iterator[tuple[int, int]], size: int = 1 << 16) -> Iterator[Bounds]:
-    """So that the bounds of a long file are never all in memory."""
+    """The bounds in batches, so that the bounds of a long file are never all in memory."""
     while batch := list(islice(bounds, size)):
         table = np.array(batch, dtype=np.int64)
         yield table[:, 0], table[:, 1]
 
 
 def _line_bounds(stream: Any, size: int) -> Iterator[Bounds]:
-    """Of every line that is not blank, by chunks; no line is ever held, however long."""
+    """The bounds of every line that is not blank, chunk by chunk; a long line is never in memory as a whole."""
     joiner = Joiner()
     while chunk := stream.read(size):
         yield joiner.add(lines_in(chunk))
@@ -129,9 +132,10 @@ def _line_bounds(stream: Any, size: int) -> Iterator[Bounds]:
 
 
 def read_records(file: TextFile, span: Span, most: int | None = None) -> list[Record]:
-    """The rows of `span`, in order; a row that cannot be parsed carries its problem. Never fewer than the span says.
+    """The rows of `span`, in order; a row that cannot be parsed has its problem as value. Never fewer than the span
+    says.
 
-    most: so many of them are enough; the others are not parsed.
+    most: how many rows are enough; the others are not parsed.
     """
     base, size = span.start_byte, span.stop_byte - span.start_byte
     if size > MAX_ROW_BYTES:
@@ -224,7 +228,7 @@ def _from_csv(fields: list[str], header: Sequence[str], raw: bytes, offset: int)
 
 
 class _Local(threading.local):
-    """The one compressed file that this thread has open, and how far it is unpacked."""
+    """The one compressed file that this thread has open, and how far it has been unpacked."""
 
     cursor: tuple[TextFile, Any, int] | None = None
 
@@ -237,7 +241,7 @@ def _read_range(file: TextFile, start: int, stop: int) -> bytes:
         filesystem, path = open_filesystem(file.url, file.options)
         return read_range(filesystem, path, start, stop)
     cursor = _local.cursor
-    _local.cursor = None  # a read that fails half way leaves the stream nobody knows where
+    _local.cursor = None  # after a failed read, the position of the stream is unknown
     if cursor is None or cursor[0] != file or cursor[2] > start:
         cursor = (file, file.open(), 0)
     stream, position = cursor[1:]

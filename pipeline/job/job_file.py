@@ -1,7 +1,7 @@
 """The job file: what to read, with which model and method, what to drop, where to write.
 
-Every key but input, output, model.name and method has a default. An unknown key is an error that names the key
-that was probably meant. Settings that come from the command line overlay those of the file.
+Every key but input, output, model.name and method has a default. An unknown key is an error that names the key that was
+probably meant. Settings from the command line override those of the file.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _MethodList = Annotated[
 
 _Workers = Annotated[
     Annotated[int, Field(ge=1), Tag("int")] | Annotated[WorkerRange, Tag("WorkerRange")],
-    # So that an error speaks of the one that was meant.
+    # So that an error names the method that was meant.
     Discriminator(lambda value: "WorkerRange" if isinstance(value, dict | WorkerRange) else "int"),
 ]
 
@@ -147,7 +147,7 @@ class LayersJob(Section):
 
     @property
     def join(self) -> str:
-        """What stands between the instruction and the input of an Alpaca row."""
+        """The text between the instruction and the input of an Alpaca row."""
         return self.input.join if self.input is not None else JOIN
 
     @model_validator(mode="after")
@@ -165,7 +165,7 @@ class LayersJob(Section):
     @field_validator("output")
     @classmethod
     def _writable(cls, output: str) -> str:
-        if scheme_of(output).lower() in {"http", "https"}:  # it would be asked in vain for minutes
+        if scheme_of(output).lower() in {"http", "https"}:  # otherwise it would be retried for minutes
             raise ValueError("nothing can be written over http; use a folder or an object store")
         return output
 
@@ -219,7 +219,7 @@ _AnyJob = TypeVar("_AnyJob", bound=LayersJob)
 
 @functools.cache
 def _with_methods(kind: type[LayersJob]) -> Any:
-    """The same job with a section for every method there is."""
+    """The same job class with a section for every known method."""
     sections: dict[str, Any] = {}
     for name, method in known().items():
         section = section_of(method.kind)
@@ -228,7 +228,7 @@ def _with_methods(kind: type[LayersJob]) -> Any:
 
 
 def storage_options(assignments: Sequence[str]) -> dict[str, Any]:
-    """Options for the storage from `a.b=value` assignments. ConfigError, which repeats no value."""
+    """Storage options from `a.b=value` assignments. Raises ConfigError, which repeats no value."""
     options: dict[str, Any] = {}
     for dotted, text in _assigned("--storage-options", assignments, "endpoint_url=http://127.0.0.1:9000"):
         _put(options, dotted, _value(f"--storage-options {dotted}", text))
@@ -239,9 +239,9 @@ def storage_options(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def load_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str] = ()) -> Job:
-    """The job of the YAML file at `path` (or an empty one), overlaid by dotted keys and by `a.b=value` assignments.
+    """The job of the YAML file at `path` (or an empty one), overridden by dotted keys and by `a.b=value` assignments.
 
-    Raises ConfigError: one line per problem, naming the key, the value and what is allowed.
+    Raises ConfigError with one line per problem, which names the key, the value and what is allowed.
     """
     return _validated(Job, _tree(path, overlay, assignments))
 
@@ -262,13 +262,13 @@ def _tree(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[st
 
 
 def _assigned(flag: str, assignments: Sequence[str], example: str) -> Iterator[tuple[str, str]]:
-    """(dotted key, text of the value) of each `a.b=value`. ConfigError, which repeats no value."""
+    """(dotted key, text of the value) of each `a.b=value`. Raises ConfigError, which repeats no value."""
     seen: set[str] = set()
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
         dotted = dotted.strip()
         if not equals or not dotted:
-            # What stands there may be a value.
+            # The text may contain a value, so it is not repeated.
             raise ConfigError(f"{flag}: one of them is no key=value; write it as key=value, e.g. {flag} {example}")
         if dotted in seen:
             raise ConfigError(f"{flag} {dotted} is given twice; keep one of them")
@@ -284,15 +284,15 @@ def _value(where: str, text: str) -> Any:
 
 
 def _check_plain(tree: Any) -> None:
-    """ConfigError for what no key can mean and what would fail where it is used: numbers beyond 64 bits, text with a
-    NUL or half a character, a section that holds itself."""
+    """ConfigError for values that no key can have and that would fail later: numbers beyond 64 bits, text with a NUL or
+    half a character, a section that contains itself."""
     pending: list[tuple[str, Any, int]] = [("", tree, 0)]
     while pending:
         where, value, depth = pending.pop()
         if depth > _DEEPEST:
             raise ConfigError(f"{where.split('.')[0]}: nested too deeply, or holds itself")
         if isinstance(value, Mapping):
-            # A key, too, may hold what no text may.
+            # A key may also contain characters that no text may have.
             pending += [(where, key, depth + 1) for key in value]
         items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
         pending += [(f"{where}.{key}" if where else f"{key}", inner, depth + 1) for key, inner in items]
@@ -304,7 +304,7 @@ def _check_plain(tree: Any) -> None:
 
 _DEEPEST = 50
 _UNUSABLE = re.compile("[\0\ud800-\udbff]|[\udc00-\udc7f\udd00-\udfff]")
-"""The other surrogates stand for the bytes of a file name that is not UTF-8."""
+"""Characters that no text may have. The other surrogates stand for bytes of a file name that is not UTF-8."""
 
 
 def _validated(kind: type[_AnyJob], tree: dict[str, Any]) -> _AnyJob:
@@ -336,7 +336,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 _SHORT_FORMS = {"input": "path", "model": "name"}
-"""Sections that may be given as a plain value: `input: data.jsonl` is `input: {path: data.jsonl}`."""
+"""Sections that may be given as a plain value: `input: data.jsonl` means `input: {path: data.jsonl}`."""
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -375,7 +375,7 @@ def _explain(error: ValidationError) -> list[str]:
 
 
 def _got(where: str, value: Any) -> str:
-    """The value, for a message: nothing of what is long, or may be a secret."""
+    """The value, for a message; not if it is long or may be a secret."""
     if isinstance(value, dict | list) or where.startswith("storage_options") or looks_secret("", str(value)):
         return ""
     said = repr(value)

@@ -1,11 +1,11 @@
-"""The methods there are: those that come with tamis, and those that installed distributions offer.
+"""The known methods: those of tamis, and those that installed distributions offer.
 
 A distribution offers a method by an entry point of the group `tamis.methods`, whose name is the method's:
 
     [project.entry-points."tamis.methods"]
     norm = "tamis_norm:Norm"
 
-One that cannot be used is named and left out; jobs that do not ask for it are not kept from running.
+An offer that cannot be used is reported and left out; jobs that do not use it run all the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NUMBERS = (int, float)
 
 @dataclass(frozen=True)
 class Known:
-    """A method, and the distribution that it comes from, as "name version"; None for tamis itself."""
+    """A method, and the distribution that offers it, as "name version"; None for tamis itself."""
 
     kind: type[Method]
     distribution: str | None = None
@@ -41,7 +41,7 @@ class Known:
 
 @functools.cache
 def known() -> Mapping[str, Known]:
-    """Every method that scores samples, by its name. Tells, once, of offers that cannot be used."""
+    """Every method that scores samples, by name. Reports offers that cannot be used, once."""
     found = {name: Known(kind) for name, kind in METHODS.items()}
     offers = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda offer: (offer.name, offer.value))
     for offer in offers:
@@ -54,7 +54,7 @@ def known() -> Mapping[str, Known]:
 
 
 def _complaint(offer: importlib.metadata.EntryPoint, found: Mapping[str, Known]) -> str | None:
-    """Why what is offered is no method that a job could name."""
+    """Why the offer is not a method that a job can use; None if it is."""
     try:
         kind: Any = offer.load()
         if not _is_method(kind):
@@ -69,7 +69,7 @@ def _complaint(offer: importlib.metadata.EntryPoint, found: Mapping[str, Known])
             return "finds_block is for LARF alone, whose block the search looks for"
         section_of(kind)
         kind()
-    except Exception as error:  # whatever a stranger's module does when it is imported
+    except Exception as error:  # another distribution's module may raise anything when it is imported
         return f"{type(error).__name__}: {error_text(error)}"
     return None
 
@@ -79,14 +79,14 @@ def _is_method(value: Any) -> bool:
 
 
 def distributions(names: list[str]) -> dict[str, str]:
-    """Name -> "distribution version" of those of these methods that do not come with tamis."""
+    """Name -> "distribution version", for those of these methods that do not come with tamis."""
     found = {name: known()[name].distribution for name in names if name in known()}
     return {name: source for name, source in found.items() if source is not None}
 
 
 @functools.cache
 def section_of(kind: type[Method]) -> type[Section]:
-    """The section of the job file that a method's settings make, with a key for the file of each reference set."""
+    """The section of the job file for a method's settings, with a key for the file of each reference set."""
     hints = get_type_hints(kind)
     keys: dict[str, Any] = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def section_of(kind: type[Method]) -> type[Section]:
 
 
 def settings_of(kind: type[Method], section: Section) -> dict[str, Any]:
-    """What the method is made of, from its section."""
+    """The method's constructor arguments, from its section."""
     names = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return section.model_dump(include=names)
 
@@ -116,7 +116,8 @@ def _default(item: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def _as_in_a_file(hint: Any, limits: Mapping[str, Any]) -> Any:
-    """The hint with its limits at its numbers or texts; where a list stands, one value stands for a list of one."""
+    """The type hint with its limits added to numbers or texts; where a list is allowed, a single value means a list of
+    one."""
     if get_origin(hint) in (Union, UnionType):
         return Union[tuple(_as_in_a_file(part, limits) for part in get_args(hint))]  # noqa: UP007
     if get_origin(hint) is list:

@@ -1,6 +1,6 @@
 """The sections of a job file: their keys, defaults, limits and help texts.
 
-The help texts are what `tamis schema` prints and the README's table is made from.
+`tamis schema` prints the help texts.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from tamis.operators.conversation.dialects import JOIN
 
 TOKEN_METHODS = ("toss", "toss-pro")
-"""They mask single tokens; the others drop samples."""
+"""Methods that mask single tokens; all others drop samples."""
 
 
 def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-# What a job file may hold where one value stands for a list of one.
+# In a job file, one value may stand for a list of one.
 Names = Annotated[list[str], Field(min_length=1)]
 _TargetModules = Annotated[
     Literal["auto"] | Annotated[list[str], Field(min_length=1)],
@@ -215,12 +215,12 @@ class SelectionSpec(Section):
 
     @property
     def is_default(self) -> bool:
-        """Whether the job says nothing here."""
+        """Whether the job sets nothing in this section."""
         return self == SelectionSpec()
 
     @property
     def rule(self) -> tuple[Literal["drop", "drop_count", "threshold"], float]:
-        """Which of the three rules holds, and its number."""
+        """Which of the three rules applies, and its number."""
         if self.drop_count is not None:
             return "drop_count", self.drop_count
         if self.threshold is not None:

@@ -1,6 +1,6 @@
-"""YAML text -> plain values, refusing what would be dropped in silence; no message repeats a value.
+"""YAML text -> plain values. Refuses what PyYAML would silently drop; no message repeats a value.
 
-PyYAML takes the last of two equal keys. Its messages quote the text around a mistake, which may be a secret.
+Of two equal keys, PyYAML takes the last one. Its messages quote the text around a mistake, which may be a secret.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import yaml
 
 
 def parse(text: str) -> Any:
-    """The value of a YAML text. Raises ValueError with one line: what is wrong and where, without the text itself."""
+    """The value of a YAML text. Raises ValueError with one line that says what is wrong and where, without the text."""
     loader: _Loader | None = None
     try:
         loader = _Loader(text)
@@ -27,7 +27,7 @@ def parse(text: str) -> Any:
     except RecursionError:
         raise ValueError("not usable YAML (nested too deeply)") from None
     except Exception as error:
-        # PyYAML makes dates and numbers of what looks like them, and whatever that raises comes out of it.
+        # PyYAML converts text that looks like dates and numbers, and passes on any exception of the conversion.
         raise ValueError(f"not usable YAML (a date or a number that is none, {type(error).__name__})") from None
     finally:
         if loader is not None:
@@ -35,7 +35,7 @@ def parse(text: str) -> Any:
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
-    """The library's words where they repeat no more than one character of the text."""
+    """The library's message, if it repeats at most one character of the text."""
     if isinstance(error, yaml.composer.ComposerError):
         return "an alias (*) without its one anchor (&); a value that begins with * or & needs quotes"
     if isinstance(error, yaml.constructor.ConstructorError) or "tag" in (error.problem or ""):
@@ -49,7 +49,7 @@ class _DuplicateKey(Exception):
 
 class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Before merge keys (<<) are resolved: what they bring may be overridden."""
+        """Refuse equal keys before merge keys (<<) are resolved: merged keys may be overridden."""
         node = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for key, _ in node.value:

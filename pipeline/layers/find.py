@@ -1,7 +1,7 @@
-"""Which block LARF reads where the job names none: searched, or told by the Fisher ratios of the references.
+"""Finds the block that LARF reads where the job names none: by the search, or by the Fisher ratios of the references.
 
-Both ways stand side by side in OUT/artifact/layers.json and OUT/layers.html. What an earlier command with the same
-settings has found there is used again, to the single cell.
+Both results stand side by side in OUT/artifact/layers.json and OUT/layers.html. The results of an earlier command with
+the same settings are used again, even single cells.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ POSITIONS = ("last_token", "response_mean")
 
 @dataclass(frozen=True)
 class LayersOutcome:
-    """result: what layers.json holds. did_nothing: it was there before this command."""
+    """result: the content of layers.json. did_nothing: the result existed before this command."""
 
     result: Mapping[str, Any]
     did_nothing: bool
@@ -72,7 +72,7 @@ def find_layers(
     """
     store = Store(job.output, job.storage_options)
     unknown = not store.exists(paths.LAYERS)
-    # What is wrong with the job is said before a cluster is joined; Ray on this machine starts meanwhile.
+    # Errors in the job are reported before a cluster is joined; Ray on this machine starts meanwhile.
     with ray_early(address, needed=unknown and not joins(address)):
         plan = plan_layers(job)
         state = run_folder.layers_state_of(store, plan.search_keys, plan.fisher_keys)
@@ -103,14 +103,14 @@ def _find_layers(
         with lease.held(store, force=force) as held:
             result = _found_by_one(store, plan, address)
         shared = held.contested
-    # What a run here still needs stays.
+    # Keep the work folder if a run in this folder still needs it.
     if not store.exists(paths.RUN) and not store.exists(paths.MANIFEST):
         run_folder.remove_work(store, shared=shared)
     return LayersOutcome(result if found is None else found, did_nothing=found is not None)
 
 
 def _found_by_one(store: Store, plan: LayerPlan, address: str | None) -> dict[str, Any]:
-    """The result, published. Of two drivers at work on it, that of the one that is ready first."""
+    """The result, published. If two drivers work on it, the result of the driver that finishes first."""
     try:
         with ray_session(address) as cluster:
             result = find(store, plan, cluster)
@@ -126,26 +126,26 @@ def _found_by_one(store: Store, plan: LayerPlan, address: str | None) -> dict[st
 
 
 def settled(store: Store, plan: Plan) -> Plan:
-    """The plan of a run with LARF's block put in, if that is known by now."""
+    """The plan of a run with LARF's block filled in, if the block is known by now."""
     if plan.layers is None or (result := known(store, plan.layers)) is None:
         return plan
     settled = plan.with_layer(result["chosen"]["block"], result["chosen"]["how"])
     if settled.parameters is None:
         return settled
-    # The search takes the whole model, and what follows takes less.
+    # The search loads the whole model; the later stages load fewer blocks.
     blocks = max(request.block for request in settled.requests) + 1
     return replace(settled, parameters=check_files(plan.opened, blocks, head=False))
 
 
 def beside(store: Store, plan: Plan) -> dict[str, Any] | None:
-    """The search that a finished run shows: its own, or one that was in the folder though the job names a block."""
+    """The search that a finished run shows: its own, or one that is in the folder although the job names a block."""
     if plan.layers is not None:
         return known(store, plan.layers)
     return run_folder.read_layers(store)
 
 
 def known(store: Store, plan: LayerPlan) -> dict[str, Any] | None:
-    """The result that `plan` asks for, if the folder holds all that it needs."""
+    """The result for `plan`, if the folder holds all parts of it."""
     searched, ratios = _parts(store, plan)
     if ratios is None or (plan.prompts is not None and searched is None):
         return None
@@ -153,10 +153,10 @@ def known(store: Store, plan: LayerPlan) -> dict[str, Any] | None:
 
 
 def find(store: Store, plan: LayerPlan, cluster: Cluster) -> dict[str, Any]:
-    """Search what is not known yet. The result is not written."""
+    """Compute the parts that are not known yet. The result is not written."""
     searched, ratios = _parts(store, plan)
     pool = pool_of(cluster, plan.job)
-    # The short way first: what is wrong with the model then shows early.
+    # The faster method first, so that errors of the model show early.
     if ratios is None:
         ratios = until_whole(store, partial(_fisher, store, plan, pool), over=lambda: known(store, plan) is not None)
     if searched is None and plan.prompts is not None:
@@ -185,18 +185,19 @@ def _combined(plan: LayerPlan, searched: Part | None, ratios: Part | None) -> di
 
 
 def publish(store: Store, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Write the page, then the JSON, whose presence says that the search is finished; both as a manifest lists them."""
+    """Write the page, then the JSON file, whose presence means that the search is finished. Returns their entries for
+    the manifest."""
     page = store.write(paths.LAYERS_PAGE, render_layers(result).encode())
     return [page.to_dict(), store.write_facts(paths.LAYERS, result).to_dict()]
 
 
 def _parts(store: Store, plan: LayerPlan) -> tuple[Part | None, Part | None]:
-    """What of an earlier result, search and Fisher ratios, was found with the settings of this plan."""
+    """The parts of an earlier result (search, Fisher ratios) that were found with the settings of this plan."""
     result = run_folder.read_layers(store)
     if result is None:
         return None, None
     searched, ratios = layer_result.part_of(result, "search"), layer_result.part_of(result, "fisher")
-    # Beside Fisher ratios a search is shown for comparison: the folder has made sure that it is of the same model.
+    # If only Fisher ratios are wanted, a search is shown for comparison: the folder has checked that the model agrees.
     if searched is not None and plan.prompts is not None and searched.facts["fingerprint"] != dict(plan.search_keys):
         searched = None
     if ratios is not None and ratios.facts["fingerprint"] != dict(plan.fisher_keys):
@@ -258,7 +259,7 @@ def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
 
 
 def _check_precision(store: Store, done: Iterable[Mapping[str, Any]]) -> None:
-    """`auto` may mean another number format on another machine; numbers of two formats make no table."""
+    """`auto` may mean another number format on another machine; a table must not mix two formats."""
     precisions = sorted({receipt["precision"] for receipt in done})
     if len(precisions) > 1:
         raise ConfigError(
@@ -273,7 +274,7 @@ def _check_precision(store: Store, done: Iterable[Mapping[str, Any]]) -> None:
 def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     began = time.monotonic()
     key = run_folder.key_of(plan.fisher_keys)
-    # Numbered by themselves, so that a run goes on with what `tamis layers` has captured.
+    # With their own numbering, so that a run can use the captures of `tamis layers`.
     shards = [replace(shard, index=number) for number, shard in enumerate(plan.references)]
     requests = [Request(block, position) for block in range(plan.model.info.blocks) for position in POSITIONS]
     done = list(receipts.done(store, FISHER, shards, key))
@@ -300,7 +301,7 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
         role: [dict(read_features(store, files[shard.name])) for shard in shards if shard.role == role_of("larf", role)]
         for role in ROLES
     }
-    # Popped, so that nothing is held twice: all blocks of a large model are a gigabyte.
+    # Popped, so that nothing is in memory twice: all blocks of a large model take a gigabyte.
     features = {}
     for request in requests:
         unsafe, safe = (np.concatenate([piece.pop(request.column) for piece in pieces[role]]) for role in ROLES)

@@ -1,12 +1,13 @@
-"""The outcome of a layer search as a table with one row per block, the block that follows from it, and what to mind.
+"""The outcome of a layer search: a table with one row per block, the block that follows from it, and warnings.
 
-Where no block moves the refusals the Fisher ratios choose: on real mixtures their block ranked harm far above chance,
-where the block at 31 % of the depth, the paper's for Llama-3-8B, could rank it below. That one is read only where the
-ratios do not tell either.
+Where no block changes the refusals, the Fisher ratios choose. On real mixtures their block ranked harm far above
+chance, while the block at 31 % of the depth (the paper's block for Llama-3-8B) could rank it below chance. That block
+is used only where the ratios do not decide either.
 
     row = {block, refusals: {factor: count}, d1, d2, d3, sensitivity, fisher}
 
-A column is there if its way was gone: the search gives all but `fisher`, which may be null. Everything is JSON.
+A column exists if its method was used: the search gives all columns but `fisher`, which may be null. Everything is
+JSON.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ _PAIRS = [(FACTORS[-1 - i], FACTORS[i]) for i in range(len(FACTORS) // 2)]
 """(larger, smaller) factor of D1, D2, D3: the outermost first."""
 
 FEW = 0.02
-"""Share of the prompts below which (or above one minus which) hardly any refusal can be gained or lost."""
+"""With a share of refusals below this (or above one minus this), hardly any refusal can be lost (or gained)."""
 WEAK = 0.05
-"""Sensitivity per prompt below which a block hardly stands out: it goes from -3 to 3."""
+"""Sensitivity per prompt below which a block hardly stands out; the range is -3 to 3."""
 
 SAME = 1e-9
-"""Fisher ratios no further apart are equal: they are rounded."""
+"""Fisher ratios that differ by at most this are equal: they are rounded."""
 
 _GUESS = "a guess that may rank worse than chance; set larf.layer to a block that you know to be right"
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one of the two ways has found. facts: of all blocks together. rows: its columns of the table."""
+    """The result of one of the two methods. facts: of all blocks together. rows: its columns of the table."""
 
     facts: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
 
 
 def search_part(refusals: Mapping[tuple[int, float], int], blocks: int, facts: Mapping[str, Any]) -> Part:
-    """refusals: (block, factor) -> answers that are refusals, for the whole grid."""
+    """The part of the search. refusals: (block, factor) -> number of answers that are refusals, for the whole grid."""
     sums = sensitivity(refusals, blocks)
     rows = []
     for block in range(blocks):
@@ -60,22 +61,23 @@ def search_part(refusals: Mapping[tuple[int, float], int], blocks: int, facts: M
 
 
 def fisher_part(ratios: npt.NDArray[np.float64], facts: Mapping[str, Any]) -> Part:
-    """ratios: (blocks,), NaN where there is none."""
+    """The part of the Fisher ratios. ratios: float64 (blocks,), NaN where there is none."""
     return Part(facts, [{"fisher": float(ratio) if np.isfinite(ratio) else None} for ratio in ratios])
 
 
 def part_of(result: Mapping[str, Any], way: Way) -> Part | None:
-    """The part of an earlier result; None if that way was not gone."""
+    """The part of an earlier result; None if that method was not used."""
     if result[way] is None:
         return None
     return Part(result[way], [{name: row[name] for name in _COLUMNS[way]} for row in result["blocks"]])
 
 
 def combine(layer: int | str, search: Part | None, fisher: Part | None) -> dict[str, Any]:
-    """chosen, blocks (the table), search, fisher, warnings. layer: the job's; with a number the search chooses, too.
+    """The result: chosen, blocks (the table), search, fisher, warnings. layer: the job's setting; if it is a number,
+    the search chooses all the same.
 
     chosen: {block, how}. how: search, fisher, fisher_instead (of a search in which no block stands out), or
-    default_block, where no way tells.
+    default_block, where neither method decides.
     """
     parts = [part for part in (search, fisher) if part is not None]
     blocks = len(parts[0].rows)
@@ -111,14 +113,15 @@ def combine(layer: int | str, search: Part | None, fisher: Part | None) -> dict[
 
 
 def _most_sensitive(rows: Sequence[Mapping[str, Any]]) -> int | None:
-    """The block whose scaling moves refusals most, None if none moves them the right way."""
+    """The block whose scaling changes refusals most; None if no block changes them in the right direction."""
     values = [row["sensitivity"] for row in rows]
     best = most_sensitive(values)
     return best if values[best] > 0 else None
 
 
 def _best_ratio(rows: Sequence[Mapping[str, Any]]) -> int | None:
-    """The block that parts the references best; None if none has a ratio, or several have and it is the same."""
+    """The block that separates the references best; None if no block has a ratio, or the ratios of several blocks are
+    equal."""
     ratios = np.array([np.nan if row["fisher"] is None else row["fisher"] for row in rows], dtype=np.float64)
     found = ratios[np.isfinite(ratios)]
     if not len(found) or (len(found) > 1 and np.ptp(found) < SAME):

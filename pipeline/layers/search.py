@@ -1,7 +1,7 @@
 """LARF's search for the safety-sensitive block, on a pool of actors: one cell per block and factor.
 
 Every actor holds the chat model and prepares the prompts once; cells are independent. A finished cell has a receipt,
-a small JSON file, so an interrupted search goes on with the cells that have none.
+a small JSON file, so an interrupted search continues with the cells that have none.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _FIRST = "the model is loading and answers the prompts unscaled"
 ACTOR_RESTARTS = 3
 
 MAX_FRUITLESS = 3
-"""So many rounds in a row that were lost before one cell was done are no accident."""
+"""Give up after this many rounds in a row that were lost before they finished a cell: that is no accident."""
 
 _POLL_SECONDS = 1.0
 
 
 class Cell(NamedTuple):
-    """One run over all prompts: this block's weights times this factor; of the unscaled model, both are None."""
+    """One run over all prompts with this block's weights times this factor; for the unscaled model, both are None."""
 
     block: int | None = None
     factor: float | None = None
@@ -51,7 +51,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """All that a worker needs beside the prompts; plain values, so that a restarted actor can be built from it."""
+    """All that a worker needs besides the prompts: plain values, so that a restarted actor can be built from them."""
 
     name: str
     model: str
@@ -87,7 +87,7 @@ def search_spec(job: LayersJob, model: ModelSource, pool: Pool) -> SearchSpec:
 
 
 def all_cells(blocks: int) -> list[Cell]:
-    """The unscaled run and the whole grid, in the order of the blocks: the lowest take longest."""
+    """The unscaled run and the whole grid, in block order: the lowest blocks take longest."""
     return [Cell(), *(Cell(block, factor) for block in range(blocks) for factor in FACTORS)]
 
 
@@ -106,9 +106,9 @@ def search(
 ) -> Iterator[Receipt]:
     """Run every cell on the actors, write its receipt, and yield it, in any order.
 
-    resize: the pool for what is left of the cluster when nodes were lost. patience: seconds to wait for room on it.
-    tell: told what is waited for. on_wait: told every second what is under way until the first cell is done; then
-    nothing. Raises TamisError as a worker raised it, ClusterError when workers keep dying.
+    resize: gives the pool for the rest of the cluster when nodes were lost. patience: seconds to wait for room on the
+    cluster. tell: called with what the search is waiting for. on_wait: called every second with the work in progress,
+    until the first cell is done. Raises TamisError as a worker raised it, ClusterError when workers keep dying.
     """
     left, fruitless = list(cells), 0
     while left:
@@ -138,7 +138,7 @@ def _round(
     places: Places,
     on_wait: Callable[[str], None],
 ) -> Generator[tuple[Cell, dict[str, Any]]]:
-    """Cells and their facts until all are done, or the cluster has no room any more for workers that have some."""
+    """Yield cells and their facts, until all are done or the cluster has no more room for workers that have cells."""
     import ray
 
     actor = ray.remote(Searcher).options(
@@ -151,7 +151,7 @@ def _round(
     actors = [actor.remote(spec) for _ in range(min(pool.workers, len(cells)))]
     texts = ray.put(list(prompts))
     waiting = iter(cells)
-    # A worker that waits for a GPU gets no cell: it may wait for long.
+    # A worker that waits for a GPU gets no cell: it may have to wait long.
     coming = {worker.is_there.remote(): worker for worker in actors}
     running: dict[Any, tuple[Any, Cell]] = {}
 
@@ -184,7 +184,7 @@ def _round(
 
 
 class Searcher:
-    """The chat model in one actor. It loads with the first cell: what fails then is a task, and not the actor."""
+    """The chat model in one actor. It loads with the first cell, so that an error fails the task and not the actor."""
 
     def __init__(self, spec: SearchSpec) -> None:
         self.spec = spec
@@ -198,7 +198,7 @@ class Searcher:
         """Returns as soon as the worker has a place."""
 
     def run(self, prompts: Sequence[str], cell: Cell) -> dict[str, Any]:
-        """The refusals in one cell. unscaled: what this very worker counted without scaling."""
+        """The refusals in one cell. unscaled: the count of the same worker without scaling."""
         answers = self.answers or self._prepare(prompts)
         began = time.perf_counter()
         refusals = self.unscaled if cell.block is None else answers.refusals(cell.block, cell.factor or 1.0)
@@ -212,7 +212,7 @@ class Searcher:
         }
 
     def _prepare(self, prompts: Sequence[str]) -> ScaledAnswers:
-        # Not above: the driver needs none of it, and to import it takes seconds.
+        # Imported here: it takes seconds, and the driver does not need it.
         import torch
 
         from tamis.operators.generation.scaled_answers import ScaledAnswers

@@ -1,9 +1,9 @@
-"""What the plan found out about the model, kept in the output folder for the next command of the run.
+"""The plan's facts about the model, cached in the output folder for the next command of the run.
 
-It is little: what the model is, and its tokenizer. But to find it out, transformers and torch are imported, which takes
-seconds of every command that goes on. It is kept for the very content of the model's files, for what the job says of
-them and for the libraries that read them, and is worthless, not wrong, where one of them is another. Where it is used,
-the command that began the run has checked that the model can do what the run asks, too.
+They are few: a description of the model, and its tokenizer. But to get them, transformers and torch must be imported,
+which takes seconds in every resumed command. The cache is valid for exactly these model files, these job settings and
+these libraries; if one of them differs, it is not used. If it is used, the command that began the run has also checked
+that the model can do what the run needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LIBRARIES = ("tamis", "transformers", "tokenizers")
 
 
 def load(store: Store, keys: Mapping[str, Any]) -> tuple[ModelInfo, ChatTokenizer] | None:
-    """What an earlier command has kept under these keys; None if there is nothing, or nothing that may be used."""
+    """The facts that an earlier command has kept under these keys; None if there are none, or none that are valid."""
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         tree = json.loads(store.read(PLANNED_MODEL))
         info, tokenizer = tree["info"], tree["tokenizer"]
@@ -42,7 +42,7 @@ def keep(store: Store, keys: Mapping[str, Any], info: ModelInfo, tokenizer: Chat
 
 
 def _stamp(keys: Mapping[str, Any], info: Mapping[str, Any], tokenizer: str) -> dict[str, Any]:
-    """What must agree, and the digest of what is kept."""
+    """The values that must agree, with a digest of the cached facts."""
     return {
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
         **keys,

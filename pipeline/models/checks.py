@@ -1,4 +1,4 @@
-"""Whether the model and its tokenizer can do what the job asks, found out before any worker starts."""
+"""Checks before any worker starts that the model and its tokenizer can do what the job asks for."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tamis.pipeline.storage.store import Store
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """The model without its weights. source: its folder, or what of it was fetched. content: of its files, as in a
-    fingerprint. kept_under: for the cache; None where there is to be none. known: the command that began this run has
-    opened this very model, and checked it."""
+    """The model without its weights. source: its folder, or the fetched part of it. content: digest of its files, as in
+    a fingerprint. kept_under: the keys for the cache; None where nothing will be cached. known: the command that began
+    this run has opened and checked exactly this model."""
 
     spec: ModelSpec
     source: ModelSource
@@ -35,11 +35,11 @@ class OpenedModel:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """Its part of a fingerprint."""
+        """The model's part of a fingerprint."""
         return model_keys_of(self.spec, self.content, self.tokenizer)
 
     def keep(self, store: Store) -> None:
-        """For the next command of this run."""
+        """Cache the model's facts for the next command of this run."""
         if self.kept_under is not None and not self.known:
             model_cache.keep(store, self.kept_under, self.info, self.tokenizer)
 
@@ -47,7 +47,7 @@ class OpenedModel:
 def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store: Store | None = None) -> OpenedModel:
     """Configuration and tokenizer. ConfigError, in one line, if they cannot be used together.
 
-    options: the job's storage_options. store: the run's, where an earlier command may have kept them.
+    options: the job's storage_options. store: the run's store, where an earlier command may have cached them.
     """
     if spec.revision is not None and "://" in spec.name:
         raise ConfigError(f"model.revision is for names on the hub, and model.name is {spec.name}; leave it out")
@@ -58,7 +58,7 @@ def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store:
         keys = None if spec.trust_remote_code else _cache_keys(spec, source, content, template)
         if store is not None and keys is not None and (kept := model_cache.load(store, keys)):
             return OpenedModel(spec, source, content, keys, *kept, known=True)
-        # Not above: with it come transformers and torch.
+        # Imported here, because it imports transformers and torch.
         from tamis.operators.model.architecture import describe_model
 
         info = describe_model(source.path, trust_remote_code=spec.trust_remote_code)
@@ -72,8 +72,8 @@ def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store:
 
 
 def unusable(what: str, error: Exception) -> Exception:
-    """What is raised when reading the files of a model raised `error`: transformers takes their form for granted, and
-    fails in any way where it is another."""
+    """The exception to raise when reading the files of a model raised `error`: transformers assumes their format, and
+    may fail with any exception if they have another one."""
     if isinstance(error, TamisError | MemoryError):
         return error
     if isinstance(error, ValueError | OSError):
@@ -85,8 +85,8 @@ def unusable(what: str, error: Exception) -> Exception:
 
 
 def _cache_keys(spec: ModelSpec, source: ModelSource, content: str, template: str | None) -> dict[str, Any]:
-    """All from which the model's description and tokenizer follow, and whether it passes the checks; not so where it
-    brings code of its own, which may do anything."""
+    """Everything that decides the model's description, its tokenizer and whether it passes the checks. This does not
+    hold for a model with code of its own, which may do anything."""
     return {
         "content": content,
         "beside the weights": digest_beside_weights(source.path),
@@ -96,7 +96,7 @@ def _cache_keys(spec: ModelSpec, source: ModelSource, content: str, template: st
 
 
 def check_vocabulary(tokenizer: ChatTokenizer, info: ModelInfo) -> None:
-    """ValueError if the tokenizer has tokens that the model has no embedding for. The reverse is padding."""
+    """ValueError if the tokenizer has tokens without an embedding. Embeddings without tokens are padding."""
     if tokenizer.highest_id >= info.vocabulary:
         raise ValueError(
             f"its tokenizer has token ids up to {tokenizer.highest_id}, but its embedding has {info.vocabulary} rows "
@@ -105,15 +105,16 @@ def check_vocabulary(tokenizer: ChatTokenizer, info: ModelInfo) -> None:
 
 
 def check_files(model: OpenedModel, blocks: int, *, head: bool) -> int | None:
-    """Whether the weights of the first `blocks` blocks are there and whole, without reading them. ConfigError if not.
+    """Check that the weights of the first `blocks` blocks are present and complete, without reading them. ConfigError
+    if not.
 
-    head: the LM head must be there, too. How many parameters they are; None for a name on the hub, which is checked
-    when it is fetched.
+    head: the LM head must be present, too. Returns the number of their parameters; None for a name on the hub, which is
+    checked when it is fetched.
     """
     spec = model.spec
     if model.source.revision != "local":
         return None
-    # Not above: with it comes the code of all models, and a run that goes on was checked when it began.
+    # Imported here, because it imports the code of all models, and a resumed run was checked when it began.
     from tamis.operators.forward.representations import check_model
 
     try:

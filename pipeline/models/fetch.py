@@ -1,4 +1,4 @@
-"""The model's folder on this machine: local as given, or fetched once per node from the hub or an object store."""
+"""The model's folder on this machine: a local folder as given, or fetched once per node from the hub or a store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PIECE, _PIECES = 1 << 20, 64
 
 @dataclass(frozen=True)
 class ModelSource:
-    """path: folder on this machine; revision: commit on the hub, digest of a folder in an object store, or "local"."""
+    """path: folder on this machine. revision: commit on the hub, digest of a folder in an object store, or "local"."""
 
     path: str
     revision: str
@@ -43,8 +43,8 @@ def fetch(
 ) -> ModelSource:
     """The model `name` as a local folder. weights: False fetches only configuration and tokenizer.
 
-    name: a folder of this machine or of an object store (options: its storage_options), or a name on the hub.
-    Workers on one node wait for the one that downloads, and then read its files. Raises ConfigError.
+    name: a folder on this machine or in an object store (options: its storage_options), or a name on the hub.
+    On each node one worker downloads; the others wait, and then read its files. Raises ConfigError.
     """
     refuse_credentials(name)
     name = name.removeprefix("file://")
@@ -62,7 +62,7 @@ def fetch(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    # Other users of the node may not open a lock of ours in the common folder.
+    # Other users of the node may not be able to open our lock in the common folder.
     user = os.getuid() if hasattr(os, "getuid") else "user"
     lock = Path(tempfile.gettempdir()) / f"tamis-fetch-{user}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
     try:
@@ -80,8 +80,8 @@ def fetch(
 def identity(path: str) -> str:
     """sha256 over names, sizes and contents of the model's configuration and weights.
 
-    Weight files over 256 MiB are sampled at 64 even places instead of read whole: any training changes nearly every
-    tensor, and reading 140 GB to notice would cost more than the mistake.
+    Weight files over 256 MiB are sampled at 64 evenly spaced places instead of read as a whole: training changes nearly
+    every tensor, and reading 140 GB to detect a change would cost more than the mistake.
     """
     digest = hashlib.sha256()
     for file in sorted(Path(path).iterdir()):
@@ -100,8 +100,8 @@ def identity(path: str) -> str:
 
 
 def digest_beside_weights(path: str) -> str:
-    """sha256 over names and contents of every file of the model's folder and those in it that is no weights and not
-    hidden. `identity` leaves out some: a tokenizer's merges.txt, and templates in a folder of their own.
+    """sha256 over names and contents of every file in the model's folder and its subfolders, except weights and hidden
+    files. `identity` leaves some of them out: a tokenizer's merges.txt, and templates in a subfolder.
     """
     digest = hashlib.sha256()
     for file in sorted(Path(path).rglob("*")):
@@ -116,14 +116,14 @@ def digest_beside_weights(path: str) -> str:
 
 
 def identity_at(name: str, options: Mapping[str, Any]) -> str:
-    """`identity` of a local folder, the revision of one in an object store; empty for a name on the hub."""
+    """`identity` of a local folder, the revision of a folder in an object store; empty for a name on the hub."""
     if os.path.isdir(name):
         return identity(name)
     return copy_here(name, options, ())[1] if "://" in name else ""
 
 
 def chat_template(value: str | None, options: Mapping[str, Any] | None = None) -> str | None:
-    """model.template as jinja text: a file's content if it names one, else itself."""
+    """model.template as jinja text: the file's content if it names a file, else the value itself."""
     if value is None or "{" in value:
         return value
     try:

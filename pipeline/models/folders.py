@@ -1,4 +1,4 @@
-"""Model folders in an object store: copied once to each machine that uses them."""
+"""Model folders in an object store: each machine that uses them copies them once."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class _Listed:
 def copy_here(
     url: str, options: Mapping[str, Any], patterns: Sequence[str], revision: str | None = None
 ) -> tuple[str, str]:
-    """The local folder with those files of the folder at `url` that match `patterns`, and the folder's revision: a
-    digest of the names, sizes and etags of its files.
+    """The local folder with the files of the folder at `url` that match `patterns`, and the folder's revision: a digest
+    of the names, sizes and etags of its files.
 
-    revision: what it was when the job was planned; ConfigError if it is another now, if there is no such folder, or
-    if there is no room here.
+    revision: the revision in the plan; ConfigError if it has changed, if there is no such folder, or if this machine
+    has no space for it.
     """
     filesystem, path = open_filesystem(url, options)
     listed = _list(filesystem, path, url)
@@ -98,7 +98,7 @@ def _digest(listed: Sequence[_Listed]) -> str:
 
 
 def _copy(filesystem: fsspec.AbstractFileSystem, file: _Listed, folder: Path) -> None:
-    """Whole or absent: another process may look at any moment."""
+    """Copy a file atomically: another process may look at any moment."""
     aside = folder / f".{file.name}.{uuid.uuid4().hex[:8]}"
     try:
         size = 0

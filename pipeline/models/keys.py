@@ -1,4 +1,4 @@
-"""What of the model counts in a fingerprint."""
+"""The model's part of a fingerprint."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from tamis.pipeline.job.sections import ModelSpec
 from tamis.pipeline.models.fetch import ModelSource, identity
 
 NO_MATTER = frozenset({"trust_remote_code", "allow_pickle_weights", "gpus_per_worker"})
-"""Settings of the model that change no result. All that are named neither here nor below count, new ones, too."""
+"""Settings of the model that change no result. All settings that are named neither here nor below count, also new
+ones."""
 
 OTHERWISE = frozenset({"name", "revision", "template"})
-"""Those that count by what is found there."""
+"""Settings that count by the content that they name."""
 
 OF_VECTORS = ("token_budget", "attention", "compile", "exact")
-"""Those on which captured vectors depend, and the answers of the layer search do not."""
+"""Settings that captured vectors depend on, but the answers of the layer search do not."""
 
 
 def content_of(spec: ModelSpec, model: ModelSource) -> str:
-    """Of the model's files. Reads the weights of a local model."""
+    """Digest of the model's files. Reads the weights of a local model."""
     return identity(model.path) if model.revision == "local" else f"{spec.name}@{model.revision}"
 
 
 def model_keys_of(spec: ModelSpec, content: str, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    """What every forward pass depends on."""
+    """The settings that every forward pass depends on."""
     return {"model": content, "tokenizer and template": tokenizer.fingerprint, **_settings(spec, vectors=False)}
 
 
 def vector_keys_of(spec: ModelSpec) -> dict[str, Any]:
-    """What captured vectors depend on besides."""
+    """The further settings that captured vectors depend on."""
     return _settings(spec, vectors=True)
 
 

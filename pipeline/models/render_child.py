@@ -1,7 +1,8 @@
-"""Where chat templates run, asked by render_process.py: `python -P -m tamis.pipeline.models.render_child`.
+"""The process in which chat templates run, started by render_process.py: `python -P -m
+tamis.pipeline.models.render_child`.
 
-Requests and answers are lines of JSON, on stdin and stdout. Every conversation has so many seconds of CPU time, after
-which the kernel ends the process, whatever it is doing. Nothing large is imported: it starts in a tenth of a second.
+Requests and answers are lines of JSON, on stdin and stdout. Every conversation has a limit of CPU seconds, after which
+the kernel ends the process, whatever it is doing. Nothing large is imported: it starts in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.rendering import BeyondLimits, Renderer
 
 MOST_MEMORY = 1 << 30
-"""Bytes of address space. A conversation has 4 MiB at most (tokens.MOST_BYTES)."""
+"""The most bytes of address space. A conversation has at most 4 MiB (tokenizer.MOST_BYTES)."""
 READY = b"ready\n"
 
 
 def main() -> None:
-    """Answer requests until stdin ends, as it does when the process that asks is gone."""
-    # The terminal's Ctrl-C is for the process that asks.
+    """Answer requests until stdin ends, which also happens when the parent process ends."""
+    # The terminal's Ctrl-C is for the parent process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(ValueError, OSError):  # the machine allows less, or knows no such limit
+    with suppress(ValueError, OSError):  # the machine allows less, or has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     renderers: dict[str, Renderer] = {}
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
     for line in sys.stdin.buffer:
         for answer in _answers(json.loads(line), renderers):
-            # Each by itself: what was answered tells at which conversation the process has ended.
+            # One answer at a time, so that the parent knows at which conversation the process has ended.
             sys.stdout.buffer.write(answer + b"\n")
             sys.stdout.buffer.flush()
 
 
 def _answers(request: dict[str, Any], renderers: dict[str, Renderer]) -> Iterator[bytes]:
-    """A line for the template, if the request brings one, and one for each of its conversations."""
+    """One line for the template, if the request has one, and one line for each of its conversations."""
     key, seconds = request["key"], request["seconds"]
     if "template" in request:
         yield _timed(seconds, lambda: _opened(renderers, key, request["template"], request["variables"]))
@@ -53,7 +54,7 @@ def _answers(request: dict[str, Any], renderers: dict[str, Renderer]) -> Iterato
 
 
 def _timed(seconds: float, work: Callable[[], dict[str, Any]]) -> bytes:
-    # CPU time: a busy machine must not make a template too slow.
+    # CPU time, because a template must not count as too slow on a busy machine.
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         return json.dumps(work()).encode()

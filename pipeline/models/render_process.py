@@ -1,15 +1,15 @@
-"""Chat templates rendered in a process of their own, which can be killed: they come with models, and are code.
+"""Chat templates rendered in a process of their own, which can be killed: templates come with models, and are code.
 
-Jinja's sandbox keeps a template from reaching anything, but not from running for ever or filling the memory, with one
-call into C. What bounds what:
+Jinja's sandbox keeps a template from reaching anything outside, but a single call into C may still run for ever or fill
+the memory. The limits:
 
-    time    SECONDS of CPU time a conversation (TRIAL_SECONDS for the first, short ones), kept by the kernel, which ends
-            the process whatever it does; after MOST_ENDED such conversations the template is refused
+    time    SECONDS of CPU time per conversation (TRIAL_SECONDS for the first, short ones), enforced by the kernel. It
+            ends the process whatever it does; after MOST_ENDED such conversations the template is refused
     memory  render_child.MOST_MEMORY of address space
-    output  rendering.MOST_CHARACTERS a conversation
+    output  rendering.MOST_CHARACTERS per conversation
 
-The plan tries every template on short conversations, so most bad ones are refused before a worker starts; a row on
-which a template that passed there misbehaves has a RowProblem("template_error").
+The plan tries every template on short conversations, so most bad templates are refused before a worker starts. If a
+template passes there and misbehaves on a row, the row has a RowProblem("template_error").
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ MOST_ENDED = 3
 
 _READY = b"ready\n"
 _BATCH, _MOST_IN_BATCH = 1 << 20, 512
-"""Characters and conversations of one request."""
+"""The most characters and conversations in one request."""
 TOO_LONG = "takes too long"
 _TRIED = (("user", "assistant"), ("system", "user", "assistant"), ("user", "assistant", "user", "assistant"))
 _ADVICE = "set model.template to another one"
 
 
 class BoundedRenderer(Renderer):
-    """A Renderer in the process that all of this process's templates share.
+    """A Renderer that runs in a child process; all templates of this process share it.
 
-    Raises ValueError if the template cannot be compiled, or goes beyond the limits with conversations of a few words;
+    Raises ValueError if the template cannot be compiled, or exceeds the limits with conversations of a few words;
     OSError if the process cannot be started.
     """
 
@@ -52,16 +52,17 @@ class BoundedRenderer(Renderer):
         self.source = template
         self._opening = {"template": template, "variables": dict(variables)}
         self._key = hashlib.sha256(json.dumps(self._opening, sort_keys=True).encode()).hexdigest()
-        self._ended = 0  # conversations over which the process has ended
+        self._ended = 0  # conversations that have ended the process
         tried: list[Any] = [[{"role": role, "content": "x"} for role in roles] for roles in _TRIED]
         for conversation in tried:
-            # Any other problem is a template's right: it may refuse a conversation.
+            # Other problems are legitimate: a template may refuse a conversation.
             [outcome] = self._ask([conversation], spans=False, seconds=TRIAL_SECONDS)
             if isinstance(outcome, BeyondLimits):
                 raise ValueError(f"{outcome.message}, for a conversation of a few words; {_ADVICE}")
 
     def text(self, messages: Sequence[Message]) -> str:
-        """As Renderer.text. ValueError where the template has ended the process too often, as of the two below."""
+        """As Renderer.text. This and the two methods below raise ValueError if the template has ended the process too
+        often."""
         return self._one(messages, spans=False).text
 
     def render(self, messages: Sequence[Message]) -> Rendered:
@@ -91,7 +92,7 @@ class BoundedRenderer(Renderer):
                 if end is None:
                     continue
                 if end != TOO_LONG and not again:
-                    again = True  # the machine may have killed it for another's sake
+                    again = True  # the system may have killed it because of other processes
                     continue
                 found.append(BeyondLimits("template_error", f"the chat template {end}"))
                 again = False
@@ -103,10 +104,10 @@ class BoundedRenderer(Renderer):
 
 
 class _Process:
-    """The child, and the templates that it has opened."""
+    """The child process, and the templates that it has opened."""
 
     def __init__(self) -> None:
-        # By -P the working folder, where anything may lie, is no place to import from.
+        # With -P nothing is imported from the working folder, which may contain any files.
         command = [sys.executable, "-P", "-m", "tamis.pipeline.models.render_child"]
         pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
         self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing)
@@ -121,14 +122,14 @@ class _Process:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is there, and was not inherited by a fork, whose two sides would read each other's answers."""
+        """Whether the child runs, and was not inherited by a fork: the two sides would read each other's answers."""
         return self._pid == os.getpid() and self._child.poll() is None
 
     def ask(
         self, key: str, opening: Mapping[str, Any], conversations: Sequence[Any], spans: bool, seconds: float
     ) -> tuple[list[Rendered | RowProblem], str | None]:
-        """The outcomes, in order; if the process ended over the next conversation, how. ValueError if the template
-        cannot be compiled."""
+        """The outcomes, in order, and how the process ended if the next conversation ended it. ValueError if the
+        template cannot be compiled."""
         new = key not in self._opened
         request = {"key": key, "seconds": seconds, "spans": spans, "conversations": list(conversations)}
         try:
@@ -147,12 +148,12 @@ class _Process:
                     return outcomes, self._end()
                 outcomes.append(_outcome(answer))
         except BaseException:
-            self.end()  # answers to a request that was cut off must not be taken for those to the next
+            self.end()  # answers to an interrupted request must not count as answers to the next one
             raise
         return outcomes, None
 
     def end(self) -> None:
-        """Kill it, and close the pipes to it."""
+        """Kill the child, and close the pipes to it."""
         if self._pid == os.getpid():
             self._child.kill()
             self._child.wait()
@@ -163,7 +164,7 @@ class _Process:
 
     def _write(self, request: Mapping[str, Any]) -> None:
         assert self._child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended: there will be no answer
+        with contextlib.suppress(BrokenPipeError):  # the child has ended: there will be no answer
             self._child.stdin.write(json.dumps(request).encode() + b"\n")
             self._child.stdin.flush()
 
@@ -177,7 +178,7 @@ class _Process:
         return found
 
     def _end(self) -> str:
-        """How it has ended."""
+        """How the child has ended."""
         self._child.wait()
         self.end()
         return TOO_LONG if self._child.returncode == -signal.SIGPROF else "ends the process that renders it"
@@ -192,7 +193,7 @@ def _outcome(answer: Mapping[str, Any]) -> Rendered | RowProblem:
 
 
 def _some(conversations: Sequence[Sequence[Message]], first: int) -> list[Sequence[Message]]:
-    """The conversations from `first` on, as many as one request may hold."""
+    """The conversations from `first` on, at most as many as one request may hold."""
     found: list[Sequence[Message]] = []
     characters = 0
     for messages in conversations[first:]:
@@ -208,7 +209,7 @@ _running: _Process | None = None
 
 
 def _process() -> _Process:
-    """The one child of this process; a new one, where there is none or it has ended."""
+    """The one child of this process; a new one if there is none or it has ended."""
     global _running
     if _running is not None and not _running.is_ours:
         _running.end()

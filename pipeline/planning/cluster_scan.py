@@ -1,6 +1,6 @@
-"""The scan of the input as tasks of Ray: over groups of files, and over byte ranges of large JSON Lines files.
+"""The scan of the input as Ray tasks: over groups of files, and over byte ranges of large JSON Lines files.
 
-It finds what `scan_files` finds, to the byte. The bytes of the input are read by the workers alone.
+The result is exactly that of `scan_files`. Only the workers read the bytes of the input.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from tamis.pipeline.planning.scan_progress import scan_progress
 from tamis.pipeline.planning.scanning import all_of, scanned_or_broken
 
 GROUP_BYTES = 128 << 20
-"""Of small files that one task scans, at most: what is lost when its worker dies."""
+"""The most bytes of small files in one task: the work that is lost when its worker dies."""
 
 _TASKS_PER_CPU = 4
 _THREADS = 4
-"""In one task, for files that are a few requests each: what they take is waiting."""
+"""Threads in one task, for files that take a few requests each: most of their time is waiting."""
 
 _LOOK_BYTES = 1 << 20
-"""What opening a file costs, as if it were so much longer."""
+"""The cost of opening a file, counted as this many extra bytes."""
 
 _SLOWEST = 10**6
-"""Bytes a second that a worker scans at least, however packed they are; one that takes longer hangs."""
+"""The lowest scan speed in bytes per second, also for compressed files; a worker that is slower counts as hung."""
 
 _WORTH_BYTES, _WORTH_FILES = 10**9, 1000
-"""A process scans so much in the time in which workers start."""
+"""One process scans about this much in the time that workers take to start."""
 
 
 def worth_it(files: Sequence[SourceFile], known: Mapping[SourceFile, Rows] | None = None) -> bool:
@@ -48,10 +48,10 @@ def scan_on_cluster(
     known: Mapping[SourceFile, Rows] | None = None,
     range_bytes: int = RANGE_BYTES,
 ) -> list[Scanned]:
-    """What `scan_files` gives for the same arguments, found by the tasks of a Ray that is up.
+    """The result of `scan_files` for the same arguments, from tasks on a running Ray.
 
-    range_bytes: files of more than two times this are cut. Raises InputError, StorageError and ConfigError as
-    `scan_files`; ClusterError if a task hangs, or all workers that had it died.
+    range_bytes: files larger than twice this are split. Raises InputError, StorageError and ConfigError as `scan_files`
+    does; ClusterError if a task hangs, or if all workers that had it died.
     """
     known = known or {}
     with scan_progress(files) as tell:
@@ -68,10 +68,10 @@ def scan_on_cluster(
 
 
 def _still_so(rows: Mapping[SourceFile, Rows], job: LayersJob) -> Iterator[tuple[SourceFile, Scanned]]:
-    """Of files whose rows were found before, those that are as they were: their first rows are all that is read."""
+    """The files whose rows were found before and that have not changed. Only their first rows are read."""
     files = list(rows)
     groups = _grouped([_LOOK_BYTES] * len(files), _cpus())
-    # The spans of a long file are many, and a task needs one.
+    # A long file has many spans, and a task needs only one.
     work = [[(files[i], replace(rows[files[i]], spans=rows[files[i]].spans[:1])) for i in group] for group in groups]
     for index, outcomes in stream(_look_at, work, job.storage_options, timeout=_timeout(job, GROUP_BYTES)):
         for (file, _), scanned in zip(work[index], outcomes, strict=True):
@@ -82,7 +82,7 @@ def _still_so(rows: Mapping[SourceFile, Rows], job: LayersJob) -> Iterator[tuple
 def _rows_of(
     files: Sequence[SourceFile], job: LayersJob, size: int, tell: Callable[[int], None]
 ) -> dict[SourceFile, Rows]:
-    """Where the rows of large files lie. A file that cannot be read is left out: a look over all of it says why."""
+    """Where the rows of large files lie. An unreadable file is left out: the scan of the whole file says why."""
     ranges = [part for file in files for part in ranges_of(file, size)]
     cutting: dict[SourceFile, FileSpans] = {}
     found: dict[SourceFile, Rows] = {}
@@ -100,7 +100,7 @@ def _rows_of(
 
 
 def _scanned_whole(files: Sequence[SourceFile], job: LayersJob) -> Iterator[tuple[SourceFile, Scanned | str]]:
-    """All that is to be found in each file, or what is wrong with it."""
+    """Scan each file as a whole: the result, or what is wrong with the file."""
     costs = [_LOOK_BYTES + (file.bytes if file.format in TEXT_FORMATS else 0) for file in files]
     work = [[files[place] for place in group] for group in _grouped(costs, _cpus())]
     timeout = _timeout(job, max([GROUP_BYTES, *costs]))
@@ -109,8 +109,8 @@ def _scanned_whole(files: Sequence[SourceFile], job: LayersJob) -> Iterator[tupl
 
 
 def _grouped(costs: Sequence[int], cpus: int) -> list[list[int]]:
-    """Places in `costs`, in groups for one task each. What takes longest comes first, so that it is not alone at the
-    end."""
+    """Places in `costs`, in groups for one task each. The longest work comes first, so that it does not run alone at
+    the end."""
     most = min(sum(costs) // (_TASKS_PER_CPU * cpus), GROUP_BYTES)
     groups: list[list[int]] = []
     filled = most

@@ -1,6 +1,6 @@
-"""The fingerprint of a job: every setting that changes its results, and only those, by names that people understand.
+"""The fingerprint of a job: every setting that changes its results, and no other, by names that people understand.
 
-An output folder bears it, every receipt a digest of it; a run goes on only where they agree.
+An output folder holds the fingerprint, and every receipt a digest of it; a run continues only where they agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from tamis.pipeline.storage.addresses import open_filesystem
 from tamis.pipeline.storage.ranged import read_whole
 
 FINGERPRINT_FORMAT, SEARCH_FORMAT, FISHER_FORMAT = 3, 2, 3
-"""Of a run, of the layer search and of the Fisher ratios: raised when the same settings begin to give other numbers."""
+"""Format numbers for a run, the layer search and the Fisher ratios. Raise one when the same settings give other
+numbers than before."""
 
 NO_MATTER = frozenset(
     {
@@ -37,12 +38,12 @@ NO_MATTER = frozenset(
         "selection.allow_majority",
     }
 )
-"""Settings and sections that change no result of a run that ends. All that is named neither here nor in OTHERWISE is in
-the fingerprint, also what is added to the job file one day."""
+"""Settings and sections that change no result of a finished run. Every setting that is named neither here nor in
+OTHERWISE is in the fingerprint, including settings that are added to the job file later."""
 
 OTHERWISE = frozenset(
     {
-        # what is read, by what was found there; and how it is cut
+        # the input counts by the shards that were found in it
         "input.path",
         "input.config",
         "input.split",
@@ -52,24 +53,24 @@ OTHERWISE = frozenset(
         "input.columns",
         "input.join",
         "shard_rows",
-        # model_keys.py says what of it counts
+        # models/keys.py says which settings of the model count
         "model",
-        # files by their content, and what concerns only the search of LARF's block where it is searched
+        # files count by their content; settings of the search for LARF's block count only where it is searched
         "larf.over_rejection_prompts",
         "larf.refusal_markers",
         "toss.harmful_references",
         "toss.utility_references",
-        # what was made of it: the most that the model takes, the rule of the three that holds, and who decides
+        # these count by the values derived from them: the model's limit, the one rule that applies, and who decides
         "max_tokens",
         "selection.drop",
         "selection.drop_count",
         "selection.threshold",
         "selection.by",
-        # where chance decides
+        # counts only where chance decides
         "seed",
     }
 )
-"""Settings that are in the fingerprint in another form, and those that matter only to some runs."""
+"""Settings that are in the fingerprint in another form, and settings that matter only to some runs."""
 
 
 def fingerprint_of(
@@ -79,7 +80,8 @@ def fingerprint_of(
     captured_keys: Mapping[str, Any],
     layer_keys: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Of a whole run: its settings, and those from which LARF's block follows if the job names none."""
+    """The fingerprint of a whole run: its settings and, if the job names no block for LARF, the settings that decide
+    it."""
     keys: dict[str, Any] = {
         "format": FINGERPRINT_FORMAT,
         "input": _hash([[shard.id, shard.dialect] for shard in shards]),
@@ -90,7 +92,7 @@ def fingerprint_of(
     if any("join" in shard.dialect for shard in shards):
         keys["input.join"] = job.join
     keys.update(settings_of(job))
-    # Another version of a method that was installed may give other numbers.
+    # Another version of an installed method may give other numbers.
     keys.update({f"{name} distribution": source for name, source in distributions(job.method).items()})
     keys.update(layer_keys)
     if job.masks_tokens:
@@ -104,8 +106,8 @@ def fingerprint_of(
 
 
 def settings_of(job: LayersJob) -> dict[str, Any]:
-    """Dotted name -> value of every setting that counts as it stands, but for the model's (`model_keys_of`) and those
-    of methods that do not run."""
+    """Dotted name -> value of every setting that counts as it stands, except settings of the model (`model_keys_of`)
+    and of methods that do not run."""
     running = {"toss" if name in TOKEN_METHODS else name for name in job.method}
     idle = {"toss", *known()} - running
     left_out = NO_MATTER | OTHERWISE | idle | _reference_files(job)
@@ -124,7 +126,7 @@ def _reference_files(job: LayersJob) -> set[str]:
 
 
 def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: int) -> dict[str, Any]:
-    """What captured vectors depend on beside the model."""
+    """The settings that captured vectors depend on, besides the model."""
     keys: dict[str, Any] = {
         **vector_keys_of(job.model),
         "max_tokens": max_tokens,
@@ -139,14 +141,14 @@ def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: in
 
 
 def given_keys_of(job: Job) -> dict[str, Any]:
-    """The content of TOSS's reference models where the job names some."""
+    """The content of TOSS's reference models where the job names them."""
     named = {name: getattr(job.toss, name) for name in ("harmful_model", "utility_model")} if job.masks_tokens else {}
     found = {name: identity_at(path, job.storage_options) for name, path in named.items() if path}
     return {f"toss.{name} files": content for name, content in found.items() if content}
 
 
 def search_keys_of(job: LayersJob, prompts: Prompts) -> dict[str, Any]:
-    """What the layer search depends on beside the model."""
+    """The settings that the layer search depends on, besides the model."""
     return {
         "search format": SEARCH_FORMAT,
         "larf.over_rejection_prompts": prompts.digest,

@@ -1,4 +1,4 @@
-"""How LARF's block is to be found where the job names none: what that needs, checked before anything expensive."""
+"""How to find LARF's block where the job names none: all that this needs, checked before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ NO_TEMPLATE = (
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """prompts: of the search; None where the Fisher ratios are all that is wanted.
-    search_keys, fisher_keys: the settings on which the numbers of either depend. placement: where the workers will
-    run, once that is known. parameters: of the model that a worker loads, where its files are at hand."""
+    """prompts: the prompts of the search; None where only the Fisher ratios are wanted.
+    search_keys, fisher_keys: the settings on which the numbers of each depend. placement: where the workers will run,
+    once that is known. parameters: of the model that a worker loads, where its files are at hand."""
 
     job: LayersJob
     model: OpenedModel
@@ -46,12 +46,13 @@ class LayerPlan:
 
     @property
     def keys(self) -> Mapping[str, Any]:
-        """The settings from which the block follows: the Fisher ratios choose where the search finds none."""
+        """The settings that decide the block: the Fisher ratios choose where the search finds none."""
         return {**self.fisher_keys, **self.search_keys}
 
 
 def plan_layers(job: LayersJob) -> LayerPlan:
-    """For `tamis layers`, which always goes both ways. Raises ConfigError or InputError."""
+    """The plan for `tamis layers`, which always does both: the search and the Fisher ratios. Raises ConfigError or
+    InputError."""
     with waiting("opening the model"):
         model = open_model(job.model, job.storage_options)
     parameters = check_files(model, model.info.blocks, head=True)
@@ -67,7 +68,7 @@ def layer_plan(
     prompts = None
     if search:
         prompts = read_prompts(job.of("larf").over_rejection_prompts, job.storage_options)
-        if not model.known:  # else they were checked, too: prompts are part of a run's fingerprint
+        if not model.known:  # else they were checked before: prompts are part of a run's fingerprint
             _check_prompts(job, model, prompts)
     return LayerPlan(
         job=job,
@@ -82,12 +83,12 @@ def layer_plan(
 
 
 def longest_of(job: LayersJob, model: OpenedModel) -> int:
-    """job.max_tokens, or what the model takes if that is less."""
+    """job.max_tokens, or the model's limit if that is less."""
     return min(job.max_tokens, model.info.max_positions or job.max_tokens)
 
 
 def _check_prompts(job: LayersJob, model: OpenedModel, prompts: Prompts) -> None:
-    """InputError naming the first prompt that the model cannot be asked, without its text."""
+    """InputError for the first prompt that cannot be put to the model; it names the prompt, not its text."""
     remote, template = job.model.trust_remote_code, chat_template(job.model.template, job.storage_options)
     tokenizer = QuestionTokenizer.load(
         model.source.path, trust_remote_code=remote, template=template, renderer=BoundedRenderer

@@ -1,4 +1,4 @@
-"""Where a job will run on the cluster that it finds: how many workers, and how many readers to feed them."""
+"""Where a job will run on the available cluster: how many workers, and how many readers to feed them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tamis.pipeline.planning.plan import Plan
 HERE = "this machine, where Ray is not started"
 
 READER_TOKENS = 1_000_000
-"""What one reader tokenises while another one starts."""
+"""The tokens that one reader tokenises in the time that another one takes to start."""
 
 _MOST_BYTES_PER_TOKEN = 16
-"""Of a file: 3 to 6 of text, some more of what is around it, and a fraction of that if it is packed."""
+"""Bytes of a file per token, at most: 3 to 6 of text, some more for what surrounds it; less if it is compressed."""
 
 
 def placed(plan: Plan, cluster: Cluster, *, refuse: bool = True) -> Plan:
-    """The plan, which says where its workers will run. ClusterError or ConfigError where they do not fit, or, without
-    refuse, the plan as it is."""
+    """The plan, with the places where its workers will run. ClusterError or ConfigError where they do not fit; with
+    refuse=False, the unchanged plan instead of an error."""
     try:
         found = placement_of(plan.job, cluster, plan.parameters)
         readers = readers_for(plan, plan.rows, pool_of(cluster, plan.job))
@@ -54,15 +54,15 @@ def placement_of(job: LayersJob, cluster: Cluster, parameters: int | None) -> Pl
 
 
 def _notes(job: LayersJob, pool: Pool) -> tuple[str, ...]:
-    """Nothing tells whether a cluster that grows will have GPUs."""
+    """Notes for the person: nothing tells in advance whether a growing cluster will have GPUs."""
     if not isinstance(job.workers, WorkerRange) or pool.gpus_per_worker or job.model.device != "auto":
         return ()
     return ("the cluster has no GPU now, so the workers take CPUs; to wait for GPU nodes set model.gpus_per_worker",)
 
 
 def this_machine() -> Cluster:
-    """What Ray would find here, as far as can be said without starting it: it counts the GPUs that the driver has, and
-    of these the ones that CUDA_VISIBLE_DEVICES names."""
+    """What Ray would find on this machine, as far as that is known without starting it: the GPUs that the driver
+    counts, restricted to those in CUDA_VISIBLE_DEVICES."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = len(gpus_here())
     seen = gpus if named is None else min(gpus, len([name for name in named.split(",") if name.strip()]))
@@ -70,20 +70,20 @@ def this_machine() -> Cluster:
 
 
 def readers_for(plan: Plan, rows: int, pool: Pool) -> int:
-    """How many tasks at a time tokenise so many rows, as far as there are CPUs: the job's word, or one for each million
-    tokens, and at least one for each worker that has a GPU, which would wait for rows else."""
+    """How many tasks tokenise this many rows at the same time, if there are CPUs: the job's setting, or one per million
+    tokens and at least one per worker with a GPU, which would otherwise wait for rows."""
     if plan.job.readers is not None:
         return plan.job.readers
     return max(readers_of(tokens_of(plan, rows)), pool.workers if pool.gpus_per_worker else 1)
 
 
 def tokens_of(plan: Plan, rows: int) -> float:
-    """About how many tokens so many rows have: as the sampled ones do, and if those are all bad, or far shorter than
-    what follows, at least as many as the size of the files says."""
+    """Roughly how many tokens this many rows have, estimated from the sampled rows. The size of the files gives a lower
+    bound, in case the sampled rows are all bad or far shorter than the rest."""
     by_size = plan.bytes / _MOST_BYTES_PER_TOKEN * rows / max(plan.rows_in, 1)
     return max(plan.estimate.tokens_per_row * rows, by_size)
 
 
 def readers_of(tokens: float) -> int:
-    """How many tasks may tokenise so many tokens at a time: each takes seconds to start."""
+    """How many tasks may tokenise this many tokens at the same time: each task takes seconds to start."""
     return max(round(tokens / READER_TOKENS), 1)

@@ -1,4 +1,4 @@
-"""The plan: inputs -> shards, and everything that can be known to fail before anything expensive starts."""
+"""The plan: inputs -> shards, and every failure that can be known before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ _WRITES = (
     *(table_of(folder, "000000-0123456789abcdef") for folder in PARTS),
     *(MANIFEST, ARTIFACT_FACTS, f"{RECEIPTS}/emit/compact-0123456789abcdef.jsonl"),
 )
-"""Files of the kinds that a run writes into its output folder."""
+"""Examples of every kind of file that a run writes into its output folder."""
 
 TRAINING_COLUMNS = ("input_ids", "labels", "token_risk")
-"""What a method that masks tokens adds to kept/."""
+"""The columns that a method that masks tokens adds to kept/."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Estimate:
-    """From a sample of rows off the head of the first files. Shares are of the sampled rows."""
+    """Estimates from a sample of rows at the head of the first files. Shares are of the sampled rows."""
 
     sampled: int
     tokens_per_row: float
@@ -72,10 +72,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run needs to know. schema: None when it is known only after the rows were read (JSON).
+    """Everything that a run needs to know. schema: None when it is known only after the rows were read (JSON).
     layers: how LARF's block is found where the job names none; requests lack LARF's until that is settled.
-    failed: shards that were planned and set aside since; they are not among `shards`. placement: where the workers will
-    run, once that is known. parameters: of the model that a worker loads, where its files are at hand."""
+    failed: planned shards that have failed since; they are not in `shards`. placement: where the workers will run, once
+    that is known. parameters: of the model that a worker loads, where its files are at hand."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -105,7 +105,7 @@ class Plan:
 
     @property
     def tokenizer(self) -> ChatTokenizer:
-        """The model's, with the job's chat template."""
+        """The model's tokenizer, with the job's chat template."""
         return self.opened.tokenizer
 
     @property
@@ -114,7 +114,7 @@ class Plan:
 
     @property
     def rows_in(self) -> int:
-        """Of the whole input; `rows` are those of the shards that are left."""
+        """Rows of the whole input; `rows` counts only the remaining shards."""
         return self.rows + sum(item.rows for item in self.failed)
 
     @property
@@ -123,7 +123,7 @@ class Plan:
 
     @property
     def changed(self) -> str:
-        """Digest of when the files of the input were last changed."""
+        """Digest of the modification times of the input files."""
         times = [planned.file.changed for planned in self.files]
         return hashlib.sha256(json.dumps(times).encode()).hexdigest()
 
@@ -135,7 +135,7 @@ class Plan:
 
     @property
     def unsettled(self) -> bool:
-        """Whether LARF's block is still to be found."""
+        """Whether LARF's block must still be found."""
         return self.larf is not None and isinstance(self.larf.layer, str)
 
     def without(self, failed: Iterable[SetAside]) -> Plan:
@@ -145,19 +145,19 @@ class Plan:
         return replace(self, shards=left, failed=(*self.failed, *gone.values()))
 
     def with_layer(self, block: int, chosen: str) -> Plan:
-        """The same plan with LARF reading this block. chosen: how it was found, for the manifest."""
+        """The same plan with this block for LARF. chosen: how the block was found, for the manifest."""
         assert self.larf is not None
         methods = {**self.methods, "larf": replace(self.larf, layer=block, layer_chosen=chosen)}
         return replace(self, methods=methods, requests=requests_of(methods, self.model_info))
 
 
 def find_inputs(job: Job) -> list[Scanned]:
-    """The files of the input, and where their rows lie. Raises ConfigError or InputError. Imports nothing large."""
+    """The input files, and where their rows lie. Raises ConfigError or InputError. Imports nothing large."""
     return scan_files(list_inputs(job), job, plan_cache.load(job))
 
 
 def list_inputs(job: Job) -> list[SourceFile]:
-    """The files of the input, not yet opened. Raises ConfigError or InputError."""
+    """The input files, not opened yet. Raises ConfigError or InputError."""
     _keep_apart(job)
     part = DatasetPart(job.input.config, job.input.split, job.input.revision)
     found = resolve(job.input.path, job.input.format, job.storage_options, part)
@@ -168,9 +168,9 @@ def list_inputs(job: Job) -> list[SourceFile]:
 
 
 def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
-    """Raises ConfigError or InputError with everything that is wrong, not only the first thing.
+    """Make the plan. Raises ConfigError or InputError with everything that is wrong, not only the first thing.
 
-    inputs: what `find_inputs` has found for this job, if it was asked before.
+    inputs: the result of `find_inputs` for this job, if it was called before.
     """
     files = find_inputs(job) if inputs is None else inputs
     methods = methods_of(job)
@@ -261,7 +261,8 @@ def _largest_set(references: Iterable[Shard]) -> int:
 
 
 def methods_of(job: Job) -> dict[str, Method]:
-    """The job's methods that score samples, in its order. LARF's block is open if the job does not name it."""
+    """The job's methods that score samples, in the order of the job. LARF's block is open if the job does not name
+    it."""
     made: dict[str, Method] = {}
     for name in job.method if not job.masks_tokens else ():
         kind = known()[name].kind
@@ -273,7 +274,7 @@ def methods_of(job: Job) -> dict[str, Method]:
 
 
 def requests_of(methods: Mapping[str, Method], info: ModelInfo) -> tuple[Request, ...]:
-    """What to capture for all methods together. ConfigError if a layer is not in the model."""
+    """The requests of all methods together. ConfigError if the model does not have a layer."""
     wanted: set[Request] = set()
     for name, method in methods.items():
         try:
@@ -285,13 +286,13 @@ def requests_of(methods: Mapping[str, Method], info: ModelInfo) -> tuple[Request
 
 
 def _named(method: str, error: ValueError) -> str:
-    """What a method says of its settings, with its name before it."""
+    """A method's message about its settings, with the method's name in front."""
     said = str(error)
     return said if said.startswith(method) else f"{method}: {said}"
 
 
 def check_columns(names: Iterable[str]) -> None:
-    """ConfigError if a column of the corpus has the name of one that is written beside it."""
+    """ConfigError if a column of the corpus has the name of a column that tamis adds."""
     found = set(names)
     taken = [name for name in TRAINING_COLUMNS if name in found]
     if taken:
@@ -299,7 +300,7 @@ def check_columns(names: Iterable[str]) -> None:
 
 
 def _keep_apart(job: Job) -> None:
-    """An output inside an input folder would be read as input by the next run."""
+    """Refuse an output inside an input folder: the next run would read it as input."""
     for address in (*job.input.path, job.output):
         refuse_credentials(address)
         refuse_unshared(address)
@@ -311,7 +312,7 @@ def _keep_apart(job: Job) -> None:
 
 
 def _finds(pattern: str, output: str) -> bool:
-    """Whether a glob finds what a run writes into its output folder. One that cannot be finds nothing."""
+    """Whether a glob matches files that a run writes into its output folder. An invalid glob matches nothing."""
     mark = re.search(r"[*?\[]", pattern)
     if mark is None:
         return False
@@ -324,7 +325,7 @@ def _finds(pattern: str, output: str) -> bool:
 
 
 def _place(url: str) -> str:
-    """The address, ending in a slash, in a form in which one folder lies in another if it begins like it."""
+    """The address, ending in a slash, in a form in which a folder lies in another one if it starts with its address."""
     path = os.path.realpath(os.path.expanduser(url.removeprefix("file://"))) if is_local_url(url) else url
     return path.rstrip("/") + "/"
 
@@ -343,7 +344,7 @@ def _typed_schema(files: Sequence[Scanned]) -> pa.Schema | None:
             f"the files do not share one schema ({' '.join(str(error).split())[:160]}):", odd[:20]
         ) from None
     everywhere = set.intersection(*(set(schema.names) for schema in typed.values()))
-    # A column that some file has not is null there.
+    # A column that is missing in a file is null there.
     fields = [field if field.name in everywhere else field.with_nullable(True) for field in unified]
     return pa.schema(fields, metadata=first.metadata)
 
@@ -390,7 +391,7 @@ def _check_amounts(job: Job, rows: int, info: ModelInfo) -> None:
 
 
 def short_timeout(job: Job) -> list[str]:
-    """A word, if a worker that waits for its storage could be taken for one that hangs."""
+    """A warning if a worker that waits for its storage could be mistaken for a hung one."""
     everything_local = all(map(is_local_url, [job.output, job.model.name, *job.input.path]))
     if everything_local or job.worker_timeout > PATIENCE_SECONDS:
         return []
@@ -401,9 +402,9 @@ def short_timeout(job: Job) -> list[str]:
 
 
 def _foresee_failure(job: Job, estimate: Estimate) -> list[str]:
-    """Why the run would end above max_quarantined, if the sampled rows are like the rest.
+    """A warning that the run would end above max_quarantined if the other rows are like the sampled ones.
 
-    A share above the limit that the luck of the sample explains is no reason.
+    There is no warning for a share above the limit that may be sampling error.
     """
     reasons = []
     if _surely_above(estimate.bad, estimate.sampled, job.max_quarantined):
@@ -420,7 +421,7 @@ def _foresee_failure(job: Job, estimate: Estimate) -> list[str]:
 
 
 def _surely_above(share: float, sampled: int, limit: float) -> bool:
-    """Whether so many of the sampled rows would be a chance of less than 1 % if `limit` were the true share."""
+    """Whether this many of the sampled rows would have a probability below 1 % if `limit` were the true share."""
     found = round(share * sampled)
     fewer = sum(math.comb(sampled, k) * limit**k * (1 - limit) ** (sampled - k) for k in range(found))
     return share > limit and 1 - fewer < 0.01

@@ -1,9 +1,9 @@
-"""What the plan found out by reading every byte of the input, kept in the output folder for the next command.
+"""The results of reading every byte of the input for the plan, kept in the output folder for the next command.
 
-Where rows lie in a text file is known only after all of it was read: hours of a large corpus, for a run that was
-stopped for a minute. Kept are byte ranges and column names, never text. A file that has changed, by its size or its
-identity, is scanned again, and so is everything if what is kept is damaged or of another version. (The footer of a
-Parquet file says as much at once.)
+The positions of rows in a text file are known only after all of it was read. For a large corpus that takes hours, too
+long for a run that was stopped for a minute. The cache holds byte ranges and column names, never text. A file whose
+size or identity has changed is scanned again; everything is scanned again if the cache is damaged or from another
+version. (A Parquet file needs no cache: its footer has the same facts.)
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from tamis.pipeline.storage.store import Store
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the rows of one text file lie. header: of CSV."""
+    """Where the rows of one text file lie. header: the header of a CSV file."""
 
     header: tuple[str, ...]
     spans: tuple[Span, ...]
 
 
 def load(job: LayersJob) -> dict[SourceFile, Rows]:
-    """What an earlier command of the run in the job's output folder has found; empty if there is none.
+    """The cached rows from an earlier command of the run in the job's output folder; empty if there are none.
 
-    Raises TamisError if the folder cannot be looked into.
+    Raises TamisError if the folder cannot be accessed.
     """
     store = Store(job.output, job.storage_options)
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -56,10 +56,10 @@ def load(job: LayersJob) -> dict[SourceFile, Rows]:
 
 
 def keep(store: Store, job: LayersJob, shards: Iterable[Shard]) -> None:
-    """Keep what `shards`, all of the corpus, say of their files, unless it is there already."""
+    """Cache where the rows of the files lie, unless that is cached already. shards: all shards of the corpus."""
     entries: dict[SourceFile, dict[str, Any]] = {}
     for shard in shards:
-        # A storage that gives a file no identity would not tell that it has changed.
+        # Where the storage gives a file no identity, a change of the file would go unnoticed.
         if shard.file.format in TEXT_FORMATS and shard.file.identity:
             new = {"file": asdict(shard.file), "header": shard.header, "spans": []}
             entries.setdefault(shard.file, new)["spans"].append(astuple(shard.span))
@@ -76,7 +76,7 @@ def keep(store: Store, job: LayersJob, shards: Iterable[Shard]) -> None:
 
 
 def scanned_before(file: SourceFile, rows: Rows, options: Mapping[str, Any]) -> Scanned | None:
-    """What scanning `file` gives, from its first rows alone; None if they cannot be read as they were found."""
+    """The result of scanning `file`, from its first rows only; None if these rows cannot be read where they were."""
     first = Shard(0, CORPUS, file, rows.header, rows.spans[0], {})
     try:
         values = [row.value for row in read(first, options)[:HEAD_ROWS]]
@@ -89,7 +89,7 @@ def scanned_before(file: SourceFile, rows: Rows, options: Mapping[str, Any]) -> 
 
 
 def _stamp(job: LayersJob, files: Any) -> dict[str, Any]:
-    """What must agree: how the input was cut, by which tamis, and the content itself."""
+    """What must agree for the cache to be valid: how the input was split, the version of tamis, and the content."""
     return {
         "tamis": importlib.metadata.version("tamis"),
         "shard_rows": job.shard_rows,

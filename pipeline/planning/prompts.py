@@ -22,7 +22,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Prompts:
-    """name: of the file, for people. texts: in the order of the file. digest: sha256 of the texts."""
+    """name: the file's name, for people. texts: in file order. digest: sha256 of the texts."""
 
     name: str
     texts: tuple[str, ...]
@@ -32,14 +32,14 @@ class Prompts:
 def read_prompts(path: str | None, options: Mapping[str, Any]) -> Prompts:
     """The prompts of `path`, or the shipped ones: one per row, in the first of COLUMNS that the row has.
 
-    Any file format of the input. InputError in one line: the file cannot be read, or rows of it hold no prompt.
+    All file formats of the input work. InputError (one line) if the file cannot be read or some rows have no prompt.
     """
     file = path or str(over_rejection_path())
     try:
         texts, bad = _texts(file, options)
     except InputError as error:
         said = "; ".join(error.problems) or str(error)
-        # The format of the input is not that of this file.
+        # The job's input format does not apply to this file.
         raise InputError(f"{_KEY}: {said.replace('set input.format', 'let it end in one of these')}") from None
     if bad:
         more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
@@ -49,7 +49,7 @@ def read_prompts(path: str | None, options: Mapping[str, Any]) -> Prompts:
 
 
 def _texts(path: str, options: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The prompts, and of each row that holds none its number and what is wrong with it."""
+    """The prompts, and for each row without a prompt its number and what is wrong with it."""
     texts: list[str] = []
     bad: list[str] = []
     for file in resolve([path], "auto", options):
@@ -63,7 +63,7 @@ def _texts(path: str, options: Mapping[str, Any]) -> tuple[list[str], list[str]]
 
 
 def _prompt(row: Mapping[str, Any] | RowProblem) -> str:
-    """RowProblem if there is none; it repeats no text of the row."""
+    """The prompt of a row. RowProblem if there is none; it repeats no text of the row."""
     if isinstance(row, RowProblem):
         raise row
     column = next((name for name in COLUMNS if name in row), None)

@@ -1,4 +1,4 @@
-"""Reference sets as small sources: read, checked row by row, and cut into shards like the corpus."""
+"""Reference sets as small sources: read, checked row by row, and split into shards like the corpus."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ TRAINED_ON = (role_of("toss", "harmful"), role_of("toss", "utility"))
 
 
 def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, str | None]:
-    """role -> file, for every reference set that the methods need; None where the shipped one is meant."""
+    """role -> file, for every reference set that the methods need; None stands for the shipped file."""
     if isinstance(job, Job) and job.masks_tokens:
-        # A model that is given needs no data, unless it is trained anew in rounds.
+        # A reference model that the job names needs no data, unless it is trained again in rounds.
         toss, rounds = job.toss, job.method == ["toss-pro"]
         needed = {"utility": toss.utility_model is None, "harmful": toss.harmful_model is None or rounds}
         return {role_of("toss", name): getattr(toss, f"{name}_references") for name, needs in needed.items() if needs}
@@ -53,9 +53,9 @@ def plan_references(
 ) -> tuple[Shard, ...]:
     """The shards of every reference set, numbered from first_index on. InputError if rows cannot be used.
 
-    LARF's references are pairs, and few: each must be usable. Of what TOSS trains on, which may be an instruction set
-    of thousands, the share of bad rows that the job lets pass in the corpus (max_quarantined) is left out, with a word
-    in `notes`.
+    LARF's references are few, and they are pairs: each must be usable. TOSS may train on an instruction set of
+    thousands of rows. There, bad rows are left out, with a message in `notes`, up to the share that the job allows for
+    the corpus (max_quarantined).
     """
     shards: list[Shard] = []
     problems: list[str] = []
@@ -85,7 +85,7 @@ def plan_references(
 def reference_rows(
     shards: Sequence[Shard], tokenizer: ChatTokenizer, max_tokens: int, job: LayersJob
 ) -> Iterator[tuple[int, Tokenised | RowProblem]]:
-    """The number of each row in its file, and its tokens or what is wrong with it."""
+    """Each row's number in its file, and its tokens or what is wrong with it."""
     for shard in shards:
         dialect = Dialect.from_dict(dict(shard.dialect))
         outcomes: dict[int, Tokenised | RowProblem] = {}

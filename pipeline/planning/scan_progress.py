@@ -1,4 +1,4 @@
-"""The progress of a scan, where it may take long: a short one says nothing."""
+"""The progress of a scan that may take long; a short scan shows nothing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tamis.pipeline.terminal.progress import Progress
 
 SHOWN_BYTES = 10**9
 SHOWN_FILES = 1000
-"""From so much on, in bytes or in files, a scan shows its progress. A footer takes a request, whatever its size."""
+"""A scan of at least this many bytes or files shows its progress. A footer takes one request, whatever its size."""
 
 _MB = 10**6
 
 
 @contextmanager
 def scan_progress(files: Sequence[SourceFile]) -> Iterator[Callable[[int], None]]:
-    """To be told of bytes of the files that are done with, as they lie in the storage; by any thread."""
+    """Yields a callback for the number of stored bytes that are scanned; any thread may call it."""
     total = sum(file.bytes for file in files)
     if total < SHOWN_BYTES and len(files) < SHOWN_FILES:
         yield lambda count: None
@@ -29,7 +29,7 @@ def scan_progress(files: Sequence[SourceFile]) -> Iterator[Callable[[int], None]
         nonlocal done
         with lock:
             before, done = done, done + count
-            # The last of them fill the last megabyte, of which there may be less.
+            # The end of the files may lie within the last, incomplete megabyte.
             progress.advance((-(-done // _MB) if done >= total else done // _MB) - before // _MB)
 
     yield tell

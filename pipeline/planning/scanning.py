@@ -1,4 +1,4 @@
-"""Look over input files: where their rows lie, and which dialect their conversations are in."""
+"""Scan input files: where their rows lie, and which dialect their conversations are in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tamis.pipeline.planning.scan_progress import scan_progress
 def scan_files(
     files: Sequence[SourceFile], job: LayersJob, known: Mapping[SourceFile, Rows] | None = None
 ) -> list[Scanned]:
-    """Scan in parallel; InputError lists every broken file. known: what an earlier command has found, by file."""
+    """Scan in parallel; InputError lists every broken file. known: the results of an earlier command, by file."""
     known = known or {}
     with scan_progress(files) as tell, ThreadPoolExecutor(max(os.cpu_count() or 1, 4)) as pool:
 
@@ -44,7 +44,7 @@ def scan_files(
 def scanned_or_broken(
     file: SourceFile, shard_rows: int, options: Mapping[str, Any], tell: Callable[[int], None] | None = None
 ) -> Scanned | str:
-    """What `scan` gives, or what it says is wrong with the file. tell: told of bytes as they are read."""
+    """The result of `scan`, or its message about a broken file. tell: called with the number of bytes read."""
     try:
         return scan(file, shard_rows, options, HEAD_ROWS, tell)
     except InputError as error:
@@ -52,7 +52,7 @@ def scanned_or_broken(
 
 
 def all_of(outcomes: Sequence[Scanned | str]) -> list[Scanned]:
-    """The outcomes, if no file is broken. InputError lists those that are."""
+    """The outcomes, if no file is broken. InputError lists the broken files."""
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if problems:
         raise InputError(f"{len(problems)} of the {len(outcomes)} input files cannot be read:", problems)
@@ -60,9 +60,9 @@ def all_of(outcomes: Sequence[Scanned | str]) -> list[Scanned]:
 
 
 def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str], join: str = JOIN) -> Dialect:
-    """Detected from the head of the file, or set by hand. ValueError says how to set it.
+    """The dialect, detected from the head of the file or set by hand. ValueError says how to set it.
 
-    The head of a JSON file need not show all its columns: a key may first stand in any later row.
+    The head of a JSON file may not show all of its columns: a key may appear first in any later row.
     """
     if scanned.head_problems and not scanned.head:
         raise ValueError(

@@ -1,6 +1,6 @@
 """LARF and SAFT, from top to bottom: LARF's layer, the vectors, the fit, the output.
 
-Every stage skips what an earlier, interrupted run of the same job has done, so resuming is running again.
+Every stage skips the work that an earlier, interrupted run of the same job has done. To resume, run again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def curate_samples(
         )
 
     if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
-        return theirs  # of another driver
+        return theirs  # another driver's manifest
     timings["total"] = {"seconds": time.monotonic() - began}
     plan, captured = made.plan, made.captured
     notes = [*plan.warnings, *_schema_notes(captured), *sorted(captured.fallbacks)[:1]]
@@ -82,7 +82,7 @@ def curate_samples(
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """All that there is when the output is written. plan: without the shards that failed. resolved: how much of the
+    """The results of a run when its output is written. plan: without the failed shards. resolved: how much of the
     scores' order their bins preserve (0..1)."""
 
     plan: Plan
@@ -97,7 +97,7 @@ class _Made:
 
 def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
     """The vectors, the fit, the output. DamagedError if a file is not as an earlier stage or command wrote it."""
-    # What is captured depends on the block, wherever it comes from.
+    # The captured vectors depend on the block, however it was chosen.
     key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
     captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
     plan = plan.without(captured.failed)
@@ -105,7 +105,8 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
         incomplete.refuse(plan.failed)
     key = incomplete.key_without(key, captured.failed)
     artifacts, files, selection = _fit(plan, store, key, captured, timings)
-    # Of which rows the output is, and not only of which captures: if a capture was made again elsewhere, all is.
+    # The key covers which row goes where, not only the capture settings: if a capture was made again on another
+    # machine, the whole output is made again.
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
     incomplete.make_room(store, key, plan.failed, fingerprint=plan.fingerprint, contested=held.contested)
     spec, resolved = _emit_spec(plan, store, key, captured, selection)
@@ -122,7 +123,7 @@ def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) 
         return plan
     began = time.monotonic()
     found = layers.find(store, plan.layers, cluster)
-    if layers.known(store, plan.layers) is None:  # another driver's search stands in its manifest
+    if layers.known(store, plan.layers) is None:  # else another driver has searched, and its manifest has the result
         layers.publish(store, found)
     timings["layers"] = {"seconds": time.monotonic() - began}
     return layers.settled(store, plan)
@@ -143,7 +144,7 @@ def _fit(
         for name, method in plan.methods.items()
         for role in [role_of(name, source) for source in method.sources()] or [CORPUS]
     )
-    # An interrupted run's artifact is used again: part of its output was written with it.
+    # The artifact of an interrupted run is used again, because part of its output was written with it.
     artifacts = load_artifacts(store, key)
     progress = Progress("fit", len(plan.shards) + (steps if artifacts is None else 0), unit="shards")
     if artifacts is None:

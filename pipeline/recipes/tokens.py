@@ -1,6 +1,6 @@
 """TOSS and TOSS-Pro, from top to bottom: the reference models, the losses of every token, the cut, the output.
 
-Every stage skips what an earlier, interrupted run of the same job has done, so resuming is running again.
+Every stage skips the work that an earlier, interrupted run of the same job has done. To resume, run again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LOSS_COLUMNS = (UTILITY, HARMFUL)
 
 
 def train_references(plan: Plan, store: Store, address: str | None) -> list[Prepared]:
-    """The reference models alone: what `tamis references` does. What is trained already is not trained again."""
+    """The reference models alone, for `tamis references`. Models that are already trained are not trained again."""
     with ray_session(address) as cluster:
         models = ReferenceModels(plan, store, _pool(plan, cluster))
         return [models.prepare(role) for role in LOSS_COLUMNS]
@@ -83,7 +83,7 @@ def curate_tokens(
 def _make(
     plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings
 ) -> tuple[_Run, TokenSelection, TokenTotals, TokenStatistics]:
-    """Models, losses, cut and output. DamagedError if a file is not as an earlier stage or command wrote it."""
+    """Models, losses, cut, output. DamagedError if a file is not as an earlier stage or command wrote it."""
     run = _Run(plan, store, cluster, held, timings)
     run.score()
     for number in range(1, _rounds(plan) + 1):
@@ -104,8 +104,8 @@ def _pool(plan: Plan, cluster: Cluster) -> Pool:
 
 @dataclass
 class _Run:
-    """What a run knows so far. held: its lease. prepared: the reference models by name. key: of the losses of the
-    latest round. losses: of each round; captured: of the first."""
+    """The state of a run. held: its lease. prepared: the reference models by name. key: digest for the losses of the
+    latest round. losses: the totals of each round. captured: the totals of the first round."""
 
     plan: Plan
     store: Store
@@ -132,7 +132,7 @@ class _Run:
         return len(self.rounds) - 1
 
     def scored(self, round: int) -> list[LossFiles]:
-        """What that scoring round has made of every shard."""
+        """The files of every shard after that scoring round."""
         first, later = self.losses[0].captured, self.losses[round].captured if round else {}
         return [
             LossFiles(shard.name, first[shard.name].file, later[shard.name].file if round else None)
@@ -142,7 +142,7 @@ class _Run:
     # --- scoring --------------------------------------------------------------------------------------------------
 
     def score(self) -> None:
-        """Round 0: both reference models, and the losses of all tokens under both."""
+        """Round 0: train both reference models, and compute the losses of all tokens under both."""
         began = time.monotonic()
         for role in LOSS_COLUMNS:
             self.prepared[role] = self.models.prepare(role)
@@ -151,13 +151,13 @@ class _Run:
         self.timings["references"] = {"seconds": time.monotonic() - began}
         references = {role: self.prepared[role].reference for role in LOSS_COLUMNS}
         self.captured = self._losses(references, with_tokens=True)
-        # The plan knows the columns of typed files; those of JSON are known now.
+        # The plan checks the columns of typed files; JSON columns are known only now.
         check_columns(output_schema(self.plan.schema, self.captured.seen_schema()).names)
         self._note_shared()
 
     def add_round(self, number: int) -> bool:
-        """TOSS-Pro: the samples of the riskiest tokens join the harmful set, on which the model is trained anew.
-        False if there is no sample left to join it.
+        """TOSS-Pro: the samples with the riskiest tokens join the harmful set, and the model is trained on it again.
+        False if there is no sample left to add.
         """
         began = time.monotonic()
         job = self.plan.job
@@ -181,7 +181,7 @@ class _Run:
         return True
 
     def _write_picked(self, number: int, picked: Places) -> dict[str, Any]:
-        """The samples that a round adds, for the artifact; as a manifest lists the file."""
+        """Write the samples that a round adds, for the artifact; the file's entry for the manifest."""
         found = [
             (shard.file.name, shard.span.start_row + place)
             for shard in self.plan.shards
@@ -217,14 +217,14 @@ class _Run:
         self.plan = self.plan.without(totals.failed)
         if not self.plan.shards:
             incomplete.refuse(self.plan.failed)
-        # The risk is a difference of losses of two rounds: they must be of one precision.
+        # The risk is a difference between the losses of two rounds, so both must have the same precision.
         totals.precisions |= self.captured.precisions
         check_precision(self.store, totals)
         self.rounds.append(Round(number=round, harmful_rows=len(self.harmful_rows) or None))
         return totals
 
     def _check_inputs(self, totals: CaptureTotals) -> None:
-        """Every round reads the input again. InputError if it is another one than at first."""
+        """Every round reads the input again. InputError if it differs from that of the first round."""
         first = self.losses[0].captured
         for shard in self.plan.shards:
             found = totals.captured.get(shard.name)
@@ -232,7 +232,8 @@ class _Run:
                 raise changed(shard)
 
     def _note_shared(self) -> None:
-        """Corpus rows that are in a reference set, too: worth a word, and not to be added to the harmful set again."""
+        """Find corpus rows that are also in a reference set: the run warns of them, and they must not be added to the
+        harmful set again."""
         digests = {
             role: frozenset(digest(row.input_ids) for row in self.models.rows(role))
             for role in LOSS_COLUMNS
@@ -250,7 +251,7 @@ class _Run:
     # --- cut and output -------------------------------------------------------------------------------------------
 
     def select(self) -> TokenSelection:
-        """The exact cut of the last round; those of the earlier ones for the report."""
+        """The exact cut of the last round; the cuts of earlier rounds are kept for the report."""
         began = time.monotonic()
         toss = self.plan.job.toss
         selection: TokenSelection | None = None
@@ -272,7 +273,8 @@ class _Run:
         plan = self.plan
         scored = self.scored(self.latest)
         key = incomplete.key_without(self.key, plan.failed)
-        # Of which tokens the output is, and not only of which losses: if some were made again elsewhere, all is.
+        # The key covers which tokens are discarded, not only the settings of the losses: if some losses were computed
+        # again on another machine, the whole output is made again.
         key = run_folder.key_of({"captured": key, "decided": selection.digest(scored)})
         incomplete.make_room(self.store, key, plan.failed, fingerprint=plan.fingerprint, contested=self.held.contested)
         made = {item.name: TokensMade(item, self.captured.captured[item.name].input) for item in scored}

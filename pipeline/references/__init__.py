@@ -1,5 +1,5 @@
-"""TOSS's two reference models: LoRA adapters that are trained on reference sets, with checkpoints, or given ones.
+"""TOSS's two reference models: LoRA adapters trained on reference sets, with checkpoints, or models that the job names.
 
-In: rows and a recipe. Out: adapters under artifact/references. A worker that dies is replaced by one that goes on
+In: rows and a recipe. Out: adapters under artifact/references. A worker that dies is replaced by one that continues
 from its checkpoint. May import: fit and below.
 """

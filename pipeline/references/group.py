@@ -1,7 +1,7 @@
 """The workers of a reference model's training: one plain task, or a group that Ray Train starts and connects.
 
-One worker has nobody to be connected with, and Ray Train's controller, queue and helpers are six more processes and
-many seconds to start. The numbers are the same: both are reference_worker.run.
+A single worker needs no connections, and Ray Train's controller, queue and helpers are six more processes that take
+many seconds to start. The numbers are the same: both call worker.run.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.references.worker import ReferenceSpec, train_alone, train_loop
 
 START_MINUTES = 10
-"""How long the workers wait for room in the cluster."""
+"""How long the workers wait for room on the cluster."""
 
 _LISTEN_SECONDS, _LOOK_SECONDS = 0.2, 30.0
 
 
 class WorkerDied(Exception):
-    """A worker, or the machine under it, was lost; its checkpoints are not."""
+    """A worker or its machine was lost; its checkpoints still exist."""
 
 
 class _Lookout:
-    """Kills workers that hang. reason: why some were killed."""
+    """Kills workers that hang. reason: why a worker was killed last; None if none was."""
 
     def __init__(self, guard: Guard, timeout: float) -> None:
         self._guard, self._timeout = guard, timeout
@@ -44,21 +44,21 @@ class _Lookout:
         self.reason: str | None = None
 
     def look(self) -> None:
-        """To be called often; looks every `seconds`."""
+        """Called often; checks once every `seconds`."""
         import ray
 
         if time.monotonic() - self._looked >= self.seconds:
             self._looked = time.monotonic()
-            with suppress(ray.exceptions.RayActorError):  # without the watch nobody is taken for hung
+            with suppress(ray.exceptions.RayActorError):  # without the watchdog no worker counts as hung
                 self.reason = kill_stalled(self._guard, self._timeout) or self.reason
 
 
 def messages(spec: ReferenceSpec, pool: Pool, workers: int, timeout: float) -> Generator[dict[str, Any]]:
-    """What worker 0 says, as it says it, until the training has ended.
+    """The messages of worker 0 as they come, until the training has ended.
 
-    timeout: seconds without progress in a step after which the workers are taken for hung, and killed.
-    Raises WorkerDied, or what a worker has raised: TamisError before others, as workers that wait for the one that
-    failed raise errors, too.
+    timeout: seconds without progress in a step after which the workers count as hung and are killed.
+    Raises WorkerDied, or an error that a worker raised: a TamisError rather than others, because workers that wait for
+    the failed one raise errors, too.
     """
     guard = start_watch()
     lookout = _Lookout(guard, timeout)
@@ -87,7 +87,7 @@ def _alone(spec: ReferenceSpec, pool: Pool, guard: Guard, lookout: _Lookout) -> 
         raise _unwrapped(error) from None
     except ray.exceptions.RayError as error:
         raise _lost(error, lookout.reason) from None
-    except BaseException:  # nobody listens any more, or it never began
+    except BaseException:  # the caller has stopped, or the task never began
         ray.cancel(said, force=True)
         raise
 
@@ -95,8 +95,8 @@ def _alone(spec: ReferenceSpec, pool: Pool, guard: Guard, lookout: _Lookout) -> 
 def _task(pool: Pool) -> Any:
     import ray
 
-    # Given here, not as .options(): only so does Ray end a process that has used a GPU when its task is done. One that
-    # has used none is used again by what comes next.
+    # Given here, not as .options(): only then does Ray end a process that has used a GPU when its task is done. A
+    # process that has used no GPU is reused.
     return ray.remote(
         num_cpus=pool.cpus_per_worker, num_gpus=pool.gpus_per_worker, num_returns="streaming", max_retries=0
     )(train_alone)
@@ -120,7 +120,7 @@ def _together(
 
 
 def _heard(queue: Any, running: Future[None], lookout: _Lookout) -> Generator[dict[str, Any]]:
-    """What comes through the queue until the run has ended."""
+    """The messages from the queue until the run has ended."""
     import ray
 
     while True:
@@ -129,7 +129,7 @@ def _heard(queue: Any, running: Future[None], lookout: _Lookout) -> Generator[di
             waiting = queue.qsize()
             yield from queue.get_nowait_batch(waiting) if waiting else []
         except ray.exceptions.RayError as error:
-            while not running.done():  # worker 0 cannot say anything any more, and ends, unless it hangs
+            while not running.done():  # worker 0 cannot send messages any more, so it ends, unless it hangs
                 lookout.look()
                 time.sleep(_LISTEN_SECONDS)
             raise _lost(error, lookout.reason) from None
@@ -140,7 +140,7 @@ def _heard(queue: Any, running: Future[None], lookout: _Lookout) -> Generator[di
 
 
 def _in_background(function: Callable[[], None]) -> Future[None]:
-    """Ray Train would put its own handler in the place of Ctrl-C's, were it called in the main thread."""
+    """Run the function in a thread: in the main thread, Ray Train would replace the handler of Ctrl-C."""
     future: Future[None] = Future()
 
     def work() -> None:
@@ -155,16 +155,16 @@ def _in_background(function: Callable[[], None]) -> Future[None]:
 
 
 def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any, folder: str) -> None:
-    """One run of the group. folder: for what Ray Train wants to keep. Raises ray.train.TrainingFailedError."""
+    """One run of the group. folder: for Ray Train's own files. Raises ray.train.TrainingFailedError."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources = {"CPU": pool.cpus_per_worker}
-    # Ray Train puts a worker that has a GPU on CUDA; where torch sees none, it may not be told of one.
+    # Ray Train uses CUDA for a worker with a GPU; where torch sees no GPU, Ray Train must not know of one.
     gpus = pool.gpus_per_worker if _have_cuda(pool, spec.device) else 0.0
     if gpus:
         resources["GPU"] = gpus
-    # How long its controller waits between two looks at the workers; two seconds are long beside a small training.
+    # The interval at which its controller checks the workers; the default of two seconds is long for a small training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     TorchTrainer(
         train_loop,
@@ -182,7 +182,7 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any
             storage_path=folder,
             failure_config=FailureConfig(
                 max_failures=0,
-                controller_failure_limit=START_MINUTES,  # it tries again each minute
+                controller_failure_limit=START_MINUTES,  # it retries once per minute
                 **_no_try_after_preemption(FailureConfig),
             ),
         ),
@@ -190,12 +190,12 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any
 
 
 def _have_cuda(pool: Pool, device: str) -> bool:
-    """Whether torch finds CUDA where Ray counts GPUs. ClusterError where it does not and the job wants nothing else."""
+    """Whether torch finds CUDA where Ray counts GPUs. ClusterError where it does not and the job requires CUDA."""
     import ray
 
     if not pool.gpus_per_worker:
         return False
-    # Given here, not as .options(), so that the process ends with its task, as the GPU's memory it may have taken.
+    # Given here, not as .options(), so that the process ends with its task and releases the GPU's memory.
     look = ray.remote(num_cpus=0, num_gpus=pool.gpus_per_worker)(missing_gpu)
     try:
         return ray.get(look.remote(device, pool.gpus_per_worker), timeout=60 * START_MINUTES) is None
@@ -204,22 +204,23 @@ def _have_cuda(pool: Pool, device: str) -> bool:
 
 
 def _no_try_after_preemption(failure_config: Any) -> dict[str, int]:
-    """Ray 2.58 and later count apart what is lost with a machine that is taken away; before, it is a failure as any."""
+    """Ray 2.58 and later count losses by preempted machines separately; earlier, they are failures like any other."""
     name = "max_preemption_failures"
     return {name: 0} if name in failure_config.__dataclass_fields__ else {}
 
 
 def _meaning(error: BaseException, reason: str | None = None) -> BaseException:
-    """What an error of Ray Train means; of a group each failure is told apart. reason: why workers were killed."""
+    """The error to raise for an error of Ray Train, which lists the failure of each worker of a group. reason: why
+    workers were killed."""
     import ray
 
     failures = list(getattr(error, "worker_failures", {}).values())
-    # Code's own exceptions lie in what Ray Train wraps around them; a death has nothing inside.
+    # Exceptions of our code are inside Ray Train's wrapper; for a death, nothing is inside.
     raised = [_unwrapped(failure._base_exc) for failure in failures if hasattr(failure, "_base_exc")]
     for found in raised or [_unwrapped(error)]:
         if isinstance(found, TamisError):
             return found
-    if reason is not None:  # the others raise, when one of them is killed, what looks like errors of code
+    if reason is not None:  # when one worker is killed, the others raise errors that look like errors of code
         return WorkerDied(reason)
     if isinstance(error, ray.exceptions.RayError):
         return _lost(error)
@@ -230,7 +231,7 @@ def _meaning(error: BaseException, reason: str | None = None) -> BaseException:
 
 
 def _lost(error: BaseException, reason: str | None = None) -> BaseException:
-    """A death, unless it is an error of Ray that would come again and again. reason: of the death, where we know it."""
+    """WorkerDied, unless it is an error of Ray that would come again every time. reason: of the death, if known."""
     import ray
 
     lasting = (ray.exceptions.RuntimeEnvSetupError, ray.exceptions.UnserializableException)
@@ -238,6 +239,6 @@ def _lost(error: BaseException, reason: str | None = None) -> BaseException:
 
 
 def _unwrapped(error: BaseException) -> BaseException:
-    """Our own error in it, or the exception itself rather than Ray's text of it."""
+    """Our own error inside it, or the original exception rather than Ray's wrapper."""
     found, cause = own_error(error), getattr(error, "cause", None)
     return cause if found is error and isinstance(cause, Exception) else found

@@ -1,4 +1,4 @@
-"""TOSS's two reference models: trained here on the job's reference sets, or taken as the job gives them."""
+"""TOSS's two reference models: trained here on the job's reference sets, or models that the job names."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ from tamis.pipeline.run.paths import REFERENCES
 from tamis.pipeline.storage.store import Sealed, Store
 
 TOKENISATION = "tokenizer and template"
-"""The key of a fingerprint, and of training.json."""
+"""A key of the fingerprint, and of training.json."""
 
 CURVE_POINTS = 200
-"""Of a training curve in manifest and report."""
+"""The most points of a training curve in manifest and report."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A reference model ready to score with. key: what its losses depend on. facts: for the artifact and the report."""
+    """A reference model that is ready for scoring. key: digest of everything that its losses depend on. facts: for the
+    artifact and the report."""
 
     reference: Reference
     key: str
@@ -59,12 +60,12 @@ class ReferenceModels:
 
     @property
     def base_keys(self) -> dict[str, Any]:
-        """Of the run's fingerprint, what a trained model depends on beside its recipe and its rows."""
+        """The part of the run's fingerprint that a trained model depends on, besides its recipe and its rows."""
         names = ("model", TOKENISATION, "model.dtype", "model.device", "max_tokens", "overlong")
         return {name: self.plan.fingerprint[name] for name in names}
 
     def rows(self, role: str) -> list[Tokenised]:
-        """The usable rows of the reference set `role`, tokenised as the corpus is. InputError if there are none."""
+        """The usable rows of the reference set `role`, tokenised like the corpus. InputError if there are none."""
         if role not in self._rows:
             plan = self.plan
             outcomes = reference_rows(self._shards(role), plan.tokenizer, plan.max_tokens, plan.job)
@@ -77,12 +78,12 @@ class ReferenceModels:
         return [shard for shard in self.plan.reference_shards if shard.role == role_of("toss", role)]
 
     def prepare(self, role: str) -> Prepared:
-        """The model `role` (utility or harmful), as the job wants it."""
+        """The model `role` (utility or harmful), trained or adopted, as the job says."""
         given = getattr(self.plan.job.toss, f"{role}_model")
         return self._adopt(role, given) if given is not None else self.train(role, role, self.rows(role))
 
     def train(self, role: str, name: str, rows: Sequence[Tokenised]) -> Prepared:
-        """Train on `rows`, unless that was done. name: of its folder in the artifact."""
+        """Train on `rows`, unless that was done before. name: of its folder in the artifact."""
         plan, job = self.plan, self.plan.job
         key = reference_key(run_folder.key_of(self.base_keys), job.toss.training, rows)
         notes = {TOKENISATION: plan.fingerprint[TOKENISATION]}
@@ -91,9 +92,9 @@ class ReferenceModels:
             notes=notes, patience=job.cluster_patience,
         )  # fmt: skip
         files = facts.pop("files")
-        facts.pop("seconds")  # the artifact of a resumed run is that of an undisturbed one
+        facts.pop("seconds")  # a resumed run must give the same artifact as an uninterrupted one
         source = ", ".join(dict.fromkeys(shard.file.name for shard in self._shards(role)))
-        # Passes over the set so far, as a fraction: where sets differ in size, steps cannot be laid side by side.
+        # Epochs so far, as a fraction: steps cannot be compared between sets of different sizes.
         curve = [
             {**point, "epoch": point["step"] * facts["recipe"]["epochs"] / facts["steps"]}
             for point in thinned(facts["curve"])
@@ -118,13 +119,13 @@ class ReferenceModels:
 
 
 def _adapter_of(files: Sequence[Mapping[str, Any]]) -> tuple[Sealed, ...]:
-    """The adapter itself among the files that were written of it."""
+    """The adapter's own files among all files that were written for it."""
     wanted = [file for file in files if file["name"].rpartition("/")[2] in ADAPTER_FILES]
     return tuple(Sealed(file["name"], file["sha256"]) for file in wanted)
 
 
 def thinned(curve: Sequence[Any]) -> list[Any]:
-    """At most CURVE_POINTS of the points and the last one, evenly apart; training.json has them all."""
+    """At most CURVE_POINTS evenly spaced points, plus the last one; training.json has all points."""
     every = -(-len(curve) // CURVE_POINTS) or 1
     rest = [] if not curve or (len(curve) - 1) % every == 0 else [curve[-1]]
     return [*curve[::every], *rest]
@@ -145,7 +146,7 @@ def check_given(plan: Plan) -> None:
 
 
 def _folder(plan: Plan, given: str) -> Path:
-    """Where the given model's small files lie on this machine, and its adapter if it is one."""
+    """The local folder with the small files of the given model and, if it is an adapter, its weights."""
     if "://" not in given:
         return Path(given)
     wanted = ("*.json", "*.jinja", "*.model", "*.txt", ADAPTER_FILES[1])
@@ -164,7 +165,7 @@ def _check_adapter(plan: Plan, role: str, folder: Path) -> None:
         whole = plan_full(read_config(plan.model.path, revision=None, trust_remote_code=remote))
         with torch.device("meta"):
             model = whole.model_class(whole.config)
-        # Weights of the base that lie beside the adapter's cannot be compared here; the workers do.
+        # Base weights that lie beside those of the adapter cannot be compared here; the workers compare them.
         with suppress(NotImplementedError):
             Adapters(model, {role: str(folder)})
     except ValueError as error:
@@ -194,15 +195,15 @@ def _full_model(plan: Plan, role: str, given: str) -> ModelSource:
 
 
 def _check_tokenizer(plan: Plan, role: str, given: str, folder: Path) -> None:
-    """ConfigError if a tokenizer lies beside a given model and is not the job's: its losses would be of other tokens.
-    What tamis itself has trained says so in training.json.
+    """ConfigError if a given model has a tokenizer that is not the job's: its losses would be for other tokens. For a
+    model that tamis has trained, training.json tells.
     """
     template = chat_template(plan.job.model.template, plan.job.storage_options)
     told = _read_json(folder / TRAINING).get(TOKENISATION)
     if told is None and (folder / "tokenizer.json").is_file():
         try:
             told = ChatTokenizer.load(str(folder), template=template, renderer=BoundedRenderer).fingerprint
-        except Exception:  # unusable: what it would have told is not needed
+        except Exception:  # an unusable tokenizer is not needed and proves nothing
             told = None
     if told is not None and told != plan.fingerprint[TOKENISATION]:
         raise ConfigError(

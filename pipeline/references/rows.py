@@ -1,4 +1,4 @@
-"""The rows that a reference model is trained on, as the workers read them: one Parquet file."""
+"""The rows that a reference model is trained on, in the form that the workers read: one Parquet file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def work_folder(name: str) -> str:
 
 
 def write_rows(store: Store, name: str, rows: Sequence[Tokenised]) -> Written:
-    """Hand the rows of the reference `name` to its workers: token ids, and half-open ranges of the answers."""
+    """Write the rows of the reference `name` for its workers: token ids, and half-open ranges of the answers."""
     columns = [
         [row.input_ids for row in rows],
         [[start for start, _ in row.responses] for row in rows],
@@ -39,7 +39,7 @@ def write_rows(store: Store, name: str, rows: Sequence[Tokenised]) -> Written:
 
 
 def read_rows(store: Store, file: str | Sealed) -> tuple[list[np.ndarray[Any, Any]], list[list[tuple[int, int]]]]:
-    """Token ids, int32 (T_i,) each, and the ranges of every row."""
+    """Token ids, int32 (T_i,) each, and the answer ranges of every row."""
     table = store.read_table(file).combine_chunks()
     if not table.num_rows:
         return [], []

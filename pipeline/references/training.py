@@ -1,7 +1,7 @@
 """Train a reference model: data parallel over the pool's workers, resumed from our own checkpoints.
 
-The numbers are the operators' (operators/training/sft.py); group.py starts the processes. A checkpoint is two files in
-the output's work folder, and workers of which one dies are started again here, where they go on from it.
+The computation is in operators/training/sft.py; group.py starts the processes. A checkpoint is two files in the
+output's work folder. When a worker dies, this module starts all workers again, and they continue from the checkpoint.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ __all__ = ["TRAINING", "reference_key", "train_reference", "write_rows"]
 TRAINING = "training.json"
 
 _SETTLE_SECONDS = 30.0
-"""How long all workers of a group are waited for, before it is made of fewer."""
+"""How long to wait for room for all workers of a group, before it starts with fewer."""
 
 RESTARTS = 3
-"""How often a group of workers is started again when one of them died. Errors that code raised are not retried."""
+"""How many times a group of workers is restarted when one of them died. Errors raised by code are not retried."""
 
 
 def reference_key(fingerprint: Any, training: TrainingSpec, rows: Sequence[Tokenised]) -> str:
-    """Digest of what the trained model depends on. fingerprint: JSON that tells the base model and how it is read."""
+    """Digest of everything that the trained model depends on. fingerprint: JSON that describes the base model and how
+    it is read."""
     facts = [fingerprint, asdict(_recipe(training)), rows_digest(rows)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -60,11 +61,11 @@ def train_reference(
 ) -> dict[str, Any]:
     """Train a LoRA adapter of the model on `rows` and write it to artifact/references/NAME; Ray must be running.
 
-    key: digest of all that the result depends on; what was finished under it is not trained again, and what was begun
-    under it goes on. timeout: seconds without a step after which workers are taken for hung, and started again.
-    notes: what else training.json is to say, e.g. of the tokenizer. patience: seconds to wait for room on the cluster.
-    Returns the content of training.json, with "files": all that was written, as Written.to_dict() gives it, and
-    "seconds": of loading and training, empty if nothing was trained.
+    key: digest of everything that the result depends on; a training that was finished under it is not repeated, and a
+    training that was begun under it continues. timeout: seconds without a step after which workers count as hung and
+    are restarted. notes: extra facts for training.json, e.g. about the tokenizer. patience: seconds to wait for room on
+    the cluster. Returns the content of training.json, with "files": all written files in the form of
+    Written.to_dict(), and "seconds": for loading and training, empty if nothing was trained.
     Raises InputError for rows that cannot be used, ConfigError for a model or recipe that does not work, ClusterError
     when workers keep dying.
     """
@@ -72,10 +73,10 @@ def train_reference(
     done = _finished(store, folder, key)
     if done is not None:
         return done
-    store.remove(f"{folder}/{TRAINING}")  # of another key: it must not stand beside the new adapter
+    store.remove(f"{folder}/{TRAINING}")  # it is of another key, and must not stay beside the new adapter
     written = write_rows(store, name, rows)
     work = _spec(store, name, key, model, spec, training, rows, written.sealed, pool)
-    # A model that is spread over several GPUs takes all that it sees, and Ray Train shows it those of other workers.
+    # A model that is spread over several GPUs uses all visible ones, and Ray Train also shows those of other workers.
     most = 1 if pool.gpus_per_worker > 1 else max(1, min(pool.workers, training.batch_size, len(rows)))
     group = replace(pool, workers=most, least=1, begin=min(most, max(room(pool), 1)))
     workers, outcome = _train(work, group, timeout, patience)
@@ -94,7 +95,7 @@ def train_reference(
 
 
 def _finished(store: Store, folder: str, key: str) -> dict[str, Any] | None:
-    """What train_reference returned when it finished under `key`; None if it did not, or the files are not those."""
+    """The result of an earlier train_reference under `key`; None if there is none, or its files have changed."""
     try:
         data = store.read(f"{folder}/{TRAINING}")
         facts = seals.opened(json.loads(data))
@@ -161,9 +162,9 @@ def _recipe(training: TrainingSpec) -> Recipe:
 
 
 def _train(spec: ReferenceSpec, pool: Pool, timeout: float, patience: float) -> tuple[int, dict[str, Any]]:
-    """Run the workers until one of their runs ends well; how many those were, and what worker 0 said last.
+    """Run the workers until a run succeeds. Returns the number of its workers, and the last message of worker 0.
 
-    The workers of a group begin together, so there are no more of them than have room.
+    The workers of a group start together, so there are only as many as have room.
     """
     last: WorkerDied | None = None
     with closing(_Shown(spec.name)) as shown:
@@ -193,10 +194,10 @@ def _stopped(spec: ReferenceSpec, why: str) -> ClusterError:
 
 
 class _Shown:
-    """The progress line. A run that was started again repeats the steps since its checkpoint; they count once.
+    """The progress line. A restarted run repeats the steps since its checkpoint; they count once.
 
-    A killed worker may take the word of its last steps with it, and they may lie before its checkpoint; so what is
-    counted is how far a step is from the last one that was told of.
+    The messages about the last steps of a killed worker may be lost, even for steps before its checkpoint. So the
+    progress counts the distance of each step from the last one that was reported.
     """
 
     def __init__(self, name: str) -> None:
@@ -223,7 +224,7 @@ class _Shown:
             self._advance(point["step"], point["tokens"], f"loss {point['loss']:.3f}")
 
     def close(self) -> None:
-        """End the sign of life that stands in for the line before there is one."""
+        """End the waiting message that is shown until the progress line begins."""
         self._loading.close()
 
     def _advance(self, step: int, tokens: int = 0, note: str = "") -> None:

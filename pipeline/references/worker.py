@@ -1,7 +1,7 @@
-"""One worker of a reference model's training: loads model and rows, goes on from the newest checkpoint, and trains.
+"""One worker of a reference model's training: loads model and rows, continues from the newest checkpoint, and trains.
 
 Worker 0 also writes: a checkpoint every few steps, and the adapter at the end. A checkpoint is a safetensors file and a
-JSON file written after it, which holds its digest: half a checkpoint is none.
+JSON file that is written after it and holds its digest, so an incomplete checkpoint does not count.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tamis.pipeline.storage.store import Sealed, Store
 
 @dataclass(frozen=True)
 class ReferenceSpec:
-    """All that a worker needs. rows: the file with them. shown: the model as the user named it. digest: of the rows.
-    gpus: that Ray counts for the worker."""
+    """All that a worker needs. rows: the file with the rows. digest: of the rows. shown: the model as the user named
+    it. gpus: the number of GPUs that Ray counts for the worker."""
 
     store: Store
     name: str
@@ -56,18 +56,19 @@ class ReferenceSpec:
 
     @property
     def stamp(self) -> dict[str, str]:
-        """What a checkpoint must agree with."""
+        """The values that a checkpoint must agree with."""
         return {"key": self.key, "rows": self.digest}
 
 
 def train_alone(spec: ReferenceSpec, guard: Guard) -> Iterator[dict[str, Any]]:
-    """What runs where there is one worker: a task, whose process reads and writes shards when it is done."""
+    """The task of a single worker; its process may read and write shards when the training is done."""
     yield from _watched(spec, guard, 0, 1, alone)
     return_freed_memory()
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """What Ray Train runs in every worker of a group. config: spec, guard, and the queue that the driver listens to."""
+    """The function that Ray Train runs in every worker of a group. config: spec, guard, and the queue that the driver
+    reads."""
     import ray.train
     import ray.train.torch
     import torch.distributed as distributed
@@ -75,7 +76,7 @@ def train_loop(config: dict[str, Any]) -> None:
     spec: ReferenceSpec = config["spec"]
     devices = ray.train.torch.get_devices()
     if devices[0].type == "cuda" and len(devices) == 1:
-        # Ray Train lets workers see the GPUs of all on their node.
+        # Ray Train shows each worker the GPUs of all workers on its node.
         spec = replace(spec, device=str(devices[0]))
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
@@ -94,7 +95,7 @@ def train_loop(config: dict[str, Any]) -> None:
 
 
 def _watched(spec: ReferenceSpec, guard: Guard, rank: int, workers: int, reduce: Reduce) -> Iterator[dict[str, Any]]:
-    """`run`, under the watch from its first step to its end: before, a model may be downloaded for hours."""
+    """`run`, with the watchdog from the first step to the end: before that, a model may be downloaded for hours."""
     works = [f"{spec.name} {number}" for number in range(workers)]
     for message in run(spec, rank=rank, workers=workers, reduce=reduce, on_batch=guard.beats(*works)):
         if "begins" in message:
@@ -111,10 +112,11 @@ def run(
     reduce: Reduce = alone,
     on_batch: Callable[[], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Train to the end, and say that it is there, where it begins, every step, and, if worker 0, what came of it.
+    """Train to the end. Yields messages: that the worker has started, the step at which it begins, every step, and, for
+    worker 0, the result.
 
     on_batch: called after each micro-batch.
-    Raises ConfigError for a model or recipe that does not work, InputError for rows that do not.
+    Raises ConfigError for a model or recipe that does not work, InputError for rows that cannot be used.
     """
     yield {"loads": spec.shown}
     if spec.threads is not None:
@@ -180,7 +182,8 @@ def _load(spec: ReferenceSpec) -> Trainer:
 
 
 def _require_agreement(trainer: Trainer, workers: int, reduce: Reduce) -> None:
-    """Workers that see another state of the storage would add up gradients of different models."""
+    """Refuse workers with different states: if they saw different states of the storage, they would add the gradients
+    of different models."""
     steps = torch.tensor([trainer.step], dtype=torch.float64, device=trainer.device)
     reduce(steps)
     if float(steps) != workers * trainer.step:
@@ -188,7 +191,7 @@ def _require_agreement(trainer: Trainer, workers: int, reduce: Reduce) -> None:
 
 
 def save_checkpoint(trainer: Trainer, spec: ReferenceSpec) -> None:
-    """Write the state, then remove those of all other steps."""
+    """Write the state, then remove the checkpoints of all other steps."""
     store, own = spec.store, f"step-{trainer.step}"
     tensors, facts = trainer.state()
     written = store.write(f"{spec.folder}/{own}.safetensors", tensors)
@@ -200,7 +203,7 @@ def save_checkpoint(trainer: Trainer, spec: ReferenceSpec) -> None:
 
 
 def restore_newest(trainer: Trainer, spec: ReferenceSpec) -> None:
-    """Go on from the newest complete checkpoint of this very training, if there is one."""
+    """Continue from the newest complete checkpoint of exactly this training, if there is one."""
     names = spec.store.list(spec.folder)
     numbers = [name[5:-5] for name in names if name.startswith("step-") and name.endswith(".json")]
     for number in sorted((int(number) for number in numbers if number.isdecimal()), reverse=True):
@@ -213,4 +216,4 @@ def restore_newest(trainer: Trainer, spec: ReferenceSpec) -> None:
                 trainer.restore(tensors, facts)
                 return
         except (FileNotFoundError, ValueError, KeyError):
-            continue  # cut off while it was written or removed: not there
+            continue  # an incomplete checkpoint, cut off while it was written or removed, does not count

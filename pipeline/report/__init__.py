@@ -1,7 +1,7 @@
-"""The report of a run that drops samples or masks tokens, the page of a layer search, both self-contained HTML, and the
-dataset card of an output.
+"""The report of a run that drops samples or masks tokens and the page of a layer search, both self-contained HTML, and
+the dataset card of an output.
 
-All are pure functions of the summary (see summary.py) or of layers.json: no clock, no network, no file but templates.
+All are pure functions of the summary (see summary.py) or of layers.json: no clock, no network, no files but templates.
 """
 
 from tamis.pipeline.report.card import render_card

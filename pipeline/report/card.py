@@ -1,6 +1,6 @@
 """The dataset card: README.md of the output folder, whose front matter makes load_dataset find kept/ only.
 
-Markdown may hold HTML where it is shown, so every value is escaped by default; blocks made here pass as is.
+Markdown may be rendered with HTML in it, so every value is escaped by default; blocks made here pass unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLOCK_START = re.compile(r"^(?:(\d+)(?=[.)](?: |$))|(?=[-+](?!\d)|[#=]))")
 
 
 def render_card(summary: Mapping[str, Any]) -> str:
-    """README.md for a summary (a Summary or a TokenSummary). Pure; holds no text of samples."""
+    """README.md for a summary (a Summary or a TokenSummary). Pure; contains no text of samples."""
     template_text = resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8")
     environment = Environment(
         autoescape=False, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
@@ -54,7 +54,7 @@ def render_card(summary: Mapping[str, Any]) -> str:
 
 
 def _of_samples(summary: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
-    """What the card says of a run that drops samples."""
+    """The values of the card for a run that drops samples."""
     return {
         "headline": prose.headline(summary),
         "selection_line": prose.selection_line(summary),
@@ -66,7 +66,7 @@ def _of_samples(summary: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str,
 
 
 def _of_tokens(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What the card says of a run that masks tokens."""
+    """The values of the card for a run that masks tokens."""
     tokens = summary.get("tokens") or {}
     return {
         "headline": token_prose.headline(summary),
@@ -78,7 +78,7 @@ def _of_tokens(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def front_matter(title: str) -> Markup:
-    """What the Hugging Face tools read: `configs` points at kept/, so nothing else of the folder is data."""
+    """The front matter for the Hugging Face tools: `configs` points at kept/, so no other folder counts as data."""
     known = {
         "pretty_name": text.one_line(title),
         "tags": ["tamis", "safety-filtered"],
@@ -88,7 +88,7 @@ def front_matter(title: str) -> Markup:
 
 
 def markdown(value: str) -> str:
-    """The text as one line that Markdown (and HTML in it) shows as it is, also in a table cell."""
+    """The text as one line that Markdown (and HTML in it) shows literally, also in a table cell."""
     line = " ".join(text.one_line(value).split(" "))
     line = _BACKSLASHED.sub(r"\\\1", line)
     line = "".join(_ENTITIES.get(character, character) for character in line)

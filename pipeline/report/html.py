@@ -1,7 +1,7 @@
 """Pages from the templates of this package.
 
-Self-contained: a Content-Security-Policy in the page forbids every load, every script and any style but its own. Every
-value passes `text.visible` and jinja's escaping; only markup made in this package passes unescaped.
+Self-contained: a Content-Security-Policy in the page forbids every load, every script and every style but its own. All
+values go through `text.visible` and jinja's escaping; only markup made in this package passes unescaped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def render(template: str, **values: Any) -> str:
         "method": prose.method_name,
     }
     style = _read("report.css")
-    # The page has no script, and its one style is known by its hash: nothing that a text smuggles in can run or load.
+    # The page has no script, and its only style is allowed by its hash: nothing hidden in a text can run or load.
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return environment.get_template(template).render(
         style=Markup(style), style_hash=Markup(f"sha256-{digest}"), **values

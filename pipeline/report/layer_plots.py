@@ -1,4 +1,4 @@
-"""Plots of a layer search: refusals against factor, a line per block; sensitivity and Fisher ratio, a bar per block."""
+"""Plots of a layer search: refusals by factor, one line per block; sensitivity and Fisher ratio, one bar per block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_TICKS = 24
 
 
 def refusal_lines(rows: Sequence[Mapping[str, float]], unscaled: float, picked: int) -> Markup:
-    """rows: of every block, factor as text -> refusals. The line of block `picked` stands out and bears its number."""
+    """rows: for every block, factor as text -> refusals. The line of block `picked` is highlighted and labelled."""
     curves = [
         sorted([*((float(factor), float(count)) for factor, count in row.items()), (1.0, unscaled)]) for row in rows
     ]
@@ -46,10 +46,10 @@ def refusal_lines(rows: Sequence[Mapping[str, float]], unscaled: float, picked: 
 
 
 def block_bars(values: Sequence[float | None], picked: int | None, title: str, vertical: str) -> Markup:
-    """A bar per block, upwards or downwards from 0, none where there is no value. picked: the one that stands out."""
+    """One bar per block, upwards or downwards from 0, no bar where there is no value. picked: the highlighted block."""
     known = [value for value in values if value is not None]
     low, high = min([0.0, *known]), max([0.0, *known])
-    if high - low < 1e-12:  # nothing that could be seen, and too small for the arithmetic of an axis
+    if high - low < 1e-12:  # too small to see, and too small for the arithmetic of an axis
         high = low + 1.0
     step = svg.nice_ceiling((high - low) / 5)
     bottom, top = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)

@@ -1,6 +1,6 @@
 """The layer search for people: a section of the run's report, and a page of its own.
 
-Both are drawn from what artifact/layers.json holds: chosen, blocks (the table), search, fisher, warnings.
+Both are drawn from the content of artifact/layers.json: chosen, blocks (the table), search, fisher, warnings.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NUMBERING = "Blocks are counted from 0; LARF reads the output of its block."
 
 
 def render_layers(result: Mapping[str, Any]) -> str:
-    """layers.html: the complete page for what layers.json holds. Pure."""
+    """layers.html: the complete page for the content of layers.json. Pure."""
     model = dict(result.get("model") or {})
     versions = result.get("versions") or {}
     shown = view(result)
@@ -56,7 +56,7 @@ def render_layers(result: Mapping[str, Any]) -> str:
 
 
 def view(result: Mapping[str, Any] | None, read: int | None = None) -> dict[str, Any] | None:
-    """What the section shows, None without a result. read: the block that LARF has read, if not the chosen one."""
+    """The values of the section, None without a result. read: the block that LARF used, if not the chosen one."""
     if not result or not result.get("blocks"):
         return None
     rows: Sequence[Mapping[str, Any]] = result["blocks"]
@@ -83,7 +83,7 @@ def view(result: Mapping[str, Any] | None, read: int | None = None) -> dict[str,
 
 
 def lead(result: Mapping[str, Any], read: int | None = None) -> str:
-    """Which block it is and why: one or two sentences."""
+    """The chosen block and the reason: one or two sentences."""
     chosen, rows = result["chosen"], result["blocks"]
     row = rows[chosen["block"]]
     values = {"sensitivity": row.get("sensitivity"), "fisher": text.score(row.get("fisher"), 4)}
@@ -92,7 +92,7 @@ def lead(result: Mapping[str, Any], read: int | None = None) -> str:
 
 
 def marks(result: Mapping[str, Any], block: int, read: int | None = None) -> list[str]:
-    """What a block stands out by: as the choice of the search, of the Fisher ratios, or as the one that is read."""
+    """The marks of a block: choice of the search, choice of the Fisher ratios, the block that LARF uses."""
     found = [said for way, said in _CHOICES.items() if (result.get(way) or {}).get("block") == block]
     if block == (result["chosen"]["block"] if read is None else read):
         found.append("read by LARF")
@@ -118,5 +118,5 @@ def _readings(search: Mapping[str, Any] | None, fisher: Mapping[str, Any] | None
 
 
 def _settings(facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Without the digests, which say nothing to a person."""
+    """The settings without the digests, which mean nothing to a person."""
     return {name: value for name, value in (facts or {}).items() if name not in {"fingerprint", "block"}}

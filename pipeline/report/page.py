@@ -9,8 +9,8 @@ from tamis.pipeline.report import layers, plots, prose, share_table, text, trust
 from tamis.pipeline.report.html import render
 from tamis.pipeline.report.run_view import run_view
 
-TEXT_LIMIT = 2000  # characters shown of one message
-MESSAGES_AT_EITHER_END = 6  # messages shown of a long conversation: its first and its last ones
+TEXT_LIMIT = 2000  # characters of one message that are shown
+MESSAGES_AT_EITHER_END = 6  # of a long conversation, this many messages are shown from each end
 
 
 def render_report(summary: Mapping[str, Any]) -> str:
@@ -19,7 +19,7 @@ def render_report(summary: Mapping[str, Any]) -> str:
 
 
 def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything the template shows, in the order of the page; the template itself decides nothing."""
+    """Everything that the template shows, in the order of the page; the template itself decides nothing."""
     job = summary.get("job") or {}
     methods = list(summary.get("methods") or [])
     deciles = list(summary.get("length_deciles") or [])
@@ -53,12 +53,12 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_by_larf(methods: Sequence[Mapping[str, Any]]) -> int | None:
-    """The block that LARF has read."""
+    """The block that LARF used."""
     return next((method.get("layer") for method in methods if method.get("name") == "larf"), None)
 
 
 def _method(method: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
-    """A method with its line of explanation, and of its facts those that the page does not say elsewhere."""
+    """A method with its line of explanation, and those of its facts that the page does not show elsewhere."""
     said = ("method", "layer", "layer_chosen", "position", "columns", "warnings")
     facts = {name: value for name, value in (method.get("facts") or {}).items() if name not in said}
     known = {name: method.get(name) for name in ("name", "layer", "position", "distribution")}
@@ -67,7 +67,7 @@ def _method(method: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _bins(histogram: Mapping[str, Any]) -> list[tuple[Any, Any, int, int]]:
-    """(low, high, kept, dropped) of the bins that hold rows."""
+    """(low, high, kept, dropped) of the bins that contain rows."""
     edges = histogram.get("edges") or []
     rows = zip(edges, edges[1:], histogram.get("kept") or [], histogram.get("dropped") or [], strict=False)
     return [row for row in rows if row[2] or row[3]]

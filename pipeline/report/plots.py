@@ -1,6 +1,6 @@
-"""Plots as inline SVG: small, sharp in print, coloured by the page's style sheet (so light and dark work).
+"""Plots as inline SVG: small, sharp in print, coloured by the page's style sheet (so light and dark mode work).
 
-Every plot has axis labels, and a title and a description for those who do not see it; all text is escaped.
+Every plot has axis labels, and a title and a description for readers who cannot see it; all text is escaped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tamis.pipeline.report import svg, text
 
 @dataclass(frozen=True)
 class Words:
-    """How a histogram names what it counts, the part that goes, the values below it, and itself."""
+    """The words of a histogram: what it counts, the part that is removed, the values on its axis, and its title."""
 
     counted: str
     gone: str
@@ -27,15 +27,16 @@ class Words:
 
 
 def score_histogram(histogram: Mapping[str, Any], cut: float | None, method: str) -> Markup | None:
-    """Rows kept and dropped per bin of the score, the cut as a line; None when there is nothing to draw."""
+    """Rows kept and dropped per bin of the score, with the cut as a line; None when there is nothing to draw."""
     horizontal = f"{method} score  (higher = riskier to train on)"
     return stacked(histogram, cut, Words("samples", "dropped", "scores", horizontal, "Histogram of scores"))
 
 
 def stacked(histogram: Mapping[str, Any], cut: float | None, said: Words) -> Markup | None:
-    """What is kept and what goes (key said.gone) per bin, the cut as a line; None when there is nothing to draw.
+    """The kept and the removed part (key said.gone) per bin, the cut as a line; None when there is nothing to draw.
 
-    The count axis is logarithmic when the tallest bar of what goes would be less than a tenth of the tallest bar.
+    The count axis is logarithmic when the tallest bar of the removed part would be less than a tenth of the tallest
+    bar.
     """
     edges = [text.number(edge) for edge in histogram.get("edges") or []]
     kept, dropped = list(histogram.get("kept") or []), list(histogram.get(said.gone) or [])
@@ -44,7 +45,7 @@ def stacked(histogram: Mapping[str, Any], cut: float | None, said: Words) -> Mar
     if len(bounds) != len(edges) or len(edges) != len(kept) + 1 or len(kept) != len(dropped) or most <= 0:
         return None
     low, high = bounds[0], bounds[-1]
-    if high <= low:  # every score is the same: a bin of some width around it
+    if high <= low:  # all scores are equal: a bin of some width around the score
         low, high = low - 0.5, high + 0.5
         bounds = [low + (high - low) * i / len(kept) for i in range(len(kept) + 1)]
     logarithmic = 0 < max(dropped) < most / 10
@@ -76,7 +77,7 @@ def stacked(histogram: Mapping[str, Any], cut: float | None, said: Words) -> Mar
 
 
 def length_columns(deciles: Sequence[Mapping[str, Any]], overall: float | None) -> Markup | None:
-    """Share of rows dropped, a column per length decile, the overall share as a line; None without any."""
+    """Share of rows dropped, one column per length decile, the overall share as a line; None without deciles."""
     shares = [(d["dropped"] / d["rows"] if d["rows"] else 0.0) for d in deciles]
     if not shares:
         return None
@@ -94,7 +95,7 @@ def length_columns(deciles: Sequence[Mapping[str, Any]], overall: float | None) 
         labels.append(svg.label(middle, svg.HEIGHT - svg.BOTTOM + 18, span, "tick"))
     if overall is not None:
         line = svg.level("overall", axes.y(overall))
-    parts = [svg.share_grid(axes, ticks), *bars, line, *labels]  # the numbers last: nothing may cross them
+    parts = [svg.share_grid(axes, ticks), *bars, line, *labels]  # the numbers last, so that nothing is drawn over them
     parts.append(svg.axis_title("share dropped", "response tokens, by tenth of the corpus"))
     words = "; ".join(
         f"{text.count(d['low'])} to {text.count(d['high'])} tokens: {text.share(d['dropped'], d['rows'])}"
@@ -116,7 +117,7 @@ def share_bar(part: float, scale: float, mark: float | None) -> Markup:
 
 
 def composition(parts: Sequence[tuple[str, int]]) -> Markup | None:
-    """One bar over the whole width, cut into (css class, rows) parts; None without rows."""
+    """One bar over the whole width, divided into (css class, rows) parts; None without rows."""
     total = sum(rows for _, rows in parts)
     if total <= 0:
         return None
@@ -138,10 +139,10 @@ def _bin(axes: svg.Axes, left: float, right: float, kept: int, dropped: int, sid
 
     def bar(kind: str, start: float, stop: float, low: float, high: float) -> None:
         if high > low:
-            height = max(1.5, axes.y(low) - axes.y(high))  # one row must be seen beside ten thousand
+            height = max(1.5, axes.y(low) - axes.y(high))  # one row must be visible beside ten thousand
             bars.append(svg.bar(kind, start, stop, (floor if low == 0 else axes.y(low)) - height, height))
 
-    if kept and dropped and side_by_side:  # logarithmic bars do not add up, so they are never stacked
+    if kept and dropped and side_by_side:  # logarithmic heights do not add up, so such bars are never stacked
         middle = (left + right) / 2
         bar("kept", left, middle, 0, kept)
         bar("dropped", middle, right, 0, dropped)

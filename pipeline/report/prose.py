@@ -1,6 +1,6 @@
 """The sentences that the page and the dataset card share.
 
-What was removed, what a score means, what a quarantine code asks of the reader.
+What was removed, what a score means, what to do about a quarantine code.
 """
 
 from __future__ import annotations
@@ -57,20 +57,20 @@ _GENERAL_ADVICE = "Look at the rows in quarantine/: each has its source, row, me
 
 
 def method_name(name: str) -> str:
-    """larf -> LARF; a method unknown here keeps its name."""
+    """larf -> LARF; a method that is not known here keeps its name."""
     return NAMES.get(name, name or "the method")
 
 
 def title_of(summary: Mapping[str, Any]) -> str:
-    """The name, for people, of the method whose scores decided."""
+    """The display name of the method whose scores decided."""
     name = str(summary.get("selected_by") or "")
     methods = {str(method.get("name")): method.get("title") for method in summary.get("methods") or []}
     return str(methods.get(name) or method_name(name))
 
 
 def how_to_read(method: Mapping[str, Any], job: Mapping[str, Any]) -> str:
-    """One line on a method's score: what the method itself said of it when the run ended, or would say now. What the
-    fit recorded counts before what the job asked for."""
+    """One line on a method's score: the method's own words when the run ended, or its words now. Facts of the fit take
+    precedence over settings of the job."""
     if method.get("reading"):
         return str(method["reading"])
     name = str(method.get("name") or "")
@@ -116,7 +116,7 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 
 def selection_line(summary: Mapping[str, Any]) -> str:
-    """How the cut was chosen and where it fell."""
+    """How the cut was chosen and where it lies."""
     selection = summary.get("selection") or {}
     how, cut = str(selection.get("how") or ""), text.number(selection.get("cut"))
     rule = f"Selection: {how}." if how else "Selection: not known."

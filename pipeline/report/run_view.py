@@ -1,4 +1,4 @@
-"""What the pages of all runs share: their head, the quarantine, and how the run went (run_sections.html)."""
+"""The sections that the pages of all runs share: head, quarantine, and the course of the run (run_sections.html)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STAGES = {
 
 
 def run_view(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of those parts for any summary, also an incomplete one."""
+    """The values of these sections for any summary, also an incomplete one."""
     job = summary.get("job") or {}
     source = summary.get("input") or {}
     return {

@@ -1,4 +1,4 @@
-"""A table of groups and how much each of them lost, with a bar per group and the overall share as a line."""
+"""A table of groups and the share that each group lost, with a bar per group and the overall share as a line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROWS_SHOWN = 30
 
 
 def by_source(sources: Sequence[Mapping[str, Any]], part: str, whole: str) -> dict[str, Any]:
-    """The sources that lost most, each with its bar; the others as one line. part of whole: the columns compared."""
+    """The sources that lost most, each with its bar; the others as one line. part, whole: the columns of the share."""
     shown = sorted(sources, key=lambda s: (-s[part], -s[whole], str(s["source"])))
     top, rest = shown[:ROWS_SHOWN], shown[ROWS_SHOWN:]
     if len(rest) == 1:
@@ -33,6 +33,6 @@ def with_bars(rows: Sequence[Mapping[str, Any]], part: str, whole: str, overall:
 
 
 def share(groups: Sequence[Mapping[str, Any]], part: str, whole: str) -> float | None:
-    """Part over whole of all groups; None without any."""
+    """Part over whole, summed over all groups; None if the whole is 0."""
     total = sum(group[whole] for group in groups)
     return sum(group[part] for group in groups) / total if total else None

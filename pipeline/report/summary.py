@@ -1,7 +1,7 @@
-"""The report data: one JSON-able dict, written by the pipeline, from which page and dataset card are drawn.
+"""The report data: one JSON-serialisable dict, written by the pipeline, from which page and dataset card are drawn.
 
-Counts are rows. Any score or other float may be None (not known); lists and mappings may be empty. Rows are
-0-based. The job is shown in full: whoever makes the summary leaves credentials out of it.
+Counts are rows. Any score or other float may be None (not known); lists and mappings may be empty. Rows are 0-based.
+The job is shown in full: the code that makes the summary must leave out credentials.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class QuarantineCode(TypedDict):
 
 
 class MethodRun(TypedDict):
-    """title: for people. reading: how to read the score. distribution: "name version" of what the method was installed
-    with, if it is no part of tamis. layer: the block whose output was read, 0-based. facts: what the fit found, in
-    numbers."""
+    """title: for people. reading: how to read the score. distribution: "name version" of the distribution that offers
+    the method, if it is not part of tamis. layer: the block whose output was read, 0-based. facts: the numbers of the
+    fit."""
 
     name: str
     title: NotRequired[str]
@@ -63,9 +63,9 @@ class MethodRun(TypedDict):
 
 
 class Selection(TypedDict):
-    """how: in words ("share 0.1"). cut: the score that parts dropped from kept rows, None when there is none.
+    """how: in words ("share 0.1"). cut: the score that separates dropped from kept rows, None when there is none.
 
-    at_cut: how many rows score exactly that (those that were dropped are enough).
+    at_cut: how many rows have exactly this score (counting only the dropped ones is enough).
     """
 
     how: str
@@ -89,7 +89,7 @@ class Source(TypedDict):
 
 
 class LengthDecile(TypedDict):
-    """low..high: response tokens of all answers of a sample, both included."""
+    """low..high: response tokens of all answers of a sample, both ends included."""
 
     low: int
     high: int
@@ -103,7 +103,7 @@ class Message(TypedDict):
 
 
 class Sample(TypedDict):
-    """rank: 1 is the riskiest of the corpus."""
+    """rank: 1 is the riskiest sample of the corpus."""
 
     sample_id: str
     source: str
@@ -121,9 +121,9 @@ class Timing(TypedDict):
 
 
 class Summary(TypedDict):
-    """What ran and what came of it. created is ISO 8601; timings maps the stages, in order, to a cost.
+    """A run and its results. created is ISO 8601; timings maps the stages, in order, to their cost.
 
-    layers: what artifact/layers.json holds, if there is one and LARF has run.
+    layers: the content of artifact/layers.json, if it exists and LARF has run.
     """
 
     title: str
@@ -152,9 +152,10 @@ class Summary(TypedDict):
 
 
 class Tokens(TypedDict):
-    """scope: whether the share `requested` is of all tokens or of each sample's. cut: the risk that parts the tokens.
+    """scope: whether `requested` is a share of all tokens or of each sample's tokens. cut: the risk that separates
+    discarded from kept tokens.
 
-    at_cut: how many tokens have exactly that risk.
+    at_cut: how many tokens have exactly this risk.
     """
 
     response: int
@@ -173,7 +174,7 @@ class TrainingStep(TypedDict):
 
 
 class Reference(TypedDict):
-    """name: utility, harmful, or harmful-1, ... of the rounds. source: the file, as shown to people."""
+    """name: utility, harmful, or harmful-1, ... for the rounds. source: the file, as shown to people."""
 
     name: str
     how: Literal["trained", "given"]
@@ -193,7 +194,7 @@ class RiskHistogram(TypedDict):
 
 
 class PlaceInAnswer(TypedDict):
-    """low..high: 0-based positions of tokens in their answers, both included."""
+    """low..high: 0-based positions of tokens in their answers, both ends included."""
 
     low: int
     high: int
@@ -227,7 +228,7 @@ class TokenSource(TypedDict):
 
 
 class Round(TypedDict):
-    """added: samples that the round moved into the harmful set. overlap: of its mask with the final one."""
+    """added: samples that the round moved into the harmful set. overlap: of the round's mask with the final one."""
 
     round: int
     added: int
@@ -246,7 +247,8 @@ class Piece(TypedDict):
 
 
 class Example(TypedDict):
-    """A sample's tokens in order. group: most or part of it is discarded, or tokens at the border of the cut."""
+    """A sample's tokens in order. group: most of it is discarded, a part of it, or its tokens lie at the border of the
+    cut."""
 
     sample_id: str
     source: str
@@ -260,7 +262,8 @@ class Example(TypedDict):
 
 
 class TokenSummary(TypedDict):
-    """A run that masks tokens. rounds: empty for toss. examples: for the page alone, so the card's may lack them."""
+    """A run that masks tokens. rounds: empty for toss. examples: only for the page; the card's summary may lack
+    them."""
 
     kind: Literal["tokens"]
     method: Literal["toss", "toss-pro"]

@@ -1,6 +1,6 @@
-"""What plots are drawn with: axes, bars, lines and labels as inline SVG, coloured by the page's style sheet.
+"""The elements of plots: axes, bars, lines and labels as inline SVG, coloured by the page's style sheet.
 
-All text is escaped. Coordinates are those of a picture of WIDTH x HEIGHT.
+All text is escaped. Coordinates refer to a picture of WIDTH x HEIGHT.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOG_FLOOR = 0.5  # on a log axis a count of 1 must still have height
 
 @dataclass(frozen=True)
 class Axes:
-    """Where data values land in the picture. `lift` maps a height's value to 0..1."""
+    """The mapping from data values to coordinates. `lift` maps a value of the vertical axis to 0..1."""
 
     low: float
     high: float
@@ -34,7 +34,7 @@ class Axes:
 
 
 def nice_ceiling(value: float) -> float:
-    """The smallest round number (1, 2, 2.5 or 5 times a power of ten) that is not below a positive value."""
+    """The smallest round number (1, 2, 2.5 or 5 times a power of ten) that is at least `value`, which is positive."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(power * step for step in (1, 2, 2.5, 5, 10) if power * step >= value * (1 - 1e-12))
 
@@ -48,7 +48,7 @@ def round_steps(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def grid(axes: Axes, ticks: Sequence[tuple[float, str]]) -> Markup:
-    """Horizontal lines at (height, words), and the line at the bottom."""
+    """Horizontal lines at (height, label), and the line at the bottom."""
     lines = [level("grid", axes.y(at)) + label(LEFT - 8, axes.y(at) + 4, words, "tick end") for at, words in ticks]
     return Markup("").join([*lines, level("axis", HEIGHT - BOTTOM)])
 
@@ -61,12 +61,12 @@ def level(kind: str, y: float) -> Markup:
 
 
 def count_grid(axes: Axes, ticks: Sequence[float], words: Callable[[float], str] = text.count) -> Markup:
-    """The grid of a height that counts."""
+    """The grid of a vertical axis of counts."""
     return grid(axes, [(tick, words(tick)) for tick in ticks if tick == int(tick)])
 
 
 def share_grid(axes: Axes, ticks: Sequence[float]) -> Markup:
-    """The grid of a height that is a share of 1."""
+    """The grid of a vertical axis of shares (0..1)."""
     return grid(axes, [(tick, f"{100 * tick:.4g} %") for tick in ticks])
 
 
@@ -83,12 +83,12 @@ def value_axis(axes: Axes) -> Markup:
 
 
 def tick(x: float, words: str) -> Markup:
-    """What stands below the plot at x."""
+    """The label below the plot at x."""
     return label(x, HEIGHT - BOTTOM + 18, words, "tick")
 
 
 def log_lift(top: float) -> Callable[[float], float]:
-    """`lift` of a logarithmic axis of counts up to `top`, on which 1 still has height."""
+    """`lift` of a logarithmic axis of counts up to `top`, on which a count of 1 is still visible."""
     base = math.log(LOG_FLOOR)
 
     def lift(value: float) -> float:
@@ -98,12 +98,12 @@ def log_lift(top: float) -> Callable[[float], float]:
 
 
 def powers(peak: float) -> list[float]:
-    """The ticks of that axis: 1, 10, ... not beyond `peak`, at least to 10."""
+    """The ticks of that axis: 1, 10, ... up to `peak`, but at least to 10."""
     return [10.0**power for power in range(math.ceil(math.log10(max(peak, 1))) + 1) if 10.0**power <= max(peak, 10)]
 
 
 def axis_title(vertical: str, horizontal: str) -> Markup:
-    """What the two axes show."""
+    """The titles of the two axes."""
     middle = n((TOP + HEIGHT - BOTTOM) / 2)
     return Markup('<text class="title" text-anchor="middle" transform="translate(14 {}) rotate(-90)">{}</text>').format(
         middle, vertical
@@ -119,7 +119,7 @@ def bar(kind: str, left: float, right: float, top: float, height: float) -> Mark
 
 
 def label(x: float, y: float, words: str, kind: str) -> Markup:
-    """kind: the class, and "start" or "end" if the text is not to be centred at x."""
+    """A text. kind: its class, and "start" or "end" if the text should not be centred at x."""
     anchor = "end" if "end" in kind.split() else "start" if "start" in kind.split() else "middle"
     return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
         kind.split()[0], n(x), n(y), anchor, text.visible(words)
@@ -127,7 +127,7 @@ def label(x: float, y: float, words: str, kind: str) -> Markup:
 
 
 def figure(title: str, words: str, parts: Sequence[Markup]) -> Markup:
-    """The picture of these parts. words: what it shows, for those who do not see it."""
+    """The picture of these parts. words: what it shows, for readers who cannot see it."""
     return Markup('<svg class="plot" role="img" viewBox="0 0 {} {}"><title>{}</title><desc>{}</desc>{}</svg>').format(
         n(WIDTH), n(HEIGHT), text.visible(title), escape(text.visible(words)), Markup("").join(parts)
     )

@@ -1,7 +1,7 @@
-"""Text and numbers as people read them: strange characters visible, long texts clipped, numbers with units.
+"""Text and numbers for people: strange characters made visible, long texts clipped, numbers with units.
 
-Everything shown in a report goes through `visible`: afterwards a text can be written as UTF-8, cannot reorder
-what stands around it, and hides nothing. It does not escape HTML or Markdown; the templates do.
+Everything in a report goes through `visible`: afterwards a text can be written as UTF-8, cannot reorder the text around
+it, and hides nothing. It does not escape HTML or Markdown; the templates do.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import yaml
 
 UNKNOWN = "–"
 
-# Written as code points on purpose: the characters themselves would be invisible here too. Joiners (200C,
-# 200D) and variation selectors (FE00-FE0F) stay: scripts and emoji need them and they reorder nothing.
+# Written as code points on purpose: the characters themselves would be invisible here, too. Joiners (200C, 200D) and
+# variation selectors (FE00-FE0F) stay: scripts and emoji need them, and they reorder nothing.
 _HIDDEN = re.compile(
     "["
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but tab and newline
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, except tab and newline
     "\u00ad\u061c\u115f\u1160\u180e\u3164\uffa0"  # soft hyphen, Arabic letter mark, blank fillers
     "\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # zero width, bidi marks and overrides, separators
     "\ud800-\udfff\ufdd0-\ufdef\ufff0-\uffff"  # lone surrogates, noncharacters, specials
-    "\U000e0000-\U000e0fff"  # tags and variation selectors that can smuggle text
+    "\U000e0000-\U000e0fff"  # tags and variation selectors that can hide text
     "]"
 )
 
@@ -75,7 +75,7 @@ def count(value: Any) -> str:
 
 
 def share(part: Any, whole: Any = 1) -> str:
-    """A part of a whole in percent; "0 %" and "100 %" are said only when they are exactly true."""
+    """A part of a whole in percent; "0 %" and "100 %" are used only when they are exact."""
     known, total = number(part), number(whole)
     if known is None or not total:
         return UNKNOWN
@@ -91,7 +91,7 @@ def share(part: Any, whole: Any = 1) -> str:
 
 
 def score(value: Any, digits: int = 6) -> str:
-    """Significant digits, plain notation where that is readable."""
+    """A number with `digits` significant digits, in plain notation where that is readable."""
     known = number(value)
     if known is None:
         return UNKNOWN
@@ -176,14 +176,14 @@ def facts(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 class _Plain(yaml.SafeDumper):
-    """YAML without anchors: a reader of a job file should meet values only."""
+    """YAML without anchors: a job file should show only values."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def as_yaml(value: Mapping[str, Any], width: int = 100) -> str:
-    """YAML that loads to the same value and holds no invisible character (they become YAML escapes)."""
+    """YAML that loads to the same value and contains no invisible characters (they become YAML escapes)."""
 
     def dump(unicode: bool) -> str:
         return yaml.dump(dict(value), Dumper=_Plain, sort_keys=False, allow_unicode=unicode, width=width)

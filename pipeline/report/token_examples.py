@@ -1,4 +1,4 @@
-"""Samples of a run that masks tokens, token by token, as the page shows them."""
+"""Samples of a run that masks tokens, token by token, for the page."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from tamis.pipeline.report import text
 
 TOKENS_AT_EITHER_END = 400
-"""Tokens shown of a long sample: its first and its last ones."""
+"""Of a long sample, this many tokens are shown from each end."""
 
 PIECE_LIMIT = 400
-"""Characters shown of one token, which may be a long run of blanks."""
+"""The most characters shown of one token, which may be a long run of blanks."""
 
 _GROUPS = {
     "most": "Samples with the most discarded",
@@ -22,7 +22,7 @@ _GROUPS = {
 
 
 def groups(examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The samples under the titles of their groups; a group that is not known here comes last."""
+    """The samples under the titles of their groups; unknown groups come last."""
     found: dict[str, list[dict[str, Any]]] = {title: [] for title in _GROUPS.values()}
     for example in examples:
         found.setdefault(_GROUPS.get(str(example.get("group")), "Other samples"), []).append(_sample(example))
@@ -35,9 +35,9 @@ def _sample(example: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def runs(pieces: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The text in stretches: kind prompt, kept or discarded (one token each, with its risk), or gap (what is left out).
+    """The text in runs of the kinds prompt, kept, discarded (one token each, with its risk), and gap (omitted text).
 
-    Neighbours of one kind are joined, but for discarded tokens: each has its own risk.
+    Neighbours of the same kind are joined, except discarded tokens: each has its own risk.
     """
     ends = TOKENS_AT_EITHER_END
     hidden = pieces[ends:-ends] if len(pieces) > 2 * ends + 1 else []

@@ -1,6 +1,6 @@
 """Plots of a run that masks tokens: risk, place in the answer, share per sample, training and rounds.
 
-Each is None when there is nothing to draw. What is not a finite number is left out.
+Each plot is None when there is nothing to draw. Values that are not finite numbers are left out.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from markupsafe import Markup
 
 from tamis.pipeline.report import plots, svg, text
 
-_POINTS = 300  # of one curve; a training may have 100,000 steps
-_LABEL_SPACE = 0.14  # to the right of curves, for their names
+_POINTS = 300  # at most, per curve; a training may have 100,000 steps
+_LABEL_SPACE = 0.14  # extra share of the horizontal range, for the names to the right of the curves
 _LINE = 15.0  # height of one line of words
 _DIGIT = 7.0  # width of one character of a label
-_LOG_FROM = 50  # a column this many times as tall as another calls for a log scale
+_LOG_FROM = 50  # use a log scale if a column is this many times as tall as another
 
 
 @dataclass(frozen=True)
 class Words:
-    """What a plot is, its two axes, and how the heights at its left edge are written."""
+    """The words of a plot: its title, its two axes, and how the values of the vertical axis are written."""
 
     title: str
     vertical: str
@@ -53,7 +53,7 @@ def risk_histogram(histogram: Mapping[str, Any], cut: float | None) -> Markup | 
 
 
 def position_shares(positions: Sequence[Mapping[str, Any]], overall: float | None) -> Markup | None:
-    """Share of the tokens discarded by their place in the answer, the overall share as a line."""
+    """Share of discarded tokens by place in the answer, the overall share as a line."""
     shares = [text.whole(row.get("discarded")) / (text.whole(row.get("tokens")) or 1) for row in positions]
     said = Words("Share discarded by place in the answer", "share discarded", _PLACE, _percent)
     return columns(shares, [place(row) for row in positions], said, "discarded", line=overall)
@@ -68,7 +68,7 @@ def position_risks(positions: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 
 def sample_shares(shares: Mapping[str, Any]) -> Markup | None:
-    """Samples by the share of their response tokens that is discarded: none of them, then equal steps."""
+    """Samples by the discarded share of their response tokens: first none, then equal steps."""
     rows = [text.whole(value) for value in shares.get("rows") or []]
     counts = [text.whole(shares.get("none")), *rows]
     if not rows or not any(counts):
@@ -85,9 +85,9 @@ def sample_shares(shares: Mapping[str, Any]) -> Markup | None:
 
 
 def training_curves(references: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Training loss by step, a line per reference that was trained."""
+    """Training loss by step, one line per trained reference."""
     curves = []
-    # Trainings of one length in epochs differ in steps: by epochs they can be compared.
+    # Trainings with the same number of epochs differ in steps: they can be compared by epoch.
     by_epoch = all(len(losses(reference, "epoch")) == len(losses(reference)) for reference in references)
     for reference in references:
         named = str(reference.get("name") or "reference")
@@ -100,7 +100,7 @@ def training_curves(references: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 
 def round_curve(rounds: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """What each round's mask has in common with the final one; the mean risk where that is not known."""
+    """The overlap of each round's mask with the final one; the mean risk where the overlap is not known."""
     known = [(float(text.whole(row.get("round"))), row) for row in rounds]
     overlaps = [(at, value) for at, row in known if (value := text.number(row.get("overlap"))) is not None]
     if overlaps:
@@ -112,7 +112,7 @@ def round_curve(rounds: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 
 def losses(reference: Mapping[str, Any], by: str = "step") -> list[tuple[float, float]]:
-    """(step, loss) of a reference's training in the order of the steps, or the same by epoch."""
+    """(step, loss) of a reference's training, in the order of the steps; by="epoch" gives (epoch, loss)."""
     pairs = [(text.number(point.get(by)), text.number(point.get("loss"))) for point in reference.get("curve") or []]
     return sorted((at, loss) for at, loss in pairs if at is not None and loss is not None)
 
@@ -133,7 +133,8 @@ def columns(
     logarithmic: bool = False,
     first: str | None = None,
 ) -> Markup | None:
-    """A column per value, upwards or downwards from 0. line: a level to compare with. first: the first one's kind."""
+    """One column per value, upwards or downwards from 0. line: a level to compare with. first: the kind of the first
+    column."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -150,7 +151,7 @@ def columns(
     for index, value in enumerate(values):
         left, right = axes.x(index + 0.12), axes.x(index + 0.88)
         if value:
-            height = max(1.5, abs(axes.y(value) - floor))  # one sample must be seen beside a million
+            height = max(1.5, abs(axes.y(value) - floor))  # one sample must be visible beside a million
             chosen = first if first and not index else kind
             parts.append(svg.bar(chosen, left, right, floor - height if value > 0 else floor, height))
         if index % every == 0:
@@ -169,7 +170,7 @@ def columns(
 def lines(
     curves: Sequence[Curve], said: Words, *, dots: bool = False, bounds: tuple[float, float] | None = None
 ) -> Markup | None:
-    """Curves with their names at their right end. bounds: the heights to show, if not those of the points."""
+    """Curves with their names at the right end. bounds: the range of heights, if not that of the points."""
     points = [point for curve in curves for point in curve.points]
     if not points:
         return None
@@ -225,7 +226,7 @@ def _plain(value: float) -> str:
 
 
 def _scale(low: float, high: float) -> tuple[list[float], Callable[[float], float]]:
-    """Round ticks around low..high, and where a value lies between the outermost of them (0..1)."""
+    """Round ticks around low..high, and the function that places a value between the outermost ticks (0..1)."""
     if high - low < 1e-9 * max(1.0, abs(low), abs(high)):
         high = low + max(1.0, abs(low)) * 0.1
     step = svg.nice_ceiling((high - low) / 5)
@@ -235,7 +236,7 @@ def _scale(low: float, high: float) -> tuple[list[float], Callable[[float], floa
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most about _POINTS of them: means over equal stretches, so that no step is passed over."""
+    """At most about _POINTS points: means over stretches of equal length, so that no step is ignored."""
     stretch = math.ceil(len(points) / _POINTS)
     if stretch <= 1:
         return list(points)
@@ -244,7 +245,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _names(axes: svg.Axes, curves: Sequence[Curve]) -> list[Markup]:
-    """The curves' names beside their ends, moved apart where they would cover each other."""
+    """The curves' names beside their ends, moved apart where they would overlap."""
     ends = sorted(curves, key=lambda curve: -axes.y(curve.points[-1][1]))  # the lowest first
     room = min(_LINE, (svg.HEIGHT - svg.TOP - svg.BOTTOM) / len(ends))
     made = []

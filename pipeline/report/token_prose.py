@@ -1,4 +1,4 @@
-"""The sentences of a run that masks tokens, which its page and its dataset card share."""
+"""The sentences that the page and the dataset card of a run that masks tokens share."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 
 def selection_line(summary: Mapping[str, Any]) -> str:
-    """What was asked for, where the cut fell, and what became of samples without any token left."""
+    """What was requested, where the cut lies, and what happened to samples without any remaining token."""
     counts, tokens = summary.get("counts") or {}, summary.get("tokens") or {}
     requested, cut = text.number(tokens.get("requested")), text.number(tokens.get("cut"))
     each = tokens.get("scope") == "sample"
@@ -59,6 +59,6 @@ def selection_line(summary: Mapping[str, Any]) -> str:
 
 
 def how_to_read(summary: Mapping[str, Any]) -> list[str]:
-    """What a risk means and what is done with it: a paragraph each."""
+    """What a risk means and how it is used: one paragraph each."""
     said = [_RISK.format(method(summary)), _MASK]
     return [*said, _ROUNDS] if summary.get("method") == "toss-pro" else said

@@ -1,7 +1,7 @@
-"""Can this mask be trusted? What the numbers of a run that masks tokens say, in plain language.
+"""Can this mask be trusted? The numbers of a run that masks tokens, explained in plain language.
 
-The mask should follow the risk of what is said. The checks look for cheaper explanations: that a token stands first,
-that it comes from one source, that the references learned nothing.
+The mask should follow the risk of the content. The checks look for simpler explanations: the tokens are the first ones,
+they come from one source, or the references learned nothing.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from tamis.pipeline.report import text, token_plots, trust
 from tamis.pipeline.report.trust import Check
 
 FIRST = 5
-"""The tokens at the head of an answer that decide between refusal and compliance."""
+"""How many tokens at the start of an answer decide between refusal and compliance."""
 
 MOST, TWICE = 0.5, 2.0
-"""A group explains the mask if it holds more than MOST of the discarded tokens and TWICE its share of all tokens."""
+"""A group explains the mask if its share of discarded tokens is above MOST, and above TWICE its share of all tokens."""
 
 LEARNED = 0.01
-"""A training whose loss fell by less than this share did nothing that could part two models."""
+"""A training whose loss fell by less than this share cannot have made two models different."""
 
 SETTLED = 0.05
 """A loss that still falls by more than this share in its last tenth has not settled."""
 
 SPELLED_OUT = 3
-"""Trainings that went well and are told one by one."""
+"""How many successful trainings are listed one by one; the others are counted."""
 
 
 def checks(summary: Mapping[str, Any]) -> list[Check]:
-    """Every check, those that need attention first."""
+    """All checks; those that need attention come first."""
     counts = {name: text.whole(value) for name, value in (summary.get("counts") or {}).items()}
     tokens = summary.get("tokens") or {}
     found = [
@@ -49,7 +49,7 @@ def checks(summary: Mapping[str, Any]) -> list[Check]:
 
 
 def first_tokens(positions: Sequence[Mapping[str, Any]]) -> Check:
-    """Whether the mask is little more than a mask of how answers begin."""
+    """Whether the mask is little more than a mask of the first tokens of answers."""
     counted = [{key: text.whole(row.get(key)) for key in ("high", "tokens", "discarded")} for row in positions]
     tokens, discarded = (sum(row[key] for row in counted) for key in ("tokens", "discarded"))
     head = [row for row in counted if row["high"] < FIRST]
@@ -74,7 +74,7 @@ def first_tokens(positions: Sequence[Mapping[str, Any]]) -> Check:
 
 
 def _amount(tokens: Mapping[str, Any]) -> Check:
-    """Whether as much was masked as the job asked for."""
+    """Whether the requested share of tokens was masked."""
     response, discarded = text.whole(tokens.get("response")), text.whole(tokens.get("discarded"))
     requested = text.number(tokens.get("requested"))
     if not response:
@@ -93,7 +93,7 @@ def _amount(tokens: Mapping[str, Any]) -> Check:
 
 
 def _one_source(sources: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
-    """Whether the mask falls on one source far beyond that source's size; one source alone says nothing."""
+    """Whether one source has far more of the mask than its size explains. With a single source, there is no check."""
     counted = [
         (str(row.get("source")), text.whole(row.get("tokens")), text.whole(row.get("discarded"))) for row in sources
     ]
@@ -146,7 +146,7 @@ def _training(references: Sequence[Mapping[str, Any]]) -> Check:
 
 
 def _alike(histogram: Mapping[str, Any]) -> Iterator[Check]:
-    """References that are the same model give every token the risk 0."""
+    """Whether the references are the same model: then every token has the risk 0."""
     edges = [edge for edge in map(text.number, histogram.get("edges") or []) if edge is not None]
     if edges and max(edges) - min(edges) < 1e-6:
         words = f"Every risk is about {text.score(edges[0], 3)}: order and rounding chose the tokens."
@@ -154,7 +154,7 @@ def _alike(histogram: Mapping[str, Any]) -> Iterator[Check]:
 
 
 def _emptied(shares: Mapping[str, Any], counts: Mapping[str, int]) -> Iterator[Check]:
-    """Samples of which nothing is left to learn, and samples that the mask leaves alone."""
+    """Samples with no token left to learn, and samples that the mask does not touch."""
     if not shares:
         return
     emptied, untouched = text.whole(shares.get("all")), text.whole(shares.get("none"))
@@ -172,7 +172,7 @@ def _emptied(shares: Mapping[str, Any], counts: Mapping[str, int]) -> Iterator[C
 
 
 def _ties(tokens: Mapping[str, Any]) -> Iterator[Check]:
-    """A cut through equal risks parts tokens by their place in the corpus."""
+    """Whether the cut goes through equal risks: then the place in the corpus decides between tokens."""
     at_cut, discarded = text.whole(tokens.get("at_cut")), text.whole(tokens.get("discarded"))
     if text.number(tokens.get("cut")) is None or not discarded:
         return

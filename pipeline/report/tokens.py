@@ -1,6 +1,6 @@
 """The page of a run that masks tokens (TOSS, TOSS-Pro): how much, where, why, and whether to trust it.
 
-Drawn from a TokenSummary (see summary.py), of which any key may be missing, empty or None.
+Drawn from a TokenSummary (see summary.py); any key of it may be missing, empty or None.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def render_token_report(summary: Mapping[str, Any]) -> str:
 
 
 def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything the template shows, in the order of the page; the template itself decides nothing."""
+    """Everything that the template shows, in the order of the page; the template itself decides nothing."""
     tokens = summary.get("tokens") or {}
     response, discarded = text.whole(tokens.get("response")), text.whole(tokens.get("discarded"))
     histogram = summary.get("risk_histogram") or {}
@@ -59,14 +59,14 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bins(histogram: Mapping[str, Any]) -> list[tuple[Any, Any, int, int]]:
-    """(low, high, kept, discarded) of the bins that hold tokens."""
+    """(low, high, kept, discarded) of the bins that contain tokens."""
     edges = histogram.get("edges") or []
     rows = zip(edges, edges[1:], histogram.get("kept") or [], histogram.get("discarded") or [], strict=False)
     return [row for row in rows if row[2] or row[3]]
 
 
 def _strings(strings: Sequence[Mapping[str, Any]], overall: float | None) -> dict[str, Any]:
-    """The strings that were discarded most often, each with the share of its occurrences."""
+    """The strings that were discarded most often, each with the discarded share of its occurrences."""
     counted = [{**row, **{name: text.whole(row.get(name)) for name in ("tokens", "discarded")}} for row in strings]
     largest = sorted(counted, key=lambda row: -row["discarded"])[:STRINGS_SHOWN]
     spelled = [{**row, "token": spelling(str(row.get("token") or ""))} for row in largest]
@@ -74,7 +74,7 @@ def _strings(strings: Sequence[Mapping[str, Any]], overall: float | None) -> dic
 
 
 def spelling(token: str) -> str:
-    """A token on one line, the blanks at its ends visible."""
+    """A token on one line, with the blanks at its ends made visible."""
     shown, left_out = text.clip(text.visible(token).replace("\n", "↵").replace("\t", "⇥"), 60)
     inner = shown.strip(" ")
     ends = (len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" ")))

@@ -1,7 +1,7 @@
 """Can this result be trusted? The checks at the head of every report, in plain language with their numbers.
 
-The one that matters most: whether the scores follow the length of the answer. A filter that beats a random
-removal but not a removal matched by length is a length filter.
+The most important check: do the scores follow the length of the answer? A filter that beats a random removal, but not a
+removal matched by length, is a length filter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Check:
 
 
 def checks(summary: Mapping[str, Any]) -> list[Check]:
-    """Every check, those that need attention first."""
+    """All checks; those that need attention come first."""
     counts = summary.get("counts") or {}
     found = [
         accounted(counts),
@@ -46,7 +46,8 @@ def most_urgent_first(found: Iterable[Check]) -> list[Check]:
 
 
 def length_check(summary: Mapping[str, Any]) -> Check:
-    """Whether long (or short) answers went: Spearman beyond 0.5, or a decile beyond 3 times overall."""
+    """Whether mainly long (or short) answers were dropped: Spearman beyond 0.5, or a decile's share beyond 3 times the
+    overall share."""
     correlation = text.number(summary.get("score_length_spearman"))
     deciles = [decile for decile in summary.get("length_deciles") or [] if decile["rows"]]
     overall = removed_share(deciles)
@@ -79,9 +80,9 @@ def length_check(summary: Mapping[str, Any]) -> Check:
 
 
 def overlaps(deciles: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """Share of the dropped rows that a removal of the same size would also hit, in expectation.
+    """The expected share of the dropped rows that a random removal of the same size would also drop.
 
-    First: at random. Second: at random within each length decile; the nearer to 1, the more length explains.
+    First: at random. Second: at random within each length decile; the closer to 1, the more the length explains.
     None when nothing was dropped.
     """
     rows, dropped = sum(d["rows"] for d in deciles), sum(d["dropped"] for d in deciles)
@@ -92,13 +93,13 @@ def overlaps(deciles: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None
 
 
 def removed_share(groups: Sequence[Mapping[str, Any]]) -> float | None:
-    """Dropped over all rows of the groups; None without rows."""
+    """Dropped rows over all rows of the groups; None without rows."""
     rows = sum(group["rows"] for group in groups)
     return sum(group["dropped"] for group in groups) / rows if rows else None
 
 
 def accounted(counts: Mapping[str, Any]) -> Check:
-    """Whether every row went somewhere."""
+    """Whether every row is accounted for."""
     total = counts.get("rows_in", 0)
     parts = [counts.get(name, 0) for name in ("kept", "dropped", "quarantined")]
     sum_of = " + ".join(text.count(part) for part in parts)
@@ -155,7 +156,7 @@ def quarantined(counts: Mapping[str, Any]) -> Check:
 
 
 def truncated(counts: Mapping[str, Any], job: Mapping[str, Any]) -> Check:
-    """Whether the model saw many conversations in part only."""
+    """Whether the model saw only a part of many conversations."""
     rows, scored = counts.get("truncated", 0), counts.get("kept", 0) + counts.get("dropped", 0)
     if not rows:
         return Check("ok", "No sample was cut short", "The model read every scored conversation whole.")
@@ -166,7 +167,7 @@ def truncated(counts: Mapping[str, Any], job: Mapping[str, Any]) -> Check:
 
 
 def _ties(summary: Mapping[str, Any]) -> Iterator[Check]:
-    """Only a cut that takes a given number of rows can split equal scores; a threshold or a draw cannot."""
+    """Whether the cut splits equal scores. Only a cut of a given number of rows can; a threshold or a draw cannot."""
     rule = (summary.get("job") or {}).get("selection") or {}
     if rule.get("threshold") is not None or rule.get("control") is not None:
         return

@@ -1,5 +1,5 @@
-"""The output folder of one run: what lies where, whose it is, which shards are done, and what is damaged.
+"""The output folder of one run: where its files lie, which job owns it, which shards are done, and what is damaged.
 
-In: a `Store`. Out: receipts, the lease, the state of the run, and what has to be made again. May import: cluster and
-below.
+In: a `Store`. Out: receipts, the lease, the state of the run, and the work that must be done again. May import: cluster
+and below.
 """

@@ -1,7 +1,8 @@
-"""The output folder of a run: whose it is, how far it is, and whether this job may go on in it.
+"""The output folder of a run: which job owns it, how far the job is, and whether this job may continue in it.
 
-A folder may hold a layer search (`tamis layers`) before it holds a run, and both at last. What says so is written
-twice, the second time under a name that tells the job: where one is damaged or gone, the job goes on by the other.
+A folder may hold a layer search (`tamis layers`) before it holds a run, and both in the end. The file that names the
+job is written twice, the second time under a name that contains the job's key: where one is damaged or missing, the
+job continues with the other.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ _MEANING = {
 
 
 def key_of(fingerprint: Mapping[str, Any]) -> str:
-    """A short digest of the fingerprint, borne by every receipt."""
+    """A short digest of the fingerprint, which every receipt contains."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def state_of(store: Store, fingerprint: Mapping[str, Any], changed: str | None = None) -> State:
     """Whether this job was finished here, was begun here, or may begin here.
 
-    changed: digest of when its input files were last changed. A run that goes on compares the rows themselves; of a
-    finished one nothing else would tell that a file was replaced by one of the same size and time of modification.
-    Raises ConfigError when the folder belongs to another job (the differing keys are named) or to something else.
+    changed: digest of the times when its input files last changed in any way. A run that continues compares the rows
+    themselves. For a finished run, only this digest tells that a file was replaced by another one of the same size and
+    modification time. Raises ConfigError when the folder belongs to another job (the differing keys are named) or to
+    something else.
     """
     begun = _is_ours(store, RUN, fingerprint)
     if store.exists(MANIFEST) and not (begun and _is_damaged(store, MANIFEST)):
@@ -62,7 +64,7 @@ def state_of(store: Store, fingerprint: Mapping[str, Any], changed: str | None =
 def layers_state_of(store: Store, search_keys: Mapping[str, Any], fisher_keys: Mapping[str, Any]) -> State:
     """The same for a layer search, whose fingerprint is `search_keys`. It may share the folder with a run.
 
-    Raises ConfigError also where a run is complete that made none: nothing may be added to it.
+    Raises ConfigError also where the folder holds a complete run without a layer search: nothing may be added to it.
     """
     for name, holds in ((MANIFEST, "holds the finished result"), (RUN, "belongs to an unfinished run")):
         if store.exists(name) and not (name == RUN and _is_damaged(store, RUN)):
@@ -84,9 +86,9 @@ def layers_state_of(store: Store, search_keys: Mapping[str, Any], fisher_keys: M
 
 
 def _beside_a_search(store: Store, fingerprint: Mapping[str, Any]) -> None:
-    """ConfigError unless the folder is free but for a layer search that agrees with this job."""
+    """ConfigError unless the folder is empty, except for a layer search that agrees with this job."""
     begun = _search_in(store)
-    searched = begun is not None or store.exists(LAYERS)  # which may be damaged
+    searched = begun is not None or store.exists(LAYERS)  # the file may be damaged
     ours = {WORK, ARTIFACT, LAYERS_PAGE} if searched else {WORK}
     strangers = [name for name in store.list("") if name not in ours and not name.startswith(".")]
     if strangers:
@@ -115,7 +117,7 @@ def _finished_search(store: Store) -> dict[str, Any] | None:
 
 
 def layers_in(store: Store) -> dict[str, Any]:
-    """What LAYERS holds. ConfigError if the file is not ours."""
+    """The content of LAYERS. ConfigError if the file is not ours."""
     found = read_layers(store)
     if found is None:
         raise ConfigError(f"output: {store.path(LAYERS)} was not written by tamis, or is damaged; run again")
@@ -123,7 +125,7 @@ def layers_in(store: Store) -> dict[str, Any]:
 
 
 def read_layers(store: Store) -> dict[str, Any] | None:
-    """What LAYERS holds; None if there is no such file, or it is damaged: the search is then done again."""
+    """The content of LAYERS; None if the file is missing or damaged: the search is then done again."""
     try:
         result = store.read_facts(LAYERS)
         if isinstance(result["blocks"], list) and isinstance(result["chosen"]["block"], int):
@@ -138,7 +140,7 @@ def read_layers(store: Store) -> dict[str, Any] | None:
 
 
 def finished(store: Store, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest, if this very run is complete: another driver may have finished it meanwhile."""
+    """The manifest, if exactly this run is complete: another driver may have finished it meanwhile."""
     try:
         manifest = store.read_facts(MANIFEST)
     except (FileNotFoundError, ValueError):
@@ -147,23 +149,24 @@ def finished(store: Store, fingerprint: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def remove_work(store: Store, *, shared: bool = False) -> None:
-    """Remove what a finished run needs no more. shared: another driver may be writing there; it removes what it leaves.
+    """Remove the files that a finished run no longer needs. shared: another driver may still write there; it removes
+    its own leftovers.
 
-    Raises OSError if it cannot be removed.
+    Raises OSError if they cannot be removed.
     """
     for attempt in range(_REMOVALS):
         try:
             store.remove(WORK)
             return
-        except OSError:  # a file that came while its folder was being emptied
+        except OSError:  # a file was written while its folder was being emptied
             if attempt + 1 == _REMOVALS and not shared:
                 raise
 
 
 def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> None:
-    """Claim the folder for a job, unless it is claimed for it. ConfigError if it cannot be written.
+    """Claim the folder for a job, unless that is done. ConfigError if the folder cannot be written to.
 
-    facts: with the fingerprint of the job.
+    facts: include the fingerprint of the job.
     """
     twin = _twin(name, facts["fingerprint"])
     missing = [file for file in (twin, name) if _is_damaged(store, file)]
@@ -181,14 +184,14 @@ def _twin(name: str, fingerprint: Mapping[str, Any]) -> str:
 
 
 def _is_ours(store: Store, name: str, fingerprint: Mapping[str, Any]) -> bool:
-    """Whether this very job was begun here, though `name`, which should say so, may be damaged."""
+    """Whether exactly this job was begun here, even if the file `name`, which should say so, is damaged."""
     if not _is_damaged(store, name):
         return bool(store.read_facts(name).get("fingerprint") == dict(fingerprint))
     return store.exists(_twin(name, fingerprint))
 
 
 def _is_damaged(store: Store, name: str) -> bool:
-    """Or missing. ConfigError if we may not look."""
+    """Whether the file is damaged or missing. ConfigError if it may not be accessed."""
     if not store.exists(name):
         return True
     try:
@@ -199,7 +202,7 @@ def _is_damaged(store: Store, name: str) -> bool:
 
 
 def facts_in(store: Store, name: str) -> dict[str, Any]:
-    """What MANIFEST or RUN holds. ConfigError if the file is not one of ours; manifest.json is a common name."""
+    """The content of MANIFEST or RUN. ConfigError if the file is not ours: manifest.json is a common name."""
     try:
         facts = store.read_facts(name)
     except ValueError:
@@ -215,7 +218,8 @@ def facts_in(store: Store, name: str) -> dict[str, Any]:
 def _compare(
     store: Store, ours: Mapping[str, Any], theirs: Mapping[str, Any], holds: str, *, shared_only: bool = False
 ) -> None:
-    """shared_only: of a search and a run, what only one of them depends on may differ."""
+    """ConfigError if the fingerprints differ. shared_only: compare a search with a run; settings that only one of them
+    depends on may differ."""
     keys = [key for key in {**theirs, **ours} if not shared_only or (key in ours and key in theirs)]
     differing = [key for key in keys if ours.get(key) != theirs.get(key)]
     if not differing:

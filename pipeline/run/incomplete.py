@@ -1,7 +1,8 @@
-"""A run that ended without some shards: its result is whole but for them, says so, and gives way to the complete one.
+"""A run that ended with failed shards. Its result is whole except for them, says so, and is replaced by the complete
+result later.
 
-The cut of an incomplete run is over the rows that there are. When the missing shards are done after all, everything
-after the capture is done anew: rows of two cuts never lie side by side.
+The cut of an incomplete run is over the rows of the other shards. When the failed shards are done after all, everything
+after the capture is done again, so that one output never mixes the rows of two cuts.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from tamis.pipeline.storage.store import Store
 
 
 def key_without(key: str, failed: Sequence[SetAside]) -> str:
-    """`key` of what is captured -> of what is made from it without the shards that failed."""
+    """The key of the captures -> the key of the results made from them without the failed shards."""
     return key_of({"captured": key, "without": sorted(item.shard for item in failed)}) if failed else key
 
 
 def make_room(
     store: Store, key: str, failed: Sequence[SetAside], *, fingerprint: Mapping[str, Any], contested: bool
 ) -> None:
-    """Claim the output's folders for what is made under `key`; what was made from other shards, or by another cut,
-    there is removed.
+    """Claim the output's folders for results under `key`. Results from other shards or of another cut are removed.
 
-    fingerprint: of the run. contested: another driver is at work there. It may lack nothing, so that what it makes
-    must not give way to a result without some shards: that is an IncompleteError. So is that it has finished.
+    fingerprint: of the run. contested: another driver is at work there. IncompleteError if shards have failed here and
+    the run is contested, because the other driver may have all shards and its result must not be replaced by one
+    without some. IncompleteError also if another driver has finished the run.
     """
     if failed and contested:
         raise IncompleteError(
@@ -42,12 +43,12 @@ def make_room(
         for folder in PARTS:
             store.remove(folder)
         store.remove(INCOMPLETE)
-    store.write_facts(EMIT_CLAIM, {"key": key})  # last: a removal that is interrupted goes on
+    store.write_facts(EMIT_CLAIM, {"key": key})  # last, so that an interrupted removal continues in the next run
 
 
 def _claimed(store: Store) -> str | None:
-    """None where nobody has claimed the folders, or the claim is damaged: what lies in them is held against the
-    receipts before it is published, whoever wrote it."""
+    """The key of the claim; None where nobody has claimed the folders or the claim is damaged. That is safe: all files
+    in them are checked against the receipts before they are published, whoever wrote them."""
     try:
         return str(store.read_facts(EMIT_CLAIM)["key"])
     except (FileNotFoundError, ValueError, KeyError):
@@ -55,7 +56,7 @@ def _claimed(store: Store) -> str | None:
 
 
 def write_manifest(store: Store, manifest: Mapping[str, Any], failed: Sequence[SetAside], key: str) -> dict[str, Any]:
-    """The last file of a run: manifest.json, or incomplete.json when shards are missing; what was written."""
+    """Write the last file of a run: manifest.json, or incomplete.json when shards have failed. Returns its content."""
     if failed:
         whole = {"complete": False, **manifest, "key": key, "failed": [item.to_dict() for item in failed]}
         store.write_facts(INCOMPLETE, whole)
@@ -67,7 +68,7 @@ def write_manifest(store: Store, manifest: Mapping[str, Any], failed: Sequence[S
 
 
 def warning(failed: Sequence[SetAside]) -> list[str]:
-    """What the report says of it."""
+    """The report's warning about failed shards."""
     rows = sum(item.rows for item in failed)
     return (
         [f"INCOMPLETE: {rows:,} rows in {len(failed)} shards were set aside and are in no output; run again to retry"]
@@ -77,7 +78,7 @@ def warning(failed: Sequence[SetAside]) -> list[str]:
 
 
 def refuse(failed: Sequence[SetAside]) -> None:
-    """IncompleteError if there are any."""
+    """IncompleteError if there are failed shards."""
     if failed:
         rows = sum(item.rows for item in failed)
         raise IncompleteError(

@@ -1,8 +1,8 @@
-"""Who is at work on an output folder: one small file that the driver renews while it lives.
+"""The lease on an output folder: one small file that the driver renews while it lives.
 
-Two drivers on one output write the same bytes, but do the work twice; so the second one is told. A driver that was
-killed must not be waited for: on its own machine its process is looked up, on another one the renewals are watched. No
-clock of another machine is read, and no conditional write is asked of the storage.
+Two drivers on one output write the same bytes, but do the work twice; so the second one is told. Nobody must wait for
+a driver that was killed: on its own machine its process is looked up, on another machine its renewals are watched. This
+needs neither the clock of another machine nor conditional writes to the storage.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tamis.pipeline.terminal.progress import say
 
 RENEW_SECONDS = 5.0
 WATCH_SECONDS = 12.0
-"""Two renewals, and what a slow storage takes."""
+"""Long enough for two renewals on a slow storage."""
 
 _POLL_SECONDS = 0.5
 _START_TOLERANCE = 5.0
@@ -37,8 +37,8 @@ _LAST_WAIT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Lease:
-    """One driver's claim. machine: unlike that of any other machine, boot or container. process_started: as
-    `processes.started` has it. started: for people. beat: changes with every renewal."""
+    """One driver's claim. machine: differs for every machine, boot and container. process_started: the result of
+    `processes.started`. started: for people. beat: changes with every renewal."""
 
     id: str
     host: str
@@ -54,7 +54,7 @@ class Lease:
 
 @dataclass
 class Held:
-    """What a driver knows of its lease. contested: another driver was at work here at the same time."""
+    """A driver's own lease. contested: another driver was at work here at the same time."""
 
     lease: Lease
     contested: bool = False
@@ -65,8 +65,8 @@ class Held:
 def held(store: Store, *, force: bool = False) -> Iterator[Held]:
     """Hold the lease on the output folder while the block runs.
 
-    Raises ConfigError if another driver is at work, unless `force` is set. That the lease cannot be
-    renewed for a while is no reason to stop: the work that it stands for tells its own errors.
+    Raises ConfigError if another driver is at work, unless `force` is set. A lease that cannot be renewed for a while
+    does not stop the run: the stages report errors of the storage themselves.
     """
     other = read(store)
     if other is not None and not force and is_alive(store, other):
@@ -87,7 +87,7 @@ def held(store: Store, *, force: bool = False) -> Iterator[Held]:
 
 
 def read(store: Store) -> Lease | None:
-    """The lease in the folder; None if there is none, or only what is none."""
+    """The lease in the folder; None if there is none or the file is not a lease."""
     try:
         return Lease(**store.read_json(DRIVER))
     except (FileNotFoundError, ValueError, TypeError):
@@ -95,7 +95,8 @@ def read(store: Store) -> Lease | None:
 
 
 def is_alive(store: Store, lease: Lease) -> bool:
-    """Whether the driver that wrote `lease` still works: at once on its own machine, else after a look at its beat."""
+    """Whether the driver that wrote `lease` still works. On its own machine this is known at once, elsewhere only after
+    watching its beat."""
     if lease.machine == _machine():
         return _runs(lease)
     say(f"another tamis was at work here ({lease}); looking whether it still is")
@@ -121,19 +122,19 @@ def _own() -> Lease:
 
 
 def _machine() -> str:
-    """A pid means something only within one boot of one machine and, in containers, within one of them."""
+    """Identifies the scope of a pid: one boot of one machine and, in containers, one container."""
     parts = [socket.gethostname()]
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             parts.append(file.read().strip())
         parts.append(os.readlink("/proc/self/ns/pid"))
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         parts.append(str(uuid.getnode()))
     return " ".join(parts)
 
 
 def _runs(lease: Lease) -> bool:
-    """A pid may have come to another process."""
+    """Whether the process of the lease still runs. Its pid alone does not tell: it may be another process by now."""
     try:
         process = psutil.Process(lease.pid)
         same = abs(started(lease.pid) - lease.process_started) < _START_TOLERANCE
@@ -152,7 +153,7 @@ def _renew(store: Store, mine: Held) -> None:
             mine.lease = replace(mine.lease, beat=mine.lease.beat + 1)
             if not mine._ended.is_set():
                 _write(store, mine.lease)
-            if mine._ended.is_set():  # meanwhile, on a slow storage: what was written then is not to stay
+            if mine._ended.is_set():  # it ended during a slow write: the renewed lease must not stay
                 _release(store, mine)
 
 

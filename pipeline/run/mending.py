@@ -1,8 +1,8 @@
-"""What is damaged between two stages is made again.
+"""Repair: files that are damaged between two stages are made again.
 
-Every file that one stage writes and another reads has its digest in a receipt, and whoever reads it checks it. Where
-it does not fit, the receipts of the whole stage are held against their files, those that speak of damaged ones go, and
-the run goes through its stages once more: what has a receipt is skipped, the rest is done again.
+Every file that one stage writes and another reads has its digest in a receipt, and every reader checks it. If a digest
+does not match, all receipts of the stage are checked against their files, the receipts of damaged files are removed,
+and the run goes through its stages again: work with a receipt is skipped, the rest is done again.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ T = TypeVar("T")
 
 ATTEMPTS = 4
 EMIT = "emit"
-"""The stage whose receipts speak of the output itself."""
+"""The stage whose receipts list the files of the output."""
 
 _GROUP = 16
 _PLAIN_MD5 = re.compile(r"[0-9a-f]{32}")
 
 _File = Mapping[str, Any]
-"""name, bytes, sha256, and md5 of an object."""
+"""name, bytes and sha256 of a file; md5 of an object in a store."""
 
 
 def until_whole(store: Store, attempt: Callable[[], T], over: Callable[[], bool]) -> T:
-    """attempt(), again after each DamagedError when what it names is mended. Ray must be running.
+    """Call attempt(), and again after each DamagedError once the named file is repaired. Ray must be running.
 
-    over: whether another driver has finished the work, and removed what this one was reading: the DamagedError is
-    raised then. Raises StorageError if mending does not help.
+    over: whether another driver has finished the work and removed the files that this one was reading; then the
+    DamagedError is raised. Raises StorageError if the repair does not help.
     """
     for _ in range(ATTEMPTS - 1):
         try:
@@ -58,11 +58,11 @@ def until_whole(store: Store, attempt: Callable[[], T], over: Callable[[], bool]
 
 
 def mend(store: Store, damage: DamagedError) -> None:
-    """Let everything be made again that is damaged in the stage of the file that `damage` names."""
+    """Find all damaged files in the stage of the file that `damage` names, and let them be made again."""
     say(f"damaged: {damage}; it is made again")
     stage = _stage_of(damage.name)
     if stage is None:
-        return  # made again whenever the run is
+        return  # these files are made again in every run
     found: list[tuple[str, _File]] = [
         (_name_of(receipt), file) for receipt in receipts.whole(store, stage) for file in _files_of(receipt)
     ]
@@ -74,9 +74,9 @@ def mend(store: Store, damage: DamagedError) -> None:
 
 
 def damaged(store: Store, files: Iterable[_File]) -> set[str]:
-    """The names of those that are missing or not as they were written. Ray must be running.
+    """The names of the files that are missing or not as they were written. Ray must be running.
 
-    By their sizes first, and by the digests that the storage itself tells; what is left is read.
+    Checks sizes first, then the digests that the storage reports; only the remaining files are read.
     """
     bad, unsure = set(), []
     ordered = sorted(files, key=lambda file: str(file["name"]))
@@ -95,12 +95,12 @@ def damaged(store: Store, files: Iterable[_File]) -> set[str]:
 
 
 def check_output(store: Store, files: Sequence[_File], shards: Iterable[str]) -> None:
-    """DamagedError if a file of the output is not as it was written. ConfigError if others lie in its folders.
+    """DamagedError if a file of the output is not as it was written. ConfigError if its folders hold other files.
 
-    shards: the names of all shards of the run; what lies there under such a name and is not listed is a leftover of
-    this run, and goes.
+    shards: the names of all shards of the run. An unlisted file with such a name is a leftover of this run and is
+    removed.
     """
-    # The empty table is the publisher's to write or to remove, who may be another driver.
+    # Only the publisher, which may be another driver, writes or removes the empty table.
     listed = {EMPTY_DROPPED, *(str(file["name"]) for file in files)}
     ours = {f"{name}.parquet" for name in shards}
     strangers = []
@@ -140,7 +140,7 @@ def _files_of(receipt: Receipt) -> list[_File]:
 
 
 def _told_md5(info: Mapping[str, Any]) -> str | None:
-    """What the storage says the content's md5 is: its etag, but for an upload in parts; or a digest of that name."""
+    """The md5 that the storage reports: a digest of that name, or the etag, except for a multipart upload."""
     if "md5Hash" in info:
         return base64.b64decode(info["md5Hash"]).hex()
     etag = str(info.get("ETag") or info.get("etag") or "").strip('"')

@@ -1,15 +1,16 @@
 """Every file and folder of an output, each named once. Relative to the output, with slashes.
 
-What people and trainers read lies at the top; what the stages leave for each other lies in WORK, which goes at the end.
+Files for people and trainers lie at the top. Files that the stages leave for each other lie in WORK, which is removed
+at the end.
 """
 
 from __future__ import annotations
 
 KEPT, DROPPED, QUARANTINE, SCORES = "kept", "dropped", "quarantine", "scores"
 PARTS = (KEPT, DROPPED, QUARANTINE, SCORES)
-"""What emit writes: a Parquet file of each shard in each of them."""
+"""The folders that emit writes: each holds one Parquet file per shard."""
 EMPTY_DROPPED = f"{DROPPED}/000000-none.parquet"
-"""Where nothing was dropped: the columns and no row."""
+"""Written if nothing was dropped: the columns and no rows."""
 
 ARTIFACT = "artifact"
 ARTIFACT_FACTS = f"{ARTIFACT}/artifact.json"
@@ -20,7 +21,7 @@ ROUNDS = f"{ARTIFACT}/rounds"
 CARD, REPORT, LAYERS_PAGE = "README.md", "report.html", "layers.html"
 MANIFEST = "manifest.json"
 INCOMPLETE = "incomplete.json"
-"""What a run leaves in the manifest's place when it had to set shards aside."""
+"""Written instead of the manifest when shards have failed."""
 
 WORK = "_work"
 RUN = f"{WORK}/run.json"
@@ -38,10 +39,10 @@ RECEIPTS = f"{WORK}/receipts"
 
 
 def table_of(folder: str, shard: str) -> str:
-    """Of one shard, by its name."""
+    """The path of one shard's table."""
     return f"{folder}/{shard}.parquet"
 
 
 def stage_folder(name: str) -> str:
-    """Where a stage leaves what it has made."""
+    """The folder for a stage's results."""
     return f"{WORK}/{name}"

@@ -1,11 +1,11 @@
 """Receipts: one small JSON file per finished shard and stage, written after everything else of that shard.
 
-A receipt that is there means that the shard is done; resuming a run is skipping shards that have one. The cells of
-the layer search have receipts, too. Each has a seal: one that is not as it was written counts for nothing.
+A receipt means that its shard is done: a resumed run skips shards that have one. The cells of the layer search have
+receipts, too. Each receipt has a seal: a receipt that is not as it was written does not count.
 
-To open ten thousand small files one by one takes an object store minutes. So the driver also writes, a few hundred at
-a time, the receipts it has seen into one compact file beside them. The single receipts stay the truth: a compact file
-counts only where they are there, too, and one that is damaged counts nothing.
+On an object store, opening ten thousand small files one by one takes minutes. So the driver also writes the receipts it
+has seen into compact files beside them, a few hundred at a time. The single receipts stay the source of truth: an entry
+of a compact file counts only if the single receipt exists, too, and a damaged compact file does not count.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import say
 
 COMPACT = 256
-"""Receipts in one compact file: a command that was killed leaves at most so many for the next one to open singly."""
+"""Receipts per compact file. A command that is killed leaves at most this many for the next one to open singly."""
 
 _WORTH_A_FILE = 32
 _AT_A_TIME = 64
@@ -34,7 +34,7 @@ Receipt = dict[str, Any]
 
 
 class Named(Protocol):
-    """What a receipt is for. name: unlike that of all other work of its stage, and fit for a file."""
+    """The work that a receipt is for. name: unique within its stage, and usable as a file name."""
 
     @property
     def name(self) -> str: ...
@@ -52,7 +52,7 @@ def write(store: Store, stage: str, shard: Shard, key: str, facts: Mapping[str, 
 
 
 def write_cell(store: Store, stage: str, name: str, key: str, facts: Mapping[str, Any]) -> Receipt:
-    """The receipt of work that is not a shard, under a name of its own."""
+    """Write the receipt of work that is not a shard, under its own name."""
     receipt = {"cell": name, "key": key, **facts}
     _write(store, stage, name, receipt)
     return receipt
@@ -63,12 +63,12 @@ def _write(store: Store, stage: str, name: str, receipt: Receipt) -> None:
 
 
 def count(store: Store, stage: str) -> int:
-    """How many single receipts there are, under whatever key."""
+    """How many single receipts there are, under any key."""
     return sum(map(_is_single, store.list(folder(stage))))
 
 
 def whole(store: Store, stage: str) -> Iterator[Receipt]:
-    """Every receipt of the stage that is as it was written, under whatever key."""
+    """Every undamaged receipt of the stage, under any key."""
     names = [name for name in store.list(folder(stage)) if _is_single(name)]
     for file, data in _read_all(store, stage, names):
         with suppress(ValueError, RecursionError):
@@ -78,7 +78,8 @@ def whole(store: Store, stage: str) -> Iterator[Receipt]:
 
 
 def forget(store: Store, stage: str, names: Iterable[str]) -> None:
-    """Let the work of these names be done again. The compact files, which tell of it as it was, go with them."""
+    """Remove the receipts of these names, so that their work is done again. All compact files are removed, too, because
+    they may contain these receipts."""
     for name in store.list(folder(stage)):
         if name.startswith(_COMPACT_NAME):
             store.remove(f"{folder(stage)}/{name}")
@@ -87,10 +88,10 @@ def forget(store: Store, stage: str, names: Iterable[str]) -> None:
 
 
 def done(store: Store, stage: str, work: Sequence[Named], key: str) -> Iterator[Receipt]:
-    """The receipts of those shards (or cells) of `work` that were finished under `key`, each once, in any order.
+    """The receipts of the shards (or cells) of `work` that were finished under `key`, each once, in any order.
 
-    For the driver, before it starts on what is left: compact files of another key go, since their shards are about to
-    be done anew, and single receipts that had to be opened are compacted for the next time.
+    For the driver, before it starts on the remaining work. Compact files of another key are removed, because their
+    shards are about to be done again. Single receipts that had to be opened are compacted for the next time.
     """
     present = store.list(folder(stage))
     singles = {name.removesuffix(".json") for name in present if _is_single(name)}
@@ -109,7 +110,7 @@ def done(store: Store, stage: str, work: Sequence[Named], key: str) -> Iterator[
 
 
 def compacted(store: Store, stage: str, key: str, found: Iterable[Receipt]) -> Iterator[Receipt]:
-    """Pass receipts on as they come, and compact them on the way. All of them are of `key`."""
+    """Pass receipts on as they come, and also write them to compact files. All of them must be of `key`."""
     batch: list[Receipt] = []
     for receipt in found:
         batch.append(receipt)
@@ -122,7 +123,8 @@ def compacted(store: Store, stage: str, key: str, found: Iterable[Receipt]) -> I
 
 
 def _write_compact(store: Store, stage: str, key: str, batch: Sequence[Receipt]) -> None:
-    """Named by its content: whole or worth nothing, and two drivers cannot write two contents to one name."""
+    """Write a compact file, named by its content: an incomplete file is recognised, and two drivers cannot write
+    different contents to one name."""
     data = b"".join(json.dumps(receipt, allow_nan=False).encode() + b"\n" for receipt in batch)
     store.write(f"{folder(stage)}/{_COMPACT_NAME}{key}-{_digest(data)}.jsonl", data)
 
@@ -142,7 +144,7 @@ def _singles(store: Store, stage: str, names: Sequence[str], key: str) -> Iterat
         try:
             receipt = seals.opened(json.loads(data))
         except (ValueError, RecursionError):
-            # Or cut off while it was written, on a storage without atomic writes.
+            # Or the file was cut off while it was written, on a storage without atomic writes.
             say(f"{stage}: the receipt {file} is damaged, so its work is done again")
             continue
         if receipt.get("key") == key and f"{_name_of(receipt)}.json" == file:
@@ -150,7 +152,7 @@ def _singles(store: Store, stage: str, names: Sequence[str], key: str) -> Iterat
 
 
 def _read_all(store: Store, stage: str, files: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Several at a time, and only so many in memory. A file that vanishes meanwhile is passed over."""
+    """Read several files at a time, with a bounded number in memory. A file that vanishes meanwhile is skipped."""
 
     def read(file: str) -> bytes | None:
         try:

@@ -1,4 +1,4 @@
-"""Shards that a stage gave up, as they killed every worker that had them or are too large: on record until they are
+"""Failed shards: a stage gives up a shard that kills every worker or is too large, and keeps it on record until it is
 done after all."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tamis.pipeline.storage.store import Store
 
 @dataclass(frozen=True)
 class SetAside:
-    """A shard that was given up, and why. start_row, stop_row: half-open, in the file `source`."""
+    """A failed shard, and why it was given up. start_row, stop_row: half-open, in the file `source`."""
 
     shard: str
     source: str
@@ -38,7 +38,7 @@ def set_aside(shard: Shard, reason: str) -> SetAside:
 def telling(
     on_set_aside: Callable[[SetAside], None] | None, shards: Sequence[Shard]
 ) -> Callable[[int, str], None] | None:
-    """For `engine.stream` over `shards`: an item that is lost is a shard set aside."""
+    """The `on_lost` callback for cluster/tasks.stream over `shards`: a lost item is a failed shard."""
     if on_set_aside is None:
         return None
     return lambda index, reason: on_set_aside(set_aside(shards[index], reason))
@@ -49,7 +49,7 @@ def record(store: Store, stage: str, item: SetAside) -> None:
 
 
 def forget(store: Store, stage: str, shards: Iterable[Shard]) -> None:
-    """They are tried again."""
+    """Remove the records of these shards, because they are tried again."""
     present = set(store.list(f"{SET_ASIDE}/{stage}"))
     for shard in shards:
         if f"{shard.name}.json" in present:
@@ -57,6 +57,6 @@ def forget(store: Store, stage: str, shards: Iterable[Shard]) -> None:
 
 
 def lines(items: Sequence[SetAside], shown: int = 20) -> list[str]:
-    """For a message: one line each, the rest counted."""
+    """Lines for a message: one per shard, and a count of the rest."""
     rest = [f"... and {len(items) - shown:,} more"] if len(items) > shown else []
     return [*(item.describe() for item in items[:shown]), *rest]

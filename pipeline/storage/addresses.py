@@ -1,4 +1,4 @@
-"""Addresses of files and folders: which file system serves one, and whether it holds a credential."""
+"""Addresses of files and folders: the file system for an address, and whether the address contains a credential."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import fsspec
 from tamis.pipeline.errors import ConfigError, error_text
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
-"""By scheme of an object store: the extra of tamis that installs its driver. storage_options are for these."""
+"""Scheme of an object store -> the extra of tamis that installs its driver. storage_options are for these schemes."""
 
 _OF_ANOTHER_PROCESS = ("memory",)
 _WITHOUT_OPTIONS = ("file", "hf", "http", "https", "memory")
-"""They are no object stores, and may stand beside one in a job."""
+"""Schemes without storage_options; a job may use them together with one object store."""
 
 
 def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system that serves `url`, and the path of `url` on it. ConfigError if nothing here serves it.
+    """The file system for `url`, and the path of `url` on it. ConfigError if no installed driver serves it.
 
-    options: for object stores; as the job's storage_options has them (see `driver_options`).
+    options: for object stores, in the form of the job's storage_options (see `driver_options`).
     """
     refuse_credentials(url)
     scheme = scheme_of(url)
@@ -36,10 +36,10 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[fsspec.Abstra
 
 
 def driver_options(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the fsspec driver of `scheme` is called with.
+    """The arguments for the fsspec driver of `scheme`.
 
-    Options under the name of a scheme (`s3: {...}`) are for that store alone, the others for every object store.
-    region and addressing_style mean the same for S3 as in its other tools.
+    Options under the name of a scheme (`s3: {...}`) are only for that store, the others for every object store.
+    region and addressing_style have the same meaning for S3 as in other S3 tools.
     """
     if scheme in _WITHOUT_OPTIONS:
         return {}
@@ -49,7 +49,7 @@ def driver_options(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
     family = {name for name, extra in EXTRAS.items() if extra == EXTRAS[scheme]}
     for name in family & options.keys():
         mine.update(options[name])
-    # What another program has written must be seen, and so must what this one has.
+    # No cached listings: files that this or another program has written must be visible.
     mine.setdefault("use_listings_cache", False)
     if EXTRAS[scheme] != "s3":
         return mine
@@ -62,7 +62,7 @@ def driver_options(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scheme_of(url: str) -> str:
-    """s3 of s3://bucket/key; file for a plain path."""
+    """The scheme of an address: s3 for s3://bucket/key, file for a plain path."""
     return "file" if is_local_url(url) else url.partition("://")[0].rpartition("::")[2]
 
 
@@ -75,7 +75,7 @@ def is_local_url(url: str) -> bool:
 
 
 def refuse_unshared(url: str) -> None:
-    """ConfigError for a storage that the workers, being other processes, cannot see."""
+    """ConfigError for a storage that the workers cannot see because they are other processes."""
     if scheme_of(url) in _OF_ANOTHER_PROCESS:
         raise ConfigError(
             f"{url}: {scheme_of(url)}:// lives in one process, and the workers are others; use a folder or an object "
@@ -84,7 +84,7 @@ def refuse_unshared(url: str) -> None:
 
 
 def refuse_credentials(url: str) -> None:
-    """ConfigError for user:password@ or a signature in a URL; such an address would end up in logs and manifests."""
+    """ConfigError for user:password@ or a signature in a URL: such an address would appear in logs and manifests."""
     if has_credentials(url):
         raise ConfigError(
             f"{url.partition('://')[0]}://***: credentials in an address are refused; put them in "
@@ -95,15 +95,16 @@ def refuse_credentials(url: str) -> None:
 _SIGNED = re.compile(
     r"[?&;#]([\w.-]*(signature|security-token|credential)|sig|(access_|auth_)?token|api_?key)=", re.IGNORECASE
 )
-"""What presigned addresses of S3, Google, Azure and the like carry in their query."""
+"""Query parameters of presigned addresses of S3, Google, Azure and similar stores."""
 
 
 def has_credentials(url: str) -> bool:
-    """container@account (abfs) and user@host (sftp) are no secrets; what stands there over http is."""
+    """Whether an address contains a credential. container@account (abfs) and user@host (sftp) are not secret; text in
+    that place of an http address is."""
     scheme, separator, rest = url.partition("://")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     before_host = authority.rpartition("@")[0]
     secret = ":" in before_host or (before_host and scheme.rpartition("::")[2] in {"http", "https"})
-    # A secret with a slash in it ends the authority early: s3://key:se/cret@bucket.
+    # A slash in a secret ends the authority early: s3://key:se/cret@bucket.
     split = "@" not in authority and re.search(r":(?!\d*$)[^\]]*$", authority) and "@" in rest
     return bool(separator and (secret or split or _SIGNED.search(rest)))

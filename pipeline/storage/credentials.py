@@ -1,4 +1,4 @@
-"""What looks like a credential among the options of a storage: such options are refused, and never repeated."""
+"""Finds storage options that look like credentials. They are refused, and messages never repeat their values."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _SECRET_VALUE = re.compile(
 _TOKEN = re.compile(
     r"(hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[a-z]-|pypi-|npm_|ya29\.|AIza|AKIA|ASIA|eyJ|dop_v1_|dapi)[\w.~+/=-]{8,}"
 )
-"""What the tokens of hubs and clouds begin with."""
+"""Prefixes of the tokens of hubs and clouds."""
 
 _RANDOM = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)[\w+=~-][\w+/=~-]{19,}|[0-9a-fA-F]{32,}")
-"""Text as nobody would name a thing: 20 letters of both cases and digits, or 32 of hex."""
+"""Text that is unlikely to be a name: 20 characters with both cases and digits, or 32 hex digits."""
 
 _NAMES = {
     *("endpoint_url", "region", "region_name", "addressing_style", "signature_version", "project", "profile", "path"),
     *("account_name", "account_host", "tenant_id", "client_id", "SSEKMSKeyId", "user_agent", "user_agent_extra"),
     *("verify", "cert", "ca_certs", "ca_bundle"),
 }
-"""Options that name a thing, whatever it looks like."""
+"""Options whose value is a name, even if it looks random."""
 
 
 def looks_secret(name: str, value: str) -> bool:
-    """Whether `value`, of the key or option `name`, looks like a credential by either."""
+    """Whether the option looks like a credential, by its name or by its value."""
     return bool(
         _SECRET.search(name) or _SECRET_VALUE.search(value) or _TOKEN.match(value.strip()) or has_credentials(value)
     )
@@ -48,7 +48,7 @@ def _looks_random(name: str, value: str) -> bool:
 
 
 def secret_in(options: Mapping[str, Any]) -> str | None:
-    """A complaint about the first option that looks like a credential, by its name or its value."""
+    """A message about the first option that looks like a credential, by its name or its value."""
     for key, value in _flat(options):
         if looks_secret(key, value) or _looks_random(key, value):
             return (

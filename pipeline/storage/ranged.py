@@ -1,6 +1,6 @@
-"""Reading objects by ranges: few large requests, several at a time, each asked again when it fails or comes short.
+"""Reading objects by ranges: a few large, concurrent requests, each repeated when it fails or returns too few bytes.
 
-Drivers' own file objects read in small blocks or one after the other, and some pass over a body that was cut off.
+The file objects of the drivers read in small blocks or sequentially, and some ignore a truncated body.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from tamis.pipeline.storage.addresses import is_local
 from tamis.pipeline.storage.retrying import ShortRead, retrying
 
 PART_BYTES = 16 << 20
-"""Smaller requests cost more in round trips than they gain by running side by side."""
+"""Smaller requests cost more in round trips than they gain by concurrency."""
 
 PARTS = 3
-"""Requests at a time for one range."""
+"""Concurrent requests for one range."""
 
 _AHEAD = 2
 _REFUSED_HEADS = 5
 _CUT_OFF = 2
-"""So many answers that are too short may be bad luck; then the size of the object is looked at."""
+"""After this many truncated answers, the size of the object is checked; fewer may be chance."""
 
 
 def open_stream(filesystem: fsspec.AbstractFileSystem, path: str) -> Any:
-    """A file or object to be read from its first byte to its last."""
+    """Open a file or object for reading from the first byte to the last."""
     if is_local(filesystem):
         return filesystem.open(path, "rb")
     return ObjectStream(filesystem, path, int(info_of(filesystem, path)["size"]))
 
 
 def info_of(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
-    """Size, kind and etag of what lies at `path`. FileNotFoundError if nothing does, PermissionError if we may not
-    look; else raises as `retrying`."""
+    """Size, kind and etag of the file or object at `path`. FileNotFoundError if there is none, PermissionError if
+    access is denied; otherwise raises as `retrying`."""
     refused = 0
 
     def ask() -> dict[str, Any]:
@@ -51,8 +51,8 @@ def info_of(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
             refused += 1
             if is_local(filesystem) or refused > _REFUSED_HEADS:
                 raise
-        # A HEAD has no body to say why, so throttling looks like a refusal. A GET would say, and raises if it is one;
-        # any other answer (nothing there, an empty object without that range) is none.
+        # The answer to a HEAD has no body with the reason, so throttling looks like a refusal. A GET gives the reason,
+        # and raises if access is denied; any other answer (no object, an empty object without that range) is ignored.
         try:
             filesystem.cat_file(path, start=0, end=1)
         except PermissionError:
@@ -65,8 +65,8 @@ def info_of(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
 
 
 def read_range(filesystem: fsspec.AbstractFileSystem, path: str, start: int, stop: int) -> bytes:
-    """Exactly the bytes start..stop (half-open). Raises as `retrying`, also while too few bytes come; ShortRead if a
-    local file has fewer, another OSError if the object has."""
+    """Exactly the bytes start..stop (half-open). Raises as `retrying`, also while answers are too short; ShortRead if a
+    local file is too short, another OSError if an object is."""
     if stop <= start:
         return b""
     if is_local(filesystem):
@@ -81,12 +81,12 @@ def read_whole(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
         whole: bytes = filesystem.cat_file(path)
         return whole
     try:
-        # From the first byte on: asked for without a range, some drivers ask for the size before.
+        # With a range from the first byte on: without a range, some drivers first request the size.
         data: bytes = retrying(lambda: filesystem.cat_file(path, start=0, end=None), filesystem.unstrip_protocol(path))
     except (FileNotFoundError, PermissionError):
         raise
     except (OSError, ValueError):
-        # An empty object has no range to be satisfied, say some stores; its size tells.
+        # Some stores refuse every range of an empty object; its size tells.
         if int(info_of(filesystem, path)["size"]):
             raise
         return b""
@@ -94,7 +94,7 @@ def read_whole(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
 
 
 def _cut(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The ranges in parts of about PART_BYTES and more, at most PARTS of each."""
+    """The ranges, split into parts of at least about PART_BYTES, at most PARTS per range."""
     cut: list[tuple[int, int]] = []
     for start, stop in ranges:
         parts = max(min(PARTS, (stop - start) // PART_BYTES), 1)
@@ -104,7 +104,7 @@ def _cut(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _read_pieces(filesystem: fsspec.AbstractFileSystem, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The bytes of each range, side by side."""
+    """The bytes of each range, read concurrently."""
     if not ranges:
         return []
     if len(ranges) == 1 or not filesystem.async_impl:
@@ -139,7 +139,7 @@ def _checked(data: bytes, size: int) -> bytes:
 
 
 class Told:
-    """A stream that is read from its first byte to its last, and tells how many bytes each read has brought."""
+    """A stream that is read from the first byte to the last, and reports the number of bytes of each read."""
 
     def __init__(self, raw: Any, tell: Callable[[int], None]) -> None:
         self._raw, self._tell = raw, tell
@@ -164,9 +164,9 @@ class Told:
 
 
 class ObjectStream(io.RawIOBase):
-    """An object from its first byte to its last, the next parts being fetched while one is read.
+    """An object read from the first byte to the last; the next parts are fetched while one is read.
 
-    Holds at most _AHEAD + 1 parts. size: of the object in bytes.
+    At most _AHEAD + 1 parts are in memory. size: of the object in bytes.
     """
 
     def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str, size: int) -> None:
@@ -184,7 +184,7 @@ class ObjectStream(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        """Exactly `size` bytes unless the object ends before."""
+        """Exactly `size` bytes, unless the object ends earlier."""
         wanted = self._size - self._position if size is None or size < 0 else min(size, self._size - self._position)
         pieces = []
         while wanted > 0:
@@ -197,7 +197,7 @@ class ObjectStream(io.RawIOBase):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def peek(self, size: int = 0) -> bytes:
-        """Some of the bytes that come next, without passing over them; none at the end. size: as in io, a hint."""
+        """Some of the next bytes, without advancing; none at the end. size: a hint, as in io."""
         if self._used == len(self._part) and self._position < self._size:
             self._part, self._used = self._next_part(), 0
         return self._part[self._used : self._used + size]
@@ -221,9 +221,9 @@ class ObjectStream(io.RawIOBase):
 
 
 class ObjectFile(io.RawIOBase):
-    """An object to be read at any place, as Arrow's readers do. size: of the object in bytes.
+    """An object with random access, as Arrow's readers need it. size: of the object in bytes.
 
-    `prefetch` fetches ranges that are known to be read; what lies outside of them is one request a read.
+    `prefetch` fetches ranges that will be read; a read outside of them is one request each.
     """
 
     def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str, size: int) -> None:
@@ -233,14 +233,14 @@ class ObjectFile(io.RawIOBase):
         self._held: list[tuple[int, int, bytes]] = []
 
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Hold the bytes of these ranges (half-open, in order and apart) and forget the earlier ones."""
+        """Fetch and keep the bytes of these ranges (half-open, in order, not overlapping); drop the earlier ones."""
         self._held = []
         parts = _cut(ranges)
         pieces = _read_pieces(self._filesystem, self._path, parts)
         self._held = [(start, stop, piece) for (start, stop), piece in zip(parts, pieces, strict=True)]
 
     def holds(self, ranges: Sequence[tuple[int, int]]) -> bool:
-        """Whether reading these ranges takes no request."""
+        """Whether these ranges can be read without a request."""
         return all(self._held_to(start, stop) == stop for start, stop in ranges)
 
     def readable(self) -> bool:
@@ -277,7 +277,7 @@ class ObjectFile(io.RawIOBase):
         return held[0] if len(held) == 1 else b"".join(held)
 
     def _held_to(self, start: int, stop: int) -> int:
-        """How far the bytes from `start` on are held without a gap, at most to `stop`."""
+        """The end of the gapless bytes in memory from `start` on, at most `stop`."""
         for first, last, _ in self._held:
             if first <= start < last:
                 start = last

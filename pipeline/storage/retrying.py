@@ -1,7 +1,7 @@
-"""Asking a storage again: what it refuses for a moment only, and how long to wait.
+"""Retries of storage requests: which errors are transient, and how long to wait.
 
-Drivers retry by themselves, each in its own way and for some seconds. This is the layer above them: the same for every
-store, long enough for an outage of minutes, and with jitter, so that a thousand workers do not come back at once.
+Drivers retry by themselves, each in its own way and for some seconds. This layer above them is the same for every
+store, long enough for an outage of minutes, and has jitter, so that a thousand workers do not come back at once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 300.0
 FIRST_PATIENCE_SECONDS = 20.0
-"""For a storage that this process has never reached: a misspelt address is likelier than an outage."""
+"""Used for a storage that this process has never reached: a misspelt address is more likely than an outage."""
 
 WORKER = "TAMIS_WORKER"
-"""Set in the environment of workers: their driver has reached the storage before they were started."""
+"""Set in the environment of workers: their driver reached the storage before they started."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 20.0
 _SAID_AFTER = 5.0
@@ -56,7 +56,7 @@ _FULL_ERRNO = (errno.ENOSPC, errno.EDQUOT)
 _FULL_CODES = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"})
 _INSUFFICIENT_STORAGE = 507
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, TamisError)
-# By name, as the drivers that define them may not be installed: aiohttp, botocore, urllib3, requests, azure-core.
+# By name, because the drivers that define them may not be installed: aiohttp, botocore, urllib3, requests, azure-core.
 _TRANSIENT_NAMES = frozenset(
     {
         "ClientConnectionError",
@@ -91,14 +91,14 @@ _lock = threading.Lock()
 
 
 class ShortRead(OSError):
-    """Fewer bytes came than the range has."""
+    """The answer has fewer bytes than the range."""
 
 
 def retrying(operation: Callable[[], T], where: str) -> T:
-    """What `operation` returns, which may be asked again at any time. where: the address, for messages.
+    """The result of `operation`, which must be safe to repeat. where: the address, for messages.
 
-    Raises StorageError when the storage refused for PATIENCE_SECONDS, ConfigError when there are no credentials; what
-    is no passing trouble at once, as an OSError.
+    Raises StorageError when the storage has refused for PATIENCE_SECONDS, ConfigError when there are no credentials.
+    Other errors that are not transient are raised at once, as an OSError.
     """
     store = where.partition("://")[0]
     began = time.monotonic()
@@ -159,7 +159,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the storage has no room left, or no more for us."""
+    """Whether the storage is full, or our quota is used up."""
     return any(
         (isinstance(seen, OSError) and seen.errno in _FULL_ERRNO)
         or _status_of(seen) == _INSUFFICIENT_STORAGE
@@ -181,7 +181,7 @@ def _arrived(store: str) -> None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it was made from."""
+    """The error, and the errors that caused it."""
     seen: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in seen:
@@ -195,7 +195,7 @@ def _named(error: BaseException, names: frozenset[str]) -> bool:
 
 
 def _status_of(error: BaseException) -> int | None:
-    """HTTP status of an error of any of the drivers: botocore, aiohttp, gcsfs, azure, requests, huggingface_hub."""
+    """The HTTP status of an error of any driver: botocore, aiohttp, gcsfs, azure, requests, huggingface_hub."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

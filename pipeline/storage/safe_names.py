@@ -1,4 +1,4 @@
-"""File names that were read from a manifest, a plan or a receipt: someone else may have written it."""
+"""Checks file names from a manifest, a plan or a receipt, because someone else may have written that file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _UNWANTED = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff\u2028\u2029\u202a-\u
 
 
 def safe_name(name: Any, told_by: str) -> str:
-    """The name, if it is that of a file below the folder that it is relative to. Raises ConfigError for anything else.
+    """The name, if it stays below the folder that it is relative to. Raises ConfigError for anything else.
 
-    told_by: the file that holds the name, for the message. Refused are absolute paths, drives and addresses, `..`, `.`
-    and empty parts, backslashes, control and direction characters. The file itself may still be a link.
+    told_by: the file that contains the name, for the message. Absolute paths, drives and addresses, `..`, `.` and empty
+    parts, backslashes, control and direction characters are refused. The file itself may still be a link.
     """
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{told_by}: a file has no name there; was it written by tamis?")

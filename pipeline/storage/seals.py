@@ -1,4 +1,4 @@
-"""JSON that knows whether it is still as it was written: beside its keys, one with the digest of all others."""
+"""JSON that can be checked for changes: an extra key holds the digest of all others."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ SEAL = "seal"
 
 
 def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """`facts` with their seal. Raises ValueError for what JSON cannot say."""
+    """`facts` with their seal. Raises ValueError for values that JSON cannot represent."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
     plain.pop(SEAL, None)
     return {**plain, SEAL: _digest(plain)}
 
 
 def opened(tree: Any) -> dict[str, Any]:
-    """The facts, without the seal. Raises ValueError if it is missing or does not fit them."""
+    """The facts, without the seal. Raises ValueError if the seal is missing or does not match the facts."""
     if not isinstance(tree, dict) or SEAL not in tree:
         raise ValueError("it has no seal")
     facts = {name: value for name, value in tree.items() if name != SEAL}

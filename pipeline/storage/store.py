@@ -1,8 +1,8 @@
 """Files of one folder, on a local disk or in an object store, through fsspec.
 
-A write is whole or absent, and once it has returned it is there for good: local files are written aside, brought to
-the disk and renamed; object stores publish an object when its upload ends. Nothing else is asked of the storage: no
-rename, no append, no conditional write. What an object store refuses for a moment is asked again (retrying.py).
+Writes are atomic and, once they have returned, durable: local files are written to a temporary file, synced to the disk
+and renamed; object stores publish an object when its upload ends. An object store needs nothing else: no rename, no
+append, no conditional write. Requests that fail with a transient error are retried (retrying.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tamis.pipeline.storage.seals import opened, sealed
 
 
 class Sealed(NamedTuple):
-    """A file, and the sha256 that its content had when it was written."""
+    """A file, and the sha256 of its content when it was written."""
 
     name: str
     sha256: str
@@ -41,8 +41,8 @@ class Sealed(NamedTuple):
 
 @dataclass(frozen=True)
 class Written:
-    """One published file: name under the store's root, size in bytes, sha256 of its content. md5: of an object, as most
-    stores tell it in their listings."""
+    """One published file: name under the store's root, size in bytes, sha256 of its content. md5: only for an object,
+    because most stores report it in their listings."""
 
     name: str
     bytes: int
@@ -50,7 +50,7 @@ class Written:
     md5: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As a manifest lists it."""
+        """The file's entry in a manifest."""
         return {"name": self.name, "bytes": self.bytes, "sha256": self.sha256}
 
     def to_receipt(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Store:
-    """The folder at `url`. Small and picklable: workers get it by value and open their own connection."""
+    """The folder at `url`. Small and picklable: workers receive it by value and open their own connection."""
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Store:
     def __post_init__(self) -> None:
         refuse_credentials(self.url)
         if "://" not in self.url:
-            # Workers run in other folders than the driver.
+            # Absolute, because workers run in other folders than the driver.
             object.__setattr__(self, "url", os.path.abspath(os.path.expanduser(self.url)))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Store:
         return is_local(self._opened[0])
 
     def path(self, name: str = "") -> str:
-        """What to show a person (and to open by hand) for `name`."""
+        """The path or address of `name`, for a person to read and open."""
         root = self._opened[1] if self.is_local else self.url
         return f"{root.rstrip('/')}/{name}" if name else root
 
@@ -97,7 +97,7 @@ class Store:
         return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
 
     def exists(self, name: str = "") -> bool:
-        """ConfigError if the storage does not let us look."""
+        """Whether the file or folder exists. ConfigError if the storage denies access."""
         with self._looking():
             try:
                 info_of(self._opened[0], self._full(name))
@@ -106,7 +106,8 @@ class Store:
         return True
 
     def read(self, file: str | Sealed) -> bytes:
-        """FileNotFoundError if there is none; DamagedError if a sealed one is not as it was written."""
+        """The bytes of a file. FileNotFoundError if there is none; DamagedError if a sealed file is not as it was
+        written."""
         if isinstance(file, str):
             return read_whole(self._opened[0], self._full(file))
         try:
@@ -118,20 +119,20 @@ class Store:
         return data
 
     def read_json(self, name: str) -> Any:
-        """ValueError if it is no JSON."""
+        """The value of a JSON file. ValueError if it is not JSON."""
         try:
             return json.loads(self.read(name))
         except RecursionError:
             raise ValueError(f"{name}: nested too deeply") from None
 
     def write(self, name: str, data: bytes) -> Written:
-        """Errors of the storage bear the file's name."""
+        """Write a file. Errors of the storage contain the file's name."""
         with _named(self.path(name)):
             md5 = self._put(name, data)
         return Written(name, len(data), hashlib.sha256(data).hexdigest(), md5)
 
     def _put(self, name: str, data: bytes) -> str | None:
-        """Write a whole file; the md5 of an object."""
+        """Write a whole file; returns the md5 of an object, None for a local file."""
         filesystem, full = self._opened[0], self._full(name)
         if not self.is_local:
             retrying(lambda: filesystem.pipe_file(full, data), self.path(name))
@@ -156,35 +157,36 @@ class Store:
         return self.write(name, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def write_facts(self, name: str, facts: Mapping[str, Any]) -> Written:
-        """As JSON with a seal."""
+        """Write JSON with a seal."""
         return self.write_json(name, sealed(facts))
 
     def read_facts(self, name: str) -> dict[str, Any]:
-        """What `write_facts` wrote. ValueError if it is not as it was written, FileNotFoundError if there is none."""
+        """The facts that `write_facts` wrote. ValueError if they are not as they were written, FileNotFoundError if
+        there is no file."""
         return opened(self.read_json(name))
 
     def write_table(self, name: str, table: pa.Table) -> Written:
-        """As Parquet, with the table's schema metadata."""
+        """Write a table as Parquet, with its schema metadata."""
         sink = io.BytesIO()
         with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
-            # A row group without rows is legal Parquet, but datasets fails to read it.
+            # A row group without rows is valid Parquet, but `datasets` fails to read it.
             if table.num_rows:
                 writer.write_table(table)
         return self.write(name, sink.getvalue())
 
     def read_table(self, file: str | Sealed, columns: list[str] | None = None) -> pa.Table:
-        """Errors as of `read`."""
+        """A table from a Parquet file. Raises as `read`."""
         data = io.BytesIO(self.read(file))
         return pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
 
     def list(self, folder: str) -> list[str]:
-        """Names of the files in `folder`, sorted; empty if it does not exist. ConfigError if we may not look."""
+        """Names of the files in `folder`, sorted; empty if it does not exist. ConfigError if access is denied."""
         filesystem = self._opened[0]
         names = sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in self._found(filesystem, folder, False))
         return [name for name in names if name and not name.endswith(".tmp")]
 
     def details(self, folder: str) -> dict[str, Mapping[str, Any]]:
-        """What the storage says of each file in `folder` (size, type and the like), by its name. Else as `list`."""
+        """The storage's information about each file in `folder` (size, type, ...), by name. Otherwise as `list`."""
         filesystem = self._opened[0]
         if self.is_local:  # a listing with details fails as a whole when one file is renamed meanwhile
             found = {}
@@ -218,12 +220,12 @@ class Store:
     def remove(self, folder: str) -> None:
         filesystem, full = self._opened[0], self._full(folder)
         if self.exists(folder):
-            # Another driver may be removing it, too.
+            # Another driver may be removing it at the same time.
             with suppress(FileNotFoundError):
                 retrying(lambda: _remove(filesystem, full), self.path(folder))
 
     def check_writable(self, folder: str) -> None:
-        """ConfigError if nothing can be written in this folder of it; StorageError if that is for want of room."""
+        """ConfigError if nothing can be written in this folder of the store; StorageError if the storage is full."""
         probe = f"{folder}/.probe-{uuid.uuid4().hex[:8]}"
         try:
             self.write(probe, b"")
@@ -238,7 +240,8 @@ class Store:
 
 @contextmanager
 def _named(path: str) -> Iterator[None]:
-    """Of an error of the storage: full disks and refused objects are told without a name, and a disk is one of many."""
+    """Add the path to errors of the storage: full disks and refused objects are reported without a name, and there may
+    be many disks."""
     try:
         yield
     except OSError as error:
@@ -247,7 +250,7 @@ def _named(path: str) -> Iterator[None]:
 
 
 def _make_folder(folder: str) -> None:
-    """With those above it, each of which is brought to the disk by its name in the one above."""
+    """Make a folder and its parents; each new name is synced to the disk in the folder above it."""
     if os.path.isdir(folder):
         return
     above = os.path.dirname(folder)
@@ -258,7 +261,7 @@ def _make_folder(folder: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """So that the names in it outlive a crash of the machine."""
+    """Sync a folder, so that the names in it survive a crash of the machine."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _sync(opened)
@@ -275,14 +278,14 @@ def _sync(opened: int) -> None:
 
 
 _REMOVALS = 16
-"""Requests at a time."""
+"""Concurrent requests."""
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""What a file system says that has no such thing as bringing a file to a disk."""
+"""Errors of file systems that do not support syncing to a disk."""
 
 
 def _remove(filesystem: fsspec.AbstractFileSystem, full: str) -> None:
-    """All below `full`, and nothing else: where that looks like a glob, drivers remove what it matches instead."""
+    """Remove everything below `full`, and nothing else: drivers would treat a path that looks like a glob as a glob."""
     if is_local(filesystem) or not has_magic(full):
         filesystem.rm(full, recursive=True)
         return

@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: progress lines, and text from outside made harmless for a terminal.
+"""The terminal while a command runs: progress lines, and text from outside made harmless for a terminal.
 
-In: rows and tokens as they are done, strings of any origin. Out: lines on stderr. Imports no other room.
+In: counts of finished rows and tokens, strings of any origin. Out: lines on stderr. Imports no other room.
 """

@@ -1,6 +1,6 @@
-"""One live line per stage on a terminal; in a log, one plain line at most every 30 seconds.
+"""One live line per stage on a terminal; in a log, at most one plain line every 30 seconds.
 
-What takes long before the first row is done has its line, too: `waiting`, and what `Progress.within` is told.
+Long work before the first finished row has a line, too: by `waiting`, and by `Progress.within`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LIVE_SECONDS = 0.1
 _WAITING_SECONDS = 1.0
 _WIPE = "\r\x1b[2K"
 _SETTLE_SECONDS = 5.0
-"""Before, nobody can say how long the rest will take."""
+"""Before this time, no estimate of the remaining time is shown."""
 
 
 @dataclass
@@ -45,15 +45,16 @@ class Progress:
             self._say(self._line())
 
     def advance(self, done: int, tokens: int = 0, note: str = "") -> None:
-        """note: stands on the line until the next one, e.g. a loss."""
+        """Count finished rows and tokens. note: shown on the line until the next call, e.g. a loss."""
         self._note = note
         self._done += done
         self._tokens += tokens
         self._may_say()
 
     def within(self, done: float, tokens: int, waits: str = "") -> None:
-        """What is done of parts that are not, in all; to be said about every second. waits: for what, before the first
-        of them is begun, as of a model that loads. The time until then is no measure of the rest."""
+        """Set the finished amount of all unfinished parts together; called about once a second. waits: what the stage
+        is waiting for before the first part begins, e.g. a model that loads. The time until then does not count in the
+        estimate of the remaining time."""
         self._within_rows, self._within_tokens = int(done), tokens
         self._waits = "" if self._done else waits
         if self._waits:
@@ -65,7 +66,7 @@ class Progress:
             self._say(self._line())
 
     def finish(self) -> float:
-        """Write the last line; seconds since the stage began."""
+        """Write the last line. Returns the seconds since the stage began."""
         self._within_rows = self._within_tokens = 0
         self._waits = ""
         self._say(self._line(final=True))
@@ -99,7 +100,7 @@ class Progress:
         self._said = time.monotonic()
         line = shown(line)
         if self._live:
-            line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be written over
+            line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be overwritten
             self.stream.write("\r" + line.ljust(self._width))
             self._width = len(line)
         else:
@@ -107,7 +108,7 @@ class Progress:
         self.stream.flush()
 
     def note(self, line: str) -> None:
-        """A line of its own, above the one that is written over."""
+        """Write a permanent line above the live one."""
         if self._live:
             self.stream.write("\r" + " " * self._width + "\r")
         self.stream.write(shown(line) + "\n")
@@ -118,8 +119,8 @@ class Progress:
 
 @contextmanager
 def waiting(what: str, stream: TextIO | None = None) -> Iterator[None]:
-    """A sign of life while something lasts that cannot say how far it is: what it is, and for how long already. On a
-    terminal it is gone at the end; a log hears of what takes longer than LOG_SECONDS."""
+    """A sign of life during work that cannot report its progress: what it is, and how long it has taken so far. On a
+    terminal the line disappears at the end; a log shows it only for work that takes longer than LOG_SECONDS."""
     out = stream or sys.stderr
     live, began, over = out.isatty(), time.monotonic(), threading.Event()
 
@@ -142,12 +143,12 @@ def waiting(what: str, stream: TextIO | None = None) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """A line for whoever watches, where no stage is under way."""
+    """Print a line for the person who watches, outside of a stage."""
     print(shown(line), file=sys.stderr, flush=True)
 
 
 def warn_once(line: str, tell: Callable[[str], None] = say) -> None:
-    """A warning that each of many workers has, and several stages."""
+    """Print a warning only once, even if many workers or stages have it."""
     if line not in _warned:
         _warned.add(line)
         tell(f"warning: {line}")
