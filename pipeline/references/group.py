@@ -161,7 +161,7 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any
 
     resources = {"CPU": pool.cpus_per_worker}
     # Ray Train puts a worker that has a GPU on CUDA; where torch sees none, it may not be told of one.
-    gpus = pool.gpus_per_worker if _have_cuda(pool, spec.device) else 0.0
+    gpus = pool.gpus_per_worker if _have_cuda(pool, spec.model.device) else 0.0
     if gpus:
         resources["GPU"] = gpus
     # How long its controller waits between two looks at the workers; two seconds are long beside a small training.
