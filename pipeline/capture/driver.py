@@ -58,10 +58,7 @@ class Forward(ModelWorker):
         self.representer = self.engine().load(
             path,
             spec.requests,
-            dtype=spec.dtype,
-            device=spec.device,
-            trust_remote_code=spec.trust_remote_code,
-            allow_pickle_weights=spec.allow_pickle_weights,
+            **spec.model.loading,
             attention=spec.attention,
             compile=spec.compile,
         )

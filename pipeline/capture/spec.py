@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tamis.operators.requests import Request
-from tamis.pipeline.cluster.pools import Pool, device_of
+from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.job.job_file import LayersJob
 from tamis.pipeline.models.fetch import ModelSource
+from tamis.pipeline.models.handle import ModelHandle, handle_of
 from tamis.pipeline.run.paths import stage_folder
 from tamis.pipeline.storage.store import Sealed, Store
 
@@ -26,19 +27,12 @@ class Captured(NamedTuple):
 
 @dataclass(frozen=True)
 class CaptureSpec:
-    """columns: names of the requests. stage: the folder of the captured tables, and of the receipts. gpus: GPUs that
-    Ray gives the worker."""
+    """columns: names of the requests. stage: the folder of what is captured, and of the receipts."""
 
     store: Store
     options: Mapping[str, Any]
     key: str
-    model: str
-    revision: str | None
-    trust_remote_code: bool
-    allow_pickle_weights: bool
-    dtype: str
-    device: str
-    threads: int | None
+    model: ModelHandle
     token_budget: int | str
     attention: str
     compile: bool
@@ -47,7 +41,6 @@ class CaptureSpec:
     overlong: str
     columns: tuple[str, ...]
     stage: str = STAGE
-    gpus: float = 0.0
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -70,14 +63,7 @@ def capture_spec(
         store=store,
         options=job.storage_options,
         key=key,
-        model=model.path if model.revision == "local" else spec.name,
-        # The commit that the plan saw, so that every worker reads the same files.
-        revision=None if model.revision == "local" else model.revision,
-        trust_remote_code=spec.trust_remote_code,
-        allow_pickle_weights=spec.allow_pickle_weights,
-        dtype=spec.dtype,
-        device=device_of(spec.device, pool),
-        threads=pool.threads,
+        model=handle_of(spec, model, pool, job.storage_options),
         token_budget=spec.token_budget,
         attention=spec.attention,
         compile=spec.compile,
@@ -86,5 +72,4 @@ def capture_spec(
         overlong=job.overlong,
         columns=tuple(request.column for request in requests),
         stage=stage,
-        gpus=pool.gpus_per_worker,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from tamis.operators.problems import RowProblem
 from tamis.pipeline.capture.spec import CaptureSpec
 from tamis.pipeline.capture.worker import ModelWorker, TokenRows
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.models.fetch import fetch
 from tamis.pipeline.storage.store import Sealed
 
 if TYPE_CHECKING:
@@ -58,12 +57,7 @@ class TokenScorer(ModelWorker):
     def load(self, path: str) -> None:
         """Adapters share one copy of the base model; a full model is loaded beside it."""
         spec, engine = self.spec, self.engine()
-        options: dict[str, Any] = {
-            "dtype": spec.dtype,
-            "device": spec.device,
-            "trust_remote_code": spec.trust_remote_code,
-            "allow_pickle_weights": spec.allow_pickle_weights,
-        }
+        options = spec.model.loading
         adapters = {name: item.adapter for name, item in spec.references.items() if item.adapter is not None}
         self.scorers, self.names = [], []
         try:
@@ -74,9 +68,8 @@ class TokenScorer(ModelWorker):
                 self.names.append({name: name for name in adapters})
             for name, item in spec.references.items():
                 if item.adapter is None:
-                    source = fetch(item.model, item.revision, weights=True, pickles=spec.allow_pickle_weights,
-                                   remote_code=spec.trust_remote_code, options=spec.options)  # fmt: skip
-                    self.scorers.append(engine.load(source.path, **options))
+                    other = replace(spec.model, source=item.model, revision=item.revision)
+                    self.scorers.append(engine.load(other.fetch(), **options))
                     self.names.append({"base": name})
         except ValueError as error:
             raise ConfigError(f"the reference models cannot be used: {error}") from None

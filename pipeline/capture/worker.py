@@ -19,10 +19,8 @@ from tamis.operators.problems import RowProblem
 from tamis.pipeline.capture.parcels import unpack
 from tamis.pipeline.capture.spec import CaptureSpec
 from tamis.pipeline.cluster.watchdog import Beats, Guard, Part
-from tamis.pipeline.cluster.worker_gpu import missing_gpu
 from tamis.pipeline.errors import TamisError, as_facts, error_text
 from tamis.pipeline.inputs.shards import Shard
-from tamis.pipeline.models.fetch import fetch
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.paths import stage_folder, table_of
 from tamis.pipeline.run.receipts import Receipt
@@ -118,23 +116,10 @@ class ModelWorker:
         return self.guard.beats(work, whole=Part(rows.num_rows, tokens), tokens=tokens * self.readings)
 
     def _start(self) -> None:
-        import torch
-
-        spec = self.spec
-        if spec.threads is not None:
-            torch.set_num_threads(spec.threads)
-        self.fallback = missing_gpu(spec.device, spec.gpus)
-        self.engine()  # before the clock starts: the import is not part of loading a model
+        self.fallback = self.spec.model.take_place()
+        self.engine()  # before the clock starts: its import is no part of loading a model
         began = time.perf_counter()
-        source = fetch(
-            spec.model,
-            spec.revision,
-            weights=True,
-            pickles=spec.allow_pickle_weights,
-            remote_code=spec.trust_remote_code,
-            options=spec.store.options,
-        )
-        self.load(source.path)
+        self.load(self.spec.model.fetch())
         self.load_seconds = time.perf_counter() - began
 
     def _capture(self, batch: pa.Table, notes: dict[str, Any], on_batch: Callable[[int], None] | None) -> Receipt:

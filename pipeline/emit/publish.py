@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,8 +17,9 @@ from tamis.operators.methods.protocol import Artifact
 from tamis.operators.problems import RowProblem
 from tamis.operators.statistics.ranks import rho
 from tamis.pipeline.capture.totals import CaptureTotals
-from tamis.pipeline.emit.samples import EmitSpec, empty_dropped
-from tamis.pipeline.emit.totals import EmitTotals, Pick, TokenTotals
+from tamis.pipeline.emit.samples import SampleSpec
+from tamis.pipeline.emit.shard import empty_dropped
+from tamis.pipeline.emit.totals import Emitted, EmitTotals, Pick, TokenTotals
 from tamis.pipeline.errors import InternalError
 from tamis.pipeline.fit.scores import Selection, shown_cut
 from tamis.pipeline.inputs.sample_ids import sample_ids
@@ -58,7 +59,7 @@ def publish(
     artifacts: Mapping[str, Artifact],
     artifact_files: list[dict[str, Any]],
     selection: Selection,
-    spec: EmitSpec,
+    spec: SampleSpec,
     captured: CaptureTotals,
     emitted: EmitTotals,
     timings: Mapping[str, Mapping[str, float]],
@@ -75,29 +76,47 @@ def publish(
             f"{counts['dropped']} rows were dropped where the cut says {selection.dropped}; please report this"
         )
     counts["truncated"] = captured.truncated
-    files = as_listed([*emitted.files, *artifact_files])
-    store.remove(EMPTY_DROPPED)
-    if not counts["dropped"]:
-        empty = store.write_table(EMPTY_DROPPED, empty_dropped(spec.opened_schema()))
-        files.append(empty.to_dict())
     notes = [*warning(failed), *notes]
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
     if layers is not None and "larf" in artifacts:
         summary["layers"] = dict(layers)
-    files.append(store.write(CARD, render_card(summary).encode()).to_dict())
-    files.append(store.write(REPORT, render_report(with_texts(store, summary)).encode()).to_dict())
-    return write_manifest(store, {**summary, "files": files}, failed, spec.key)
+    files = [*emitted.files, *artifact_files]
+    empty = empty_dropped(spec.opened_schema(), with_quantile=True)
+    return finish(store, summary, files, failed, spec.key, empty=empty, draw=draw)
 
 
-def as_listed(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Files as a manifest lists them, from their entries in receipts."""
+def finish(
+    store: Store,
+    summary: Mapping[str, Any],
+    files: Iterable[Mapping[str, Any]],
+    failed: list[SetAside],
+    key: str,
+    *,
+    empty: pa.Table,
+    draw: Callable[[Store, Mapping[str, Any]], str],
+) -> dict[str, Any]:
+    """Write the dataset card, the report and then the manifest, and return that.
+
+    files: all that the run has written so far. key: of the receipts of what was emitted. empty: for dropped/ if nothing
+    was dropped. draw: the report.
+    """
     listed = [{key: file[key] for key in ("name", "bytes", "sha256")} for file in files]
-    return sorted(listed, key=lambda file: str(file["name"]))
+    store.remove(EMPTY_DROPPED)
+    if not summary["counts"]["dropped"]:
+        listed.append(store.write_table(EMPTY_DROPPED, empty).to_dict())
+    listed.append(store.write(CARD, render_card(summary).encode()).to_dict())
+    listed.append(store.write(REPORT, draw(store, summary).encode()).to_dict())
+    listed.sort(key=lambda file: str(file["name"]))
+    return write_manifest(store, {**summary, "files": listed}, failed, key)
 
 
-def counted(plan: Plan, emitted: EmitTotals | TokenTotals) -> tuple[dict[str, int], list[SetAside]]:
-    """How many input rows went where, and the failed shards, whose rows went nowhere. InternalError if a row is lost
-    or duplicated."""
+def draw(store: Store, summary: Mapping[str, Any]) -> str:
+    """The report of a run that dropped samples."""
+    return render_report(with_texts(store, summary))
+
+
+def counted(plan: Plan, emitted: Emitted) -> tuple[dict[str, int], list[SetAside]]:
+    """Where the rows of the input are, and the shards that are nowhere. InternalError if a row is lost or doubled."""
     failed = [*plan.failed, *emitted.failed]
     counts = {"rows_in": plan.rows_in, **{name: emitted.counts[name] for name in ("kept", "dropped", "quarantined")}}
     if failed:
@@ -134,7 +153,7 @@ def _summary(
     plan: Plan,
     artifacts: Mapping[str, Artifact],
     selection: Selection,
-    spec: EmitSpec,
+    spec: SampleSpec,
     captured: CaptureTotals,
     emitted: EmitTotals,
     timings: Mapping[str, Mapping[str, float]],
@@ -238,7 +257,7 @@ def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals 
     }
 
 
-def _deciles(spec: EmitSpec, selection: Selection, emitted: EmitTotals) -> list[dict[str, int]]:
+def _deciles(spec: SampleSpec, selection: Selection, emitted: EmitTotals) -> list[dict[str, int]]:
     present = np.flatnonzero(selection.sums.lengths)
     bounds = [int(present[0]) - 1, *spec.decile_edges.tolist(), int(present[-1])]
     return [

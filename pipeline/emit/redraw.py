@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from tamis.pipeline.emit.publish import with_texts
-from tamis.pipeline.emit.token_publish import with_pieces
+from tamis.pipeline.emit import publish, token_publish
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.report import render_card, render_report, render_token_report
+from tamis.pipeline.report import render_card
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import CARD, MANIFEST, REPORT
 from tamis.pipeline.storage.store import Store
@@ -21,7 +19,8 @@ def rewrite_report(store: Store) -> dict[str, Any]:
         raise ConfigError(f"{store.path()}: no finished run here (there is no {MANIFEST}); see `tamis status`")
     manifest = facts_in(store, MANIFEST)
     try:
-        page, card = _drawn(store, manifest).encode(), render_card(manifest).encode()
+        draw = token_publish.draw if manifest.get("kind") == "tokens" else publish.draw
+        page, card = draw(store, manifest).encode(), render_card(manifest).encode()
         listed = {file["name"]: file for file in manifest["files"]}
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -33,9 +32,3 @@ def rewrite_report(store: Store) -> dict[str, Any]:
     manifest["files"] = list(listed.values())
     store.write_facts(MANIFEST, manifest)
     return manifest
-
-
-def _drawn(store: Store, manifest: Mapping[str, Any]) -> str:
-    if manifest.get("kind") == "tokens":
-        return render_token_report(with_pieces(store, manifest))
-    return render_report(with_texts(store, manifest))

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.capture.totals import CaptureTotals
-from tamis.pipeline.emit.publish import as_listed, counted, run_facts
-from tamis.pipeline.emit.tokens import empty_dropped
+from tamis.pipeline.emit.publish import counted, finish, run_facts
+from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.emit.totals import TokenTotals
 from tamis.pipeline.errors import InternalError
 from tamis.pipeline.fit.token_risks import TokenSelection
@@ -22,9 +22,9 @@ from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.models.fetch import chat_template, fetch
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.references.prepare import Prepared
-from tamis.pipeline.report import render_card, render_token_report
-from tamis.pipeline.run.incomplete import warning, write_manifest
-from tamis.pipeline.run.paths import ARTIFACT, CARD, EMPTY_DROPPED, KEPT, MANIFEST, REPORT, SCORES, table_of
+from tamis.pipeline.report import render_token_report
+from tamis.pipeline.run.incomplete import warning
+from tamis.pipeline.run.paths import ARTIFACT, KEPT, MANIFEST, SCORES, table_of
 from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Store
 
@@ -72,7 +72,7 @@ def publish_tokens(
         if wanted is not None and not emitted.failed and tokens[name] != wanted:
             raise InternalError(f"{tokens[name]:,} {name} tokens were written, {wanted:,} expected; please report this")
     counts["truncated"] = captured.truncated
-    files = as_listed([*emitted.files, *round_files, *(file for item in prepared for file in item.files)])
+    files = [*emitted.files, *round_files, *(file for item in prepared for file in item.files)]
     notes = [*warning(failed), *notes]
     summary = _summary(plan, prepared, selection, statistics, rounds, captured, emitted, timings, counts, tokens, notes)
     artifact = {
@@ -83,14 +83,13 @@ def publish_tokens(
         "fingerprint": dict(plan.fingerprint),
     }
     files.append(store.write_facts(f"{ARTIFACT}/{plan.job.method[0]}.json", artifact).to_dict())
-    store.remove(EMPTY_DROPPED)
-    if not counts["dropped"]:
-        schema = output_schema(plan.schema, captured.seen_schema())
-        files.append(store.write_table(EMPTY_DROPPED, empty_dropped(schema)).to_dict())
-    files.append(store.write(CARD, render_card(summary).encode()).to_dict())
-    files.append(store.write(REPORT, render_token_report(with_pieces(store, summary)).encode()).to_dict())
-    files.sort(key=lambda file: str(file["name"]))
-    return write_manifest(store, {**summary, "files": files}, failed, key)
+    empty = empty_dropped(output_schema(plan.schema, captured.seen_schema()), with_quantile=False)
+    return finish(store, summary, files, failed, key, empty=empty, draw=draw)
+
+
+def draw(store: Store, summary: Mapping[str, Any]) -> str:
+    """The report of a run that masked tokens."""
+    return render_token_report(with_pieces(store, summary))
 
 
 def with_pieces(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:

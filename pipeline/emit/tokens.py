@@ -1,4 +1,4 @@
-"""Emit of a method that masks tokens: rows + risk + cut -> kept, dropped, quarantine and scores of each shard.
+"""Which tokens fall: risk + cut -> what becomes of each row of a shard, and what a trainer reads of it.
 
 kept/ has the original columns and the columns that a trainer reads: input_ids, labels with -100 on prompt and discarded
 tokens, and the risk of every response token. The token that ends an answer's turn keeps its label, because a model
@@ -8,8 +8,8 @@ should learn to stop. A sample whose response tokens are all discarded goes to d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,18 +17,9 @@ import pyarrow as pa
 
 from tamis.operators.methods.toss import per_row_counts, training_columns, turn_ends
 from tamis.pipeline.capture.token_tables import LossFiles, Ragged, TokenShard, read_tokens
-from tamis.pipeline.cluster.tasks import stream
+from tamis.pipeline.emit.shard import Decided, EmitSpec
 from tamis.pipeline.fit.token_risks import TokenCut, discarded_tokens
-from tamis.pipeline.inputs.originals import originals, quarantine_table
-from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.inputs.shards import Shard
-from tamis.pipeline.run import receipts
-from tamis.pipeline.run.paths import DROPPED, KEPT, QUARANTINE, SCORES, table_of
-from tamis.pipeline.run.receipts import Receipt
-from tamis.pipeline.run.set_aside import SetAside, telling
-from tamis.pipeline.storage.store import Store
-
-STAGE = "emit"
 
 
 class TokensMade(NamedTuple):
@@ -39,74 +30,34 @@ class TokensMade(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class TokenEmitSpec:
-    """All that a task needs. method: the method's name, for the tables. control_ids: ids of the tokens that only the
-    chat template writes."""
+class TokenSpec(EmitSpec):
+    """method: its name, for the tables. control_ids: of the tokens that only the chat template writes."""
 
-    store: Store
-    options: Mapping[str, Any]
-    key: str
-    schema: bytes
     method: str
     cut: TokenCut
     control_ids: frozenset[int]
 
-    def opened_schema(self) -> pa.Schema:
-        return pa.ipc.read_schema(pa.py_buffer(self.schema))
-
-
-def emit_tokens(
-    spec: TokenEmitSpec,
-    shards: Sequence[Shard],
-    quotas: Sequence[int],
-    made: Mapping[str, TokensMade],
-    task_cpus: float,
-    on_set_aside: Callable[[SetAside], None] | None = None,
-    timeout: float | None = None,
-) -> Generator[Receipt]:
-    """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
-
-    made: by shard name. on_set_aside: called with a shard whose workers all died or hung, or whose rows are too large;
-    without it that is an error. timeout: seconds without progress after which workers count as hung.
-    """
-    items = [(shard.to_json(), quota, made[shard.name]) for shard, quota in zip(shards, quotas, strict=True)]
-    lost = telling(on_set_aside, shards)
-    for _, receipt in stream(_emit_shard, items, spec, cpus=task_cpus, on_lost=lost, timeout=timeout):
-        yield receipt
-
-
-def _emit_shard(item: tuple[str, int, TokensMade], spec: TokenEmitSpec) -> Receipt:
-    shard, quota, made = Shard.from_json(item[0]), item[1], item[2]
-    read = read_tokens(spec.store, made.scored, tokens=True)
-    discarded = discarded_tokens(read.risk, spec.cut, quota)
-    counts = per_row_counts(discarded, read.risk.offsets)
-    emptied = counts == read.risk.lengths
-    table, _, unreadable = originals(shard, spec.options, spec.opened_schema(), read.valid, made.input)
-    trained = _with_training_columns(table, read, discarded, spec.control_ids)
-
-    files = [spec.store.write_table(table_of(KEPT, shard.name), trained.filter(pa.array(~emptied)))]
-    means = _means(read.risk)
-    if emptied.any():
-        chosen = _with_reasons(table.filter(pa.array(emptied)), means[emptied], counts[emptied], spec.method)
-        files.append(spec.store.write_table(table_of(DROPPED, shard.name), chosen))
-    if not read.valid.all():
-        quarantined = quarantine_table(shard, read.facts, unreadable)
-        files.append(spec.store.write_table(table_of(QUARANTINE, shard.name), quarantined))
-    scores = _scores_table(shard, read, means, counts, emptied, spec.method)
-    files.append(spec.store.write_table(table_of(SCORES, shard.name), scores))
-    facts = {
-        "source": shard.file.name,
-        "counts": {
-            "kept": int((~emptied).sum()),
-            "dropped": int(emptied.sum()),
-            "quarantined": int((~read.valid).sum()),
-        },
-        "quarantined": dict(Counter(read.facts.column("code").drop_null().to_pylist())),
-        "messages": _messages(read.facts),
-        "tokens": {"response": len(discarded), "discarded": int(discarded.sum())},
-        "files": [written.to_receipt() for written in files],
-    }
-    return receipts.write(spec.store, STAGE, shard, spec.key, facts)
+    def decide(self, shard: Shard, quota: int, made: TokensMade) -> Decided:
+        read = read_tokens(self.store, made.scored, tokens=True)
+        discarded = discarded_tokens(read.risk, self.cut, quota)
+        counts = per_row_counts(discarded, read.risk.offsets)
+        emptied = counts == read.risk.lengths
+        means = _means(read.risk)
+        dropped = np.zeros(len(read.valid), dtype=bool)
+        dropped[read.valid] = emptied
+        return Decided(
+            captured=read.facts,
+            input=made.input,
+            dropped=dropped,
+            reasons=_reasons(means[emptied], counts[emptied], self.method),
+            scores=_scores(read, means, counts, self.method),
+            facts={
+                "quarantined": dict(Counter(read.facts.column("code").drop_null().to_pylist())),
+                "messages": _messages(read.facts),
+                "tokens": {"response": len(discarded), "discarded": int(discarded.sum())},
+            },
+            trained=partial(_with_training_columns, read=read, discarded=discarded, control_ids=self.control_ids),
+        )
 
 
 def _messages(facts: pa.Table) -> dict[str, str]:
@@ -149,50 +100,26 @@ def _means(risk: Ragged) -> np.ndarray[Any, Any]:
     return means
 
 
-def _with_reasons(table: pa.Table, scores: np.ndarray[Any, Any], counts: np.ndarray[Any, Any], method: str) -> pa.Table:
-    added = {
+def _reasons(scores: np.ndarray[Any, Any], counts: np.ndarray[Any, Any], method: str) -> dict[str, pa.Array]:
+    return {
         "method": pa.array([method] * len(counts), pa.string()),
         "score": pa.array(scores, pa.float32()),
         "reason": pa.array([f"all {count} response tokens are discarded" for count in counts], pa.string()),
     }
-    for name, column in added.items():
-        table = table.append_column(name if name not in table.schema.names else f"tamis_{name}", column)
-    return table
 
 
-def empty_dropped(schema: pa.Schema) -> pa.Table:
-    """The table in dropped/ when nothing was dropped: the columns and no rows."""
-    nothing = np.zeros(0, dtype=np.float32)
-    return _with_reasons(schema.empty_table(), nothing, nothing, "")
-
-
-def _scores_table(
-    shard: Shard,
-    read: TokenShard,
-    means: np.ndarray[Any, Any],
-    counts: np.ndarray[Any, Any],
-    emptied: np.ndarray[Any, Any],
-    method: str,
-) -> pa.Table:
-    decisions = np.full(len(read.valid), "quarantined", dtype="<U11")
-    decisions[read.valid] = np.where(emptied, "dropped", "kept")
-    starts = read.risk.offsets[:-1]
-    highest = np.maximum.reduceat(np.append(read.risk.values, np.float32(-np.inf)), starts)
+def _scores(
+    read: TokenShard, means: np.ndarray[Any, Any], counts: np.ndarray[Any, Any], method: str
+) -> dict[str, pa.Array]:
+    highest = np.maximum.reduceat(np.append(read.risk.values, np.float32(-np.inf)), read.risk.offsets[:-1])
 
     def spread(values: np.ndarray[Any, Any], kind: pa.DataType) -> pa.Array:
         full = np.zeros(len(read.valid), dtype=values.dtype)
         full[read.valid] = values
         return pa.array(full, kind, mask=~read.valid)
 
-    return pa.table(
-        {
-            "sample_id": pa.array(sample_ids(shard.file.name, shard.span.start_row, shard.rows), pa.string()),
-            "source": pa.array([shard.file.name] * shard.rows, pa.string()),
-            "row": pa.array(np.arange(shard.span.start_row, shard.span.stop_row), pa.int64()),
-            method: spread(means, pa.float32()),
-            f"{method}_highest": spread(highest, pa.float32()),
-            "n_discarded": spread(counts, pa.int32()),
-            "decision": pa.array(decisions.tolist(), pa.string()),
-            **{name: read.facts.column(name) for name in ("n_tokens", "n_response_tokens", "truncated")},
-        }
-    )
+    return {
+        method: spread(means, pa.float32()),
+        f"{method}_highest": spread(highest, pa.float32()),
+        "n_discarded": spread(counts, pa.int32()),
+    }

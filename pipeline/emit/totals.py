@@ -19,35 +19,44 @@ Pick = tuple[float, int, int, int]
 
 
 @dataclass
-class EmitTotals:
-    """Totals of every emitted shard."""
+class Emitted:
+    """Of every emitted shard. counts: rows kept, dropped and quarantined. failed: shards that were set aside."""
 
-    bins: int
+    rows: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[SetAside] = field(default_factory=list)
+
+    def add(self, receipt: Receipt) -> None:
+        self.rows += receipt["rows"]
+        self.counts.update(receipt["counts"])
+        self.files.extend(receipt["files"])
+
+
+@dataclass
+class EmitTotals(Emitted):
+    """Of samples that were scored. bins: of the histogram. sources: rows and dropped rows of each file."""
+
+    bins: int = 0
     sources: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     deciles: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros((2, 10), dtype=np.int64))
     rank_sums: RankSums = field(default_factory=RankSums)
-    files: list[dict[str, Any]] = field(default_factory=list)
     riskiest: list[Pick] = field(default_factory=list)
     borderline_dropped: list[Pick] = field(default_factory=list)
     borderline_kept: list[Pick] = field(default_factory=list)
-    rows: int = 0
-    failed: list[SetAside] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.histogram = np.zeros((2, self.bins), dtype=np.int64)
         self._sums: dict[int, list[float]] = {}
 
     def add(self, receipt: Receipt) -> None:
-        self.rows += receipt["rows"]
-        self.counts.update(receipt["counts"])
+        super().add(receipt)
         source = self.sources[receipt["source"]]
         source[0] += receipt["rows"] - receipt["counts"]["quarantined"]
         source[1] += receipt["counts"]["dropped"]
         self.histogram += np.array([receipt["histogram"]["kept"], receipt["histogram"]["dropped"]])
         self.deciles += np.array([receipt["deciles"]["rows"], receipt["deciles"]["dropped"]])
         self._sums[receipt["index"]] = receipt["rank_sums"]
-        self.files.extend(receipt["files"])
         self.riskiest = self._best(self.riskiest, receipt, "riskiest", SHOWN_RISKIEST, -1)
         self.borderline_dropped = self._best(
             self.borderline_dropped, receipt, "borderline_dropped", SHOWN_BORDERLINE, 1
@@ -71,26 +80,20 @@ class EmitTotals:
 
 
 @dataclass
-class TokenTotals:
-    """Totals of every emitted shard of a method that masks tokens. sources: rows, dropped rows, response tokens and
-    discarded tokens of each source. codes: number of quarantined rows by code. messages: one per code."""
+class TokenTotals(Emitted):
+    """Of samples whose tokens were masked. sources: rows, dropped rows, response tokens, discarded of each file.
+    codes: quarantined rows by their code, messages: one for each."""
 
-    rows: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     messages: dict[str, str] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     sources: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))
-    files: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[SetAside] = field(default_factory=list)
 
     def add(self, receipt: Receipt) -> None:
-        self.rows += receipt["rows"]
-        self.counts.update(receipt["counts"])
+        super().add(receipt)
         self.tokens.update(receipt["tokens"])
         self.codes.update(receipt["quarantined"])
         self.messages = {**receipt["messages"], **self.messages}
-        self.files.extend(receipt["files"])
         rows = receipt["rows"] - receipt["counts"]["quarantined"]
         found = (rows, receipt["counts"]["dropped"], receipt["tokens"]["response"], receipt["tokens"]["discarded"])
         source = self.sources[receipt["source"]]

@@ -21,18 +21,16 @@ import safetensors.numpy
 from tamis.operators.methods import Method
 from tamis.operators.methods.protocol import CORPUS, Artifact, Features, Reduce, tree_reduce
 from tamis.operators.statistics.lengths import length_histogram
-from tamis.operators.statistics.ranking import BINS, coarse_histogram, fine_histogram, nth_largest
+from tamis.operators.statistics.ranking import coarse_histogram
 from tamis.operators.statistics.ranks import rank_bins
 from tamis.operators.statistics.selection import (
     Threshold,
-    count_ties,
     drop_count_of,
     random_keys,
-    threshold_for,
-    tie_quotas,
 )
 from tamis.pipeline.cluster.tasks import map_reduce
 from tamis.pipeline.errors import ConfigError, DamagedError
+from tamis.pipeline.fit.exact_cut import exact_cut, grouped, plus
 from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.inputs.shards import Shard, role_of
 from tamis.pipeline.job.job_file import Job
@@ -41,9 +39,6 @@ from tamis.pipeline.storage.store import Sealed, Store
 from tamis.pipeline.terminal.progress import say
 
 T = TypeVar("T")
-
-GROUP = 16
-"""Shards per task; a power of two, so that a group is a subtree of the fixed tree."""
 
 DECIDING = "deciding"
 """The column of FITTED that decides: a method's score, or the seeded random score of a control."""
@@ -135,7 +130,7 @@ def reduce_over(store: Store, captures: Mapping[str, Sequence[Sealed]], on_done:
             raise ValueError(
                 f"source {source!r} has no shards; there are {sorted(name for name in captures if captures[name])}"
             )
-        groups = _groups(files)
+        groups = grouped(files)
 
         def leaf(group: Sequence[Sealed]) -> T:
             return tree_reduce((map(read_features(store, file)) for file in group), combine)
@@ -206,7 +201,7 @@ def score_shards(
     captures: one file per shard.
     """
     members = zip(shards, captures, strict=True)
-    groups = _groups([(shard.name, shard.file.name, shard.span.start_row, file) for shard, file in members])
+    groups = grouped([(shard.name, shard.file.name, shard.span.start_row, file) for shard, file in members])
     sums = map_reduce(_score_group, _add, groups, spec, on_done=lambda number: on_done(len(groups[number])))
     if not sums.count:
         raise ConfigError("no row could be scored: all are quarantined")
@@ -266,8 +261,8 @@ def read_scores(store: Store, file: Sealed, column: str = DECIDING) -> np.ndarra
 def rank_histogram(
     store: Store, files: Sequence[Sealed], column: str, edges: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """int64 (len(edges) + 1,): how many scores of `column` lie in each bin, over all score files."""
-    histogram: np.ndarray[Any, Any] = map_reduce(_count_ranks, _plus, _groups(files), store, column, edges)
+    """int64 (len(edges) + 1,): how many scores of `column` lie in each bin, over all files of scores."""
+    histogram: np.ndarray[Any, Any] = map_reduce(_count_ranks, plus, grouped(files), store, column, edges)
     return histogram
 
 
@@ -291,56 +286,23 @@ def select(job: Job, store: Store, sums: ScoreSums) -> Selection:
     files = sums.files
     if rule == "threshold":
         threshold = Threshold(float(amount))
-        dropped = map_reduce(_count_above, _plus, _groups(files), store, threshold)
-        quotas, at_cut = [0] * len(files), 0
+        dropped = map_reduce(_count_above, plus, grouped(files), store, threshold)
+        quotas, at_cut = (0,) * len(files), 0
     else:
         dropped = int(amount) if rule == "drop_count" else drop_count_of(amount, sums.count)
         if dropped > sums.count:
             raise ConfigError(f"drop_count {dropped:,} is more than the {sums.count:,} rows that could be scored")
-        cut = None
-        if dropped:
-            cut = nth_largest(
-                dropped,
-                lambda: sums.coarse,
-                lambda bin: map_reduce(_fine, _plus, _groups(files), store, bin),
-            )
-        threshold = threshold_for(dropped, cut)
-        at_cut = cut.at if cut is not None else 0
-        quota = threshold.at_quota or 0
-        if cut is None or quota == 0:
-            quotas = [0] * len(files)
-        else:
-            ties = map_reduce(_ties, _plus, _groups(files), store, threshold)
-            quotas = tie_quotas(ties, quota)
+        threshold, quotas, at_cut = exact_cut(store, files, read_scores, dropped, sums.coarse)
     if dropped * 2 > sums.count and not job.selection.allow_majority:
         raise ConfigError(
             f"the cut-off would drop {dropped:,} of {sums.count:,} scored rows ({dropped / sums.count:.0%}), more than "
             "half; choose another, or set selection.allow_majority: true if that is meant"
         )
-    return Selection(threshold, tuple(quotas), dropped, at_cut, sums)
-
-
-def _plus(a: Any, b: Any) -> Any:
-    return a + b
+    return Selection(threshold, quotas, dropped, at_cut, sums)
 
 
 def _count_above(group: Sequence[Sealed], store: Store, threshold: Threshold) -> int:
     return sum(int((read_scores(store, file).astype(np.float64) > threshold.value).sum()) for file in group)
-
-
-def _fine(group: Sequence[Sealed], store: Store, coarse_bin: int) -> np.ndarray[Any, Any]:
-    total = np.zeros(BINS, dtype=np.int64)
-    for file in group:
-        total += fine_histogram(read_scores(store, file), coarse_bin)
-    return total
-
-
-def _ties(group: Sequence[Sealed], store: Store, threshold: Threshold) -> list[int]:
-    return [count_ties(read_scores(store, file), threshold) for file in group]
-
-
-def _groups(items: Sequence[T]) -> list[Sequence[T]]:
-    return [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
 
 
 def shown_cut(threshold: Threshold) -> float | None:

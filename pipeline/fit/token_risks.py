@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tamis.operators.methods.protocol import tree_reduce
 from tamis.operators.methods.toss import discard_in_each, highest_risk
-from tamis.operators.statistics.ranking import BINS, coarse_histogram, fine_histogram, nth_largest
-from tamis.operators.statistics.selection import Threshold, count_ties, decide, drop_count_of, threshold_for, tie_quotas
+from tamis.operators.statistics.ranking import coarse_histogram
+from tamis.operators.statistics.selection import Threshold, decide, drop_count_of
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.pipeline.capture.token_tables import LossFiles, Ragged, read_tokens
 from tamis.pipeline.cluster.tasks import map_reduce
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.fit.scores import GROUP, shown_cut
+from tamis.pipeline.fit.exact_cut import coarse_of, exact_cut, grouped, plus
+from tamis.pipeline.fit.scores import shown_cut
 from tamis.pipeline.storage.store import Store
 
 Places = Mapping[str, Sequence[int]]
@@ -85,20 +86,14 @@ def select_tokens(store: Store, scored: Sequence[LossFiles], share: float, scope
 
     Raises ConfigError when there are no tokens. A share that amounts to less than one token discards none.
     """
-    sums: RiskSums = map_reduce(_risk_sums, _plus, _groups(scored), store)
+    sums: RiskSums = map_reduce(_risk_sums, plus, grouped(scored), store)
     if not sums.count:
         raise ConfigError("no token could be scored: all rows are quarantined")
-    none = (0,) * len(scored)
     if scope == "sample":
-        return TokenSelection(TokenCut(share, None), none, None, 0, sums)
+        return TokenSelection(TokenCut(share, None), (0,) * len(scored), None, 0, sums)
     count = drop_count_of(share, sums.count)
-    if not count:
-        return TokenSelection(TokenCut(share, Threshold(math.inf, 0)), none, 0, 0, sums)
-    cut = nth_largest(count, lambda: sums.coarse, lambda bin: map_reduce(_fine, _plus, _groups(scored), store, bin))
-    threshold = threshold_for(count, cut)
-    ties = map_reduce(_ties, _plus, _groups(scored), store, threshold)
-    quotas = tie_quotas(ties, threshold.at_quota or 0)
-    return TokenSelection(TokenCut(share, threshold), tuple(quotas), count, cut.at, sums)
+    cut = exact_cut(store, scored, read_risk, count, sums.coarse)
+    return TokenSelection(TokenCut(share, cut.threshold), cut.quotas, count, cut.at, sums)
 
 
 def discarded_tokens(risk: Ragged, cut: TokenCut, quota: int) -> np.ndarray[Any, Any]:
@@ -109,7 +104,7 @@ def discarded_tokens(risk: Ragged, cut: TokenCut, quota: int) -> np.ndarray[Any,
 
 
 def _risk_sums(group: Sequence[LossFiles], store: Store) -> RiskSums:
-    return tree_reduce((_risk_sum(read_tokens(store, scored).risk.values) for scored in group), _plus)
+    return tree_reduce((_risk_sum(read_risk(store, scored)) for scored in group), plus)
 
 
 def _risk_sum(risk: np.ndarray[Any, Any]) -> RiskSums:
@@ -121,23 +116,9 @@ def _risk_sum(risk: np.ndarray[Any, Any]) -> RiskSums:
     )
 
 
-def _plus(a: Any, b: Any) -> Any:
-    return a + b
-
-
-def _fine(group: Sequence[LossFiles], store: Store, coarse_bin: int) -> np.ndarray[Any, Any]:
-    total = np.zeros(BINS, dtype=np.int64)
-    for scored in group:
-        total += fine_histogram(read_tokens(store, scored).risk.values, coarse_bin)
-    return total
-
-
-def _ties(group: Sequence[LossFiles], store: Store, threshold: Threshold) -> list[int]:
-    return [count_ties(read_tokens(store, scored).risk.values, threshold) for scored in group]
-
-
-def _groups(items: Sequence[Any]) -> list[Sequence[Any]]:
-    return [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+def read_risk(store: Store, scored: LossFiles) -> np.ndarray[Any, Any]:
+    """float32, one per response token of a shard."""
+    return read_tokens(store, scored).risk.values
 
 
 # --- TOSS-Pro: the samples that a round adds ----------------------------------------------------------------------
@@ -149,17 +130,16 @@ def pick_samples(store: Store, scored: Sequence[LossFiles], count: int, excluded
     Walking the tokens from the riskiest down and adding each token's sample gives the same samples as ranking the
     samples by the highest risk of their tokens, so this ranks samples.
     """
-    groups = _groups(scored)
-    coarse = map_reduce(_peaks, _plus, groups, store, excluded)
+    peaks = partial(_highest, excluded=excluded)
+    coarse = coarse_of(store, scored, peaks)
     count = min(count, int(coarse.sum()))
     if not count:
         return {}
-    cut = nth_largest(count, lambda: coarse, lambda bin: map_reduce(_fine_peaks, _plus, groups, store, excluded, bin))
-    threshold = threshold_for(count, cut)
-    ties = map_reduce(_tied_peaks, _plus, groups, store, excluded, threshold)
-    names = [item.name for item in scored]
-    quotas = dict(zip(names, tie_quotas(ties, threshold.at_quota or 0), strict=True))
-    found: list[tuple[str, list[int]]] = map_reduce(_picked, _plus, groups, store, excluded, threshold, quotas)
+    cut = exact_cut(store, scored, peaks, count, coarse)
+    quotas = dict(zip([item.name for item in scored], cut.quotas, strict=True))
+    found: list[tuple[str, list[int]]] = map_reduce(
+        _picked, plus, grouped(scored), store, excluded, cut.threshold, quotas
+    )
     return {name: places for name, places in found if places}
 
 
@@ -171,22 +151,8 @@ def _peak(store: Store, scored: LossFiles, excluded: Places) -> tuple[np.ndarray
     return places[eligible], highest_risk(read.risk.values, read.risk.offsets)[eligible]
 
 
-def _peaks(group: Sequence[LossFiles], store: Store, excluded: Places) -> np.ndarray[Any, Any]:
-    total = np.zeros(BINS, dtype=np.int64)
-    for scored in group:
-        total += coarse_histogram(_peak(store, scored, excluded)[1])
-    return total
-
-
-def _fine_peaks(group: Sequence[LossFiles], store: Store, excluded: Places, bin: int) -> np.ndarray[Any, Any]:
-    total = np.zeros(BINS, dtype=np.int64)
-    for scored in group:
-        total += fine_histogram(_peak(store, scored, excluded)[1], bin)
-    return total
-
-
-def _tied_peaks(group: Sequence[LossFiles], store: Store, excluded: Places, threshold: Threshold) -> list[int]:
-    return [count_ties(_peak(store, scored, excluded)[1], threshold) for scored in group]
+def _highest(store: Store, scored: LossFiles, excluded: Places) -> np.ndarray[Any, Any]:
+    return _peak(store, scored, excluded)[1]
 
 
 def _picked(
@@ -225,8 +191,8 @@ def digest(input_ids: np.ndarray[Any, Any]) -> bytes:
 def shared_rows(
     store: Store, scored: Sequence[LossFiles], references: Mapping[str, frozenset[bytes]]
 ) -> dict[str, dict[str, list[int]]]:
-    """Per reference set, the corpus rows that are also in it. scored: the files of the first round."""
-    found: list[tuple[str, str, list[int]]] = map_reduce(_shared, _plus, _groups(scored), store, dict(references))
+    """Per reference set, the corpus rows that are in it, too. scored: of the first round."""
+    found: list[tuple[str, str, list[int]]] = map_reduce(_shared, plus, grouped(scored), store, dict(references))
     shared: dict[str, dict[str, list[int]]] = {role: {} for role in references}
     for role, name, places in found:
         shared[role][name] = places

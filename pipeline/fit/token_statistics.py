@@ -18,7 +18,7 @@ from tamis.operators.methods.toss import highest_risk, per_row_counts
 from tamis.operators.methods.toss_statistics import ByPosition, BySample, ByToken, RiskHistogram, position_starts
 from tamis.pipeline.capture.token_tables import LossFiles, TokenShard, read_tokens
 from tamis.pipeline.cluster.tasks import map_reduce
-from tamis.pipeline.fit.scores import GROUP
+from tamis.pipeline.fit.exact_cut import grouped, plus
 from tamis.pipeline.fit.token_risks import RiskSums, TokenCut, TokenSelection, discarded_tokens
 from tamis.pipeline.storage.store import Store
 
@@ -107,7 +107,7 @@ def token_statistics(
     """Statistics of all shards after a scoring round and its cut."""
     edges = np.linspace(*plotted_range(selection.sums), BINS + 1)[1:-1]
     found: TokenStatistics = map_reduce(
-        _of_group, _plus, _groups(scored, selection.quotas), store, selection.cut, edges, vocabulary
+        _of_group, plus, _groups(scored, selection.quotas), store, selection.cut, edges, vocabulary
     )
     return found
 
@@ -120,7 +120,7 @@ def _of_group(
             _of_shard(read_tokens(store, scored, tokens=True), number, cut, quota, edges, vocabulary)
             for scored, number, quota in group
         ),
-        _plus,
+        plus,
     )
 
 
@@ -198,7 +198,7 @@ def overlap(
     """Of the tokens that a round would discard, the share that the final round also discards. None if there are
     none."""
     items = list(zip(scored, final, cut.quotas, final_cut.quotas, strict=True))
-    groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+    groups = grouped(items)
     both, own = map_reduce(_common, _pairwise, groups, store, cut.cut, final_cut.cut)
     return both / own if own else None
 
@@ -225,10 +225,6 @@ def _pairwise(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     return a[0] + b[0], a[1] + b[1]
 
 
-def _plus(a: Any, b: Any) -> Any:
-    return a + b
-
-
-def _groups(scored: Sequence[LossFiles], quotas: Sequence[int]) -> list[list[_Item]]:
+def _groups(scored: Sequence[LossFiles], quotas: Sequence[int]) -> list[Sequence[_Item]]:
     items = [(item, number, quota) for number, (item, quota) in enumerate(zip(scored, quotas, strict=True))]
-    return [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+    return grouped(items)

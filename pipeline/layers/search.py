@@ -7,19 +7,19 @@ a small JSON file, so an interrupted search continues with the cells that have n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tamis.operators.statistics.sensitivity import FACTORS
-from tamis.pipeline.cluster.pools import Pool, device_of
+from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.tasks import own_error
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, Places, wait_for_room
-from tamis.pipeline.cluster.worker_gpu import missing_gpu
 from tamis.pipeline.errors import ClusterError, ConfigError, TamisError
 from tamis.pipeline.job.job_file import LayersJob
-from tamis.pipeline.models.fetch import ModelSource, chat_template, fetch
+from tamis.pipeline.models.fetch import ModelSource, chat_template
+from tamis.pipeline.models.handle import ModelHandle, handle_of
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.storage.store import Store
@@ -53,36 +53,16 @@ class Cell(NamedTuple):
 class SearchSpec:
     """All that a worker needs besides the prompts: plain values, so that a restarted actor can be built from them."""
 
-    name: str
-    model: str
-    options: Mapping[str, Any]
-    revision: str | None
-    trust_remote_code: bool
-    allow_pickle_weights: bool
+    model: ModelHandle
     template: str | None
-    dtype: str
-    device: str
-    threads: int | None
     markers: tuple[str, ...]
-    gpus: float = 0.0
 
 
 def search_spec(job: LayersJob, model: ModelSource, pool: Pool) -> SearchSpec:
-    spec = job.model
     return SearchSpec(
-        name=spec.name,
-        model=model.path if model.revision == "local" else spec.name,
-        options=job.storage_options,
-        # The commit that the plan saw, so that every worker reads the same files.
-        revision=None if model.revision == "local" else model.revision,
-        trust_remote_code=spec.trust_remote_code,
-        allow_pickle_weights=spec.allow_pickle_weights,
-        template=chat_template(spec.template, job.storage_options),
-        dtype=spec.dtype,
-        device=device_of(spec.device, pool),
-        threads=pool.threads,
+        model=handle_of(job.model, model, pool, job.storage_options),
+        template=chat_template(job.model.template, job.storage_options),
         markers=tuple(job.of("larf").refusal_markers),
-        gpus=pool.gpus_per_worker,
     )
 
 
@@ -212,36 +192,18 @@ class Searcher:
         }
 
     def _prepare(self, prompts: Sequence[str]) -> ScaledAnswers:
-        # Imported here: it takes seconds, and the driver does not need it.
-        import torch
-
+        # Not above: the driver needs none of it, and to import it takes seconds.
         from tamis.operators.generation.scaled_answers import ScaledAnswers
 
         spec = self.spec
-        if spec.threads is not None:
-            torch.set_num_threads(spec.threads)
-        self.fallback = missing_gpu(spec.device, spec.gpus)
+        self.fallback = spec.model.take_place()
         began = time.perf_counter()
-        source = fetch(
-            spec.model,
-            spec.revision,
-            weights=True,
-            pickles=spec.allow_pickle_weights,
-            remote_code=spec.trust_remote_code,
-            options=spec.options,
-        )
+        folder = spec.model.fetch()
         try:
-            answers = ScaledAnswers.load(
-                source.path,
-                dtype=spec.dtype,
-                device=spec.device,
-                trust_remote_code=spec.trust_remote_code,
-                allow_pickle_weights=spec.allow_pickle_weights,
-                template=spec.template,
-            )
+            answers = ScaledAnswers.load(folder, **spec.model.loading, template=spec.template)
             self.unscaled = answers.prepare(prompts, markers=spec.markers)
         except ValueError as error:
-            raise ConfigError(f"model {spec.name}: {error}") from None
+            raise ConfigError(f"model {spec.model.name}: {error}") from None
         self.precision = f"{str(answers.dtype).removeprefix('torch.')} on {answers.device.type}"
         self.load_seconds = time.perf_counter() - began
         self.answers = answers

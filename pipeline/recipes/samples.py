@@ -21,7 +21,7 @@ from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.cluster.session import ray_session
 from tamis.pipeline.emit.publish import publish
-from tamis.pipeline.emit.samples import EmitSpec, Made, emit
+from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.fit.scores import (
@@ -90,7 +90,7 @@ class _Made:
     artifacts: dict[str, Artifact]
     artifact_files: list[dict[str, Any]]
     selection: Selection
-    spec: EmitSpec
+    spec: SampleSpec
     resolved: float
     emitted: EmitTotals
 
@@ -166,13 +166,13 @@ def _fit(
 
 def _emit_spec(
     plan: Plan, store: Store, key: str, captured: CaptureTotals, selection: Selection
-) -> tuple[EmitSpec, float]:
+) -> tuple[SampleSpec, float]:
     """The spec, and how much of the scores' order their bins preserve (0..1)."""
     sums = selection.sums
     bin_edges = rank_edges(sums.low, sums.high)
     ranked = rank_histogram(store, sums.files, plan.job.selected_by, bin_edges)
     low, high = sums.low, max(sums.high, np.nextafter(np.float32(sums.low), np.float32(np.inf)))
-    spec = EmitSpec(
+    spec = SampleSpec(
         store=store,
         options=plan.job.storage_options,
         key=key,
@@ -192,22 +192,13 @@ def _emit_spec(
 
 
 def _emit(
-    plan: Plan, spec: EmitSpec, selection: Selection, captured: CaptureTotals, cluster: Cluster, timings: Timings
+    plan: Plan, spec: SampleSpec, selection: Selection, captured: CaptureTotals, cluster: Cluster, timings: Timings
 ) -> EmitTotals:
-    totals = EmitTotals(HISTOGRAM_BINS)
+    totals = EmitTotals(bins=HISTOGRAM_BINS)
     scores = zip(plan.shards, selection.sums.files, strict=True)
     made = {shard.name: Made(captured.captured[shard.name], file) for shard, file in scores}
-    cpus = min(1.0, cluster.cpus)
-    run_emit(
-        spec.store,
-        "emit",
-        spec.key,
-        plan.shards,
-        selection.quotas,
-        totals,
-        timings,
-        lambda shards, quotas, note: emit(spec, shards, quotas, made, cpus, note, plan.job.worker_timeout),
-    )
+    timeout = plan.job.worker_timeout
+    run_emit(spec, plan.shards, selection.quotas, made, totals, timings, cpus=cluster.cpus, timeout=timeout)
     return totals
 
 

@@ -25,8 +25,7 @@ from tamis.pipeline.cluster.pools import Pool, pool_of
 from tamis.pipeline.cluster.session import ray_session
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.token_publish import Round, publish_tokens
-from tamis.pipeline.emit.tokens import STAGE as EMIT
-from tamis.pipeline.emit.tokens import TokenEmitSpec, TokensMade, emit_tokens
+from tamis.pipeline.emit.tokens import TokensMade, TokenSpec
 from tamis.pipeline.emit.totals import TokenTotals
 from tamis.pipeline.fit.token_risks import (
     Places,
@@ -278,7 +277,7 @@ class _Run:
         key = run_folder.key_of({"captured": key, "decided": selection.digest(scored)})
         incomplete.make_room(self.store, key, plan.failed, fingerprint=plan.fingerprint, contested=self.held.contested)
         made = {item.name: TokensMade(item, self.captured.captured[item.name].input) for item in scored}
-        spec = TokenEmitSpec(
+        spec = TokenSpec(
             store=self.store,
             options=plan.job.storage_options,
             key=key,
@@ -287,17 +286,8 @@ class _Run:
             cut=selection.cut,
             control_ids=self.plan.tokenizer.control_ids,
         )
-        totals, cpus = TokenTotals(), min(1.0, self.cluster.cpus)
-        run_emit(
-            self.store,
-            EMIT,
-            spec.key,
-            plan.shards,
-            selection.quotas,
-            totals,
-            self.timings,
-            lambda shards, quotas, note: emit_tokens(spec, shards, quotas, made, cpus, note, plan.job.worker_timeout),
-        )
+        totals, cpus, timeout = TokenTotals(), self.cluster.cpus, plan.job.worker_timeout
+        run_emit(spec, plan.shards, selection.quotas, made, totals, self.timings, cpus=cpus, timeout=timeout)
         written = [file for item in self.prepared.values() for file in item.files]
         check_output(self.store, [*totals.files, *written, *self.files], [shard.name for shard in plan.shards])
         self.key = key

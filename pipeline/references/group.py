@@ -160,8 +160,8 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources = {"CPU": pool.cpus_per_worker}
-    # Ray Train uses CUDA for a worker with a GPU; where torch sees no GPU, Ray Train must not know of one.
-    gpus = pool.gpus_per_worker if _have_cuda(pool, spec.device) else 0.0
+    # Ray Train puts a worker that has a GPU on CUDA; where torch sees none, it may not be told of one.
+    gpus = pool.gpus_per_worker if _have_cuda(pool, spec.model.device) else 0.0
     if gpus:
         resources["GPU"] = gpus
     # The interval at which its controller checks the workers; the default of two seconds is long for a small training.

@@ -15,11 +15,12 @@ from typing import Any
 
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.training.recipe import Recipe
-from tamis.pipeline.cluster.pools import Pool, device_of, room
+from tamis.pipeline.cluster.pools import Pool, room
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.job.sections import ModelSpec, TrainingSpec
 from tamis.pipeline.models.fetch import ModelSource
+from tamis.pipeline.models.handle import handle_of
 from tamis.pipeline.references.group import WorkerDied, messages
 from tamis.pipeline.references.rows import rows_digest, write_rows
 from tamis.pipeline.references.worker import ReferenceSpec
@@ -122,26 +123,16 @@ def _spec(
     written: Sealed,
     pool: Pool,
 ) -> ReferenceSpec:
-    local = model.revision == "local"
     return ReferenceSpec(
         store=store,
         name=name,
         key=key,
         digest=rows_digest(rows),
         rows=written,
-        model=model.path if local else spec.name,
-        # The commit that the plan saw, so that every worker reads the same files.
-        revision=None if local else model.revision,
-        shown=spec.name,
-        trust_remote_code=spec.trust_remote_code,
-        allow_pickle_weights=spec.allow_pickle_weights,
-        dtype=spec.dtype,
-        device=device_of(spec.device, pool),
-        threads=pool.threads,
+        model=handle_of(spec, model, pool, store.options),
         token_budget=None if spec.token_budget == "auto" else spec.token_budget,
         recipe=_recipe(training),
         checkpoint_steps=training.checkpoint_steps,
-        gpus=pool.gpus_per_worker,
     )
 
 

@@ -19,9 +19,8 @@ from tamis.operators.training.recipe import Recipe
 from tamis.operators.training.rows import TrainingRows
 from tamis.operators.training.sft import Reduce, Trainer, TrainingError, alone
 from tamis.pipeline.cluster.watchdog import Guard
-from tamis.pipeline.cluster.worker_gpu import missing_gpu
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
-from tamis.pipeline.models.fetch import fetch
+from tamis.pipeline.models.handle import ModelHandle
 from tamis.pipeline.references.rows import read_rows, work_folder
 from tamis.pipeline.run.paths import REFERENCES
 from tamis.pipeline.storage.store import Sealed, Store
@@ -29,26 +28,17 @@ from tamis.pipeline.storage.store import Sealed, Store
 
 @dataclass(frozen=True)
 class ReferenceSpec:
-    """All that a worker needs. rows: the file with the rows. digest: of the rows. shown: the model as the user named
-    it. gpus: the number of GPUs that Ray counts for the worker."""
+    """All that a worker needs. name: of the reference model. rows: the file with them. digest: of the rows."""
 
     store: Store
     name: str
     key: str
     digest: str
     rows: Sealed
-    model: str
-    revision: str | None
-    shown: str
-    trust_remote_code: bool
-    allow_pickle_weights: bool
-    dtype: str
-    device: str
-    threads: int | None
+    model: ModelHandle
     token_budget: int | None
     recipe: Recipe
     checkpoint_steps: int
-    gpus: float = 0.0
 
     @property
     def folder(self) -> str:
@@ -76,8 +66,8 @@ def train_loop(config: dict[str, Any]) -> None:
     spec: ReferenceSpec = config["spec"]
     devices = ray.train.torch.get_devices()
     if devices[0].type == "cuda" and len(devices) == 1:
-        # Ray Train shows each worker the GPUs of all workers on its node.
-        spec = replace(spec, device=str(devices[0]))
+        # Ray Train lets workers see the GPUs of all on their node.
+        spec = replace(spec, model=replace(spec.model, device=str(devices[0])))
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
 
@@ -118,10 +108,8 @@ def run(
     on_batch: called after each micro-batch.
     Raises ConfigError for a model or recipe that does not work, InputError for rows that cannot be used.
     """
-    yield {"loads": spec.shown}
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    if (fallback := missing_gpu(spec.device, spec.gpus)) is not None:
+    yield {"loads": spec.model.name}
+    if (fallback := spec.model.take_place()) is not None:
         yield {"warns": fallback}
     began = time.perf_counter()
     trainer = _load(spec)
@@ -157,28 +145,18 @@ def run(
 
 
 def _load(spec: ReferenceSpec) -> Trainer:
-    source = fetch(
-        spec.model,
-        spec.revision,
-        weights=True,
-        pickles=spec.allow_pickle_weights,
-        remote_code=spec.trust_remote_code,
-        options=spec.store.options,
-    )
+    folder = spec.model.fetch()
     try:
         return Trainer.load(
-            source.path,
+            folder,
             spec.recipe,
-            dtype=spec.dtype,
-            device=spec.device,
-            trust_remote_code=spec.trust_remote_code,
-            allow_pickle_weights=spec.allow_pickle_weights,
-            base_name=spec.shown,
-            base_revision=spec.revision,
+            **spec.model.loading,
+            base_name=spec.model.name,
+            base_revision=spec.model.revision,
             token_budget=spec.token_budget,
         )
     except ValueError as error:
-        raise ConfigError(f"model {spec.shown}: {error}") from None
+        raise ConfigError(f"model {spec.model.name}: {error}") from None
 
 
 def _require_agreement(trainer: Trainer, workers: int, reduce: Reduce) -> None:

@@ -26,6 +26,7 @@ from tamis.pipeline.errors import ConfigError, InputError, TooLargeError
 from tamis.pipeline.inputs import columnar as columnar_files
 from tamis.pipeline.inputs.originals import decode_schema
 from tamis.pipeline.inputs.shards import Shard, read, read_table
+from tamis.pipeline.models.handle import ModelHandle
 from tamis.pipeline.planning.placement import readers_of, tokens_of
 from tamis.pipeline.storage.store import Store
 
@@ -37,17 +38,16 @@ def planner(tmp_path: Path, tiny_model: Path) -> Planner:
 
 def spec_for(tmp_path: Path, model: Path, **changes: Any) -> CaptureSpec:
     settings: dict[str, Any] = {
-        "store": Store(str(tmp_path / "out")), "options": {}, "key": "k", "model": str(model), "revision": None,
-        "trust_remote_code": False, "allow_pickle_weights": False, "dtype": "auto", "device": "cpu",
-        "threads": None, "token_budget": "auto", "attention": "padded", "compile": False,
-        "exact": False, "max_tokens": 128, "overlong": "quarantine",
+        "store": Store(str(tmp_path / "out")), "options": {}, "key": "k",
+        "model": ModelHandle("tiny", str(model), None, device="cpu"), "token_budget": "auto",
+        "attention": "padded", "compile": False, "exact": False, "max_tokens": 128, "overlong": "quarantine",
         "columns": ("block_01.last_token",),
     }  # fmt: skip
     return CaptureSpec(**{**settings, **changes})
 
 
 def tokenised(shard: Shard, spec: CaptureSpec) -> pa.Table:
-    tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
+    tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model.source))
     return tokenise_shard(shard.to_json(), spec, tokenizer)
 
 
@@ -186,7 +186,7 @@ def test_a_shard_that_is_a_parquet_bomb_is_set_aside(
     guard, spec = Here(Watch()), spec_for(tmp_path, tiny_model)
     outcomes = []
     for shard in planner("shard_rows=100").shards:
-        tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
+        tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model.source))
         table = tokenise_shard(shard.to_json(), spec, tokenizer, guard)
         outcomes.append(json.loads(Forward(spec)(table).column("receipt")[0].as_py()))
     assert [outcome.get("rows") for outcome in outcomes] == [100, None, 100]

@@ -22,7 +22,7 @@ from tamis.pipeline.capture import graph as generation
 from tamis.pipeline.capture.driver import Forward
 from tamis.pipeline.capture.worker import TokenRows
 from tamis.pipeline.curate import curate
-from tamis.pipeline.emit import samples as emit_module
+from tamis.pipeline.emit import shard as emit_module
 from tamis.pipeline.errors import ClusterError, ConfigError, IncompleteError, InputError
 from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.run.lease import held
@@ -156,16 +156,16 @@ def test_only_what_was_set_aside_is_captured_again(bench: Bench) -> None:
 
 def test_a_worker_that_hangs_while_it_writes_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def emit_shard(item: tuple[str, int], spec: Any) -> Any:
-        from tamis.pipeline.emit.samples import _emit_shard
+        from tamis.pipeline.emit.shard import write_shard
 
         marker = Path(spec.store.path()).with_suffix(".hung")
         if not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGSTOP)
-        return _emit_shard(item, spec)
+        return write_shard(item, spec)
 
     calm = bench.run("calm")
-    monkeypatch.setattr(emit_module, "_emit_shard", emit_shard)
+    monkeypatch.setattr(emit_module, "write_shard", emit_shard)
     assert bench.run(worker_timeout=10)["counts"] == calm["counts"]
     assert (bench.folder / "out.hung").exists()
     assert bench.files("out") == bench.files("calm")

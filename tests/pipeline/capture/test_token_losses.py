@@ -18,6 +18,7 @@ from tamis.pipeline.capture.token_losses import ADAPTER_FILES, LossSpec, Referen
 from tamis.pipeline.capture.tokenise import PackedTokenizer, tokenise_shard
 from tamis.pipeline.errors import ConfigError, from_facts
 from tamis.pipeline.inputs.shards import Shard
+from tamis.pipeline.models.handle import ModelHandle
 from tamis.pipeline.storage.store import Sealed, Store
 
 ROLES = ("utility", "harmful")
@@ -50,8 +51,7 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def spec_for(store: Store, model: Path, references: dict[str, Reference], **changes: Any) -> LossSpec:
     settings: dict[str, Any] = {
-        "store": store, "options": {}, "key": "k", "model": str(model), "revision": None, "trust_remote_code": False,
-        "allow_pickle_weights": False, "dtype": "auto", "device": "cpu", "threads": None,
+        "store": store, "options": {}, "key": "k", "model": ModelHandle("tiny", str(model), None, device="cpu"),
         "token_budget": "auto", "attention": "padded", "compile": False, "exact": False, "max_tokens": 90,
         "overlong": "quarantine", "columns": (), "stage": "losses", "references": references,
     }  # fmt: skip
@@ -59,7 +59,7 @@ def spec_for(store: Store, model: Path, references: dict[str, Reference], **chan
 
 
 def tokenised(shard: Shard, spec: LossSpec) -> pa.Table:
-    tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model))
+    tokenizer = PackedTokenizer.pack(ChatTokenizer.load(spec.model.source))
     return tokenise_shard(shard.to_json(), spec, tokenizer)
 
 

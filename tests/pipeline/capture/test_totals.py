@@ -183,7 +183,7 @@ def test_the_samples_are_those_of_the_whole_corpus_in_rank_order(
     dropped = int(share * len(ranked))
     receipts = [emitted(i, rows) for i, rows in enumerate(decided(shards, dropped))]
     random.Random(seed).shuffle(receipts)
-    totals = EmitTotals(BINS)
+    totals = EmitTotals(bins=BINS)
     for receipt in receipts:
         totals.add(receipt)
 
@@ -211,11 +211,11 @@ def test_sums_of_ranks_do_not_depend_on_who_was_done_first() -> None:
     found = []
     for seed in range(5):
         random.Random(seed).shuffle(receipts)
-        totals = EmitTotals(BINS)
+        totals = EmitTotals(bins=BINS)
         for receipt in receipts:
             totals.add(receipt)
         found.append(totals.final_rank_sums())
     assert len(set(found)) == 1  # to the last bit
     assert found[0].count == 20
     assert found[0].products == pytest.approx(sum(-0.3 / (i + 1) for i in range(20)))
-    assert EmitTotals(BINS).final_rank_sums() == RankSums()
+    assert EmitTotals(bins=BINS).final_rank_sums() == RankSums()

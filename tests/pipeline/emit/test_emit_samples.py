@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis.operators.conversation.schema import infer_rows, unify_schemas
-from tamis.pipeline.emit.samples import _extreme, _histogram, empty_dropped
+from tamis.pipeline.emit.samples import _extreme, _histogram
+from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import encode_schema
 from tamis.pipeline.inputs.originals import conform, decode_schema, output_schema
@@ -84,7 +85,9 @@ def test_a_schema_survives_a_receipt() -> None:
 
 
 def test_an_empty_dropped_has_its_columns_beside_those_of_the_input() -> None:
-    table = empty_dropped(pa.schema([("text", pa.string()), ("score", pa.int64()), ("reason", pa.string())]))
+    table = empty_dropped(
+        pa.schema([("text", pa.string()), ("score", pa.int64()), ("reason", pa.string())]), with_quantile=True
+    )
     assert table.num_rows == 0
     assert table.column_names == ["text", "score", "reason", "method", "tamis_score", "quantile", "tamis_reason"]
     assert table.schema.field("score").type == pa.int64()

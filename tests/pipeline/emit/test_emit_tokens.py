@@ -13,7 +13,8 @@ from plan_jobs import Planner, lines_of, rows_of
 from token_shards import Scored, scored, write_losses
 
 from tamis.operators.statistics.selection import Threshold
-from tamis.pipeline.emit.tokens import STAGE, TokenEmitSpec, TokensMade, _emit_shard, empty_dropped
+from tamis.pipeline.emit.shard import STAGE, empty_dropped, write_shard
+from tamis.pipeline.emit.tokens import TokensMade, TokenSpec
 from tamis.pipeline.fit.token_risks import TokenCut
 from tamis.pipeline.inputs.shards import Shard, read, rows_digest
 from tamis.pipeline.storage.store import Store
@@ -47,7 +48,7 @@ def emitted(folder: Path, shard: Shard, cut: TokenCut, quota: int, **changes: An
     }  # fmt: skip
     [files] = scored(store, [shard])
     made = TokensMade(files, rows_digest(read(shard, {})))
-    receipt = _emit_shard((shard.to_json(), quota, made), TokenEmitSpec(**{**settings, **changes}))
+    receipt = write_shard((shard.to_json(), quota, made), TokenSpec(**{**settings, **changes}))
     assert store.read_facts(f"_work/receipts/{STAGE}/{shard.name}.json") == receipt
     names = [file["name"] for file in receipt["files"]]
     parts = {name.split("/")[0]: store.read_table(name) for name in names}
@@ -122,7 +123,7 @@ def test_nothing_is_discarded_and_everything_is(tmp_path: Path, shard: Shard) ->
 
 def test_an_empty_dropped_has_the_columns_of_a_full_one(tmp_path: Path, shard: Shard) -> None:
     dropped = emitted(tmp_path, shard, TokenCut(0.3, Threshold(2.0, 2)), 2)["dropped"]
-    assert empty_dropped(SCHEMA).schema.equals(dropped.schema)
-    assert empty_dropped(SCHEMA).num_rows == 0
-    taken = empty_dropped(pa.schema([("score", pa.int8())]))
+    assert empty_dropped(SCHEMA, with_quantile=False).schema.equals(dropped.schema)
+    assert empty_dropped(SCHEMA, with_quantile=False).num_rows == 0
+    taken = empty_dropped(pa.schema([("score", pa.int8())]), with_quantile=False)
     assert taken.column_names == ["score", "method", "tamis_score", "reason"]

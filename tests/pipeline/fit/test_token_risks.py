@@ -21,7 +21,7 @@ from tamis.pipeline.cluster.machines import Cluster, Machine
 from tamis.pipeline.cluster.session import ray_session
 from tamis.pipeline.emit.token_publish import Round
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.fit import token_risks as token_fit
+from tamis.pipeline.fit import exact_cut
 from tamis.pipeline.fit.token_risks import (
     TokenCut,
     chosen_rows,
@@ -42,7 +42,7 @@ from tamis.pipeline.storage.store import Store
 @pytest.fixture(autouse=True, scope="module")
 def session(ray_address: str) -> Iterator[None]:
     with ray_session(ray_address), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_fit, "GROUP", 2)  # so that several tasks have something to add up
+        patch.setattr(exact_cut, "GROUP", 2)  # so that several tasks have something to add up
         yield
 
 

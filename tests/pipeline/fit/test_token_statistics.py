@@ -12,9 +12,16 @@ from token_shards import Scored, scored, write_round, write_shards
 
 from tamis.operators.methods.toss_statistics import SHARE_BINS
 from tamis.pipeline.cluster.session import ray_session
-from tamis.pipeline.fit import token_statistics as statistics
+from tamis.pipeline.fit import exact_cut
 from tamis.pipeline.fit.token_risks import RiskSums, select_tokens
-from tamis.pipeline.fit.token_statistics import EXAMPLES, TokenStatistics, overlap, plotted_range, token_statistics
+from tamis.pipeline.fit.token_statistics import (
+    BINS,
+    EXAMPLES,
+    TokenStatistics,
+    overlap,
+    plotted_range,
+    token_statistics,
+)
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.storage.store import Store
 
@@ -25,7 +32,7 @@ SHARE = 0.2
 @pytest.fixture(autouse=True, scope="module")
 def session(ray_address: str) -> Iterator[None]:
     with ray_session(ray_address), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "GROUP", 2)
+        patch.setattr(exact_cut, "GROUP", 2)
         yield
 
 
@@ -77,7 +84,7 @@ def test_counts_are_those_of_a_loop(results: list[tuple[TokenStatistics, list[Sh
         low, high = min(token[0] for token in TOKENS), max(token[0] for token in TOKENS)
         shown = found.for_report(low, high)
         edges = shown["risk_histogram"]["edges"]
-        assert (edges[0], edges[-1], len(edges)) == (low, high, statistics.BINS + 1)
+        assert (edges[0], edges[-1], len(edges)) == (low, high, BINS + 1)
         for name, wanted in (("kept", False), ("discarded", True)):
             risks = [risk for number, (risk, *_) in enumerate(TOKENS) if (number in FALLEN) == wanted]
             assert shown["risk_histogram"][name] == np.histogram(risks, edges)[0].tolist()

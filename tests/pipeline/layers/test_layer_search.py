@@ -17,8 +17,9 @@ from tamis.operators.generation.scaled_answers import ScaledAnswers
 from tamis.operators.statistics.sensitivity import FACTORS
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.errors import ClusterError, ConfigError
-from tamis.pipeline.layers.find import search as sensitivity
+from tamis.pipeline.layers import search as sensitivity
 from tamis.pipeline.layers.search import STAGE, Cell, Searcher, SearchSpec, all_cells, search
+from tamis.pipeline.models.handle import ModelHandle
 from tamis.pipeline.run import receipts
 from tamis.pipeline.storage.store import Store
 
@@ -30,7 +31,8 @@ POOL = Pool(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task
 
 
 def spec_for(model: Path) -> SearchSpec:
-    return SearchSpec("tiny", str(model), {}, None, False, False, None, "float32", "cpu", 1, MARKERS)
+    handle = ModelHandle("tiny", str(model), None, dtype="float32", device="cpu", threads=1)
+    return SearchSpec(handle, None, MARKERS)
 
 
 @pytest.fixture(scope="module")

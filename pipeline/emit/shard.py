@@ -1,0 +1,147 @@
+"""Emit one shard: each row in kept, dropped or quarantine, a row of scores for each, then the shard's receipt.
+
+A `Decided` says what becomes of each row, by a score of the sample or by masked tokens; everything is written here. The
+original rows are read again from the input and compared with those that were captured. So captures hold no text, and
+kept/ has the columns, types and metadata of the input to the byte.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tamis.pipeline.cluster.tasks import stream
+from tamis.pipeline.inputs.originals import originals, quarantine_table
+from tamis.pipeline.inputs.sample_ids import sample_ids
+from tamis.pipeline.inputs.shards import Shard
+from tamis.pipeline.run import receipts
+from tamis.pipeline.run.paths import DROPPED, KEPT, QUARANTINE, SCORES, table_of
+from tamis.pipeline.run.receipts import Receipt
+from tamis.pipeline.run.set_aside import SetAside, telling
+from tamis.pipeline.storage.store import Store
+
+STAGE = "emit"
+
+_CAPTURED = ("n_tokens", "n_response_tokens", "truncated")
+"""Columns of captured tables that scores/ has, too."""
+
+
+def _as_they_are(rows: pa.Table) -> pa.Table:
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """What becomes of the rows of one shard.
+
+    captured: a row for each row of the input; its code is null where the row is valid. input: digest of the rows that
+    were captured. dropped: bool (rows,), true for valid rows only. reasons: columns that dropped/ has besides those of
+    the input, a value for each dropped row. scores: the method's columns of scores/, a value for each row. facts: for
+    the receipt. trained: the valid rows -> what kept/ has of them.
+    """
+
+    captured: pa.Table
+    input: str
+    dropped: np.ndarray[Any, Any]
+    reasons: Mapping[str, pa.Array]
+    scores: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    trained: Callable[[pa.Table], pa.Table] = _as_they_are
+
+
+@dataclass(frozen=True, eq=False)
+class EmitSpec(ABC):
+    """All that a task needs. options: of the input's storage. key: of the receipts. schema: of kept/, serialised."""
+
+    store: Store
+    options: Mapping[str, Any]
+    key: str
+    schema: bytes
+
+    @abstractmethod
+    def decide(self, shard: Shard, quota: int, made: Any) -> Decided:
+        """quota: how many ties at the cut fall in this shard. made: what the stages before have made of it."""
+
+    def opened_schema(self) -> pa.Schema:
+        return pa.ipc.read_schema(pa.py_buffer(self.schema))
+
+
+def emit(
+    spec: EmitSpec,
+    shards: Sequence[Shard],
+    quotas: Sequence[int],
+    made: Mapping[str, Any],
+    task_cpus: float,
+    on_set_aside: Callable[[SetAside], None] | None = None,
+    timeout: float | None = None,
+) -> Generator[Receipt]:
+    """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
+
+    made: by the shard's name. on_set_aside: told of a shard whose workers all died or hung, or whose rows are too
+    large; without it that is an error. timeout: seconds without progress after which workers are taken for hung.
+    """
+    items = [(shard.to_json(), quota, made[shard.name]) for shard, quota in zip(shards, quotas, strict=True)]
+    lost = telling(on_set_aside, shards)
+    for _, receipt in stream(write_shard, items, spec, cpus=task_cpus, on_lost=lost, timeout=timeout):
+        yield receipt
+
+
+def write_shard(item: tuple[str, int, Any], spec: EmitSpec) -> Receipt:
+    shard = Shard.from_json(item[0])
+    decided = spec.decide(shard, *item[1:])
+    valid = pc.is_null(decided.captured.column("code")).to_numpy()
+    rows, places, unreadable = originals(shard, spec.options, spec.opened_schema(), valid, decided.input)
+    dropped = decided.dropped[places]
+
+    tables = {KEPT: decided.trained(rows).filter(pa.array(~dropped))}
+    if dropped.any():
+        tables[DROPPED] = _beside(rows.filter(pa.array(dropped)), decided.reasons)
+    if not valid.all():
+        tables[QUARANTINE] = quarantine_table(shard, decided.captured, unreadable)
+    tables[SCORES] = _scores_table(shard, valid, decided)
+    files = [spec.store.write_table(table_of(part, shard.name), table) for part, table in tables.items()]
+    facts = {
+        "source": shard.file.name,
+        "counts": {
+            "kept": int((valid & ~decided.dropped).sum()),
+            "dropped": int(decided.dropped.sum()),
+            "quarantined": int((~valid).sum()),
+        },
+        **decided.facts,
+        "files": [written.to_receipt() for written in files],
+    }
+    return receipts.write(spec.store, STAGE, shard, spec.key, facts)
+
+
+def empty_dropped(schema: pa.Schema, *, with_quantile: bool) -> pa.Table:
+    """What dropped/ holds when nothing was dropped: its columns and no row."""
+    quantile = {"quantile": pa.float64()} if with_quantile else {}
+    kinds = {"method": pa.string(), "score": pa.float32(), **quantile, "reason": pa.string()}
+    return _beside(schema.empty_table(), {name: pa.array([], kind) for name, kind in kinds.items()})
+
+
+def _beside(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """`table` with these columns, under other names where it has such."""
+    for name, column in columns.items():
+        table = table.append_column(name if name not in table.schema.names else f"tamis_{name}", column)
+    return table
+
+
+def _scores_table(shard: Shard, valid: np.ndarray[Any, Any], decided: Decided) -> pa.Table:
+    decisions = np.where(valid, np.where(decided.dropped, "dropped", "kept"), "quarantined")
+    return pa.table(
+        {
+            "sample_id": pa.array(sample_ids(shard.file.name, shard.span.start_row, shard.rows), pa.string()),
+            "source": pa.array([shard.file.name] * shard.rows, pa.string()),
+            "row": pa.array(np.arange(shard.span.start_row, shard.span.stop_row), pa.int64()),
+            **decided.scores,
+            "decision": pa.array(decisions.tolist(), pa.string()),
+            **{name: decided.captured.column(name) for name in _CAPTURED},
+        }
+    )
