@@ -131,7 +131,7 @@ def test_keys_without_end_stop_the_run_as_soon_as_they_are_too_many() -> None:
 
 
 def emitted(index: int, rows: Rows) -> dict[str, Any]:
-    """A receipt as _emit_shard makes it, from (score, decision) of each row."""
+    """A receipt as emit makes it, from (score, decision) of each row."""
     scores = np.array([score for score, _ in rows], dtype=np.float32)
     decisions = np.array([decision for _, decision in rows])
     kept, dropped = decisions == "kept", decisions == "dropped"
