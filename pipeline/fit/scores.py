@@ -223,6 +223,8 @@ def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: S
     columns: dict[str, Any] = {}
     for method_name, method in spec.methods.items():
         scores = method.score(spec.artifacts[method_name], features)
+        if scores.shape != (valid.sum(),):  # numpy would spread one number over all rows
+            raise ConfigError(f"{method_name}: gave scores of shape {scores.shape} for {valid.sum()} rows; repair it")
         if not np.isfinite(scores).all():
             raise ConfigError(f"{method_name}: a score in shard {name} is too large for float32; choose another layer")
         columns[method_name] = _spread(scores, valid)

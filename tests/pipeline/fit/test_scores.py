@@ -1,0 +1,86 @@
+"""Scores of one shard: those of the method, a row each, or an error that names the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tamis.operators.methods import Artifact, Features, Method, Reduce, setting
+from tamis.operators.requests import Request
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.fit.scores import DECIDING, ScoreSpec, _score_one, read_scores
+from tamis.pipeline.storage.store import Sealed, Store
+
+ROWS = [[1.0, 2.0], None, [3.0, 4.0], [0.0, -1.0]]
+
+
+@dataclass(frozen=True)
+class Sums(Method):
+    """The sum of a vector; gives what `wrong` says instead where it is set."""
+
+    name: ClassVar[str] = "sums"
+    title: ClassVar[str] = "Sums"
+    about: ClassVar[str] = "the sum of the vector."
+
+    wrong: str = setting("", "What is wrong.")
+
+    def requests(self, blocks: int) -> tuple[Request, ...]:
+        return (Request(0, "last_token"),)
+
+    def fit(self, reduce: Reduce, blocks: int) -> Artifact:
+        return Artifact({})
+
+    def score(self, artifact: Artifact, features: Features) -> Any:
+        scores = features["block_00.last_token"].sum(axis=1)
+        wrong = {
+            "one": scores[:1],
+            "none": scores[:0],
+            "two": np.stack([scores, scores], axis=1),
+            "nan": scores * np.nan,
+        }
+        return wrong.get(self.wrong, scores)
+
+
+def captured(store: Store) -> Sealed:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([v for row in ROWS for v in row or [0, 0]], pa.float32()), 2)
+    table = pa.table(
+        {
+            "code": pa.array([None if row else "empty" for row in ROWS], pa.string()),
+            "n_response_tokens": pa.array([3] * len(ROWS), pa.int32()),
+            "block_00.last_token": vectors,
+        }
+    )
+    return store.write_table("captured.parquet", table).sealed
+
+
+def scored(folder: Path, **settings: Any) -> list[float]:
+    store = Store(str(folder))
+    spec = ScoreSpec(store, {"sums": Sums(**settings)}, {"sums": Artifact({})}, "sums", None, 8)
+    sums = _score_one("shard", "a.jsonl", 0, captured(store), spec)
+    [file] = sums.files
+    assert sums.count == 3
+    assert store.read_table(file).column(DECIDING).to_pylist()[1] is None
+    return read_scores(store, file).tolist()
+
+
+def test_a_score_for_each_row_that_has_one(tmp_path: Path) -> None:
+    assert scored(tmp_path) == [3.0, 7.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("one", r"sums: gave scores of shape \(1,\) for 3 rows"),
+        ("none", r"sums: gave scores of shape \(0,\) for 3 rows"),
+        ("two", r"sums: gave scores of shape \(3, 2\) for 3 rows"),
+        ("nan", "sums: a score in shard shard is too large for float32"),
+    ],
+)
+def test_a_method_that_gives_something_else_is_named(tmp_path: Path, wrong: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        scored(tmp_path, wrong=wrong)
