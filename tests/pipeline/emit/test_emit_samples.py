@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.operators.conversation.schema import infer_rows, unify_schemas
+from tamis.operators.conversation.schema import JSON, infer_rows, unify_schemas
 from tamis.pipeline.emit.samples import _extreme, _histogram
 from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.errors import InputError
@@ -65,7 +65,7 @@ def test_the_schema_of_json_rows_is_settled() -> None:
     seen = unify_schemas(infer_rows([{"a": 1, "b": "x", "c": {}}]), infer_rows([{"a": 2.5, "b": 3, "d": [None]}]))
     found = output_schema(None, seen)
     assert found.names == ["a", "b", "c", "d"]
-    assert found.types[:3] == [pa.float64(), pa.string(), pa.string()]
+    assert found.types[:3] == [pa.float64(), JSON, JSON]
     assert output_schema(None, None) == pa.schema([])
 
 
@@ -77,6 +77,16 @@ def test_typed_files_and_json_side_by_side() -> None:
     assert all(field.nullable for field in found)  # no JSON row has an `a`
     with pytest.raises(InputError, match=r"do not share one schema: .*; curate them apart"):
         output_schema(typed, infer_rows([{"n": "text"}]))
+
+
+def test_typed_files_beside_json_rows_that_have_no_type() -> None:
+    typed = pa.schema([("tools", pa.list_(pa.struct([("name", pa.string())]))), ("n", pa.int64())])
+    found = output_schema(typed, infer_rows([{"tools": [{"name": "a"}, {"name": "a", "more": 1}]}]))
+    assert found.types == [JSON, pa.int64()]
+    table = conform(pa.table({"tools": [[{"name": "a"}], None], "n": [1, 2]}, schema=typed), found)
+    assert table.to_pydict() == {"tools": ['[{"name": "a"}]', None], "n": [1, 2]}
+    with pytest.raises(InputError, match="column tools is binary in one file and"):
+        conform(pa.table({"tools": [b"x"]}), found)
 
 
 def test_a_schema_survives_a_receipt() -> None:
