@@ -24,13 +24,14 @@ is null there; nothing tells it from a column that is null in that row.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from tamis.operators.conversation.json_text import text_of
+from tamis.operators.conversation.json_text import misread, text_of
 from tamis.operators.problems import RowProblem
 
 MAX_FIELDS = 1000
@@ -268,6 +269,24 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays([_column(rows, field) for field in settled], schema=settled)
 
 
+def to_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table as Python values, with what JSON text says in the place of the text."""
+    if not json_places(table.schema):
+        return table.to_pylist()  # type: ignore[no-any-return]
+    kinds = {field.name: field.type for field in table.schema}
+    return [{name: _parsed(value, kinds[name]) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def misread_columns(table: pa.Table) -> dict[str, int]:
+    """Column -> how many of its JSON texts hold a number that `datasets` reads as another one, or not at all."""
+    found = {
+        name: sum(misread(text) for part in table.column(name).chunks for text in _texts(part))
+        for name in table.column_names
+        if is_json(table.schema.field(name).type)
+    }
+    return {name: count for name, count in found.items() if count}
+
+
 def as_json(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A typed column as JSON text. TypeError for a type whose values JSON does not have."""
     if not _is_plain(column.type):
@@ -276,8 +295,12 @@ def as_json(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, JSON)
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
 def _is_plain(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if _is_list(kind):
         return _is_plain(kind.value_type)
     if pa.types.is_struct(kind):
         return all(_is_plain(field.type) for field in kind)
@@ -325,7 +348,7 @@ def _places(schema: pa.Schema, wanted: pa.DataType) -> tuple[str, ...]:
 def _inside(path: str, kind: pa.DataType, wanted: pa.DataType) -> list[str]:
     if kind == wanted:
         return [path]
-    if pa.types.is_list(kind):
+    if _is_list(kind):
         return _inside(f"{path}[]", kind.value_type, wanted)
     if pa.types.is_struct(kind):
         return [found for field in kind for found in _inside(f"{path}.{field.name}", field.type, wanted)]
@@ -347,6 +370,27 @@ def _settle(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_settle(field.type)) for field in kind])
     return kind
+
+
+def _texts(array: pa.Array) -> Iterator[str]:
+    """All JSON texts in an array of a settled type."""
+    if array.type == JSON:
+        yield from (text for text in array.to_pylist() if text is not None)
+    elif _is_list(array.type):
+        yield from _texts(array.flatten())
+    elif pa.types.is_struct(array.type):
+        for part in array.flatten():
+            yield from _texts(part)
+
+
+def _parsed(value: Any, kind: pa.DataType) -> Any:
+    if value is None or not is_json(kind):
+        return value
+    if kind == JSON:
+        return json.loads(value)
+    if _is_list(kind):
+        return [_parsed(element, kind.value_type) for element in value]
+    return {field.name: _parsed(value[field.name], field.type) for field in kind}
 
 
 def _column(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:

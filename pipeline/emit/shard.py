@@ -2,7 +2,7 @@
 
 A `Decided` says what becomes of each row, by a score of the sample or by masked tokens; everything is written here. The
 original rows are read again from the input and compared with those that were captured. So captures hold no text, and
-kept/ has the columns, types and metadata of the input to the byte.
+kept/ has the columns, types and metadata of the input to the byte; of JSON rows, the values.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tamis.operators.conversation.schema import misread_columns
 from tamis.pipeline.cluster.tasks import stream
 from tamis.pipeline.inputs.originals import originals, quarantine_table
 from tamis.pipeline.inputs.sample_ids import sample_ids
@@ -113,6 +114,7 @@ def write_shard(item: tuple[str, int, Any], spec: EmitSpec) -> Receipt:
             "dropped": int(decided.dropped.sum()),
             "quarantined": int((~valid).sum()),
         },
+        "misread": misread_columns(rows),
         **decided.facts,
         "files": [written.to_receipt() for written in files],
     }

@@ -46,6 +46,7 @@ def render_card(summary: Mapping[str, Any]) -> str:
         files=files[:FILES_SHOWN],
         files_left_out=max(0, len(files) - FILES_SHOWN),
         model=summary.get("model") or {},
+        json_columns=list(summary.get("json_columns") or []),
         warnings=list(summary.get("warnings") or []),
         created=summary.get("created") or "",
         version=summary.get("tamis_version") or "",

@@ -123,7 +123,8 @@ class Timing(TypedDict):
 class Summary(TypedDict):
     """A run and its results. created is ISO 8601; timings maps the stages, in order, to their cost.
 
-    layers: the content of artifact/layers.json, if it exists and LARF has run.
+    layers: the content of artifact/layers.json, if it exists and LARF has run. json_columns: the places in kept/ that
+    are JSON text of Arrow's json type.
     """
 
     title: str
@@ -148,6 +149,7 @@ class Summary(TypedDict):
     borderline_kept: list[Sample]
     timings: dict[str, Timing]
     warnings: list[str]
+    json_columns: NotRequired[list[str]]
     layers: NotRequired[dict[str, Any]]
 
 
