@@ -7,8 +7,8 @@ Types form a lattice, so inferring a schema per shard and unifying gives the sam
 A struct is the type of objects that have the same keys in the same order. Objects whose keys differ have no type: one
 struct would give each of them the keys of all others, as nulls, and a chat template would show them to the model. They
 become JSON text of Arrow's json type, which `datasets` reads as objects. Where values of different types meet, the list
-or object around them becomes JSON; in a column itself, the column. A number in an object keeps its kind, since 1 and 1.0
-are rendered differently: there int64 and double are different types.
+or object around them becomes JSON; in a column itself, the column. Numbers in an object are not converted, since 1 and
+1.0 are rendered differently: there int64 and double are different types.
 
 Columns keep the order in which they were first seen. Until `settle`, four placeholder types, which are never written
 to a file, record what must not be lost:

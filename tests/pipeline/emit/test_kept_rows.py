@@ -51,7 +51,7 @@ def kept(folder: Path, rows: Sequence[Row], shard_rows: int = 3) -> tuple[Path, 
 
 def loaded(out: Path) -> list[Row]:
     """What a user gets who follows the dataset card."""
-    return datasets.load_dataset(str(out), split="train", cache_dir=str(out.parent / "cache")).to_list()
+    return list(datasets.load_dataset(str(out), split="train", cache_dir=str(out.parent / "cache")))
 
 
 def tool(name: str, properties: Row, **more: Any) -> Row:
@@ -131,7 +131,7 @@ ROWS = {
         for i in range(8)
     ],
     "keyword arguments": [
-        {"messages": asked("What?"), "chat_template_kwargs": [{}, {"enable_thinking": False}, {"budget": 1}, None][i % 4]}
+        {"messages": asked("What?"), "chat_template_kwargs": [{}, {"thinking": False}, {"budget": 1}, None][i % 4]}
         for i in range(8)
     ],
     "a column of many types": [
