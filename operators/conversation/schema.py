@@ -108,11 +108,12 @@ class _Node:
             self.kinds |= _kind_of_int(value)
         elif kind is float:
             self.kinds |= _FLOAT
-        elif isinstance(value, Mapping):
-            if self._open(_STRUCT) and self._same_keys(list(value)):
-                for node, element in zip(self.fields, value.values(), strict=True):
+        elif kind is dict or isinstance(value, Mapping):
+            names = list(value)
+            if (self.kinds == _STRUCT and self.names == names) or (self._open(_STRUCT) and self._same_keys(names)):
+                for node, element in zip(self.fields, value.values(), strict=False):
                     node.see(element)
-        elif isinstance(value, list | tuple):
+        elif kind is list or isinstance(value, tuple):
             if self._open(_LIST):
                 item = self._item()
                 for element in value:
