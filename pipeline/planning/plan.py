@@ -49,7 +49,7 @@ _WRITES = (
 )
 """Examples of every kind of file that a run writes into its output folder."""
 
-TRAINING_COLUMNS = ("input_ids", "labels", "token_risk")
+TRAINING_COLUMNS = ("input_ids", "attention_mask", "labels", "token_risk")
 """The columns that a method that masks tokens adds to kept/."""
 
 
