@@ -248,6 +248,7 @@ def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals 
                 {
                     "path": item.file.name,
                     "dialect": item.dialect.describe(),
+                    "columns": item.dialect.to_dict(),
                     "rows": item.rows,
                     "bytes": item.file.bytes,
                     "format": item.file.format + (f" ({item.file.compression})" if item.file.compression else ""),

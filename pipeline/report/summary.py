@@ -10,8 +10,11 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class InputFile(TypedDict):
+    """dialect: for people. columns: the same as `Dialect.from_dict` reads it."""
+
     path: str
     dialect: str
+    columns: NotRequired[dict[str, Any]]
     rows: int
     bytes: int
     format: str
