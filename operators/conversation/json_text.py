@@ -41,15 +41,14 @@ def _spelt(value: Any) -> str:
         return "{" + ", ".join(fields) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_spelt, value)) + "]"
-    return _spelling(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return _spelling(text) if isinstance(value, float) and math.isfinite(value) else text
 
 
 @lru_cache(4096)
-def _spelling(value: float) -> str:
-    plain = json.dumps(value)
-    if not math.isfinite(value) or _reads(plain):
-        return plain
-    return next(filter(_reads, _spellings(plain)), plain)
+def _spelling(plain: str) -> str:
+    """The number in a spelling that is read exactly; as it was where there is none."""
+    return plain if _reads(plain) else next(filter(_reads, _spellings(plain)), plain)
 
 
 def _spellings(plain: str) -> Iterator[str]:

@@ -280,11 +280,12 @@ def to_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def misread_columns(table: pa.Table) -> dict[str, int]:
     """Column -> how many of its JSON texts hold a number that `datasets` reads as another one, or not at all."""
-    found = {
-        name: sum(misread(text) for part in table.column(name).chunks for text in _texts(part))
-        for name in table.column_names
-        if is_json(table.schema.field(name).type)
-    }
+    found = {}
+    for name, kind in zip(table.column_names, table.schema.types, strict=True):
+        if is_json(kind):
+            # As plain text: Arrow cannot flatten all lists of JSON.
+            chunks = table.column(name).cast(_stored(kind)).chunks
+            found[name] = sum(misread(text) for chunk in chunks for text in _texts(chunk, kind))
     return {name: count for name, count in found.items() if count}
 
 
@@ -312,7 +313,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def is_json(kind: pa.DataType) -> bool:
     """Whether a settled type is JSON text, or holds such inside."""
-    return bool(_inside("", _settle(kind), JSON))
+    return bool(_inside("", kind, JSON))
 
 
 def _holds(kind: pa.DataType, found: pa.DataType, *, inside: bool = False) -> bool:
@@ -373,15 +374,15 @@ def _settle(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _texts(array: pa.Array) -> Iterator[str]:
-    """All JSON texts in an array of a settled type."""
-    if array.type == JSON:
-        yield from (text for text in array.to_pylist() if text is not None)
-    elif _is_list(array.type):
-        yield from _texts(array.flatten())
-    elif pa.types.is_struct(array.type):
-        for part in array.flatten():
-            yield from _texts(part)
+def _texts(stored: pa.Array, kind: pa.DataType) -> Iterator[str]:
+    """All JSON texts in a column of this type. stored: its values, with plain text in place of JSON."""
+    if kind == JSON:
+        yield from (text for text in stored.to_pylist() if text is not None)
+    elif _is_list(kind):
+        yield from _texts(stored.flatten(), kind.value_type)
+    elif pa.types.is_struct(kind):
+        for part, field in zip(stored.flatten(), kind, strict=True):
+            yield from _texts(part, field.type)
 
 
 def _parsed(value: Any, kind: pa.DataType) -> Any:
@@ -417,6 +418,8 @@ def _stored(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_stored(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_stored(kind.value_type)))
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_stored(field.type)) for field in kind])
     return kind

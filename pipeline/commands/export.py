@@ -67,7 +67,7 @@ def _masked(store: Store, trainer: str, folder: Store, files: list[Sealed], mode
     # LLaMA-Factory before 0.9 looks for the split.
     inner = f"{DATASET}/train" if trainer == "llama-factory" else DATASET
     rows = longest = 0
-    names = []
+    names: list[str] = []
     for table in _tables(store, files):
         names.append(f"data-{len(names):05d}.arrow")
         folder.write(f"{inner}/{names[-1]}", _stream(table))

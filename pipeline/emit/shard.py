@@ -125,7 +125,9 @@ def empty_dropped(schema: pa.Schema, *, with_quantile: bool) -> pa.Table:
     """What dropped/ holds when nothing was dropped: its columns and no row."""
     quantile = {"quantile": pa.float64()} if with_quantile else {}
     kinds = {"method": pa.string(), "score": pa.float32(), **quantile, "reason": pa.string()}
-    return _beside(schema.empty_table(), {name: pa.array([], kind) for name, kind in kinds.items()})
+    # Not schema.empty_table(), which fails for lists of JSON.
+    nothing = pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+    return _beside(nothing, {name: pa.array([], kind) for name, kind in kinds.items()})
 
 
 def _beside(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:

@@ -42,5 +42,5 @@ def test_what_no_spelling_saves_is_said() -> None:
 
 
 def test_plain_values_are_spelt_as_python_spells_them() -> None:
-    value = {"b": [1, -2, True, None, "é\n"], "a": {}, "0.7": "1.5"}
+    value = {"b": [1, -2, True, None, "é\n", 0.0, -0.0, 0.5], "a": {}, "0.7": "1.5"}
     assert text_of(value) == json.dumps(value, ensure_ascii=False)

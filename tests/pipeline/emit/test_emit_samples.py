@@ -96,10 +96,21 @@ def test_a_schema_survives_a_receipt() -> None:
 
 def test_an_empty_dropped_has_its_columns_beside_those_of_the_input() -> None:
     table = empty_dropped(
-        pa.schema([("text", pa.string()), ("score", pa.int64()), ("reason", pa.string())]), with_quantile=True
+        pa.schema([("text", pa.string()), ("score", pa.int64()), ("reason", pa.string()), ("tools", pa.list_(JSON))]),
+        with_quantile=True,
     )
     assert table.num_rows == 0
-    assert table.column_names == ["text", "score", "reason", "method", "tamis_score", "quantile", "tamis_reason"]
+    assert table.schema.field("tools").type == pa.list_(JSON)
+    assert table.column_names == [
+        "text",
+        "score",
+        "reason",
+        "tools",
+        "method",
+        "tamis_score",
+        "quantile",
+        "tamis_reason",
+    ]
     assert table.schema.field("score").type == pa.int64()
     assert table.schema.field("tamis_score").type == pa.float32()
 
