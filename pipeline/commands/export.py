@@ -7,6 +7,7 @@ files as they are. Whatever is written last makes the export whole: the config f
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -49,6 +50,8 @@ def export(store: Store, trainer: str, folder: Store) -> Exported:
     manifest = facts_in(store, MANIFEST)
     if not folder.is_local:
         raise ConfigError(f"--output: {folder.path()} is no folder of this machine, where trainers read")
+    if f"{folder.path()}/".startswith(f"{store.path()}/"):
+        raise ConfigError(f"--output: {folder.path()} lies in the output of the run; choose a folder beside it")
     if folder.list(""):
         raise ConfigError(f"--output: {folder.path()} holds something already; choose another folder")
     spec = manifest["job"]["model"]
@@ -75,7 +78,8 @@ def _masked(store: Store, trainer: str, folder: Store, files: list[Sealed], mode
         longest = max(longest, pc.max(pc.list_value_length(table.column("input_ids"))).as_py())
     # Without features, every version of `datasets` takes the types of the files.
     folder.write_json(f"{inner}/dataset_info.json", {"features": None})
-    state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": files[0].sha256[:16]}
+    fingerprint = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()[:16]
+    state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": fingerprint}
     folder.write_json(f"{inner}/state.json", {**state, **_STATE})
     if inner != DATASET:
         folder.write_json(f"{DATASET}/dataset_dict.json", {"splits": ["train"]})

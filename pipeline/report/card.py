@@ -16,7 +16,7 @@ from markupsafe import Markup
 from tamis.pipeline.report import prose, text, token_prose
 from tamis.pipeline.run.paths import KEPT
 
-FILES_SHOWN = 20
+FILES_SHOWN, COLUMNS_SHOWN = 20, 10
 COUNTS = ("rows_in", "kept", "dropped", "quarantined", "truncated")
 
 _BACKSLASHED = re.compile(r"([\\*_\[\]~$])")
@@ -46,7 +46,7 @@ def render_card(summary: Mapping[str, Any]) -> str:
         files=files[:FILES_SHOWN],
         files_left_out=max(0, len(files) - FILES_SHOWN),
         model=summary.get("model") or {},
-        json_columns=list(summary.get("json_columns") or []),
+        json_columns=_some(list(summary.get("json_columns") or [])),
         warnings=list(summary.get("warnings") or []),
         created=summary.get("created") or "",
         version=summary.get("tamis_version") or "",
@@ -86,6 +86,11 @@ def front_matter(title: str) -> Markup:
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": f"{KEPT}/*.parquet"}]}],
     }
     return Markup("---\n" + text.as_yaml(known, width=10**9) + "---")
+
+
+def _some(names: list[str]) -> str:
+    left_out = len(names) - COLUMNS_SHOWN
+    return ", ".join(names[:COLUMNS_SHOWN]) + (f" and {left_out:,} more places" if left_out > 0 else "")
 
 
 def markdown(value: str) -> str:

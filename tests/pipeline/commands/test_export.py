@@ -233,8 +233,12 @@ def test_what_a_trainer_cannot_read_is_refused(
 def test_folders_that_are_not_right_are_refused(masked: Store, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no finished run here"):
         export(Store(str(tmp_path / "nothing")), "trl", Store(str(tmp_path / "export")))
-    with pytest.raises(ConfigError, match="out holds something already"):
-        export(masked, "trl", masked)
+    with pytest.raises(ConfigError, match="lies in the output of the run"):
+        export(masked, "trl", Store(str(tmp_path / "out/kept/export")))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("")
+    with pytest.raises(ConfigError, match="full holds something already"):
+        export(masked, "trl", Store(str(tmp_path / "full")))
     (tmp_path / "out/kept/000002-c.parquet").write_bytes(b"PAR1 other")
     with pytest.raises(DamagedError, match="is not as it was written"):
         export(masked, "trl", Store(str(tmp_path / "export")))
