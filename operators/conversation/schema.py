@@ -235,10 +235,12 @@ def json_places(schema: pa.Schema) -> tuple[str, ...]:
     return _places(schema, JSON)
 
 
-def digit_places(schema: pa.Schema) -> tuple[str, ...]:
-    """The places where whole numbers become text, since some have more than 64 bits, as dotted paths. Call this before
-    `settle`, which discards the information."""
-    return _places(schema, _DIGITS)
+def digit_notes(schema: pa.Schema) -> list[str]:
+    """A sentence for each place where whole numbers become text. Call this before `settle`, which discards that."""
+    return [
+        f"column {path} has whole numbers of more than 64 bits; in kept/ all its numbers are text"
+        for path in _places(schema, _DIGITS)
+    ]
 
 
 def settle(schema: pa.Schema) -> pa.Schema:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.operators.conversation.messages import Dialect, normalise
-from tamis.operators.conversation.schema import digit_places, json_places, to_rows
+from tamis.operators.conversation.schema import digit_notes, json_places, to_rows
 from tamis.operators.methods.protocol import Artifact
 from tamis.operators.problems import RowProblem
 from tamis.operators.statistics.ranks import rho
@@ -116,10 +116,7 @@ def column_notes(captured: CaptureTotals, emitted: Emitted) -> list[str]:
     """What the output does not hold as the input had it, and what `datasets` does not read as the output holds it."""
     schema = captured.seen_schema()
     return [
-        *(
-            f"column {path} has whole numbers of more than 64 bits; in kept/ all its numbers are text"
-            for path in (digit_places(schema) if schema is not None else ())
-        ),
+        *(digit_notes(schema) if schema is not None else ()),
         *(
             f"column {name}: {count:,} of its JSON texts hold numbers that datasets.load_dataset misreads (beyond 64 "
             "bits, NaN, or tiny); the texts are right, json.loads reads them"

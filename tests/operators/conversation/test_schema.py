@@ -19,7 +19,7 @@ from tamis.operators.conversation.schema import (
     MAX_DEPTH,
     MAX_FIELDS,
     as_json,
-    digit_places,
+    digit_notes,
     infer,
     infer_rows,
     json_places,
@@ -221,7 +221,9 @@ def test_json_is_named_where_it_is() -> None:
     ]
     schema = infer_rows(rows)
     assert json_places(settle(schema)) == ("id", "meta.tags", "mixed", "tools[].a")
-    assert digit_places(schema) == ("big",)
+    assert digit_notes(schema) == [
+        "column big has whole numbers of more than 64 bits; in kept/ all its numbers are text"
+    ]
     assert json_places(settle(infer_rows([{"a": "text", "b": [], "c": None}]))) == ()
 
 
