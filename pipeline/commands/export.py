@@ -12,14 +12,15 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tamis.operators.conversation.dialects import Dialect
-from tamis.pipeline.commands.trainers import TRAINERS, Model, for_masked, for_text
+from tamis.pipeline.commands.trainers import TRAINERS, Model, Text, for_masked, for_text
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import KEPT, MANIFEST
@@ -121,10 +122,14 @@ def _text(
     if len(layouts) != 1:
         raise ConfigError(f"--for {trainer}: the files of the input hold conversations in {len(layouts)} layouts; "
                           "curate and export them apart")  # fmt: skip
-    dialect = Dialect.from_dict(json.loads(layouts.pop()))
-    configs = for_text(trainer, folder.path(), model, dialect, manifest.get("json_columns", []))
+    read = Dialect.from_dict(json.loads(layouts.pop()))
+    # A layout of JSON rows names columns that some row might have had.
+    there = pq.read_schema(io.BytesIO(store.read(files[0]))).names
+    dialect = replace(read, columns=tuple((part, column) for part, column in read.columns if column in there))
+    text = Text(folder.path(), dialect, there, manifest.get("json_columns", []))
+    configs = for_text(trainer, text, model)
     for file in files:
         folder.write(f"{DATA}/{file.name.removeprefix(f'{KEPT}/')}", store.read(file))
-    for name, text in configs.items():
-        folder.write(name, text.encode())
+    for name, content in configs.items():
+        folder.write(name, content.encode())
     return Exported(manifest["counts"]["kept"], list(configs)[-1])

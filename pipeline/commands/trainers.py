@@ -159,10 +159,21 @@ trainer.save_model()
 # --- a corpus of text: DATA holds the Parquet files of kept/ -------------------------------------------------------
 
 
-def for_text(trainer: str, folder: str, model: Model, dialect: Dialect, untyped: list[str]) -> dict[str, str]:
-    """Name -> content of the files that train on the conversations in `folder`/data. untyped: its JSON columns.
+@dataclass(frozen=True)
+class Text:
+    """Conversations in the Parquet files of `folder`/data. names: of all columns. untyped: the places that are JSON."""
+
+    folder: str
+    dialect: Dialect
+    names: list[str]
+    untyped: list[str]
+
+
+def for_text(trainer: str, text: Text, model: Model) -> dict[str, str]:
+    """Name -> content of the files that train on these conversations.
 
     Raises ConfigError if the trainer would not read these conversations as the run has read them."""
+    dialect, folder = text.dialect, text.folder
     parts = dict(dialect.columns)
     if trainer == "transformers":
         raise ConfigError("--for transformers: its Trainer reads tokens, and this run kept text; use --for trl")
@@ -170,8 +181,10 @@ def for_text(trainer: str, folder: str, model: Model, dialect: Dialect, untyped:
         read = {"messages": {"messages": "messages"}, "pair": {"prompt": "prompt", "response": "completion"}}
         if parts != read.get(dialect.name):
             raise ConfigError(_unlike("trl", dialect, "a column messages, or prompt and completion"))
+        # It takes other columns for what their names mean to it, as chosen.
+        columns = [*parts.values(), *(name for name in ("tools", "chat_template_kwargs") if name in text.names)]
         data = f"{folder}/data/*.parquet"
-        return {"train.py": _TRL_TEXT.format(made=_MADE, model=model.arguments, data=data)}
+        return {"train.py": _TRL_TEXT.format(made=_MADE, model=model.arguments, data=data, columns=columns)}
     if trainer == "axolotl":
         found = _axolotl_type(dialect)
         if found is None:
@@ -182,13 +195,14 @@ def for_text(trainer: str, folder: str, model: Model, dialect: Dialect, untyped:
             "base_model": model.name,
             "datasets": [dataset],
             "sequence_len": 2048,
+            "excess_length_strategy": "raise",
             "val_set_size": 0,
             **_AXOLOTL,
         }
         return {"axolotl.yaml": _yaml([_MADE, *(note if dialect.name == "alpaca" else [])], settings)}
-    if untyped:
+    if text.untyped:
         raise ConfigError(
-            f"--for llama-factory: it has datasets 4.0 or older, which cannot read JSON as in {untyped[0]}; take "
+            f"--for llama-factory: it has datasets 4.0 or older, which cannot read JSON as in {text.untyped[0]}; take "
             "the column out of the input, or use --for trl or axolotl"
         )
     entry = _llama_factory_entry(dialect)
@@ -203,7 +217,9 @@ def for_text(trainer: str, folder: str, model: Model, dialect: Dialect, untyped:
     }
     return {
         "dataset_info.json": json.dumps({"kept_by_tamis": {"file_name": "data", **entry}}, indent=2) + "\n",
-        "llama_factory.yaml": _yaml([_MADE, "Set `template` to the one of your model."], settings),
+        "llama_factory.yaml": _yaml(
+            [_MADE, "Set `template` to the one of your model. Rows longer than cutoff_len are cut."], settings
+        ),
     }
 
 
@@ -262,12 +278,13 @@ trainer = SFTTrainer(
     model=model,
     args=SFTConfig(
         output_dir="trained",
+        max_length=None,
         num_train_epochs=2,
         learning_rate=1e-5,
         bf16=torch.cuda.is_available(),
         report_to="none",
     ),
-    train_dataset=load_dataset("parquet", data_files={data!r}, split="train"),
+    train_dataset=load_dataset("parquet", data_files={data!r}, split="train").select_columns({columns}),
     processing_class=AutoTokenizer.from_pretrained({model}),
 )
 trainer.train()

@@ -176,11 +176,13 @@ def test_the_configs_name_data_and_model_and_cut_nothing(masked: Store, tmp_path
 
 def dropped(folder: Path, model: Path, *layouts: Dialect, **facts: Any) -> Store:
     files = [{"columns": layout.to_dict()} for layout in layouts]
-    table = pa.table({"messages": [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]] * 4})
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    others = ("conversations", "system", "instruction", "input", "output", "chosen")
+    table = pa.table({"messages": [chat] * 4, **{name: ["x"] * 4 for name in others}})
     return run_of(folder, model, {"000000-a": table}, input={"files": files}, **facts)
 
 
-MESSAGES = Dialect.of("messages", messages="messages")
+MESSAGES = Dialect.of("messages", messages="messages", system="in_no_row")
 
 
 def test_text_is_copied_and_described(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +206,7 @@ def test_text_is_copied_and_described(tmp_path: Path, tiny_model: Path, monkeypa
         assert runpy.run_path(str(folder / start))["trainer"].state.global_step == 2
 
 
+SPOKEN = Dialect.of("messages", messages="messages", system="system")
 SHAREGPT = Dialect.of("sharegpt", conversations="conversations")
 ALPACA = Dialect.of("alpaca", instruction="instruction", input="input", output="output", system="system")
 TEXT = Dialect.of("text", text="chosen")
@@ -215,6 +218,7 @@ TEXT = Dialect.of("text", text="chosen")
         ("nemo", [MESSAGES], {}, "--for nemo: there is transformers, trl, axolotl, llama-factory"),
         ("transformers", [MESSAGES], {}, "its Trainer reads tokens, and this run kept text; use --for trl"),
         ("trl", [SHAREGPT], {}, r"it reads a column messages, .*; the run has read sharegpt \(conversations\)"),
+        ("trl", [SPOKEN], {}, r"it reads a column messages, .*; the run has read messages \(system, messages\)"),
         ("axolotl", [ALPACA], {}, r"it reads lists of turns, .*; the run has read alpaca \(system, instruction, input"),
         ("llama-factory", [TEXT], {}, r"it reads lists of turns, .*; the run has read text \(chosen\)"),
         ("llama-factory", [MESSAGES], {"json_columns": ["tools[]"]}, r"cannot read JSON as in tools\[\]"),
