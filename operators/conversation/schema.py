@@ -5,18 +5,18 @@ Types form a lattice, so inferring a schema per shard and unifying gives the sam
     null < int64 < double    null < bool    null < string    null < list<item>    null < struct<fields>
 
 A struct is the type of objects that have the same keys in the same order. Objects whose keys differ have no type: one
-struct would give each of them the keys of all others, as nulls, and a chat template would show them to the model. They
-become JSON text of Arrow's json type, which `datasets` reads as objects. Where values of different types meet, the list
-or object around them becomes JSON; in a column itself, the column. Numbers in an object are not converted, since 1 and
-1.0 are rendered differently: there int64 and double are different types.
+struct would give each of them the keys of all others, as nulls, and a chat template would show them to the model. Nor
+have values of different types. A column without a type for all that is in it is JSON text as a whole, of Arrow's json
+type, which `datasets` reads as objects; JSON text in the midst of a struct could be taken for a string. Numbers in an
+object are not converted, since 1 and 1.0 are rendered differently: there int64 and double are different types.
 
 Columns keep the order in which they were first seen. Until `settle`, four placeholder types, which are never written
 to a file, record what must not be lost:
 
-    string_view        types conflicted; becomes JSON
-    empty struct       objects with different keys, with conflicts among their values, or only {}; becomes JSON
+    string_view        types conflicted; makes the column JSON
+    empty struct       objects with different keys, with conflicts among their values, or only {}; the same
     binary_view        whole numbers, some of more than 64 bits, not in an object; becomes text, the digits of each
-    decimal256(19, 0)  an integer that a double cannot hold exactly; becomes int64, or JSON if there are also doubles
+    decimal256(19, 0)  an integer that a double cannot hold exactly; becomes int64, or JSON beside doubles
 
 Nothing is rounded, cut, added or dropped: a value that does not fit becomes JSON or an error. A column that a row lacks
 is null there; nothing tells it from a column that is null in that row.
@@ -35,11 +35,11 @@ from tamis.operators.conversation.json_text import misread, text_of
 from tamis.operators.problems import RowProblem
 
 MAX_FIELDS = 1000
-"""An object with more keys than this becomes JSON."""
+"""A column with an object of more keys than this is JSON."""
 MAX_COLUMNS = 1000
 """Top-level keys of one shard's rows. A row with keys other than the most common ones is refused (`too_wide`)."""
 MAX_DEPTH = 32
-"""Lists and objects nested deeper than this become JSON."""
+"""A column with lists and objects nested deeper than this is JSON."""
 
 JSON = pa.json_()
 
@@ -231,7 +231,8 @@ def unify_schemas(a: pa.Schema, b: pa.Schema) -> pa.Schema:
 
 
 def json_places(schema: pa.Schema) -> tuple[str, ...]:
-    """The places that a settled schema holds as JSON text, as dotted paths ("tools[].function.parameters")."""
+    """The places that a settled schema holds as JSON text: columns, and in files of another format also places in
+    them, as dotted paths ("tools[].function.parameters")."""
     return _places(schema, JSON)
 
 
@@ -246,11 +247,11 @@ def digit_notes(schema: pa.Schema) -> list[str]:
 def settle(schema: pa.Schema) -> pa.Schema:
     """The schema to write: placeholder types become int64, string and json; the rest, metadata included, is
     unchanged."""
-    return pa.schema([field.with_type(_settle(field.type)) for field in schema], metadata=schema.metadata)
+    return pa.schema([field.with_type(_settled(field.type)) for field in schema], metadata=schema.metadata)
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """The rows as a table of the settled schema: null if a key is missing, JSON text if the place is JSON.
+    """The rows as a table of the settled schema: null if a key is missing, JSON text if the column is JSON.
 
     Columns may have types that JSON lacks, from files of another format. Such columns take null and, where nothing
     can be lost, strings (large_string) and whole numbers (the other integer types). Raises ValueError, naming
@@ -263,7 +264,7 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     types = {field.name: field.type for field in schema}
     # Arrow would silently drop unknown keys, split a string into a list and read 1.0 as 1, so check first.
     wrong = [
-        f"{field.name}: {_settle(field.type)}"
+        f"{field.name}: {_settled(field.type)}"
         for field in infer_rows(rows)
         if field.name not in types or not _holds(types[field.name], field.type)
     ]
@@ -320,7 +321,7 @@ def is_json(kind: pa.DataType) -> bool:
 
 def _holds(kind: pa.DataType, found: pa.DataType, *, inside: bool = False) -> bool:
     """Whether a column of this type, settled or not, takes values of the found type without loss."""
-    if kind == found or pa.types.is_null(found) or _settle(kind) == JSON:
+    if kind in (found, JSON) or pa.types.is_null(found) or _is_untyped(kind):
         return True
     if pa.types.is_list(kind) and pa.types.is_list(found):
         return _holds(kind.value_type, found.value_type, inside=inside)
@@ -359,16 +360,26 @@ def _inside(path: str, kind: pa.DataType, wanted: pa.DataType) -> list[str]:
     return []
 
 
+def _is_untyped(kind: pa.DataType) -> bool:
+    """Whether the type says, here or inside, that there is none."""
+    if pa.types.is_list(kind):
+        return _is_untyped(kind.value_type)
+    return kind in (_CONFLICT, _OBJECTS) or (
+        pa.types.is_struct(kind) and any(_is_untyped(field.type) for field in kind)
+    )
+
+
+def _settled(kind: pa.DataType) -> pa.DataType:
+    """The type of a column."""
+    return JSON if _is_untyped(kind) else _settle(kind)
+
+
 def _settle(kind: pa.DataType) -> pa.DataType:
-    if kind in (_CONFLICT, _OBJECTS):
-        return JSON
     if kind == _DIGITS:
         return pa.string()
     if kind == _WIDE:
         return pa.int64()
     if pa.types.is_list(kind):
-        if kind.value_type == _CONFLICT:
-            return JSON
         item = _settle(kind.value_type)
         return kind if item == kind.value_type else pa.list_(item)
     if pa.types.is_struct(kind):
@@ -399,23 +410,21 @@ def _parsed(value: Any, kind: pa.DataType) -> Any:
 
 def _column(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:
     values = [row.get(field.name) for row in rows]
-    stored = _stored(field.type)
+    if field.type == JSON:
+        return pa.array([None if value is None else text_of(value) for value in values], JSON)
     try:
-        if stored == field.type:
-            return pa.array(values, field.type)
+        return pa.array(values, field.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        pass
-    fitted = [_fit(value, field.type) for value in values]
+        fitted = [_fit(value, field.type) for value in values]
     try:
-        found = pa.array(fitted, stored)
+        return pa.array(fitted, field.type)
     except (pa.ArrowInvalid, OverflowError):
         # Arrow's own message would quote the value.
         raise ValueError(f"rows do not fit the schema: a value of {field.name} exceeds {field.type}") from None
-    return found if stored == field.type else found.cast(field.type)
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:
-    """The type with plain text in place of JSON, which Arrow makes from Python's values."""
+    """The type with plain text in place of JSON."""
     if kind == JSON:
         return pa.string()
     if pa.types.is_list(kind):
@@ -431,8 +440,6 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
     """The value in the form that Arrow takes for this type. The type was already checked to hold the value."""
     if value is None:
         return None
-    if kind == JSON:
-        return text_of(value)
     if pa.types.is_string(kind):
         return value if isinstance(value, str) else str(value)
     if pa.types.is_floating(kind):

@@ -78,16 +78,16 @@ def same(a: Any, b: Any, *, inside: bool = False) -> bool:
         ([], pa.list_(pa.null())),
         ([1, 2.5, None], pa.list_(pa.float64())),
         ([1, "a"], JSON),
-        ([[1, "a"]], pa.list_(JSON)),
+        ([[1, "a"]], JSON),
         ({}, JSON),
-        ({"a": {}}, pa.struct([("a", JSON)])),
+        ({"a": {}}, JSON),
         ({"b": 1, "a": None}, pa.struct([("b", pa.int64()), ("a", pa.null())])),
         ([{"a": 1, "b": "x"}, {"a": 2, "b": None}], pa.list_(pa.struct([("a", pa.int64()), ("b", pa.string())]))),
-        ([{"a": 1}, {"a": 1, "b": None}], pa.list_(JSON)),
-        ([{"a": 1, "b": 2}, {"b": 2, "a": 1}], pa.list_(JSON)),
-        ([{"a": [1]}, {"a": "x"}], pa.list_(JSON)),
-        ([{"a": 1}, {"a": 0.5}], pa.list_(JSON)),
-        ({"a": [1, 0.5]}, pa.struct([("a", JSON)])),
+        ([{"a": 1}, {"a": 1, "b": None}], JSON),
+        ([{"a": 1, "b": 2}, {"b": 2, "a": 1}], JSON),
+        ([{"a": [1]}, {"a": "x"}], JSON),
+        ([{"a": 1}, {"a": 0.5}], JSON),
+        ({"a": [1, 0.5]}, JSON),
         ({"a": 2**70}, JSON),
     ],
 )
@@ -111,9 +111,9 @@ def test_types_of_values(value: Any, kind: pa.DataType) -> None:
         ([1], 1, JSON),
         ([1], {"a": 1}, JSON),
         ([1], ["a"], JSON),
-        ([[1]], [["a"]], pa.list_(JSON)),
+        ([[1]], [["a"]], JSON),
         ({"a": 1}, {"b": 1, "a": 1}, JSON),
-        ({"a": {"b": 1}}, {"a": {"c": 1}}, pa.struct([("a", JSON)])),
+        ({"a": {"b": 1}}, {"a": {"c": 1}}, JSON),
     ],
 )
 def test_unify(a: Any, b: Any, kind: pa.DataType) -> None:
@@ -177,7 +177,7 @@ def test_datasets_reads_every_value_back(rows: list[dict[str, Any]]) -> None:
 def test_numbers_that_datasets_misreads_are_counted() -> None:
     rows = [{"a": [{"x": x}, {"y": 1}], "b": {"c": [x, "s"]}, "x": x} for x in (0.7, 2**70, None, 1e23, 5e-324)]
     table = to_table(rows, infer_rows(rows))
-    assert json_places(table.schema) == ("a[]", "b.c", "x")
+    assert json_places(table.schema) == ("a", "b", "x")
     assert misread_columns(table) == {"a": 2, "b": 2, "x": 2}
     assert misread_columns(table.slice(2)) == {"a": 1, "b": 1, "x": 1}
     assert to_rows(table) == rows
@@ -220,7 +220,7 @@ def test_json_is_named_where_it_is() -> None:
         {"id": "x", "meta": {"tags": [{"t": 1}], "n": 2}, "text": None, "tools": [{"a": {"b": 1}}, {"a": {"c": 2}}]},
     ]
     schema = infer_rows(rows)
-    assert json_places(settle(schema)) == ("id", "meta.tags", "mixed", "tools[].a")
+    assert json_places(settle(schema)) == ("id", "meta", "mixed", "tools")
     assert digit_notes(schema) == [
         "column big has whole numbers of more than 64 bits; in kept/ all its numbers are text"
     ]
@@ -251,7 +251,7 @@ def test_empty_object_and_missing_object_differ() -> None:
 def test_settling_twice_changes_nothing() -> None:
     once = settle(infer_rows([{"a": {"b": [{}], "c": INEXACT}, "d": 1}, {"d": "x"}]))
     assert settle(once) == once
-    assert once == pa.schema([("a", pa.struct([("b", pa.list_(JSON)), ("c", pa.int64())])), ("d", JSON)])
+    assert once == pa.schema([("a", JSON), ("d", JSON)])
 
 
 def test_parquet_holds_what_comes_out(tmp_path: Path) -> None:
@@ -350,11 +350,8 @@ def test_deep_nesting_becomes_json() -> None:
     value: Any = 1
     for _ in range(MAX_DEPTH + 50):
         value = [value]
-    kept = column([value])[0]
-    for _ in range(MAX_DEPTH - 1):
-        (kept,) = kept
-    assert kept == "[" * 51 + "1" + "]" * 51
-    assert json_places(settle(pa.schema([("x", infer(value))]))) == ("x" + "[]" * (MAX_DEPTH - 1),)
+    assert column([value]) == ["[" * (MAX_DEPTH + 50) + "1" + "]" * (MAX_DEPTH + 50)]
+    assert column([[[1]]]) == [[[1]]]
 
 
 @pytest.mark.parametrize("value", [b"bytes", {1, 2}, object(), {1: "a"}])
