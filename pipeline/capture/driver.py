@@ -23,6 +23,7 @@ from tamis.pipeline.capture.spec import CaptureSpec
 from tamis.pipeline.capture.tokenise import PackedTokenizer
 from tamis.pipeline.capture.worker import ModelWorker, TokenRows
 from tamis.pipeline.cluster.pools import Pool, at_most
+from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.cluster.watchdog import start_watch
 from tamis.pipeline.errors import ClusterError
@@ -130,8 +131,8 @@ def capture(
             fruitless = 0 if len(left) < before else fruitless + 1
             if fruitless == _FRUITLESS:
                 raise ClusterError(
-                    f"the workers could not be kept alive ({lost}); is there memory enough on the nodes? What is "
-                    "captured stays; run the same command again to go on"
+                    f"the workers could not be kept alive ({lost}); {shortage()}. What is captured stays; "
+                    "run the same command again to go on"
                 ) from None
             if lost.of_memory and pool.workers > 1:
                 most = pool.workers // 2

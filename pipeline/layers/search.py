@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tamis.operators.statistics.sensitivity import FACTORS
 from tamis.pipeline.cluster.pools import Pool
+from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.cluster.tasks import own_error
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, Places, wait_for_room
 from tamis.pipeline.errors import ClusterError, ConfigError, TamisError
@@ -227,7 +228,7 @@ def _give_up(error: Exception) -> NoReturn:
     if isinstance(found, TamisError):
         raise found from None
     if isinstance(error, ray.exceptions.RayActorError):
-        what = f"a worker died {ACTOR_RESTARTS + 1} time(s); it may lack memory"
+        what = f"a worker died {ACTOR_RESTARTS + 1} time(s); {shortage()}"
     else:
         cause = getattr(error, "cause", None) or error
         what = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"

@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from tamis.pipeline.cluster.machines import alive
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.session import first_line
 from tamis.pipeline.cluster.tasks import own_error
@@ -159,18 +160,26 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from tamis.pipeline.references.one_machine import OneMachine
+
     resources = {"CPU": pool.cpus_per_worker}
     # Ray Train puts a worker that has a GPU on CUDA; where torch sees none, it may not be told of one.
     gpus = pool.gpus_per_worker if _have_cuda(pool, spec.model.device) else 0.0
     if gpus:
         resources["GPU"] = gpus
+    backend = "nccl" if gpus >= 1 else "gloo"  # NCCL refuses two workers on one GPU
+    together = len(alive()) == 1
     # The interval at which its controller checks the workers; the default of two seconds is long for a small training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     TorchTrainer(
         train_loop,
-        train_loop_config={"spec": spec, "guard": guard, "queue": queue},
-        # NCCL refuses two workers on one GPU.
-        torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+        train_loop_config={
+            "spec": spec,
+            "guard": guard,
+            "queue": queue,
+            "meeting": (folder, backend) if together else None,
+        },
+        torch_config=OneMachine(backend=backend) if together else TorchConfig(backend=backend),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus > 0,

@@ -57,12 +57,16 @@ def train_alone(spec: ReferenceSpec, guard: Guard) -> Iterator[dict[str, Any]]:
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """The function that Ray Train runs in every worker of a group. config: spec, guard, and the queue that the driver
-    reads."""
+    """The function that Ray Train runs in every worker of a group. config: spec, guard, the queue that the driver
+    reads, and for a group on one machine how its workers meet."""
     import ray.train
     import ray.train.torch
     import torch.distributed as distributed
 
+    if config["meeting"] is not None:
+        from tamis.pipeline.references.one_machine import meet
+
+        meet(*config["meeting"])
     spec: ReferenceSpec = config["spec"]
     devices = ray.train.torch.get_devices()
     if devices[0].type == "cuda" and len(devices) == 1:
