@@ -107,6 +107,8 @@ def _settle() -> None:
     listen()
     watch_threads()
     collect_rarely()
+    if sys.flags.optimize > 1:
+        fail("Python keeps no docstrings (-OO, PYTHONOPTIMIZE=2), and Ray and transformers need them; unset it", 2)
 
 
 @app.callback(invoke_without_command=True)

@@ -6,6 +6,8 @@ import errno
 import importlib.metadata
 import json
 import re
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import fsspec
 import jsonschema
 import pytest
 import yaml
-from command import PROGRESS, Ran, tamis
+from command import DEADLINE, PROGRESS, TAMIS, Ran, tamis
 from outputs import alpaca_rows, check_whole, manifest_of, snapshot, write_jsonl
 
 from tamis.pipeline import cli
@@ -278,3 +280,11 @@ def test_the_first_help_names_every_command(tmp_path: Path) -> None:
     assert ran.rc == 0
     for command in COMMANDS:
         assert re.search(rf"^ +{command} +\S", ran.stdout, re.MULTILINE), command
+
+
+def test_without_docstrings_it_says_so() -> None:
+    """Ray's agents would not start, and Ray would say that the machine is busy."""
+    words = [sys.executable, "-OO", str(TAMIS), "curate", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "PYTHONOPTIMIZE=2" in done.stderr
