@@ -18,7 +18,7 @@ from tamis.pipeline.commands.last_resort import watch_threads
 from tamis.pipeline.commands.stopping import listen
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.run.paths import MANIFEST
-from tamis.pipeline.terminal.text import flush, prepare
+from tamis.pipeline.terminal.text import flush, prepare, shown
 
 app = typer.Typer(
     help="Find and remove the fine-tuning samples that would erode an aligned model's safety.",
@@ -74,9 +74,6 @@ StorageOptions = Annotated[
 PromptsFlag = Annotated[
     str | None,
     typer.Option("--prompts", help="File of harmless prompts that sound unsafe; default: the shipped set."),
-]
-Force = Annotated[
-    bool, typer.Option("--force", help="Start though another tamis is at work on this output; both end the same.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
@@ -136,7 +133,6 @@ def curate(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
-    force: Force = False,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
@@ -148,7 +144,7 @@ def curate(
     from tamis.pipeline.storage.store import Store
 
     console = _console()
-    outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state), force=force)
+    outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
     if outcome.did_nothing:
         console.print("this job is complete already; nothing was done. Its result:\n")
     store = Store(made.output, made.storage_options)
@@ -196,7 +192,6 @@ def references(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
-    force: Force = False,
 ) -> None:
     """Train the reference models of TOSS alone; `tamis curate` with the same job goes on with them."""
     made = _job(job, input, output, model, revision, method, None, None, None, workers, set)
@@ -207,7 +202,7 @@ def references(
     from tamis.pipeline.storage.store import Store
 
     console = _console()
-    trained = train_references(made, address, on_plan=lambda plan, state: show_plan(console, plan, state), force=force)
+    trained = train_references(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
     show_references(console, trained, Store(made.output, made.storage_options))
 
 
@@ -221,7 +216,6 @@ def layers(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
-    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Search the block of a model that LARF should read, and show the Fisher ratios beside it."""
@@ -236,7 +230,7 @@ def layers(
 
     console = _console()
     on_plan = None if as_json else lambda plan, state: show_layer_plan(console, plan, state)
-    outcome = find_layers(made, address, on_plan, force=force)
+    outcome = find_layers(made, address, on_plan)
     if as_json:
         print(json.dumps(outcome.result, indent=2))
         return
@@ -271,6 +265,21 @@ def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None
         raise InputError(f"{len(found.problems):,} things are wrong in {store.path()}:", found.problems)
     if not found.complete:
         fail("what is there is whole, but the run is incomplete; run the same `tamis curate` command again", 4)
+
+
+@app.command()
+def unlock(output: OutputFolder, storage_options: StorageOptions = None) -> None:
+    """Take an output folder from a tamis that hangs and cannot be stopped; should it wake up, it ends."""
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.run import lease
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(output, job.storage_options(storage_options or []))
+    taken = lease.unlock(store)
+    if taken is None:
+        print(shown(f"no tamis is at work in {store.path()}"))
+        return
+    print(shown(f"{store.path()} was taken from {taken}; the next command may start there"))
 
 
 @app.command()

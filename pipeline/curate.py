@@ -44,11 +44,11 @@ class Outcome:
 
 
 def train_references(
-    job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None, *, force: bool = False
+    job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None
 ) -> list[dict[str, Any]]:
     """Train TOSS's reference models and stop there: a run of the same job uses them. Returns their facts.
 
-    force: as for `curate`. Raises TamisError; ConfigError for a job whose method has no reference models.
+    Raises TamisError; ConfigError for a job whose method has no reference models.
     """
     if not job.masks_tokens:
         raise ConfigError(f"method: {', '.join(job.method)} needs no reference models; set method: toss or toss-pro")
@@ -58,7 +58,7 @@ def train_references(
             return found
         from tamis.pipeline.recipes import tokens as toss
 
-        with lease.held(store, force=force):
+        with lease.held(store):
             try:
                 found = [item.facts for item in toss.train_references(plan, store, address)]
             except Exception:
@@ -72,13 +72,10 @@ def train_references(
     return found
 
 
-def curate(
-    job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None, *, force: bool = False
-) -> Outcome:
+def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None) -> Outcome:
     """Run `job` to its end and return its manifest. Raises TamisError.
 
     on_plan: called with the plan and the state of the output folder before anything expensive starts.
-    force: start though another driver is at work on this output.
     """
     began = time.monotonic()
     with _opened(job, address, on_plan) as (store, plan, state):
@@ -86,7 +83,7 @@ def curate(
             _remove_leftovers(store)
             return Outcome(run_folder.facts_in(store, paths.MANIFEST), did_nothing=True)
         timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
-        with lease.held(store, force=force) as held:
+        with lease.held(store) as held:
             try:
                 found = run_folder.finished(store, plan.fingerprint)
                 manifest = found or _run(plan, store, address, held, timings, began)
