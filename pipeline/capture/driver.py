@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 WORKER_TIMEOUT = 1800.0
 
-_FRUITLESS = 3
+_MAX_FAILED_GRAPHS = 3
 """Give up after this many graphs in a row that were lost before they finished a shard: that is no accident."""
 
-_HOPELESS = 3
+_MAX_FAILED_SHARDS = 3
 """Give up after this many failed shards with none done: the cause is not in the shards."""
 
 
@@ -104,7 +104,7 @@ def capture(
     left = {shard.name: shard for shard in shards}
     packed = PackedTokenizer.pack(tokenizer)
     given_up: list[SetAside] = []
-    fruitless, anything, most = 0, hopeful, len(left)
+    failed_graphs, anything, most = 0, hopeful, len(left)
     while left:
         before = len(left)
         pool = at_most(pool, min(len(left), most))
@@ -128,8 +128,8 @@ def capture(
             if left:
                 raise GraphLost(f"{len(left)} shards went missing")
         except GraphLost as lost:
-            fruitless = 0 if len(left) < before else fruitless + 1
-            if fruitless == _FRUITLESS:
+            failed_graphs = 0 if len(left) < before else failed_graphs + 1
+            if failed_graphs == _MAX_FAILED_GRAPHS:
                 raise ClusterError(
                     f"the workers could not be kept alive ({lost}); {shortage()}. What is captured stays; "
                     "run the same command again to go on"
@@ -141,7 +141,7 @@ def capture(
 
 
 def _check_hope(given_up: Sequence[SetAside], anything: bool, allowed: bool) -> None:
-    if not allowed or (not anything and len(given_up) >= _HOPELESS):
+    if not allowed or (not anything and len(given_up) >= _MAX_FAILED_SHARDS):
         raise ClusterError(
             "shards could not be captured, and the fault does not seem to be theirs:",
             *(f"  - {line}" for line in lines(given_up)),
