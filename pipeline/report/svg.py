@@ -17,8 +17,8 @@ from markupsafe import Markup, escape
 from tamis.pipeline.report import text
 
 WIDTH, HEIGHT = 960.0, 320.0
-LEFT, RIGHT, TOP, BOTTOM = 88.0, 24.0, 34.0, 52.0
-DIGIT = 7.0  # width of a character of a label, about
+LEFT, RIGHT, TOP, BOTTOM = 96.0, 24.0, 34.0, 52.0
+DIGIT = 8.0  # width of a digit of a label in the widest of the page's fonts
 LINE = 15.0  # height of a line of words
 LOG_FLOOR = 0.5  # on a log scale a count of 1 must still have height
 LONGEST = 9  # characters of a number that have room beside an axis
@@ -113,7 +113,8 @@ def _numbers(ticks: Sequence[float]) -> list[str]:
     if max(map(len, plain)) <= LONGEST:
         return plain
     digits = max(0, math.floor(math.log10(max(map(abs, ticks))) + 1e-9) - last)
-    return [f"{at + 0.0:.{digits}e}" for at in ticks]
+    by_power = [f"{at:.{digits}e}" if at else "0" for at in ticks]
+    return min(plain, by_power, key=lambda labels: max(map(len, labels)))
 
 
 def grid(axes: Axes, unit: Unit) -> Markup:
@@ -193,19 +194,18 @@ def inside(x: float, wide: float, anchor: str = "middle") -> float:
 
 
 def width(words: str) -> float:
-    """The width of a label, about. Chinese, Japanese and Korean characters count twice."""
-    return DIGIT * sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in words)
+    """The width of a label, about: points and blanks are narrower than a digit, Chinese is twice as wide."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in words)
+    narrow = sum(character in " .,:;'|-" for character in words)
+    return DIGIT * (len(words) + wide - 3 / 8 * narrow)
 
 
 def fitted(words: str, room: float) -> str:
     """The words, or as many of their characters as there is room for, and an ellipsis."""
-    shown = text.visible(words)
-    if width(shown) <= room:
-        return shown
-    shown = shown[: int(room / DIGIT)]
-    while width(shown) > room - DIGIT:
-        shown = shown[:-1]
-    return shown + "…"
+    shown = text.visible(words)[:200]  # more than there ever is room for
+    while width(shown) > room:
+        shown = shown[:-2] + "…"
+    return shown
 
 
 def figure(title: str, words: str, parts: Sequence[Markup]) -> Markup:

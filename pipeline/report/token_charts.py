@@ -29,13 +29,14 @@ def position_shares(positions: Sequence[Mapping[str, Any]], overall: float | Non
     """Share of discarded tokens by place in the answer, the overall share as a line."""
     shares = [text.whole(row.get("discarded")) / (text.whole(row.get("tokens")) or 1) for row in positions]
     said = Words("Share discarded by place in the answer", "share discarded", _PLACE, "share")
-    return charts.columns(shares, _places(positions), said, range(len(shares)), level=overall)
+    return charts.columns(shares, list(map(place, positions)), said, range(len(shares)), level=overall)
 
 
 def position_risks(positions: Sequence[Mapping[str, Any]]) -> Markup | None:
     """Mean risk of the tokens by their place in the answer."""
     means = [text.number(row.get("mean_risk")) for row in positions]
-    return charts.columns(means, _places(positions), Words("Mean risk by place in the answer", "mean risk", _PLACE))
+    said = Words("Mean risk by place in the answer", "mean risk", _PLACE)
+    return charts.columns(means, list(map(place, positions)), said)
 
 
 def sample_shares(shares: Mapping[str, Any]) -> Markup | None:
@@ -61,8 +62,9 @@ def training_curves(references: Sequence[Mapping[str, Any]]) -> Markup | None:
         points = _thinned(losses(reference, "epoch" if by_epoch else "step"))
         if points:
             curves.append(Curve(named, kind + (" again" if "-" in named else ""), points))
-    across = ("epoch", "number", "number") if by_epoch else ("step", "number", "count")
-    return charts.curves(curves, Words("Training loss of the references", "loss (cross-entropy)", *across))
+    title, vertical = "Training loss of the references", "loss (cross-entropy)"
+    said = Words(title, vertical, "epoch") if by_epoch else Words(title, vertical, "step", across="count")
+    return charts.curves(curves, said)
 
 
 def round_curve(rounds: Sequence[Mapping[str, Any]]) -> Markup | None:
@@ -89,10 +91,6 @@ def losses(reference: Mapping[str, Any], by: str = "step") -> list[tuple[float, 
 def place(row: Mapping[str, Any]) -> str:
     """A position or a range of positions: "3", "64–127"."""
     return text.span(text.whole(row.get("low")), text.whole(row.get("high")))
-
-
-def _places(positions: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [place(row) for row in positions]
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

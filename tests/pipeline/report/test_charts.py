@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from chart_reader import Chart, assert_neat, value
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tamis.pipeline.report import charts, svg
@@ -106,6 +106,8 @@ def test_columns_of_counts_change_to_a_log_scale() -> None:
 
 
 def test_columns_may_have_their_values_in_words() -> None:
+    many = [f"{10**n:,}–{10 ** (n + 1):,}" for n in range(10)]
+    assert_neat(charts.columns([0.0, *[1 / n for n in range(1, 10)]], many, SHARES, written=["< 0.01 %"] * 10))
     chart = Chart(
         charts.columns([0.1, 0.0], ["1–9", "10"], SHARES, (0, 1), each="{} tokens", written=["10.0 %", "0 %"])
     )
@@ -156,6 +158,7 @@ def test_the_labels_of_an_axis_say_where_they_stand(low: float, high: float) -> 
 )
 @example([1, 1, 1], 0.0, 1e6, 0, "x")
 @example([3], 999_999.0, 1e-6, 0, "漢" * 200)
+@settings(deadline=None, max_examples=40)
 def test_histograms_are_neat(kept: list[int], low: float, width: float, gone: int, outside: str) -> None:
     bins = {
         "edges": [low + width * i / len(kept) for i in range(len(kept) + 1)],
@@ -175,6 +178,7 @@ def test_histograms_are_neat(kept: list[int], low: float, width: float, gone: in
 @example([1000.0, 1000.1], 1, NUMBERS)
 @example([5e-324], 0, NUMBERS)
 @example([1.0] * 90, 11, NUMBERS)
+@settings(deadline=None, max_examples=40)
 def test_columns_are_neat(values: Sequence[float | None], marked: int, said: Words) -> None:
     if said.unit == "share":
         values = [None if value is None else abs(value) / 1e6 for value in values]
@@ -195,6 +199,7 @@ def test_columns_are_neat(values: Sequence[float | None], marked: int, said: Wor
 )
 @example([("harmful-10", [(float(n), 1000.0 + n / 10) for n in range(5)])])
 @example([(f"harmful-{n}", [(0.0, 1.0), (93.0, 1.0)]) for n in range(20)])
+@settings(deadline=None, max_examples=40)
 def test_curves_are_neat(drawn: list[tuple[str, list[tuple[float, float]]]]) -> None:
     for across in ("number", "count"):
         said = Words("t", "loss", "step", across=across)

@@ -267,7 +267,7 @@ def test_the_charts_of_tokens_say_what_the_summary_does() -> None:
     st.lists(st.none() | st.floats(-1e6, 1e6) | st.sampled_from([float("nan"), 5e-324]), min_size=1, max_size=40),
     st.lists(st.integers(0, 10**9), min_size=1, max_size=20),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_plots_are_neat(values: list[float | None], counts: list[int]) -> None:
     rows = [{"low": n, "high": 2 * n, "tokens": 10, "mean_risk": v, "discarded": n % 11} for n, v in enumerate(values)]
     curve = [{"step": n, "epoch": n / 7, "loss": value} for n, value in enumerate(values)]
