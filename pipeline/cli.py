@@ -299,6 +299,25 @@ def report(output: OutputFolder, storage_options: StorageOptions = None) -> None
 
 
 @app.command()
+def export(
+    output: OutputFolder,
+    to: Annotated[str, typer.Option("--output", help="Folder for the export; it must not hold anything.")],
+    trainer: Annotated[str, typer.Option("--for", help="transformers, trl, axolotl or llama-factory.")],
+    storage_options: StorageOptions = None,
+) -> None:
+    """Write kept/ of a finished run as a trainer reads it, with the trainer's config file or script."""
+    from tamis.pipeline.commands.export import export as run
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.storage.store import Store
+    from tamis.pipeline.terminal.text import shown
+
+    store, folder = Store(output, job.storage_options(storage_options or [])), Store(to)
+    with reading(store.path()):
+        found = run(store, trainer, folder)
+    print(f"{found.rows:,} rows for {trainer}; start with {shown(folder.path(found.start))}")
+
+
+@app.command()
 def doctor(
     model: Model = None,
     address: Address = None,

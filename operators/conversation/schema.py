@@ -1,43 +1,55 @@
-"""One Arrow schema for JSON rows whose keys and types differ.
+"""One Arrow schema for JSON rows: typed where one type holds every row as it is, JSON text where none does.
 
 Types form a lattice, so inferring a schema per shard and unifying gives the same result as inferring it at once:
 
     null < int64 < double    null < bool    null < string    null < list<item>    null < struct<fields>
-    conflicting types < text: a value that is not a string becomes its JSON text
 
-Fields keep the order in which they were first seen. Until `settle`, three placeholder types, which are never written
+A struct is the type of objects that have the same keys in the same order. Objects whose keys differ have no type: one
+struct would give each of them the keys of all others, as nulls, and a chat template would show them to the model. They
+become JSON text of Arrow's json type, which `datasets` reads as objects. Where values of different types meet, the list
+or object around them becomes JSON; in a column itself, the column. Numbers in an object are not converted, since 1 and
+1.0 are rendered differently: there int64 and double are different types.
+
+Columns keep the order in which they were first seen. Until `settle`, four placeholder types, which are never written
 to a file, record what must not be lost:
 
-    string_view        types conflicted, or an integer exceeded 64 bits; becomes text
-    decimal256(19, 0)  an integer that a double cannot hold exactly; becomes int64, or text if there are also doubles
-    empty struct       only {} seen so far; becomes string if that does not change
+    string_view        types conflicted; becomes JSON
+    empty struct       objects with different keys, with conflicts among their values, or only {}; becomes JSON
+    binary_view        whole numbers, some of more than 64 bits, not in an object; becomes text, the digits of each
+    decimal256(19, 0)  an integer that a double cannot hold exactly; becomes int64, or JSON if there are also doubles
 
-Nothing is rounded, cut or dropped: a value that does not fit becomes text or an error.
+Nothing is rounded, cut, added or dropped: a value that does not fit becomes JSON or an error. A column that a row lacks
+is null there; nothing tells it from a column that is null in that row.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from tamis.operators.conversation.json_text import misread, text_of
 from tamis.operators.problems import RowProblem
 
 MAX_FIELDS = 1000
-"""A nested object with more keys than this, over all rows, is treated as data, not as a record: it becomes text."""
+"""An object with more keys than this becomes JSON."""
 MAX_COLUMNS = 1000
 """Top-level keys of one shard's rows. A row with keys other than the most common ones is refused (`too_wide`)."""
 MAX_DEPTH = 32
-"""Lists and objects nested deeper than this become text."""
+"""Lists and objects nested deeper than this become JSON."""
+
+JSON = pa.json_()
 
 _CONFLICT = pa.string_view()
+_OBJECTS = pa.struct([])
+_DIGITS = pa.binary_view()
 _WIDE = pa.decimal256(19, 0)
 
 # The kinds a node has seen, as bits; null sets none.
-_BOOL, _INT, _WIDE_INT, _FLOAT, _STRING, _LIST, _STRUCT, _MIXED = (1 << i for i in range(8))
+_BOOL, _INT, _WIDE_INT, _HUGE_INT, _FLOAT, _STRING, _LIST, _STRUCT, _MIXED = (1 << i for i in range(9))
 _SCALARS = {
     0: pa.null(),
     _BOOL: pa.bool_(),
@@ -45,14 +57,22 @@ _SCALARS = {
     _WIDE_INT: _WIDE,
     _INT | _WIDE_INT: _WIDE,
     _FLOAT: pa.float64(),
-    _INT | _FLOAT: pa.float64(),
     _STRING: pa.string(),
 }
+_CHANGING = {
+    _INT | _FLOAT: pa.float64(),
+    _HUGE_INT: _DIGITS,
+    _INT | _HUGE_INT: _DIGITS,
+    _WIDE_INT | _HUGE_INT: _DIGITS,
+    _INT | _WIDE_INT | _HUGE_INT: _DIGITS,
+}
+"""Types that hold the same numbers in another form, which no template renders: not for places inside an object."""
 _KIND_OF = {
     pa.null(): 0,
     pa.bool_(): _BOOL,
     pa.int64(): _INT,
     _WIDE: _WIDE_INT,
+    _DIGITS: _HUGE_INT,
     pa.float64(): _FLOAT,
     pa.string(): _STRING,
     _CONFLICT: _MIXED,
@@ -62,15 +82,19 @@ _EXACT = 1 << 53
 
 
 class _Node:
-    """The kinds of values seen so far at one place in the rows."""
+    """The kinds of values seen so far at one place in the rows. inside: whether the place is in an object. names: the
+    keys of all objects here, in order; None before the first one. opaque: whether the objects here have no type."""
 
-    __slots__ = ("depth", "fields", "item", "kinds")
+    __slots__ = ("depth", "fields", "inside", "item", "kinds", "names", "opaque")
 
-    def __init__(self, depth: int = 0) -> None:
+    def __init__(self, depth: int = 0, *, inside: bool = False) -> None:
         self.kinds = 0
         self.depth = depth
+        self.inside = inside
         self.item: _Node | None = None
-        self.fields: dict[str, _Node] | None = None
+        self.names: list[str] | None = None
+        self.fields: list[_Node] = []
+        self.opaque = False
 
     def see(self, value: Any) -> None:
         if value is None:
@@ -84,24 +108,18 @@ class _Node:
             self.kinds |= _kind_of_int(value)
         elif kind is float:
             self.kinds |= _FLOAT
-        elif isinstance(value, Mapping):
-            self._see_fields(value)
-        elif isinstance(value, list | tuple):
+        elif kind is dict or isinstance(value, Mapping):
+            names = list(value)
+            if (self.kinds == _STRUCT and self.names == names) or (self._open(_STRUCT) and self._same_keys(names)):
+                for node, element in zip(self.fields, value.values(), strict=False):
+                    node.see(element)
+        elif kind is list or isinstance(value, tuple):
             if self._open(_LIST):
                 item = self._item()
                 for element in value:
                     item.see(element)
         else:
             raise TypeError(f"{kind.__name__} is not a JSON value")
-
-    def _see_fields(self, value: Mapping[str, Any]) -> None:
-        if not self._open(_STRUCT):
-            return
-        for key, element in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"{type(key).__name__} is not a JSON key")
-            self._field(key).see(element)
-        self._bound()
 
     def add_type(self, kind: pa.DataType) -> None:
         if kind in _KIND_OF:
@@ -110,47 +128,48 @@ class _Node:
             if self._open(_LIST):
                 self._item().add_type(kind.value_type)
         elif pa.types.is_struct(kind):
-            if self._open(_STRUCT):
-                for field in kind:
-                    self._field(field.name).add_type(field.type)
-                self._bound()
+            if self._open(_STRUCT) and self._same_keys([field.name for field in kind]):
+                for node, field in zip(self.fields, kind, strict=True):
+                    node.add_type(field.type)
         else:
             raise TypeError(f"{kind} is not the type of a JSON value")
 
     def type(self) -> pa.DataType:
         if self.kinds in _SCALARS:
             return _SCALARS[self.kinds]
+        if not self.inside and self.kinds in _CHANGING:
+            return _CHANGING[self.kinds]
         if self.kinds == _LIST:
             return pa.list_(self._item().type())
         if self.kinds == _STRUCT:
-            return pa.struct([(name, node.type()) for name, node in (self.fields or {}).items()])
+            types = [] if self.opaque else [node.type() for node in self.fields]
+            return _OBJECTS if _CONFLICT in types else pa.struct(list(zip(self.names or (), types, strict=False)))
         return _CONFLICT
 
     def _open(self, kind: int) -> bool:
         """Records a container; True if its content still affects the type."""
         self.kinds |= kind if self.depth < MAX_DEPTH else _MIXED
         if self.kinds == kind:
-            return True
-        self.item = self.fields = None
+            return not self.opaque
+        self.item, self.names, self.fields = None, None, []
         return False
 
     def _item(self) -> _Node:
         if self.item is None:
-            self.item = _Node(self.depth + 1)
+            self.item = _Node(self.depth + 1, inside=self.inside)
         return self.item
 
-    def _field(self, name: str) -> _Node:
-        if self.fields is None:
-            self.fields = {}
-        node = self.fields.get(name)
-        if node is None:
-            node = self.fields[name] = _Node(self.depth + 1)
-        return node
-
-    def _bound(self) -> None:
-        if self.fields is not None and len(self.fields) > MAX_FIELDS:
-            self.kinds |= _MIXED
-            self.fields = None
+    def _same_keys(self, names: list[str]) -> bool:
+        """Whether the objects here have the same keys so far, these among them."""
+        if self.names is None and 0 < len(names) <= MAX_FIELDS:
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError("a JSON key is a string")
+            self.names = names
+            self.fields = [_Node(self.depth + 1, inside=True) for _ in names]
+        self.opaque = self.names != names
+        if self.opaque:
+            self.names, self.fields = None, []
+        return not self.opaque
 
 
 def infer(value: Any) -> pa.DataType:
@@ -211,32 +230,37 @@ def unify_schemas(a: pa.Schema, b: pa.Schema) -> pa.Schema:
     return pa.schema(list(types.items()))
 
 
-def conflicts(schema: pa.Schema) -> tuple[str, ...]:
-    """The places that become text because of conflicting types, as dotted paths ("meta.tags[]").
+def json_places(schema: pa.Schema) -> tuple[str, ...]:
+    """The places that a settled schema holds as JSON text, as dotted paths ("tools[].function.parameters")."""
+    return _places(schema, JSON)
 
-    Call this before `settle`, which discards the information.
-    """
-    return tuple(path for field in schema for path in _conflicts(field.name, field.type))
+
+def digit_notes(schema: pa.Schema) -> list[str]:
+    """A sentence for each place where whole numbers become text. Call this before `settle`, which discards that."""
+    return [
+        f"column {path} has whole numbers of more than 64 bits; in kept/ all its numbers are text"
+        for path in _places(schema, _DIGITS)
+    ]
 
 
 def settle(schema: pa.Schema) -> pa.Schema:
-    """The schema to write: placeholder types become int64 and string; the rest, metadata included, is unchanged."""
+    """The schema to write: placeholder types become int64, string and json; the rest, metadata included, is
+    unchanged."""
     return pa.schema([field.with_type(_settle(field.type)) for field in schema], metadata=schema.metadata)
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """The rows as a table of the settled schema: null if a key is missing, JSON text if the column is text and the
-    value is not.
+    """The rows as a table of the settled schema: null if a key is missing, JSON text if the place is JSON.
 
     Columns may have types that JSON lacks, from files of another format. Such columns take null and, where nothing
     can be lost, strings (large_string) and whole numbers (the other integer types). Raises ValueError, naming
-    the columns, if a value fits neither its column nor text (rows that `schema` does not cover), and
+    the columns, if a value does not fit its column (rows that `schema` does not cover), and
     UnicodeEncodeError for a string that is not valid Unicode (a lone surrogate).
     """
     settled = settle(schema)
     if rows and not len(settled):
         raise ValueError(f"{len(rows)} rows and no column to put them in")
-    types = {field.name: field.type for field in settled}
+    types = {field.name: field.type for field in schema}
     # Arrow would silently drop unknown keys, split a string into a list and read 1.0 as 1, so check first.
     wrong = [
         f"{field.name}: {_settle(field.type)}"
@@ -248,71 +272,169 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays([_column(rows, field) for field in settled], schema=settled)
 
 
-def _holds(kind: pa.DataType, found: pa.DataType) -> bool:
-    """Whether a column of this settled type takes values of the found type without loss, or as text."""
-    if kind == found or pa.types.is_null(found):
+def to_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table as Python values, with what JSON text says in the place of the text."""
+    if not json_places(table.schema):
+        return table.to_pylist()  # type: ignore[no-any-return]
+    kinds = {field.name: field.type for field in table.schema}
+    return [{name: _parsed(value, kinds[name]) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def misread_columns(table: pa.Table) -> dict[str, int]:
+    """Column -> how many of its JSON texts hold a number that `datasets` reads as another one, or not at all."""
+    found = {}
+    for name, kind in zip(table.column_names, table.schema.types, strict=True):
+        if is_json(kind):
+            # As plain text: Arrow cannot flatten all lists of JSON.
+            chunks = table.column(name).cast(_stored(kind)).chunks
+            found[name] = sum(misread(text) for chunk in chunks for text in _texts(chunk, kind))
+    return {name: count for name, count in found.items() if count}
+
+
+def as_json(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A typed column as JSON text. TypeError for a type whose values JSON does not have."""
+    if not _is_plain(column.type):
+        raise TypeError(f"{column.type} is not the type of a JSON value")
+    chunks = [pa.array([None if v is None else text_of(v) for v in part.to_pylist()], JSON) for part in column.chunks]
+    return pa.chunked_array(chunks, JSON)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if _is_list(kind):
+        return _is_plain(kind.value_type)
+    if pa.types.is_struct(kind):
+        return all(_is_plain(field.type) for field in kind)
+    checks = (pa.types.is_null, pa.types.is_boolean, pa.types.is_integer, pa.types.is_float64, pa.types.is_string,
+              pa.types.is_large_string)  # fmt: skip
+    return any(check(kind) for check in checks)
+
+
+def is_json(kind: pa.DataType) -> bool:
+    """Whether a settled type is JSON text, or holds such inside."""
+    return bool(_inside("", kind, JSON))
+
+
+def _holds(kind: pa.DataType, found: pa.DataType, *, inside: bool = False) -> bool:
+    """Whether a column of this type, settled or not, takes values of the found type without loss."""
+    if kind == found or pa.types.is_null(found) or _settle(kind) == JSON:
         return True
+    if pa.types.is_list(kind) and pa.types.is_list(found):
+        return _holds(kind.value_type, found.value_type, inside=inside)
+    if pa.types.is_struct(kind) and pa.types.is_struct(found):
+        return [field.name for field in kind] == [field.name for field in found] and all(
+            _holds(ours.type, theirs.type, inside=True) for ours, theirs in zip(kind, found, strict=True)
+        )
     if pa.types.is_large_string(kind):
         return bool(pa.types.is_string(found))
-    if pa.types.is_integer(kind) and found in (pa.int64(), _WIDE):
-        return True  # Arrow itself refuses a number that is out of range
-    try:
-        return bool(_settle(unify(kind, found)) == _settle(unify(kind, kind)))
-    except TypeError:
-        return False
+    if pa.types.is_integer(kind) or kind == _WIDE:
+        return found in (pa.int64(), _WIDE)  # Arrow itself refuses a number that is out of range
+    if kind == _DIGITS or pa.types.is_string(kind):  # a settled column of digits is one of text
+        return found in (pa.int64(), _WIDE, _DIGITS)
+    return bool(pa.types.is_float64(kind) and found == pa.int64() and not inside)
 
 
 def _kind_of_int(value: int) -> int:
     if -_EXACT <= value <= _EXACT:
         return _INT
     if not -_INT64 <= value < _INT64:
-        return _MIXED
+        return _HUGE_INT
     return _INT if int(float(value)) == value else _WIDE_INT
 
 
-def _conflicts(path: str, kind: pa.DataType) -> list[str]:
-    if kind == _CONFLICT:
+def _places(schema: pa.Schema, wanted: pa.DataType) -> tuple[str, ...]:
+    return tuple(path for field in schema for path in _inside(field.name, field.type, wanted))
+
+
+def _inside(path: str, kind: pa.DataType, wanted: pa.DataType) -> list[str]:
+    if kind == wanted:
         return [path]
-    if pa.types.is_list(kind):
-        return _conflicts(f"{path}[]", kind.value_type)
+    if _is_list(kind):
+        return _inside(f"{path}[]", kind.value_type, wanted)
     if pa.types.is_struct(kind):
-        return [found for field in kind for found in _conflicts(f"{path}.{field.name}", field.type)]
+        return [found for field in kind for found in _inside(f"{path}.{field.name}", field.type, wanted)]
     return []
 
 
 def _settle(kind: pa.DataType) -> pa.DataType:
-    if kind == _CONFLICT:
+    if kind in (_CONFLICT, _OBJECTS):
+        return JSON
+    if kind == _DIGITS:
         return pa.string()
     if kind == _WIDE:
         return pa.int64()
     if pa.types.is_list(kind):
+        if kind.value_type == _CONFLICT:
+            return JSON
         item = _settle(kind.value_type)
         return kind if item == kind.value_type else pa.list_(item)
     if pa.types.is_struct(kind):
-        fields = [field.with_type(_settle(field.type)) for field in kind]
-        return pa.struct(fields) if fields else pa.string()
+        return pa.struct([field.with_type(_settle(field.type)) for field in kind])
     return kind
+
+
+def _texts(stored: pa.Array, kind: pa.DataType) -> Iterator[str]:
+    """All JSON texts in a column of this type. stored: its values, with plain text in place of JSON."""
+    if kind == JSON:
+        yield from (text for text in stored.to_pylist() if text is not None)
+    elif _is_list(kind):
+        yield from _texts(stored.flatten(), kind.value_type)
+    elif pa.types.is_struct(kind):
+        for part, field in zip(stored.flatten(), kind, strict=True):
+            yield from _texts(part, field.type)
+
+
+def _parsed(value: Any, kind: pa.DataType) -> Any:
+    if value is None or not is_json(kind):
+        return value
+    if kind == JSON:
+        return json.loads(value)
+    if _is_list(kind):
+        return [_parsed(element, kind.value_type) for element in value]
+    return {field.name: _parsed(value[field.name], field.type) for field in kind}
 
 
 def _column(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:
     values = [row.get(field.name) for row in rows]
+    stored = _stored(field.type)
     try:
-        return pa.array(values, field.type)
+        if stored == field.type:
+            return pa.array(values, field.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        fitted = [_fit(value, field.type) for value in values]
+        pass
+    fitted = [_fit(value, field.type) for value in values]
     try:
-        return pa.array(fitted, field.type)
+        found = pa.array(fitted, stored)
     except (pa.ArrowInvalid, OverflowError):
         # Arrow's own message would quote the value.
         raise ValueError(f"rows do not fit the schema: a value of {field.name} exceeds {field.type}") from None
+    return found if stored == field.type else found.cast(field.type)
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """The type with plain text in place of JSON, which Arrow makes from Python's values."""
+    if kind == JSON:
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_stored(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_stored(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_stored(field.type)) for field in kind])
+    return kind
 
 
 def _fit(value: Any, kind: pa.DataType) -> Any:
     """The value in the form that Arrow takes for this type. The type was already checked to hold the value."""
     if value is None:
         return None
+    if kind == JSON:
+        return text_of(value)
     if pa.types.is_string(kind):
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return value if isinstance(value, str) else str(value)
     if pa.types.is_floating(kind):
         return float(value)
     if pa.types.is_list(kind):

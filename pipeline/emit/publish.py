@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.operators.conversation.messages import Dialect, normalise
+from tamis.operators.conversation.schema import digit_notes, json_places, to_rows
 from tamis.operators.methods.protocol import Artifact
 from tamis.operators.problems import RowProblem
 from tamis.operators.statistics.ranks import rho
@@ -76,7 +77,7 @@ def publish(
             f"{counts['dropped']} rows were dropped where the cut says {selection.dropped}; please report this"
         )
     counts["truncated"] = captured.truncated
-    notes = [*warning(failed), *notes]
+    notes = [*warning(failed), *notes, *column_notes(captured, emitted)]
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
     if layers is not None and "larf" in artifacts:
         summary["layers"] = dict(layers)
@@ -101,6 +102,7 @@ def finish(
     was dropped. draw: the report.
     """
     listed = [{key: file[key] for key in ("name", "bytes", "sha256")} for file in files]
+    summary = {**summary, "json_columns": list(json_places(empty.schema))}
     store.remove(EMPTY_DROPPED)
     if not summary["counts"]["dropped"]:
         listed.append(store.write_table(EMPTY_DROPPED, empty).to_dict())
@@ -108,6 +110,19 @@ def finish(
     listed.append(store.write(REPORT, draw(store, summary).encode()).to_dict())
     listed.sort(key=lambda file: str(file["name"]))
     return write_manifest(store, {**summary, "files": listed}, failed, key)
+
+
+def column_notes(captured: CaptureTotals, emitted: Emitted) -> list[str]:
+    """What the output does not hold as the input had it, and what `datasets` does not read as the output holds it."""
+    schema = captured.seen_schema()
+    return [
+        *(digit_notes(schema) if schema is not None else ()),
+        *(
+            f"column {name}: {count:,} of its JSON texts hold numbers that datasets.load_dataset misreads (beyond 64 "
+            "bits, NaN, or tiny); the texts are right, json.loads reads them"
+            for name, count in sorted(emitted.misread.items())
+        ),
+    ]
 
 
 def draw(store: Store, summary: Mapping[str, Any]) -> str:
@@ -143,7 +158,7 @@ def _with_text(store: Store, sample: Mapping[str, Any]) -> dict[str, Any]:
     dialect = Dialect.from_dict(sample["dialect"])
     table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", [column for _, column in dialect.columns])
     try:
-        messages = normalise(table.slice(before, 1).to_pylist()[0], dialect)
+        messages = normalise(to_rows(table.slice(before, 1))[0], dialect)
     except RowProblem as problem:
         messages = [{"role": "note", "content": f"(the text cannot be shown: {problem.code})"}]
     return {**sample, "messages": messages}
@@ -230,6 +245,7 @@ def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals 
                 {
                     "path": item.file.name,
                     "dialect": item.dialect.describe(),
+                    "columns": item.dialect.to_dict(),
                     "rows": item.rows,
                     "bytes": item.file.bytes,
                     "format": item.file.format + (f" ({item.file.compression})" if item.file.compression else ""),

@@ -2,7 +2,7 @@
 
 A `Decided` says what becomes of each row, by a score of the sample or by masked tokens; everything is written here. The
 original rows are read again from the input and compared with those that were captured. So captures hold no text, and
-kept/ has the columns, types and metadata of the input to the byte.
+kept/ has the columns, types and metadata of the input to the byte; of JSON rows, the values.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tamis.operators.conversation.schema import misread_columns
 from tamis.pipeline.cluster.tasks import stream
 from tamis.pipeline.inputs.originals import originals, quarantine_table
 from tamis.pipeline.inputs.sample_ids import sample_ids
@@ -113,6 +114,7 @@ def write_shard(item: tuple[str, int, Any], spec: EmitSpec) -> Receipt:
             "dropped": int(decided.dropped.sum()),
             "quarantined": int((~valid).sum()),
         },
+        "misread": misread_columns(rows),
         **decided.facts,
         "files": [written.to_receipt() for written in files],
     }
@@ -123,7 +125,9 @@ def empty_dropped(schema: pa.Schema, *, with_quantile: bool) -> pa.Table:
     """What dropped/ holds when nothing was dropped: its columns and no row."""
     quantile = {"quantile": pa.float64()} if with_quantile else {}
     kinds = {"method": pa.string(), "score": pa.float32(), **quantile, "reason": pa.string()}
-    return _beside(schema.empty_table(), {name: pa.array([], kind) for name, kind in kinds.items()})
+    # Not schema.empty_table(), which fails for lists of JSON.
+    nothing = pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+    return _beside(nothing, {name: pa.array([], kind) for name, kind in kinds.items()})
 
 
 def _beside(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:

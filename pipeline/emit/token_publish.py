@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.capture.totals import CaptureTotals
-from tamis.pipeline.emit.publish import counted, finish, run_facts
+from tamis.pipeline.emit.publish import column_notes, counted, finish, run_facts
 from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.emit.totals import TokenTotals
 from tamis.pipeline.errors import InternalError
@@ -73,7 +73,7 @@ def publish_tokens(
             raise InternalError(f"{tokens[name]:,} {name} tokens were written, {wanted:,} expected; please report this")
     counts["truncated"] = captured.truncated
     files = [*emitted.files, *round_files, *(file for item in prepared for file in item.files)]
-    notes = [*warning(failed), *notes]
+    notes = [*warning(failed), *notes, *column_notes(captured, emitted)]
     summary = _summary(plan, prepared, selection, statistics, rounds, captured, emitted, timings, counts, tokens, notes)
     artifact = {
         "method": plan.job.method[0],

@@ -1,8 +1,9 @@
 """Which tokens fall: risk + cut -> what becomes of each row of a shard, and what a trainer reads of it.
 
-kept/ has the original columns and the columns that a trainer reads: input_ids, labels with -100 on prompt and discarded
-tokens, and the risk of every response token. The token that ends an answer's turn keeps its label, because a model
-should learn to stop. A sample whose response tokens are all discarded goes to dropped/.
+kept/ has the original columns and the columns that a trainer reads: input_ids, attention_mask (1 everywhere: trainers
+know a tokenised corpus by it), labels with -100 on prompt and discarded tokens, and the risk of every response token.
+The token that ends an answer's turn keeps its label, because a model should learn to stop. A sample whose response
+tokens are all discarded goes to dropped/.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def _with_training_columns(
     labels[ends] = read.input_ids.values[ends]
     columns = {
         "input_ids": _lists(pa.array(read.input_ids.values, pa.int32()), offsets),
+        "attention_mask": _lists(pa.array(np.ones(len(labels), dtype=np.int8)), offsets),
         "labels": _lists(pa.array(labels, pa.int64()), offsets),
         "token_risk": _lists(pa.array(risk, pa.float32(), mask=~scored), offsets),
     }

@@ -20,16 +20,19 @@ Pick = tuple[float, int, int, int]
 
 @dataclass
 class Emitted:
-    """Of every emitted shard. counts: rows kept, dropped and quarantined. failed: shards that were set aside."""
+    """Of every emitted shard. counts: rows kept, dropped and quarantined. misread: by column, JSON texts with numbers
+    that `datasets` does not read as they are. failed: shards that were set aside."""
 
     rows: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    misread: Counter[str] = field(default_factory=Counter)
     files: list[dict[str, Any]] = field(default_factory=list)
     failed: list[SetAside] = field(default_factory=list)
 
     def add(self, receipt: Receipt) -> None:
         self.rows += receipt["rows"]
         self.counts.update(receipt["counts"])
+        self.misread.update(receipt["misread"])
         self.files.extend(receipt["files"])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from tamis.operators.conversation.messages import Dialect
-from tamis.operators.conversation.schema import settle, to_table
+from tamis.operators.conversation.schema import JSON, as_json, is_json, settle, to_table
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import TEXT_FORMATS
@@ -57,7 +57,8 @@ def changed(shard: Shard) -> InputError:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`table` with exactly the columns of `schema`; missing columns are null. InputError if a type differs."""
+    """`table` with exactly the columns of `schema`; missing columns are null. InputError if a type differs, and the
+    column cannot be written as JSON where `schema` says so."""
     columns = []
     for field in schema:
         if field.name not in table.schema.names:
@@ -65,20 +66,34 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
             continue
         column = table.column(field.name)
         try:
-            columns.append(column if column.type == field.type else column.cast(field.type))
-        except pa.ArrowException:
+            columns.append(_as(column, field.type))
+        except (pa.ArrowException, TypeError):
             raise InputError(f"column {field.name} is {column.type} in one file and {field.type} in another") from None
     return pa.Table.from_arrays(columns, schema=schema)
 
 
+def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    return as_json(column) if kind == JSON else column.cast(kind)
+
+
 def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
-    """The schema of kept/: of the typed files (Parquet, Arrow, CSV), of all JSON rows together, or of both."""
+    """The schema of kept/: of the typed files (Parquet, Arrow, CSV), of all JSON rows together, or of both.
+
+    Where JSON rows have no type for a column, typed files beside them are written as JSON, too."""
     if typed is None:
         return settle(seen if seen is not None else pa.schema([]))
     if seen is None:
         return typed
+    seen = settle(seen)
+    untyped = {field.name for field in seen if is_json(field.type) and typed.get_field_index(field.name) >= 0}
+    typed, seen = (
+        pa.schema([f.with_type(JSON) if f.name in untyped else f for f in schema], metadata=schema.metadata)
+        for schema in (typed, seen)
+    )
     try:
-        unified = pa.unify_schemas([typed, settle(seen)])
+        unified = pa.unify_schemas([typed, seen])
         # JSON rows may lack any of the columns.
         return pa.schema([field.with_nullable(True) for field in unified], metadata=typed.metadata)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -21,7 +21,7 @@ from tamis.pipeline.planning.prompts import Prompts
 from tamis.pipeline.storage.addresses import open_filesystem
 from tamis.pipeline.storage.ranged import read_whole
 
-FINGERPRINT_FORMAT, SEARCH_FORMAT, FISHER_FORMAT = 3, 2, 3
+FINGERPRINT_FORMAT, SEARCH_FORMAT, FISHER_FORMAT = 4, 2, 3
 """Format numbers for a run, the layer search and the Fisher ratios. Raise one when the same settings give other
 numbers than before."""
 

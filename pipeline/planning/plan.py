@@ -16,6 +16,7 @@ import pyarrow as pa
 from fsspec.utils import glob_translate
 
 from tamis.operators.conversation.messages import Dialect, normalise
+from tamis.operators.conversation.schema import digit_notes, infer_rows
 from tamis.operators.methods import Larf, Method
 from tamis.operators.model.info import ModelInfo
 from tamis.operators.problems import RowProblem
@@ -49,7 +50,7 @@ _WRITES = (
 )
 """Examples of every kind of file that a run writes into its output folder."""
 
-TRAINING_COLUMNS = ("input_ids", "labels", "token_risk")
+TRAINING_COLUMNS = ("input_ids", "attention_mask", "labels", "token_risk")
 """The columns that a method that masks tokens adds to kept/."""
 
 
@@ -207,6 +208,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     if problems:
         raise InputError(f"the conversations of {len(problems)} file(s) are not understood:", problems)
     schema = _typed_schema(files)
+    untyped = [scanned for scanned in files if scanned.schema is None]
     estimate = _estimate(head, model.tokenizer, max_tokens)
     if job.masks_tokens:
         seen = [key for scanned in files for row in scanned.head for key in row]
@@ -219,6 +221,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     if not model.tokenizer.has_template:
         notes.append(NO_TEMPLATE)
     notes.extend(short_timeout(job))
+    notes.extend(digit_notes(infer_rows(row for scanned in untyped[:_SAMPLED_FILES] for row in scanned.head)))
     fatal = _foresee_failure(job, estimate)
     notes.extend(fatal)
     if estimate.bad and not fatal:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from tamis.operators.conversation.schema import conflicts
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.statistics.lengths import length_deciles
 from tamis.operators.statistics.ranks import midranks, rank_edges, resolved_share
@@ -66,7 +65,7 @@ def curate_samples(
         return theirs  # another driver's manifest
     timings["total"] = {"seconds": time.monotonic() - began}
     plan, captured = made.plan, made.captured
-    notes = [*plan.warnings, *_schema_notes(captured), *sorted(captured.fallbacks)[:1]]
+    notes = [*plan.warnings, *sorted(captured.fallbacks)[:1]]
     if made.resolved < RESOLVED_ENOUGH:
         share = f"{made.resolved:.0%} resolved"
         notes.append(f"the scores lie so close together that ranks and quantiles are rough ({share})")
@@ -200,12 +199,3 @@ def _emit(
     timeout = plan.job.worker_timeout
     run_emit(spec, plan.shards, selection.quotas, made, totals, timings, cpus=cluster.cpus, timeout=timeout)
     return totals
-
-
-def _schema_notes(captured: CaptureTotals) -> list[str]:
-    schema = captured.seen_schema()
-    mixed = conflicts(schema) if schema is not None else ()
-    return [
-        f"column {path} holds values of different types; in kept/ each is text (strings as they are, the rest as JSON)"
-        for path in mixed
-    ]

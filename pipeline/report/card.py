@@ -17,7 +17,7 @@ from tamis.pipeline.report import prose, text, token_prose
 from tamis.pipeline.report.run_view import COUNTS
 from tamis.pipeline.run.paths import KEPT
 
-FILES_SHOWN = 20
+FILES_SHOWN, COLUMNS_SHOWN = 20, 10
 
 _BACKSLASHED = re.compile(r"([\\*_\[\]~$])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;"}
@@ -46,6 +46,7 @@ def render_card(summary: Mapping[str, Any]) -> str:
         files=files[:FILES_SHOWN],
         files_left_out=max(0, len(files) - FILES_SHOWN),
         model=summary.get("model") or {},
+        json_columns=_some(list(summary.get("json_columns") or [])),
         warnings=list(summary.get("warnings") or []),
         created=summary.get("created") or "",
         version=summary.get("tamis_version") or "",
@@ -85,6 +86,11 @@ def front_matter(title: str) -> Markup:
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": f"{KEPT}/*.parquet"}]}],
     }
     return Markup("---\n" + text.as_yaml(known, width=10**9) + "---")
+
+
+def _some(names: list[str]) -> str:
+    left_out = len(names) - COLUMNS_SHOWN
+    return ", ".join(names[:COLUMNS_SHOWN]) + (f" and {left_out:,} more places" if left_out > 0 else "")
 
 
 def markdown(value: str) -> str:

@@ -10,8 +10,11 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class InputFile(TypedDict):
+    """dialect: for people. columns: the same as `Dialect.from_dict` reads it."""
+
     path: str
     dialect: str
+    columns: NotRequired[dict[str, Any]]
     rows: int
     bytes: int
     format: str
@@ -121,7 +124,8 @@ class Timing(TypedDict):
 
 
 class Run(TypedDict):
-    """What is said of any run. created is ISO 8601; timings maps the stages, in order, to their cost."""
+    """What is said of any run. created is ISO 8601; timings maps the stages, in order, to their cost. json_columns: the
+    places in kept/ that are JSON text of Arrow's json type."""
 
     title: str
     created: str
@@ -135,6 +139,7 @@ class Run(TypedDict):
     quarantine_codes: dict[str, QuarantineCode]
     timings: dict[str, Timing]
     warnings: list[str]
+    json_columns: NotRequired[list[str]]
 
 
 class Summary(Run):

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tamis.operators.conversation.schema import to_rows
 from tamis.pipeline.storage.seals import opened
 
 Row = dict[str, Any]
@@ -63,7 +64,7 @@ def tables(out: Path, part: str) -> list[pa.Table]:
 
 
 def rows_of(out: Path, part: str) -> list[Row]:
-    return [row for table in tables(out, part) for row in table.to_pylist()]
+    return [row for table in tables(out, part) for row in to_rows(table)]
 
 
 def check_whole(out: Path, methods: list[str], *, work_kept: bool = False) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def merged(out: Path) -> list[tuple[str, Row]]:
         rest = {}
         for part in ("kept", "dropped", "quarantine"):
             held = out / part / path.name
-            rest[part] = iter(pq.read_table(held).to_pylist() if held.exists() else [])
+            rest[part] = iter(to_rows(pq.read_table(held)) if held.exists() else [])
         for decision in pq.read_table(path).column("decision").to_pylist():
             found.append((decision, next(rest["quarantine" if decision == "quarantined" else decision])))
         assert all(next(rows, None) is None for rows in rest.values()), f"{path.name}: rows that scores/ does not know"

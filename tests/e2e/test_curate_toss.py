@@ -127,7 +127,7 @@ def test_every_row_and_every_token_is_accounted_for(run: Run, corpus: Corpus) ->
 
 def test_kept_has_the_columns_the_types_and_the_rows_of_the_input(run: Run, corpus: Corpus) -> None:
     for table in tables(run.out, "kept"):
-        assert table.schema.names[-3:] == ["input_ids", "labels", "token_risk"]
+        assert table.schema.names[-4:] == ["input_ids", "attention_mask", "labels", "token_risk"]
         assert all(table.schema.field(field.name).type == field.type for field in TYPED)
     found = merged(run.out)
     assert len(found) == len(corpus.rows)

@@ -34,7 +34,7 @@ from hostile import LINES, TEXTS, Row, chat, dumped, hundred_thousand_turns, pai
 from tiny_models import save_model
 
 from tamis.operators.conversation.messages import Dialect, normalise
-from tamis.operators.conversation.schema import infer_rows, settle, to_table
+from tamis.operators.conversation.schema import infer_rows, settle, to_rows, to_table
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.inputs.files import resolve
@@ -141,13 +141,11 @@ def packed(data: bytes, packing: str) -> bytes:
 
 
 def says_the_same(again: Any, value: Any) -> bool:
-    """Whether what the table gives back is what was read: types may have become text, and missing keys null."""
+    """Whether what the table gives back is what was read. Of a row, missing keys are null."""
     if isinstance(again, str) and not isinstance(value, str):
         return says_the_same(json.loads(again), value)
     if isinstance(value, dict):
-        return isinstance(again, dict) and all(
-            says_the_same(again.get(key), value.get(key)) for key in again.keys() | value.keys()
-        )
+        return list(again) == list(value) and all(says_the_same(again[key], value[key]) for key in value)
     if isinstance(value, list):
         return len(again) == len(value) and all(map(says_the_same, again, value))
     return bool(again == value) or (again != again and value != value)
@@ -184,8 +182,8 @@ def outcomes_of(shard: Shard, tokenizer: ChatTokenizer) -> Iterator[str]:
         assert spans[-1, 1] <= len(outcome.input_ids) <= 512
     if shard.file.format in {"json", "jsonl"} and kept:
         table = to_table(kept, settle(infer_rows(kept)))
-        for again, value in zip(table.to_pylist(), kept, strict=True):
-            assert says_the_same(again, value), shard.file.name
+        for again, value in zip(to_rows(table), kept, strict=True):
+            assert all(says_the_same(found, value.get(key)) for key, found in again.items()), shard.file.name
     yield from found
 
 

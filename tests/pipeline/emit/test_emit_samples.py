@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.operators.conversation.schema import infer_rows, unify_schemas
+from tamis.operators.conversation.schema import JSON, infer_rows, unify_schemas
 from tamis.pipeline.emit.samples import _extreme, _histogram
 from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.errors import InputError
@@ -65,7 +65,7 @@ def test_the_schema_of_json_rows_is_settled() -> None:
     seen = unify_schemas(infer_rows([{"a": 1, "b": "x", "c": {}}]), infer_rows([{"a": 2.5, "b": 3, "d": [None]}]))
     found = output_schema(None, seen)
     assert found.names == ["a", "b", "c", "d"]
-    assert found.types[:3] == [pa.float64(), pa.string(), pa.string()]
+    assert found.types[:3] == [pa.float64(), JSON, JSON]
     assert output_schema(None, None) == pa.schema([])
 
 
@@ -79,6 +79,16 @@ def test_typed_files_and_json_side_by_side() -> None:
         output_schema(typed, infer_rows([{"n": "text"}]))
 
 
+def test_typed_files_beside_json_rows_that_have_no_type() -> None:
+    typed = pa.schema([("tools", pa.list_(pa.struct([("name", pa.string())]))), ("n", pa.int64())])
+    found = output_schema(typed, infer_rows([{"tools": [{"name": "a"}, {"name": "a", "more": 1}]}]))
+    assert found.types == [JSON, pa.int64()]
+    table = conform(pa.table({"tools": [[{"name": "a"}], None], "n": [1, 2]}, schema=typed), found)
+    assert table.to_pydict() == {"tools": ['[{"name": "a"}]', None], "n": [1, 2]}
+    with pytest.raises(InputError, match="column tools is binary in one file and"):
+        conform(pa.table({"tools": [b"x"]}), found)
+
+
 def test_a_schema_survives_a_receipt() -> None:
     schema = infer_rows([{"a": 2**60 + 1, "b": {}, "é": ["x", 1]}]).with_metadata({"k": "v"})
     assert decode_schema(encode_schema(schema)).equals(schema, check_metadata=True)
@@ -86,10 +96,21 @@ def test_a_schema_survives_a_receipt() -> None:
 
 def test_an_empty_dropped_has_its_columns_beside_those_of_the_input() -> None:
     table = empty_dropped(
-        pa.schema([("text", pa.string()), ("score", pa.int64()), ("reason", pa.string())]), with_quantile=True
+        pa.schema([("text", pa.string()), ("score", pa.int64()), ("reason", pa.string()), ("tools", pa.list_(JSON))]),
+        with_quantile=True,
     )
     assert table.num_rows == 0
-    assert table.column_names == ["text", "score", "reason", "method", "tamis_score", "quantile", "tamis_reason"]
+    assert table.schema.field("tools").type == pa.list_(JSON)
+    assert table.column_names == [
+        "text",
+        "score",
+        "reason",
+        "tools",
+        "method",
+        "tamis_score",
+        "quantile",
+        "tamis_reason",
+    ]
     assert table.schema.field("score").type == pa.int64()
     assert table.schema.field("tamis_score").type == pa.float32()
 

@@ -69,13 +69,14 @@ def test_the_end_of_an_answers_turn_keeps_its_label(tmp_path: Path, shard: Shard
 def test_labels_risk_and_what_is_dropped(tmp_path: Path, shard: Shard) -> None:
     found = emitted(tmp_path, shard, TokenCut(0.3, Threshold(2.0, 2)), 2)
     kept = found["kept"]
-    assert kept.schema.names == ["prompt", "response", "input_ids", "labels", "token_risk"]
-    assert kept.schema.types[2:] == [pa.list_(pa.int32()), pa.list_(pa.int64()), pa.list_(pa.float32())]
+    assert kept.schema.names == ["prompt", "response", "input_ids", "attention_mask", "labels", "token_risk"]
+    assert kept.schema.types[2:] == [pa.list_(kind) for kind in (pa.int32(), pa.int8(), pa.int64(), pa.float32())]
     rows = kept.to_pylist()
     assert [row["prompt"] for row in rows] == ["question 0", "question 3", "question 4"]
     assert rows[0] == {
         **ROWS[0],
         "input_ids": [10, 11, 12, 13, 14],
+        "attention_mask": [1, 1, 1, 1, 1],
         "labels": [-100, -100, 12, -100, 14],
         "token_risk": [None, None, 0.5, 2.0, -1.0],
     }
@@ -118,7 +119,7 @@ def test_nothing_is_discarded_and_everything_is(tmp_path: Path, shard: Shard) ->
     found = emitted(tmp_path, shard, TokenCut(0.99, Threshold(-2.0, 1)), 1)
     assert found["receipt"]["counts"] == {"kept": 0, "dropped": 4, "quarantined": 1}
     assert found["kept"].num_rows == 0
-    assert found["kept"].schema.names[-3:] == ["input_ids", "labels", "token_risk"]
+    assert found["kept"].schema.names[-4:] == ["input_ids", "attention_mask", "labels", "token_risk"]
 
 
 def test_an_empty_dropped_has_the_columns_of_a_full_one(tmp_path: Path, shard: Shard) -> None:

@@ -228,6 +228,12 @@ def test_two_dialects_are_mentioned(plan: Planner, folder: Path) -> None:
     assert "the files hold conversations in more than one dialect" in plan().warnings
 
 
+def test_numbers_that_become_text_are_mentioned(plan: Planner, folder: Path) -> None:
+    (folder / "data/b.jsonl").write_bytes(lines_of([{**row, "id": 2**70} for row in rows_of(3)]))
+    [said] = plan().warnings
+    assert said == "column id has whole numbers of more than 64 bits; in kept/ all its numbers are text"
+
+
 @pytest.mark.parametrize("output", ["data", "data/", "data/out", "data/../data/out", "data/sub/out"])
 def test_an_output_inside_the_input_is_refused(plan: Planner, folder: Path, output: str) -> None:
     with pytest.raises(ConfigError, match="inside the input folder"):

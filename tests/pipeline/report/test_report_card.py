@@ -96,3 +96,12 @@ def test_load_dataset_on_the_output_folder_gives_kept_only(tmp_path: Path, monke
     assert list(loaded) == ["train"]
     assert loaded["train"].column_names == ["text"]
     assert list(loaded["train"]["text"]) == ["a", "b", "c"]
+
+
+def test_the_card_says_which_columns_are_json() -> None:
+    names = ["<b>a*", *(f"x[].k{number}" for number in range(20))]
+    card = render_card({"json_columns": names})
+    [line] = [line for line in card.splitlines() if "json.loads" in line]
+    assert line.startswith("Rows differ in the keys or types of &lt;b&gt;a\\*, x\\[\\].k0, ")
+    assert "k8 and 11 more places. To keep" in line
+    assert "json.loads" not in render_card({})

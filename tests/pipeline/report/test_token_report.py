@@ -217,6 +217,8 @@ def test_the_card_says_how_to_train_on_it_and_what_the_mask_is_valid_for() -> No
     for said in (
         "TOSS-Pro masked 5,900,000 of 59,000,000 response tokens (10.0 %)",
         "| `token_risk` |",
+        "| `attention_mask` |",
+        "TRL before 0.19",
         "DataCollatorForSeq2Seq",
         "SFTTrainer",
         "`tamis.operators.training.trainer`",

@@ -1,0 +1,135 @@
+"""`tamis export`: kept/ of a finished run -> a folder that a trainer reads, with the trainer's config file or script.
+
+Of a run that masked tokens: a dataset as `save_to_disk` writes it, with input_ids, attention_mask and labels and no
+other column, since trainers hand all columns to the model or fail on them. Of a run that dropped samples: the Parquet
+files as they are. Whatever is written last makes the export whole: the config file or script.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tamis.operators.conversation.dialects import Dialect
+from tamis.pipeline.commands.trainers import TRAINERS, Model, Text, for_masked, for_text
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.run.folder import facts_in
+from tamis.pipeline.run.paths import KEPT, MANIFEST
+from tamis.pipeline.storage.store import Sealed, Store
+
+COLUMNS = ["input_ids", "attention_mask", "labels"]
+DATA, DATASET = "data", "dataset"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """rows: of kept/. start: the file to start the trainer with."""
+
+    rows: int
+    start: str
+
+
+def export(store: Store, trainer: str, folder: Store) -> Exported:
+    """Write what `trainer` reads of the run in `store` to `folder`.
+
+    Raises ConfigError if there is no finished run, `folder` holds something, or the trainer cannot train on this kept/
+    as the run left it; DamagedError for a file that is not as the run wrote it.
+    """
+    if trainer not in TRAINERS:
+        raise ConfigError(f"--for {trainer}: there is {', '.join(TRAINERS)}")
+    if not store.exists(MANIFEST):
+        raise ConfigError(f"{store.path()}: no finished run here (there is no {MANIFEST}); see `tamis status`")
+    manifest = facts_in(store, MANIFEST)
+    if not folder.is_local:
+        raise ConfigError(f"--output: {folder.path()} is no folder of this machine, where trainers read")
+    if f"{folder.path()}/".startswith(f"{store.path()}/"):
+        raise ConfigError(f"--output: {folder.path()} lies in the output of the run; choose a folder beside it")
+    if folder.list(""):
+        raise ConfigError(f"--output: {folder.path()} holds something already; choose another folder")
+    spec = manifest["job"]["model"]
+    name = os.path.abspath(spec["name"]) if os.path.isdir(spec["name"]) else spec["name"]
+    model = Model(name, spec["revision"], spec["trust_remote_code"])
+    kept = sorted((f["name"], f["sha256"]) for f in manifest["files"] if f["name"].startswith(f"{KEPT}/"))
+    if not manifest["counts"]["kept"]:
+        raise ConfigError(f"{store.path(KEPT)} has no rows; there is nothing to train on")
+    files = [Sealed(name, sha256) for name, sha256 in kept]
+    if manifest.get("kind") == "tokens":
+        return _masked(store, trainer, folder, files, model)
+    return _text(store, trainer, folder, files, model, manifest)
+
+
+def _masked(store: Store, trainer: str, folder: Store, files: list[Sealed], model: Model) -> Exported:
+    # LLaMA-Factory before 0.9 looks for the split.
+    inner = f"{DATASET}/train" if trainer == "llama-factory" else DATASET
+    rows = longest = 0
+    names: list[str] = []
+    for table in _tables(store, files):
+        names.append(f"data-{len(names):05d}.arrow")
+        folder.write(f"{inner}/{names[-1]}", _stream(table))
+        rows += table.num_rows
+        longest = max(longest, pc.max(pc.list_value_length(table.column("input_ids"))).as_py())
+    # Without features, every version of `datasets` takes the types of the files.
+    folder.write_json(f"{inner}/dataset_info.json", {"features": None})
+    fingerprint = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()[:16]
+    state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": fingerprint}
+    folder.write_json(f"{inner}/state.json", {**state, **_STATE})
+    if inner != DATASET:
+        folder.write_json(f"{DATASET}/dataset_dict.json", {"splits": ["train"]})
+    name, text = for_masked(trainer, folder.path(DATASET), model, longest)
+    folder.write(name, text.encode())
+    return Exported(rows, name)
+
+
+_STATE: dict[str, Any] = {
+    "_format_columns": None,
+    "_format_kwargs": {},
+    "_format_type": None,
+    "_output_all_columns": False,
+    "_split": None,
+}
+
+
+def _tables(store: Store, files: list[Sealed]) -> Iterator[pa.Table]:
+    """The training columns of every file that has rows."""
+    for file in files:
+        table = store.read_table(file, COLUMNS)
+        if table.column_names != COLUMNS:
+            raise ConfigError(f"{store.path(file.name)} has no attention_mask; make the mask anew with this tamis")
+        if table.num_rows:
+            yield table.replace_schema_metadata(None)
+
+
+def _stream(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _text(
+    store: Store, trainer: str, folder: Store, files: list[Sealed], model: Model, manifest: Mapping[str, Any]
+) -> Exported:
+    layouts = {json.dumps(file["columns"]) for file in manifest["input"]["files"]}
+    if len(layouts) != 1:
+        raise ConfigError(f"--for {trainer}: the files of the input hold conversations in {len(layouts)} layouts; "
+                          "curate and export them apart")  # fmt: skip
+    read = Dialect.from_dict(json.loads(layouts.pop()))
+    # A layout of JSON rows names columns that some row might have had.
+    there = pq.read_schema(io.BytesIO(store.read(files[0]))).names
+    dialect = replace(read, columns=tuple((part, column) for part, column in read.columns if column in there))
+    text = Text(folder.path(), dialect, there, manifest.get("json_columns", []))
+    configs = for_text(trainer, text, model)
+    for file in files:
+        folder.write(f"{DATA}/{file.name.removeprefix(f'{KEPT}/')}", store.read(file))
+    for name, content in configs.items():
+        folder.write(name, content.encode())
+    return Exported(manifest["counts"]["kept"], list(configs)[-1])
