@@ -55,8 +55,11 @@ _OWN: dict[str, dict[str, Any]] = {
     "Qwen4ExpTextConfig": {"ple_embed_dim": 128},
     "ReformerConfig": {"is_decoder": True, "axial_pos_embds": False},
     "RoCBertConfig": {"pronunciation_vocab_size": 9, "shape_vocab_size": 9},
-    "ZambaConfig": {"layers_block_type": ["hybrid", "linear_attention", "hybrid"]},
-    "Zamba2Config": {"layer_types": ["hybrid", "linear_attention", "hybrid"]},
+    "ZambaConfig": {
+        "layers_block_type": ["hybrid", "linear_attention", "hybrid"],
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+    },
     "ZayaConfig": {"num_experts_per_tok": 1},
 }
 

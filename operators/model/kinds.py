@@ -80,6 +80,6 @@ def read_quantised(config: Any) -> None:
         config.quantization_config = {**settings, "dequantize": True}
         return
     raise ValueError(
-        f"this {config.model_type} checkpoint is quantised ({method:.40}), and tamis computes with whole numbers of the "
-        f"model's own precision; give the checkpoint that it was made from ({', '.join(_DEQUANTISED)} are read as they are)"
+        f"this {config.model_type} checkpoint is quantised ({method:.40}), which tamis does not read; give the unquantised "
+        f"one that it was made from ({' and '.join(_DEQUANTISED)} checkpoints are read, in full precision)"
     )

@@ -30,6 +30,8 @@ from tamis.operators.model.spreading import place
 SAFE_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
+_OTHER_DTYPES = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "U8": torch.uint8, "I8": torch.int8}
+
 # buffers that older checkpoints contain and that models now compute themselves
 _OLD_BUFFERS = re.compile(r"(\b(attn|attention)\.(masked_)?bias|\binv_freq|\bposition_ids)$")
 
@@ -128,6 +130,13 @@ def _shape(weight: Any) -> Sequence[int]:
     return tuple(weight.shape if isinstance(weight, torch.Tensor) else weight.get_shape())
 
 
+def _dtype(weight: Any) -> torch.dtype:
+    """float32 but for quantised weights, which are converted by what they are."""
+    if isinstance(weight, torch.Tensor):
+        return weight.dtype
+    return _OTHER_DTYPES.get(weight.get_dtype(), torch.float32)
+
+
 def require_sizes(cut: Cut, weights: Mapping[str, Any]) -> None:
     """ValueError if the config describes a model more than twice as large as its weights: otherwise the missing
     weights would be allocated before they are found to be missing.
@@ -146,10 +155,9 @@ def check_cut(cut: Cut, files: list[str]) -> int:
     with open_weights(files, cut) as weights:
         require_sizes(cut, weights)
         count = parameters_in(weights)
-        if getattr(cut.config, "quantization_config", None) is None:
-            # transformers goes through the same steps, with tensors that have a shape and no content
-            empty = {name: torch.empty(_shape(weight), device="meta") for name, weight in weights.items()}
-            _filled(cut, empty, torch.float32, device_map={"": "meta"})
+        # transformers goes through the same steps, with tensors that have a shape and no content
+        empty = {name: torch.empty(_shape(item), dtype=_dtype(item), device="meta") for name, item in weights.items()}
+        _filled(cut, empty, torch.float32, device_map={"": "meta"})
     return count
 
 

@@ -123,7 +123,7 @@ def test_every_causal_architecture(tmp_path: Path, capsys: pytest.CaptureFixture
     for number, kind in enumerate(causal_configs()):
         try:
             config = small_config(kind)
-            random_model(config)
+            states(random_model(config), BLOCKS)
         except Exception as error:  # the numbers of small_configs.py do not fit it, or it needs a library
             found["not built"].append(f"{kind.__name__}: {' '.join(str(error).split()):.150}")
             continue
