@@ -35,7 +35,8 @@ def trial_row(vocabulary: int, longest: int | None) -> tuple[npt.NDArray[np.int6
     """Token ids (T,), T at most TOKENS, and the range of an answer in them: every position that can be asked for is
     another token."""
     tokens = TOKENS if longest is None else min(TOKENS, longest)
-    return np.arange(1, tokens + 1) % vocabulary, (tokens // 2, max(tokens - 1, 1))
+    start = tokens // 2
+    return np.arange(1, tokens + 1) % vocabulary, (start, max(start + 1, tokens - 1))
 
 
 def states_of_whole(cut: Cut, model: nn.Module, ids: npt.NDArray[np.int64], blocks: Iterable[int]) -> States:

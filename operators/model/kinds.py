@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import transformers
@@ -12,6 +14,10 @@ from tamis.operators.model.names import TextHalf
 
 _DEQUANTISED = ("fp8", "mxfp4")
 """Quantised checkpoints whose weights transformers gives back in full precision, with torch alone, on any device."""
+
+_SCALES = re.compile(r"_scale(_inv)?$")
+_OTHER_BLOCKS = (1, 32)
+"""Blocks of experts in four bits that stand beside fp8 matrices."""
 
 
 def refuse_adapter(path: str | os.PathLike[str]) -> None:
@@ -83,3 +89,25 @@ def read_quantised(config: Any) -> None:
         f"this {config.model_type} checkpoint is quantised ({method:.40}), which tamis does not read; give the unquantised "
         f"one that it was made from ({' and '.join(_DEQUANTISED)} checkpoints are read, in full precision)"
     )
+
+
+def require_exact_scales(config: Any, shapes: Mapping[str, Sequence[int]]) -> None:
+    """ValueError for fp8 weights that transformers would give back wrong: it takes a matrix to be divided evenly by its
+    scales, and one whose size is no multiple of the blocks is not.
+
+    shapes: of the checkpoint's tensors, by name.
+    """
+    settings = getattr(config, "quantization_config", None)
+    if not isinstance(settings, dict):
+        return
+    block = settings.get("weight_block_size") or ()
+    for name, scales in shapes.items():
+        weight = shapes.get(_SCALES.sub("", name)) if _SCALES.search(name) else None
+        if weight is None or len(scales) < 2 or len(block) != 2:
+            continue
+        for size, parts, wanted in zip(weight[-2:], scales[-2:], block, strict=True):
+            if parts > 1 and size != parts * wanted and size // parts not in _OTHER_BLOCKS:
+                raise ValueError(
+                    f"the quantised {name.removesuffix('_inv')} has {parts} blocks of {wanted} for {size} rows or columns, "
+                    f"which transformers {transformers.__version__} does not read right; give the unquantised checkpoint"
+                )

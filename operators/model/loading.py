@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from tamis.operators.model.allocator import keep_freed_memory
 from tamis.operators.model.architecture import Cut, first_line, not_causal, require_folder
+from tamis.operators.model.kinds import require_exact_scales
 from tamis.operators.model.spreading import place
 
 SAFE_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -180,6 +181,7 @@ def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.de
 
 def _filled(cut: Cut, weights: dict[str, Any], dtype: torch.dtype, **options: Any) -> nn.Module:
     """The model of `cut` with these weights; ValueError if they are not exactly those that it has."""
+    require_exact_scales(cut.config, {name: _shape(item) for name, item in weights.items()})
     with _quiet_transformers():
         try:
             model, report = cut.model_class.from_pretrained(

@@ -47,14 +47,6 @@ NO_CHARSMAP = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
 
 TOKENIZERS: dict[str, dict[str, Any]] = {
     "panics": {"normalizer": NO_CHARSMAP},
-    "a template without its tokens": {
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [],
-            "special_tokens": {},
-        }
-    },
     "no word for what it does not know": {
         "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "none"},
         "pre_tokenizer": None,
