@@ -27,7 +27,10 @@ _SIZES = (
     (r"num_experts|num_local_experts|n_routed_experts|moe_num_experts|zero_expert_num", 4),
     (r"num_experts_per_tok(en)?|moe_topk|moe_k", 2),
     (r"n_group|topk_group|num_expert_group|n_groups|mamba_n_?groups|o_groups|split_ngram_parts", 1),
-    (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|model_max_length|context_length|max_target_positions", 128),
+    (
+        r"max_position_embeddings|n_positions|n_ctx|max_seq_len|model_max_length|context_length|max_target_positions",
+        128,
+    ),
     (r"kv_lora_rank|[qo]_lora_rank|mamba_dt_rank|time_step_rank|laurel_rank|gated_norm_rank|adapter_rank", 8),
     (r"hc_lowrank|d_rel|mamba_d_state|state_size|ssm_state_size|make_ngram_vocab_size_divisible_by", 8),
     (r"mamba_d_head|mamba_head_?dim|chunk_size|mamba_chunk_size|block_size|hidden_size_per_layer_input", 16),

@@ -100,7 +100,9 @@ class Pool:
         def pool_output(module: nn.Module, args: Any, output: Any) -> None:
             states = state_of(output)
             if states.ndim != 3:
-                raise ValueError(f"block {block} gives {tuple(states.shape)}, not one state a token (rows, tokens, width)")
+                raise ValueError(
+                    f"block {block} gives {tuple(states.shape)}, not one state a token (rows, tokens, width)"
+                )
             flat = states.reshape(-1, states.shape[-1])
             for request in requests:
                 self._pooled[request] = pool(flat, request.position, self._spots_on(flat.device))

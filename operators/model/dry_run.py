@@ -57,7 +57,9 @@ def observe(model: nn.Module, blocks: str, norms: Sequence[str]) -> Observed:
             hooks.append(others[0].register_forward_pre_hook(_stopping(shapes), with_kwargs=True))
         else:
             stop = _stopping(shapes)
-            hooks.append(first.register_forward_hook(lambda module, args, output: stop(module, (state_of(output),), {})))
+            hooks.append(
+                first.register_forward_hook(lambda module, args, output: stop(module, (state_of(output),), {}))
+            )
         _tried(trial)
     if not shapes:
         return Observed((), None)

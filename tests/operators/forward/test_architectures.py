@@ -59,7 +59,9 @@ def states(model: Any, count: int) -> list[np.ndarray]:
 
 def pooled(state: np.ndarray, position: str) -> np.ndarray:
     start, stop = ANSWER
-    return {"last_token": state[-1], "last_prompt_token": state[start - 1]}.get(position, state[start:stop].mean(axis=0))
+    return {"last_token": state[-1], "last_prompt_token": state[start - 1]}.get(
+        position, state[start:stop].mean(axis=0)
+    )
 
 
 def compare(config: Any, folder: Path) -> tuple[str, str]:

@@ -108,7 +108,9 @@ def test_a_state_of_another_place_is_refused(kind: str, dtype: str, tmp_path: Pa
 def test_several_states_a_token_are_refused_by_the_plan(first: str, shape: str, tmp_path: Path) -> None:
     """Before any weight is read: what the blocks compute does not matter, only what they hand on."""
     folder = own_model(tmp_path, first=first)
-    code = (folder / "own.py").read_text().replace("new = super().forward(hidden_states, **kwargs)", "new = hidden_states")
+    code = (
+        (folder / "own.py").read_text().replace("new = super().forward(hidden_states, **kwargs)", "new = hidden_states")
+    )
     (folder / "own.py").write_text(code.replace("self.norm(state)", "state"))
     for attempt in (check_model, Representer.load):
         with pytest.raises(ValueError, match="not one state of width 32 a token") as refusal:
