@@ -68,8 +68,8 @@ _OWN: dict[str, dict[str, Any]] = {
 
 
 def small_config(kind: type[PreTrainedConfig], **changes: Any) -> PreTrainedConfig:
-    """A config of this kind with some thousand parameters. Raises whatever transformers raises where the numbers of this
-    file do not fit together for it.
+    """A config of this kind with some thousand parameters. Raises whatever transformers raises where the numbers of
+    this file do not fit together for it.
     """
     usual = kind().to_dict()
     numbers = _small(usual)

@@ -4,8 +4,8 @@ The truncated model has lost its upper blocks and its final norm, and a hook rea
 residual stream which the whole model passes on is true of most architectures, and of none by law: a block may return a
 tuple in another order or several streams, a norm may stand after the blocks and be used before them, blocks may run in
 a loop. So one short row goes through both. The whole model is transformers' own, untouched: its class, all its blocks,
-its final norm, with the very weights that the worker has loaded. Its upper blocks have none and are never run: the state
-is taken at the door of the block that follows (or of the final norm, after the last block), and there the pass ends.
+its final norm, with the very weights that the worker has loaded. Its upper blocks have none and are never run: the
+state is taken at the door of the block that follows (or of the final norm, after the last block), where the pass ends.
 
 The price, once a worker: three passes of at most seven tokens through the blocks that are needed anyway. That is
 milliseconds for a small model; an 8B model's weights are read three times more, tens of milliseconds on a GPU and some
@@ -91,10 +91,11 @@ def require_right_place(
         difference = (torch.from_numpy(pooled[0]) - expected).norm()
         # written so that NaN is refused
         if not difference <= expected.norm() * torch.finfo(dtype).eps ** 0.5:
+            share = float(difference / expected.norm())
             raise ValueError(
                 f"what can be read after block {request.block} of {config.model_type} is not the state that the whole "
-                f"model has there (at {request.position} they differ by {float(difference / expected.norm()):.1g} of its "
-                "length); its vectors would be wrong, take a model of another architecture"
+                f"model has there (at {request.position} they differ by {share:.1g} of its length); its vectors would "
+                "be wrong, take a model of another architecture"
             )
 
 

@@ -125,8 +125,9 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
             )
         if not trust_remote_code:
             raise ValueError(
-                f"config.json of {path} names code of its own to run (auto_map: {', '.join(names_code)}), and transformers "
-                f"{transformers.__version__} has no model_type={model_type!r}; set trust_remote_code if you trust the code"
+                f"config.json of {path} names code of its own to run (auto_map: {', '.join(names_code)}), and "
+                f"transformers {transformers.__version__} has no model_type={model_type!r}; set trust_remote_code if "
+                "you trust the code"
             )
     own_code = names_code if trust_remote_code else []
     try:
@@ -173,8 +174,8 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
     """Plans the model of `config` without its blocks `keep` and above, its final norm and its LM head. A norm that the
     model uses before its blocks, too, or without which it fails, stays.
 
-    Raises ValueError if the model cannot be built, its list of blocks cannot be identified, its blocks pass on something
-    else than one state a token, or its attention is not causal.
+    Raises ValueError if the model cannot be built, its list of blocks cannot be identified, its blocks pass on
+    something else than one state a token, or its attention is not causal.
     """
     model, blocks = _without_weights(transformers.AutoModel, config, trust_remote_code)
     parent = blocks.rpartition(".")[0]
@@ -311,8 +312,8 @@ def require_folder(path: str | os.PathLike[str]) -> bool:
 def several_states(config: Any, shape: tuple[int, ...], tokens: int) -> ValueError:
     return ValueError(
         f"the blocks of {config.model_type} pass on {shape} for a row of {tokens} tokens, not one state of width "
-        f"{config.hidden_size} a token (several residual streams, for example), and which of them would describe a sample "
-        "is not known; take a model of another architecture"
+        f"{config.hidden_size} a token (several residual streams, for example), and which of them would describe a "
+        "sample is not known; take a model of another architecture"
     )
 
 

@@ -28,8 +28,8 @@ class Reached(Exception):
 
 @dataclass(frozen=True)
 class Observed:
-    """norms: the names of the norms after the blocks that must stay. shape: of what the first block passes on to the next,
-    for one row of TOKENS tokens; None if that could not be seen."""
+    """norms: the names of the norms after the blocks that must stay. shape: of what the first block passes on to the
+    next, for one row of TOKENS tokens; None if that could not be seen."""
 
     norms: tuple[str, ...]
     shape: tuple[int, ...] | None

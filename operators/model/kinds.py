@@ -55,8 +55,8 @@ def language_model(config: Any, *, own_code: bool) -> Any:
         return config
     if own_code or type(text) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
-            f"{kind} is a multi-modal model, and its text half ({text.model_type}) is none that transformers can run by "
-            "itself; give a text-only checkpoint of it"
+            f"{kind} is a multi-modal model, and its text half ({text.model_type}) is none that transformers can run "
+            "by itself; give a text-only checkpoint of it"
         )
     text._tamis_outer = config
     text.architectures = [transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(text)].__name__]
@@ -75,8 +75,8 @@ def text_half(config: Any) -> TextHalf | None:
 
 
 def read_quantised(config: Any) -> None:
-    """Has a quantised checkpoint read in full precision, where that needs nothing but transformers and torch. ValueError,
-    with what to do, where it does."""
+    """Has a quantised checkpoint read in full precision, where that needs nothing but transformers and torch.
+    ValueError, with what to do, where it does."""
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return
@@ -86,8 +86,8 @@ def read_quantised(config: Any) -> None:
         config.quantization_config = {**settings, "dequantize": True}
         return
     raise ValueError(
-        f"this {config.model_type} checkpoint is quantised ({method:.40}), which tamis does not read; give the unquantised "
-        f"one that it was made from ({' and '.join(_DEQUANTISED)} checkpoints are read, in full precision)"
+        f"this {config.model_type} checkpoint is quantised ({method:.40}), which tamis does not read; give the "
+        f"unquantised one that it was made from ({' and '.join(_DEQUANTISED)} checkpoints are read, in full precision)"
     )
 
 
@@ -108,6 +108,7 @@ def require_exact_scales(config: Any, shapes: Mapping[str, Sequence[int]]) -> No
         for size, parts, wanted in zip(weight[-2:], scales[-2:], block, strict=True):
             if parts > 1 and size != parts * wanted and size // parts not in _OTHER_BLOCKS:
                 raise ValueError(
-                    f"the quantised {name.removesuffix('_inv')} has {parts} blocks of {wanted} for {size} rows or columns, "
-                    f"which transformers {transformers.__version__} does not read right; give the unquantised checkpoint"
+                    f"the quantised {name.removesuffix('_inv')} has {parts} blocks of {wanted} for {size} rows or "
+                    f"columns, which transformers {transformers.__version__} does not read right; give the unquantised "
+                    "checkpoint"
                 )

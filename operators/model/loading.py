@@ -93,8 +93,8 @@ def _needed_shards(path: str | os.PathLike[str], table: str, index: str, cut: Cu
 
 @contextmanager
 def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
-    """The tensors of `cut`, by the names under which transformers takes them, not yet read: slices of safetensors files,
-    or memory-mapped from pickled files. ValueError if two tensors have one name."""
+    """The tensors of `cut`, by the names under which transformers takes them, not yet read: slices of safetensors
+    files, or memory-mapped from pickled files. ValueError if two tensors have one name."""
     with ExitStack() as stack:
         weights: dict[str, Any] = {}
         sources: dict[str, str] = {}

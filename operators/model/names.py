@@ -2,8 +2,8 @@
 
 Three things stand between the name in a file and the name in a model. Wrappers (torch.compile, DDP, FSDP) put their own
 parts into it, which transformers would not recognise. transformers itself renames while it loads: Nemotron-H's
-`backbone.` becomes `model.`, experts that are stored one by one are stacked. And in a multimodal checkpoint the language
-model is one half, under a prefix.
+`backbone.` becomes `model.`, experts that are stored one by one are stacked. And in a multimodal checkpoint the
+language model is one half, under a prefix.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class TextHalf:
     """The language model in a multimodal checkpoint: which of its tensors it is, and what they are named in it."""
 
     def __init__(self, outer: Any, text: Any) -> None:
-        """outer: the config of the checkpoint. text: the config of its language model. ValueError if transformers cannot
-        build the whole, or if there is no such half."""
+        """outer: the config of the checkpoint. text: the config of its language model. ValueError if transformers
+        cannot build the whole, or if there is no such half."""
         whole = _build(outer)
         self._renaming = Renaming(whole)
         paths = [name for name, module in whole.named_modules() if getattr(module, "config", None) is text and name]

@@ -144,8 +144,8 @@ def vocabulary_note(tokenizer: ChatTokenizer, info: ModelInfo) -> str | None:
         return None
     first = tokenizer.spelling(info.vocabulary)
     return (
-        f"the tokenizer has {beyond} token(s) without an embedding (from id {info.vocabulary}, {first!r}); rows that hold "
-        "one are quarantined (bad_token_id)"
+        f"the tokenizer has {beyond} token(s) without an embedding (from id {info.vocabulary}, {first!r}); rows that "
+        "hold one are quarantined (bad_token_id)"
     )
 
 
