@@ -26,7 +26,7 @@ from tamis.pipeline.cluster.pools import Pool, at_most
 from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.cluster.watchdog import start_watch
-from tamis.pipeline.errors import ClusterError
+from tamis.pipeline.errors import ClusterError, ConfigError
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.run.set_aside import SetAside, lines
@@ -56,13 +56,16 @@ class Forward(ModelWorker):
 
     def load(self, path: str) -> None:
         spec = self.spec
-        self.representer = self.engine().load(
-            path,
-            spec.requests,
-            **spec.model.loading,
-            attention=spec.attention,
-            compile=spec.compile,
-        )
+        try:
+            self.representer = self.engine().load(
+                path,
+                spec.requests,
+                **spec.model.loading,
+                attention=spec.attention,
+                compile=spec.compile,
+            )
+        except ValueError as error:
+            raise ConfigError(f"model {spec.model.name}: {error}") from None
         self.precision = f"{str(self.representer.dtype).removeprefix('torch.')} on {self.representer.device.type}"
 
     def run(

@@ -29,7 +29,7 @@ from tamis.pipeline.inputs.hub import DatasetPart
 from tamis.pipeline.inputs.shards import CORPUS, Scanned, Shard, make_shards
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.methods import known, settings_of
-from tamis.pipeline.models.checks import OpenedModel, check_files, open_model
+from tamis.pipeline.models.checks import OpenedModel, check_files, open_model, vocabulary_note
 from tamis.pipeline.models.fetch import ModelSource
 from tamis.pipeline.planning import plan_cache
 from tamis.pipeline.planning.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
@@ -220,6 +220,8 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
         layers = layer_plan(job, model, max_tokens, references, search=job.of("larf").layer == "auto")
     if not model.tokenizer.has_template:
         notes.append(NO_TEMPLATE)
+    if (beyond := vocabulary_note(model.tokenizer, model.info)) is not None:
+        notes.append(beyond)
     notes.extend(short_timeout(job))
     notes.extend(digit_notes(infer_rows(row for scanned in untyped[:_SAMPLED_FILES] for row in scanned.head)))
     fatal = _foresee_failure(job, estimate)

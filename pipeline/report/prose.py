@@ -49,7 +49,7 @@ _ADVICE = {
     "no_prompt_token": "Nothing stands before the answer: supply the prompt, or use the position last_token.",
     "too_long": _LENGTH,
     "too_long_for_model": "The model takes fewer tokens than max_tokens: lower max_tokens and set overlong.",
-    "bad_token_id": "Tokenizer and model do not belong together: check model.name and model.revision.",
+    "bad_token_id": "The model has no embedding for one of its tokens: take its text out, or check model.name.",
     "non_finite": "The model overflows on this row: try model.dtype float32.",
     "forward_failed": "The model fails on this row: try it alone; a row like others points to memory.",
 }
