@@ -26,7 +26,7 @@ def originals(
     if shard.file.format not in TEXT_FORMATS:
         table = read_table(shard, options)
         columns = [column for _, column in Dialect.from_dict(dict(shard.dialect)).columns]
-        _check(shard, rows_of(table.select(columns), shard.span.start_row), digest)
+        _check(shard, rows_of(table.select(columns), shard.span.start_row, strict=True), digest)
         bad = rows_of(table.filter(pa.array(~valid)), 0)
         raw = {int(place): (row.offset, row.raw_text()) for place, row in zip(others, bad, strict=True)}
         return conform(table.filter(pa.array(valid)), schema), places, raw
@@ -67,7 +67,10 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         try:
             columns.append(column if column.type == field.type else column.cast(field.type))
         except pa.ArrowException:
-            raise InputError(f"column {field.name} is {column.type} in one file and {field.type} in another") from None
+            raise InputError(
+                f"column {field.name} is {column.type} in one file and {field.type} in another, which does not hold all "
+                "of its values; cast one of them"
+            ) from None
     return pa.Table.from_arrays(columns, schema=schema)
 
 

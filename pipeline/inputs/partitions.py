@@ -47,6 +47,12 @@ def fields_of(partition: str) -> list[pa.Field]:
     return [pa.field(name, _TYPES[kind]) for name, kind, _ in json.loads(partition)] if partition else []
 
 
+def without(partition: str, names: Sequence[str]) -> str:
+    """A file's partition without some of its columns."""
+    left = [column for column in json.loads(partition) if column[0] not in names]
+    return json.dumps(left) if left else ""
+
+
 def _pairs(file: str) -> dict[str, str | None]:
     pairs: dict[str, str | None] = {}
     for part in file.split("/")[:-1]:
