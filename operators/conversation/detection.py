@@ -48,29 +48,13 @@ def detect(columns: Sequence[str], rows: Rows, complete: bool = True) -> Dialect
 
 
 def as_list(value: Any) -> Any:
-    """A list of turns in one of its other forms: JSON text (as lists in a CSV file are), a list of the JSON texts of its
-    turns, or an object of lists, one for each key of a turn. Returns anything else unchanged."""
+    """Parses a list given as a JSON string (as lists in a CSV file are); returns anything else unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _parsed(value)
-    if isinstance(value, (list, tuple)) and value and all(map(_is_object_text, value)):
-        return [_parsed(turn) for turn in value]
-    if isinstance(value, Mapping) and value and all(isinstance(column, (list, tuple)) for column in value.values()):
-        lengths = {len(column) for column in value.values()}
-        if len(lengths) == 1 and any(keys <= value.keys() for keys in ({"role", "content"}, {"from", "value"})):
-            return [dict(zip(value, turn, strict=True)) for turn in zip(*value.values(), strict=True)]
+        try:
+            return parse(value)
+        except RowProblem:
+            return value
     return value
-
-
-def _is_object_text(value: Any) -> bool:
-    return isinstance(value, str) and value.lstrip().startswith("{")
-
-
-def _parsed(text: str) -> Any:
-    """The value of a JSON text; the text itself if it is none."""
-    try:
-        return parse(text)
-    except RowProblem:
-        return text
 
 
 def _chats(columns: Sequence[str], rows: Rows, system: str | None) -> list[Dialect]:

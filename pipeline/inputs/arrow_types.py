@@ -7,19 +7,16 @@ such a column gets another type when it is read, which the plan says; else the p
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
-_FEATURES = b"huggingface"
-_DTYPES = {"double": "float64", "float": "float32", "halffloat": "float16"}
 
 
 def fitting_schema(schema: pa.Schema) -> tuple[pa.Schema, tuple[str, ...]]:
@@ -67,7 +64,7 @@ def one_schema(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, tuple[str, 
     """
     [first_name, first], *others = schemas.items()
     fields = {field.name: field for field in first}
-    seen_in = dict.fromkeys(fields, first_name)
+    seen = {field.name: f"{field.type} in {first_name}" for field in first}
     counts = Counter(list(fields))
     notes: dict[str, str] = {}
     known = {first}
@@ -80,19 +77,18 @@ def one_schema(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, tuple[str, 
         for field in schema:
             before = fields.get(field.name)
             if before is None:
-                fields[field.name], seen_in[field.name] = field, name
+                fields[field.name], seen[field.name] = field, f"{field.type} in {name}"
                 continue
             try:
                 kind = one_type(before.type, field.type)
             except TypeError:
                 raise ValueError(
-                    f"column {field.name} is {before.type} in {seen_in[field.name]} and {field.type} in {name}; "
-                    "cast one of them, or curate them apart"
+                    f"column {field.name} is {seen[field.name]} and {field.type} in {name}; cast one of them, or "
+                    "curate them apart"
                 ) from None
             if kind != before.type or kind != field.type:
                 notes[field.name] = (
-                    f"column {field.name} is {before.type} in {seen_in[field.name]} and {field.type} in {name}; it is "
-                    f"{kind} in kept/"
+                    f"column {field.name} is {seen[field.name]} and {field.type} in {name}; it is {kind} in kept/"
                 )
                 if pa.types.is_floating(kind) and any(
                     pa.types.is_integer(each) and each.bit_width == 64 for each in (before.type, field.type)
@@ -105,8 +101,8 @@ def one_schema(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, tuple[str, 
     unified = [
         field if counts[name] == len(schemas) else field.with_nullable(True) for name, field in fields.items()
     ]
-    metadata, lost = _metadata(first, unified)
-    return pa.schema(unified, metadata=metadata), (*notes.values(), *lost)
+    # The first file's features of `datasets` may fit a column no more; `datasets` then goes by the column.
+    return pa.schema(unified, metadata=first.metadata), tuple(notes.values())
 
 
 def one_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
@@ -171,6 +167,7 @@ def _fitting(kind: pa.DataType) -> pa.DataType:
 def _try_out(kind: pa.DataType, kept: pa.DataType) -> None:
     """Cast, choose, write and read one row, as a run will do. Raises what fails."""
     column = _cast(pa.chunked_array([pa.nulls(1, kind)]), kept)
+    column.validate(full=True)
     table = pa.table({"column": column}).filter(pa.array([True]))
     file = io.BytesIO()
     pq.write_table(table, file)
@@ -181,16 +178,30 @@ def _try_out(kind: pa.DataType, kept: pa.DataType) -> None:
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if column.type == kind:
         return column
-    if pa.types.is_run_end_encoded(column.type):
-        chunks = [pc.run_end_decode(chunk) for chunk in column.chunks]
-        return _cast(pa.chunked_array(chunks, column.type.value_type), kind)
-    if pa.types.is_dictionary(column.type) and pa.types.is_dictionary(kind):
-        chunks = [
-            pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.cast(kind.value_type), ordered=kind.ordered)
-            for chunk in column.chunks
-        ]
-        return pa.chunked_array(chunks, kind)
-    return column.cast(kind)
+    return pa.chunked_array([_rebuilt(chunk, kind) for chunk in column.chunks], kind)
+
+
+def _rebuilt(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The array with the type that `_fitting` gives for its own. pyarrow casts neither runs nor dictionaries of views,
+    and makes invalid arrays of list views."""
+    if array.type == kind:
+        return array
+    if pa.types.is_run_end_encoded(array.type):
+        return _rebuilt(pc.run_end_decode(array), kind)
+    if pa.types.is_dictionary(array.type):
+        words = _rebuilt(array.dictionary, kind.value_type)
+        return pa.DictionaryArray.from_arrays(array.indices, words, ordered=kind.ordered)
+    if pa.types.is_struct(kind):
+        children = [_rebuilt(array.field(place), field.type) for place, field in enumerate(kind)]
+        return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        large = pa.types.is_large_list(kind)
+        make, width = (pa.LargeListArray, pa.int64()) if large else (pa.ListArray, pa.int32())
+        inner = _rebuilt(array.flatten(), kind.value_type)
+        return make.from_arrays(pa.array(offsets, width), inner, type=kind, mask=array.is_null())
+    return array.cast(kind)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -226,25 +237,3 @@ def _one_struct(a: pa.DataType, b: pa.DataType) -> pa.DataType:
         fields[field.name] = (before or field).with_type(kind).with_nullable(True)
     theirs = {field.name for field in b}
     return pa.struct([field if name in theirs else field.with_nullable(True) for name, field in fields.items()])
-
-
-def _metadata(first: pa.Schema, fields: list[pa.Field]) -> tuple[Any, tuple[str, ...]]:
-    """The metadata of the first file, with the features of `datasets` that the columns have now; or without them, where
-    a column that is not the first file's has no simple feature."""
-    metadata = dict(first.metadata or {})
-    changed = [field for field in fields if first.get_field_index(field.name) < 0 or
-               first.field(field.name).type != field.type]  # fmt: skip
-    if _FEATURES not in metadata or not changed:
-        return first.metadata, ()
-    try:
-        tree = json.loads(metadata[_FEATURES])
-        features = tree["info"]["features"]
-        for field in changed:
-            if pa.types.is_nested(field.type) or pa.types.is_dictionary(field.type):
-                raise ValueError(field.name)
-            features[field.name] = {"dtype": _DTYPES.get(str(field.type), str(field.type)), "_type": "Value"}
-    except (ValueError, KeyError, TypeError):
-        del metadata[_FEATURES]
-        return metadata, ("the features of `datasets` that the first file bears do not fit all files, and are left out",)
-    metadata[_FEATURES] = json.dumps(tree).encode()
-    return metadata, ()

@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
@@ -53,11 +53,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files that one path of the user names. unread: files of the folder that are not read. hidden: how many with
-    hidden or underscored names. notes: what a person should know about how they were found."""
+    """The files that one path of the user names. unread: full path -> name below the folder, for each of its files that
+    is not read. hidden: how many with hidden or underscored names. notes: what a person should know about how they were
+    found."""
 
     files: list[Found]
-    unread: tuple[str, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
     hidden: int = 0
     notes: tuple[str, ...] = ()
 
@@ -91,7 +92,7 @@ def _expand_dataset(
     known = {root + url[len(address.url) :] for url in found.of_config}
     unread, hidden = _not_hidden([file for file in listed if file not in known], root)
     files_found = [Found(filesystem, file, listed.get(file)) for file in files]
-    return Listing(files_found, tuple(_below(file, root) for file in unread), hidden)
+    return Listing(files_found, {file: _below(file, root) for file in sorted(unread)}, hidden)
 
 
 def _expand_place(url: str, shown: str, format: str, options: Mapping[str, Any], part: DatasetPart) -> Listing:
@@ -128,14 +129,15 @@ def _expand_folder(
         beside = {posixpath.dirname(file) for file in saved}
         others = [file for file in below if posixpath.dirname(file) in beside and file not in saved]
         others, hidden = _not_hidden(others, full)
-        unread = [_below(file, full) for file in others if posixpath.basename(file) not in _DATASET_FILES]
-        return Listing([Found(filesystem, file, below.get(file)) for file in saved], tuple(sorted(unread)), hidden)
+        others = sorted(file for file in others if posixpath.basename(file) not in _DATASET_FILES)
+        found = [Found(filesystem, file, below.get(file)) for file in saved]
+        return Listing(found, {file: _below(file, full) for file in others}, hidden)
     meant, hidden = _not_hidden(sorted(below), full)
     data = {_below(file, full): file for file in meant if _is_data(file, format)}
-    unread = [name for file in meant if (name := _below(file, full)) not in data]
+    unread = {file: name for file in meant if (name := _below(file, full)) not in data}
     splits, notes = _splits_of(filesystem, full, shown, below, list(data), part)
     if splits is not None:
-        unread += [name for name in data if name not in splits.known]
+        unread |= {file: name for name, file in data.items() if name not in splits.known}
         data = {name: data[name] for name in splits.files}
     if not data:
         raise InputError(f"{shown}: a folder without data files ({READ_HERE})")
@@ -144,7 +146,7 @@ def _expand_folder(
         Found(filesystem, file, below[file], in_folder=True, partition=partition)
         for file, partition in zip(data.values(), partitions, strict=True)
     ]
-    return Listing(files_found, tuple(unread), hidden + hidden_folders, tuple(notes))
+    return Listing(files_found, unread, hidden + hidden_folders, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _splits_of(
     by_card = bool(by_config)
     if not by_card:
         if part.config is not None:
-            raise ConfigError(f"input.config: {shown} has no configs (a {_CARD} that lists them); leave it out")
+            raise ConfigError(f"input.config: {shown} has no config (no {_CARD} that lists any); leave it out")
         by_config = {"default": splits_by_name(data)}
     config = chosen(list(by_config), part.config, "config", shown)
     splits = by_config[config]

@@ -112,7 +112,8 @@ def find(
     if problems:
         raise InputError(f"{len(problems)} of the inputs cannot be used:", problems)
     passed = [outcome.shown for outcome in outcomes.values() if isinstance(outcome, _Passed)]
-    names = [name for _, listing in listings for name in listing.unread]
+    read = {file.path for file in found.values()}
+    names = [name for _, listing in listings for path, name in listing.unread.items() if path not in read]
     as_wanted = {} if wanted is None else asdict(wanted)
     return Inputs(
         [replace(outcome, **as_wanted) for outcome in outcomes.values() if isinstance(outcome, SourceFile)],

@@ -25,6 +25,7 @@ OBJECT = "object"
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _HEAD_ROWS = 200
+_MARKS = re.compile(rb"^(?:\xef\xbb\xbf|\s)+")
 _FIRST_KEY = re.compile(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\[\s*\{\s*"((?:[^"\\]|\\.)*)"')
 _TURN_KEYS = frozenset({"role", "content", "from", "value"})
 """Keys of a turn: a list of objects with such a key is one conversation, and no list of rows."""
@@ -48,7 +49,7 @@ def layout_of(head: bytes, whole: bool, format: str, delimiter: str = "", quotin
     refuse_wide(head)
     if format in ("csv", "tsv"):
         return _csv(head, whole, format, delimiter, quoting)
-    found = OBJECT if field else _json(head.removeprefix(codecs.BOM_UTF8).lstrip(), whole, format)
+    found = OBJECT if field else _json(_MARKS.sub(b"", head, 1), whole, format)
     return Layout("" if found == format else found)
 
 

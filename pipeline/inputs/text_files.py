@@ -7,7 +7,6 @@ stopped last time.
 
 from __future__ import annotations
 
-import codecs
 import io
 import json
 import threading
@@ -202,7 +201,7 @@ def _parse_lines(data: bytes, base: int) -> Iterator[Record]:
 def _parse_line(line: bytes, offset: int) -> Record:
     try:
         # A mark may stand before any line, where files were joined.
-        value = parse(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+        value = parse(line.decode("utf-8").lstrip("\ufeff"))
     except UnicodeDecodeError as error:
         value = RowProblem("invalid_utf8", f"byte {error.start} of the line is not UTF-8")
     except RowProblem as problem:

@@ -57,7 +57,7 @@ def all_of(outcomes: Sequence[Scanned | str]) -> list[Scanned]:
     if problems:
         raise InputError(f"{len(problems)} of the {len(outcomes)} input files cannot be read:", problems)
     found = [outcome for outcome in outcomes if isinstance(outcome, Scanned)]
-    if not any(scanned.rows for scanned in found):
+    if found and not any(scanned.rows for scanned in found):
         raise InputError("the input holds no rows:", [f"{scanned.file.name}: holds no rows" for scanned in found])
     return found
 

@@ -179,8 +179,7 @@ def test_bad_rows_are_foreseen(plan: Planner, folder: Path, bad: Any) -> None:
 
 
 def test_a_file_of_which_no_row_can_be_read(plan: Planner, folder: Path) -> None:
-    pretty = json.dumps(rows_of(3), indent=2)  # an array, in a file that says it has one row a line
-    (folder / "data/a.jsonl").write_text(pretty)
+    (folder / "data/a.jsonl").write_text("words\n" * 30)
     with pytest.raises(InputError, match=r"a\.jsonl: none of its first \d+ rows can be read \((malformed_json|not_an)"):
         plan()
 
@@ -196,9 +195,9 @@ def test_every_broken_file_is_listed(plan: Planner, folder: Path) -> None:
     (folder / "data/b.json").write_bytes(b'[{"prompt": "a"')
     (folder / "data/c.parquet").write_bytes(b"PAR1 no more")
     (folder / "data/d.csv").write_bytes(b"prompt,response\n")
-    with pytest.raises(InputError, match="3 of the 4 input files cannot be read") as caught:
+    with pytest.raises(InputError, match="2 of the 4 input files cannot be read") as caught:
         plan()
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["b.json", "c.parquet", "d.csv"]
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["b.json", "c.parquet"]
 
 
 def test_every_file_that_is_not_understood_is_listed(plan: Planner, folder: Path) -> None:
@@ -374,9 +373,8 @@ def test_a_column_that_one_file_has_not_may_be_null(plan: Planner, folder: Path)
 def test_types_that_differ_are_named(plan: Planner, folder: Path) -> None:
     row = {"prompt": "a", "response": "b"}
     typed(folder, pa.Table.from_pylist([{**row, "n": 1}]), pa.Table.from_pylist([{**row, "n": "x"}]))
-    with pytest.raises(InputError, match="do not share one schema") as caught:
+    with pytest.raises(InputError, match=r"one schema: column n is int64 in 0\.parquet and string in 1\.parquet; cast"):
         plan()
-    assert caught.value.problems == ("1.parquet: column n is string, in the first file int64",)
 
 
 @pytest.mark.parametrize(("output", "timeout", "said"), [("s3://b/out", 60, 1), ("s3://b/out", 900, 0), ("out", 60, 0)])
