@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,6 +96,15 @@ def test_an_empty_dropped_has_its_columns_beside_those_of_the_input() -> None:
     assert table.column_names == ["text", "score", "reason", "method", "tamis_score", "quantile", "tamis_reason"]
     assert table.schema.field("score").type == pa.int64()
     assert table.schema.field("tamis_score").type == pa.float32()
+
+
+def test_names_that_the_input_has_in_every_form_are_avoided(tmp_path: Path) -> None:
+    names = ["score", "tamis_score", "tamis_score_2", "tamis_method", "method", "reason"]
+    table = empty_dropped(pa.schema([(name, pa.string()) for name in names]), with_quantile=True)
+    assert table.column_names == [*names, "tamis_method_2", "tamis_score_3", "quantile", "tamis_reason"]
+    pq.write_table(table, tmp_path / "dropped.parquet")
+    assert set(datasets.load_dataset("parquet", data_files=str(tmp_path / "dropped.parquet"), split="train",
+                                     cache_dir=str(tmp_path / "cache")).column_names) == set(table.column_names)  # fmt: skip
 
 
 # --- histogram ----------------------------------------------------------------------------------------------------

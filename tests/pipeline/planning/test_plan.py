@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from plan_jobs import Planner, larf, lines_of, rows_of
+from rich.console import Console
 
 from tamis.operators.methods import METHODS, Artifact, Features, Method, Reduce, Saft
 from tamis.operators.requests import Request
+from tamis.pipeline.commands.screens import show_plan
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.job import job_file, methods
 from tamis.pipeline.job.job_file import load_job
@@ -375,6 +378,52 @@ def test_types_that_differ_are_named(plan: Planner, folder: Path) -> None:
     typed(folder, pa.Table.from_pylist([{**row, "n": 1}]), pa.Table.from_pylist([{**row, "n": "x"}]))
     with pytest.raises(InputError, match=r"one schema: column n is int64 in 0\.parquet and string in 1\.parquet; cast"):
         plan()
+
+
+def test_the_plan_says_how_the_input_was_found_and_read(plan: Planner, folder: Path) -> None:
+    pq.write_table(pa.table({"prompt": pa.array(["p"] * 5, pa.string_view()), "response": ["r"] * 5}), folder / "data/b.pq")
+    (folder / "data/c.json").write_bytes(lines_of(rows_of(5)))
+    for name in ("d.csv", "e.csv"):
+        (folder / f"data/{name}").write_bytes(b"prompt;response\n" + b"p;r\n" * 5)
+    (folder / "data/f.csv").write_bytes(b"prompt,response\n")
+    (folder / "data/README.md").write_text("words")
+    (folder / "data/_SUCCESS").touch()
+    made = plan()
+    assert made.rows == 70
+    assert made.schema is not None
+    assert made.schema.types == [pa.string()] * 2
+    assert (made.unread.files, made.unread.hidden) == (("README.md",), 1)
+    for note in (
+        "b.pq: column prompt is string_view, and string in kept/",
+        "c.json: holds one JSON object a line, and is read so",
+        "d.csv and 1 more: has semicolons between its fields (input.delimiter)",
+        "f.csv: holds no rows, and is passed over",
+    ):
+        assert note in made.warnings
+    console = Console(width=200, file=io.StringIO())
+    show_plan(console, made, "new")
+    assert isinstance(console.file, io.StringIO)
+    assert "not read    1 file: README.md; 1 with a hidden or underscored name" in console.file.getvalue()
+
+
+def test_how_a_table_is_read_is_set_by_hand(plan: Planner, folder: Path) -> None:
+    (folder / "data/a.jsonl").unlink()
+    (folder / "data/a.tsv").write_bytes(b"prompt\tresponse\n" + b'"p\tr"\n' * 5)
+    assert plan("input.quoting=none").rows == 5
+    made = plan("input.quoting=none", "input.delimiter='\t'")
+    assert made.shards[0].layout.quoted is False
+    assert made.fingerprint["input.quoting"] == "none"
+    (folder / "data/a.tsv").unlink()
+    (folder / "data/a.json").write_text(json.dumps({"one": rows_of(2), "two": rows_of(4)}))
+    assert plan("input.field=two").rows == 4
+
+
+def test_an_input_without_rows_is_refused(plan: Planner, folder: Path) -> None:
+    (folder / "data/a.jsonl").write_text("\n")
+    (folder / "data/b.json").write_text("[]")
+    with pytest.raises(InputError, match="the input holds no rows") as caught:
+        plan()
+    assert caught.value.problems == ("a.jsonl: holds no rows", "b.json: holds no rows")
 
 
 @pytest.mark.parametrize(("output", "timeout", "said"), [("s3://b/out", 60, 1), ("s3://b/out", 900, 0), ("out", 60, 0)])
