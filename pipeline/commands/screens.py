@@ -93,7 +93,9 @@ def _unread(plan: Plan) -> str:
     said = []
     if names:
         more = f" and {len(names) - _SHOWN_UNREAD:,} more" if len(names) > _SHOWN_UNREAD else ""
-        said.append(f"{len(names):,} {'file' if len(names) == 1 else 'files'}: {', '.join(names[:_SHOWN_UNREAD])}{more}")
+        said.append(
+            f"{len(names):,} {'file' if len(names) == 1 else 'files'}: {', '.join(names[:_SHOWN_UNREAD])}{more}"
+        )
     if hidden:
         said.append(f"{hidden:,} with a hidden or underscored name")
     return "; ".join(said)

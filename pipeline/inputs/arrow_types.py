@@ -98,9 +98,7 @@ def one_schema(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, tuple[str, 
     for schema, count in repeats.items():
         for column in schema.names:
             counts[column] += count
-    unified = [
-        field if counts[name] == len(schemas) else field.with_nullable(True) for name, field in fields.items()
-    ]
+    unified = [field if counts[name] == len(schemas) else field.with_nullable(True) for name, field in fields.items()]
     # The first file's features of `datasets` may fit a column no more; `datasets` then goes by the column.
     return pa.schema(unified, metadata=first.metadata), tuple(notes.values())
 

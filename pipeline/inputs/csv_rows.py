@@ -32,6 +32,13 @@ def lines_of(stream: Any, size: int) -> Iterator[bytes]:
         yield b"".join(tail)
 
 
+def strict_reader(lines: Iterable[str], delimiter: str, quoted: bool) -> Iterator[list[str]]:
+    """The rows of Python's own reader. quoted: fields may stand in quotes. csv.Error for a quote out of place."""
+    if quoted:
+        return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL, strict=True)
+    return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
+
+
 def csv_rows(
     lines: Iterable[bytes], delimiter: str, quoted: bool = True, base: int = 0
 ) -> Iterator[tuple[int, int, list[str]]]:
@@ -51,15 +58,14 @@ def csv_rows(
             consumed += len(line)
             if consumed - start > MAX_ROW_BYTES:
                 raise ValueError(
-                    f"the row that begins in line {first_line} (byte {start:,}) is longer than {MAX_ROW_BYTES:,} bytes, "
-                    "or a quote in it is not closed; take it out, or convert the file to .jsonl, where such a row is set "
-                    "aside alone"
+                    f"the row that begins in line {first_line} (byte {start:,}) is longer than {MAX_ROW_BYTES:,} "
+                    "bytes, or a quote in it is not closed; take it out, or convert the file to .jsonl, where such a "
+                    "row is set aside alone"
                 )
             line_number += 1
             yield body.decode("utf-8", "surrogateescape")
 
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(decoded(), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = strict_reader(decoded(), delimiter, quoted)
     try:
         for fields in reader:
             yield start, consumed, fields

@@ -57,7 +57,7 @@ class Unpacked:
 
 
 class _Xz:
-    """A stream of the unpacked bytes of an .xz file, which pyarrow does not know. OSError if it is cut off or damaged."""
+    """The unpacked bytes of an .xz file, which pyarrow does not know. OSError if it is cut off or damaged."""
 
     def __init__(self, packed: _Counted) -> None:
         self._packed = packed

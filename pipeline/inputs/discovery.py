@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,6 @@ from tamis.pipeline.inputs.splits import Splits, configs_of_card, splits_by_card
 from tamis.pipeline.storage.addresses import is_local, open_filesystem
 from tamis.pipeline.storage.ranged import info_of, read_whole
 from tamis.pipeline.storage.retrying import retrying
-
 
 _CARD, _CARD_BYTES = "README.md", 1 << 20
 _DATASET_FILES = {INDEX, INFO, STATE, _CARD, "dataset_infos.json"}

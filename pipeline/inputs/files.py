@@ -14,8 +14,8 @@ from tamis.pipeline.errors import InputError, error_text
 from tamis.pipeline.inputs.contents import told_by_content
 from tamis.pipeline.inputs.discovery import Found, Listing, expand
 from tamis.pipeline.inputs.discovery import identity_of as identity_of
-from tamis.pipeline.inputs.formats import TEXT_FORMATS as TEXT_FORMATS
 from tamis.pipeline.inputs.formats import READ_HERE, has_no_ending, split_suffixes
+from tamis.pipeline.inputs.formats import TEXT_FORMATS as TEXT_FORMATS
 from tamis.pipeline.inputs.hub import DatasetPart
 from tamis.pipeline.storage.addresses import is_local
 from tamis.pipeline.storage.ranged import info_of
@@ -57,6 +57,9 @@ class Unread:
 
     files: tuple[str, ...] = ()
     hidden: int = 0
+
+
+NOTHING_UNREAD = Unread()
 
 
 @dataclass(frozen=True)

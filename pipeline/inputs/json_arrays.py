@@ -76,11 +76,13 @@ def rows_key(stream: Any, wanted: str, *, chunk: int) -> str:
     found = [name for name in lists if name == wanted] if wanted else lists
     if len(found) == 1:
         return found[0]
-    shown = ", ".join(f"{name[:_SHOWN_CHARACTERS]}" for name in (found or names)[:_SHOWN_NAMES])
+    shown = ", ".join(name[:_SHOWN_CHARACTERS] for name in (found or names)[:_SHOWN_NAMES])
     if wanted:
         raise ValueError(f"input.field: the file is no JSON object with one list of objects under {wanted!r} ({shown})")
     if found:
-        raise ValueError(f"one JSON object with several lists of objects ({shown}); say with input.field which holds rows")
+        raise ValueError(
+            f"one JSON object with several lists of objects ({shown}); say with input.field which holds rows"
+        )
     raise ValueError(
         f"one JSON object, and none of its keys ({shown}) holds a list of objects; a JSON file holds an array of rows, "
         "one object a line, or an object with its rows under one key"

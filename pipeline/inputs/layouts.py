@@ -1,4 +1,4 @@
-"""How the rows of a text file lie in it, told by its first bytes: what its name says, unless the content says otherwise.
+"""How the rows of a text file lie in it, told by its first bytes: what its name says, unless they say otherwise.
 
 A .json file may hold one object a line, a .jsonl file one array, and a .csv file semicolons. What differs from the name
 is said in the plan. Raises ValueError where a file is none of these.
@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from tamis.pipeline.inputs.contents import refuse_wide
+from tamis.pipeline.inputs.csv_rows import strict_reader
 
 HEAD_BYTES = 256 << 10
 """The first bytes of a text file that are looked at."""
@@ -41,6 +42,10 @@ class Layout:
     delimiter: str = ""
     quoted: bool = True
     key: str = ""
+
+
+AS_NAMED = Layout()
+"""Of a file that is what its name says."""
 
 
 def layout_of(head: bytes, whole: bool, format: str, delimiter: str = "", quoting: str = "", field: str = "") -> Layout:
@@ -140,9 +145,8 @@ def _quotings(delimiter: str, quoting: str) -> list[bool]:
 
 def _fits(text: str, whole: bool, delimiter: str, quoted: bool) -> bool:
     """Whether the header has several fields, and each of the first rows as many."""
-    quotes = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, quoting=quotes, strict=True)
-    counts = []
+    reader = strict_reader(io.StringIO(text, newline="\n"), delimiter, quoted)
+    counts: list[int] = []
     try:
         counts.extend(len(row) for row in islice(reader, _HEAD_ROWS) if row)
     except csv.Error as error:

@@ -68,8 +68,8 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
             columns.append(column if column.type == field.type else column.cast(field.type))
         except pa.ArrowException:
             raise InputError(
-                f"column {field.name} is {column.type} in one file and {field.type} in another, which does not hold all "
-                "of its values; cast one of them"
+                f"column {field.name} is {column.type} in one file and {field.type} in another, which does not hold "
+                "all of its values; cast one of them"
             ) from None
     return pa.Table.from_arrays(columns, schema=schema)
 

@@ -34,7 +34,9 @@ def partitions_of(files: Sequence[str]) -> list[str]:
             types[name] = "string"
     if not types:
         return [""] * len(files)
-    return [json.dumps([[name, kind, _typed(pairs.get(name), kind)] for name, kind in types.items()]) for pairs in found]
+    return [
+        json.dumps([[name, kind, _typed(pairs.get(name), kind)] for name, kind in types.items()]) for pairs in found
+    ]
 
 
 def values_of(partition: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def converters(schema: pa.Schema) -> dict[str, _Convert]:
 
 
 def made_plain(row: dict[str, Any], how: Mapping[str, _Convert], strict: bool) -> Mapping[str, Any] | RowProblem:
-    """A row of pyarrow, made plain. strict: a value that cannot be is the row's problem, and otherwise left as it is."""
+    """A row of pyarrow, made plain. strict: a value that cannot be is the row's problem; else it stays as it is."""
     for name, convert in how.items():
         try:
             row[name] = convert(row[name])

@@ -25,7 +25,7 @@ from tamis.pipeline.inputs.arrow_types import fitted, fitting_schema
 from tamis.pipeline.inputs.columnar import ColumnarFile, TooManyBytes, read_head, read_rows, shape_of
 from tamis.pipeline.inputs.discovery import identity_of
 from tamis.pipeline.inputs.files import TEXT_FORMATS, SourceFile
-from tamis.pipeline.inputs.layouts import Layout, remark
+from tamis.pipeline.inputs.layouts import AS_NAMED, Layout, remark
 from tamis.pipeline.inputs.partitions import fields_of, values_of, without
 from tamis.pipeline.inputs.plain_values import converters, made_plain
 from tamis.pipeline.inputs.row_limits import cut_text
@@ -62,7 +62,7 @@ class Shard:
     span: Span
     dialect: Mapping[str, Any]
     id: str = field(default="")
-    layout: Layout = Layout()
+    layout: Layout = AS_NAMED
 
     @property
     def rows(self) -> int:
@@ -98,7 +98,7 @@ class Scanned:
     schema: pa.Schema | None
     head: tuple[Mapping[str, Any], ...]
     head_problems: tuple[RowProblem, ...] = ()
-    layout: Layout = Layout()
+    layout: Layout = AS_NAMED
     notes: tuple[str, ...] = ()
 
     @property
@@ -169,7 +169,7 @@ def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_i
             span.start_row,
             span.stop_row,
         ]
-        if scanned.file.partition or scanned.layout != Layout():
+        if scanned.file.partition or scanned.layout != AS_NAMED:
             key += [scanned.file.partition, asdict(scanned.layout)]
         shard_id = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         shards.append(
@@ -317,7 +317,7 @@ def _scan_text(
     tell: Callable[[int], None] | None,
 ) -> Scanned:
     wanted = (file.delimiter, file.quoting, file.field)
-    layout = text_files.examine(_text(file, options, (), Layout()), *wanted)
+    layout = text_files.examine(_text(file, options, (), AS_NAMED), *wanted)
     try:
         text, spans = _rows_of_text(file, layout, shard_rows, options, tell)
     except ValueError:
@@ -331,9 +331,7 @@ def _scan_text(
     records = text_files.read_records(text, spans[0], head_rows) if spans else []
     values = [_with(record.value, values_of(file.partition)) for record in records]
     notes = tuple(filter(None, [remark(text.layout, file.format, file.delimiter, file.quoting)]))
-    return Scanned(
-        file, text.header, spans, text_schema(file, text.header), *_sort_out(values), text.layout, notes
-    )
+    return Scanned(file, text.header, spans, text_schema(file, text.header), *_sort_out(values), text.layout, notes)
 
 
 def _rows_of_text(

@@ -23,8 +23,8 @@ from tamis.operators.problems import RowProblem
 from tamis.pipeline.inputs.csv_rows import csv_rows, lines_of
 from tamis.pipeline.inputs.decompression import Unpacked
 from tamis.pipeline.inputs.json_arrays import array_elements, rows_key
+from tamis.pipeline.inputs.layouts import AS_NAMED, OBJECT, Layout, layout_of, usual_delimiter
 from tamis.pipeline.inputs.layouts import HEAD_BYTES as LAYOUT_BYTES
-from tamis.pipeline.inputs.layouts import OBJECT, Layout, layout_of, usual_delimiter
 from tamis.pipeline.inputs.line_bounds import WHITE, Bounds, Joiner, lines_in
 from tamis.pipeline.inputs.row_limits import HEAD_BYTES, MAX_COLUMNS, MAX_ROW_BYTES, too_large
 from tamis.pipeline.inputs.spans import Cutter
@@ -50,7 +50,7 @@ class TextFile:
     options: Mapping[str, Any]
     header: tuple[str, ...] = ()
     identity: str = ""
-    layout: Layout = Layout()
+    layout: Layout = AS_NAMED
 
     @property
     def kind(self) -> str:

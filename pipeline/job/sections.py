@@ -68,8 +68,8 @@ class InputSpec(Section):
     )
     format: Literal["auto", "jsonl", "json", "parquet", "csv", "tsv", "arrow"] = Field(
         "auto",
-        description="File format; auto goes by the file's ending, or its content if it has none (.gz, .zst, .bz2, .xz and "
-        ".lz4 are unpacked).",
+        description="File format; auto goes by the file's ending, or its content if it has none (.gz, .zst, .bz2, .xz "
+        "and .lz4 are unpacked).",
     )
     delimiter: str | None = Field(
         None,
@@ -79,8 +79,8 @@ class InputSpec(Section):
     )
     quoting: Literal["auto", "csv", "none"] = Field(
         "auto",
-        description="csv: fields of CSV and TSV may stand in quotes; none: a quote is a character like any other; auto: "
-        "none only for fields between tabs that cannot be read with quotes.",
+        description="csv: fields of CSV and TSV may stand in quotes; none: a quote is a character like any other; "
+        "auto: none only for fields between tabs that cannot be read with quotes.",
     )
     field: str | None = Field(
         None,

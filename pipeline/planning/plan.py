@@ -24,7 +24,7 @@ from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.cluster.pools import Placement
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.arrow_types import one_schema
-from tamis.pipeline.inputs.files import Inputs, SourceFile, Unread, Wanted, find
+from tamis.pipeline.inputs.files import NOTHING_UNREAD, Inputs, SourceFile, Unread, Wanted, find
 from tamis.pipeline.inputs.hub import DatasetPart
 from tamis.pipeline.inputs.shards import CORPUS, Scanned, Shard, make_shards
 from tamis.pipeline.job.job_file import Job
@@ -96,7 +96,7 @@ class Plan:
     failed: tuple[SetAside, ...] = ()
     placement: Placement | None = None
     parameters: int | None = None
-    unread: Unread = Unread()
+    unread: Unread = NOTHING_UNREAD
 
     @property
     def model(self) -> ModelSource:

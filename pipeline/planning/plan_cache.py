@@ -19,7 +19,7 @@ from typing import Any
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import TEXT_FORMATS, SourceFile
-from tamis.pipeline.inputs.layouts import Layout, remark
+from tamis.pipeline.inputs.layouts import AS_NAMED, Layout, remark
 from tamis.pipeline.inputs.shards import CORPUS, HEAD_ROWS, SHARD_BYTES, Scanned, Shard, read, text_schema
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.job_file import LayersJob
@@ -33,7 +33,7 @@ class Rows:
 
     header: tuple[str, ...]
     spans: tuple[Span, ...]
-    layout: Layout = Layout()
+    layout: Layout = AS_NAMED
 
 
 def load(job: LayersJob) -> dict[SourceFile, Rows]:

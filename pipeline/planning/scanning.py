@@ -52,7 +52,7 @@ def scanned_or_broken(
 
 
 def all_of(outcomes: Sequence[Scanned | str]) -> list[Scanned]:
-    """The outcomes, if no file is broken and there are rows. InputError lists the broken files, or those without rows."""
+    """The outcomes, if no file is broken and there are rows. InputError lists the broken files, or all without rows."""
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if problems:
         raise InputError(f"{len(problems)} of the {len(outcomes)} input files cannot be read:", problems)

@@ -26,7 +26,8 @@ MADE_FIT: list[tuple[pa.DataType, list[Any], pa.DataType]] = [
     (pa.large_list_view(pa.int8()), [[1], None], pa.large_list(pa.int8())),
     (pa.list_(pa.string_view()), [["a", None], []], pa.list_(S)),
     (pa.struct([("a", pa.string_view())]), [{"a": "b"}, None], pa.struct([("a", S)])),
-    (pa.list_(pa.struct([("a", pa.list_view(pa.string_view()))])), [[{"a": ["b"]}]], pa.list_(pa.struct([("a", pa.list_(S))]))),
+    (pa.list_(pa.struct([("a", pa.list_view(pa.string_view()))])), [[{"a": ["b"]}]],
+     pa.list_(pa.struct([("a", pa.list_(S))]))),
     (pa.map_(S, pa.string_view()), [[("k", "v")], None], pa.map_(S, S)),
     (pa.list_(pa.string_view(), 2), [["a", "b"]], pa.list_(S, 2)),
 ]  # fmt: skip
@@ -70,13 +71,19 @@ def test_runs_and_dictionaries_are_unpacked() -> None:
     ids=str,
 )
 def test_what_does_not_fit_is_refused_with_its_column(kind: pa.DataType) -> None:
-    with pytest.raises(ValueError, match="column x is .*, which kept/ cannot hold") as caught:
+    with pytest.raises(ValueError, match=r"column x is .*, which kept/ cannot hold") as caught:
         fitting_schema(pa.schema([("y", S), ("x", kind)]))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [pa.json_(), pa.list_(pa.json_()), pa.uuid(), pa.bool8(), pa.float16(), pa.null(),
-                                  pa.decimal128(5, 2), pa.duration("s"), pa.dictionary(pa.int8(), S)], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pa.json_(), pa.list_(pa.json_()), pa.uuid(), pa.bool8(), pa.float16(), pa.null(), pa.decimal128(5, 2)),
+        *(pa.duration("s"), pa.dictionary(pa.int8(), S)),
+    ],
+    ids=str,
+)
 def test_what_fits_is_left_alone(kind: pa.DataType) -> None:
     schema = pa.schema([pa.field("x", kind, metadata={"k": "v"})], metadata={"who": "me"})
     made, notes = fitting_schema(schema)
@@ -94,7 +101,10 @@ def test_a_file_is_read_with_the_types_that_fit(tmp_path: Path) -> None:
         assert found.schema.field("prompt").type == S
         shards = make_shards(found, CORPUS, {}, 0)
         assert pa.concat_tables([read_table(shard, {}) for shard in shards]).schema.types == [S, pa.int64()]
-        assert [row.value for shard in shards for row in read(shard, {}, ["prompt"])] == [{"prompt": "p"}, {"prompt": "q"}]
+        assert [row.value for shard in shards for row in read(shard, {}, ["prompt"])] == [
+            {"prompt": "p"},
+            {"prompt": "q"},
+        ]
 
 
 def test_two_columns_of_one_name_are_refused_in_their_own_words(tmp_path: Path) -> None:
@@ -201,5 +211,7 @@ def test_one_schema_for_the_parts_of_a_corpus() -> None:
 
 def test_a_number_that_would_be_rounded_ends_the_run() -> None:
     table = pa.table({"n": [2**53 + 1]})
-    with pytest.raises(InputError, match="column n is int64 in one file and double in another, which does not hold all"):
+    with pytest.raises(
+        InputError, match="column n is int64 in one file and double in another, which does not hold all"
+    ):
         conform(table, pa.schema([("n", pa.float64())]))

@@ -59,28 +59,29 @@ def test_a_part_without_an_ending_is_what_its_content_is(
     assert [file.name for file in resolve([str(tmp_path / "part-00000")], "auto", {})] == ["part-00000"]
 
 
-@pytest.mark.parametrize("data", [b"Copyright", b"a,b\n1,2\n", b"[section]\nx=1\n", b"{% if %}", b"\x1f\x8bno", b"all: x\n"])
+@pytest.mark.parametrize(
+    "data", [b"Copyright", b"a,b\n1,2\n", b"[section]\nx=1\n", b"{% if %}", b"\x1f\x8bno", b"all: x\n"]
+)
 def test_what_the_content_does_not_tell_is_not_read_and_listed(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "LICENSE").write_bytes(data)
-    with pytest.raises(InputError, match="without data files .* such as LICENSE: the ending does not say what it is"):
+    with pytest.raises(InputError, match=r"without data files .* such as LICENSE: the ending does not say what it is"):
         resolve([str(tmp_path)], "auto", {})
-    with pytest.raises(InputError, match="LICENSE: the ending does not say what it is; set input.format"):
+    with pytest.raises(InputError, match=r"LICENSE: the ending does not say what it is; set input\.format"):
         resolve([str(tmp_path / "LICENSE")], "auto", {})
     (tmp_path / "a.jsonl").write_bytes(LINES)
     assert find([str(tmp_path)], "auto", {}).unread.files == ("LICENSE",)
 
 
 def test_what_is_not_read_is_listed_and_what_is_hidden_is_counted(tmp_path: Path) -> None:
-    for name in ("in/a.jsonl", "in/README.md", "in/dataset_infos.json", "in/deep/notes.txt", "in/b.jsonl.snappy",
-                 "in/_SUCCESS", "in/.a.jsonl.crc", "in/.git/x", "in/.git/y.jsonl", "in/deep/_temporary/z.jsonl"):  # fmt: skip
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(LINES)
+    unread = ("README.md", "b.jsonl.snappy", "dataset_infos.json", "deep/notes.txt")
+    hidden = ("_SUCCESS", ".a.jsonl.crc", ".git/x", ".git/y.jsonl", "deep/_temporary/z.jsonl")
+    for name in ("a.jsonl", *unread, *hidden):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(LINES)
     (tmp_path / "in/empty.jsonl").touch()
     found = find([str(tmp_path / "in")], "auto", {})
     assert [file.name for file in found.files] == ["a.jsonl"]
-    assert sorted(found.unread.files) == [
-        *("README.md", "b.jsonl.snappy", "dataset_infos.json", "deep/notes.txt", "empty.jsonl (empty)")
-    ]
+    assert sorted(found.unread.files) == [*unread, "empty.jsonl (empty)"]
     assert found.unread.hidden == 4  # a folder with such a name counts once
     # What is named beside the folder is read.
     both = find([str(tmp_path / "in"), str(tmp_path / "in/deep/notes.txt")], "jsonl", {})

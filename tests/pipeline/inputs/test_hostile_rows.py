@@ -114,9 +114,9 @@ def test_what_is_too_large_where_rows_cannot_be_told_apart_is_an_error(tmp_path:
     for data in (b'[{"a": "' + b"x" * 5000 + b'"}]', b"[" + b"[" * 5000, b'[{"a": ' + b" " * 5000 + b"1}]"):
         with pytest.raises(ValueError, match=r"near line 1 is longer than .*convert the file to \.jsonl"):
             find_spans(store(tmp_path, data, "json"), 10, 1000, 64)
-    with pytest.raises(ValueError, match="line 2 .* or a quote in it is not closed"):
+    with pytest.raises(ValueError, match=r"line 2 .* or a quote in it is not closed"):
         find_spans(store(tmp_path, b'a\n"' + b"x\n" * 5000, "csv"), 10, 1000, 64)
-    with pytest.raises(ValueError, match="line 1 .* is longer than 1,000 bytes"):
+    with pytest.raises(ValueError, match=r"line 1 .* is longer than 1,000 bytes"):
         store(tmp_path, b"x" * 5000, "csv")
 
 

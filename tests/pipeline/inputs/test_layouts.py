@@ -78,7 +78,10 @@ def test_broken_first_lines_stay_rows_with_problems(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (json.dumps({"a": ROWS, "b": ROWS}), "one JSON object with several lists of objects (a, b); say with input.field"),
+        (
+            json.dumps({"a": ROWS, "b": ROWS}),
+            "one JSON object with several lists of objects (a, b); say with input.field",
+        ),
         (json.dumps({"p": {"0": 1}, "q": {"0": 2}}, indent=1), "none of its keys (p, q) holds a list of objects"),
         ('{"a": [{}]', "not JSON|cut off"),
         (json.dumps(ROWS[0], indent=1) * 2, "there is more after the end of the first JSON object"),

@@ -68,7 +68,9 @@ def test_what_cannot_be_plain_is_the_rows_problem_where_it_is_read_for_the_conve
 def test_the_digest_of_rows_takes_bytes_and_maps() -> None:
     import hashlib
 
-    rows = rows_of(pa.table({"x": pa.array([b"\xff"], pa.binary()), "y": pa.array([[(1, "a")]], pa.map_(pa.int8(), S))}), 0)
+    rows = rows_of(
+        pa.table({"x": pa.array([b"\xff"], pa.binary()), "y": pa.array([[(1, "a")]], pa.map_(pa.int8(), S))}), 0
+    )
     digest = hashlib.sha256()
     rows[0].feed(digest)
     assert rows[0].raw_text().startswith("{")

@@ -15,7 +15,11 @@ from tamis.pipeline.inputs.splits import configs_of_card, splits_by_card, splits
 LINE = '{"prompt": "p", "response": "r"}\n'
 FOLDERS = [
     ["data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl"],
-    ["data/train_sft-00000-of-00002.jsonl", "data/train_sft-00001-of-00002.jsonl", "data/test_gen-00000-of-00001.jsonl"],
+    [
+        "data/train_sft-00000-of-00002.jsonl",
+        "data/train_sft-00001-of-00002.jsonl",
+        "data/test_gen-00000-of-00001.jsonl",
+    ],
     ["train.jsonl", "dev.jsonl", "test.jsonl"],
     ["my-train-1.jsonl", "my_eval.jsonl", "deep/more.validation.jsonl"],
     ["train/a.jsonl", "train/b.jsonl", "testing/a.jsonl"],

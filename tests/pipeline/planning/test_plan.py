@@ -381,7 +381,9 @@ def test_types_that_differ_are_named(plan: Planner, folder: Path) -> None:
 
 
 def test_the_plan_says_how_the_input_was_found_and_read(plan: Planner, folder: Path) -> None:
-    pq.write_table(pa.table({"prompt": pa.array(["p"] * 5, pa.string_view()), "response": ["r"] * 5}), folder / "data/b.pq")
+    pq.write_table(
+        pa.table({"prompt": pa.array(["p"] * 5, pa.string_view()), "response": ["r"] * 5}), folder / "data/b.pq"
+    )
     (folder / "data/c.json").write_bytes(lines_of(rows_of(5)))
     for name in ("d.csv", "e.csv"):
         (folder / f"data/{name}").write_bytes(b"prompt;response\n" + b"p;r\n" * 5)
