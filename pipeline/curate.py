@@ -114,7 +114,7 @@ def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.Stat
     files = listed.files
     # Errors in the job are reported before a cluster is joined, unless the input is large.
     with ray_early(address, needed=joins(address) and worth_it(files, known)):
-        plan = make_plan(job, _scan(files, job, known, cluster_now(address)), listed)
+        plan = make_plan(job, _scan(files, job, known, cluster_now(address)), found=listed)
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed, this_machine
 
@@ -153,7 +153,7 @@ def _opened(
     with ray_early(address, needed=spread or (needed and not joins(address))):
         if inputs is None:
             inputs = _scan(files, job, known, cluster_now(address))
-        plan = make_plan(job, inputs, listed)
+        plan = make_plan(job, inputs, found=listed)
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed
 

@@ -20,7 +20,7 @@ from tamis.pipeline.inputs.formats import READ_HERE, has_no_ending, split_suffix
 from tamis.pipeline.inputs.hub import SCHEME, DatasetPart, HubAddress, chosen, files_of, pin
 from tamis.pipeline.inputs.partitions import partitions_of
 from tamis.pipeline.inputs.saved import INDEX, INFO, STATE, saved_files
-from tamis.pipeline.inputs.splits import Splits, configs_of_card, splits_by_card, splits_by_name
+from tamis.pipeline.inputs.splits import Splits, configs_of_card, reading_options, splits_by_card, splits_by_name
 from tamis.pipeline.storage.addresses import is_local, open_filesystem
 from tamis.pipeline.storage.ranged import info_of, read_whole
 from tamis.pipeline.storage.retrying import retrying
@@ -180,6 +180,13 @@ def _splits_of(
         by_config = {"default": splits_by_name(data)}
     config = chosen(list(by_config), part.config, "config", shown)
     splits = by_config[config]
+    options = [each for entry in configs if str(entry.get("config_name") or "default") == config
+               for each in reading_options(entry)] if by_card else []  # fmt: skip
+    if options:
+        raise InputError(
+            f"{shown}: its card wants its files read with {', '.join(options)}, which tamis does not apply; name the "
+            "files, such as by a glob, and set what they need (input.delimiter, input.field)"
+        )
     if part.split is None and not _apart(splits):
         if by_card:  # other files of the folder are none of the dataset
             files = list(dict.fromkeys(file for found in splits.values() for file in found))

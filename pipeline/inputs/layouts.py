@@ -19,7 +19,7 @@ from tamis.pipeline.inputs.contents import refuse_wide
 from tamis.pipeline.inputs.csv_rows import strict_reader
 
 HEAD_BYTES = 256 << 10
-"""The first bytes of a text file that are looked at."""
+"""The first bytes of a text file that are looked at; more of a .json file whose first line is longer."""
 
 OBJECT = "object"
 """The format of a JSON file that is one object, until it is known which key holds its rows."""
@@ -27,7 +27,6 @@ OBJECT = "object"
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _HEAD_ROWS = 200
 _MARKS = re.compile(rb"^(?:\xef\xbb\xbf|\s)+")
-_FIRST_KEY = re.compile(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\[\s*\{\s*"((?:[^"\\]|\\.)*)"')
 _TURN_KEYS = frozenset({"role", "content", "from", "value"})
 """Keys of a turn: a list of objects with such a key is one conversation, and no list of rows."""
 
@@ -102,8 +101,6 @@ def _json(text: bytes, whole: bool, format: str) -> str:
         return OBJECT if any(_are_rows(value) for value in first.values()) else "jsonl"
     if format == "jsonl":  # a broken first row, unless an object is spread over lines
         return OBJECT if rest and re.match(rb"\{\s*$", line) and not _parses_later(rest) else "jsonl"
-    if not rest and (key := _FIRST_KEY.match(text)) and key[1].decode("utf-8", "replace") in _TURN_KEYS:
-        return "jsonl"  # the first row is longer than the head
     return "jsonl" if rest and _parses_later(rest) else OBJECT
 
 

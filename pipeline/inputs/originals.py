@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tamis.operators.conversation.messages import Dialect
 from tamis.operators.conversation.schema import settle, to_table
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.errors import InputError
+from tamis.pipeline.inputs.arrow_types import one_type
 from tamis.pipeline.inputs.files import TEXT_FORMATS
 from tamis.pipeline.inputs.shards import Row, Shard, read, read_table, rows_digest, rows_of
 
@@ -81,7 +83,7 @@ def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
     if seen is None:
         return typed
     try:
-        unified = pa.unify_schemas([typed, settle(seen)])
+        unified = pa.unify_schemas(_of_like_width(typed, settle(seen)))
         # JSON rows may lack any of the columns.
         return pa.schema([field.with_nullable(True) for field in unified], metadata=typed.metadata)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -89,6 +91,20 @@ def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
         raise InputError(
             f"the JSON files and the other files do not share one schema: {text}; curate them apart"
         ) from None
+
+
+def _of_like_width(typed: pa.Schema, seen: pa.Schema) -> list[pa.Schema]:
+    """Both schemas, with one type for each column of text or numbers, of whose widths JSON knows only one."""
+    types: dict[str, pa.DataType] = {}
+    for field in seen:
+        place = typed.get_field_index(field.name)
+        if place >= 0 and not pa.types.is_nested(field.type):
+            with suppress(TypeError):
+                types[field.name] = one_type(typed.field(place).type, field.type)
+    return [
+        pa.schema([field.with_type(types.get(field.name, field.type)) for field in schema], metadata=schema.metadata)
+        for schema in (typed, seen)
+    ]
 
 
 def decode_schema(text: str) -> pa.Schema:

@@ -317,7 +317,7 @@ def _scan_text(
     tell: Callable[[int], None] | None,
 ) -> Scanned:
     wanted = (file.delimiter, file.quoting, file.field)
-    layout = text_files.examine(_text(file, options, (), AS_NAMED), *wanted)
+    layout = text_files.examine(_text(file, options, (), AS_NAMED), file.bytes, *wanted)
     try:
         text, spans = _rows_of_text(file, layout, shard_rows, options, tell)
     except ValueError:
@@ -331,7 +331,9 @@ def _scan_text(
     records = text_files.read_records(text, spans[0], head_rows) if spans else []
     values = [_with(record.value, values_of(file.partition)) for record in records]
     notes = tuple(filter(None, [remark(text.layout, file.format, file.delimiter, file.quoting)]))
-    return Scanned(file, text.header, spans, text_schema(file, text.header), *_sort_out(values), text.layout, notes)
+    return Scanned(
+        file, text.header, spans, text_schema(file, text.header), *_sort_out(values), layout=text.layout, notes=notes
+    )
 
 
 def _rows_of_text(
@@ -419,6 +421,8 @@ def _broken(file: SourceFile, error: BaseException) -> str:
     text = error_text(error)
     if file.compression is not None and "runcated" in text:
         return f"the {file.compression} archive is cut off ({text}); copy it again"
+    if isinstance(error, pa.ArrowNotImplementedError):
+        return f"pyarrow cannot read this {file.format} file ({text})"
     if isinstance(error, pa.ArrowException) or (file.format not in TEXT_FORMATS and type(error) is not ValueError):
         return f"not a whole {file.format} file, cut off or damaged ({text})"
     return text

@@ -59,6 +59,15 @@ def splits_by_name(files: Sequence[str]) -> Splits:
     return {split: found for split, found in rule.items() if found}
 
 
+_KNOWN = frozenset({"config_name", "data_files", "data_dir", "default", "description", "version", "features"})
+"""Keys of a config that do not say how its files are read."""
+
+
+def reading_options(config: Mapping[str, Any]) -> list[str]:
+    """What a config of the card says about how its files are read, such as the delimiter of CSV."""
+    return sorted(str(key) for key in config if key not in _KNOWN)
+
+
 def configs_of_card(card: str) -> list[Mapping[str, Any]]:
     """The configs that a dataset's README.md declares in its front matter; none if it declares none."""
     found = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", card.lstrip("\ufeff"), re.DOTALL)

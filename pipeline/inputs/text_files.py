@@ -34,6 +34,7 @@ from tamis.pipeline.storage.ranged import Told, open_stream, read_range
 
 _CHUNK = 8 << 20
 _SHOWN_CHARACTERS = 60
+_BEFORE = b"\xef\xbb\xbf" + WHITE
 _MAX_NESTING = 200
 """Rows with deeper nesting are refused. The limit is fixed because Python's own limit depends on the caller's stack,
 and all stages must agree."""
@@ -79,16 +80,28 @@ class Record:
     size: int
 
 
-def examine(file: TextFile, delimiter: str = "", quoting: str = "", field: str = "") -> Layout:
-    """How the rows of a file lie in it. delimiter, quoting, field: as a person has set them, see `files.Wanted`.
-    Raises ValueError or OSError if the file is none of what its format may be, or cannot be read."""
-    with file.open() as stream:
-        head = stream.read(LAYOUT_BYTES)
-    layout = layout_of(head, len(head) < LAYOUT_BYTES, file.format, delimiter, quoting, field)
+def examine(file: TextFile, size: int, delimiter: str = "", quoting: str = "", field: str = "") -> Layout:
+    """How the rows of a file lie in it. size: its bytes as stored. delimiter, quoting, field: as a person has set them,
+    see `files.Wanted`. Raises ValueError or OSError if it is none of what its format may be, or cannot be read."""
+    head, whole = _head(file, size, LAYOUT_BYTES)
+    if file.format == "json" and not whole and b"\n" not in head and head[:LAYOUT_BYTES].lstrip(_BEFORE)[:1] == b"{":
+        # One object a line, or one object alone: only the end of the first line tells.
+        head, whole = _head(file, size, MAX_ROW_BYTES)
+    layout = layout_of(head, whole, file.format, delimiter, quoting, field)
     if layout.format != OBJECT:
         return layout
     with file.open() as stream:
         return replace(layout, format="json", key=rows_key(stream, field, chunk=_CHUNK))
+
+
+def _head(file: TextFile, size: int, most: int) -> tuple[bytes, bool]:
+    """The first bytes of the unpacked file, and whether they are all."""
+    if file.compression is None:
+        filesystem, path = open_filesystem(file.url, file.options)
+        return read_range(filesystem, path, 0, min(size, most)), size <= most
+    with file.open() as stream:
+        head: bytes = stream.read(most)
+    return head, len(head) < most
 
 
 # --- where the rows are -------------------------------------------------------------------------------------------

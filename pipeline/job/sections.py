@@ -103,6 +103,13 @@ class InputSpec(Section):
         "one newline, as LARF's authors and LLaMA-Factory have it.",
     )
 
+    @field_validator("delimiter")
+    @classmethod
+    def _one_that_can_be(cls, value: str | None) -> str | None:
+        if value is not None and value in '\r\n"\0':
+            raise ValueError("a line's end or a quote cannot stand between fields")
+        return value
+
 
 class ModelSpec(Section):
     """The aligned chat model whose representations are read."""

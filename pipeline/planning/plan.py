@@ -166,13 +166,26 @@ def list_inputs(job: Job) -> Inputs:
     quoting = "" if job.input.quoting == "auto" else job.input.quoting
     wanted = Wanted(job.input.delimiter or "", quoting, job.input.field or "")
     found = find(job.input.path, job.input.format, job.storage_options, part, wanted)
+    _refuse_unused(job, {file.format for file in found.files})
     own = [file.name for file in found.files if _place(file.url).startswith(_place(job.output))]
     if own:
         raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
     return found
 
 
-def make_plan(job: Job, inputs: Sequence[Scanned] | None = None, found: Inputs | None = None) -> Plan:
+def _refuse_unused(job: Job, formats: set[str]) -> None:
+    """ConfigError for a setting of a format that no file has."""
+    tables, objects = bool(formats & {"csv", "tsv"}), bool(formats & {"json", "jsonl"})
+    for name, is_set, is_used, what in (
+        ("delimiter", job.input.delimiter is not None, tables, "CSV or TSV"),
+        ("quoting", job.input.quoting != "auto", tables, "CSV or TSV"),
+        ("field", job.input.field is not None, objects, "JSON"),
+    ):
+        if is_set and not is_used:
+            raise ConfigError(f"input.{name}: no input file is {what}; leave it out")
+
+
+def make_plan(job: Job, inputs: Sequence[Scanned] | None = None, *, found: Inputs | None = None) -> Plan:
     """Make the plan. Raises ConfigError or InputError with everything that is wrong, not only the first thing.
 
     inputs, found: the results of `find_inputs` and `list_inputs` for this job, if they were called before.

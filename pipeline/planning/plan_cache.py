@@ -87,7 +87,9 @@ def scanned_before(file: SourceFile, rows: Rows, options: Mapping[str, Any]) -> 
     good = tuple(value for value in values if not isinstance(value, RowProblem))
     bad = tuple(value for value in values if isinstance(value, RowProblem))
     notes = tuple(filter(None, [remark(rows.layout, file.format, file.delimiter, file.quoting)]))
-    return Scanned(file, rows.header, rows.spans, text_schema(file, rows.header), good, bad, rows.layout, notes)
+    return Scanned(
+        file, rows.header, rows.spans, text_schema(file, rows.header), good, bad, layout=rows.layout, notes=notes
+    )
 
 
 def _stamp(job: LayersJob, files: Any) -> dict[str, Any]:

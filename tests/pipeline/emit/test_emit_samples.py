@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.operators.conversation.schema import infer_rows, unify_schemas
+from tamis.operators.conversation.schema import infer_rows, to_table, unify_schemas
 from tamis.pipeline.emit.samples import _extreme, _histogram
 from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.errors import InputError
@@ -81,6 +81,16 @@ def test_typed_files_and_json_side_by_side() -> None:
     assert all(field.nullable for field in found)  # no JSON row has an `a`
     with pytest.raises(InputError, match=r"do not share one schema: .*; curate them apart"):
         output_schema(typed, infer_rows([{"n": "text"}]))
+
+
+def test_text_and_numbers_of_typed_files_and_json_differ_in_width_only() -> None:
+    typed = pa.schema([("a", pa.large_string()), ("n", pa.int32()), ("x", pa.float32()), ("y", pa.int64())])
+    rows = [{"a": "text", "n": 2**40, "x": 0.1, "y": 1.5}]
+    found = output_schema(typed, infer_rows(rows))
+    assert found.types == [pa.large_string(), pa.int64(), pa.float64(), pa.float64()]
+    assert to_table(rows, found).to_pylist() == rows
+    table = pa.Table.from_pylist([{"a": "b", "n": 7, "x": 0.5, "y": 3}], typed)
+    assert conform(table, found).to_pylist() == table.to_pylist()
 
 
 def test_a_schema_survives_a_receipt() -> None:

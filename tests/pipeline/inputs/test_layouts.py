@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tamis.pipeline.errors import InputError
-from tamis.pipeline.inputs import layouts
 from tamis.pipeline.inputs.files import Wanted, find
 from tamis.pipeline.inputs.shards import CORPUS, Scanned, make_shards, read, scan
 
@@ -52,12 +51,13 @@ def test_json_in_its_forms(tmp_path: Path, name: str, text: str, note: str) -> N
 
 
 def test_json_whose_first_row_is_longer_than_what_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "HEAD_BYTES", 40)
     monkeypatch.setattr("tamis.pipeline.inputs.text_files.LAYOUT_BYTES", 40)
     chats = [{"messages": [{"role": "user", "content": "x" * 100}]}, {"messages": CHAT}]
     lines = "".join(json.dumps(chat) + "\n" for chat in chats)
     assert values(scanned(tmp_path / "a.json", lines)) == chats
     assert values(scanned(tmp_path / "a.jsonl", lines)) == chats
+    numbered = [{"id": 1, **chats[0]}, {"id": 2, **chats[1]}]
+    assert values(scanned(tmp_path / "c.json", "".join(json.dumps(chat) + "\n" for chat in numbered))) == numbered
     assert values(scanned(tmp_path / "b.json", json.dumps({"data": ROWS}))) == ROWS
     assert values(scanned(tmp_path / "b.jsonl", ARRAY)) == ROWS
 

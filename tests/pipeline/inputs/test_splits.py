@@ -87,6 +87,14 @@ def test_a_card_without_configs(card: str) -> None:
     assert configs_of_card(card) == []
 
 
+def test_a_card_that_says_how_its_files_are_read_is_refused(tmp_path: Path) -> None:
+    plant(tmp_path, ["a.csv"])
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: x\n  data_files: a.csv\n  sep: ';'\n---\n")
+    with pytest.raises(InputError, match="its card wants its files read with sep, which tamis does not apply"):
+        listed(tmp_path)
+    assert len(listed(tmp_path / "*.csv").files) == 1
+
+
 # --- what becomes of them -----------------------------------------------------------------------------------------
 
 

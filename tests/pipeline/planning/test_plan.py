@@ -420,6 +420,17 @@ def test_how_a_table_is_read_is_set_by_hand(plan: Planner, folder: Path) -> None
     assert plan("input.field=two").rows == 4
 
 
+@pytest.mark.parametrize(("setting", "what"), [("delimiter=';'", "CSV"), ("quoting=none", "CSV"), ("field=x", "JSON")])
+def test_a_setting_for_files_that_there_are_not_is_refused(
+    plan: Planner, folder: Path, setting: str, what: str
+) -> None:
+    if what == "JSON":
+        (folder / "data/a.jsonl").unlink()
+        (folder / "data/a.csv").write_bytes(b"prompt,response\np,r\n")
+    with pytest.raises(ConfigError, match=rf"input\.{setting.split('=')[0]}: no input file is {what}"):
+        plan(f"input.{setting}")
+
+
 def test_an_input_without_rows_is_refused(plan: Planner, folder: Path) -> None:
     (folder / "data/a.jsonl").write_text("\n")
     (folder / "data/b.json").write_text("[]")
