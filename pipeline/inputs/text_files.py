@@ -29,7 +29,7 @@ from tamis.pipeline.inputs.line_bounds import WHITE, Bounds, Joiner, lines_in
 from tamis.pipeline.inputs.row_limits import HEAD_BYTES, MAX_COLUMNS, MAX_ROW_BYTES, too_large
 from tamis.pipeline.inputs.spans import Cutter
 from tamis.pipeline.inputs.spans import Span as Span
-from tamis.pipeline.storage.addresses import open_filesystem
+from tamis.pipeline.storage.addresses import is_local, open_filesystem
 from tamis.pipeline.storage.ranged import Told, open_stream, read_range
 
 _CHUNK = 8 << 20
@@ -96,8 +96,8 @@ def examine(file: TextFile, size: int, delimiter: str = "", quoting: str = "", f
 
 def _head(file: TextFile, size: int, most: int) -> tuple[bytes, bool]:
     """The first bytes of the unpacked file, and whether they are all."""
-    if file.compression is None:
-        filesystem, path = open_filesystem(file.url, file.options)
+    filesystem, path = open_filesystem(file.url, file.options)
+    if file.compression is None and not is_local(filesystem):  # in one request
         return read_range(filesystem, path, 0, min(size, most)), size <= most
     with file.open() as stream:
         head: bytes = stream.read(most)

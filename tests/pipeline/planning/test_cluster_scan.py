@@ -183,7 +183,7 @@ def test_what_was_found_before_is_looked_at_only(
     store.write_facts(RUN, {})
     plan_cache.keep(store, job, [shard for scanned in first for shard in make_shards(scanned, "corpus", {}, 0)])
     known = plan_cache.load(job)
-    assert len(known) == 10
+    assert len(known) == 13
     # What is remembered is taken, so that a span that is no more than remembered is seen in the result.
     plainly = next(file for file in files if file.name == "plain.jsonl")
     known[plainly] = Rows((), known[plainly].spans[:3])
