@@ -107,10 +107,11 @@ def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.Stat
     scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine.
     Raises TamisError."""
     store = Store(job.output, job.storage_options)
-    files, known = list_inputs(job), plan_cache.load(job)
+    listed, known = list_inputs(job), plan_cache.load(job)
+    files = listed.files
     # Errors in the job are reported before a cluster is joined, unless the input is large.
     with ray_early(address, needed=joins(address) and worth_it(files, known)):
-        plan = make_plan(job, _scan(files, job, known, cluster_now(address)))
+        plan = make_plan(job, _scan(files, job, known, cluster_now(address)), found=listed)
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed, this_machine
 
@@ -139,7 +140,8 @@ def _opened(
     """The output folder, claimed for this job; the plan; and the state that an earlier command left. Ray starts
     early."""
     store = Store(job.output, job.storage_options)
-    files, known = list_inputs(job), plan_cache.load(job)
+    listed, known = list_inputs(job), plan_cache.load(job)
+    files = listed.files
     needed = not store.exists(paths.MANIFEST)
     spread = needed and worth_it(files, known)
     # Errors in a small input are reported before Ray starts, and errors in the job before a cluster is joined. A large
@@ -148,7 +150,7 @@ def _opened(
     with ray_early(address, needed=spread or (needed and not joins(address))):
         if inputs is None:
             inputs = _scan(files, job, known, cluster_now(address))
-        plan = make_plan(job, inputs)
+        plan = make_plan(job, inputs, found=listed)
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed
 

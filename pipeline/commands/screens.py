@@ -24,7 +24,7 @@ from tamis.pipeline.terminal.text import shown
 if TYPE_CHECKING:
     from tamis.pipeline.planning.layer_plan import LayerPlan
 
-_SHOWN_FILES = 20
+_SHOWN_FILES, _SHOWN_UNREAD = 20, 10
 
 
 def show_plan(console: Console, plan: Plan, state: str) -> None:
@@ -60,6 +60,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
     for shard in plan.reference_shards:
         references[shard.role, shard.file.name] += shard.rows
     facts = {
+        "not read": _unread(plan),
         "rows": f"{plan.rows:,} in {len(plan.shards):,} shards, {size(plan.bytes)}",
         "tokens": f"about {tokens:,.0f} ({estimate.tokens_per_row:,.0f} a row, from {estimate.sampled} sampled)",
         "model": f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}",
@@ -84,6 +85,20 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
 
 
 _STATES = {"new": "new", "started": "begun, will go on", "complete": "complete"}
+
+
+def _unread(plan: Plan) -> str:
+    """What lies in the input's folders and is not read; empty if there is nothing."""
+    names, hidden = plan.unread.files, plan.unread.hidden
+    said = []
+    if names:
+        more = f" and {len(names) - _SHOWN_UNREAD:,} more" if len(names) > _SHOWN_UNREAD else ""
+        said.append(
+            f"{len(names):,} {'file' if len(names) == 1 else 'files'}: {', '.join(names[:_SHOWN_UNREAD])}{more}"
+        )
+    if hidden:
+        said.append(f"{hidden:,} with a hidden or underscored name")
+    return "; ".join(said)
 
 
 def _placement(found: Placement | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -131,9 +132,13 @@ def empty_dropped(schema: pa.Schema, *, with_quantile: bool) -> pa.Table:
 
 
 def _beside(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
-    """`table` with these columns, under other names where it has such."""
+    """`table` with these columns, under other names where it has such: the first free of tamis_NAME, tamis_NAME_2..."""
+    taken = set(table.schema.names)
     for name, column in columns.items():
-        table = table.append_column(name if name not in table.schema.names else f"tamis_{name}", column)
+        others = (f"tamis_{name}" + (f"_{number}" if number > 1 else "") for number in count(1))
+        free = next(each for each in chain([name], others) if each not in taken)
+        taken.add(free)
+        table = table.append_column(free, column)
     return table
 
 

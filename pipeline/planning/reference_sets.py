@@ -36,7 +36,7 @@ def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, 
 
 def _scan(role: str, path: str | None, job: LayersJob) -> list[Scanned]:
     if path is not None:
-        return scan_files(resolve([path], "auto", job.storage_options), job)
+        return [scanned for scanned in scan_files(resolve([path], "auto", job.storage_options), job) if scanned.rows]
     if role not in SHIPPED:
         raise ConfigError(f"{role}_references is missing; set it to a file")
     [scanned] = scan_files(resolve([str(SHIPPED[role]())], "auto", {}), job)

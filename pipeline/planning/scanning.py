@@ -52,11 +52,14 @@ def scanned_or_broken(
 
 
 def all_of(outcomes: Sequence[Scanned | str]) -> list[Scanned]:
-    """The outcomes, if no file is broken. InputError lists the broken files."""
+    """The outcomes, if no file is broken and there are rows. InputError lists the broken files, or all without rows."""
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if problems:
         raise InputError(f"{len(problems)} of the {len(outcomes)} input files cannot be read:", problems)
-    return [outcome for outcome in outcomes if isinstance(outcome, Scanned)]
+    found = [outcome for outcome in outcomes if isinstance(outcome, Scanned)]
+    if found and not any(scanned.rows for scanned in found):
+        raise InputError("the input holds no rows:", [f"{scanned.file.name}: holds no rows" for scanned in found])
+    return found
 
 
 def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str], join: str = JOIN) -> Dialect:
