@@ -143,7 +143,7 @@ def _with_text(store: Store, sample: Mapping[str, Any]) -> dict[str, Any]:
     dialect = Dialect.from_dict(sample["dialect"])
     table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", [column for _, column in dialect.columns])
     try:
-        messages = normalise(table.slice(before, 1).to_pylist()[0], dialect)
+        messages = normalise(table.slice(before, 1).to_pylist()[0], dialect).for_people()
     except RowProblem as problem:
         messages = [{"role": "note", "content": f"(the text cannot be shown: {problem.code})"}]
     return {**sample, "messages": messages}
