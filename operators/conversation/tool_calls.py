@@ -29,14 +29,16 @@ def tool_calls(value: Any, what: str) -> list[dict[str, Any]]:
         value = [value]
     if not isinstance(value, list):
         raise RowProblem("bad_tool_call", f"{what} is no object with a name and arguments, and no list of such")
-    calls = [opened(item, what) for item in value]
+    calls = [opened(item, what) if isinstance(item, str) else item for item in value]
     return [_call(item, what) for item in calls if item not in ({}, None)]
 
 
 def _call(call: Any, what: str) -> dict[str, Any]:
     if not isinstance(call, dict):
         raise RowProblem("bad_tool_call", f"{what} has a call that is not an object")
-    function = opened(call["function"], what) if "function" in call else call
+    function = call.get("function", call)
+    if isinstance(function, str):
+        function = opened(function, what)
     if not isinstance(function, dict):
         raise RowProblem("bad_tool_call", f"{what} has a function that is not an object")
     name = function.get("name")
@@ -50,13 +52,8 @@ def _call(call: Any, what: str) -> dict[str, Any]:
         called = {"name": name, "arguments": arguments}
         return {"type": "function", **({"id": call["id"]} if "id" in call else {}), "function": called}
     # as it is, in the order of the row, which a template may write
-    return {
-        **call,
-        "function": {
-            **{k: v for k, v in function.items() if k != key or k == "arguments"},
-            **({} if key == "arguments" else {"arguments": arguments}),
-        },
-    }
+    named = {"arguments" if own == key else own: value for own, value in function.items()}
+    return {**call, "function": named if key else {**named, "arguments": arguments}}
 
 
 def template_variables(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +80,7 @@ def _objects(value: Any, name: str) -> list[dict[str, Any]]:
         value = [value] if value else []
     if not isinstance(value, list):
         raise RowProblem("bad_tools", f"the row's {name} are not a list of objects")
-    items = [opened(item, f"the column of {name}") for item in value]
+    items = [opened(item, f"the column of {name}") if isinstance(item, str) else item for item in value]
     if not all(isinstance(item, dict) for item in items):
         raise RowProblem("bad_tools", f"the row's {name} hold something that is not an object")
     return [item for item in items if item]

@@ -140,8 +140,9 @@ class ChatTokenizer:
             keep_end    keeps the last max_tokens; a BOS at the start is kept in place of one of them
 
         Problems: template_error, not_rendered, unstable_template, too_many_turns, special_token_in_text,
-        tokenizer_error, overlong (for more than MOST_BYTES, also with keep_start and keep_end), response_cut (truncation leaves no
-        token of the final answer), empty_response (the tokenizer or the template leaves no token of it).
+        bad_content, tokenizer_error, overlong (for more than MOST_BYTES, also with keep_start and keep_end),
+        response_cut (truncation leaves no token of the final answer), empty_response (the tokenizer or the template
+        leaves no token of it).
         Raises ValueError for a setting out of range.
         """
         if max_tokens < 1 or overlong not in get_args(Overlong):
