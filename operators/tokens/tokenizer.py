@@ -41,7 +41,8 @@ _BATCH_CHARACTERS = 1_000_000  # of text per tokenizer call: its result takes so
 
 class ChatTokenizer:
     """tokenizer: a fast tokenizer of transformers; it is copied, not changed.
-    template: Jinja source, or the name of one of the tokenizer's templates; None takes the tokenizer's own.
+    template: Jinja source, or the name of one of the tokenizer's templates; None takes the tokenizer's own: if it has
+        one for tools (tool_use), that one for conversations with tools, as transformers does.
     renderer: where the template runs. `Renderer` runs it in this process and trusts the template to terminate.
 
     Raises ValueError if the tokenizer is not a fast one or the template is not valid.
@@ -54,7 +55,7 @@ class ChatTokenizer:
         named = {name: str(string) for name, string in tokenizer.special_tokens_map.items()}
         has_template = template is not None or bool(tokenizer.chat_template)
         if has_template:
-            source, variables = tokenizer.get_chat_template(template), named
+            source, variables = _template(tokenizer, template), named
         else:
             opening = named.get("bos_token", "") if _adds_bos(tokenizer) else ""
             source, variables = (
@@ -244,6 +245,16 @@ class ChatTokenizer:
         while start < stop and ids[stop - 1] in self._controls.ids and offsets[stop - 1][1] > answer[1]:
             stop -= 1
         return start, stop
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:
+    """The source of the template, or one source that holds the two that transformers chooses from."""
+    named = tokenizer.chat_template
+    if template is not None or not isinstance(named, dict) or not {"default", "tool_use"} <= named.keys():
+        return str(tokenizer.get_chat_template(template))
+    # Jinja drops the last line end of a template. Beside an expression, it drops no white space.
+    plain, tools = (f"{{{{ '' }}}}{named[name].removesuffix(chr(10))}{{{{ '' }}}}" for name in ("default", "tool_use"))
+    return f"{{% if tools %}}{tools}{{% else %}}{plain}{{% endif %}}"
 
 
 def _check_size(conversation: Conversation) -> None:

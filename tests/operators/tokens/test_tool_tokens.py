@@ -134,6 +134,21 @@ def test_everything_that_may_be_written_counts_for_the_size() -> None:
         assert found.code == "overlong"
 
 
+def test_a_template_for_tools_is_taken_as_transformers_takes_it() -> None:
+    """Both may begin and end with white space, which Jinja treats by rules of its own."""
+    named = {"default": "\n  {% if tools %}never{% endif %}" + CHATML + "\n", "tool_use": "\n" + QWEN_3 + "\n \n"}
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level().backend_tokenizer, chat_template=named, bos_token="<s>", eos_token="</s>"
+    )
+    for conversation in (Conversation(chat("q", "a")), talk(tools=[tool()])):
+        expected = fast.apply_chat_template(
+            list(conversation.messages), conversation.variables.get("tools"), tokenize=True, return_dict=False
+        )
+        assert tokens(ChatTokenizer(fast), conversation).input_ids.tolist() == expected
+    given = ChatTokenizer(fast, "tool_use")
+    assert given.fingerprint == ChatTokenizer(fast, named["tool_use"]).fingerprint
+
+
 # --- what a template leaves out -----------------------------------------------------------------------------------
 
 
