@@ -7,11 +7,15 @@ design, so what counts is whether the template writes the reasoning of a last tu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tamis.operators.conversation.conversation import REASONING, Message, calls_of, reasoning_of
 from tamis.operators.problems import RowProblem
+
+_MOST_SAID = 1000
+"""As many are looked up one by one in a text."""
 
 Write = Callable[[Sequence[Message], Mapping[str, Any]], str]
 """messages, variables -> the rendered text. Raises RowProblem."""
@@ -28,15 +32,13 @@ def left_out(write: Write, messages: Sequence[Message], variables: Mapping[str, 
     if not probes.words:
         return None
     try:
-        found = write(asked, {**variables, **probed})
+        missing = probes.missing(write(asked, {**variables, **probed}))
     except RowProblem:
         # A template may check names or results: what stands in its text in so many letters is not lost.
-        missing = [what for what, said in probes.said.items() if said not in text]
-    else:
-        missing = [what for what, word in probes.words.items() if word not in found]
-    if not missing:
+        missing = next((what for what, said in probes.said.items() if said not in text), None)
+    if missing is None:
         return None
-    return RowProblem("not_rendered", f"the chat template leaves out {missing[0]}; set model.template to one with it")
+    return RowProblem("not_rendered", f"the chat template leaves out {missing}; set model.template to one with it")
 
 
 def writes_reasoning(write: Write) -> bool:
@@ -64,12 +66,17 @@ def reasoning_left_out(messages: Sequence[Message]) -> RowProblem | None:
 
 
 class _Probes:
-    """words: what is probed -> the word in it. said: what is probed -> how it begins."""
+    """words: what is probed, in the order of the words in it. said: what is probed -> its text."""
 
     def __init__(self, text: str) -> None:
-        self.words: dict[str, str] = {}
+        self.words: list[str] = []
         self.said: dict[str, str] = {}
         self._mark = next(mark for mark in _marks() if mark not in text)
+
+    def missing(self, text: str) -> str | None:
+        """The first of what is probed whose word is not in this text."""
+        found = {int(number) for number in re.findall(rf"{self._mark}(\d{{1,9}})zq", text)}
+        return next((what for number, what in enumerate(self.words) if number not in found), None)
 
     def message(self, message: Message, number: int) -> Message:
         calls = calls_of(message)
@@ -113,7 +120,9 @@ class _Probes:
 
     def _in(self, text: str, what: str) -> str:
         word = f"{self._mark}{len(self.words)}zq"
-        self.words[what], self.said[what] = word, text.strip()
+        self.words.append(what)
+        if len(self.said) < _MOST_SAID:
+            self.said[what] = text.strip()
         return text + word
 
 

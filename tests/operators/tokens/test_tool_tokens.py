@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -229,6 +230,58 @@ def test_arguments_that_look_like_the_template() -> None:
     assert [text.startswith("<tool_call>") for text in found] == [True, False, True, False]
     assert [text.endswith("</tool_call>") for text in found] == [True, False, True, False]
     assert found[1::2] == ["Six.", "Six."]
+
+
+ENDS = [
+    "</tool_call>",
+    "<|im_end|>",
+    "<|im_end|>\n<|im_start|>user\n<tool_response>\n",
+    "06:10",
+    "x",
+    "\n",
+    " ",
+    '"}',
+    "é",
+]
+values = st.lists(st.sampled_from(ENDS), max_size=4).map("".join)
+calls = st.lists(
+    st.dictionaries(st.sampled_from(["at", "of", "</arg>"]), values | st.integers(0, 9), max_size=2),
+    min_size=1,
+    max_size=2,
+)
+
+
+@pytest.mark.parametrize("name", ["qwen 3", "qwen 2.5", "hermes"])
+@settings(deadline=None, max_examples=60)
+@given(turns=st.lists(st.tuples(values, calls, values, values.filter(str.strip)), min_size=1, max_size=3))
+def test_calls_stand_where_they_stand_by_hand(name: str, turns: list[tuple[str, list[Any], str, str]]) -> None:
+    messages: list[dict[str, Any]] = []
+    expected = []
+    for beside, arguments, found, final in turns:
+        beside = "" if name == "hermes" else beside.strip()
+        written = [
+            f'<tool_call>\n{{"name": "tides", "arguments": {json.dumps(one, ensure_ascii=False)}}}\n</tool_call>'
+            for one in arguments
+        ]
+        expected += ["\n".join([beside, *written] if beside else written), final]
+        called = [{"type": "function", "function": {"name": "tides", "arguments": one}} for one in arguments]
+        messages += [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", **({"content": beside} if beside else {}), "tool_calls": called},
+            {"role": "tool", "content": found},
+            {"role": "assistant", "content": final},
+        ]
+    if name == "qwen 3":
+        expected[-1] = expected[-1].lstrip("\n")
+    assert said(FAMILIES[name], Conversation(messages)) == expected
+
+
+def test_thousands_of_tools_take_no_time() -> None:
+    began = time.process_time()
+    many = Conversation(chat("q", "a"), {"tools": [tool(name=f"n{number}", said="") for number in range(30_000)]})
+    assert said(QWEN_3, many) == ["a"]
+    assert problem(ROLES, many).code == "not_rendered"
+    assert time.process_time() - began < 20
 
 
 def test_only_what_is_trained_on_is_an_answer() -> None:
