@@ -7,7 +7,7 @@ the white space of its layout. Keys that are null count as absent. A row that ca
 
     no_conversation      the conversation or the prompt is missing, null, or not a list where a list is required
     no_response          no assistant turn, or the response is null
-    no_trained_turn      every assistant turn is marked as not trained on
+    no_trained_turn      every assistant turn is marked as not trained on (see problems.UNSCORED)
     empty_response       an assistant turn without any text or tool call
     unclear_weight       marks of what is trained on that tools read in two ways, or that contradict each other
     bad_content          a turn or a text of the wrong type

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from tamis.operators.conversation.messages import Dialect, normalise
 from tamis.operators.methods.protocol import Artifact
-from tamis.operators.problems import RowProblem
+from tamis.operators.problems import UNSCORED, RowProblem
 from tamis.operators.statistics.ranks import rho
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.emit.samples import SampleSpec
@@ -172,8 +172,17 @@ def _summary(
         warnings.append(
             "nothing was dropped: the cut lies above every score, or the share of so few rows is less than one"
         )
+    facts = run_facts(plan, counts, captured)
+    codes = facts.pop("quarantine_codes")
+    unscored = sum(codes.pop(code)["rows"] for code in UNSCORED & codes.keys())
+    if unscored:
+        warnings.append(
+            f"{unscored:,} rows have no turn that is trained on: they are in kept/ as they are, and were not scored"
+        )
     return {
-        **run_facts(plan, counts, captured),
+        **facts,
+        "quarantine_codes": codes,
+        "unscored": unscored,
         "methods": [
             {
                 "name": name,

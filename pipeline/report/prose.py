@@ -47,7 +47,7 @@ _ADVICE = {
     "bad_tools": "Make the tools (documents) a list of objects, or JSON text of one.",
     "multimodal": "Images, sound and files cannot be scored: leave the row out, or the part.",
     "unsupported_content": "Bring the parts into the order reasoning, text, tool calls, or leave the row out.",
-    "no_trained_turn": "A model learns nothing from the row: leave it out, or change the marks of its turns.",
+    "no_trained_turn": "A model learns nothing from the row; change the marks of its turns if it should.",
     "unclear_weight": "Keep one mark on each turn, such as train: true or false.",
     "not_rendered": "Set model.template to one that writes tools and reasoning, or leave them out of the row.",
     "template_error": _TEMPLATE,

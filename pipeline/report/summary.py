@@ -121,7 +121,8 @@ class Timing(TypedDict):
 
 
 class Summary(TypedDict):
-    """A run and its results. created is ISO 8601; timings maps the stages, in order, to their cost.
+    """A run and its results. created is ISO 8601; timings maps the stages, in order, to their cost. unscored: rows
+    of kept/ of which a model learns nothing.
 
     layers: the content of artifact/layers.json, if it exists and LARF has run.
     """
@@ -136,6 +137,7 @@ class Summary(TypedDict):
     model: Model
     counts: Counts
     quarantine_codes: dict[str, QuarantineCode]
+    unscored: int
     methods: list[MethodRun]
     selected_by: str
     selection: Selection

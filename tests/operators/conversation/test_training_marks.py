@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tamis.operators.conversation.messages import Conversation, Dialect, normalise
-from tamis.operators.problems import RowProblem
+from tamis.operators.problems import UNSCORED, RowProblem
 
 MESSAGES = Dialect.of("messages", messages="messages")
 
@@ -61,6 +61,7 @@ def test_no_trained_turn(off: dict[str, Any]) -> None:
     with pytest.raises(RowProblem) as caught:
         read(off, off)
     assert caught.value.code == "no_trained_turn"
+    assert caught.value.code in UNSCORED
 
 
 def test_a_turn_that_is_not_trained_on_may_be_empty() -> None:
