@@ -62,7 +62,10 @@ def normalise(row: Mapping[str, Any], dialect: Dialect) -> Conversation:
     answers = [turn for turn in turns if turn.role in ("assistant", _CALL)]
     if not answers:
         raise RowProblem("no_response", "the conversation has no assistant turn")
-    trained = [turn for turn in answers if is_trained(turn.filled, turn.number)]
+    learnt_from = [turn for turn in answers if turn.number >= parts.prompt_turns]
+    if not learnt_from:
+        raise RowProblem("no_response", "the answer has no assistant turn")
+    trained = [turn for turn in learnt_from if is_trained(turn.filled, turn.number)]
     if not trained:
         raise RowProblem("no_trained_turn", "every assistant turn is marked as not trained on")
     variables = dict(parts.variables)
@@ -136,7 +139,7 @@ class _Turn:
             reasoning.setdefault("reasoning_content", content.reasoning)
         for key, said in reasoning.items():
             checked_text(said, f"the {key} of turn {self.number}")
-        if len(set(reasoning.values())) > 1:
+        if len(set(reasoning.values()) - {""}) > 1:
             raise RowProblem("unsupported_content", f"{' and '.join(reasoning)} of turn {self.number} differ")
         if calls := [*content.calls, *self._calls()]:
             text = {} if content.text is None else {"content": content.text}
@@ -145,9 +148,10 @@ class _Turn:
         for said in text.values():
             checked_text(said, f"the content of turn {self.number}")
         message: Message = {"role": "assistant", **text}
-        if said := next(iter(reasoning.values()), ""):
+        if reasoning:
             # Under the names that transformers gives a template.
-            message |= {"thinking": said, **reasoning, "reasoning_content": said}
+            said = next(filter(None, reasoning.values()), "")
+            message |= dict.fromkeys(("thinking", *reasoning, "reasoning_content"), said)
         return message | ({"tool_calls": calls} if calls else {}) | self._labels()
 
     def _calls(self) -> list[dict[str, Any]]:

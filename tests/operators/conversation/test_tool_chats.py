@@ -218,7 +218,10 @@ def test_sharegpt_with_tools() -> None:
 def test_reasoning(key: str) -> None:
     found = last(assistant("a", **{key: "hm"}))
     assert found == assistant("a", **{**THOUGHT, key: "hm"})
-    assert last(assistant("a", **{key: None})) == last(assistant("a", **{key: ""})) == assistant("a")
+    assert last(assistant("a", **{key: None})) == assistant("a")
+    # as transformers gives it to a template
+    assert last(assistant("a", **{key: ""})) == assistant("a", **{"thinking": "", "reasoning_content": "", key: ""})
+    assert last(assistant("a", **{"reasoning": "", key: "hm"}))["reasoning_content"] == "hm"
 
 
 @pytest.mark.parametrize(

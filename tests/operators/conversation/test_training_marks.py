@@ -64,6 +64,17 @@ def test_no_trained_turn(off: dict[str, Any]) -> None:
     assert caught.value.code in UNSCORED
 
 
+def test_the_turns_of_a_prompt_are_not_trained_on() -> None:
+    """As TRL has no loss on them, though the assistant may be among them."""
+    user, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    pair = Dialect.of("pair", prompt="prompt", response="completion")
+    for completion, expected in (("b", [3]), ([answer], [3]), ([answer, user, answer], [3, 5])):
+        found = normalise({"prompt": [user, answer, user], "completion": completion}, pair)
+        assert found.answers == expected
+    with pytest.raises(RowProblem, match="no_response"):
+        normalise({"prompt": [user, answer, user], "completion": [user]}, pair)
+
+
 def test_a_turn_that_is_not_trained_on_may_be_empty() -> None:
     assert read({"content": "", "weight": 0}, {}).messages[1] == {"role": "assistant", "content": ""}
 
