@@ -21,6 +21,8 @@ class Parts:
     """turns: not checked yet; a turn should be a mapping with `role_key` and `content_key`.
     system: the value of the column with the system prompt, None if there is none.
     variables: what the row gives the chat template besides messages (tools, documents), not checked yet.
+    prompt_turns: how many of the first turns are a prompt that the row holds apart from its answer: trainers (TRL, for
+        prompt and completion) have no loss on them, also not on the assistant's turns among them.
     """
 
     turns: list[Any]
@@ -28,6 +30,7 @@ class Parts:
     content_key: str = "content"
     system: Any = None
     variables: Mapping[str, Any] = field(default_factory=dict)
+    prompt_turns: int = 0
 
 
 def parts_of_row(row: Mapping[str, Any], dialect: Dialect) -> Parts:
@@ -40,7 +43,8 @@ def parts_of_row(row: Mapping[str, Any], dialect: Dialect) -> Parts:
     if dialect.name == "alpaca":
         return Parts(_alpaca(row, dialect), system=system)
     if dialect.name == "pair":
-        return Parts(_pair(row, dialect), system=system)
+        prompt, answer = _pair(row, dialect)
+        return Parts([*prompt, *answer], system=system, prompt_turns=len(prompt))
     text = _value(row, dialect, "text")
     if text is None:
         raise RowProblem("no_conversation", "the text is missing or null")
@@ -88,14 +92,15 @@ def _alpaca(row: Mapping[str, Any], dialect: Dialect) -> list[Any]:
     return [turn("user", prompt), turn("assistant", _response(_value(row, dialect, "output")))]
 
 
-def _pair(row: Mapping[str, Any], dialect: Dialect) -> list[Any]:
+def _pair(row: Mapping[str, Any], dialect: Dialect) -> tuple[list[Any], list[Any]]:
+    """The turns of the prompt and those of the answer."""
     prompt, response = _value(row, dialect, "prompt"), _value(row, dialect, "response")
     if prompt is None:
         raise RowProblem("no_conversation", "the prompt is missing or null")
     turns = _list_of_turns(prompt) if isinstance(prompt, (list, tuple)) else [turn("user", prompt)]
     if isinstance(response, (list, tuple)):
-        return turns + _list_of_turns(response)
-    return [*turns, turn("assistant", _response(response))]
+        return turns, _list_of_turns(response)
+    return turns, [turn("assistant", _response(response))]
 
 
 def _response(value: Any) -> Any:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tamis.operators.conversation.messages import Dialect, normalise
 from tamis.operators.conversation.schema import digit_notes, json_places
 from tamis.operators.methods.protocol import Artifact
-from tamis.operators.problems import RowProblem
+from tamis.operators.problems import UNSCORED, RowProblem
 from tamis.operators.statistics.ranks import rho
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.emit.samples import SampleSpec
@@ -165,7 +165,7 @@ def _with_text(store: Store, sample: Mapping[str, Any]) -> dict[str, Any]:
         [row] = rows_of(table.slice(before, 1), 0)
         if isinstance(row.value, RowProblem):
             raise row.value
-        messages = normalise(row.value, dialect)
+        messages = normalise(row.value, dialect).for_people()
     except RowProblem as problem:
         messages = [{"role": "note", "content": f"(the text cannot be shown: {problem.code})"}]
     return {**sample, "messages": messages}
@@ -194,8 +194,17 @@ def _summary(
         warnings.append(
             "nothing was dropped: the cut lies above every score, or the share of so few rows is less than one"
         )
+    facts = run_facts(plan, counts, captured)
+    codes = facts.pop("quarantine_codes")
+    unscored = sum(codes.pop(code)["rows"] for code in UNSCORED & codes.keys())
+    if unscored:
+        warnings.append(
+            f"{unscored:,} rows have no turn that is trained on: they are in kept/ as they are, and were not scored"
+        )
     return {
-        **run_facts(plan, counts, captured),
+        **facts,
+        "quarantine_codes": codes,
+        "unscored": unscored,
         "methods": [
             {
                 "name": name,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.model.info import ModelInfo
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
@@ -109,7 +110,9 @@ def _cache_keys(spec: ModelSpec, source: ModelSource, content: str, template: st
 
 _FEW, _LONGEST_TRIAL = 16, 4096
 _ONE_TURN = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
-_WRITTEN = (_ONE_TURN, [{"role": "system", "content": "x"}, *_ONE_TURN], [*_ONE_TURN, *_ONE_TURN])
+_WRITTEN = tuple(
+    map(Conversation, (_ONE_TURN, [{"role": "system", "content": "x"}, *_ONE_TURN], [*_ONE_TURN, *_ONE_TURN]))
+)
 
 
 def check_vocabulary(tokenizer: ChatTokenizer, info: ModelInfo) -> None:

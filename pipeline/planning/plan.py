@@ -19,7 +19,7 @@ from tamis.operators.conversation.messages import Dialect, normalise
 from tamis.operators.conversation.schema import digit_notes, infer_rows
 from tamis.operators.methods import Larf, Method
 from tamis.operators.model.info import ModelInfo
-from tamis.operators.problems import RowProblem
+from tamis.operators.problems import UNSCORED, RowProblem
 from tamis.operators.requests import Request
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.cluster.pools import Placement
@@ -387,8 +387,8 @@ def _estimate(
             if isinstance(row, RowProblem):
                 raise row
             conversations.append(normalise(row, dialect))
-        except RowProblem:
-            bad += 1
+        except RowProblem as problem:
+            bad += problem.code not in UNSCORED
     lengths = []
     for encoded in tokenizer.encode(conversations, max_tokens=2**30, overlong="quarantine"):
         if isinstance(encoded, RowProblem):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tamis.operators.conversation.messages import Dialect, Message, normalise
+from tamis.operators.conversation.messages import Conversation, Dialect, normalise
 from tamis.operators.methods import Method
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.tokenised import Tokenised
@@ -89,7 +89,7 @@ def reference_rows(
     for shard in shards:
         dialect = Dialect.from_dict(dict(shard.dialect))
         outcomes: dict[int, Tokenised | RowProblem] = {}
-        conversations: dict[int, list[Message]] = {}
+        conversations: dict[int, Conversation] = {}
         for row in read(shard, job.storage_options):
             try:
                 if isinstance(row.value, RowProblem):

@@ -125,7 +125,8 @@ class Timing(TypedDict):
 
 class Run(TypedDict):
     """What is said of any run. created is ISO 8601; timings maps the stages, in order, to their cost. json_columns: the
-    places in kept/ that are JSON text of Arrow's json type."""
+    places in kept/ that are JSON text of Arrow's json type. unscored: rows of kept/ of which a model learns nothing.
+    """
 
     title: str
     created: str
@@ -137,6 +138,7 @@ class Run(TypedDict):
     model: Model
     counts: Counts
     quarantine_codes: dict[str, QuarantineCode]
+    unscored: int
     timings: dict[str, Timing]
     warnings: list[str]
     json_columns: NotRequired[list[str]]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tamis.operators.conversation.messages import Message
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.rendering import Rendered, Renderer
 from tamis.operators.tokens.tokenizer import ChatTokenizer
@@ -45,9 +45,9 @@ HOSTILE = {
 }  # fmt: skip
 
 
-def chat(*contents: str) -> list[Message]:
+def chat(*contents: str) -> Conversation:
     roles = ("user", "assistant") * len(contents)
-    return [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
+    return Conversation([{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)])
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def ended() -> Iterator[None]:
 
 
 def test_it_renders_what_a_renderer_renders() -> None:
-    conversations = [chat("q", "a"), chat("q\ud83d", "\u2028é\n", "\x00", " x "), chat("", "a"), []]
+    conversations = [chat("q", "a"), chat("q\ud83d", "\u2028é\n", "\x00", " x "), chat("", "a"), Conversation([])]
     bounded, plain = BoundedRenderer(PLAIN, VARIABLES), Renderer(PLAIN, VARIABLES)
     assert bounded.render_all(conversations) == plain.render_all(conversations)
     assert bounded.text(conversations[0]) == plain.text(conversations[0])

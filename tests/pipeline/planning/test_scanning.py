@@ -41,7 +41,7 @@ def dialect(path: Path, name: str | None = None, **columns: str) -> Dialect:
 @pytest.mark.parametrize("ending", ["jsonl", "json"])
 @pytest.mark.parametrize("name", [None, "alpaca"])
 def test_parts_that_first_come_after_the_head_are_not_lost(tmp_path: Path, ending: str, name: str | None) -> None:
-    messages = normalise(LATE, dialect(write(tmp_path, ending), name))
+    messages = normalise(LATE, dialect(write(tmp_path, ending), name)).messages
     assert [message["content"] for message in messages] == ["RULES", "a\nTEXT", "b"]
 
 
