@@ -141,7 +141,7 @@ def _with_text(store: Store, sample: Mapping[str, Any]) -> dict[str, Any]:
     decision = scores.column("decision")[here].as_py()
     before = pc.sum(pc.equal(scores.column("decision").slice(0, here), decision)).as_py() or 0
     dialect = Dialect.from_dict(sample["dialect"])
-    table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", [column for _, column in dialect.columns])
+    table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", list(dialect.reads))
     try:
         messages = normalise(table.slice(before, 1).to_pylist()[0], dialect)
     except RowProblem as problem:

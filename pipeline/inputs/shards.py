@@ -83,7 +83,8 @@ class Shard:
 @dataclass(frozen=True)
 class Scanned:
     """The result of scanning a file. schema: None for JSON, whose types are known only after all rows were read.
-    head: the readable rows among the first ones. head_problems: the problems of the others."""
+    head: the readable rows among the first ones. head_problems: the problems of the others, and problem_rows their
+    numbers."""
 
     file: SourceFile
     header: tuple[str, ...]
@@ -91,10 +92,24 @@ class Scanned:
     schema: pa.Schema | None
     head: tuple[Mapping[str, Any], ...]
     head_problems: tuple[RowProblem, ...] = ()
+    problem_rows: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
         return self.spans[-1].stop_row if self.spans else 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column; of a JSON file, those of its head."""
+        return tuple(
+            self.schema.names if self.schema is not None else dict.fromkeys(k for row in self.head for k in row)
+        )
+
+    def first_rows(self) -> list[tuple[int, Mapping[str, Any] | RowProblem]]:
+        """The rows of the head in order, the unreadable ones too, each with its number."""
+        bad = dict(zip(self.problem_rows, self.head_problems, strict=True))
+        good = iter(self.head)
+        return [(n, bad[n] if n in bad else next(good)) for n in range(len(self.head) + len(bad))]
 
 
 @dataclass(frozen=True)
@@ -292,7 +307,7 @@ def _scan_text(
     # CSV has no types; every column stays text.
     schema = pa.schema([(name, pa.string()) for name in header]) if is_csv else None
     records = text_files.read_records(text, spans[0], head_rows) if spans else []
-    return Scanned(file, header, spans, schema, *_sort_out([record.value for record in records]))
+    return Scanned(file, header, spans, schema, *sort_out([record.value for record in records]))
 
 
 def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:
@@ -303,14 +318,15 @@ def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any]
         step = max(int(SHARD_BYTES * shape.rows / shape.bytes), 1)
     spans = tuple(Span(start, min(start + step, shape.rows), 0, 0) for start in range(0, shape.rows, step))
     head = rows_of(read_head(source, head_rows), 0)
-    return Scanned(file, (), spans, shape.schema, *_sort_out([row.value for row in head]))
+    return Scanned(file, (), spans, shape.schema, *sort_out([row.value for row in head]))
 
 
-def _sort_out(
+def sort_out(
     values: Sequence[Mapping[str, Any] | RowProblem],
-) -> tuple[tuple[Mapping[str, Any], ...], tuple[RowProblem, ...]]:
+) -> tuple[tuple[Mapping[str, Any], ...], tuple[RowProblem, ...], tuple[int, ...]]:
     good = tuple(value for value in values if not isinstance(value, RowProblem))
-    return good, tuple(value for value in values if isinstance(value, RowProblem))
+    bad = {number: value for number, value in enumerate(values) if isinstance(value, RowProblem)}
+    return good, tuple(bad.values()), tuple(bad)
 
 
 def rows_of(table: pa.Table, start_row: int) -> list[Row]:

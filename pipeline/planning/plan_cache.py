@@ -18,10 +18,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from tamis.operators.problems import RowProblem
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import TEXT_FORMATS, SourceFile
-from tamis.pipeline.inputs.shards import CORPUS, HEAD_ROWS, SHARD_BYTES, Scanned, Shard, read
+from tamis.pipeline.inputs.shards import CORPUS, HEAD_ROWS, SHARD_BYTES, Scanned, Shard, read, sort_out
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.job_file import LayersJob
 from tamis.pipeline.run.paths import PLANNED_ROWS, RUN
@@ -83,9 +82,7 @@ def scanned_before(file: SourceFile, rows: Rows, options: Mapping[str, Any]) -> 
     except InputError:
         return None
     schema = pa.schema([(name, pa.string()) for name in rows.header]) if rows.header else None
-    good = tuple(value for value in values if not isinstance(value, RowProblem))
-    bad = tuple(value for value in values if isinstance(value, RowProblem))
-    return Scanned(file, rows.header, rows.spans, schema, good, bad)
+    return Scanned(file, rows.header, rows.spans, schema, *sort_out(values))
 
 
 def _stamp(job: LayersJob, files: Any) -> dict[str, Any]:
