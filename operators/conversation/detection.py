@@ -6,6 +6,7 @@ than one is left, the corpus is refused with the settings of each: nothing is gu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,6 +39,14 @@ _PAIRS = (
     *(("instruction", "output"), ("instruction", "response")),
     *(("prompt", "response"), ("prompt", "completion"), ("question", "answer")),
 )
+_RARE_PAIRS = (
+    *(("query", "response"), ("question", "response"), ("input", "output")),
+    *(("instruction", "completion"), ("instruction", "answer"), ("prompt", "output"), ("prompt", "answer")),
+)
+"""Tried if there is nothing else."""
+
+_PYTHON = re.compile(r"\s*\[\s*\{\s*'")
+_LABEL = re.compile(r"\s*[A-Za-z]{2,12}\s*:")
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -84,13 +93,15 @@ def with_encoded(dialect: Dialect, rows: Rows) -> Dialect:
 
 
 def _detect(columns: Sequence[str], rows: Rows, complete: bool) -> Dialect:
-    readings = _chats(columns, rows, complete) + _pairs(columns, rows, complete)
+    readings = _chats(columns, rows, complete) + _pairs(columns, rows, complete, _PAIRS)
     if not readings:
         readings = _chosen(columns, rows, complete)
+    if not readings:
+        readings = _pairs(columns, rows, complete, _RARE_PAIRS)
     if not readings and "text" in columns and _are_transcripts(_values(rows, "text")):
         readings = [Dialect.of("text", text="text")]
     if not readings:
-        raise ValueError(f"no conversation found in the columns {listed(columns)}; {_hint(columns)}{BY_HAND}")
+        raise ValueError(f"no conversation found in the columns {listed(columns)}; {_hint(columns, rows)}{BY_HAND}")
     first = readings[0]
     others = [reading for reading in readings[1:] if not _agree(first, reading, rows)]
     if others:
@@ -102,7 +113,10 @@ def _detect(columns: Sequence[str], rows: Rows, complete: bool) -> Dialect:
     return _checked(replace(first, checks=(*first.checks, *repeated)), columns, rows)
 
 
-def _hint(columns: Sequence[str]) -> str:
+def _hint(columns: Sequence[str], rows: Rows) -> str:
+    for column in CHATS:
+        if any(isinstance(value, str) and _PYTHON.match(value) for value in _values(rows, column)):
+            return f"{column} holds a list as Python prints it; write it with json.dumps; "
     if "parent_id" in columns and "message_id" in columns:
         return "each row seems to be a single message of a tree; join the messages of a conversation into one row; "
     return f"{_UNDERSTOOD}; "
@@ -118,10 +132,27 @@ def _made(name: str, columns: Sequence[str], rows: Rows, complete: bool, **parts
         parts["system"] = optional_column(SYSTEM, columns, complete)
         parts["system_prompt"] = _first(columns, *(column for column in SYSTEM if column != parts["system"]))
     for part in ("history", *VARIABLES):
-        if part in known:
+        if part in known and _fits(part, _values(rows, part)):
             parts[part] = optional_column((part,), columns, complete)
     made = with_encoded(Dialect.of(name, **parts), rows)
     return made if complete else with_seen(made, columns)
+
+
+def _fits(part: str, values: Sequence[Any]) -> bool:
+    """Whether a column of this name holds what the name says, in at least half of the rows that have it: a list of
+    turns or exchanges, of tools or documents, or an object. Else its meaning is not certain and it is left out."""
+    filled = [value for value in values if not blank(value)]
+    return 2 * sum(_is_part(part, value) for value in filled) >= len(filled)
+
+
+def _is_part(part: str, value: Any) -> bool:
+    if part == "chat_template_kwargs":
+        return isinstance(_opened(value, "{"), Mapping)
+    items = _turns_of(value)
+    if items is None:
+        return False
+    objects = all(isinstance(item, Mapping) for item in items)
+    return objects or (part == "history" and all(exchange(item) is not None for item in items))
 
 
 def _chats(columns: Sequence[str], rows: Rows, complete: bool) -> list[Dialect]:
@@ -155,9 +186,9 @@ def _answered(chat: Dialect, answer: str, rows: Rows) -> Dialect | None:
     return answered if follows > 0 and follows >= differs else None
 
 
-def _pairs(columns: Sequence[str], rows: Rows, complete: bool) -> list[Dialect]:
+def _pairs(columns: Sequence[str], rows: Rows, complete: bool, names: Sequence[tuple[str, str]]) -> list[Dialect]:
     found = []
-    for prompt, answer in _PAIRS:
+    for prompt, answer in names:
         if prompt in columns and answer in columns:
             found += _asked(prompt, answer, columns, rows, complete)
     return found
@@ -174,7 +205,7 @@ def _asked(prompt: str, answer: str, columns: Sequence[str], rows: Rows, complet
         chat = _made(layout, columns, rows, complete, **{_chat_part(layout): prompt})
         return [chat, chat.with_part("response", answer)]
     names = usual_inputs(answer) if prompt == "instruction" else ("context", "input")
-    also = _first([name for name in columns if _are_texts(_values(rows, name))], *names)
+    also = _first([name for name in columns if name != prompt and _are_texts(_values(rows, name))], *names)
     if also is None and not complete and prompt == "instruction" and not {*names} & {*columns}:
         also = names[0]
     if also is None and (prompt, answer) != ("instruction", "output"):
@@ -331,16 +362,21 @@ def _chat_layout(values: Iterable[Any]) -> str | None:
             if exchange(turn) is not None:
                 return "exchanges"
         texts = _texts_of(value)
-        if texts is not None and len(texts) > 1:
+        if texts is not None and len(texts) > 1 and not all(map(_LABEL.match, texts[:2])):
             return "alternating"
     return None
 
 
-def _texts_of(value: Any) -> list[str] | None:
+def _opened(value: Any, opening: str) -> Any:
+    """The value of a JSON text; None if it has a key twice."""
     try:
-        items = from_json(value)
+        return from_json(value, opening)
     except RowProblem:
         return None
+
+
+def _texts_of(value: Any) -> list[str] | None:
+    items = _opened(value, "[")
     is_list = isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items)
     return list(items) if is_list else None
 

@@ -11,7 +11,9 @@ PROMPTS = ("prompt", "question", "instruction", "query")
 PROMPT_PARTS = frozenset(
     {
         *(*PROMPTS, *SYSTEM, *VARIABLES, "input", "context", "history"),
+        *("chat_history", "conversation_history", "dialogue_history", "dialog_history"),
         *("contexts", "inputs", "passage", "passages", "document", "background", "knowledge", "evidence", "preamble"),
+        *("article", "paragraph", "premise", "hypothesis", "facts", "snippets", "search_results"),
         *("examples", "few_shot", "fewshot", "few_shots", "few_shot_examples", "shots", "demonstrations", "demos"),
         *("functions", "tool_choice", "choices", "options", "persona"),
         *("image", "images", "video", "videos", "audio", "audios"),

@@ -1,7 +1,8 @@
 """The forms in which columns hold turns and answers, brought to one: a list of objects, or a text.
 
-A list of turns may be a list, JSON text, a list of JSON texts, a list of maps (Arrow gives a map as key and value
-pairs), or an object of lists, as `datasets` makes of a list of objects. What has none of these forms is left as it is.
+A list of turns may be a list, JSON text, a list of JSON texts, of maps (Arrow gives a map as key and value pairs) or of
+[speaker, text], or an object of lists, as `datasets` makes of a list of objects. What has none of these forms is left
+as it is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tamis.operators.problems import RowProblem
 KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value"), "oasst": ("role", "text")}
 """layout -> the keys of a turn for who speaks and for what is said."""
 
+_SPEAKERS = frozenset({"system", "user", "human", "assistant", "gpt"})
 _EXCHANGES = (
     ("human", "assistant"),
     ("user", "assistant"),
@@ -74,6 +76,8 @@ def as_turns(value: Any) -> Any:
 def _as_turn(item: Any) -> Any:
     if isinstance(item, str):
         return from_json(item, "{")
+    if _names_its_speaker(item):
+        return {"role": item[0], "content": item[1]}
     if not isinstance(item, list) or not item:
         return item
     if all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in item):
@@ -88,6 +92,12 @@ def _as_turn(item: Any) -> Any:
     if len(turn) != len(pairs):
         raise RowProblem("duplicate_keys", "a turn has the same key twice, and readers differ in which one counts")
     return turn
+
+
+def _names_its_speaker(item: Any) -> bool:
+    """Whether it is a pair of who speaks and what is said."""
+    is_pair = isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(text, str) for text in item)
+    return is_pair and item[0].strip().lower() in _SPEAKERS
 
 
 def turns_in(text: Any) -> list[Any] | None:
@@ -105,7 +115,7 @@ def turns_in(text: Any) -> list[Any] | None:
 def exchange(item: Any) -> tuple[Any, Any] | None:
     """A question and its answer, given as a list of both or as an object with usual names; None for anything else."""
     if isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(text, str) for text in item):
-        return item[0], item[1]
+        return None if _names_its_speaker(item) else (item[0], item[1])
     if isinstance(item, Mapping) and speaker(item) is None:
         for asked, answered in _EXCHANGES:
             if item.get(asked) is not None and item.get(answered) is not None:

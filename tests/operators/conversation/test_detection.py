@@ -63,6 +63,14 @@ TEXT = "\n\nHuman: a\n\nAssistant: b"
         ({"messages": [{"role": "prompter", "text": "a"}, {"role": "assistant", "text": "b"}]}, "oasst (messages)"),
         ({"INSTRUCTION": "a", "RESPONSE": "b"}, "pair (INSTRUCTION -> RESPONSE)"),
         ({"System Prompt": "s", "Prompt": "a", "Response": "b"}, "pair (System Prompt, Prompt -> Response)"),
+        ({"query": "a", "response": "b", "history": [["c", "d"]]}, "pair (history, query -> response)"),
+        ({"system_prompt": "s", "question": "a", "response": "b"}, "pair (system_prompt, question -> response)"),
+        ({"input": "a", "output": "b"}, "pair (input -> output)"),
+        ({"instruction": "a", "output": "b", "history": "Q: c A: d"}, "alpaca (instruction -> output)"),
+        ({"question": "a", "answer": "b", "documents": ["c"], "tools": "spade"}, "pair (question -> answer)"),
+        ({"question": "a", "answer": "b", "documents": [{"text": "c"}]}, "pair (question -> answer; documents)"),
+        ({"prompt": "a", "response": "b", "tools": '[{"name": "f"}]'}, "pair (prompt -> response; tools)"),
+        ({"conversations": [["human", "a"], ["gpt", "b"]]}, "messages (conversations)"),
         ({"chosen_messages": CHAT, "rejected_messages": CHAT}, "messages (chosen_messages)"),
         ({"messages": [{**turn, "from": None, "value": None} for turn in CHAT]}, "messages (messages)"),
     ],
@@ -199,6 +207,16 @@ def test_what_the_sampled_rows_have_is_known_where_more_may_come() -> None:
     row = {"prompt": "a", "response": "b", "few_shot": "x", "id": "1"}
     assert detect(list(row), [row], complete=False).seen == ("few_shot", "prompt", "response")
     assert detect(list(row), [row]).seen is None
+
+
+def test_a_list_as_python_prints_it_is_named() -> None:
+    with pytest.raises(ValueError, match="messages holds a list as Python prints it; write it with"):
+        detect(["messages"], [{"messages": str(CHAT)}])
+
+
+def test_texts_with_labels_are_not_taken_for_texts_of_both_in_turn() -> None:
+    with pytest.raises(ValueError, match="no conversation found"):
+        detect(["data"], [{"data": ["Human: a", "Assistant: b"]}])
 
 
 def test_single_messages_of_a_tree_are_named() -> None:
