@@ -109,7 +109,7 @@ def _detect(columns: Sequence[str], rows: Rows, complete: bool) -> Dialect:
         raise ValueError(
             f"the columns hold more than one conversation: {found}; set {_either([first, *others], columns)}"
         )
-    repeated = [("answer", reading.chat) for reading in readings[1:] if reading.chat is not None]
+    repeated = [("answer", chat) for reading in readings[1:] if (chat := reading.chat) and chat not in first.reads]
     return _checked(replace(first, checks=(*first.checks, *repeated)), columns, rows)
 
 

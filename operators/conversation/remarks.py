@@ -5,7 +5,7 @@ which answers are scored that a trainer might leave out. The lines hold names an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tamis.operators.conversation.columns import Parts, parts_of_row
@@ -45,7 +45,14 @@ def remarks(dialect: Dialect, columns: Sequence[str], rows: Sequence[Mapping[str
     sample = _Sample(dialect, columns, rows, [_parts(row, dialect) for row in rows])
     labels, are_false = _labels(sample)
     warnings = [*_left_out(sample), *_open_ends(sample), *_own_systems(sample), *(labels if are_false else [])]
-    notes = [*_order(sample), *_spelling(sample), *_rejected(sample), *([] if are_false else labels), *_unread(sample)]
+    notes = [
+        *_order(sample),
+        *_replaced(sample),
+        *_spelling(sample),
+        *_rejected(sample),
+        *([] if are_false else labels),
+        *_unread(sample),
+    ]
     return Remarks(tuple(warnings), tuple(notes))
 
 
@@ -54,6 +61,15 @@ def _parts(row: Mapping[str, Any], dialect: Dialect) -> Parts | None:
         return parts_of_row(row, dialect)
     except RowProblem:
         return None
+
+
+def _problem(row: Mapping[str, Any], dialect: Dialect) -> str:
+    """The code of the row's problem; empty if it has none."""
+    try:
+        parts_of_row(row, dialect)
+    except RowProblem as problem:
+        return problem.code
+    return ""
 
 
 # --- warnings -----------------------------------------------------------------------------------------------------
@@ -75,7 +91,10 @@ def _left_out(sample: _Sample) -> list[str]:
 
 def _way_in(dialect: Dialect) -> str:
     if dialect.name not in ("pair", "alpaca"):
-        return "What belongs to the prompt must be in the conversation, or in input.columns.system"
+        return (
+            "What belongs to the prompt must be in the conversation, or be named in input.columns as system, tools, "
+            "documents or chat_template_kwargs"
+        )
     names = [
         dialect.column("prompt") or dialect.column("instruction"),
         dialect.column("response") or dialect.column("output"),
@@ -154,6 +173,18 @@ def _order(sample: _Sample) -> list[str]:
     return [
         f"the prompt is {instruction}, then {text}, with {sample.dialect.join!r} between them (input.join); for the "
         f"other order set input.columns={{instruction: {text}, input: {instruction}, output: {answer}}}"
+    ]
+
+
+def _replaced(sample: _Sample) -> list[str]:
+    if not sample.dialect.replaces:
+        return []
+    strict = replace(sample.dialect, replaces=False)
+    count = sum(_problem(row, strict) == "two_answers" for row in sample.rows)
+    chat, column = sample.dialect.chat, sample.dialect.column("response")
+    return [
+        f"{column} is the answer to the chat in {chat}; in {count} of {len(sample.rows)} sampled rows it takes the "
+        "place of another answer that the chat ends with"
     ]
 
 

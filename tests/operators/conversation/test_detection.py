@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tamis.operators.conversation.columns import parts_of_row
 from tamis.operators.conversation.detection import detect
 from tamis.operators.conversation.dialects import Dialect
 
@@ -46,6 +47,7 @@ TEXT = "\n\nHuman: a\n\nAssistant: b"
             "sharegpt (conversations -> chosen)",
         ),
         ({"messages": CHAT, "response": "b "}, "messages (messages)"),
+        ({"messages": ASKED, "response": "d", "chosen": "d"}, "messages (messages -> response)"),
         ({"messages": CHAT, "conversations": SHARE}, "messages (messages)"),
         ({"messages": CHAT, "prompt": "a", "response": "b"}, "messages (messages)"),
         ({"prompt": "a", "messages": CHAT, "chosen": CHAT, "rejected": CHAT}, "messages (messages)"),
@@ -201,6 +203,18 @@ def test_a_few_rows_with_two_answers_are_problems_and_no_refusal() -> None:
 def test_a_column_that_repeats_the_answer_is_checked_in_later_rows() -> None:
     rows = [{"messages": CHAT, "response": "b", "chosen": None}]
     assert detect(list(rows[0]), rows).checks == (("answer", "response"), ("answer", "chosen"))
+
+
+def test_every_row_that_decided_can_be_read() -> None:
+    """A check is of another column, never of the one that is read."""
+    for row in (
+        {"messages": ASKED, "response": "d", "chosen": "d", "completion": [{"role": "assistant", "content": "d"}]},
+        {"messages": CHAT, "conversations": SHARE, "prompt": "a", "response": "b", "chosen": CHAT},
+        {"prompt": "a", "response": "b", "completion": "b", "answer": "b"},
+    ):
+        found = detect(list(row), [row])
+        assert len({*found.reads}) == len(found.columns) + len(found.checks) == len(row)
+        assert parts_of_row(row, found).turns
 
 
 def test_what_the_sampled_rows_have_is_known_where_more_may_come() -> None:

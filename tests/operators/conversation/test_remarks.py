@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tamis.operators.conversation.detection import detect
+from tamis.operators.conversation.dialects import dialect_by_hand
 from tamis.operators.conversation.remarks import Remarks, remarks
 
 ASK, REPLY = {"role": "user", "content": "What is a newt?"}, {"role": "assistant", "content": "An amphibian."}
@@ -82,6 +83,22 @@ def test_how_a_prompt_is_joined_is_said_where_it_is_not_alpacas() -> None:
     [note] = of({"context": "A pond.", "question": "What lives here?", "answer": "Newts."}).notes
     assert note.startswith(r"the prompt is question, then context, with '\n' between them (input.join); for the other")
     assert note.endswith("input.columns={instruction: context, input: question, output: answer}")
+
+
+def test_an_answer_that_takes_the_place_of_another_is_said() -> None:
+    rows = [{"messages": [ASK, REPLY], "response": "No."}, {"messages": [ASK], "response": "No."}]
+    by_hand = dialect_by_hand(None, {"messages": "messages", "response": "response"}, list(rows[0]))
+    [note] = remarks(by_hand, list(rows[0]), rows).notes
+    assert note.startswith(
+        "response is the answer to the chat in messages; in 1 of 2 sampled rows it takes the place of"
+    )
+
+
+def test_tools_that_nobody_named_are_left_out() -> None:
+    row = {**PAIR, "tools": [{"name": "f"}]}
+    by_hand = dialect_by_hand(None, {"prompt": "prompt", "response": "response"}, list(row))
+    [warning] = remarks(by_hand, list(row), [row]).warnings
+    assert warning.startswith("columns left out of the prompt: tools (row 0); rows count from 0")
 
 
 def test_numbers_as_answers_are_said() -> None:
