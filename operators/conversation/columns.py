@@ -7,6 +7,7 @@ from the dialect alone. A row that the dialect does not fit is a problem and nev
     two_prompts      an answer that opens with a prompt of its own, or a chat without one beside a column that has one
     two_systems      two columns with different system prompts
     unplanned_column a column that is usually part of a conversation and that no sampled row had
+    multimodal       a row with something in a column of images, videos or sounds
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tamis.operators.conversation.values import (
     KEYS,
     absent,
     answer_in,
+    as_text,
+    as_turn,
     as_turns,
     blank,
     exchange,
@@ -58,7 +61,7 @@ def parts_of_row(row: Row, dialect: Dialect) -> Parts:
     role_key, content_key = KEYS.get(dialect.name, KEYS["messages"])
     turns = _turns(row, dialect)
     for what, column in dialect.checks:
-        _check(what, column, row.get(column), turns)
+        _check(what, column, as_text(row.get(column)), turns)
     return Parts(turns, role_key, content_key, _system(row, dialect), _variables(row, dialect))
 
 
@@ -69,7 +72,7 @@ def turn(role: str, content: Any) -> dict[str, Any]:
 
 def _turns(row: Row, dialect: Dialect) -> list[Any]:
     if dialect.chat is not None:
-        return _with_response(_chat(row.get(dialect.chat), dialect.name), row, dialect)
+        return _with_response(_chat(as_text(row.get(dialect.chat)), dialect.name), row, dialect)
     if dialect.name == "alpaca":
         return [*_history(row, dialect), *_alpaca(row, dialect)]
     if dialect.name == "pair":
@@ -82,7 +85,7 @@ def _turns(row: Row, dialect: Dialect) -> list[Any]:
 
 def _value(row: Row, dialect: Dialect, part: str) -> Any:
     column = dialect.column(part)
-    return None if column is None else row.get(column)
+    return None if column is None else as_text(row.get(column))
 
 
 # --- chats --------------------------------------------------------------------------------------------------------
@@ -128,7 +131,7 @@ def _with_response(turns: list[Any], row: Row, dialect: Dialect) -> list[Any]:
     column = dialect.column("response")
     if column is None:
         return turns
-    value, ends = row.get(column), is_answer(turns[-1])
+    value, ends = as_text(row.get(column)), is_answer(turns[-1])
     if blank(value) and ends and not dialect.replaces:
         return turns
     answer = _answer(value, "response", dialect)
@@ -227,7 +230,7 @@ def _given_turns(value: Any, part: str, dialect: Dialect) -> list[Any] | None:
                 "bad_content", f"the {part} of the sampled rows {is_one} JSON text of turns, here it differs"
             )
     elif isinstance(value, (list, tuple, Mapping)):
-        turns = as_turns(value)
+        turns = as_turns(as_turn(value))
         found = [turns] if isinstance(turns, Mapping) else list(turns)
         if not found:
             raise RowProblem("no_response" if part != "prompt" else "no_conversation", f"the {part} has no turns")
@@ -274,6 +277,8 @@ def _refuse_unplanned(row: Row, dialect: Dialect) -> None:
 def _check(what: str, column: str, value: Any, turns: Sequence[Any]) -> None:
     if blank(value):
         return
+    if what == "media":
+        raise RowProblem("multimodal", f"the row has something in {column}, which a text model cannot read")
     if what == "answer" and answer_in(value) != said(last_answer(turns)):
         raise RowProblem(
             "two_answers",
@@ -289,6 +294,9 @@ def _check(what: str, column: str, value: Any, turns: Sequence[Any]) -> None:
 
 def checked_text(value: Any, what: str) -> str:
     """The value, if it is a text that UTF-8 can write. Raises RowProblem. what: its name in the message."""
+    value = as_text(value)
+    if isinstance(value, bytes):
+        raise RowProblem("invalid_utf8", f"{what} holds bytes that are not UTF-8")
     if not isinstance(value, str):
         raise RowProblem("bad_content", f"{what} is not text but {kind_of(value)}")
     try:

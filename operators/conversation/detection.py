@@ -26,8 +26,18 @@ from tamis.operators.conversation.dialects import (
 )
 from tamis.operators.conversation.speakers import opens_with_answer, speaker
 from tamis.operators.conversation.turns import split_turns
-from tamis.operators.conversation.usual_names import PROMPTS, is_usual, usual
-from tamis.operators.conversation.values import KEYS, absent, as_turns, blank, exchange, from_json, said, turns_in
+from tamis.operators.conversation.usual_names import MEDIA, PROMPTS, is_usual, usual
+from tamis.operators.conversation.values import (
+    KEYS,
+    absent,
+    as_text,
+    as_turns,
+    blank,
+    exchange,
+    from_json,
+    said,
+    turns_in,
+)
 from tamis.operators.problems import RowProblem
 
 _UNDERSTOOD = (
@@ -110,7 +120,8 @@ def _detect(columns: Sequence[str], rows: Rows, complete: bool) -> Dialect:
             f"the columns hold more than one conversation: {found}; set {_either([first, *others], columns)}"
         )
     repeated = [("answer", chat) for reading in readings[1:] if (chat := reading.chat) and chat not in first.reads]
-    return _checked(replace(first, checks=(*first.checks, *repeated)), columns, rows)
+    made = _checked(replace(first, checks=(*first.checks, *repeated)), columns, rows)
+    return replace(made, checks=(*made.checks, *(("media", column) for column in MEDIA if column in columns)))
 
 
 def _hint(columns: Sequence[str], rows: Rows) -> str:
@@ -302,7 +313,7 @@ def _spelling(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _respelt(row: Mapping[str, Any], spelt: Mapping[str, str]) -> Mapping[str, Any]:
-    return {name: row[column] for name, column in spelt.items() if column in row}
+    return {name: as_text(row[column]) for name, column in spelt.items() if column in row}
 
 
 def _any_lists(rows: Rows, *columns: str) -> bool:

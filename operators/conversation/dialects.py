@@ -110,8 +110,9 @@ class Dialect:
     replaces: whether the response of a chat takes the place of an answer that the chat ends with. It does where a
         person named both columns; else such a row is a problem.
     encoded: parts that hold turns as JSON text, as the sampled rows show; a row that does not is a problem.
-    checks: (what, column) pairs of columns that say nothing new in the sampled rows: "answer" repeats the scored
-        answer, "prompt" stands beside a chat that has a prompt of its own. A row in which that differs is a problem.
+    checks: (what, column) pairs of columns that say nothing new where a row can be read: "answer" repeats the scored
+        answer, "prompt" stands beside a chat that has a prompt of its own, "media" (images, sounds) is empty. A row in
+        which that differs is a problem.
     seen: of the columns that are usually part of a conversation, those that the sampled rows have; None if no other
         can come. A row with another one is a problem.
     Raises ValueError for an unknown layout, for parts that the layout does not have, and for missing parts.

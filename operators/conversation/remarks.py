@@ -76,7 +76,8 @@ def _problem(row: Mapping[str, Any], dialect: Dialect) -> str:
 
 
 def _left_out(sample: _Sample) -> list[str]:
-    taken = {column for _, column in sample.dialect.columns}
+    dialect = sample.dialect
+    taken = {column for _, column in dialect.columns} | {column for what, column in dialect.checks if what == "media"}
     found = []
     for column in sample.columns:
         if is_prompt_part(column) and column not in taken:

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from tamis.operators.conversation.dialects import ANSWERS, CHATS, SYSTEM, VARIABLES
 
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 PROMPTS = ("prompt", "question", "instruction", "query")
 
 PROMPT_PARTS = frozenset(
@@ -16,7 +17,7 @@ PROMPT_PARTS = frozenset(
         *("article", "paragraph", "premise", "hypothesis", "facts", "snippets", "search_results"),
         *("examples", "few_shot", "fewshot", "few_shots", "few_shot_examples", "shots", "demonstrations", "demos"),
         *("functions", "tool_choice", "choices", "options", "persona"),
-        *("image", "images", "video", "videos", "audio", "audios"),
+        *MEDIA,
     }
 )
 """Columns that suggest a part of the prompt."""

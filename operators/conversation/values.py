@@ -27,6 +27,7 @@ _EXCHANGES = (
     ("prompt", "response"),
     ("query", "response"),
     ("instruction", "output"),
+    ("input", "output"),
 )
 
 
@@ -50,6 +51,16 @@ def blank(value: Any) -> bool:
     return absent(value) or (isinstance(value, str) and not value.strip()) or value in ([], ())
 
 
+def as_text(value: Any) -> Any:
+    """A text that a table holds as bytes, if it is UTF-8; anything else unchanged."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
 def from_json(value: Any, opening: str = "[") -> Any:
     """The value of a JSON text that begins with this bracket; anything else unchanged. Raises RowProblem for a key that
     is there twice: readers would differ."""
@@ -70,10 +81,11 @@ def as_turns(value: Any) -> Any:
         lengths = {len(item) for item in value.values()}
         if len(lengths) == 1:
             return [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
-    return [_as_turn(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return [as_turn(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _as_turn(item: Any) -> Any:
+def as_turn(item: Any) -> Any:
+    """One turn in any of its forms as an object; anything else unchanged. Raises as `from_json`."""
     if isinstance(item, str):
         return from_json(item, "{")
     if _names_its_speaker(item):
@@ -174,6 +186,7 @@ def answer_in(value: Any) -> str:
     """The text of the answer that a column holds: the text itself, a turn, or the last answer of a list of turns."""
     found = turns_in(value)
     if found is None:
+        value = as_turn(value) if isinstance(value, list) else value
         if isinstance(value, Mapping) and speaker(value) is not None:
             found = [value]
         elif isinstance(value, (list, tuple, Mapping)):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tamis.operators.conversation.columns import parts_of_row
+from tamis.operators.conversation.columns import checked_text, parts_of_row
 from tamis.operators.conversation.dialects import Dialect
 from tamis.operators.problems import RowProblem
 
@@ -55,7 +55,14 @@ HISTORY = [ask("a"), reply("b"), ask("c")]
 
 @pytest.mark.parametrize(
     "response",
-    ["d", reply("d"), [reply("d")], gpt("d"), {"role": ["assistant"], "content": ["d"]}],
+    [
+        "d",
+        reply("d"),
+        [reply("d")],
+        [("role", "assistant"), ("content", "d")],
+        gpt("d"),
+        {"role": ["assistant"], "content": ["d"]},
+    ],
 )
 def test_the_answer_beside_a_chat_follows_it(response: Any) -> None:
     assert said({"messages": HISTORY, "response": response}, CHAT) == ["a", "b", "c", "d"]
@@ -199,6 +206,24 @@ def test_what_a_row_gives_the_template(given: dict[str, Any], variables: dict[st
 def test_template_arguments_that_are_none(more: Any) -> None:
     row = {"p": "a", "r": "b", "tools": ["t"], "more": more}
     assert problem(row, WITH_TOOLS) in ("bad_content", "duplicate_keys")
+
+
+def test_rows_with_images_are_problems_and_those_without_go_on() -> None:
+    dialect = replace(Dialect.of("messages", messages="m"), checks=(("media", "images"),))
+    row = {"m": [ask("a"), reply("b")]}
+    for none in (None, [], "", {"bytes": None, "path": None}):
+        assert said({**row, "images": none}, dialect) == ["a", "b"]
+    for some in (["secret.png"], {"bytes": b"secret", "path": None}, b"secret"):
+        assert problem({**row, "images": some}, dialect) == "multimodal"
+
+
+def test_texts_that_a_table_holds_as_bytes() -> None:
+    turns = json.dumps([ask("a"), reply("b")]).encode()
+    assert said({"prompt": "é".encode(), "response": b"b"}, PAIR) == ["é", "b"]
+    assert said({"messages": turns, "response": b"b"}, CHAT) == ["a", "b"]
+    assert checked_text(b"a", "the text") == "a"
+    with pytest.raises(RowProblem, match="invalid_utf8"):
+        checked_text(b"\xff", "the text")
 
 
 def test_texts_of_both_in_turn() -> None:
