@@ -269,7 +269,7 @@ def _checked(reading: Dialect, columns: Sequence[str], rows: Rows) -> Dialect:
     """The reading, with a check of every column that may hold another answer. ValueError if one does in most rows."""
     known = set(reading.reads)
     for column in ANSWERS:
-        if column not in columns or column in known or reading.name == "text":
+        if column not in columns or column in known:
             continue
         checked = replace(reading, checks=(*reading.checks, ("answer", column)))
         filled = [number for number, row in enumerate(rows) if not blank(row.get(column))]
@@ -292,6 +292,8 @@ def _with_answer(reading: Dialect, column: str, rows: Rows) -> Dialect:
     turns = [found for value in _values(rows, column) if (found := _turns_of(value))]
     if turns and not any(map(opens_with_answer, turns)):
         return Dialect.of("messages", messages=column)
+    if reading.name == "text":
+        return Dialect.of("pair", prompt=reading.column("text"), response=column)
     return reading.with_part("output" if reading.name == "alpaca" else "response", column)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tamis.operators.conversation.columns import Parts, parts_of_row
 from tamis.operators.conversation.dialects import Dialect, listed
 from tamis.operators.conversation.speakers import speaker
+from tamis.operators.conversation.turns import split_turns
 from tamis.operators.conversation.usual_names import is_prompt_part, usual
 from tamis.operators.conversation.values import blank, is_number, said, text_of
 from tamis.operators.problems import RowProblem
@@ -44,7 +45,8 @@ def remarks(dialect: Dialect, columns: Sequence[str], rows: Sequence[Mapping[str
     """What there is to say of a corpus with these columns under this dialect. rows: some of its rows."""
     sample = _Sample(dialect, columns, rows, [_parts(row, dialect) for row in rows])
     labels, are_false = _labels(sample)
-    warnings = [*_left_out(sample), *_open_ends(sample), *_own_systems(sample), *(labels if are_false else [])]
+    warnings = [*_left_out(sample), *_open_ends(sample), *_transcripts(sample), *_own_systems(sample)]
+    warnings += labels if are_false else []
     notes = [
         *_order(sample),
         *_replaced(sample),
@@ -129,6 +131,25 @@ def _open_ends(sample: _Sample) -> list[str]:
         f"in row {open_ended[0]} (counted from 0); it is not rendered, and the answer before it is scored. If the last "
         f"answer is in another column, set input.columns={{messages: {chat}, response: COLUMN}}"
     ]
+
+
+def _transcripts(sample: _Sample) -> list[str]:
+    """Prompts that are a whole conversation in one text: all of it becomes one turn of the user."""
+    column = sample.dialect.column("prompt") or sample.dialect.column("instruction")
+    found = [] if column is None else [n for n, value in sample.filled(column).items() if _is_transcript(value)]
+    if not found:
+        return []
+    return [
+        f"{column} holds conversations with Human:, Assistant: or other labels in {len(found)} of {len(sample.rows)} "
+        f"sampled rows, first row {found[0]} (counted from 0); each is rendered as one turn of the user, labels and all"
+    ]
+
+
+def _is_transcript(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and len({role for role, _ in split_turns(value)} & {"user", "assistant"}) == 2
+    except RowProblem:
+        return False
 
 
 def _own_systems(sample: _Sample) -> list[str]:

@@ -174,6 +174,10 @@ MESSAGES_OR_RESPONSE = (
             "input.columns={instruction: instruction, output: answer}",
         ),
         (
+            {"text": TEXT, "response": "other"},
+            "set input.columns={text: text} or input.columns={prompt: text, response: response}",
+        ),
+        (
             {"messages": ASKED, "chosen": [*ASKED, {"role": "assistant", "content": "d"}]},
             "set input.columns={messages: messages} or input.columns={messages: chosen}",
         ),

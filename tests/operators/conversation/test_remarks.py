@@ -53,6 +53,15 @@ def test_conversations_that_end_with_a_question() -> None:
     assert of({"messages": [ASK], "response": "An amphibian."}).warnings == ()
 
 
+def test_prompts_that_are_transcripts() -> None:
+    row = {**PAIR, "prompt": "\n\nHuman: What is a newt?\n\nAssistant: Guess.\n\nHuman: A fish.\n\nAssistant:"}
+    [warning] = of(PAIR, row).warnings
+    assert warning.startswith(
+        "prompt holds conversations with Human:, Assistant: or other labels in 1 of 2 sampled rows"
+    )
+    assert of({**PAIR, "prompt": "Human: who is that?"}).warnings == ()
+
+
 def test_a_system_prompt_that_the_chat_overrides() -> None:
     own = [{"role": "system", "content": "Be brief."}, ASK, REPLY]
     [warning] = of({"messages": own, "system": "Be long."}, {"messages": own, "system": "Be brief."}).warnings
