@@ -6,8 +6,7 @@ than one is left, the corpus is refused with the settings of each: nothing is gu
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,20 +23,20 @@ from tamis.operators.conversation.dialects import (
     parts_of,
     usual_inputs,
 )
-from tamis.operators.conversation.speakers import opens_with_answer, speaker
-from tamis.operators.conversation.turns import split_turns
-from tamis.operators.conversation.usual_names import MEDIA, PROMPTS, is_usual, usual
-from tamis.operators.conversation.values import (
-    KEYS,
-    absent,
-    as_text,
-    as_turns,
-    blank,
-    exchange,
-    from_json,
-    said,
-    turns_in,
+from tamis.operators.conversation.layouts import (
+    are_texts,
+    are_transcripts,
+    chat_layout,
+    filled_values,
+    fits,
+    holds_turns,
+    is_pythons_list,
+    mostly_open_with_answer,
+    turns_of,
 )
+from tamis.operators.conversation.speakers import opens_with_answer, speaker
+from tamis.operators.conversation.usual_names import MEDIA, PROMPTS, is_usual, usual
+from tamis.operators.conversation.values import KEYS, as_text, blank, said
 from tamis.operators.problems import RowProblem
 
 _UNDERSTOOD = (
@@ -55,8 +54,6 @@ _RARE_PAIRS = (
 )
 """Tried if there is nothing else."""
 
-_PYTHON = re.compile(r"\s*\[\s*\{\s*'")
-_LABEL = re.compile(r"\s*[A-Za-z]{2,12}\s*:")
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -77,12 +74,8 @@ def detect(columns: Sequence[str], rows: Rows, complete: bool = True) -> Dialect
     Raises ValueError, which says what was found, what is understood and how to set the columns by hand.
     """
     spelt = _spelling(columns)
-    found = _detect(list(spelt), [_respelt(row, spelt) for row in rows], complete)
-    made = replace(
-        found,
-        columns=tuple((part, spelt.get(column, column)) for part, column in found.columns),
-        checks=tuple((what, spelt[column]) for what, column in found.checks),
-    )
+    found = _detect(spelt, [_respelt(row, spelt) for row in rows], complete)
+    made = _as_spelt(found, spelt)
     return made if complete else with_seen(made, columns)
 
 
@@ -96,37 +89,40 @@ def with_encoded(dialect: Dialect, rows: Rows) -> Dialect:
     columns = [(part, column) for part, column in dialect.columns if part in ("prompt", "output", "response")]
     found = []
     for part, column in columns:
-        texts = [value for value in _values(rows, column) if not blank(value)]
-        if texts and 2 * sum(map(_holds_turns, texts)) >= len(texts):
+        texts = [value for value in filled_values(rows, column) if not blank(value)]
+        if texts and 2 * sum(map(holds_turns, texts)) >= len(texts):
             found.append(part)
     return replace(dialect, encoded=tuple(found))
 
 
-def _detect(columns: Sequence[str], rows: Rows, complete: bool) -> Dialect:
+def _detect(spelt: Mapping[str, str], rows: Rows, complete: bool) -> Dialect:
+    columns = list(spelt)
     readings = _chats(columns, rows, complete) + _pairs(columns, rows, complete, _PAIRS)
     if not readings:
         readings = _chosen(columns, rows, complete)
     if not readings:
         readings = _pairs(columns, rows, complete, _RARE_PAIRS)
-    if not readings and "text" in columns and _are_transcripts(_values(rows, "text")):
+    if not readings and "text" in columns and are_transcripts(filled_values(rows, "text")):
         readings = [Dialect.of("text", text="text")]
     if not readings:
-        raise ValueError(f"no conversation found in the columns {listed(columns)}; {_hint(columns, rows)}{BY_HAND}")
+        raise ValueError(
+            f"no conversation found in the columns {listed([*spelt.values()])}; {_hint(columns, rows)}{BY_HAND}"
+        )
     first = readings[0]
     others = [reading for reading in readings[1:] if not _agree(first, reading, rows)]
     if others:
-        found = "; ".join(reading.describe() for reading in [first, *others])
+        found = "; ".join(_as_spelt(reading, spelt).describe() for reading in [first, *others])
         raise ValueError(
-            f"the columns hold more than one conversation: {found}; set {_either([first, *others], columns)}"
+            f"the columns hold more than one conversation: {found}; set {_either([first, *others], spelt)}"
         )
     repeated = [("answer", chat) for reading in readings[1:] if (chat := reading.chat) and chat not in first.reads]
-    made = _checked(replace(first, checks=(*first.checks, *repeated)), columns, rows)
+    made = _checked(replace(first, checks=(*first.checks, *repeated)), spelt, rows)
     return replace(made, checks=(*made.checks, *(("media", column) for column in MEDIA if column in columns)))
 
 
 def _hint(columns: Sequence[str], rows: Rows) -> str:
     for column in CHATS:
-        if any(isinstance(value, str) and _PYTHON.match(value) for value in _values(rows, column)):
+        if any(map(is_pythons_list, filled_values(rows, column))):
             return f"{column} holds a list as Python prints it; write it with json.dumps; "
     if "parent_id" in columns and "message_id" in columns:
         return "each row seems to be a single message of a tree; join the messages of a conversation into one row; "
@@ -143,39 +139,22 @@ def _made(name: str, columns: Sequence[str], rows: Rows, complete: bool, **parts
         parts["system"] = optional_column(SYSTEM, columns, complete)
         parts["system_prompt"] = _first(columns, *(column for column in SYSTEM if column != parts["system"]))
     for part in ("history", *VARIABLES):
-        if part in known and _fits(part, _values(rows, part)):
+        if part in known and fits(part, filled_values(rows, part)):
             parts[part] = optional_column((part,), columns, complete)
     made = with_encoded(Dialect.of(name, **parts), rows)
     return made if complete else with_seen(made, columns)
 
 
-def _fits(part: str, values: Sequence[Any]) -> bool:
-    """Whether a column of this name holds what the name says, in at least half of the rows that have it: a list of
-    turns or exchanges, of tools or documents, or an object. Else its meaning is not certain and it is left out."""
-    filled = [value for value in values if not blank(value)]
-    return 2 * sum(_is_part(part, value) for value in filled) >= len(filled)
-
-
-def _is_part(part: str, value: Any) -> bool:
-    if part == "chat_template_kwargs":
-        return isinstance(_opened(value, "{"), Mapping)
-    items = _turns_of(value)
-    if items is None:
-        return False
-    objects = all(isinstance(item, Mapping) for item in items)
-    return objects or (part == "history" and all(exchange(item) is not None for item in items))
-
-
 def _chats(columns: Sequence[str], rows: Rows, complete: bool) -> list[Dialect]:
     found = []
     for column in CHATS:
-        layout = _chat_layout(_values(rows, column)) if column in columns else None
+        layout = chat_layout(filled_values(rows, column)) if column in columns else None
         if layout is None or (column == "data" and layout not in ("alternating", "messages", "sharegpt")):
             continue
         chat = _made(layout, columns, rows, complete, **{_chat_part(layout): column})
-        prompt = next((name for name in PROMPTS if not all(blank(value) for value in _values(rows, name))), None)
+        prompt = next((name for name in PROMPTS if not all(blank(value) for value in filled_values(rows, name))), None)
         if prompt is not None:
-            if _mostly_open_with_answer(_values(rows, column)):
+            if mostly_open_with_answer(filled_values(rows, column)):
                 found += [chat, _made("pair", columns, rows, complete, prompt=prompt, response=column)]
                 continue
             chat = replace(chat, checks=(("prompt", prompt),))
@@ -212,11 +191,11 @@ def _asked(prompt: str, answer: str, columns: Sequence[str], rows: Rows, complet
         outcomes = [_read(pair, row)[1] for row in rows if not blank(row.get(prompt)) and not blank(row.get(answer))]
         if 2 * outcomes.count("two_answers") <= len(outcomes):
             return [pair]
-        layout = _chat_layout(_values(rows, prompt)) or "messages"
+        layout = chat_layout(filled_values(rows, prompt)) or "messages"
         chat = _made(layout, columns, rows, complete, **{_chat_part(layout): prompt})
         return [chat, chat.with_part("response", answer)]
     names = usual_inputs(answer) if prompt == "instruction" else ("context", "input")
-    also = _first([name for name in columns if name != prompt and _are_texts(_values(rows, name))], *names)
+    also = _first([name for name in columns if name != prompt and are_texts(filled_values(rows, name))], *names)
     if also is None and not complete and prompt == "instruction" and not {*names} & {*columns}:
         also = names[0]
     if also is None and (prompt, answer) != ("instruction", "output"):
@@ -229,14 +208,14 @@ def _chosen(columns: Sequence[str], rows: Rows, complete: bool) -> list[Dialect]
     column = _first(columns, "chosen", "chosen_messages")
     if column is None:
         return []
-    values = _values(rows, column)
+    values = filled_values(rows, column)
     prompt = _first(columns, *PROMPTS)
-    layout = _chat_layout(values)
+    layout = chat_layout(values)
     if layout in KEYS:
-        if prompt is None or not _mostly_open_with_answer(values):
+        if prompt is None or not mostly_open_with_answer(values):
             chat = _made(layout, columns, rows, complete, **{_chat_part(layout): column})
             return [chat if prompt is None else replace(chat, checks=(("prompt", prompt),))]
-    elif _are_transcripts(values):
+    elif are_transcripts(values):
         return [Dialect.of("text", text=column)]
     return [] if prompt is None else _asked(prompt, column, columns, rows, complete)
 
@@ -265,11 +244,11 @@ def _gist(turns: Sequence[Any]) -> list[tuple[str | None, str]]:
     return [(speaker(turn), said(turn)) for turn in turns]
 
 
-def _checked(reading: Dialect, columns: Sequence[str], rows: Rows) -> Dialect:
+def _checked(reading: Dialect, spelt: Mapping[str, str], rows: Rows) -> Dialect:
     """The reading, with a check of every column that may hold another answer. ValueError if one does in most rows."""
     known = set(reading.reads)
     for column in ANSWERS:
-        if column not in columns or column in known:
+        if column not in spelt or column in known:
             continue
         checked = replace(reading, checks=(*reading.checks, ("answer", column)))
         filled = [number for number, row in enumerate(rows) if not blank(row.get(column))]
@@ -279,9 +258,10 @@ def _checked(reading: Dialect, columns: Sequence[str], rows: Rows) -> Dialect:
         if differing and len(differing) >= agreeing:
             other = _with_answer(reading, column, rows)
             raise ValueError(
-                f"the columns hold more than one answer: {reading.describe()}, or that in {column}; they differ in "
+                f"the columns hold more than one answer: {_as_spelt(reading, spelt).describe()}, or that in "
+                f"{spelt[column]}; they differ in "
                 f"{len(differing)} of {len(filled)} sampled rows that have both, first in row {differing[0]} (counted "
-                f"from 0); set {_either([reading, other], columns)}"
+                f"from 0); set {_either([reading, other], spelt)}"
             )
         reading = checked
     return reading
@@ -289,7 +269,7 @@ def _checked(reading: Dialect, columns: Sequence[str], rows: Rows) -> Dialect:
 
 def _with_answer(reading: Dialect, column: str, rows: Rows) -> Dialect:
     """The reading with the answer of another column, or that column alone if it holds whole conversations."""
-    turns = [found for value in _values(rows, column) if (found := _turns_of(value))]
+    turns = [found for value in filled_values(rows, column) if (found := turns_of(value))]
     if turns and not any(map(opens_with_answer, turns)):
         return Dialect.of("messages", messages=column)
     if reading.name == "text":
@@ -297,11 +277,11 @@ def _with_answer(reading: Dialect, column: str, rows: Rows) -> Dialect:
     return reading.with_part("output" if reading.name == "alpaca" else "response", column)
 
 
-def _either(readings: Sequence[Dialect], columns: Sequence[str]) -> str:
-    return " or ".join(reading.setting(columns) for reading in readings)
+def _either(readings: Sequence[Dialect], spelt: Mapping[str, str]) -> str:
+    return " or ".join(_as_spelt(reading, spelt).setting([*spelt.values()]) for reading in readings)
 
 
-# --- values -------------------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------------------------------------------
 
 
 def _spelling(columns: Sequence[str]) -> dict[str, str]:
@@ -312,6 +292,16 @@ def _spelling(columns: Sequence[str]) -> dict[str, str]:
         taken = name in columns or name in found or not is_usual(column)
         found[column if taken and column != name else name] = column
     return found
+
+
+def _as_spelt(reading: Dialect, spelt: Mapping[str, str]) -> Dialect:
+    """The reading with the corpus's own names of its columns."""
+    return replace(
+        reading,
+        columns=tuple((part, spelt.get(column, column)) for part, column in reading.columns),
+        checks=tuple((what, spelt[column]) for what, column in reading.checks),
+        seen=None if reading.seen is None else tuple(spelt.get(column, column) for column in reading.seen),
+    )
 
 
 def _respelt(row: Mapping[str, Any], spelt: Mapping[str, str]) -> Mapping[str, Any]:
@@ -327,80 +317,6 @@ def _first(columns: Sequence[str], *wanted: str) -> str | None:
     return next((column for column in wanted if column in columns), None)
 
 
-def _values(rows: Rows, column: str) -> list[Any]:
-    return [value for row in rows if not absent(value := row.get(column))]
-
-
 def _chat_part(layout: str) -> str:
     """The part that holds the chat."""
     return "conversations" if layout == "sharegpt" else "messages"
-
-
-def _mostly_open_with_answer(values: Sequence[Any]) -> bool:
-    opened = [opens_with_answer(turns) for value in values if (turns := _turns_of(value))]
-    return bool(opened) and 2 * sum(opened) >= len(opened)
-
-
-def _are_texts(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-def _holds_turns(text: Any) -> bool:
-    try:
-        return turns_in(text) is not None
-    except RowProblem:
-        return False
-
-
-def _turns_of(value: Any) -> list[Any] | None:
-    """The turns of a list in any form; None for anything else."""
-    try:
-        turns = as_turns(value)
-    except RowProblem:
-        return None
-    return turns if isinstance(turns, list) and turns else None
-
-
-def _chat_layout(values: Iterable[Any]) -> str | None:
-    """The layout of a column of chats, by the keys of the first turn that tells; None if no turn does."""
-    for value in values:
-        for turn in _turns_of(value) or ():
-            if isinstance(turn, Mapping):
-                if turn.get("role") is not None and "content" in turn and turn.get("text") is None:
-                    return "messages"
-                if turn.get("role") is not None and turn.get("text") is not None and turn.get("content") is None:
-                    return "oasst"
-                if turn.get("from") is not None and "value" in turn:
-                    return "sharegpt"
-            if exchange(turn) is not None:
-                return "exchanges"
-        texts = _texts_of(value)
-        if texts is not None and len(texts) > 1 and not all(map(_LABEL.match, texts[:2])):
-            return "alternating"
-    return None
-
-
-def _opened(value: Any, opening: str) -> Any:
-    """The value of a JSON text; None if it has a key twice."""
-    try:
-        return from_json(value, opening)
-    except RowProblem:
-        return None
-
-
-def _texts_of(value: Any) -> list[str] | None:
-    items = _opened(value, "[")
-    is_list = isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items)
-    return list(items) if is_list else None
-
-
-def _are_transcripts(values: Sequence[Any]) -> bool:
-    """Whether at least half of the values are texts with turns that include an answer."""
-    return bool(values) and 2 * sum(map(_is_transcript, values)) >= len(values)
-
-
-def _is_transcript(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and any(role == "assistant" for role, _ in split_turns(value))
-    except RowProblem:
-        return False

@@ -191,6 +191,12 @@ def test_two_answers_are_refused_with_both_settings(row: dict[str, Any], setting
     assert "other" not in str(caught.value)
 
 
+def test_a_setting_has_the_names_that_the_corpus_has() -> None:
+    row = {"Messages": CHAT, "Response": "other"}
+    with pytest.raises(ValueError, match=r"or that in Response; .* set input.columns=\{messages: Messages\} or"):
+        detect(list(row), [row])
+
+
 def test_the_first_row_with_two_answers_is_named() -> None:
     rows = [{"messages": CHAT}, {"messages": CHAT, "response": "other"}, {"messages": CHAT, "response": "b"}]
     with pytest.raises(ValueError, match=r"differ in 1 of 2 sampled rows that have both, first in row 1 \(counted"):
