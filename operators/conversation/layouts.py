@@ -28,13 +28,14 @@ def fits(part: str, values: Sequence[Any]) -> bool:
 
 
 def _is_part(part: str, value: Any) -> bool:
-    if part == "chat_template_kwargs":
-        return isinstance(_opened(value, "{"), Mapping)
+    if isinstance(_opened(value, "{"), Mapping):
+        return part != "history"
     items = turns_of(value)
     if items is None:
         return False
     objects = all(isinstance(item, Mapping) for item in items)
-    return objects or (part == "history" and all(exchange(item) is not None for item in items))
+    exchanges = part == "history" and all(exchange(item) is not None for item in items)
+    return exchanges or (objects and part != "chat_template_kwargs")
 
 
 def mostly_open_with_answer(values: Sequence[Any]) -> bool:

@@ -74,6 +74,7 @@ TEXT = "\n\nHuman: a\n\nAssistant: b"
         ({"question": "a", "answer": "b", "documents": ["c"], "tools": "spade"}, "pair (question -> answer)"),
         ({"question": "a", "answer": "b", "documents": [{"text": "c"}]}, "pair (question -> answer; documents)"),
         ({"prompt": "a", "response": "b", "tools": '[{"name": "f"}]'}, "pair (prompt -> response; tools)"),
+        ({"prompt": "a", "response": "b", "tools": {"name": "f"}}, "pair (prompt -> response; tools)"),
         ({"conversations": [["human", "a"], ["gpt", "b"]]}, "messages (conversations)"),
         ({"chosen_messages": CHAT, "rejected_messages": CHAT}, "messages (chosen_messages)"),
         ({"messages": [{**turn, "from": None, "value": None} for turn in CHAT]}, "messages (messages)"),
