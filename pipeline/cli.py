@@ -75,6 +75,15 @@ PromptsFlag = Annotated[
     str | None,
     typer.Option("--prompts", help="File of harmless prompts that sound unsafe; default: the shipped set."),
 ]
+Show = Annotated[
+    int | None,
+    typer.Option(
+        "--show",
+        min=0,
+        help="How many rows to show as they are rendered (default 1); if given, also the text of rows that cannot be "
+        "used.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
 
@@ -168,15 +177,19 @@ def plan(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
+    show: Show = None,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     _quiet_libraries()
+    from tamis.pipeline.commands.sample_screen import show_samples
     from tamis.pipeline.commands.screens import show_plan
     from tamis.pipeline.curate import dry_run
 
-    planned, state = dry_run(made, address)
-    show_plan(_console(), planned, state)
+    planned, state = dry_run(made, address, 1 if show is None else show, with_texts=bool(show))
+    console = _console()
+    show_plan(console, planned, state)
+    show_samples(console, planned.samples)
     if planned.will_fail:
         fail("the run would fail; see the warnings above", 3)
 

@@ -102,16 +102,19 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
     return Outcome(manifest, did_nothing=False)
 
 
-def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.State]:
+def dry_run(
+    job: Job, address: str | None = None, show: int = 0, *, with_texts: bool = False
+) -> tuple[Plan, run_folder.State]:
     """The plan and the state of the output folder; nothing is written. If there is a cluster to join, a large input is
     scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine.
-    Raises TamisError."""
+    show, with_texts: as for make_plan. Raises TamisError."""
     store = Store(job.output, job.storage_options)
     listed, known = list_inputs(job), plan_cache.load(job)
     files = listed.files
     # Errors in the job are reported before a cluster is joined, unless the input is large.
     with ray_early(address, needed=joins(address) and worth_it(files, known)):
-        plan = make_plan(job, _scan(files, job, known, cluster_now(address)), found=listed)
+        scanned = _scan(files, job, known, cluster_now(address))
+        plan = make_plan(job, scanned, show, found=listed, with_texts=with_texts)
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed, this_machine
 

@@ -31,24 +31,12 @@ from tamis.operators.conversation.conversation import REASONING, Conversation, M
 from tamis.operators.conversation.detection import detect
 from tamis.operators.conversation.dialects import Dialect, dialect_by_hand
 from tamis.operators.conversation.parts_of_content import Content, read_content
+from tamis.operators.conversation.speakers import CALL, ROLES
 from tamis.operators.conversation.tool_calls import template_variables, tool_calls
 from tamis.operators.conversation.training_marks import is_trained
 from tamis.operators.problems import RowProblem
 
 __all__ = ["Conversation", "Dialect", "Message", "detect", "dialect_by_hand", "normalise"]
-
-_CALL = "call"  # a turn of the assistant whose content is a tool call
-_ROLES = {
-    **dict.fromkeys(("system",), "system"),
-    **dict.fromkeys(("developer",), "developer"),
-    **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(
-        ("assistant", "gpt", "chatgpt", "gpt4", "gpt-4", "bot", "model", "ai", "bing", "bard", "claude", "chat"),
-        "assistant",
-    ),
-    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), "tool"),
-    **dict.fromkeys(("function_call", "tool_call"), _CALL),
-}
 
 
 def normalise(row: Mapping[str, Any], dialect: Dialect) -> Conversation:
@@ -59,7 +47,7 @@ def normalise(row: Mapping[str, Any], dialect: Dialect) -> Conversation:
     """
     parts = parts_of_row(row, dialect)
     turns = [_Turn(number, turn, parts) for number, turn in enumerate(parts.turns)]
-    answers = [turn for turn in turns if turn.role in ("assistant", _CALL)]
+    answers = [turn for turn in turns if turn.role in ("assistant", CALL)]
     if not answers:
         raise RowProblem("no_response", "the conversation has no assistant turn")
     learnt_from = [turn for turn in answers if turn.number >= parts.prompt_turns]
@@ -91,7 +79,7 @@ class _Turn:
         role = turn.get(parts.role_key)
         if not isinstance(role, str):
             raise RowProblem("unknown_role", f"turn {number} has no {parts.role_key!r}, or one that is not text")
-        known = _ROLES.get(role) or _ROLES.get(role.strip().lower())
+        known = ROLES.get(role) or ROLES.get(role.strip().lower())
         if known is None:
             raise RowProblem(
                 "unknown_role",
@@ -107,7 +95,7 @@ class _Turn:
         variables: get the tools that stand in the turn's content.
         """
         what = f"the content of turn {self.number}"
-        if self.role == _CALL:
+        if self.role == CALL:
             calls = tool_calls(self._content, f"the tool call of turn {self.number}")
             if not calls:
                 raise RowProblem("bad_tool_call", f"turn {self.number} is a tool call without a call")

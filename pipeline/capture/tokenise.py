@@ -89,7 +89,7 @@ def tokenise_shard(text: str, spec: CaptureSpec, tokenizer: PackedTokenizer, gua
 def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedTokenizer) -> pa.Table:
     began = time.perf_counter()
     dialect = Dialect.from_dict(dict(shard.dialect))
-    columns = None if shard.file.format in TEXT_FORMATS else [column for _, column in dialect.columns]
+    columns = None if shard.file.format in TEXT_FORMATS else dialect.reads
     rows = read(shard, spec.options, columns)
     outcomes: list[Any] = [None] * len(rows)
     conversations, places = [], []

@@ -14,6 +14,7 @@ from tamis.pipeline.commands.screen_parts import counts_table, plain, rates
 from tamis.pipeline.commands.token_screens import show_token_outcome
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.planning.sampling import Trouble
 from tamis.pipeline.report import text
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
@@ -79,9 +80,19 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
             grid.add_row(name, plain(said))
     console.print()
     console.print(grid)
+    for note in plan.notes:
+        console.print(f"note: {plain(note)}", highlight=False)
     for warning in plan.warnings:
         console.print(f"[yellow]warning:[/] {plain(warning)}")
+    for trouble in estimate.troubles:
+        console.print(plain(_trouble(trouble)), highlight=False)
     console.print()
+
+
+def _trouble(trouble: Trouble) -> str:
+    """Sampled rows that cannot be used, and why."""
+    where = f"{trouble.rows} x {trouble.code}: {trouble.message} ({trouble.file}, row {trouble.row}, counted from 0)"
+    return f"  {where}: {trouble.text}" if trouble.text else f"  {where}"
 
 
 _STATES = {"new": "new", "started": "begun, will go on", "complete": "complete"}

@@ -160,7 +160,7 @@ def _with_text(store: Store, sample: Mapping[str, Any]) -> dict[str, Any]:
     decision = scores.column("decision")[here].as_py()
     before = pc.sum(pc.equal(scores.column("decision").slice(0, here), decision)).as_py() or 0
     dialect = Dialect.from_dict(sample["dialect"])
-    table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", [column for _, column in dialect.columns])
+    table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", list(dialect.reads))
     try:
         [row] = rows_of(table.slice(before, 1), 0)
         if isinstance(row.value, RowProblem):

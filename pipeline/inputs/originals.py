@@ -27,7 +27,7 @@ def originals(
     places, others = np.flatnonzero(valid), np.flatnonzero(~valid)
     if shard.file.format not in TEXT_FORMATS:
         table = read_table(shard, options)
-        columns = [column for _, column in Dialect.from_dict(dict(shard.dialect)).columns]
+        columns = list(Dialect.from_dict(dict(shard.dialect)).reads)
         _check(shard, rows_of(table.select(columns), shard.span.start_row, strict=True), digest)
         bad = rows_of(table.filter(pa.array(~valid)), 0)
         raw = {int(place): (row.offset, row.raw_text()) for place, row in zip(others, bad, strict=True)}

@@ -89,8 +89,8 @@ class Shard:
 @dataclass(frozen=True)
 class Scanned:
     """The result of scanning a file. schema: None for JSON, whose types are known only after all rows were read.
-    head: the readable rows among the first ones. head_problems: the problems of the others. layout: of a text file.
-    notes: what the plan should say about how the file is read."""
+    head: the readable rows among the first ones. head_problems: the problems of the others, and problem_rows their
+    numbers. layout: of a text file. notes: what the plan should say about how the file is read."""
 
     file: SourceFile
     header: tuple[str, ...]
@@ -98,12 +98,26 @@ class Scanned:
     schema: pa.Schema | None
     head: tuple[Mapping[str, Any], ...]
     head_problems: tuple[RowProblem, ...] = ()
+    problem_rows: tuple[int, ...] = ()
     layout: Layout = AS_NAMED
     notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
         return self.spans[-1].stop_row if self.spans else 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column; of a JSON file, those of its head."""
+        return tuple(
+            self.schema.names if self.schema is not None else dict.fromkeys(k for row in self.head for k in row)
+        )
+
+    def first_rows(self) -> list[tuple[int, Mapping[str, Any] | RowProblem]]:
+        """The rows of the head in order, the unreadable ones too, each with its number."""
+        bad = dict(zip(self.problem_rows, self.head_problems, strict=True))
+        good = iter(self.head)
+        return [(n, bad[n] if n in bad else next(good)) for n in range(len(self.head) + len(bad))]
 
 
 @dataclass(frozen=True)
@@ -332,7 +346,7 @@ def _scan_text(
     values = [_with(record.value, values_of(file.partition)) for record in records]
     notes = tuple(filter(None, [remark(text.layout, file.format, file.delimiter, file.quoting)]))
     return Scanned(
-        file, text.header, spans, text_schema(file, text.header), *_sort_out(values), layout=text.layout, notes=notes
+        file, text.header, spans, text_schema(file, text.header), *sort_out(values), layout=text.layout, notes=notes
     )
 
 
@@ -382,14 +396,15 @@ def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any]
     for column in fields_of(file.partition):
         schema = schema.append(column)
     head = rows_of(_beside(fitted(read_head(source, head_rows)), file.partition, None), 0)
-    return Scanned(file, (), spans, schema, *_sort_out([row.value for row in head]), notes=notes)
+    return Scanned(file, (), spans, schema, *sort_out([row.value for row in head]), notes=notes)
 
 
-def _sort_out(
+def sort_out(
     values: Sequence[Mapping[str, Any] | RowProblem],
-) -> tuple[tuple[Mapping[str, Any], ...], tuple[RowProblem, ...]]:
+) -> tuple[tuple[Mapping[str, Any], ...], tuple[RowProblem, ...], tuple[int, ...]]:
     good = tuple(value for value in values if not isinstance(value, RowProblem))
-    return good, tuple(value for value in values if isinstance(value, RowProblem))
+    bad = {number: value for number, value in enumerate(values) if isinstance(value, RowProblem)}
+    return good, tuple(bad.values()), tuple(bad)
 
 
 def rows_of(table: pa.Table, start_row: int, *, strict: bool = False) -> list[Row]:

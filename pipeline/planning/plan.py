@@ -15,11 +15,10 @@ from typing import Any
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
-from tamis.operators.conversation.messages import Dialect, normalise
+from tamis.operators.conversation.dialects import Dialect
 from tamis.operators.conversation.schema import digit_notes, infer_rows
 from tamis.operators.methods import Larf, Method
 from tamis.operators.model.info import ModelInfo
-from tamis.operators.problems import UNSCORED, RowProblem
 from tamis.operators.requests import Request
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.cluster.pools import Placement
@@ -36,6 +35,7 @@ from tamis.pipeline.planning import plan_cache
 from tamis.pipeline.planning.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
 from tamis.pipeline.planning.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
 from tamis.pipeline.planning.reference_sets import plan_references
+from tamis.pipeline.planning.sampling import SAMPLED_FILES, Estimate, Sample, remarks_of, sampled
 from tamis.pipeline.planning.scanning import dialect_of, scan_files
 from tamis.pipeline.run.paths import ARTIFACT_FACTS, MANIFEST, PARTS, RECEIPTS, table_of
 from tamis.pipeline.run.set_aside import SetAside
@@ -44,7 +44,6 @@ from tamis.pipeline.storage.retrying import PATIENCE_SECONDS
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import waiting
 
-_SAMPLED_FILES = 8
 _WRITES = (
     *(table_of(folder, "000000-0123456789abcdef") for folder in PARTS),
     *(MANIFEST, ARTIFACT_FACTS, f"{RECEIPTS}/emit/compact-0123456789abcdef.jsonl"),
@@ -63,22 +62,13 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Estimates from a sample of rows at the head of the first files. Shares are of the sampled rows."""
-
-    sampled: int
-    tokens_per_row: float
-    overlong: float
-    bad: float
-
-
-@dataclass(frozen=True)
 class Plan:
     """Everything that a run needs to know. schema: None when it is known only after the rows were read (JSON).
     layers: how LARF's block is found where the job names none; requests lack LARF's until that is settled.
     failed: planned shards that have failed since; they are not in `shards`. placement: where the workers will run, once
     that is known. parameters: of the model that a worker loads, where its files are at hand. unread: what lies in the
-    input's folders and is not read."""
+    input's folders and is not read. notes: how the columns are read. samples: rows as they are rendered, if asked
+    for."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -98,6 +88,8 @@ class Plan:
     placement: Placement | None = None
     parameters: int | None = None
     unread: Unread = NOTHING_UNREAD
+    notes: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
     @property
     def model(self) -> ModelSource:
@@ -186,10 +178,18 @@ def _refuse_unused(job: Job, formats: set[str]) -> None:
             raise ConfigError(f"input.{name}: no input file is {what}; leave it out")
 
 
-def make_plan(job: Job, inputs: Sequence[Scanned] | None = None, *, found: Inputs | None = None) -> Plan:
+def make_plan(
+    job: Job,
+    inputs: Sequence[Scanned] | None = None,
+    show: int = 0,
+    *,
+    found: Inputs | None = None,
+    with_texts: bool = False,
+) -> Plan:
     """Make the plan. Raises ConfigError or InputError with everything that is wrong, not only the first thing.
 
-    inputs, found: the results of `find_inputs` and `list_inputs` for this job, if they were called before.
+    inputs, found: the results of `find_inputs` and `list_inputs` for this job, if they were called before. show: how
+    many rows the plan shows as they are rendered. with_texts: whether it shows the text of rows that cannot be used.
     """
     found = list_inputs(job) if found is None else found
     everything = scan_files(found.files, job, plan_cache.load(job)) if inputs is None else inputs
@@ -212,7 +212,7 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None, *, found: Input
 
     planned: list[PlannedFile] = []
     shards: list[Shard] = []
-    head: list[tuple[Mapping[str, Any] | RowProblem, Dialect]] = []
+    read: list[tuple[Scanned, Dialect]] = []
     problems: list[str] = []
     for scanned in files:
         try:
@@ -222,15 +222,21 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None, *, found: Input
             continue
         planned.append(PlannedFile(scanned.file, dialect, scanned.rows))
         shards.extend(make_shards(scanned, CORPUS, dialect.to_dict(), len(shards)))
-        if len(planned) <= _SAMPLED_FILES:
-            rows: list[Mapping[str, Any] | RowProblem] = [*scanned.head, *scanned.head_problems]
-            head.extend((row, dialect) for row in rows)
+        read.append((scanned, dialect))
     if problems:
         raise InputError(f"the conversations of {len(problems)} file(s) are not understood:", problems)
     schema, differing = _typed_schema(files)
     notes.extend(differing)
     untyped = [scanned for scanned in files if scanned.schema is None]
-    estimate = _estimate(head, model.tokenizer, max_tokens)
+    estimate, samples = sampled(
+        read,
+        model.tokenizer,
+        max_tokens,
+        overlong_is_bad=job.overlong == "quarantine",
+        every_answer=job.masks_tokens,
+        show=show,
+        with_texts=with_texts,
+    )
     if job.masks_tokens:
         seen = [key for scanned in files for row in scanned.head for key in row]
         check_columns([*seen, *(schema.names if schema is not None else ())])
@@ -244,11 +250,13 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None, *, found: Input
     if (beyond := vocabulary_note(model.tokenizer, model.info)) is not None:
         notes.append(beyond)
     notes.extend(short_timeout(job))
-    notes.extend(digit_notes(infer_rows(row for scanned in untyped[:_SAMPLED_FILES] for row in scanned.head)))
+    notes.extend(digit_notes(infer_rows(row for scanned in untyped[:SAMPLED_FILES] for row in scanned.head)))
     fatal = _foresee_failure(job, estimate)
     notes.extend(fatal)
     if estimate.bad and not fatal:
         notes.append(f"{round(estimate.bad * estimate.sampled)} of {estimate.sampled} sampled rows cannot be used")
+    said = remarks_of(read)
+    notes.extend(said.warnings)
     if len({item.dialect.name for item in planned}) > 1:
         notes.append("the files hold conversations in more than one dialect")
     if not job.masks_tokens and _largest_set(references) > sum(shard.rows for shard in shards):
@@ -276,6 +284,8 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None, *, found: Input
         will_fail=bool(fatal),
         parameters=parameters,
         unread=found.unread,
+        notes=said.notes,
+        samples=samples,
     )
 
 
@@ -376,28 +386,6 @@ def _typed_schema(files: Sequence[Scanned]) -> tuple[pa.Schema | None, tuple[str
         return one_schema(typed)
     except ValueError as error:
         raise InputError(f"the files do not share one schema: {error}") from None
-
-
-def _estimate(
-    head: Sequence[tuple[Mapping[str, Any] | RowProblem, Dialect]], tokenizer: ChatTokenizer, max_tokens: int
-) -> Estimate:
-    conversations, bad, overlong = [], 0, 0
-    for row, dialect in head:
-        try:
-            if isinstance(row, RowProblem):
-                raise row
-            conversations.append(normalise(row, dialect))
-        except RowProblem as problem:
-            bad += problem.code not in UNSCORED
-    lengths = []
-    for encoded in tokenizer.encode(conversations, max_tokens=2**30, overlong="quarantine"):
-        if isinstance(encoded, RowProblem):
-            bad += 1
-        else:
-            lengths.append(len(encoded.input_ids))
-            overlong += len(encoded.input_ids) > max_tokens
-    sampled = max(len(head), 1)
-    return Estimate(len(head), sum(lengths) / max(len(lengths), 1), overlong / sampled, bad / sampled)
 
 
 def _check_amounts(job: Job, rows: int, info: ModelInfo) -> None:

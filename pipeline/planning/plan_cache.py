@@ -16,11 +16,10 @@ from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
-from tamis.operators.problems import RowProblem
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import TEXT_FORMATS, SourceFile
 from tamis.pipeline.inputs.layouts import AS_NAMED, Layout, remark
-from tamis.pipeline.inputs.shards import CORPUS, HEAD_ROWS, SHARD_BYTES, Scanned, Shard, read, text_schema
+from tamis.pipeline.inputs.shards import CORPUS, HEAD_ROWS, SHARD_BYTES, Scanned, Shard, read, sort_out, text_schema
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.job_file import LayersJob
 from tamis.pipeline.run.paths import PLANNED_ROWS, RUN
@@ -84,12 +83,9 @@ def scanned_before(file: SourceFile, rows: Rows, options: Mapping[str, Any]) -> 
         values = [row.value for row in read(first, options)[:HEAD_ROWS]]
     except InputError:
         return None
-    good = tuple(value for value in values if not isinstance(value, RowProblem))
-    bad = tuple(value for value in values if isinstance(value, RowProblem))
     notes = tuple(filter(None, [remark(rows.layout, file.format, file.delimiter, file.quoting)]))
-    return Scanned(
-        file, rows.header, rows.spans, text_schema(file, rows.header), good, bad, layout=rows.layout, notes=notes
-    )
+    schema = text_schema(file, rows.header)
+    return Scanned(file, rows.header, rows.spans, schema, *sort_out(values), layout=rows.layout, notes=notes)
 
 
 def _stamp(job: LayersJob, files: Any) -> dict[str, Any]:

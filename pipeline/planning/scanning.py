@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from tamis.operators.conversation.dialects import JOIN
-from tamis.operators.conversation.messages import Dialect, detect, dialect_by_hand
+from tamis.operators.conversation.detection import detect, with_encoded, with_seen
+from tamis.operators.conversation.dialects import JOIN, Dialect, dialect_by_hand
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import HEAD_ROWS, Scanned, scan
@@ -72,13 +72,11 @@ def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str], j
             f"none of its first {len(scanned.head_problems)} rows can be read ({scanned.head_problems[0]})"
         )
     complete = scanned.schema is not None
-    available = list(scanned.schema.names) if scanned.schema is not None else _keys(scanned.head)
+    available = scanned.columns
     if name is not None or columns:
-        found = dialect_by_hand(name, columns, available, complete)
+        found = with_encoded(dialect_by_hand(name, columns, available, complete), scanned.head)
+        if not columns and not complete:
+            found = with_seen(found, available)
     else:
         found = detect(available, scanned.head, complete)
     return found if found.column("input") is None else replace(found, join=join)
-
-
-def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))

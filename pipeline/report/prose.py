@@ -30,6 +30,7 @@ _ANSWER = "There is no answer to learn from: supply it, or leave the row out."
 _DIALECT = "Compare the row with the dialect of the plan; set input.dialect or input.columns if it is wrong."
 _TEMPLATE = "The chat template does not fit this conversation: set model.template to a plainer one."
 _LENGTH = "Raise max_tokens, or set overlong to keep_end or keep_start to score a part."
+_COLUMNS = "Name the columns that count in input.columns; tamis plan --show 3 shows how rows are read."
 _ADVICE = {
     "malformed_json": _MEND,
     "malformed_csv": _MEND,
@@ -42,6 +43,10 @@ _ADVICE = {
     "no_conversation": _DIALECT,
     "no_turns": _DIALECT,
     "unknown_role": _DIALECT,
+    "two_answers": _COLUMNS,
+    "two_prompts": _COLUMNS,
+    "two_systems": _COLUMNS,
+    "unplanned_column": _COLUMNS,
     "bad_content": "Turn the value into text, or into the form that docs/input.md shows.",
     "bad_tool_call": "Give each call a name, and arguments as an object or as JSON text.",
     "bad_tools": "Make the tools (documents) a list of objects, or JSON text of one.",

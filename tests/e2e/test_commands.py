@@ -72,6 +72,10 @@ def test_plan_shows_what_would_be_done(finished: Finished) -> None:
     planned = finished.planned
     assert planned.rc == 0, planned.output
     assert planned.stderr == ""
+    assert re.search(
+        r"0\.jsonl, row 0 \(counted from 0\), as it is rendered: user, assistant; \d+ tokens", planned.stdout
+    )
+    assert re.search(r"^  \| .*>>>.+<<<", planned.stdout, re.MULTILINE)
     for part in range(4):
         assert re.search(rf"{part}\.jsonl +jsonl +alpaca \(system, instruction, input -> output\) +20 ", planned.stdout)
     for words in (

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def captured(shard: Shard) -> str:
     """The digest, of what a reader reads of it: of a typed file only the columns with the conversation."""
     typed = shard.file.format in {"parquet", "arrow"}
     return rows_digest(read(shard, {}, ["prompt", "response"] if typed else None))
+
+
+def test_columns_that_are_only_checked_are_read_as_they_were_captured(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    write(path, ROWS)
+    checked = replace(Dialect.of("pair", prompt="prompt", response="response"), checks=(("answer", "id"),))
+    [file] = resolve([str(path)], "auto", {})
+    [shard] = make_shards(scan(file, 20, {}), "corpus", checked.to_dict(), 0)
+    digest = rows_digest(read(shard, {}, checked.reads))
+    table, _, _ = originals(shard, {}, SCHEMA, np.ones(12, dtype=bool), digest)
+    assert table.to_pylist() == ROWS
+    with pytest.raises(InputError, match="not those that were captured"):
+        originals(shard, {}, SCHEMA, np.ones(12, dtype=bool), captured(shard))
 
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ROWS[0]])
