@@ -71,6 +71,21 @@ def test_it_renders_what_a_renderer_renders() -> None:
     assert bounded.render(conversations[1]) == plain.render(conversations[1])
 
 
+def test_it_renders_tools_and_finds_the_answers_that_are_trained_on() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": [1, None, "é"]}}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]
+    conversations = [
+        Conversation(turns, {"tools": [{"name": "f"}]}),
+        Conversation([*turns, *chat("q", "a").messages], {"tools": [{"name": "f"}]}, frozenset({3})),
+    ]
+    template = "{{ tools | tojson }}" + PLAIN.replace(
+        "m.content", "m.tool_calls | tojson if m.tool_calls else m.content"
+    )
+    found = BoundedRenderer(template, VARIABLES).render_all(conversations)
+    assert found == Renderer(template, VARIABLES).render_all(conversations)
+    assert [len(rendered.answers) for rendered in found if isinstance(rendered, Rendered)] == [1, 1]
+
+
 def test_problems_come_back_as_they_are() -> None:
     refusing = "{{ raise_exception('no such role') }}{{ messages }}"
     with pytest.raises(RowProblem, match=r"template_error: .*no such role"):
