@@ -62,10 +62,11 @@ def parts_of_row(row: Row, dialect: Dialect) -> Parts:
     """The parts of one row. Raises RowProblem (codes: above, and in messages.py)."""
     _refuse_unplanned(row, dialect)
     role_key, content_key = KEYS.get(dialect.name, KEYS["messages"])
-    turns, prompt_turns = _turns(row, dialect)
+    prompt, answer = _turns(row, dialect)
+    turns = [*prompt, *answer]
     for what, column in dialect.checks:
         _check(what, column, as_text(row.get(column)), turns)
-    return Parts(turns, role_key, content_key, _system(row, dialect), _variables(row, dialect), prompt_turns)
+    return Parts(turns, role_key, content_key, _system(row, dialect), _variables(row, dialect), len(prompt))
 
 
 def turn(role: str, content: Any) -> dict[str, Any]:
@@ -73,18 +74,20 @@ def turn(role: str, content: Any) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def _turns(row: Row, dialect: Dialect) -> tuple[list[Any], int]:
-    """All turns, and how many of them are a prompt that stands apart from its answer."""
+_Turns = tuple[list[Any], list[Any]]  # the prompt that the row holds apart from its answer, and the other turns
+
+
+def _turns(row: Row, dialect: Dialect) -> _Turns:
     if dialect.chat is not None:
         return _with_response(_chat(as_text(row.get(dialect.chat)), dialect.name), row, dialect)
     if dialect.name == "alpaca":
-        return [*_history(row, dialect), *_alpaca(row, dialect)], 0
+        return [], [*_history(row, dialect), *_alpaca(row, dialect)]
     if dialect.name == "pair":
         return _pair(row, dialect)
     text = _value(row, dialect, "text")
     if absent(text):
         raise RowProblem("no_conversation", "the text is missing or null")
-    return [turn(role, content) for role, content in split_turns(checked_text(text, "the text"))], 0
+    return [], [turn(role, content) for role, content in split_turns(checked_text(text, "the text"))]
 
 
 def _value(row: Row, dialect: Dialect, part: str) -> Any:
@@ -130,19 +133,19 @@ def _exchanges(items: Sequence[Any], what: str) -> list[Any]:
     return turns
 
 
-def _with_response(turns: list[Any], row: Row, dialect: Dialect) -> tuple[list[Any], int]:
-    """The chat, and after it the answer of the column beside it; what comes before that answer is its prompt."""
+def _with_response(turns: list[Any], row: Row, dialect: Dialect) -> _Turns:
+    """The chat, and after it the answer of the column beside it."""
     column = dialect.column("response")
     if column is None:
-        return turns, 0
+        return [], turns
     value, ends = as_text(row.get(column)), is_answer(turns[-1])
     if blank(value) and ends and not dialect.replaces:
-        return turns, len(turns) - 1
+        return [], turns
     answer = _answer(value, "response", dialect)
     if not ends:
-        return turns + answer, len(turns)
+        return turns, answer
     if _same(turns[-1], last_answer(answer)):
-        return turns, len(turns) - 1
+        return [], turns
     if not dialect.replaces:
         chat = dialect.chat
         raise RowProblem(
@@ -154,7 +157,7 @@ def _with_response(turns: list[Any], row: Row, dialect: Dialect) -> tuple[list[A
         turns.pop()
     if not turns:
         raise RowProblem("no_conversation", "the chat holds nothing but an answer")
-    return turns + answer, len(turns)
+    return turns, answer
 
 
 # --- prompt and answer --------------------------------------------------------------------------------------------
@@ -170,19 +173,18 @@ def _alpaca(row: Row, dialect: Dialect) -> list[Any]:
     return [turn("user", prompt), *_answer(_value(row, dialect, "output"), "output", dialect)]
 
 
-def _pair(row: Row, dialect: Dialect) -> tuple[list[Any], int]:
+def _pair(row: Row, dialect: Dialect) -> _Turns:
     prompt = _value(row, dialect, "prompt")
     if absent(prompt):
         raise RowProblem("no_conversation", "the prompt is missing or null")
     turns = _given_turns(prompt, "prompt", dialect)
-    asked = [*_history(row, dialect), *([turn("user", prompt)] if turns is None else turns)]
-    answer = _answer(_value(row, dialect, "response"), "response", dialect)
+    history, answer = _history(row, dialect), _answer(_value(row, dialect, "response"), "response", dialect)
     if turns is None:
-        return asked + answer, 0
+        return [], [*history, turn("user", prompt), *answer]
     if not is_answer(turns[-1]):
-        return asked + answer, len(asked)
+        return [*history, *turns], answer
     if _same(turns[-1], last_answer(answer)):
-        return asked, len(asked) - 1
+        return [], [*history, *turns]
     prompts, answers = dialect.column("prompt"), dialect.column("response")
     raise RowProblem(
         "two_answers",

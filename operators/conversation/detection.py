@@ -35,7 +35,7 @@ from tamis.operators.conversation.layouts import (
     turns_of,
 )
 from tamis.operators.conversation.speakers import opens_with_answer, speaker
-from tamis.operators.conversation.usual_names import MEDIA, PROMPTS, is_usual, usual
+from tamis.operators.conversation.usual_names import HISTORIES, MEDIA, PROMPTS, is_usual, usual
 from tamis.operators.conversation.values import KEYS, as_text, blank, said
 from tamis.operators.problems import RowProblem
 
@@ -95,13 +95,26 @@ def with_encoded(dialect: Dialect, rows: Rows) -> Dialect:
     return replace(dialect, encoded=tuple(found))
 
 
+def with_layout(dialect: Dialect, rows: Rows) -> Dialect:
+    """The dialect of a person who named a column of chats, and not their layout: with the layout of the rows."""
+    if dialect.name != "messages" or dialect.chat is None:
+        return dialect
+    layout = chat_layout(filled_values(rows, dialect.chat)) or "messages"
+    parts = dict(dialect.columns)
+    parts[_chat_part(layout)] = parts.pop("messages")
+    return replace(dialect, name=layout, columns=Dialect.of(layout, **parts).columns)
+
+
 def _detect(spelt: Mapping[str, str], rows: Rows, complete: bool) -> Dialect:
     columns = list(spelt)
-    readings = _chats(columns, rows, complete) + _pairs(columns, rows, complete, _PAIRS)
+    readings = _chats(columns, rows, complete, CHATS) + _pairs(columns, rows, complete, _PAIRS)
     if not readings:
         readings = _chosen(columns, rows, complete)
     if not readings:
         readings = _pairs(columns, rows, complete, _RARE_PAIRS)
+    if not readings:
+        chats = _chats(columns, rows, complete, HISTORIES)
+        readings = [chat for chat in chats if chat.column("response") is not None and chat.name in KEYS]
     if not readings and "text" in columns and are_transcripts(filled_values(rows, "text")):
         readings = [Dialect.of("text", text="text")]
     if not readings:
@@ -145,9 +158,9 @@ def _made(name: str, columns: Sequence[str], rows: Rows, complete: bool, **parts
     return made if complete else with_seen(made, columns)
 
 
-def _chats(columns: Sequence[str], rows: Rows, complete: bool) -> list[Dialect]:
+def _chats(columns: Sequence[str], rows: Rows, complete: bool, names: Sequence[str]) -> list[Dialect]:
     found = []
-    for column in CHATS:
+    for column in names:
         layout = chat_layout(filled_values(rows, column)) if column in columns else None
         if layout is None or (column == "data" and layout not in ("alternating", "messages", "sharegpt")):
             continue

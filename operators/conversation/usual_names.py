@@ -6,13 +6,16 @@ from functools import lru_cache
 
 from tamis.operators.conversation.dialects import ANSWERS, CHATS, SYSTEM, VARIABLES
 
+HISTORIES = ("history", "chat_history", "conversation_history", "dialogue_history", "dialog_history", "context")
+"""Columns that hold a chat if another one holds its answer."""
+
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 PROMPTS = ("prompt", "question", "instruction", "query")
 
 PROMPT_PARTS = frozenset(
     {
         *(*PROMPTS, *SYSTEM, *VARIABLES, "input", "context", "history"),
-        *("chat_history", "conversation_history", "dialogue_history", "dialog_history"),
+        *HISTORIES,
         *("contexts", "inputs", "passage", "passages", "document", "background", "knowledge", "evidence", "preamble"),
         *("article", "paragraph", "premise", "hypothesis", "facts", "snippets", "search_results"),
         *("examples", "few_shot", "fewshot", "few_shots", "few_shot_examples", "shots", "demonstrations", "demos"),

@@ -94,29 +94,27 @@ def sampled(
             usable.append(row)
         except RowProblem as problem:
             problems.append((row, problem))
-    bad, lengths, too_long = sum(problem.code not in UNSCORED for _, problem in problems), [], 0
+    lengths: list[int] = []
+    overlong: list[tuple[_Row, RowProblem]] = []
     samples: list[Sample] = []
     encoded = tokenizer.encode(conversations, max_tokens=2**30, overlong="quarantine")
     for row, conversation, outcome in zip(usable, conversations, encoded, strict=True):
         if isinstance(outcome, RowProblem):
-            bad += 1
             problems.append((row, outcome))
             continue
         lengths.append(len(outcome.input_ids))
         if lengths[-1] > max_tokens:
-            too_long += 1
-            if overlong_is_bad:
-                said = f"{lengths[-1]} tokens, over max_tokens={max_tokens}; set overlong to keep_end or keep_start"
-                problems.append((row, RowProblem("overlong", said)))
-        roles = tuple(message["role"] for message in conversation.messages)
-        samples.append(Sample(row.file, row.number, roles, lengths[-1], ()))
-        if len(samples) > show:
-            samples.pop()
-        else:
-            samples[-1] = replace(samples[-1], pieces=tuple(_pieces(outcome, tokenizer, every_answer)))
+            said = f"{lengths[-1]} tokens, over max_tokens={max_tokens}; set overlong to keep_end or keep_start"
+            overlong.append((row, RowProblem("overlong", said)))
+        if len(samples) < show:
+            roles = tuple(message["role"] for message in conversation.messages)
+            pieces = tuple(_pieces(outcome, tokenizer, every_answer))
+            samples.append(Sample(row.file, row.number, roles, lengths[-1], pieces))
     among = max(len(rows), 1)
     mean = sum(lengths) / max(len(lengths), 1)
-    found = Estimate(len(rows), mean, too_long / among, bad / among, _troubles(problems, with_texts))
+    troubles = _troubles([*problems, *(overlong if overlong_is_bad else [])], with_texts)
+    bad = sum(problem.code not in UNSCORED for _, problem in problems)
+    found = Estimate(len(rows), mean, len(overlong) / among, bad / among, troubles)
     return found, tuple(samples)
 
 

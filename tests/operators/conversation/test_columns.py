@@ -70,6 +70,22 @@ def test_the_answer_beside_a_chat_follows_it(response: Any) -> None:
     assert said(shared, SHARED) == ["a", "b", "c", "d"]
 
 
+@pytest.mark.parametrize(
+    ("row", "dialect", "count"),
+    [
+        ({"messages": HISTORY, "response": "d"}, CHAT, 3),
+        ({"messages": HISTORY[:2], "response": "b"}, CHAT, 0),
+        ({"messages": [*HISTORY[:2], ask("c")], "response": [reply("d")]}, CHAT, 3),
+        ({"prompt": HISTORY, "response": "d"}, PAIR, 3),
+        ({"prompt": "a", "response": "d", "history": [["b", "c"]]}, PAIR, 0),
+        ({"instruction": "a", "output": "d", "history": [["b", "c"]]}, ALPACA, 0),
+    ],
+)
+def test_turns_of_a_prompt_apart_from_its_answer_are_counted(row: dict[str, Any], dialect: Dialect, count: int) -> None:
+    """Trainers learn the answers of a history, but not those in a prompt."""
+    assert parts_of_row(row, dialect).prompt_turns == count
+
+
 def test_an_answer_of_several_turns() -> None:
     turns = [reply("d"), {"role": "tool", "content": "e"}, reply("f")]
     assert said({"messages": HISTORY, "response": turns}, CHAT) == ["a", "b", "c", "d", "e", "f"]

@@ -61,6 +61,8 @@ TEXT = "\n\nHuman: a\n\nAssistant: b"
         ),
         ({"messages": CHAT, "tools": [], "documents": []}, "messages (messages; tools, documents)"),
         ({"data": ["a", "b"]}, "alternating (data)"),
+        ({"history": ASKED, "response": "d"}, "messages (history -> response)"),
+        ({"context": SHARED_QUESTION, "answer": "d"}, "sharegpt (context -> answer)"),
         ({"prompt": b"a", "response": b"b", "context": b"c"}, "alpaca (prompt, context -> response)"),
         ({"images": None, "messages": CHAT}, "messages (messages)"),
         ({"conversation": [{"human": "a", "assistant": "b"}]}, "exchanges (conversation)"),

@@ -78,6 +78,23 @@ def test_later_rows_with_more_columns_are_understood_or_a_problem(tmp_path: Path
         parts_of_row({**LATE, "few_shot": "x"}, by_name)
 
 
+@pytest.mark.parametrize(
+    ("turns", "name"),
+    [
+        ([{"from": "human", "value": "a"}], "sharegpt"),
+        ([{"role": "prompter", "text": "a"}], "oasst"),
+        ([{"role": "user", "content": "a"}], "messages"),
+    ],
+)
+def test_a_chat_named_by_hand_has_the_layout_of_its_rows(tmp_path: Path, turns: list[object], name: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"chat": turns, "reply": "b"}) + "\n")
+    found = dialect(tmp_path / "a.jsonl", messages="chat", response="reply")
+    assert (found.name, found.replaces) == (name, True)
+    assert [message["content"] for message in normalise({"chat": turns, "reply": "b"}, found)] == ["a", "b"]
+    with pytest.raises(RowProblem, match="unknown_role"):
+        normalise({"chat": [{"x": 1}], "reply": "b"}, dialect(tmp_path / "a.jsonl", "messages", messages="chat"))
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_turns_as_json_text_are_read_from_tables_too(tmp_path: Path, ending: str) -> None:
     row = {
