@@ -30,8 +30,7 @@ def fitting_schema(schema: pa.Schema) -> tuple[pa.Schema, tuple[str, ...]]:
     fields, notes = [], []
     for field in schema:
         try:
-            kind = _fitting(field.type)
-            _try_out(field.type, kind)
+            kind = _tried_out(field.type)
         except (ValueError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0][:160]
             raise ValueError(
@@ -65,15 +64,14 @@ def one_schema(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, tuple[str, 
     [first_name, first], *others = schemas.items()
     fields = {field.name: field for field in first}
     seen = {field.name: f"{field.type} in {first_name}" for field in first}
-    counts = Counter(list(fields))
     notes: dict[str, str] = {}
-    known = {first}
-    repeats: Counter[pa.Schema] = Counter()
+    distinct = [[first, 1]]
     for name, schema in others:
-        repeats[schema] += 1
-        if schema in known:
+        alike = next((entry for entry in distinct if schema.equals(entry[0])), None)
+        if alike is not None:
+            alike[1] += 1
             continue
-        known.add(schema)
+        distinct.append([schema, 1])
         for field in schema:
             before = fields.get(field.name)
             if before is None:
@@ -95,9 +93,9 @@ def one_schema(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, tuple[str, 
                 ):
                     notes[field.name] += "; a whole number above 2**53 does not fit there, and would end the run"
             fields[field.name] = before.with_type(kind).with_nullable(before.nullable or field.nullable)
-    for schema, count in repeats.items():
-        for column in schema.names:
-            counts[column] += count
+    counts: Counter[str] = Counter()
+    for schema, count in distinct:
+        counts.update(dict.fromkeys(schema.names, count))
     unified = [field if counts[name] == len(schemas) else field.with_nullable(True) for name, field in fields.items()]
     # The first file's features of `datasets` may fit a column no more; `datasets` then goes by the column.
     return pa.schema(unified, metadata=first.metadata), tuple(notes.values())
@@ -162,8 +160,10 @@ def _fitting(kind: pa.DataType) -> pa.DataType:
 
 
 @lru_cache(maxsize=1024)
-def _try_out(kind: pa.DataType, kept: pa.DataType) -> None:
-    """Cast, choose, write and read one row, as a run will do. Raises what fails."""
+def _tried_out(kind: pa.DataType) -> pa.DataType:
+    """The type of `_fitting`, for which one row was cast, chosen, written and read, as a run will do. Raises what
+    fails."""
+    kept = _fitting(kind)
     column = _cast(pa.chunked_array([pa.nulls(1, kind)]), kept)
     column.validate(full=True)
     table = pa.table({"column": column}).filter(pa.array([True]))
@@ -171,6 +171,7 @@ def _try_out(kind: pa.DataType, kept: pa.DataType) -> None:
     pq.write_table(table, file)
     if pq.read_table(pa.BufferReader(file.getvalue())).num_rows != 1:
         raise ValueError("it does not come back from Parquet")
+    return kept
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

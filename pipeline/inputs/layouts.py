@@ -98,7 +98,7 @@ def _json(text: bytes, whole: bool, format: str) -> str:
     if isinstance(first, dict):
         if format == "jsonl" or more:
             return "jsonl"
-        return OBJECT if any(_are_rows(value) for value in first.values()) else "jsonl"
+        return OBJECT if _holds_rows(first) else "jsonl"
     if format == "jsonl":  # a broken first row, unless an object is spread over lines
         return OBJECT if rest and re.match(rb"\{\s*$", line) and not _parses_later(rest) else "jsonl"
     return "jsonl" if rest and _parses_later(rest) else OBJECT
@@ -109,8 +109,17 @@ def _parses_later(rest: bytes) -> bool:
     return isinstance(_parsed(rest.lstrip().partition(b"\n")[0]), dict)
 
 
-def _are_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not _TURN_KEYS & value[0].keys()
+def _holds_rows(alone: dict[str, Any]) -> bool:
+    """Whether the only object of a file is no row itself: it has a list of objects that are no turns, or it has nothing
+    but lists and objects, as tables that are written by columns have."""
+    turns = [_are_objects(value) and bool(_TURN_KEYS & value[0].keys()) for value in alone.values()]
+    if any(_are_objects(value) and not of_turns for value, of_turns in zip(alone.values(), turns, strict=True)):
+        return True
+    return bool(alone) and not any(turns) and all(isinstance(value, dict | list) and value for value in alone.values())
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _parsed(line: bytes) -> Any:
@@ -126,6 +135,8 @@ def _csv(head: bytes, whole: bool, format: str, delimiter: str, quoting: str) ->
     delimiters = [delimiter] if delimiter else [usual, *(each for each in _DELIMITERS if each != usual)]
     ways = [(each, quoted) for each in delimiters for quoted in _quotings(each, quoting)]
     text = head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    if note := re.match(r"sep=.(?=\r?\n)", text):
+        raise ValueError(f"its first line ({note[0]}) is a note for Excel; take it out")
     if not whole:
         text = text[: text.rfind("\n") + 1] or text
     fitting = [way for way in ways if _fits(text, whole, *way)]

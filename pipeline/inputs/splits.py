@@ -21,6 +21,7 @@ _KEYWORDS = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+_ANY_KEYWORD = re.compile("|".join(sorted({word for words in _KEYWORDS.values() for word in words}, key=len)))
 _SHARDED = re.compile(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*\.[^/]*")
 _BOUND = "[-._ 0-9]"
 """What may stand between a keyword and the rest of a name."""
@@ -48,6 +49,7 @@ def splits_by_name(files: Sequence[str]) -> Splits:
     if sharded:
         usual = [split for split in _KEYWORDS if split in sharded]
         return {split: sharded[split] for split in [*usual, *sorted(set(sharded) - set(usual))]}
+    files = [file for file in files if _ANY_KEYWORD.search(file)]
     by_folder = {
         split: [file for file in files if any(rule.fullmatch(part) for part in file.split("/")[:-1])]
         for split, rule in _IN_FOLDER.items()

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.emit.redraw import rewrite_report
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.inputs.text_files import TextFile, csv_header, find_spans, read_records
+from tamis.pipeline.inputs.text_files import TextFile, csv_header, examine, find_spans, read_records
 from tamis.pipeline.run.folder import layers_state_of, state_of
 from tamis.pipeline.run.paths import LAYERS, MANIFEST, RUN
 from tamis.pipeline.run.receipts import done
@@ -44,8 +45,9 @@ def reader(data: bytes) -> None:
     path.write_bytes(data[4:])
     file = TextFile(str(path), format, None, {})
     try:
+        file = replace(file, layout=examine(file, len(data) - 4))
         if format in {"csv", "tsv"}:
-            file = TextFile(str(path), format, None, {}, csv_header(file))
+            file = replace(file, header=csv_header(file))
         spans = find_spans(file, rows, size, chunk)
     except ValueError:
         return
@@ -57,7 +59,7 @@ def reader(data: bytes) -> None:
         pieces += found
     assert [(r.offset, r.raw, repr(r.value)) for r in pieces] == [(r.offset, r.raw, repr(r.value)) for r in whole]
     assert all(data[4 + r.offset :].startswith(r.raw) for r in whole)
-    if format == "jsonl":
+    if file.kind == "jsonl":
         lines = data[4:].split(b"\n")
         assert [r.raw for r in whole] == [line for line in lines if line.strip(b" \t\r\n\v\f")]
 

@@ -62,7 +62,16 @@ def test_json_whose_first_row_is_longer_than_what_is_looked_at(tmp_path: Path, m
     assert values(scanned(tmp_path / "b.jsonl", ARRAY)) == ROWS
 
 
-@pytest.mark.parametrize("row", [{"messages": CHAT}, {"prompt": "p", "response": "r"}, {"conversations": []}])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": CHAT},
+        {"prompt": CHAT[:1], "response": CHAT[1:], "tags": ["a"]},
+        {"prompt": "p", "response": "r"},
+        {"conversations": []},
+        {},
+    ],
+)
 def test_one_object_on_one_line_is_a_row(tmp_path: Path, row: Any) -> None:
     for name in ("a.json", "a.jsonl"):
         assert values(scanned(tmp_path / name, json.dumps(row))) == [row]
@@ -82,6 +91,11 @@ def test_broken_first_lines_stay_rows_with_problems(tmp_path: Path) -> None:
             json.dumps({"a": ROWS, "b": ROWS}),
             "one JSON object with several lists of objects (a, b); say with input.field",
         ),
+        (
+            json.dumps({"prompt": ["p"], "response": ["r"]}),
+            "none of its keys (prompt, response) holds a list of objects",
+        ),
+        (json.dumps({"0": ROWS[0], "1": ROWS[1]}), "none of its keys (0, 1) holds a list of objects"),
         (json.dumps({"p": {"0": 1}, "q": {"0": 2}}, indent=1), "none of its keys (p, q) holds a list of objects"),
         ('{"a": [{}]', "not JSON|cut off"),
         (json.dumps(ROWS[0], indent=1) * 2, "there is more after the end of the first JSON object"),
@@ -132,6 +146,11 @@ def test_the_delimiter_is_found_and_said(tmp_path: Path, name: str, delimiter: s
     found = scanned(tmp_path / name, table(CSV, delimiter))
     assert values(found) == CSV
     assert list(found.notes) == ([f"has {note} between its fields (input.delimiter)"] if note else [])
+
+
+def test_a_note_for_excel_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.csv: its first line \(sep=;\) is a note for Excel; take it out"):
+        scanned(tmp_path / "a.csv", "sep=;\r\na;b\r\n1;2\r\n")
 
 
 def test_a_delimiter_set_by_hand(tmp_path: Path) -> None:
