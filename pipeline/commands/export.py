@@ -24,6 +24,7 @@ from tamis.pipeline.commands.trainers import TRAINERS, Model, Text, for_masked, 
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import KEPT, MANIFEST
+from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Sealed, Store
 
 COLUMNS = ["input_ids", "attention_mask", "labels"]
@@ -58,10 +59,10 @@ def export(store: Store, trainer: str, folder: Store) -> Exported:
     spec = manifest["job"]["model"]
     name = os.path.abspath(spec["name"]) if os.path.isdir(spec["name"]) else spec["name"]
     model = Model(name, spec["revision"], spec["trust_remote_code"])
-    kept = sorted((f["name"], f["sha256"]) for f in manifest["files"] if f["name"].startswith(f"{KEPT}/"))
+    listed = {f["name"].partition("/")[2]: f["sha256"] for f in manifest["files"] if f["name"].startswith(f"{KEPT}/")}
     if not manifest["counts"]["kept"]:
         raise ConfigError(f"{store.path(KEPT)} has no rows; there is nothing to train on")
-    files = [Sealed(name, sha256) for name, sha256 in kept]
+    files = [Sealed(f"{KEPT}/{safe_name(base, MANIFEST)}", listed[base]) for base in sorted(listed)]
     if manifest.get("kind") == "tokens":
         return _masked(store, trainer, folder, files, model)
     return _text(store, trainer, folder, files, model, manifest)

@@ -243,6 +243,12 @@ def test_folders_that_are_not_right_are_refused(masked: Store, tmp_path: Path) -
     (tmp_path / "full/file").write_text("")
     with pytest.raises(ConfigError, match="full holds something already"):
         export(masked, "trl", Store(str(tmp_path / "full")))
+    manifest = masked.read_facts(MANIFEST)
+    strange = [*manifest["files"], {"name": "kept/../../x.parquet", "bytes": 1, "sha256": "x"}]
+    masked.write_facts(MANIFEST, {**manifest, "files": strange})
+    with pytest.raises(ConfigError, match=r"x\.parquet. is no name of a file of this folder"):
+        export(masked, "trl", Store(str(tmp_path / "export")))
+    masked.write_facts(MANIFEST, manifest)
     (tmp_path / "out/kept/000002-c.parquet").write_bytes(b"PAR1 other")
     with pytest.raises(DamagedError, match="is not as it was written"):
         export(masked, "trl", Store(str(tmp_path / "export")))
