@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tamis.operators.conversation.detection import detect
-from tamis.operators.conversation.messages import Message, normalise
+from tamis.operators.conversation.messages import Conversation, normalise
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 
@@ -82,7 +82,7 @@ def find_corpus(rows: int, *, file: Path | None, tokenizer: Path | None) -> Corp
     return Corpus([found.input_ids[row] for row in order], found.finals[order], source)
 
 
-def read_conversations(file: Path) -> list[list[Message]]:
+def read_conversations(file: Path) -> list[Conversation]:
     """The rows of a JSONL file that hold a conversation, in order."""
     with file.open(encoding="utf-8") as lines:
         rows = [json.loads(text) for text in lines]
@@ -96,7 +96,7 @@ def read_conversations(file: Path) -> list[list[Message]]:
     return conversations
 
 
-def tokenised(conversations: Sequence[Sequence[Message]], tokenizer: Path) -> Corpus:
+def tokenised(conversations: Sequence[Conversation], tokenizer: Path) -> Corpus:
     encoded = ChatTokenizer.load(str(tokenizer)).encode(conversations, max_tokens=MAX_TOKENS, overlong="keep_end")
     good = [entry for entry in encoded if not isinstance(entry, RowProblem)]
     finals = np.array([entry.final for entry in good], dtype=np.int64)

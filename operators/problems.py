@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+UNSCORED = frozenset({"no_trained_turn"})
+"""Codes of rows of which a model learns nothing: they cannot be scored, and methods that score samples keep them."""
+
 
 class RowProblem(Exception):
     """One row that cannot be used.

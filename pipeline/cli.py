@@ -18,7 +18,7 @@ from tamis.pipeline.commands.last_resort import watch_threads
 from tamis.pipeline.commands.stopping import listen
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.run.paths import MANIFEST
-from tamis.pipeline.terminal.text import flush, prepare
+from tamis.pipeline.terminal.text import flush, prepare, shown
 
 app = typer.Typer(
     help="Find and remove the fine-tuning samples that would erode an aligned model's safety.",
@@ -75,8 +75,14 @@ PromptsFlag = Annotated[
     str | None,
     typer.Option("--prompts", help="File of harmless prompts that sound unsafe; default: the shipped set."),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Start though another tamis is at work on this output; both end the same.")
+Show = Annotated[
+    int | None,
+    typer.Option(
+        "--show",
+        min=0,
+        help="How many rows to show as they are rendered (default 1); if given, also the text of rows that cannot be "
+        "used.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
@@ -107,6 +113,8 @@ def _settle() -> None:
     listen()
     watch_threads()
     collect_rarely()
+    if sys.flags.optimize > 1:
+        fail("Python keeps no docstrings (-OO, PYTHONOPTIMIZE=2), and Ray and transformers need them; unset it", 2)
 
 
 @app.callback(invoke_without_command=True)
@@ -134,7 +142,6 @@ def curate(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
-    force: Force = False,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
@@ -146,7 +153,7 @@ def curate(
     from tamis.pipeline.storage.store import Store
 
     console = _console()
-    outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state), force=force)
+    outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
     if outcome.did_nothing:
         console.print("this job is complete already; nothing was done. Its result:\n")
     store = Store(made.output, made.storage_options)
@@ -170,15 +177,19 @@ def plan(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
+    show: Show = None,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     _quiet_libraries()
+    from tamis.pipeline.commands.sample_screen import show_samples
     from tamis.pipeline.commands.screens import show_plan
     from tamis.pipeline.curate import dry_run
 
-    planned, state = dry_run(made, address)
-    show_plan(_console(), planned, state)
+    planned, state = dry_run(made, address, 1 if show is None else show, with_texts=bool(show))
+    console = _console()
+    show_plan(console, planned, state)
+    show_samples(console, planned.samples)
     if planned.will_fail:
         fail("the run would fail; see the warnings above", 3)
 
@@ -194,7 +205,6 @@ def references(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
-    force: Force = False,
 ) -> None:
     """Train the reference models of TOSS alone; `tamis curate` with the same job goes on with them."""
     made = _job(job, input, output, model, revision, method, None, None, None, workers, set)
@@ -205,7 +215,7 @@ def references(
     from tamis.pipeline.storage.store import Store
 
     console = _console()
-    trained = train_references(made, address, on_plan=lambda plan, state: show_plan(console, plan, state), force=force)
+    trained = train_references(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
     show_references(console, trained, Store(made.output, made.storage_options))
 
 
@@ -219,7 +229,6 @@ def layers(
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
-    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Search the block of a model that LARF should read, and show the Fisher ratios beside it."""
@@ -234,7 +243,7 @@ def layers(
 
     console = _console()
     on_plan = None if as_json else lambda plan, state: show_layer_plan(console, plan, state)
-    outcome = find_layers(made, address, on_plan, force=force)
+    outcome = find_layers(made, address, on_plan)
     if as_json:
         print(json.dumps(outcome.result, indent=2))
         return
@@ -269,6 +278,21 @@ def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None
         raise InputError(f"{len(found.problems):,} things are wrong in {store.path()}:", found.problems)
     if not found.complete:
         fail("what is there is whole, but the run is incomplete; run the same `tamis curate` command again", 4)
+
+
+@app.command()
+def unlock(output: OutputFolder, storage_options: StorageOptions = None) -> None:
+    """Take an output folder from a tamis that hangs and cannot be stopped; should it wake up, it ends."""
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.run import lease
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(output, job.storage_options(storage_options or []))
+    taken = lease.unlock(store)
+    if taken is None:
+        print(shown(f"no tamis is at work in {store.path()}"))
+        return
+    print(shown(f"{store.path()} was taken from {taken}; the next command may start there"))
 
 
 @app.command()

@@ -44,11 +44,11 @@ class Outcome:
 
 
 def train_references(
-    job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None, *, force: bool = False
+    job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None
 ) -> list[dict[str, Any]]:
     """Train TOSS's reference models and stop there: a run of the same job uses them. Returns their facts.
 
-    force: as for `curate`. Raises TamisError; ConfigError for a job whose method has no reference models.
+    Raises TamisError; ConfigError for a job whose method has no reference models.
     """
     if not job.masks_tokens:
         raise ConfigError(f"method: {', '.join(job.method)} needs no reference models; set method: toss or toss-pro")
@@ -58,7 +58,7 @@ def train_references(
             return found
         from tamis.pipeline.recipes import tokens as toss
 
-        with lease.held(store, force=force):
+        with lease.held(store):
             try:
                 found = [item.facts for item in toss.train_references(plan, store, address)]
             except Exception:
@@ -72,13 +72,10 @@ def train_references(
     return found
 
 
-def curate(
-    job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None, *, force: bool = False
-) -> Outcome:
+def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None) -> Outcome:
     """Run `job` to its end and return its manifest. Raises TamisError.
 
     on_plan: called with the plan and the state of the output folder before anything expensive starts.
-    force: start though another driver is at work on this output.
     """
     began = time.monotonic()
     with _opened(job, address, on_plan) as (store, plan, state):
@@ -86,7 +83,7 @@ def curate(
             _remove_leftovers(store)
             return Outcome(run_folder.facts_in(store, paths.MANIFEST), did_nothing=True)
         timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
-        with lease.held(store, force=force) as held:
+        with lease.held(store) as held:
             try:
                 found = run_folder.finished(store, plan.fingerprint)
                 manifest = found or _run(plan, store, address, held, timings, began)
@@ -105,15 +102,19 @@ def curate(
     return Outcome(manifest, did_nothing=False)
 
 
-def dry_run(job: Job, address: str | None = None) -> tuple[Plan, run_folder.State]:
+def dry_run(
+    job: Job, address: str | None = None, show: int = 0, *, with_texts: bool = False
+) -> tuple[Plan, run_folder.State]:
     """The plan and the state of the output folder; nothing is written. If there is a cluster to join, a large input is
     scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine.
-    Raises TamisError."""
+    show, with_texts: as for make_plan. Raises TamisError."""
     store = Store(job.output, job.storage_options)
-    files, known = list_inputs(job), plan_cache.load(job)
+    listed, known = list_inputs(job), plan_cache.load(job)
+    files = listed.files
     # Errors in the job are reported before a cluster is joined, unless the input is large.
     with ray_early(address, needed=joins(address) and worth_it(files, known)):
-        plan = make_plan(job, _scan(files, job, known, cluster_now(address)))
+        scanned = _scan(files, job, known, cluster_now(address))
+        plan = make_plan(job, scanned, show, found=listed, with_texts=with_texts)
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed, this_machine
 
@@ -142,7 +143,8 @@ def _opened(
     """The output folder, claimed for this job; the plan; and the state that an earlier command left. Ray starts
     early."""
     store = Store(job.output, job.storage_options)
-    files, known = list_inputs(job), plan_cache.load(job)
+    listed, known = list_inputs(job), plan_cache.load(job)
+    files = listed.files
     needed = not store.exists(paths.MANIFEST)
     spread = needed and worth_it(files, known)
     # Errors in a small input are reported before Ray starts, and errors in the job before a cluster is joined. A large
@@ -151,7 +153,7 @@ def _opened(
     with ray_early(address, needed=spread or (needed and not joins(address))):
         if inputs is None:
             inputs = _scan(files, job, known, cluster_now(address))
-        plan = make_plan(job, inputs)
+        plan = make_plan(job, inputs, found=listed)
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed
 

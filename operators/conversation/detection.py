@@ -1,13 +1,42 @@
-"""The dialect of a corpus, found from its column names and a few of its rows."""
+"""The dialect of a corpus, found from its column names and a few of its rows.
+
+Every reading that the columns allow is tried on the rows. Readings that give the same conversations are one. If more
+than one is left, the corpus is refused with the settings of each: nothing is guessed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from tamis.operators.conversation.dialects import BY_HAND, Dialect, listed, optional_column, usual_inputs
-from tamis.operators.conversation.strict_json import parse
-from tamis.operators.conversation.turns import split_turns
+from tamis.operators.conversation.columns import parts_of_row
+from tamis.operators.conversation.dialects import (
+    ANSWERS,
+    BY_HAND,
+    CHATS,
+    SYSTEM,
+    VARIABLES,
+    Dialect,
+    listed,
+    optional_column,
+    parts_of,
+    usual_inputs,
+)
+from tamis.operators.conversation.layouts import (
+    are_texts,
+    are_transcripts,
+    chat_layout,
+    filled_values,
+    fits,
+    holds_turns,
+    is_pythons_list,
+    mostly_open_with_answer,
+    turns_of,
+)
+from tamis.operators.conversation.speakers import opens_with_answer, speaker
+from tamis.operators.conversation.usual_names import HISTORIES, MEDIA, PROMPTS, is_usual, usual
+from tamis.operators.conversation.values import KEYS, as_text, blank, said
 from tamis.operators.problems import RowProblem
 
 _UNDERSTOOD = (
@@ -15,6 +44,16 @@ _UNDERSTOOD = (
     "prompt/response, prompt/completion, question/answer, instruction/response, chosen/rejected, and a text "
     "with Human:/Assistant: turns"
 )
+_PAIRS = (
+    *(("instruction", "output"), ("instruction", "response")),
+    *(("prompt", "response"), ("prompt", "completion"), ("question", "answer")),
+)
+_RARE_PAIRS = (
+    *(("query", "response"), ("question", "response"), ("input", "output")),
+    *(("instruction", "completion"), ("instruction", "answer"), ("prompt", "output"), ("prompt", "answer")),
+)
+"""Tried if there is nothing else."""
+
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -23,124 +62,274 @@ def detect(columns: Sequence[str], rows: Rows, complete: bool = True) -> Dialect
     """The dialect of a corpus.
 
     columns: all columns of the corpus. Unless `complete`, only the columns of `rows`: the optional parts are then
-    bound by their usual names, because later rows may have them.
+    bound by their usual names, because later rows may have them, and a row with any other column that is usually part
+    of a conversation will be a problem. Names may be spelt in capitals, with spaces or hyphens.
     rows: some rows of the corpus, used to look into lists and texts.
 
-    A column that holds whole conversations and a pair of prompt and answer columns count equally. If there is more
-    than one candidate, this raises an error and never guesses. `chosen` (in a preference corpus, the answer to train
-    on) is tried only if there is no other candidate, and `text` only after `chosen`: the original Alpaca files repeat
-    each row in a `text` column.
+    A column that holds whole conversations and a pair of prompt and answer columns count equally. `chosen` (in a
+    preference corpus, the answer to train on) is tried only if there is no other candidate, and `text` only after
+    `chosen`: the original Alpaca files repeat each row in a `text` column. A column that may hold another answer than
+    the candidate's is compared with it.
 
     Raises ValueError, which says what was found, what is understood and how to set the columns by hand.
     """
-    system = optional_column(("system", "system_prompt"), columns, complete)
-    choices = _chats(columns, rows, system) + _pairs(columns, rows, system, complete)
-    if not choices and "chosen" in columns:
-        choices = _chosen(columns, rows, system)
-    if not choices and "text" in columns and _are_transcripts(_values(rows, "text")):
-        choices = [Dialect.of("text", text="text")]
-    if len(choices) == 1:
-        return choices[0]
-    if choices:
-        found = "; ".join(choice.describe() for choice in choices)
-        raise ValueError(f"the columns hold more than one conversation: {found}; {BY_HAND}")
-    raise ValueError(f"no conversation found in the columns {listed(columns)}; {_UNDERSTOOD}; {BY_HAND}")
+    spelt = _spelling(columns)
+    found = _detect(spelt, [_respelt(row, spelt) for row in rows], complete)
+    made = _as_spelt(found, spelt)
+    return made if complete else with_seen(made, columns)
 
 
-def as_list(value: Any) -> Any:
-    """Parses a list given as a JSON string (as lists in a CSV file are); returns anything else unchanged."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return parse(value)
-        except RowProblem:
-            return value
-    return value
+def with_seen(dialect: Dialect, columns: Sequence[str]) -> Dialect:
+    """The dialect of a corpus whose later rows may have other columns than these."""
+    return replace(dialect, seen=tuple(sorted(column for column in columns if is_usual(column))))
 
 
-def _chats(columns: Sequence[str], rows: Rows, system: str | None) -> list[Dialect]:
+def with_encoded(dialect: Dialect, rows: Rows) -> Dialect:
+    """The dialect, with the parts that hold turns as JSON text in at least half of the rows."""
+    columns = [(part, column) for part, column in dialect.columns if part in ("prompt", "output", "response")]
     found = []
-    for column in ("messages", "conversations", "conversation"):
-        if column in columns:
-            layout = _chat_layout(_values(rows, column))
-            if layout == "messages":
-                found.append(Dialect.of("messages", messages=column, system=system))
-            elif layout == "sharegpt":
-                found.append(Dialect.of("sharegpt", conversations=column, system=system))
+    for part, column in columns:
+        texts = [value for value in filled_values(rows, column) if not blank(value)]
+        if texts and 2 * sum(map(holds_turns, texts)) >= len(texts):
+            found.append(part)
+    return replace(dialect, encoded=tuple(found))
+
+
+def with_layout(dialect: Dialect, rows: Rows) -> Dialect:
+    """The dialect of a person who named a column of chats, and not their layout: with the layout of the rows."""
+    if dialect.name != "messages" or dialect.chat is None:
+        return dialect
+    layout = chat_layout(filled_values(rows, dialect.chat)) or "messages"
+    parts = dict(dialect.columns)
+    parts[_chat_part(layout)] = parts.pop("messages")
+    return replace(dialect, name=layout, columns=Dialect.of(layout, **parts).columns)
+
+
+def _detect(spelt: Mapping[str, str], rows: Rows, complete: bool) -> Dialect:
+    columns = list(spelt)
+    readings = _chats(columns, rows, complete, CHATS) + _pairs(columns, rows, complete, _PAIRS)
+    if not readings:
+        readings = _chosen(columns, rows, complete)
+    if not readings:
+        readings = _pairs(columns, rows, complete, _RARE_PAIRS)
+    if not readings:
+        chats = _chats(columns, rows, complete, HISTORIES)
+        readings = [chat for chat in chats if chat.column("response") is not None and chat.name in KEYS]
+    if not readings and "text" in columns and are_transcripts(filled_values(rows, "text")):
+        readings = [Dialect.of("text", text="text")]
+    if not readings:
+        raise ValueError(
+            f"no conversation found in the columns {listed([*spelt.values()])}; {_hint(columns, rows)}{BY_HAND}"
+        )
+    first = readings[0]
+    others = [reading for reading in readings[1:] if not _agree(first, reading, rows)]
+    if others:
+        found = "; ".join(_as_spelt(reading, spelt).describe() for reading in [first, *others])
+        raise ValueError(
+            f"the columns hold more than one conversation: {found}; set {_either([first, *others], spelt)}"
+        )
+    repeated = [("answer", chat) for reading in readings[1:] if (chat := reading.chat) and chat not in first.reads]
+    made = _checked(replace(first, checks=(*first.checks, *repeated)), spelt, rows)
+    return replace(made, checks=(*made.checks, *(("media", column) for column in MEDIA if column in columns)))
+
+
+def _hint(columns: Sequence[str], rows: Rows) -> str:
+    for column in CHATS:
+        if any(map(is_pythons_list, filled_values(rows, column))):
+            return f"{column} holds a list as Python prints it; write it with json.dumps; "
+    if "parent_id" in columns and "message_id" in columns:
+        return "each row seems to be a single message of a tree; join the messages of a conversation into one row; "
+    return f"{_UNDERSTOOD}; "
+
+
+# --- readings -----------------------------------------------------------------------------------------------------
+
+
+def _made(name: str, columns: Sequence[str], rows: Rows, complete: bool, **parts: str | None) -> Dialect:
+    """A reading, with the optional parts that the corpus has or may have."""
+    known = parts_of(name)
+    if "system" in known:
+        parts["system"] = optional_column(SYSTEM, columns, complete)
+        parts["system_prompt"] = _first(columns, *(column for column in SYSTEM if column != parts["system"]))
+    for part in ("history", *VARIABLES):
+        if part in known and fits(part, filled_values(rows, part)):
+            parts[part] = optional_column((part,), columns, complete)
+    made = with_encoded(Dialect.of(name, **parts), rows)
+    return made if complete else with_seen(made, columns)
+
+
+def _chats(columns: Sequence[str], rows: Rows, complete: bool, names: Sequence[str]) -> list[Dialect]:
+    found = []
+    for column in names:
+        layout = chat_layout(filled_values(rows, column)) if column in columns else None
+        if layout is None or (column == "data" and layout not in ("alternating", "messages", "sharegpt")):
+            continue
+        chat = _made(layout, columns, rows, complete, **{_chat_part(layout): column})
+        prompt = next((name for name in PROMPTS if not all(blank(value) for value in filled_values(rows, name))), None)
+        if prompt is not None:
+            if mostly_open_with_answer(filled_values(rows, column)):
+                found += [chat, _made("pair", columns, rows, complete, prompt=prompt, response=column)]
+                continue
+            chat = replace(chat, checks=(("prompt", prompt),))
+        answers = [answer for answer in ANSWERS if answer in columns]
+        found += [reading for answer in answers if (reading := _answered(chat, answer, rows)) is not None] or [chat]
     return found
 
 
-def _pairs(columns: Sequence[str], rows: Rows, system: str | None, complete: bool) -> list[Dialect]:
+def _answered(chat: Dialect, answer: str, rows: Rows) -> Dialect | None:
+    """The chat with the answer of a column, if that follows the chat in at least one row, and in half of those in which
+    the two can be told apart."""
+    answered = with_encoded(chat.with_part("response", answer), rows)
+    follows, differs = 0, 0
+    for row in rows:
+        if not blank(row.get(answer)):
+            turns, problem = _read(answered, row)
+            differs += problem == "two_answers"
+            follows += turns is not None and len(turns) > len(_read(chat, row)[0] or turns)
+    return answered if follows > 0 and follows >= differs else None
+
+
+def _pairs(columns: Sequence[str], rows: Rows, complete: bool, names: Sequence[tuple[str, str]]) -> list[Dialect]:
     found = []
-    if "instruction" in columns:
-        for output in ("output", "response"):
-            if output in columns:
-                also = _first(columns, "input", "context")
-                if also is None and not complete and not _any_lists(rows, "instruction", output):
-                    also = usual_inputs(output)[0]
-                name = "alpaca" if output == "output" or also else "pair"
-                parts = {"instruction": "instruction", "input": also, "output": output}
-                if name == "pair":
-                    parts = {"prompt": "instruction", "response": output}
-                found.append(Dialect.of(name, **parts, system=system))
-    for prompt, response in (("prompt", "response"), ("prompt", "completion"), ("question", "answer")):
-        if prompt in columns and response in columns:
-            found.append(Dialect.of("pair", prompt=prompt, response=response, system=system))
+    for prompt, answer in names:
+        if prompt in columns and answer in columns:
+            found += _asked(prompt, answer, columns, rows, complete)
     return found
 
 
-def _chosen(columns: Sequence[str], rows: Rows, system: str | None) -> list[Dialect]:
+def _asked(prompt: str, answer: str, columns: Sequence[str], rows: Rows, complete: bool) -> list[Dialect]:
+    """The readings of a prompt and its answer. A text that goes with a prompt of text makes an alpaca row of it."""
+    pair = _made("pair", columns, rows, complete, prompt=prompt, response=answer)
+    if _any_lists(rows, prompt, answer) or pair.encoded:
+        outcomes = [_read(pair, row)[1] for row in rows if not blank(row.get(prompt)) and not blank(row.get(answer))]
+        if 2 * outcomes.count("two_answers") <= len(outcomes):
+            return [pair]
+        layout = chat_layout(filled_values(rows, prompt)) or "messages"
+        chat = _made(layout, columns, rows, complete, **{_chat_part(layout): prompt})
+        return [chat, chat.with_part("response", answer)]
+    names = usual_inputs(answer) if prompt == "instruction" else ("context", "input")
+    also = _first([name for name in columns if name != prompt and are_texts(filled_values(rows, name))], *names)
+    if also is None and not complete and prompt == "instruction" and not {*names} & {*columns}:
+        also = names[0]
+    if also is None and (prompt, answer) != ("instruction", "output"):
+        return [pair]
+    return [_made("alpaca", columns, rows, complete, instruction=prompt, input=also, output=answer)]
+
+
+def _chosen(columns: Sequence[str], rows: Rows, complete: bool) -> list[Dialect]:
     """`chosen` is a whole conversation, or only the answer if there is also a prompt column."""
-    values = _values(rows, "chosen")
-    prompt = _first(columns, "prompt", "question", "instruction")
-    layout = _chat_layout(values)
-    if layout == "sharegpt":
-        return [Dialect.of("sharegpt", conversations="chosen", system=system)]
-    if layout == "messages" and not (prompt and all(map(_opens_with_answer, values))):
-        return [Dialect.of("messages", messages="chosen", system=system)]
-    if _are_transcripts(values):
-        return [Dialect.of("text", text="chosen")]
-    return [Dialect.of("pair", prompt=prompt, response="chosen", system=system)] if prompt else []
+    column = _first(columns, "chosen", "chosen_messages")
+    if column is None:
+        return []
+    values = filled_values(rows, column)
+    prompt = _first(columns, *PROMPTS)
+    layout = chat_layout(values)
+    if layout in KEYS:
+        if prompt is None or not mostly_open_with_answer(values):
+            chat = _made(layout, columns, rows, complete, **{_chat_part(layout): column})
+            return [chat if prompt is None else replace(chat, checks=(("prompt", prompt),))]
+    elif are_transcripts(values):
+        return [Dialect.of("text", text=column)]
+    return [] if prompt is None else _asked(prompt, column, columns, rows, complete)
+
+
+# --- the rows under a reading -------------------------------------------------------------------------------------
+
+
+def _read(reading: Dialect, row: Mapping[str, Any]) -> tuple[list[Any] | None, str]:
+    """The turns of a row, or None and the code of its problem."""
+    try:
+        return parts_of_row(row, reading).turns, ""
+    except RowProblem as problem:
+        return None, problem.code
+
+
+def _agree(one: Dialect, other: Dialect, rows: Rows) -> bool:
+    """Whether two readings give the same conversation in every row that both can read, and there is one."""
+    if other.chat is not None and other.name not in KEYS:
+        return False  # later rows could not be checked
+    pairs = [(_read(one, row)[0], _read(other, row)[0]) for row in rows]
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return bool(both) and all(_gist(a) == _gist(b) for a, b in both)
+
+
+def _gist(turns: Sequence[Any]) -> list[tuple[str | None, str]]:
+    return [(speaker(turn), said(turn)) for turn in turns]
+
+
+def _checked(reading: Dialect, spelt: Mapping[str, str], rows: Rows) -> Dialect:
+    """The reading, with a check of every column that may hold another answer. ValueError if one does in most rows."""
+    known = set(reading.reads)
+    for column in ANSWERS:
+        if column not in spelt or column in known:
+            continue
+        checked = replace(reading, checks=(*reading.checks, ("answer", column)))
+        filled = [number for number, row in enumerate(rows) if not blank(row.get(column))]
+        outcomes = {number: _read(checked, rows[number])[1] for number in filled}
+        differing = [number for number, code in outcomes.items() if code == "two_answers"]
+        agreeing = sum(code == "" for code in outcomes.values())
+        if differing and len(differing) >= agreeing:
+            other = _with_answer(reading, column, rows)
+            raise ValueError(
+                f"the columns hold more than one answer: {_as_spelt(reading, spelt).describe()}, or that in "
+                f"{spelt[column]}; they differ in "
+                f"{len(differing)} of {len(filled)} sampled rows that have both, first in row {differing[0]} (counted "
+                f"from 0); set {_either([reading, other], spelt)}"
+            )
+        reading = checked
+    return reading
+
+
+def _with_answer(reading: Dialect, column: str, rows: Rows) -> Dialect:
+    """The reading with the answer of another column, or that column alone if it holds whole conversations."""
+    turns = [found for value in filled_values(rows, column) if (found := turns_of(value))]
+    if turns and not any(map(opens_with_answer, turns)):
+        return Dialect.of("messages", messages=column)
+    if reading.name == "text":
+        return Dialect.of("pair", prompt=reading.column("text"), response=column)
+    return reading.with_part("output" if reading.name == "alpaca" else "response", column)
+
+
+def _either(readings: Sequence[Dialect], spelt: Mapping[str, str]) -> str:
+    return " or ".join(_as_spelt(reading, spelt).setting([*spelt.values()]) for reading in readings)
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def _spelling(columns: Sequence[str]) -> dict[str, str]:
+    """usual name -> the corpus's name of a column. A name that is spelt in the usual way goes before another."""
+    found: dict[str, str] = {}
+    for column in columns:
+        name = usual(column)
+        taken = name in columns or name in found or not is_usual(column)
+        found[column if taken and column != name else name] = column
+    return found
+
+
+def _as_spelt(reading: Dialect, spelt: Mapping[str, str]) -> Dialect:
+    """The reading with the corpus's own names of its columns."""
+    return replace(
+        reading,
+        columns=tuple((part, spelt.get(column, column)) for part, column in reading.columns),
+        checks=tuple((what, spelt[column]) for what, column in reading.checks),
+        seen=None if reading.seen is None else tuple(spelt.get(column, column) for column in reading.seen),
+    )
+
+
+def _respelt(row: Mapping[str, Any], spelt: Mapping[str, str]) -> Mapping[str, Any]:
+    return {name: as_text(row[column]) for name, column in spelt.items() if column in row}
 
 
 def _any_lists(rows: Rows, *columns: str) -> bool:
     """Whether any of these columns holds a list of turns, which a pair may hold and an alpaca row may not."""
-    return any(isinstance(row.get(column), (list, tuple)) for row in rows for column in columns)
+    return any(isinstance(row.get(column), (list, tuple, Mapping)) for row in rows for column in columns)
 
 
 def _first(columns: Sequence[str], *wanted: str) -> str | None:
     return next((column for column in wanted if column in columns), None)
 
 
-def _values(rows: Rows, column: str) -> list[Any]:
-    return [value for row in rows if (value := row.get(column)) is not None]
-
-
-def _chat_layout(values: Iterable[Any]) -> str | None:
-    """messages or sharegpt, by the keys of the first turn that has either pair of keys; None if no turn does."""
-    for value in values:
-        turns = as_list(value)
-        for turn in turns if isinstance(turns, (list, tuple)) else ():
-            if isinstance(turn, Mapping):
-                if "role" in turn and "content" in turn:
-                    return "messages"
-                if "from" in turn and "value" in turn:
-                    return "sharegpt"
-    return None
-
-
-def _opens_with_answer(value: Any) -> bool:
-    turns = as_list(value)
-    first = turns[0] if isinstance(turns, (list, tuple)) and turns else None
-    return isinstance(first, Mapping) and first.get("role") == "assistant"
-
-
-def _are_transcripts(values: Sequence[Any]) -> bool:
-    """Whether at least half of the values are texts with turns that include an answer."""
-    return bool(values) and 2 * sum(map(_is_transcript, values)) >= len(values)
-
-
-def _is_transcript(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and any(role == "assistant" for role, _ in split_turns(value))
-    except RowProblem:
-        return False
+def _chat_part(layout: str) -> str:
+    """The part that holds the chat."""
+    return "conversations" if layout == "sharegpt" else "messages"

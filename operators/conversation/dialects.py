@@ -1,29 +1,45 @@
 """Which columns of a corpus hold the conversation, and in which layout. The layouts:
 
-    messages   a list of {role, content}
-    sharegpt   a list of {from, value}
-    alpaca     instruction, optional input, output; instruction and input make one prompt
-    pair       a prompt and a response (prompt/completion, question/answer, instruction/response); each a
-               string or, as in TRL's conversational form, a list of {role, content}
-    text       one string with "Human:" / "Assistant:" turns (see turns.py)
+    messages     a list of {role, content}
+    sharegpt     a list of {from, value}
+    oasst        a list of {role, text}
+    exchanges    a list of [question, answer], or of {human, assistant}
+    alternating  a list of texts; the user speaks first, then both in turn
+    alpaca       instruction, optional input, output; instruction and input make one prompt
+    pair         a prompt and a response (prompt/completion, question/answer, instruction/response); each a
+                 string or, as in TRL's conversational form, a list of turns
+    text         one string with "Human:" / "Assistant:" turns (see turns.py)
 
-All layouts except `text` may have a column with a system prompt. detection.py finds the dialect of a corpus; this
-module handles a dialect that a person sets by hand.
+The first five are chats. A chat may have its last answer in a column beside it (`response`): a text, a turn or a list
+of turns. All layouts except `text` may have a column with a system prompt, and what a row gives the chat template
+besides messages: `tools`, `documents`, `chat_template_kwargs`. detection.py finds the dialect of a corpus; this module
+handles a dialect that a person sets by hand.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 # part -> the columns that usually hold it, the most likely first
-_CHATS = ("messages", "conversations", "conversation")
-_SYSTEM = ("system", "system_prompt")
+CHATS = ("messages", "conversations", "conversation", "chat", "data")
+ANSWERS = ("response", "completion", "output", "answer", "chosen", "chosen_messages", "chosen_response")
+SYSTEM = ("system", "system_prompt", "system_message")
+VARIABLES = ("tools", "documents", "chat_template_kwargs")
+"""What a row may give the chat template besides messages; parts and columns have the same names."""
+
+_CHAT_PARTS: dict[str, tuple[str, ...]] = {"messages": (*CHATS, "chosen", "chosen_messages")}
 _REQUIRED: dict[str, dict[str, tuple[str, ...]]] = {
-    "messages": {"messages": (*_CHATS, "chosen")},
+    "messages": _CHAT_PARTS,
     "sharegpt": {"conversations": ("conversations", "conversation", "messages", "chosen")},
+    "oasst": _CHAT_PARTS,
+    "exchanges": _CHAT_PARTS,
+    "alternating": {"messages": ("data", *CHATS[:-1])},
     "alpaca": {"instruction": ("instruction",), "output": ("output", "response")},
     "pair": {
         "prompt": ("prompt", "question", "instruction"),
@@ -31,29 +47,32 @@ _REQUIRED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "text": {"text": ("text", "chosen")},
 }
+_ALL_BUT_TEXT: dict[str, tuple[str, ...]] = {
+    "system": SYSTEM,
+    "system_prompt": SYSTEM[1:],
+    **{name: (name,) for name in VARIABLES},
+}
+_BESIDE_A_CHAT = {"response": ANSWERS, **_ALL_BUT_TEXT}
 _OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
-    "messages": {"system": _SYSTEM},
-    "sharegpt": {"system": _SYSTEM},
-    "alpaca": {"input": ("input", "context"), "system": _SYSTEM},
-    "pair": {"system": _SYSTEM},
+    **dict.fromkeys(("messages", "sharegpt", "oasst", "exchanges", "alternating"), _BESIDE_A_CHAT),
+    "alpaca": {"input": ("input", "context"), "history": ("history",), **_ALL_BUT_TEXT},
+    "pair": {"history": ("history",), **_ALL_BUT_TEXT},
     "text": {},
 }
 # in reading order: system, prompt, answer
 _ORDER = (
-    "system",
-    "messages",
-    "conversations",
-    "instruction",
-    "input",
-    "output",
-    "prompt",
-    "response",
-    "text",
+    *("system", "system_prompt", "history", "messages", "conversations", "instruction", "input", "prompt"),
+    *("output", "response", "text", *VARIABLES),
 )
+# parts that most corpora lack: a column of them is shown only if there is one
+_RARE = frozenset({"system_prompt", "history", *VARIABLES})
 # other names of a part, accepted in columns set by hand
 _ALIASES: dict[str, dict[str, str]] = {
     "messages": {"conversations": "messages", "conversation": "messages"},
     "sharegpt": {"messages": "conversations", "conversation": "conversations"},
+    "oasst": {"conversations": "messages", "conversation": "messages"},
+    "exchanges": {"conversations": "messages", "conversation": "messages"},
+    "alternating": {"conversations": "messages", "conversation": "messages", "data": "messages"},
     "alpaca": {"context": "input", "response": "output"},
     "pair": {
         "question": "prompt",
@@ -69,6 +88,7 @@ _SPOKEN_NAMES = {
     "prompt_completion": "pair",
     "question_answer": "pair",
     "instruction_response": "pair",
+    "ultrachat": "alternating",
 }
 
 BY_HAND = (
@@ -84,15 +104,27 @@ JOIN = "\n"
 class Dialect:
     """A layout and the columns that fill it.
 
-    name: one of messages, sharegpt, alpaca, pair, text.
+    name: one of the layouts at the top of this file.
     columns: (part, column) pairs, e.g. (("prompt", "q"), ("response", "a")).
     join: the separator between instruction and input; it has no meaning if there is no input.
+    replaces: whether the response of a chat takes the place of an answer that the chat ends with. It does where a
+        person named both columns; else such a row is a problem.
+    encoded: parts that hold turns as JSON text, as the sampled rows show; a row that does not is a problem.
+    checks: (what, column) pairs of columns that say nothing new where a row can be read: "answer" repeats the scored
+        answer, "prompt" stands beside a chat that has a prompt of its own, "media" (images, sounds) is empty. A row in
+        which that differs is a problem.
+    seen: of the columns that are usually part of a conversation, those that the sampled rows have; None if no other
+        can come. A row with another one is a problem.
     Raises ValueError for an unknown layout, for parts that the layout does not have, and for missing parts.
     """
 
     name: str
     columns: tuple[tuple[str, str], ...]
     join: str = JOIN
+    replaces: bool = False
+    encoded: tuple[str, ...] = ()
+    checks: tuple[tuple[str, str], ...] = ()
+    seen: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.name not in _REQUIRED:
@@ -109,23 +141,80 @@ class Dialect:
 
     def column(self, part: str) -> str | None:
         """The column that holds this part, or None."""
-        return next((column for known, column in self.columns if known == part), None)
+        return self._by_part.get(part)
+
+    @cached_property
+    def _by_part(self) -> dict[str, str]:
+        return dict(self.columns)
+
+    @property
+    def chat(self) -> str | None:
+        """The column of a layout that holds a chat in one column; None for the other layouts."""
+        if self.name in ("alpaca", "pair", "text"):
+            return None
+        return self._by_part.get("messages") or self._by_part.get("conversations")
+
+    @cached_property
+    def reads(self) -> tuple[str, ...]:
+        """Every column that must be read, none twice."""
+        return tuple(dict.fromkeys([*self._by_part.values(), *(column for _, column in self.checks)]))
+
+    def with_part(self, part: str, column: str) -> Dialect:
+        """The same layout with this column for a part."""
+        return replace(self, columns=Dialect.of(self.name, **{**self._by_part, part: column}).columns)
 
     def describe(self) -> str:
-        """For people: `alpaca (instruction, input -> output)`."""
-        *prompt, answer = [column for _, column in self.columns]
-        if self.name in ("alpaca", "pair"):
-            return f"{self.name} ({', '.join(prompt)} -> {answer})"
-        return f"{self.name} ({', '.join([*prompt, answer])})"
+        """For people: `alpaca (instruction, input -> output)`. Rare parts that no sampled row has are left out."""
+        given = [part for part, column in self.columns if part not in _RARE or self.seen is None or column in self.seen]
+        answer = next((part for part in ("output", "response") if part in given), None)
+        prompt = [self._by_part[part] for part in given if part not in (answer, *VARIABLES)]
+        to = "" if answer is None else f" -> {self._by_part[answer]}"
+        more = [self._by_part[part] for part in given if part in VARIABLES]
+        return f"{self.name} ({', '.join(prompt)}{to}{'; ' if more else ''}{', '.join(more)})"
+
+    def setting(self, available: Sequence[str]) -> str:
+        """The settings that give this dialect by hand. available: the columns that the corpus is known to have."""
+        named = ", ".join(f"{part}: {_yaml(column)}" for part, column in self.columns if column in available)
+        by_name = "" if self.name not in ("oasst", "exchanges", "alternating") else f"input.dialect={self.name} and "
+        return f"{by_name}input.columns={{{named}}}"
 
     def to_dict(self) -> dict[str, Any]:
-        joined = {} if self.column("input") is None else {"join": self.join}
-        return {"name": self.name, "columns": dict(self.columns), **joined}
+        return {
+            "name": self.name,
+            "columns": dict(self.columns),
+            **({} if self.column("input") is None else {"join": self.join}),
+            **({"replaces": True} if self.replaces else {}),
+            **({"encoded": list(self.encoded)} if self.encoded else {}),
+            **({"checks": [list(check) for check in self.checks]} if self.checks else {}),
+            **({} if self.seen is None else {"seen": list(self.seen)}),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Dialect:
         """The inverse of to_dict. Raises KeyError or ValueError if `data` is not a dialect."""
-        return cls(data["name"], tuple(dict(data["columns"]).items()), str(data.get("join", JOIN)))
+        checks = data.get("checks", [])
+        if not isinstance(checks, list) or not all(isinstance(check, list) and len(check) == 2 for check in checks):
+            raise ValueError("the checks of a dialect are pairs")
+        return cls(
+            data["name"],
+            tuple(dict(data["columns"]).items()),
+            str(data.get("join", JOIN)),
+            data.get("replaces") is True,
+            _names(data.get("encoded", [])),
+            tuple((str(what), str(column)) for what, column in checks),
+            None if data.get("seen") is None else _names(data["seen"]),
+        )
+
+
+def _yaml(column: str) -> str:
+    """A column's name as a YAML value of one line."""
+    return column if re.fullmatch(r"[A-Za-z_][\w.-]*", column) else json.dumps(column)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("a dialect lists names")
+    return tuple(map(str, value))
 
 
 def parts_of(dialect: str) -> tuple[str, ...]:
@@ -173,19 +262,22 @@ def dialect_by_hand(
         if part in chosen or column in chosen.values():
             raise ValueError(f"input.columns.{key}: part {part!r} or column {column!r} is named twice")
         chosen[part] = column
+    named_answer = "response" in chosen
     defaults = _REQUIRED[dialect] if columns else _REQUIRED[dialect] | _OPTIONAL[dialect]
     for part, usual in defaults.items():
         if part not in chosen:
             if part == "input" and not complete:
                 usual = usual_inputs(chosen["output"])
             free = [column for column in usual if column not in chosen.values()]
-            chosen[part] = optional_column(free, available, complete or part in _REQUIRED[dialect])
+            exact = complete or part in _REQUIRED[dialect] or part in ("response", "system_prompt")
+            chosen[part] = optional_column(free, available, exact)
             if chosen[part] is None and part in _REQUIRED[dialect]:
                 raise ValueError(
                     f"dialect {dialect} needs a column for {part}: set input.columns.{part} to one of "
                     f"{listed(available)}"
                 )
-    return Dialect.of(dialect, **chosen)
+    made = Dialect.of(dialect, **chosen)
+    return replace(made, replaces=made.chat is not None and named_answer)
 
 
 def _no_column(key: str, column: str, available: Sequence[str]) -> ValueError:

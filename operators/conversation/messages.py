@@ -1,17 +1,22 @@
-"""One row of a corpus -> one conversation in the chat schema: a list of {"role", "content"}, all strings.
+"""One row of a corpus -> one conversation, as a chat template reads it.
 
-Roles are system, developer, user, assistant and tool. The conversation ends with the last assistant turn:
-turns after it contain no answer and contribute no loss, so they are dropped. Every assistant turn has some text;
-other turns may be empty. Contents are kept exactly as they are, except that the `text` dialect strips the white
-space of its layout. A row that cannot be read this way is a RowProblem:
+Roles are system, developer, user, assistant and tool. The conversation ends with the last assistant turn that a model
+is trained on (training_marks.py): turns after it contribute no loss, so they are dropped. Every such turn has some text
+or a tool call; other turns may be empty. Contents are kept exactly as they are, except that the `text` dialect strips
+the white space of its layout. Keys that are null count as absent. A row that cannot be read this way is a RowProblem:
 
     no_conversation      the conversation or the prompt is missing, null, or not a list where a list is required
     no_response          no assistant turn, or the response is null
-    empty_response       an assistant turn without any text
+    no_trained_turn      every assistant turn is marked as not trained on (see problems.UNSCORED)
+    empty_response       an assistant turn without any text or tool call
+    unclear_weight       marks of what is trained on that tools read in two ways, or that contradict each other
     bad_content          a turn or a text of the wrong type
+    bad_tool_call        a tool call without a name, or with arguments that are neither an object nor text
+    bad_tools            tools or documents that are not a list of objects
     duplicate_keys       a conversation in JSON text with the same key twice in one turn
     unknown_role         a role that is none of the five and none of their usual aliases
-    unsupported_content  tool calls, separate reasoning, images: anything that plain-text messages cannot hold
+    multimodal           an image, sound, video or file among the parts of a content
+    unsupported_content  other parts of a content than text, reasoning, tool calls and results
     no_turns             a text without Human:/Assistant: labels
     invalid_utf8         text that cannot be written as UTF-8 (lone surrogates)
 """
@@ -21,172 +26,151 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tamis.operators.conversation.detection import as_list, detect
+from tamis.operators.conversation.columns import Parts, checked_text, kind_of, parts_of_row
+from tamis.operators.conversation.conversation import REASONING, Conversation, Message
+from tamis.operators.conversation.detection import detect
 from tamis.operators.conversation.dialects import Dialect, dialect_by_hand
-from tamis.operators.conversation.strict_json import parse
-from tamis.operators.conversation.turns import split_turns
+from tamis.operators.conversation.parts_of_content import Content, read_content
+from tamis.operators.conversation.speakers import CALL, ROLES
+from tamis.operators.conversation.tool_calls import template_variables, tool_calls
+from tamis.operators.conversation.training_marks import is_trained
 from tamis.operators.problems import RowProblem
 
-__all__ = ["Dialect", "Message", "detect", "dialect_by_hand", "normalise"]
-
-Message = dict[str, str]
-
-_ROLES = {
-    "system": "system",
-    "developer": "developer",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-}
-# keys of a turn that hold something besides its text, which the chat schema has no place for
-_BEYOND_TEXT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+__all__ = ["Conversation", "Dialect", "Message", "detect", "dialect_by_hand", "normalise"]
 
 
-def normalise(row: Mapping[str, Any], dialect: Dialect) -> list[Message]:
+def normalise(row: Mapping[str, Any], dialect: Dialect) -> Conversation:
     """The conversation of one row.
 
     row: column -> value, from JSON or Arrow; values may be of any type.
     Raises RowProblem (codes: see the module docstring) and nothing else.
     """
-    if dialect.name in ("messages", "sharegpt"):
-        part, keys = ("messages", ("role", "content")) if dialect.name == "messages" else _SHAREGPT
-        turns = _turns(_value(row, dialect, part), *keys)
-    elif dialect.name == "alpaca":
-        turns = _alpaca(row, dialect)
-    elif dialect.name == "pair":
-        turns = _pair(row, dialect)
-    else:
-        text = _value(row, dialect, "text")
-        if text is None:
-            raise RowProblem("no_conversation", "the text is missing or null")
-        turns = [*split_turns(_string(text, "the text"))]
-    return _finish(_with_system(row, dialect, turns))
+    parts = parts_of_row(row, dialect)
+    turns = [_Turn(number, turn, parts) for number, turn in enumerate(parts.turns)]
+    answers = [turn for turn in turns if turn.role in ("assistant", CALL)]
+    if not answers:
+        raise RowProblem("no_response", "the conversation has no assistant turn")
+    learnt_from = [turn for turn in answers if turn.number >= parts.prompt_turns]
+    if not learnt_from:
+        raise RowProblem("no_response", "the answer has no assistant turn")
+    trained = [turn for turn in learnt_from if is_trained(turn.filled, turn.number)]
+    if not trained:
+        raise RowProblem("no_trained_turn", "every assistant turn is marked as not trained on")
+    variables = dict(parts.variables)
+    messages = _opening(parts.system, turns, variables)
+    numbers = {turn.number for turn in trained}
+    learnt = set()
+    for turn in turns[: trained[-1].number + 1]:
+        read = turn.messages(variables)
+        if turn.number in numbers:
+            learnt.add(len(messages))
+            _check_answer(read[0], turn.number)
+        messages += read
+    everything = len([turn for turn in answers if turn.number <= trained[-1].number]) == len(trained)
+    return Conversation(messages, template_variables(variables), None if everything else frozenset(learnt))
 
 
-_SHAREGPT = ("conversations", ("from", "value"))
-_Turns = list[tuple[str, Any]]  # (role, content not checked yet)
+class _Turn:
+    """One turn as the corpus has it. Raises RowProblem if it is no object with a known role."""
 
-
-def _value(row: Mapping[str, Any], dialect: Dialect, part: str) -> Any:
-    column = dialect.column(part)
-    return None if column is None else row.get(column)
-
-
-def _turns(value: Any, role_key: str, content_key: str) -> _Turns:
-    turns = as_list(value)
-    if turns is None:
-        raise RowProblem("no_conversation", "the conversation is missing or null")
-    if not isinstance(turns, (list, tuple)):
-        if isinstance(turns, str) and turns.lstrip().startswith("["):
-            _refuse_duplicates(turns)
-        raise RowProblem("no_conversation", f"the conversation is not a list of turns but {_kind(turns)}")
-    if not turns:
-        raise RowProblem("no_conversation", "the conversation has no turns")
-    found: _Turns = []
-    for number, turn in enumerate(turns):
+    def __init__(self, number: int, turn: Any, parts: Parts) -> None:
         if not isinstance(turn, Mapping):
-            raise RowProblem("bad_content", f"turn {number} is not an object but {_kind(turn)}")
-        role = turn.get(role_key)
+            raise RowProblem("bad_content", f"turn {number} is not an object but {kind_of(turn)}")
+        role = turn.get(parts.role_key)
         if not isinstance(role, str):
-            raise RowProblem("unknown_role", f"turn {number} has no {role_key!r}, or one that is not text")
-        known = _ROLES.get(role) or _ROLES.get(role.strip().lower())
+            raise RowProblem("unknown_role", f"turn {number} has no {parts.role_key!r}, or one that is not text")
+        known = ROLES.get(role) or ROLES.get(role.strip().lower())
         if known is None:
             raise RowProblem(
                 "unknown_role",
                 f"turn {number} has a role that is none of system, developer, user, assistant, tool",
             )
-        for key in _BEYOND_TEXT:
-            if turn.get(key):
-                raise RowProblem("unsupported_content", f"turn {number} has {key}, which cannot be rendered as text")
-        found.append((known, turn.get(content_key)))
-    return found
+        self.number, self.role = number, known
+        self.filled = {key: value for key, value in turn.items() if value is not None}
+        self._content = turn.get(parts.content_key)
+
+    def messages(self, variables: dict[str, Any]) -> list[Message]:
+        """The messages that it makes: one, or one for each result of a tool and one for the text after them.
+
+        variables: get the tools that stand in the turn's content.
+        """
+        what = f"the content of turn {self.number}"
+        if self.role == CALL:
+            calls = tool_calls(self._content, f"the tool call of turn {self.number}")
+            if not calls:
+                raise RowProblem("bad_tool_call", f"turn {self.number} is a tool call without a call")
+            return [{"role": "assistant", "tool_calls": calls}]
+        if isinstance(self._content, list | tuple):
+            content = read_content(self._content, self.number)
+        else:
+            content = Content(self._content)
+        if content.tools is not None and variables.setdefault("tools", content.tools) is not content.tools:
+            raise RowProblem("bad_tools", f"turn {self.number} has tools, and the row has some elsewhere")
+        if self.role == "assistant":
+            return [self._answer(content)]
+        if content.calls or content.reasoning is not None or self._calls():
+            raise RowProblem("unsupported_content", f"turn {self.number} has a tool call or reasoning and no assistant")
+        results = [
+            {"role": "tool", "content": text, **({} if key is None else {"tool_call_id": key})}
+            for key, text in content.results
+        ]
+        if results and not content.text:
+            return results
+        text = "" if content.text is None and isinstance(self._content, list | tuple) else content.text
+        return [*results, {"role": self.role, "content": checked_text(text, what), **self._labels()}]
+
+    def _answer(self, content: Content) -> Message:
+        if content.results:
+            raise RowProblem("unsupported_content", f"turn {self.number} has a tool's result in the assistant's turn")
+        reasoning = {key: self.filled[key] for key in REASONING if key in self.filled}
+        if content.reasoning is not None:
+            reasoning.setdefault("reasoning_content", content.reasoning)
+        for key, said in reasoning.items():
+            checked_text(said, f"the {key} of turn {self.number}")
+        if len(set(reasoning.values()) - {""}) > 1:
+            raise RowProblem("unsupported_content", f"{' and '.join(reasoning)} of turn {self.number} differ")
+        if calls := [*content.calls, *self._calls()]:
+            text = {} if content.text is None else {"content": content.text}
+        else:
+            text = {"content": "" if content.text is None else content.text}
+        for said in text.values():
+            checked_text(said, f"the content of turn {self.number}")
+        message: Message = {"role": "assistant", **text}
+        if reasoning:
+            # Under the names that transformers gives a template.
+            said = next(filter(None, reasoning.values()), "")
+            message |= dict.fromkeys(("thinking", *reasoning, "reasoning_content"), said)
+        return message | ({"tool_calls": calls} if calls else {}) | self._labels()
+
+    def _calls(self) -> list[dict[str, Any]]:
+        what = f"the tool calls of turn {self.number}"
+        keys = [key for key in ("tool_calls", "function_call") if key in self.filled]
+        found = [calls for key in keys if (calls := _calls_under(self.filled[key], what))]
+        if len(found) > 1 and found[0] != found[1]:
+            raise RowProblem("bad_tool_call", f"turn {self.number} has other calls in tool_calls than in function_call")
+        return found[0] if found else []
+
+    def _labels(self) -> dict[str, str]:
+        """What a template may read besides."""
+        labels = {key: self.filled[key] for key in ("name", "tool_call_id", "tool_plan") if key in self.filled}
+        return {
+            key: checked_text(value, f"the {key} of turn {self.number}") for key, value in labels.items() if value != ""
+        }
 
 
-def _refuse_duplicates(text: str) -> None:
-    try:
-        parse(text)
-    except RowProblem as problem:
-        if problem.code == "duplicate_keys":
-            raise
+def _calls_under(value: Any, what: str) -> list[dict[str, Any]]:
+    """As tool_calls, and none for an empty text."""
+    return tool_calls(value, what) if value != "" else []
 
 
-def _joined(content: Sequence[Any], number: int) -> str:
-    """The text of a content given as parts, [{"type": "text", "text": ...}, ...], if all parts are text."""
-    texts = []
-    for part in content:
-        filled = {k: v for k, v in part.items() if v is not None} if isinstance(part, Mapping) else {}
-        text = filled.get("text")
-        if set(filled) != {"type", "text"} or filled["type"] != "text" or not isinstance(text, str):
-            raise RowProblem("unsupported_content", f"the content of turn {number} has parts that are not text")
-        texts.append(text)
-    return "".join(texts)
+def _opening(system: Any, turns: Sequence[_Turn], variables: dict[str, Any]) -> list[Message]:
+    """The system prompt, unless it is empty or the conversation opens with its own system turn."""
+    if system is None or system == "" or (turns and turns[0].role in ("system", "developer")):
+        return []
+    said = _Turn(0, {"role": "system", "content": system}, Parts([]))
+    return said.messages(variables)
 
 
-def _alpaca(row: Mapping[str, Any], dialect: Dialect) -> _Turns:
-    given = [_value(row, dialect, "instruction"), _value(row, dialect, "input")]
-    if given == [None, None]:
-        raise RowProblem("no_conversation", "the instruction is missing or null")
-    prompts = ["" if value is None else _string(value, "the instruction or input") for value in given]
-    # an input of only white space counts as no input; the instruction is kept exactly as it is
-    prompt = dialect.join.join(text for text in prompts if text.strip()) or prompts[0]
-    return [("user", prompt), ("assistant", _response(_value(row, dialect, "output")))]
-
-
-def _pair(row: Mapping[str, Any], dialect: Dialect) -> _Turns:
-    prompt, response = _value(row, dialect, "prompt"), _value(row, dialect, "response")
-    if prompt is None:
-        raise RowProblem("no_conversation", "the prompt is missing or null")
-    turns = _turns(prompt, "role", "content") if isinstance(prompt, (list, tuple)) else [("user", prompt)]
-    if isinstance(response, (list, tuple)):
-        return turns + _turns(response, "role", "content")
-    return [*turns, ("assistant", _response(response))]
-
-
-def _response(value: Any) -> Any:
-    if value is None:
-        raise RowProblem("no_response", "the response is missing or null")
-    return value
-
-
-def _with_system(row: Mapping[str, Any], dialect: Dialect, turns: _Turns) -> _Turns:
-    """Puts the system column first, unless it is empty or the conversation opens with its own system turn."""
-    system = _value(row, dialect, "system")
-    if system is None or system == "" or (turns and turns[0][0] in ("system", "developer")):
-        return turns
-    return [("system", system), *turns]
-
-
-def _finish(turns: _Turns) -> list[Message]:
-    last = max((i for i, (role, _) in enumerate(turns) if role == "assistant"), default=None)
-    if last is None:
-        raise RowProblem("no_response", "the conversation has no assistant turn")
-    messages = []
-    for number, (role, content) in enumerate(turns[: last + 1]):
-        if isinstance(content, (list, tuple)):
-            content = _joined(content, number)
-        text = _string(content, f"the content of turn {number}")
-        if role == "assistant" and not text.strip():
-            raise RowProblem("empty_response", f"the assistant's turn {number} is empty")
-        messages.append({"role": role, "content": text})
-    return messages
-
-
-def _string(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise RowProblem("bad_content", f"{what} is not text but {_kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise RowProblem("invalid_utf8", f"{what} holds characters that UTF-8 cannot write") from None
-    return value
-
-
-def _kind(value: Any) -> str:
-    """The name of the value's JSON type, for messages that must not show the value."""
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
-    return names.get(type(value)) or ("a list" if isinstance(value, (list, tuple)) else "an object")
+def _check_answer(message: Message, number: int) -> None:
+    if not message.get("content", "").strip() and "tool_calls" not in message:
+        raise RowProblem("empty_response", f"the assistant's turn {number} is empty")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from tamis.operators.model.dry_run import state_of
 from tamis.operators.requests import Request
 
 Places = npt.NDArray[np.int64]
@@ -97,7 +98,11 @@ class Pool:
         requests = [request for request in self._requests if request.block == block]
 
         def pool_output(module: nn.Module, args: Any, output: Any) -> None:
-            states = output[0] if isinstance(output, tuple) else output
+            states = state_of(output)
+            if states.ndim != 3:
+                raise ValueError(
+                    f"block {block} gives {tuple(states.shape)}, not one state a token (rows, tokens, width)"
+                )
             flat = states.reshape(-1, states.shape[-1])
             for request in requests:
                 self._pooled[request] = pool(flat, request.position, self._spots_on(flat.device))

@@ -28,6 +28,7 @@ from torch import nn
 from tamis.operators.forward.halving import run_halving
 from tamis.operators.forward.packing import on_device, packed_inputs, use_packing
 from tamis.operators.forward.pooling import Pool, Spots
+from tamis.operators.forward.right_place import States, require_right_place, states_of_whole, trial_row
 from tamis.operators.forward.rows import (
     COMPILED_TOKEN_BUDGETS,
     TOKEN_BUDGETS,
@@ -46,7 +47,7 @@ from tamis.operators.model.architecture import (
     rope_boundaries,
 )
 from tamis.operators.model.info import ModelInfo
-from tamis.operators.model.loading import find_weights, load_cut, open_weights, parameters_in, require_sizes
+from tamis.operators.model.loading import check_cut, find_weights, load_cut
 from tamis.operators.model.placement import choose_device, choose_dtype
 from tamis.operators.model.revisions import resolve_revision
 from tamis.operators.problems import RowProblem
@@ -73,8 +74,8 @@ def check_model(
     """Checks that Representer.load would find everything it needs, and raises as it would; no weight is read. Returns
     the model's description and the number of parameters that would be loaded.
 
-    Files are opened and their headers checked; files on the hub are downloaded. Defects that only the content shows
-    (a weight missing inside a file, attention that silently looks ahead) are found when the model is loaded.
+    Files are opened and their headers checked: names and shapes of all weights; files on the hub are downloaded. What
+    only the content shows (attention that silently looks ahead) is found when the model is loaded.
     """
     wanted = _wanted(requests)
     revision = resolve_revision(path, revision)
@@ -82,9 +83,7 @@ def check_model(
     info = describe(config)
     cut = plan_cut(config, _blocks_needed(wanted, info), trust_remote_code=trust_remote_code)
     files = find_weights(path, cut, revision=revision, allow_pickle_weights=allow_pickle_weights)
-    with open_weights(files, cut) as weights:  # opening reads and checks the header of each file
-        require_sizes(cut, weights)
-        return info, parameters_in(weights)
+    return info, check_cut(cut, files)
 
 
 class Representer:
@@ -139,8 +138,9 @@ class Representer:
         attention: padded, or packed (packing.py): no padding at all, for CUDA in half precision.
         compile: see compile_blocks.
         Raises ValueError for a request whose block the model does not have; for a model that is not a causal decoder,
-        is incomplete, or requires something that is not allowed (code, pickles); and for attention="packed" with a
-        model that cannot run packed.
+        is incomplete, or requires something that is not allowed (code, pickles); for attention="packed" with a model
+        that cannot run packed; and where a short row shows that the vectors are not the whole model's states
+        (right_place.py).
         """
         wanted = _wanted(requests)
         place = choose_device(device)
@@ -153,7 +153,19 @@ class Representer:
         model = load_cut(cut, files, dtype=number, device=place)
         blocks = model.get_submodule(cut.blocks)
         assert isinstance(blocks, nn.ModuleList)
-        return cls(model, blocks, info, wanted, config, attention=attention, compile=compile)
+        ids, answer = trial_row(info.vocabulary, info.max_positions)
+        states = states_of_whole(cut, model, ids, [request.block for request in wanted])
+        loaded = cls(model, blocks, info, wanted, config, attention=attention, compile=compile)
+        loaded._require_right_place(config, ids, answer, states)
+        return loaded
+
+    def _require_right_place(self, config: Any, ids: TokenIds, answer: tuple[int, int], states: States) -> None:
+        """states: of the whole model for the row `ids`. ValueError if this one's vectors of that row are others."""
+        vectors, problems = self.represent([ids], [answer], exact=True)
+        if not problems:
+            require_right_place(config, vectors, states, answer, self.dtype)
+        elif problems[0].code != "non_finite":
+            raise ValueError(f"a short row cannot be run through {config.model_type}: {problems[0].message}")
 
     def close(self) -> None:
         """Removes the hooks from the model and releases the model."""

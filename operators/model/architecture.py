@@ -18,7 +18,10 @@ import transformers
 from torch import nn
 
 from tamis.operators.model.config_checks import check_blocks, check_config, check_size
+from tamis.operators.model.dry_run import TOKENS, Observed, observe
 from tamis.operators.model.info import ModelInfo
+from tamis.operators.model.kinds import language_model, read_quantised, refuse_adapter, text_half
+from tamis.operators.model.names import Renaming, TextHalf, unwrapped
 
 CODE_KEYS = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f")
@@ -28,7 +31,7 @@ _NOTHING = re.compile(r"(?!)")
 
 @dataclass(frozen=True)
 class Cut:
-    """A model that ends after block `keep - 1`: built by `model_class`, filled with the tensors it `needs`."""
+    """A model that ends after block `keep - 1`: built by `model_class`, filled with the tensors it needs."""
 
     config: Any
     model_class: Any
@@ -38,13 +41,28 @@ class Cut:
     not_needed: re.Pattern[str]
     parameters: int
     """Parameters of the cut model; tied weights are counted once."""
+    renaming: Renaming
+    text: TextHalf | None = None
+    """Of a multimodal checkpoint: where its language model is."""
+    whole: Any = None
+    """The model with all its blocks, on the meta device: without weights. None where nothing was cut off."""
 
     def needs(self, key: str) -> bool:
         """Whether the checkpoint's tensor `key` may belong to the cut model; True if in doubt."""
-        match = self.not_needed.match(key)
-        if match is None:
-            return True
-        return match["block"] is not None and int(match["block"]) < self.keep
+        return self.name(key) is not None
+
+    def name(self, key: str) -> str | None:
+        """The name under which transformers takes the checkpoint's tensor `key`; None if the cut model does not need
+        it."""
+        plain: str | None = unwrapped(key)
+        if self.text is not None:
+            plain = self.text.name(str(plain))
+        if plain is None:
+            return None
+        match = self.not_needed.match(self.renaming.final(plain))
+        if match is None or (match["block"] is not None and int(match["block"]) < self.keep):
+            return plain
+        return None
 
 
 def describe_model(
@@ -79,6 +97,8 @@ def describe(config: Any) -> ModelInfo:
 def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_remote_code: bool) -> Any:
     """The transformers config of a decoder language model. Raises as describe_model does."""
     local = require_folder(path)
+    if local:
+        refuse_adapter(path)
     if local and not os.path.isfile(os.path.join(path, "config.json")):
         raise ValueError(f"{path} has no config.json, so it is not a model folder")
     if local:
@@ -94,18 +114,22 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
+    # code beside an architecture that transformers has is not run unless it is trusted: transformers' own is
     names_code = sorted(set(CODE_KEYS) & set(raw.get("auto_map") or {}))
-    if names_code and not trust_remote_code:
-        raise ValueError(
-            f"config.json of {path} names code of its own to run (auto_map: {', '.join(names_code)}); "
-            "set trust_remote_code if you trust it, or remove auto_map to run transformers' own"
-        )
     model_type = raw.get("model_type")
-    if not names_code and model_type not in transformers.CONFIG_MAPPING:
-        raise ValueError(
-            f"config.json of {path} has model_type={model_type!r}, "
-            f"an architecture that transformers {transformers.__version__} does not know"
-        )
+    if model_type not in transformers.CONFIG_MAPPING:
+        if not names_code:
+            raise ValueError(
+                f"config.json of {path} has model_type={model_type!r}, "
+                f"an architecture that transformers {transformers.__version__} does not know"
+            )
+        if not trust_remote_code:
+            raise ValueError(
+                f"config.json of {path} names code of its own to run (auto_map: {', '.join(names_code)}), and "
+                f"transformers {transformers.__version__} has no model_type={model_type!r}; set trust_remote_code if "
+                "you trust the code"
+            )
+    own_code = names_code if trust_remote_code else []
     try:
         config = transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except OSError:
@@ -113,7 +137,9 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
     except Exception as error:  # each config class has its own validation and exception type
         raise ValueError(f"config.json of {path} is not valid: {first_line(error)}") from error
     try:
-        _require_decoder(config, names_code)
+        config = language_model(config, own_code=bool(own_code))
+        _require_decoder(config)
+        read_quantised(config)
         _choose_implementations(config)
     except ValueError:
         raise
@@ -135,31 +161,27 @@ def _choose_implementations(config: Any) -> None:
     config._experts_implementation = None
 
 
-def _require_decoder(config: Any, names_code: list[str]) -> None:
-    kind = config.model_type
-    if getattr(config, "quantization_config", None) is not None:
-        raise ValueError(f"this {kind} checkpoint is quantised; give the unquantised one")
-    if config.is_encoder_decoder:
-        raise ValueError(f"{kind} is an encoder-decoder; a decoder-only language model is needed")
-    if config.get_text_config() is not config:
-        raise ValueError(f"{kind} is a multi-modal model; give a text-only checkpoint of it")
-    if not names_code and type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"{kind} is not a language model that transformers can run from left to right")
+def _require_decoder(config: Any) -> None:
+    """ValueError for a model whose tokens see what follows them."""
     masked = [name for name in config.architectures or [] if "MaskedLM" in name]
-    two_way = getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True)
-    if masked or two_way:
-        raise not_causal(kind)
+    # "vision": the tokens of an image see each other, those of a text do not
+    two_way = getattr(config, "use_bidirectional_attention", False) not in (None, False, "vision")
+    if masked or two_way or not getattr(config, "is_causal", True):
+        raise not_causal(config.model_type)
 
 
 def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
-    """Plans the model of `config` without its blocks `keep` and above, its final norm and its LM head.
+    """Plans the model of `config` without its blocks `keep` and above, its final norm and its LM head. A norm that the
+    model uses before its blocks, too, or without which it fails, stays.
 
-    Raises ValueError if the model cannot be built, its list of blocks cannot be identified, or its attention is not
-    causal.
+    Raises ValueError if the model cannot be built, its list of blocks cannot be identified, its blocks pass on
+    something else than one state a token, or its attention is not causal.
     """
     model, blocks = _without_weights(transformers.AutoModel, config, trust_remote_code)
     parent = blocks.rpartition(".")[0]
-    norms = _final_norms(model, blocks)
+    seen = observe(model, blocks, _final_norms(model, blocks))
+    require_one_state(config, seen)
+    norms = [name for name in _final_norms(model, blocks) if name not in seen.norms]
     full_class = type(model)
     above = [*model.get_submodule(blocks)[keep:], *(model.get_submodule(f"{parent}.{n}".lstrip(".")) for n in norms)]
     not_built = {id(parameter) for module in above for parameter in module.parameters()}
@@ -169,6 +191,10 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
         del self.get_submodule(blocks)[keep:]
         for norm in norms:
             setattr(self.get_submodule(parent), norm, nn.Identity())
+        # Zamba's blocks share weights: with those that are gone nothing can be shared
+        there = self.state_dict().keys()
+        shared = getattr(self, "all_tied_weights_keys", {})
+        self.all_tied_weights_keys = {key: to for key, to in shared.items() if {key, to} <= there}
 
     # name and module stay the same, because transformers looks up its weight conversions by them
     members = {"__init__": build, "__module__": full_class.__module__}
@@ -183,6 +209,9 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
             rf"(?:(?:{prefix}\.)?(?:{re.escape(blocks)}\.(?P<block>\d+){beyond})|{'|'.join(HEADS)})\."
         ),
         parameters=sum(part.numel() for part in model.parameters() if id(part) not in not_built),
+        renaming=Renaming(model),
+        text=text_half(config),
+        whole=model,
     )
 
 
@@ -199,7 +228,16 @@ def plan_full(config: Any, *, trust_remote_code: bool = False) -> Cut:
         keep=config.num_hidden_layers,
         not_needed=_NOTHING,
         parameters=sum(part.numel() for part in model.parameters()),
+        renaming=Renaming(model),
+        text=text_half(config),
     )
+
+
+def require_one_state(config: Any, seen: Observed) -> None:
+    """ValueError if what a block passes on is not one state of the model's width for each token: which part of it a
+    sample's vector should be is not known."""
+    if seen.shape is not None and seen.shape != (1, TOKENS, config.hidden_size):
+        raise several_states(config, seen.shape, TOKENS)
 
 
 def _without_weights(auto_class: Any, config: Any, trust_remote_code: bool) -> tuple[Any, str]:
@@ -269,6 +307,14 @@ def require_folder(path: str | os.PathLike[str]) -> bool:
     if os.path.isabs(text) or text.startswith((".", "~")) or ("/" in text and text.count("/") != 1):
         raise ValueError(f"there is no model folder {text}")
     return False
+
+
+def several_states(config: Any, shape: tuple[int, ...], tokens: int) -> ValueError:
+    return ValueError(
+        f"the blocks of {config.model_type} pass on {shape} for a row of {tokens} tokens, not one state of width "
+        f"{config.hidden_size} a token (several residual streams, for example), and which of them would describe a "
+        "sample is not known; take a model of another architecture"
+    )
 
 
 def not_causal(what: str) -> ValueError:

@@ -13,7 +13,7 @@ import math
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -25,10 +25,13 @@ from transformers.utils import logging as transformers_logging
 
 from tamis.operators.model.allocator import keep_freed_memory
 from tamis.operators.model.architecture import Cut, first_line, not_causal, require_folder
+from tamis.operators.model.kinds import require_exact_scales
 from tamis.operators.model.spreading import place
 
 SAFE_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+_OTHER_DTYPES = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "U8": torch.uint8, "I8": torch.int8}
 
 # buffers that older checkpoints contain and that models now compute themselves
 _OLD_BUFFERS = re.compile(r"(\b(attn|attention)\.(masked_)?bias|\binv_freq|\bposition_ids)$")
@@ -90,17 +93,29 @@ def _needed_shards(path: str | os.PathLike[str], table: str, index: str, cut: Cu
 
 @contextmanager
 def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
-    """The tensors of `cut` by name, not yet read: slices of safetensors files, or memory-mapped from pickled files."""
+    """The tensors of `cut`, by the names under which transformers takes them, not yet read: slices of safetensors
+    files, or memory-mapped from pickled files. ValueError if two tensors have one name."""
     with ExitStack() as stack:
         weights: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+
+        def add(keys: Iterable[str], get: Callable[[str], Any]) -> None:
+            for key in keys:
+                name = cut.name(key)
+                if name is None:
+                    continue
+                if sources.setdefault(name, key) != key:
+                    raise ValueError(f"the weight files have two tensors for {name}: {sources[name]} and {key}")
+                weights[name] = get(key)
+
         for file in files:
             try:
                 if file.endswith(".safetensors"):
                     handle = stack.enter_context(safetensors.safe_open(file, framework="pt"))
-                    weights.update({key: handle.get_slice(key) for key in handle.offset_keys() if cut.needs(key)})
+                    add(handle.offset_keys(), handle.get_slice)
                 else:
                     state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-                    weights.update({key: tensor for key, tensor in state.items() if cut.needs(key)})
+                    add(state, state.__getitem__)
             except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
                 name = os.path.basename(file)
                 raise ValueError(f"weight file {name} is damaged or incomplete: {first_line(error)}") from error
@@ -109,10 +124,18 @@ def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
 
 def parameters_in(weights: Mapping[str, Any]) -> int:
     """The number of parameters in the tensors from `open_weights`; no tensor is read."""
-    return sum(
-        math.prod(weight.shape if isinstance(weight, torch.Tensor) else weight.get_shape())
-        for weight in weights.values()
-    )
+    return sum(math.prod(_shape(weight)) for weight in weights.values())
+
+
+def _shape(weight: Any) -> Sequence[int]:
+    return tuple(weight.shape if isinstance(weight, torch.Tensor) else weight.get_shape())
+
+
+def _dtype(weight: Any) -> torch.dtype:
+    """float32 but for quantised weights, which are converted by what they are."""
+    if isinstance(weight, torch.Tensor):
+        return weight.dtype
+    return _OTHER_DTYPES.get(weight.get_dtype(), torch.float32)
 
 
 def require_sizes(cut: Cut, weights: Mapping[str, Any]) -> None:
@@ -127,15 +150,39 @@ def require_sizes(cut: Cut, weights: Mapping[str, Any]) -> None:
         )
 
 
+def check_cut(cut: Cut, files: list[str]) -> int:
+    """Raises as load_cut would for what the names and shapes of the weights show; no weight is read. Returns the number
+    of parameters in them."""
+    with open_weights(files, cut) as weights:
+        require_sizes(cut, weights)
+        count = parameters_in(weights)
+        # transformers goes through the same steps, with tensors that have a shape and no content
+        empty = {name: torch.empty(_shape(item), dtype=_dtype(item), device="meta") for name, item in weights.items()}
+        _filled(cut, empty, torch.float32, device_map={"": "meta"})
+    return count
+
+
 def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Builds the model of `cut` and fills it from `files`, in `dtype` on `device`, in evaluation mode.
 
     On "cuda" without a number, a model too large for one GPU is spread over all GPUs (spreading.place). Raises
     ValueError, naming the weights (the first five of many), if weights are missing, have another shape, or are left
-    over inside a block that was kept; and if the model turns out not to be causal.
+    over inside a block that was kept; and if the model turns out not to run or not to be causal.
     """
-    with open_weights(files, cut) as weights, _quiet_transformers():
+    with open_weights(files, cut) as weights:
         require_sizes(cut, weights)
+        model = _filled(cut, weights, dtype)
+    if device.type == "cpu":
+        keep_freed_memory()
+    module = place(model, device)
+    require_causal(module, cut.config)
+    return module
+
+
+def _filled(cut: Cut, weights: dict[str, Any], dtype: torch.dtype, **options: Any) -> nn.Module:
+    """The model of `cut` with these weights; ValueError if they are not exactly those that it has."""
+    require_exact_scales(cut.config, {name: _shape(item) for name, item in weights.items()})
+    with _quiet_transformers():
         try:
             model, report = cut.model_class.from_pretrained(
                 None,
@@ -144,6 +191,7 @@ def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.de
                 dtype=dtype,
                 ignore_mismatched_sizes=True,  # reported below, with the shapes
                 output_loading_info=True,
+                **options,
             )
         except Exception as error:
             if is_out_of_memory(error):
@@ -151,11 +199,8 @@ def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.de
             kind = cut.config.model_type
             raise ValueError(f"the weights cannot be put into a {kind} model: {first_line(error)}") from error
     _require_whole(report)
-    if device.type == "cpu":
-        keep_freed_memory()
-    module = place(model, device)
-    require_causal(module, cut.config)
-    return module
+    filled: nn.Module = model
+    return filled
 
 
 def stop_tokens(path: str | os.PathLike[str], config: Any, *, revision: str | None) -> frozenset[int]:
@@ -206,8 +251,16 @@ def require_causal(model: nn.Module, config: Any) -> None:
     parameter = next(model.parameters())
     ids = torch.arange(length, device=parameter.device).repeat(2, 1)
     ids[1, shared:] += 1
-    with torch.inference_mode():
-        states = model(input_ids=ids % config.vocab_size, use_cache=False)[0][:, :shared].float()
+    try:
+        with torch.inference_mode():
+            output = model(input_ids=ids % config.vocab_size, use_cache=False)[0]
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+            raise
+        raise ValueError(
+            f"this {config.model_type} model cannot be run on a few tokens of text: {first_line(error)}"
+        ) from error
+    states = output[:, :shared].float()
     difference = (states[0] - states[1]).norm()
     # NaN compares false: weights that produce NaN are reported row by row, not here
     if difference > states[0].norm() * torch.finfo(parameter.dtype).eps ** 0.5:

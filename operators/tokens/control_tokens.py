@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from tamis.operators.conversation.messages import Message
+from tamis.operators.conversation.conversation import REASONING, Conversation, arguments_object
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens.rendering import Renderer, unused_characters
+from tamis.operators.tokens.answers import unused_characters
+from tamis.operators.tokens.rendering import Renderer
 
 _TAG = re.compile(r"</?\w+>")
 _BRACKETED = re.compile(r"[^\w\s].*[^\w\s]", re.DOTALL)
@@ -29,6 +30,7 @@ _SHAPES_KEPT = 4096
 _LONGEST_KEPT = 1000
 """In turns. Longer conversations are rare, and thousands of their shapes would fill the memory."""
 _NEUTRAL = "x"
+_WORDS = re.compile(r"[\w .,:/-]*", re.ASCII)
 
 Tokens = tuple[list[int], list[tuple[int, int]]]  # ids, half-open character ranges
 Shape = tuple[tuple[str, bool], ...]
@@ -55,13 +57,13 @@ class ControlTokens:
         strings = sorted(self._tokens, key=lambda content: (-len(content), content))
         self._pattern = re.compile("|".join(map(re.escape, strings)) or r"(?!)")
 
-    def are_the_templates(self, messages: Sequence[Message], text: str, ids: Sequence[int]) -> bool:
+    def are_the_templates(self, conversation: Conversation, text: str, ids: Sequence[int]) -> bool:
         """Whether the control tokens in these ids are exactly those that the template writes around any content."""
         if self._unknown is not None and self._unknown in text:
             return False
-        return [id_ for id_ in ids if id_ in self.ids] == self._expected(messages)
+        return [id_ for id_ in ids if id_ in self.ids] == self._expected(conversation)
 
-    def encode(self, messages: Sequence[Message], text: str) -> Tokens:
+    def encode(self, conversation: Conversation, text: str) -> Tokens:
         """Tokens of the rendered text, with control strings inside contents encoded as text.
 
         Two checks run for every conversation. The same steps, on the same text with its control strings replaced by
@@ -69,16 +71,13 @@ class ControlTokens:
         template did not write.
         Raises RowProblem("special_token_in_text") if the two kinds cannot be told apart.
         """
-        expected = self._expected(messages)
+        expected = self._expected(conversation)
         if expected is None:
             raise RowProblem("unstable_template", "the chat template renders these roles with some contents only")
-        typed = sorted({found for message in messages for found in self._pattern.findall(message["content"])})
+        typed = sorted({found for said in conversation.texts() for found in self._pattern.findall(said)})
         marks = dict(zip(typed, unused_characters(text, len(typed)), strict=True))
         marked = self._renderer.text(
-            [
-                {**message, "content": self._pattern.sub(lambda found: marks[found[0]], message["content"])}
-                for message in messages
-            ]
+            conversation.with_text(lambda said: self._pattern.sub(lambda found: marks[found[0]], said))
         )
         back = {ord(mark): string for string, mark in marks.items()}
         if marked.translate(back) != text:
@@ -125,30 +124,68 @@ class ControlTokens:
             done = stop
         yield None, text[done:]
 
-    def _expected(self, messages: Sequence[Message]) -> list[int] | None:
+    def _expected(self, conversation: Conversation) -> list[int] | None:
         """The control tokens of a conversation with these roles; None if the template cannot render it with neutral
         contents.
 
         Whether a content is empty matters too: templates omit an empty system turn.
         """
-        shape = tuple([(message["role"], not message["content"].strip()) for message in messages])
+        if not conversation.is_plain:
+            return self._expected_of_tools(conversation)
+        shape = tuple([(message["role"], not message["content"].strip()) for message in conversation.messages])
         if shape not in self._shapes:
             if len(self._shapes) >= _SHAPES_KEPT or len(shape) > _LONGEST_KEPT:
                 self._shapes.clear()
             neutral = [{"role": role, "content": "" if empty else _NEUTRAL} for role, empty in shape]
-            try:
-                ids = self._backend.encode(self._renderer.text(neutral), add_special_tokens=False).ids
-                self._shapes[shape] = [id_ for id_ in ids if id_ in self.ids]
-            except RowProblem:
-                self._shapes[shape] = None
+            self._shapes[shape] = self._controls_of(Conversation(neutral))
         return self._shapes[shape]
+
+    def _expected_of_tools(self, conversation: Conversation) -> list[int] | None:
+        """The same for a conversation with tools or reasoning. Its calls and tools keep their form and the words in
+        them, which a template may read; if it cannot render that, only control strings are made neutral."""
+        found = self._controls_of(self._neutral(conversation))
+        if found is None:
+            found = self._controls_of(conversation.with_text(lambda said: self._pattern.sub(_NEUTRAL, said)))
+        return found
+
+    def _neutral(self, conversation: Conversation) -> Conversation:
+        messages = []
+        for message in conversation.messages:
+            neutral = {key: value if key == "role" else self._neutral_value(value) for key, value in message.items()}
+            for key in {"content", *REASONING} & message.keys():
+                neutral[key] = _NEUTRAL if message[key].strip() else ""
+            messages.append(neutral)
+        return Conversation(messages, self._neutral_value(conversation.variables), conversation.trained)
+
+    def _neutral_value(self, value: Any) -> Any:
+        """The value with the same form: every text that is more than words is neutral."""
+        if isinstance(value, str):
+            if _WORDS.fullmatch(value) and not self._pattern.search(value):
+                return value
+            held = arguments_object(value)
+            return _NEUTRAL if held is None else json.dumps(self._neutral_value(held))
+        if isinstance(value, Mapping):
+            keys = (self._neutral_value(key) for key in value)
+            # as many keys as before
+            return {
+                key if key in value else f"{key}{number}": self._neutral_value(item)
+                for number, (key, item) in enumerate(zip(keys, value.values(), strict=True))
+            }
+        return [self._neutral_value(item) for item in value] if isinstance(value, list) else value
+
+    def _controls_of(self, conversation: Conversation) -> list[int] | None:
+        try:
+            ids = self._backend.encode(self._renderer.text(conversation), add_special_tokens=False).ids
+        except RowProblem:
+            return None
+        return [id_ for id_ in ids if id_ in self.ids]
 
     def _written(self, contents: Sequence[str]) -> set[str]:
         """The added tokens that the template itself writes."""
         found: set[str] = set()
         for roles in (("user", "assistant"), ("user", "assistant") * 2, ("system", "user", "assistant")):
             try:
-                text = self._renderer.text([{"role": role, "content": _NEUTRAL} for role in roles])
+                text = self._renderer.text(Conversation([{"role": role, "content": _NEUTRAL} for role in roles]))
             except RowProblem:
                 continue
             found |= {content for content in contents if content in text}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.rendering import MakeRenderer, Renderer
 from tamis.operators.tokens.tokenizer import ChatTokenizer
@@ -42,12 +43,12 @@ class QuestionTokenizer(ChatTokenizer):
         return [self._question(number, prompt) for number, prompt in enumerate(prompts)]
 
     def _question(self, number: int, prompt: str) -> npt.NDArray[np.int64]:
-        turns = [{"role": "user", "content": prompt}]
+        asked = Conversation([{"role": "user", "content": prompt}])
         try:
-            text = self._renderer.text(turns)
+            text = self._renderer.text(asked)
             ids = self._backend.encode(text, add_special_tokens=False).ids
-            if not self._controls.are_the_templates(turns, text, ids):
-                ids, _ = self._controls.encode(turns, text)
+            if not self._controls.are_the_templates(asked, text, ids):
+                ids, _ = self._controls.encode(asked, text)
         except RowProblem as problem:
             raise ValueError(f"prompt {number} (counted from 0): {problem}") from problem
         if not ids:

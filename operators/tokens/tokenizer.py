@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 import numpy as np
 from tokenizers import Tokenizer
 
-from tamis.operators.conversation.messages import Message
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
+from tamis.operators.tokens.answers import Span
 from tamis.operators.tokens.chat_template import FIXED_DATE
 from tamis.operators.tokens.control_tokens import ControlTokens, Tokens
-from tamis.operators.tokens.rendering import PLAIN_TEMPLATE, MakeRenderer, Renderer, Span
+from tamis.operators.tokens.rendering import PLAIN_TEMPLATE, MakeRenderer, Renderer
 from tamis.operators.tokens.spelling import pieces
 from tamis.operators.tokens.tokenised import Tokenised
 
@@ -40,7 +41,8 @@ _BATCH_CHARACTERS = 1_000_000  # of text per tokenizer call: its result takes so
 
 class ChatTokenizer:
     """tokenizer: a fast tokenizer of transformers; it is copied, not changed.
-    template: Jinja source, or the name of one of the tokenizer's templates; None takes the tokenizer's own.
+    template: Jinja source, or the name of one of the tokenizer's templates; None takes the tokenizer's own: if it has
+        one for tools (tool_use), that one for conversations with tools, as transformers does.
     renderer: where the template runs. `Renderer` runs it in this process and trusts the template to terminate.
 
     Raises ValueError if the tokenizer is not a fast one or the template is not valid.
@@ -53,7 +55,7 @@ class ChatTokenizer:
         named = {name: str(string) for name, string in tokenizer.special_tokens_map.items()}
         has_template = template is not None or bool(tokenizer.chat_template)
         if has_template:
-            source, variables = tokenizer.get_chat_template(template), named
+            source, variables = _template(tokenizer, template), named
         else:
             opening = named.get("bos_token", "") if _adds_bos(tokenizer) else ""
             source, variables = (
@@ -127,20 +129,21 @@ class ChatTokenizer:
         return text if text and "\ufffd" not in text else self._backend.id_to_token(token) or ""
 
     def encode(
-        self, conversations: Sequence[Sequence[Message]], *, max_tokens: int, overlong: Overlong
+        self, conversations: Sequence[Conversation], *, max_tokens: int, overlong: Overlong
     ) -> list[Tokenised | RowProblem]:
         """One entry per conversation, in order: its tokens, or the problem why there are none.
 
-        conversations: as `normalise` returns them: the last message is the assistant's.
+        conversations: as `normalise` returns them: the last message is the assistant's, and is trained on.
         max_tokens: the most tokens a conversation may have.
         overlong: what happens to a conversation with more tokens:
             quarantine  RowProblem("overlong")
             keep_start  keeps the first max_tokens
             keep_end    keeps the last max_tokens; a BOS at the start is kept in place of one of them
 
-        Problems: template_error, unstable_template, too_many_turns, special_token_in_text, tokenizer_error,
-        overlong (for more than MOST_BYTES, also with keep_start and keep_end), response_cut (truncation leaves no
-        token of the final answer), empty_response (the tokenizer or the template leaves no token of it).
+        Problems: template_error, not_rendered, unstable_template, too_many_turns, special_token_in_text,
+        bad_content, tokenizer_error, overlong (for more than MOST_BYTES, also with keep_start and keep_end),
+        response_cut (truncation leaves no token of the final answer), empty_response (the tokenizer or the template
+        leaves no token of it).
         Raises ValueError for a setting out of range.
         """
         if max_tokens < 1 or overlong not in get_args(Overlong):
@@ -152,9 +155,9 @@ class ChatTokenizer:
         texts: dict[int, str] = {}
         answers: dict[int, tuple[Span, ...]] = {}
         fitting = []
-        for row, messages in enumerate(conversations):
+        for row, conversation in enumerate(conversations):
             try:
-                _check_size(messages)
+                _check_size(conversation)
                 fitting.append(row)
             except RowProblem as problem:
                 results[row] = problem
@@ -189,7 +192,10 @@ class ChatTokenizer:
     def _batch(self, rows: list[int], texts: dict[int, str]) -> Iterator[tuple[int, Tokens | RowProblem]]:
         try:
             encodings = self._backend.encode_batch([texts[row] for row in rows], add_special_tokens=False)
-        except Exception as error:
+        except BaseException as error:
+            # a panic of the tokenizers' Rust code is no Exception, and its class has no name to import
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             if len(rows) > 1:  # one bad text must not fail the others
                 for row in rows:
                     yield from self._batch([row], texts)
@@ -235,21 +241,36 @@ class ChatTokenizer:
             return 0, 0
         start = bisect_right(offsets, answer[0], key=itemgetter(1))
         stop = bisect_left(offsets, answer[1], key=itemgetter(0))
-        # a control token that includes the white space next to it may reach into the answer
-        while start < stop and ids[start] in self._controls.ids:
+        # a control token that includes the white space next to it may reach into the answer; one that stands in it is
+        # part of a tool call
+        while start < stop and ids[start] in self._controls.ids and offsets[start][0] < answer[0]:
             start += 1
-        while start < stop and ids[stop - 1] in self._controls.ids:
+        while start < stop and ids[stop - 1] in self._controls.ids and offsets[stop - 1][1] > answer[1]:
             stop -= 1
         return start, stop
 
 
-def _check_size(messages: Sequence[Message]) -> None:
-    """Raises RowProblem("overlong") for more than MOST_BYTES, counting some bytes of template around every turn."""
-    characters = sum(len(message["content"]) for message in messages) + _AROUND * len(messages)
-    if 4 * characters > MOST_BYTES:
-        size = sum(len(message["content"].encode("utf-8", "surrogatepass")) for message in messages) + _AROUND * len(
-            messages
-        )
+def _template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:
+    """The source of the template, or one source that holds the two that transformers chooses from."""
+    named = tokenizer.chat_template
+    if template is not None or not isinstance(named, dict) or not {"default", "tool_use"} <= named.keys():
+        return str(tokenizer.get_chat_template(template))
+    # Jinja drops the last line end of a template. Beside an expression, it drops no white space.
+    plain, tools = (f"{{{{ '' }}}}{named[name].removesuffix(chr(10))}{{{{ '' }}}}" for name in ("default", "tool_use"))
+    return f"{{% if tools %}}{tools}{{% else %}}{plain}{{% endif %}}"
+
+
+def _check_size(conversation: Conversation) -> None:
+    """Raises RowProblem("overlong") for more than MOST_BYTES, counting some bytes of template around every turn, and
+    around every text and number of tools and calls."""
+    count = len(conversation.messages)
+    if conversation.is_plain:
+        texts = [message["content"] for message in conversation.messages]
+    else:
+        texts = list(conversation.texts())
+        count = max(count, len(texts))
+    if 4 * (sum(map(len, texts)) + _AROUND * count) > MOST_BYTES:
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + _AROUND * count
         if size > MOST_BYTES:
             raise RowProblem(
                 "overlong", f"a conversation of {size:,} bytes; more than {MOST_BYTES:,} are never tokenised"

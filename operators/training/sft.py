@@ -50,7 +50,7 @@ _ADAPTER = "default"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _KINDS = ("weight", *_MOMENTS)
 
-Reduce = Callable[[torch.Tensor], None]
+AllReduce = Callable[[torch.Tensor], None]
 """Sums, in place, a tensor of the same shape over all workers."""
 
 
@@ -160,7 +160,7 @@ class Trainer:
         *,
         rank: int = 0,
         workers: int = 1,
-        reduce: Reduce = alone,
+        reduce: AllReduce = alone,
         on_batch: Callable[[], None] | None = None,
     ) -> Iterator[Point]:
         """Runs the remaining steps, one per iteration. on_batch: called after each micro-batch of this process.

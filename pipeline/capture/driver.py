@@ -23,9 +23,10 @@ from tamis.pipeline.capture.spec import CaptureSpec
 from tamis.pipeline.capture.tokenise import PackedTokenizer
 from tamis.pipeline.capture.worker import ModelWorker, TokenRows
 from tamis.pipeline.cluster.pools import Pool, at_most
+from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.cluster.watchdog import start_watch
-from tamis.pipeline.errors import ClusterError
+from tamis.pipeline.errors import ClusterError, ConfigError
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.run.set_aside import SetAside, lines
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 
 WORKER_TIMEOUT = 1800.0
 
-_FRUITLESS = 3
+_MAX_FAILED_GRAPHS = 3
 """Give up after this many graphs in a row that were lost before they finished a shard: that is no accident."""
 
-_HOPELESS = 3
+_MAX_FAILED_SHARDS = 3
 """Give up after this many failed shards with none done: the cause is not in the shards."""
 
 
@@ -55,13 +56,16 @@ class Forward(ModelWorker):
 
     def load(self, path: str) -> None:
         spec = self.spec
-        self.representer = self.engine().load(
-            path,
-            spec.requests,
-            **spec.model.loading,
-            attention=spec.attention,
-            compile=spec.compile,
-        )
+        try:
+            self.representer = self.engine().load(
+                path,
+                spec.requests,
+                **spec.model.loading,
+                attention=spec.attention,
+                compile=spec.compile,
+            )
+        except ValueError as error:
+            raise ConfigError(f"model {spec.model.name}: {error}") from None
         self.precision = f"{str(self.representer.dtype).removeprefix('torch.')} on {self.representer.device.type}"
 
     def run(
@@ -103,7 +107,7 @@ def capture(
     left = {shard.name: shard for shard in shards}
     packed = PackedTokenizer.pack(tokenizer)
     given_up: list[SetAside] = []
-    fruitless, anything, most = 0, hopeful, len(left)
+    failed_graphs, anything, most = 0, hopeful, len(left)
     while left:
         before = len(left)
         pool = at_most(pool, min(len(left), most))
@@ -127,11 +131,11 @@ def capture(
             if left:
                 raise GraphLost(f"{len(left)} shards went missing")
         except GraphLost as lost:
-            fruitless = 0 if len(left) < before else fruitless + 1
-            if fruitless == _FRUITLESS:
+            failed_graphs = 0 if len(left) < before else failed_graphs + 1
+            if failed_graphs == _MAX_FAILED_GRAPHS:
                 raise ClusterError(
-                    f"the workers could not be kept alive ({lost}); is there memory enough on the nodes? What is "
-                    "captured stays; run the same command again to go on"
+                    f"the workers could not be kept alive ({lost}); {shortage()}. What is captured stays; "
+                    "run the same command again to go on"
                 ) from None
             if lost.of_memory and pool.workers > 1:
                 most = pool.workers // 2
@@ -140,7 +144,7 @@ def capture(
 
 
 def _check_hope(given_up: Sequence[SetAside], anything: bool, allowed: bool) -> None:
-    if not allowed or (not anything and len(given_up) >= _HOPELESS):
+    if not allowed or (not anything and len(given_up) >= _MAX_FAILED_SHARDS):
         raise ClusterError(
             "shards could not be captured, and the fault does not seem to be theirs:",
             *(f"  - {line}" for line in lines(given_up)),

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
+from tamis.operators.problems import UNSCORED
 from tamis.pipeline.capture.driver import capture
 from tamis.pipeline.capture.signs import Signs
 from tamis.pipeline.capture.spec import STAGE, capture_spec
@@ -127,6 +128,7 @@ def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
         lines = [
             f"{rows:,} × {code}: {totals.messages[code]} (e.g. {', '.join(totals.examples[code])})"
             for code, rows in totals.codes.most_common()
+            if code not in UNSCORED
         ]
         raise InputError(
             f"{totals.quarantined:,} of {plan.rows:,} rows ({totals.quarantined / plan.rows:.1%}) cannot be used, "

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tamis.operators.conversation.messages import Dialect, normalise
 from tamis.operators.conversation.schema import infer_rows, too_wide
-from tamis.operators.problems import RowProblem
+from tamis.operators.problems import UNSCORED, RowProblem
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.capture.parcels import pack, shards_of
@@ -89,7 +89,7 @@ def tokenise_shard(text: str, spec: CaptureSpec, tokenizer: PackedTokenizer, gua
 def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedTokenizer) -> pa.Table:
     began = time.perf_counter()
     dialect = Dialect.from_dict(dict(shard.dialect))
-    columns = None if shard.file.format in TEXT_FORMATS else [column for _, column in dialect.columns]
+    columns = None if shard.file.format in TEXT_FORMATS else dialect.reads
     rows = read(shard, spec.options, columns)
     outcomes: list[Any] = [None] * len(rows)
     conversations, places = [], []
@@ -129,27 +129,32 @@ def _has_no_schema(shard: Shard) -> bool:
 
 
 def _bound_columns(rows: Sequence[Row], outcomes: list[Any]) -> None:
-    """Quarantine the usable rows that have top-level keys above the number that a shard may have."""
+    """Quarantine the rows for kept/ that have top-level keys above the number that a shard may have."""
     usable = [
         (place, row.value)
         for place, row in enumerate(rows)
-        if not isinstance(outcomes[place], RowProblem) and not isinstance(row.value, RowProblem)
+        if not _is_out(outcomes[place]) and not isinstance(row.value, RowProblem)
     ]
     for number, problem in too_wide([value for _, value in usable]).items():
         outcomes[usable[number][0]] = problem
 
 
 def _schema_of(shard: Shard, rows: Sequence[Row], outcomes: Sequence[Any]) -> str | None:
-    """JSON has no schema before its rows are read, so each shard reports the unsettled schema of its usable rows.
+    """JSON has no schema before its rows are read, so each shard reports the unsettled schema of its rows for kept/.
     Quarantined rows do not count: one string where all others have a list would turn the column into text."""
     if not _has_no_schema(shard):
         return None
     usable = [
         row.value
         for row, outcome in zip(rows, outcomes, strict=True)
-        if not isinstance(outcome, RowProblem) and not isinstance(row.value, RowProblem)
+        if not _is_out(outcome) and not isinstance(row.value, RowProblem)
     ]
     return encode_schema(infer_rows(usable))
+
+
+def _is_out(outcome: Any) -> bool:
+    """Whether the row is quarantined."""
+    return isinstance(outcome, RowProblem) and outcome.code not in UNSCORED
 
 
 def _tokens_table(outcomes: Sequence[Any]) -> pa.Table:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from tamis.operators.conversation.schema import MAX_COLUMNS, unify_schemas
+from tamis.operators.problems import UNSCORED
 from tamis.pipeline.capture.spec import Captured
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.originals import decode_schema
@@ -87,7 +88,8 @@ class CaptureTotals:
 
     @property
     def quarantined(self) -> int:
-        return self.codes.total()
+        """Rows that count against max_quarantined."""
+        return sum(rows for code, rows in self.codes.items() if code not in UNSCORED)
 
     @property
     def seconds(self) -> float:

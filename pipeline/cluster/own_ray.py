@@ -29,8 +29,11 @@ _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
 """The most bytes in the path of a Unix socket."""
 _IN_FOLDER = len(f"/{_PREFIX}12345678/{_RAYS}/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store")
 
-_LEAST_BYTES = 64 << 20
+LEAST_BYTES = 64 << 20
 """Ray fails early with less free space than this, in bytes."""
+
+_in_use: Path | None = None
+"""The folder of the run in this process; a process has only one Ray."""
 
 _DEFAULTS = {
     # By default Ray's workers have a low priority, and on a busy machine they get almost no CPU time.
@@ -97,6 +100,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 @contextmanager
 def _folder() -> Iterator[Path]:
     """A folder for one run, with mode 0700."""
+    global _in_use
     base = _base()
     for place in {base, Path(tempfile.gettempdir())}:
         sweep(place)
@@ -106,11 +110,18 @@ def _folder() -> Iterator[Path]:
     # Rename it only now: other runs take a folder of this name without a held lock for dead.
     folder = base / f"{_PREFIX}{new.rpartition(_NEW)[2]}"
     os.rename(new, folder)
+    _in_use = folder
     try:
         yield folder
     finally:
+        _in_use = None
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def folder_in_use() -> Path | None:
+    """The folder of the Ray that this process has started; None if it has started none, or that has ended."""
+    return _in_use
 
 
 def _base() -> Path:
@@ -142,7 +153,7 @@ def _unfit(place: str) -> str | None:
             free = shutil.disk_usage(place).free
     except OSError as error:
         return f"cannot be written to ({error_text(error)})"
-    return None if free >= _LEAST_BYTES else f"is full ({free >> 20} MB are free)"
+    return None if free >= LEAST_BYTES else f"is full ({free >> 20} MB are free)"
 
 
 def sweep(base: Path) -> None:

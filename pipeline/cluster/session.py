@@ -24,6 +24,7 @@ import psutil
 from tamis.pipeline.cluster.file_limit import check_file_limit
 from tamis.pipeline.cluster.machines import Cluster, alive
 from tamis.pipeline.cluster.own_ray import environment, native_log, own_ray
+from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
 from tamis.pipeline.storage.retrying import WORKER
 from tamis.pipeline.terminal.progress import say, waiting
@@ -368,8 +369,8 @@ def _speak_for(folder: str) -> None:
         if _node_runs() or _ending.wait(_NODE_SECONDS):
             continue
         print(
-            f"error: Ray's {_NODE} on this machine was killed; memory may have run out. What is done stays done; run "
-            "the same command again to go on",
+            f"error: Ray's {_NODE} on this machine was killed; {shortage('memory may have run out')}. What is done "
+            "stays done; run the same command again to go on",
             file=sys.stderr,
             flush=True,
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from tamis.pipeline.cluster.machines import alive
 from tamis.pipeline.cluster.pools import Pool, room
+from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.errors import ClusterError
 
 PATIENCE_SECONDS = 600.0
@@ -135,8 +136,8 @@ class Places:
         if there == 0 and idle > self._patience + GRACE_SECONDS:
             if _is_free(self._pool):
                 raise ClusterError(
-                    f"no worker stayed alive in {idle:.0f} s, though there is room for one; do the nodes have memory "
-                    "enough? What is done stays done; run the same command again to go on"
+                    f"no worker stayed alive in {idle:.0f} s, though there is room for one; {shortage()}. What is "
+                    "done stays done; run the same command again to go on"
                 )
             raise ClusterError(
                 f"no worker found room in {idle:.0f} s: {_offer()}; free some, ask for less (workers, "
@@ -145,7 +146,7 @@ class Places:
             )
         if there == 0 and idle > 2 * GRACE_SECONDS and not self._told:
             self._told = True
-            offer = "there is room for it, and none stays alive; do the nodes have memory enough?"
+            offer = f"there is room for it, and none stays alive; {shortage()};"
             offer = offer if _is_free(self._pool) else f"{_offer()};"
             self._tell(f"waiting for {_shape(self._pool, 1)}: {offer} for {self._patience:g} s at most "
                        "(cluster_patience)")  # fmt: skip

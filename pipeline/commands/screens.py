@@ -14,6 +14,7 @@ from tamis.pipeline.commands.screen_parts import counts_table, plain, rates
 from tamis.pipeline.commands.token_screens import show_token_outcome
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.planning.sampling import Trouble
 from tamis.pipeline.report import text
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
@@ -24,7 +25,7 @@ from tamis.pipeline.terminal.text import shown
 if TYPE_CHECKING:
     from tamis.pipeline.planning.layer_plan import LayerPlan
 
-_SHOWN_FILES = 20
+_SHOWN_FILES, _SHOWN_UNREAD = 20, 10
 
 
 def show_plan(console: Console, plan: Plan, state: str) -> None:
@@ -60,6 +61,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
     for shard in plan.reference_shards:
         references[shard.role, shard.file.name] += shard.rows
     facts = {
+        "not read": _unread(plan),
         "rows": f"{plan.rows:,} in {len(plan.shards):,} shards, {size(plan.bytes)}",
         "tokens": f"about {tokens:,.0f} ({estimate.tokens_per_row:,.0f} a row, from {estimate.sampled} sampled)",
         "model": f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}",
@@ -78,12 +80,36 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
             grid.add_row(name, plain(said))
     console.print()
     console.print(grid)
+    for note in plan.notes:
+        console.print(f"note: {plain(note)}", highlight=False)
     for warning in plan.warnings:
         console.print(f"[yellow]warning:[/] {plain(warning)}")
+    for trouble in estimate.troubles:
+        console.print(plain(_trouble(trouble)), highlight=False)
     console.print()
 
 
+def _trouble(trouble: Trouble) -> str:
+    """Sampled rows that cannot be used, and why."""
+    where = f"{trouble.rows} x {trouble.code}: {trouble.message} ({trouble.file}, row {trouble.row}, counted from 0)"
+    return f"  {where}: {trouble.text}" if trouble.text else f"  {where}"
+
+
 _STATES = {"new": "new", "started": "begun, will go on", "complete": "complete"}
+
+
+def _unread(plan: Plan) -> str:
+    """What lies in the input's folders and is not read; empty if there is nothing."""
+    names, hidden = plan.unread.files, plan.unread.hidden
+    said = []
+    if names:
+        more = f" and {len(names) - _SHOWN_UNREAD:,} more" if len(names) > _SHOWN_UNREAD else ""
+        said.append(
+            f"{len(names):,} {'file' if len(names) == 1 else 'files'}: {', '.join(names[:_SHOWN_UNREAD])}{more}"
+        )
+    if hidden:
+        said.append(f"{hidden:,} with a hidden or underscored name")
+    return "; ".join(said)
 
 
 def _placement(found: Placement | None) -> dict[str, str]:

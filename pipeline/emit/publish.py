@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.operators.conversation.messages import Dialect, normalise
-from tamis.operators.conversation.schema import digit_notes, json_places, to_rows
+from tamis.operators.conversation.schema import digit_notes, json_places
 from tamis.operators.methods.protocol import Artifact
-from tamis.operators.problems import RowProblem
+from tamis.operators.problems import UNSCORED, RowProblem
 from tamis.operators.statistics.ranks import rho
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.emit.samples import SampleSpec
@@ -24,6 +24,7 @@ from tamis.pipeline.emit.totals import Emitted, EmitTotals, Pick, TokenTotals
 from tamis.pipeline.errors import InternalError
 from tamis.pipeline.fit.scores import Selection, shown_cut
 from tamis.pipeline.inputs.sample_ids import sample_ids
+from tamis.pipeline.inputs.shards import rows_of
 from tamis.pipeline.job.methods import distributions
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.report import render_card, render_report
@@ -44,6 +45,9 @@ _PACKAGES = (
     "numpy",
     "safetensors",
 )
+_LISTED_UNREAD = 1000
+"""The most names of files that were not read, in the manifest."""
+
 SAMPLE_LISTS = ("riskiest", "borderline_dropped", "borderline_kept")
 
 
@@ -156,9 +160,12 @@ def _with_text(store: Store, sample: Mapping[str, Any]) -> dict[str, Any]:
     decision = scores.column("decision")[here].as_py()
     before = pc.sum(pc.equal(scores.column("decision").slice(0, here), decision)).as_py() or 0
     dialect = Dialect.from_dict(sample["dialect"])
-    table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", [column for _, column in dialect.columns])
+    table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", list(dialect.reads))
     try:
-        messages = normalise(to_rows(table.slice(before, 1))[0], dialect)
+        [row] = rows_of(table.slice(before, 1), 0)
+        if isinstance(row.value, RowProblem):
+            raise row.value
+        messages = normalise(row.value, dialect).for_people()
     except RowProblem as problem:
         messages = [{"role": "note", "content": f"(the text cannot be shown: {problem.code})"}]
     return {**sample, "messages": messages}
@@ -187,8 +194,17 @@ def _summary(
         warnings.append(
             "nothing was dropped: the cut lies above every score, or the share of so few rows is less than one"
         )
+    facts = run_facts(plan, counts, captured)
+    codes = facts.pop("quarantine_codes")
+    unscored = sum(codes.pop(code)["rows"] for code in UNSCORED & codes.keys())
+    if unscored:
+        warnings.append(
+            f"{unscored:,} rows have no turn that is trained on: they are in kept/ as they are, and were not scored"
+        )
     return {
-        **run_facts(plan, counts, captured),
+        **facts,
+        "quarantine_codes": codes,
+        "unscored": unscored,
         "methods": [
             {
                 "name": name,
@@ -252,6 +268,11 @@ def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals 
                 }
                 for item in plan.files
             ],
+            "not_read": {
+                "files": len(plan.unread.files),
+                "names": list(plan.unread.files[:_LISTED_UNREAD]),
+                "hidden": plan.unread.hidden,
+            },
             "rows": plan.rows_in,
             "bytes": plan.bytes,
             "changed": plan.changed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,7 @@ class SampleSpec(EmitSpec):
     score_ranks: np.ndarray[Any, Any]
     length_ranks: np.ndarray[Any, Any]
     decile_edges: np.ndarray[Any, Any]
+    keeps_unscored: ClassVar[bool] = True
 
     def decide(self, shard: Shard, quota: int, made: Made) -> Decided:
         columns = ["code", "message", "n_tokens", "n_response_tokens", "truncated"]

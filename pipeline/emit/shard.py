@@ -10,13 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain, count
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.operators.conversation.schema import misread_columns
+from tamis.operators.problems import UNSCORED
 from tamis.pipeline.cluster.tasks import stream
 from tamis.pipeline.inputs.originals import originals, quarantine_table
 from tamis.pipeline.inputs.sample_ids import sample_ids
@@ -64,6 +66,8 @@ class EmitSpec(ABC):
     options: Mapping[str, Any]
     key: str
     schema: bytes
+    keeps_unscored: ClassVar[bool] = False
+    """Whether rows with a code of UNSCORED go to kept/. A row without tokens has nothing for a trainer to read."""
 
     @abstractmethod
     def decide(self, shard: Shard, quota: int, made: Any) -> Decided:
@@ -97,24 +101,27 @@ def write_shard(item: tuple[str, int, Any], spec: EmitSpec) -> Receipt:
     shard = Shard.from_json(item[0])
     decided = spec.decide(shard, *item[1:])
     valid = pc.is_null(decided.captured.column("code")).to_numpy()
-    rows, places, unreadable = originals(shard, spec.options, spec.opened_schema(), valid, decided.input)
+    kept_so = spec.keeps_unscored & _has_code(decided.captured, UNSCORED)
+    out = ~valid & ~kept_so
+    rows, places, unreadable = originals(shard, spec.options, spec.opened_schema(), ~out, decided.input)
     dropped = decided.dropped[places]
 
     tables = {KEPT: decided.trained(rows).filter(pa.array(~dropped))}
     if dropped.any():
         tables[DROPPED] = _beside(rows.filter(pa.array(dropped)), decided.reasons)
-    if not valid.all():
+    if out.any():
         tables[QUARANTINE] = quarantine_table(shard, decided.captured, unreadable)
-    tables[SCORES] = _scores_table(shard, valid, decided)
+    tables[SCORES] = _scores_table(shard, out, decided)
     files = [spec.store.write_table(table_of(part, shard.name), table) for part, table in tables.items()]
     facts = {
         "source": shard.file.name,
         "counts": {
-            "kept": int((valid & ~decided.dropped).sum()),
+            "kept": int((~out & ~decided.dropped).sum()),
             "dropped": int(decided.dropped.sum()),
-            "quarantined": int((~valid).sum()),
+            "quarantined": int(out.sum()),
         },
         "misread": misread_columns(rows),
+        "unscored": int(kept_so.sum()),
         **decided.facts,
         "files": [written.to_receipt() for written in files],
     }
@@ -131,14 +138,23 @@ def empty_dropped(schema: pa.Schema, *, with_quantile: bool) -> pa.Table:
 
 
 def _beside(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
-    """`table` with these columns, under other names where it has such."""
+    """`table` with these columns, under other names where it has such: the first free of tamis_NAME, tamis_NAME_2..."""
+    taken = set(table.schema.names)
     for name, column in columns.items():
-        table = table.append_column(name if name not in table.schema.names else f"tamis_{name}", column)
+        others = (f"tamis_{name}" + (f"_{number}" if number > 1 else "") for number in count(1))
+        free = next(each for each in chain([name], others) if each not in taken)
+        taken.add(free)
+        table = table.append_column(free, column)
     return table
 
 
-def _scores_table(shard: Shard, valid: np.ndarray[Any, Any], decided: Decided) -> pa.Table:
-    decisions = np.where(valid, np.where(decided.dropped, "dropped", "kept"), "quarantined")
+def _has_code(captured: pa.Table, codes: frozenset[str]) -> np.ndarray[Any, Any]:
+    found: np.ndarray[Any, Any] = pc.is_in(captured.column("code"), pa.array(sorted(codes), pa.string())).to_numpy()
+    return found
+
+
+def _scores_table(shard: Shard, out: np.ndarray[Any, Any], decided: Decided) -> pa.Table:
+    decisions = np.where(out, "quarantined", np.where(decided.dropped, "dropped", "kept"))
     return pa.table(
         {
             "sample_id": pa.array(sample_ids(shard.file.name, shard.span.start_row, shard.rows), pa.string()),

@@ -55,7 +55,7 @@ class EmitTotals(Emitted):
     def add(self, receipt: Receipt) -> None:
         super().add(receipt)
         source = self.sources[receipt["source"]]
-        source[0] += receipt["rows"] - receipt["counts"]["quarantined"]
+        source[0] += receipt["rows"] - receipt["counts"]["quarantined"] - receipt["unscored"]
         source[1] += receipt["counts"]["dropped"]
         self.histogram += np.array([receipt["histogram"]["kept"], receipt["histogram"]["dropped"]])
         self.deciles += np.array([receipt["deciles"]["rows"], receipt["deciles"]["dropped"]])

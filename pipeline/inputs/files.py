@@ -7,24 +7,35 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tamis.pipeline.errors import InputError, error_text
-from tamis.pipeline.inputs.discovery import Found, expand
+from tamis.pipeline.inputs.contents import told_by_content
+from tamis.pipeline.inputs.discovery import Found, Listing, expand
 from tamis.pipeline.inputs.discovery import identity_of as identity_of
+from tamis.pipeline.inputs.formats import READ_HERE, has_no_ending, split_suffixes
 from tamis.pipeline.inputs.formats import TEXT_FORMATS as TEXT_FORMATS
-from tamis.pipeline.inputs.formats import split_suffixes
 from tamis.pipeline.inputs.hub import DatasetPart
 from tamis.pipeline.storage.addresses import is_local
 from tamis.pipeline.storage.ranged import info_of
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """How a person wants text files to be read; empty where the file tells. delimiter: one character between the
+    fields of CSV and TSV. quoting: csv or none. field: of a JSON file that is one object, the key with its rows."""
+
+    delimiter: str = ""
+    quoting: str = ""
+    field: str = ""
+
+
+@dataclass(frozen=True)
 class SourceFile:
     """One input file. name: path under the input root. identity: changes when the content does (etag, or the
     modification time, which anyone can set). changed: of a local file, the time of its last change of any kind, even of
-    its name only."""
+    its name only. partition: the columns that its folders name, see partitions.py. The others: see `Wanted`."""
 
     url: str
     name: str
@@ -33,11 +44,47 @@ class SourceFile:
     bytes: int
     identity: str
     changed: str = ""
+    partition: str = ""
+    delimiter: str = ""
+    quoting: str = ""
+    field: str = ""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What lies in the input's folders and is not read. files: the names. hidden: how many others have hidden or
+    underscored names, which are never read; a folder with such a name counts once."""
+
+    files: tuple[str, ...] = ()
+    hidden: int = 0
+
+
+NOTHING_UNREAD = Unread()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a corpus. notes: what a person should know about how they were found."""
+
+    files: list[SourceFile]
+    unread: Unread
+    notes: tuple[str, ...]
 
 
 def resolve(
     paths: Sequence[str], format: str, options: Mapping[str, Any], part: DatasetPart | None = None
 ) -> list[SourceFile]:
+    """The files of `find`."""
+    return find(paths, format, options, part).files
+
+
+def find(
+    paths: Sequence[str],
+    format: str,
+    options: Mapping[str, Any],
+    part: DatasetPart | None = None,
+    wanted: Wanted | None = None,
+) -> Inputs:
     """Every file that `paths` name, sorted by name within each path (datasets: in their own order), no file twice.
 
     Names are relative to the deepest folder that contains all files. Raises InputError that lists every path that names
@@ -45,22 +92,61 @@ def resolve(
     """
     problems: list[str] = []
     found: dict[tuple[str, str], Found] = {}
+    listings: list[tuple[str, Listing]] = []
     for path in paths:
         try:
-            for file in expand(path, format, options, part or DatasetPart()):
-                found.setdefault(file.place, file)
+            listing = expand(path, format, options, part or DatasetPart())
         except InputError as error:
             problems.append(str(error))
         except OSError as error:
             problems.append(f"{path}: {error_text(error)}")
+        else:
+            listings.append((path, listing))
+            for file in listing.files:
+                found.setdefault(file.place, file)
     root = _common_folder([file.path for file in found.values()])
     with ThreadPoolExecutor(16) as pool:
-        outcomes = list(pool.map(lambda file: _describe(file, root, format), found.values()))
-    files = [outcome for outcome in outcomes if isinstance(outcome, SourceFile)]
-    problems.extend(outcome for outcome in outcomes if isinstance(outcome, str))
+        outcomes = dict(zip(found, pool.map(lambda file: _describe(file, root, format, options), found.values()),
+                            strict=True))  # fmt: skip
+    for path, listing in listings:
+        if listing.files and all(isinstance(outcomes[file.place], _Passed) for file in listing.files):
+            problems.append(f"{path}: {_no_data([str(outcomes[file.place]) for file in listing.files])}")
+    problems.extend(outcome for outcome in outcomes.values() if isinstance(outcome, str))
     if problems:
         raise InputError(f"{len(problems)} of the inputs cannot be used:", problems)
-    return files
+    passed = [outcome.shown for outcome in outcomes.values() if isinstance(outcome, _Passed)]
+    read = {file.path for file in found.values()}
+    names = [name for _, listing in listings for path, name in listing.unread.items() if path not in read]
+    as_wanted = {} if wanted is None else asdict(wanted)
+    return Inputs(
+        [replace(outcome, **as_wanted) for outcome in outcomes.values() if isinstance(outcome, SourceFile)],
+        Unread(tuple(dict.fromkeys([*names, *passed])), sum(listing.hidden for _, listing in listings)),
+        tuple(note for _, listing in listings for note in listing.notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """A file of a folder that is no data. why: said where nothing in the folder is data."""
+
+    name: str
+    why: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.name} (empty)" if self.why == _EMPTY else self.name
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.why}"
+
+
+_EMPTY = "the file is empty"
+
+
+def _no_data(reasons: Sequence[str]) -> str:
+    if len(reasons) == 1 and reasons[0].endswith(_EMPTY):
+        return f"its only file is empty ({reasons[0].removesuffix(f': {_EMPTY}')})"
+    return f"without data files ({READ_HERE}); such as {reasons[0]}"
 
 
 def _common_folder(files: Sequence[str]) -> str:
@@ -68,27 +154,37 @@ def _common_folder(files: Sequence[str]) -> str:
     return posixpath.commonpath(folders) if len({folder.startswith("/") for folder in folders}) == 1 else ""
 
 
-def _describe(found: Found, root: str, format: str) -> SourceFile | str:
+def _describe(found: Found, root: str, format: str, options: Mapping[str, Any]) -> SourceFile | _Passed | str:
+    """The file; a message if it cannot be used; or that it is passed over, which only happens to files of folders and
+    globs."""
     filesystem, file = found.filesystem, found.path
-    by_name, compression = split_suffixes(file)
-    kind = by_name if format == "auto" else format
-    if kind is None:
-        return f"{file}: the ending does not say what it is; set input.format (jsonl, json, parquet, csv, tsv, arrow)"
-    if compression is not None and kind not in TEXT_FORMATS:
-        return f"{file}: {kind} is already compressed inside; unpack the {compression} layer first"
     try:
         file.encode()
     except UnicodeEncodeError:
         return f"{file!a}: the name of the file is not UTF-8; rename it"
+    name = posixpath.relpath(file, root) if root else file
     try:
         size, identity, changed = _size_and_identity(found)
     except OSError as error:
         return f"{file}: {error_text(error)}"
     if not size:
-        return f"{file}: the file is empty"
-    name = posixpath.relpath(file, root) if root else file
+        return f"{file}: {_EMPTY}" if found.named else _Passed(name, _EMPTY)
     url = file if is_local(filesystem) else filesystem.unstrip_protocol(file)
-    return SourceFile(url, name, kind, compression, size, identity, changed)
+    by_name, compression = split_suffixes(file)
+    kind = by_name if format == "auto" else format
+    if kind is None and has_no_ending(file):
+        try:
+            kind, compression = told_by_content(url, compression, options)
+        except (OSError, ValueError) as error:
+            return f"{file}: {error_text(error)}"
+    if kind is None:
+        why = "the ending does not say what it is"
+        if found.in_folder:
+            return _Passed(name, why)
+        return f"{file}: {why}; set input.format (jsonl, json, parquet, csv, tsv, arrow)"
+    if compression is not None and kind not in TEXT_FORMATS:
+        return f"{file}: {kind} is already compressed inside; unpack the {compression} layer first"
+    return SourceFile(url, name, kind, compression, size, identity, changed, found.partition)
 
 
 def _size_and_identity(found: Found) -> tuple[int, str, str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import posixpath
+import re
 
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".jl": "jsonl",
+    ".jsonlines": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
     ".pq": "parquet",
@@ -14,18 +17,30 @@ FORMATS = {
     ".tsv": "tsv",
     ".arrow": "arrow",
     ".feather": "arrow",
+    ".ipc": "arrow",
 }
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz", ".lz4": "lz4"}
 TEXT_FORMATS = frozenset({"jsonl", "json", "csv", "tsv"})
 
-READ_HERE = f"{', '.join(FORMATS)}; plain, .gz or .zst"
+READ_HERE = f"{', '.join(FORMATS)}; plain, {', '.join(COMPRESSIONS)}"
 """For messages: the suffixes of data files."""
+
+_SPARK_PART = re.compile(r"part-[\w-]+\.c\d+")
 
 
 def split_suffixes(file: str) -> tuple[str | None, str | None]:
     """(format, compression), each None if the name does not tell."""
     stem, last = posixpath.splitext(file.lower())
-    compression = _COMPRESSIONS.get(last)
+    compression = COMPRESSIONS.get(last)
     if compression is not None:
         last = posixpath.splitext(stem)[1]
     return FORMATS.get(last), compression
+
+
+def has_no_ending(file: str) -> bool:
+    """Whether a name says nothing about a format, as Spark's part files: then the content may."""
+    name = posixpath.basename(file)
+    stem, last = posixpath.splitext(name)
+    if last.lower() in COMPRESSIONS:
+        name, last = stem, posixpath.splitext(stem)[1]
+    return not last or _SPARK_PART.fullmatch(name) is not None

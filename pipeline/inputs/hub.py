@@ -81,8 +81,16 @@ def pin(url: str, revision: str | None) -> HubAddress:
     return HubAddress(f"{SCHEME}{kind}{parsed.id}@{found.sha}{below}", parsed.id, str(found.sha), not below)
 
 
-def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> list[str]:
-    """The URLs of the files of one config and split, in the order of `datasets`.
+@dataclass(frozen=True)
+class PartFiles:
+    """The URLs of the files of one config and split, in the order of `datasets`; and those of all its splits."""
+
+    files: list[str]
+    of_config: frozenset[str]
+
+
+def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> PartFiles:
+    """The files of one config and split.
 
     Raises InputError if the dataset has several configs or splits and `part` names none of them, or if it cannot be
     read as files.
@@ -94,10 +102,10 @@ def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> list[str]:
     with tempfile.TemporaryDirectory() as cache, _quiet(datasets), _explained(shown, dataset.commit):
         given: dict[str, Any] = {"revision": dataset.commit, "cache_dir": cache}
         configs = _asked(lambda: datasets.get_dataset_config_names(address, **given), shown)
-        config = _chosen(configs, part.config, "config", shown)
+        config = chosen(configs, part.config, "config", shown)
         builder = _asked(lambda: datasets.load_dataset_builder(address, name=config, **given), shown)
     by_split = {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
-    files = by_split[_chosen(list(by_split), part.split, "split", shown)]
+    files = by_split[chosen(list(by_split), part.split, "split", shown)]
     # Newer versions of `datasets` refuse other repositories and local files by themselves.
     strange = [file for file in files if not file.startswith(f"{dataset.url}/")]
     if strange:
@@ -107,10 +115,11 @@ def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> list[str]:
             f"{shown}: its card wants its files read with {', '.join(options)}, which tamis does not know; convert it "
             "to Parquet, or set input.revision=refs/convert/parquet if the hub has done so"
         )
-    return files
+    return PartFiles(files, frozenset(url for found in by_split.values() for url in found))
 
 
-def _chosen(names: Sequence[str], wanted: str | None, what: str, shown: str) -> str:
+def chosen(names: Sequence[str], wanted: str | None, what: str, shown: str) -> str:
+    """The config or split that the job names, or the only one. InputError lists them otherwise."""
     listed = ", ".join(names[:_SHOWN_NAMES]) + (f" and {len(names) - _SHOWN_NAMES} more" * (len(names) > _SHOWN_NAMES))
     if wanted is not None:
         if wanted not in names:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tamis.pipeline.errors import TamisError
 from tamis.pipeline.inputs.files import SourceFile
+from tamis.pipeline.inputs.layouts import HEAD_BYTES, layout_of
 from tamis.pipeline.inputs.line_bounds import Joiner, Lines, lines_in
 from tamis.pipeline.inputs.spans import Cutter, Span
 from tamis.pipeline.storage.addresses import open_filesystem
@@ -57,7 +58,17 @@ def lines_of(part: Range, options: Mapping[str, Any]) -> list[Lines] | None:
         raise
     except (OSError, ValueError):
         return None
+    if part.number == 0 and not _has_lines(bytes(data[:HEAD_BYTES])):
+        return None
     return [lines_in(data[place : place + _PIECE_BYTES]) for place in range(0, len(data), _PIECE_BYTES)]
+
+
+def _has_lines(head: bytes) -> bool:
+    """Whether a file that its name calls JSON Lines begins so; the scan of the whole file says what it is otherwise."""
+    try:
+        return not layout_of(head, False, "jsonl").format
+    except ValueError:
+        return False
 
 
 class FileSpans:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tamis.operators.conversation.messages import Dialect
 from tamis.operators.conversation.schema import JSON, as_json, is_json, settle, to_table
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.errors import InputError
+from tamis.pipeline.inputs.arrow_types import one_type
 from tamis.pipeline.inputs.files import TEXT_FORMATS
 from tamis.pipeline.inputs.shards import Row, Shard, read, read_table, rows_digest, rows_of
 
@@ -25,8 +27,8 @@ def originals(
     places, others = np.flatnonzero(valid), np.flatnonzero(~valid)
     if shard.file.format not in TEXT_FORMATS:
         table = read_table(shard, options)
-        columns = [column for _, column in Dialect.from_dict(dict(shard.dialect)).columns]
-        _check(shard, rows_of(table.select(columns), shard.span.start_row), digest)
+        columns = list(Dialect.from_dict(dict(shard.dialect)).reads)
+        _check(shard, rows_of(table.select(columns), shard.span.start_row, strict=True), digest)
         bad = rows_of(table.filter(pa.array(~valid)), 0)
         raw = {int(place): (row.offset, row.raw_text()) for place, row in zip(others, bad, strict=True)}
         return conform(table.filter(pa.array(valid)), schema), places, raw
@@ -68,7 +70,10 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         try:
             columns.append(_as(column, field.type))
         except (pa.ArrowException, TypeError):
-            raise InputError(f"column {field.name} is {column.type} in one file and {field.type} in another") from None
+            raise InputError(
+                f"column {field.name} is {column.type} in one file and {field.type} in another, which does not hold "
+                "all of its values; cast one of them"
+            ) from None
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -93,7 +98,7 @@ def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
         for schema in (typed, seen)
     )
     try:
-        unified = pa.unify_schemas([typed, seen])
+        unified = pa.unify_schemas(_of_like_width(typed, seen))
         # JSON rows may lack any of the columns.
         return pa.schema([field.with_nullable(True) for field in unified], metadata=typed.metadata)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -101,6 +106,20 @@ def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
         raise InputError(
             f"the JSON files and the other files do not share one schema: {text}; curate them apart"
         ) from None
+
+
+def _of_like_width(typed: pa.Schema, seen: pa.Schema) -> list[pa.Schema]:
+    """Both schemas, with one type for each column of text or numbers, of whose widths JSON knows only one."""
+    types: dict[str, pa.DataType] = {}
+    for field in seen:
+        place = typed.get_field_index(field.name)
+        if place >= 0 and not pa.types.is_nested(field.type):
+            with suppress(TypeError):
+                types[field.name] = one_type(typed.field(place).type, field.type)
+    return [
+        pa.schema([field.with_type(types.get(field.name, field.type)) for field in schema], metadata=schema.metadata)
+        for schema in (typed, seen)
+    ]
 
 
 def decode_schema(text: str) -> pa.Schema:

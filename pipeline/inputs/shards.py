@@ -21,9 +21,13 @@ from tamis.operators.problems import RowProblem
 from tamis.operators.references import safe_path, unsafe_path
 from tamis.pipeline.errors import InputError, StorageError, TooLargeError, error_text
 from tamis.pipeline.inputs import text_files
+from tamis.pipeline.inputs.arrow_types import fitted, fitting_schema
 from tamis.pipeline.inputs.columnar import ColumnarFile, TooManyBytes, read_head, read_rows, shape_of
 from tamis.pipeline.inputs.discovery import identity_of
 from tamis.pipeline.inputs.files import TEXT_FORMATS, SourceFile
+from tamis.pipeline.inputs.layouts import AS_NAMED, Layout, remark
+from tamis.pipeline.inputs.partitions import fields_of, values_of, without
+from tamis.pipeline.inputs.plain_values import converters, made_plain
 from tamis.pipeline.inputs.row_limits import cut_text
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.inputs.text_files import TextFile
@@ -58,6 +62,7 @@ class Shard:
     span: Span
     dialect: Mapping[str, Any]
     id: str = field(default="")
+    layout: Layout = AS_NAMED
 
     @property
     def rows(self) -> int:
@@ -77,13 +82,15 @@ class Shard:
         tree["file"] = SourceFile(**tree["file"])
         tree["span"] = Span(**tree["span"])
         tree["header"] = tuple(tree["header"])
+        tree["layout"] = Layout(**tree["layout"])
         return cls(**tree)
 
 
 @dataclass(frozen=True)
 class Scanned:
     """The result of scanning a file. schema: None for JSON, whose types are known only after all rows were read.
-    head: the readable rows among the first ones. head_problems: the problems of the others."""
+    head: the readable rows among the first ones. head_problems: the problems of the others, and problem_rows their
+    numbers. layout: of a text file. notes: what the plan should say about how the file is read."""
 
     file: SourceFile
     header: tuple[str, ...]
@@ -91,10 +98,26 @@ class Scanned:
     schema: pa.Schema | None
     head: tuple[Mapping[str, Any], ...]
     head_problems: tuple[RowProblem, ...] = ()
+    problem_rows: tuple[int, ...] = ()
+    layout: Layout = AS_NAMED
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
         return self.spans[-1].stop_row if self.spans else 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column; of a JSON file, those of its head."""
+        return tuple(
+            self.schema.names if self.schema is not None else dict.fromkeys(k for row in self.head for k in row)
+        )
+
+    def first_rows(self) -> list[tuple[int, Mapping[str, Any] | RowProblem]]:
+        """The rows of the head in order, the unreadable ones too, each with its number."""
+        bad = dict(zip(self.problem_rows, self.head_problems, strict=True))
+        good = iter(self.head)
+        return [(n, bad[n] if n in bad else next(good)) for n in range(len(self.head) + len(bad))]
 
 
 @dataclass(frozen=True)
@@ -135,27 +158,24 @@ def scan(
     head_rows: int = HEAD_ROWS,
     tell: Callable[[int], None] | None = None,
 ) -> Scanned:
-    """Find the rows of `file`. Raises InputError with the file and what is wrong with it as a whole.
+    """Find the rows of `file`; there may be none. Raises InputError with the file and what is wrong with it as a whole.
 
     tell: called with the number of bytes read from a text file; every byte counts once.
     """
     try:
         if file.format in TEXT_FORMATS:
-            scanned = _scan_text(file, shard_rows, options, head_rows, tell)
-        else:
-            scanned = _scan_columnar(file, shard_rows, options, head_rows)
+            return _scan_text(file, shard_rows, options, head_rows, tell)
+        return _scan_columnar(file, shard_rows, options, head_rows)
     except (ValueError, OSError, EOFError, pa.ArrowException) as error:
         raise InputError(f"{file.name}: {_broken(file, error)}") from None
-    if not scanned.rows:
-        raise InputError(f"{file.name}: holds no rows")
-    return scanned
 
 
 def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_index: int) -> list[Shard]:
-    """The shards of one file. Ids depend only on the file's name, size and identity, the role and the row range."""
+    """The shards of one file. Ids depend only on the file's name, size and identity, on how it is read, the role and
+    the row range."""
     shards = []
     for number, span in enumerate(scanned.spans):
-        key = [
+        key: list[Any] = [
             role,
             scanned.file.name,
             scanned.file.bytes,
@@ -163,8 +183,12 @@ def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_i
             span.start_row,
             span.stop_row,
         ]
+        if scanned.file.partition or scanned.layout != AS_NAMED:
+            key += [scanned.file.partition, asdict(scanned.layout)]
         shard_id = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        shards.append(Shard(first_index + number, role, scanned.file, scanned.header, span, dialect, shard_id))
+        shards.append(
+            Shard(first_index + number, role, scanned.file, scanned.header, span, dialect, shard_id, scanned.layout)
+        )
     return shards
 
 
@@ -177,29 +201,44 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
     shard = _on_this_node(shard)
     if shard.file.format in TEXT_FORMATS:
         with _unchanged(shard, options):
-            records = text_files.read_records(_text(shard.file, options, shard.header), shard.span)
+            text = _text(shard.file, options, shard.header, shard.layout)
+            records = text_files.read_records(text, shard.span)
+        named = values_of(shard.file.partition)
         rows = [
-            Row(shard.span.start_row + i, record.value, record.offset, record.raw, record.size)
+            Row(shard.span.start_row + i, _with(record.value, named), record.offset, record.raw, record.size)
             for i, record in enumerate(records)
         ]
     else:
-        rows = rows_of(read_table(shard, options, columns), shard.span.start_row)
+        rows = rows_of(read_table(shard, options, columns), shard.span.start_row, strict=columns is not None)
     if len(rows) != shard.rows:
         raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
     return rows
 
 
 def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a Parquet or Arrow shard, with unchanged types and metadata. Raises as `read`."""
-    file, span = _columnar(shard.file, options), shard.span
+    """The rows of a Parquet or Arrow shard, with unchanged metadata and the types of `fitting_schema`, and the columns
+    that its folders name. Raises as `read`."""
+    file, span, named = _columnar(shard.file, options), shard.span, values_of(shard.file.partition)
     with _unchanged(shard, options):
         try:
-            table = read_rows(file, span.start_row, span.stop_row, None if columns is None else list(columns))
+            stored = None if columns is None else [name for name in columns if name not in named]
+            table = read_rows(file, span.start_row, span.stop_row, stored)
         except TooManyBytes as error:
             rows = f"{shard.file.name}, rows {span.start_row:,} to {span.stop_row - 1:,}"
             raise TooLargeError(f"{rows}: {error}", str(error)) from None
     if table.num_rows != shard.rows:
         raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
+    table = _beside(fitted(table), shard.file.partition, columns)
+    return table if columns is None else table.select(list(columns))
+
+
+def _beside(table: pa.Table, partition: str, columns: Sequence[str] | None) -> pa.Table:
+    """The table with the columns that the folders of its file name."""
+    values = values_of(partition)
+    for column in fields_of(partition):
+        if columns is None or column.name in columns:
+            constant = pa.repeat(pa.scalar(values[column.name], column.type), table.num_rows)
+            table = table.append_column(column, constant)
     return table
 
 
@@ -270,8 +309,14 @@ def _vanished(path: str, error: BaseException) -> InputError:
     return InputError("the input cannot be read any more", [f"{path}: {error_text(error)}"])
 
 
-def _text(file: SourceFile, options: Mapping[str, Any], header: tuple[str, ...]) -> TextFile:
-    return TextFile(file.url, file.format, file.compression, dict(options), header, file.identity)
+def _with(value: dict[str, Any] | RowProblem, named: Mapping[str, Any]) -> Mapping[str, Any] | RowProblem:
+    """A row with the columns that the folders of its file name; a column of its own counts more."""
+    return value if isinstance(value, RowProblem) or not named else value | {
+        name: found for name, found in named.items() if name not in value}  # fmt: skip
+
+
+def _text(file: SourceFile, options: Mapping[str, Any], header: tuple[str, ...], layout: Layout) -> TextFile:
+    return TextFile(file.url, file.format, file.compression, dict(options), header, file.identity, layout)
 
 
 def _columnar(file: SourceFile, options: Mapping[str, Any]) -> ColumnarFile:
@@ -285,14 +330,55 @@ def _scan_text(
     head_rows: int,
     tell: Callable[[int], None] | None,
 ) -> Scanned:
-    is_csv = file.format in {"csv", "tsv"}
-    header = text_files.csv_header(_text(file, options, ())) if is_csv else ()
-    text = _text(file, options, header)
-    spans = tuple(text_files.find_spans(text, shard_rows, SHARD_BYTES, tell=tell))
-    # CSV has no types; every column stays text.
-    schema = pa.schema([(name, pa.string()) for name in header]) if is_csv else None
+    wanted = (file.delimiter, file.quoting, file.field)
+    layout = text_files.examine(_text(file, options, (), AS_NAMED), file.bytes, *wanted)
+    try:
+        text, spans = _rows_of_text(file, layout, shard_rows, options, tell)
+    except ValueError:
+        bare = replace(layout, quoted=False)
+        if file.quoting or layout.delimiter != "\t" or not layout.quoted:
+            raise
+        # A quote that is out of place further on: the file may have no quoting at all.
+        text, spans = _rows_of_text(file, bare, shard_rows, options, None)
+        if not _all_have_fields(text, spans):
+            raise
     records = text_files.read_records(text, spans[0], head_rows) if spans else []
-    return Scanned(file, header, spans, schema, *_sort_out([record.value for record in records]))
+    values = [_with(record.value, values_of(file.partition)) for record in records]
+    notes = tuple(filter(None, [remark(text.layout, file.format, file.delimiter, file.quoting)]))
+    return Scanned(
+        file, text.header, spans, text_schema(file, text.header), *sort_out(values), layout=text.layout, notes=notes
+    )
+
+
+def _rows_of_text(
+    file: SourceFile,
+    layout: Layout,
+    shard_rows: int,
+    options: Mapping[str, Any],
+    tell: Callable[[int], None] | None,
+) -> tuple[TextFile, tuple[Span, ...]]:
+    """The file with its header, and where its rows lie."""
+    is_csv = file.format in {"csv", "tsv"}
+    header = text_files.csv_header(_text(file, options, (), layout)) if is_csv else ()
+    text = _text(file, options, header, layout)
+    return text, tuple(text_files.find_spans(text, shard_rows, SHARD_BYTES, tell=tell))
+
+
+def _all_have_fields(text: TextFile, spans: Sequence[Span]) -> bool:
+    """Whether every row of a CSV file has as many fields as its header."""
+    return len(text.header) > 1 and all(
+        not isinstance(record.value, RowProblem) or record.value.code != "malformed_csv"
+        for span in spans
+        for record in text_files.read_records(text, span)
+    )
+
+
+def text_schema(file: SourceFile, header: Sequence[str]) -> pa.Schema | None:
+    """The schema of a text file. CSV has no types: every column stays text. None for JSON."""
+    if not header:
+        return None
+    named = [column for column in fields_of(file.partition) if column.name not in header]
+    return pa.schema([*((name, pa.string()) for name in header), *named])
 
 
 def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:
@@ -302,26 +388,39 @@ def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any]
     if shape.rows and shape.bytes / shape.rows * shard_rows > SHARD_BYTES:
         step = max(int(SHARD_BYTES * shape.rows / shape.bytes), 1)
     spans = tuple(Span(start, min(start + step, shape.rows), 0, 0) for start in range(0, shape.rows, step))
-    head = rows_of(read_head(source, head_rows), 0)
-    return Scanned(file, (), spans, shape.schema, *_sort_out([row.value for row in head]))
+    schema, notes = fitting_schema(shape.schema)
+    own = [name for name in values_of(file.partition) if name in schema.names]
+    if own:
+        file = replace(file, partition=without(file.partition, own))
+        notes = (*notes, f"the folders name {', '.join(own)}, which the file has as a column; the column counts")
+    for column in fields_of(file.partition):
+        schema = schema.append(column)
+    head = rows_of(_beside(fitted(read_head(source, head_rows)), file.partition, None), 0)
+    return Scanned(file, (), spans, schema, *sort_out([row.value for row in head]), notes=notes)
 
 
-def _sort_out(
+def sort_out(
     values: Sequence[Mapping[str, Any] | RowProblem],
-) -> tuple[tuple[Mapping[str, Any], ...], tuple[RowProblem, ...]]:
+) -> tuple[tuple[Mapping[str, Any], ...], tuple[RowProblem, ...], tuple[int, ...]]:
     good = tuple(value for value in values if not isinstance(value, RowProblem))
-    return good, tuple(value for value in values if isinstance(value, RowProblem))
+    bad = {number: value for number, value in enumerate(values) if isinstance(value, RowProblem)}
+    return good, tuple(bad.values()), tuple(bad)
 
 
-def rows_of(table: pa.Table, start_row: int) -> list[Row]:
-    """The rows of a table. start_row: the number of its first row in the file."""
+def rows_of(table: pa.Table, start_row: int, *, strict: bool = False) -> list[Row]:
+    """The rows of a table. start_row: the number of its first row in the file. strict: a value that cannot be made
+    plain (see plain_values.py) is its row's problem."""
     try:
-        return [Row(start_row + i, value, None, None) for i, value in enumerate(table.to_pylist())]
+        values: list[Any] = table.to_pylist()
     except (UnicodeDecodeError, OverflowError):
-        return [Row(start_row + i, _one(table.slice(i, 1)), None, None) for i in range(table.num_rows)]
+        values = [_one(table.slice(i, 1)) for i in range(table.num_rows)]
+    how = converters(table.schema)
+    if how:
+        values = [value if isinstance(value, RowProblem) else made_plain(value, how, strict) for value in values]
+    return [Row(start_row + i, value, None, None) for i, value in enumerate(values)]
 
 
-def _one(row: pa.Table) -> Mapping[str, Any] | RowProblem:
+def _one(row: pa.Table) -> dict[str, Any] | RowProblem:
     value = {}
     for name in row.column_names:
         try:
@@ -337,6 +436,8 @@ def _broken(file: SourceFile, error: BaseException) -> str:
     text = error_text(error)
     if file.compression is not None and "runcated" in text:
         return f"the {file.compression} archive is cut off ({text}); copy it again"
-    if isinstance(error, pa.ArrowException) or file.format not in TEXT_FORMATS:
+    if isinstance(error, pa.ArrowNotImplementedError):
+        return f"pyarrow cannot read this {file.format} file ({text})"
+    if isinstance(error, pa.ArrowException) or (file.format not in TEXT_FORMATS and type(error) is not ValueError):
         return f"not a whole {file.format} file, cut off or damaged ({text})"
     return text

@@ -7,12 +7,12 @@ stopped last time.
 
 from __future__ import annotations
 
-import codecs
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -22,15 +22,19 @@ from tamis.operators.conversation.strict_json import parse
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.inputs.csv_rows import csv_rows, lines_of
 from tamis.pipeline.inputs.decompression import Unpacked
-from tamis.pipeline.inputs.json_arrays import array_elements
+from tamis.pipeline.inputs.json_arrays import array_elements, rows_key
+from tamis.pipeline.inputs.layouts import AS_NAMED, OBJECT, Layout, layout_of, usual_delimiter
+from tamis.pipeline.inputs.layouts import HEAD_BYTES as LAYOUT_BYTES
 from tamis.pipeline.inputs.line_bounds import WHITE, Bounds, Joiner, lines_in
 from tamis.pipeline.inputs.row_limits import HEAD_BYTES, MAX_COLUMNS, MAX_ROW_BYTES, too_large
 from tamis.pipeline.inputs.spans import Cutter
 from tamis.pipeline.inputs.spans import Span as Span
-from tamis.pipeline.storage.addresses import open_filesystem
+from tamis.pipeline.storage.addresses import is_local, open_filesystem
 from tamis.pipeline.storage.ranged import Told, open_stream, read_range
 
 _CHUNK = 8 << 20
+_SHOWN_CHARACTERS = 60
+_BEFORE = b"\xef\xbb\xbf" + WHITE
 _MAX_NESTING = 200
 """Rows with deeper nesting are refused. The limit is fixed because Python's own limit depends on the caller's stack,
 and all stages must agree."""
@@ -38,8 +42,8 @@ and all stages must agree."""
 
 @dataclass(frozen=True)
 class TextFile:
-    """All that is needed to open a text file anywhere. identity: of its content, so that a kept cursor is never
-    stale."""
+    """All that is needed to open a text file anywhere. format: by its name. identity: of its content, so that a kept
+    cursor is never stale. layout: as `examine` found it."""
 
     url: str
     format: str
@@ -47,6 +51,12 @@ class TextFile:
     options: Mapping[str, Any]
     header: tuple[str, ...] = ()
     identity: str = ""
+    layout: Layout = AS_NAMED
+
+    @property
+    def kind(self) -> str:
+        """The format that the file has."""
+        return self.layout.format or self.format
 
     def open(self, tell: Callable[[int], None] | None = None) -> Any:
         """A stream of the unpacked bytes. tell: called with the number of stored bytes that are read."""
@@ -70,6 +80,30 @@ class Record:
     size: int
 
 
+def examine(file: TextFile, size: int, delimiter: str = "", quoting: str = "", field: str = "") -> Layout:
+    """How the rows of a file lie in it. size: its bytes as stored. delimiter, quoting, field: as a person has set them,
+    see `files.Wanted`. Raises ValueError or OSError if it is none of what its format may be, or cannot be read."""
+    head, whole = _head(file, size, LAYOUT_BYTES)
+    if file.format == "json" and not whole and b"\n" not in head and head[:LAYOUT_BYTES].lstrip(_BEFORE)[:1] == b"{":
+        # One object a line, or one object alone: only the end of the first line tells.
+        head, whole = _head(file, size, MAX_ROW_BYTES)
+    layout = layout_of(head, whole, file.format, delimiter, quoting, field)
+    if layout.format != OBJECT:
+        return layout
+    with file.open() as stream:
+        return replace(layout, format="json", key=rows_key(stream, field, chunk=_CHUNK))
+
+
+def _head(file: TextFile, size: int, most: int) -> tuple[bytes, bool]:
+    """The first bytes of the unpacked file, and whether they are all."""
+    filesystem, path = open_filesystem(file.url, file.options)
+    if file.compression is None and not is_local(filesystem):  # in one request
+        return read_range(filesystem, path, 0, min(size, most)), size <= most
+    with file.open() as stream:
+        head: bytes = stream.read(most)
+    return head, len(head) < most
+
+
 # --- where the rows are -------------------------------------------------------------------------------------------
 
 
@@ -90,26 +124,38 @@ def find_spans(
 
 
 def csv_header(file: TextFile) -> tuple[str, ...]:
-    """The column names of a CSV file; ValueError if two are the same or one is empty."""
+    """The column names of a CSV file. A column without a name, such as the index that pandas writes, is called as
+    pandas and `datasets` call it. ValueError if two names are the same."""
     with file.open() as stream:
-        names = next((row[2] for row in csv_rows(lines_of(stream, _CHUNK), file.format) if row[2] != []), [])
-    if names is None:
-        raise ValueError(f"the first line of a CSV file must name its columns, in at most {MAX_ROW_BYTES:,} bytes")
-    if len(set(names)) != len(names) or not all(name.strip() for name in names):
-        raise ValueError("the first line of a CSV file must name its columns, each by its own name")
+        names = next((fields for _, _, fields in _csv_rows(file, lines_of(stream, _CHUNK)) if fields), [])
+    names = _named(names)
+    if not _is_utf8(",".join(names).encode("utf-8", "surrogateescape")):
+        raise ValueError("its first line is not UTF-8; convert the file (iconv -f ITS_ENCODING -t UTF-8 OLD > NEW)")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise ValueError(f"the first line names two columns {twice[0][:_SHOWN_CHARACTERS]!r}; rename one of them")
     return tuple(names)
+
+
+def _named(names: Sequence[str]) -> list[str]:
+    return [name if name.strip() else f"Unnamed: {place}" for place, name in enumerate(names)]
+
+
+def _csv_rows(file: TextFile, lines: Iterable[bytes], base: int = 0) -> Iterator[tuple[int, int, list[str]]]:
+    delimiter = file.layout.delimiter or usual_delimiter(file.format)
+    return csv_rows(lines, delimiter, file.layout.quoted, base)
 
 
 def _row_bounds(file: TextFile, chunk: int, tell: Callable[[int], None] | None) -> Iterator[Bounds]:
     with file.open(tell) as stream:
-        if file.format == "jsonl":
+        if file.kind == "jsonl":
             yield from _line_bounds(stream, chunk)
-        elif file.format == "json":
-            elements = array_elements(stream, chunk=chunk, values=False)
+        elif file.kind == "json":
+            elements = array_elements(stream, chunk=chunk, values=False, key=file.layout.key)
             yield from _in_batches((start, stop) for start, stop, _ in elements)
         else:
-            rows = csv_rows(lines_of(stream, chunk), file.format)
-            bounds = ((start, stop) for start, stop, fields in rows if fields != [])
+            rows = _csv_rows(file, lines_of(stream, chunk))
+            bounds = ((start, stop) for start, stop, fields in rows if fields)
             yield from _in_batches(islice(bounds, 1, None))  # the first is the header
 
 
@@ -145,14 +191,14 @@ def read_records(file: TextFile, span: Span, most: int | None = None) -> list[Re
 
 
 def _parse(file: TextFile, data: bytes, base: int) -> Iterator[Record]:
-    if file.format == "jsonl":
+    if file.kind == "jsonl":
         yield from _parse_lines(data, base)
-    elif file.format == "json":
+    elif file.kind == "json":
         elements = array_elements(io.BytesIO(data), base, chunk=len(data) + 1, inside=True)
         for start, stop, value in elements:
             yield _from_json(value, data[start - base : stop - base], start)
     else:
-        for start, stop, fields in csv_rows(io.BytesIO(data), file.format, base):
+        for start, stop, fields in _csv_rows(file, io.BytesIO(data), base):
             if fields:
                 yield _from_csv(fields, file.header, data[start - base : stop - base], start)
 
@@ -166,9 +212,9 @@ def _parse_lines(data: bytes, base: int) -> Iterator[Record]:
 
 
 def _parse_line(line: bytes, offset: int) -> Record:
-    body = line.removeprefix(codecs.BOM_UTF8) if offset == 0 else line
     try:
-        value = parse(body.decode("utf-8"))
+        # A mark may stand before any line, where files were joined.
+        value = parse(line.decode("utf-8").lstrip("\ufeff"))
     except UnicodeDecodeError as error:
         value = RowProblem("invalid_utf8", f"byte {error.start} of the line is not UTF-8")
     except RowProblem as problem:
@@ -218,13 +264,22 @@ def _is_utf8(raw: bytes) -> bool:
 
 def _from_csv(fields: list[str], header: Sequence[str], raw: bytes, offset: int) -> Record:
     value: dict[str, Any] | RowProblem
-    if len(fields) != len(header):
+    if _is_header(fields, header):
+        value = RowProblem("malformed_csv", "the row repeats the header; files may have been joined with theirs")
+    elif len(fields) != len(header):
         value = RowProblem("malformed_csv", f"the row has {len(fields)} fields where the header names {len(header)}")
     elif not _is_utf8(raw):
         value = RowProblem("invalid_utf8", "the row is not UTF-8")
     else:
         value = dict(zip(header, fields, strict=True))
     return Record(offset, value, raw, len(raw))
+
+
+def _is_header(fields: Sequence[str], header: Sequence[str]) -> bool:
+    """Whether a row is the header once more, as where CSV files were joined."""
+    if len(header) < 2 or fields[-1] not in (header[-1], ""):
+        return False
+    return _named([fields[0].removeprefix("\ufeff"), *fields[1:]]) == [*header]
 
 
 class _Local(threading.local):

@@ -55,18 +55,38 @@ class InputSpec(Section):
         "of these.",
     )
     config: str | None = Field(
-        None, min_length=1, description="Which config of a hub dataset; needed if it has several."
+        None, min_length=1, description="Which config of a hub dataset, or of a copy of one; needed if it has several."
     )
     split: str | None = Field(
         None,
         min_length=1,
-        description="Which split of a hub dataset or of a folder of save_to_disk; needed if it has several.",
+        description="Which split of a hub dataset, of a folder whose file names tell splits, or of a folder of "
+        "save_to_disk; needed if it has several.",
     )
     revision: str | None = Field(
         None, min_length=1, description="Branch, tag or commit of hf:// input; default: the main branch as it is now."
     )
     format: Literal["auto", "jsonl", "json", "parquet", "csv", "tsv", "arrow"] = Field(
-        "auto", description="File format; auto goes by the file's ending (.gz and .zst are unpacked)."
+        "auto",
+        description="File format; auto goes by the file's ending, or its content if it has none (.gz, .zst, .bz2, .xz "
+        "and .lz4 are unpacked).",
+    )
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="What stands between the fields of CSV and TSV; default: what gives every row as many fields.",
+    )
+    quoting: Literal["auto", "csv", "none"] = Field(
+        "auto",
+        description="csv: fields of CSV and TSV may stand in quotes; none: a quote is a character like any other; "
+        "auto: none only for fields between tabs that cannot be read with quotes.",
+    )
+    field: str | None = Field(
+        None,
+        min_length=1,
+        description="Of a JSON file that is one object, the key with its rows; default: the only one with a list of "
+        "objects.",
     )
     dialect: str | None = Field(
         None,
@@ -82,6 +102,13 @@ class InputSpec(Section):
         description="What stands between the instruction and the input of an Alpaca row, in references too; default: "
         "one newline, as LARF's authors and LLaMA-Factory have it.",
     )
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_that_can_be(cls, value: str | None) -> str | None:
+        if value is not None and value in '\r\n"\0':
+            raise ValueError("a line's end or a quote cannot stand between fields")
+        return value
 
 
 class ModelSpec(Section):

@@ -62,13 +62,10 @@ def find_layers(
     job: LayersJob,
     address: str | None = None,
     on_plan: Callable[[LayerPlan, str], None] | None = None,
-    *,
-    force: bool = False,
 ) -> LayersOutcome:
     """`tamis layers`: the search and the Fisher ratios. Raises TamisError.
 
     on_plan: called with the plan and the state of the output folder before anything expensive starts.
-    force: start though another driver is at work on this output.
     """
     store = Store(job.output, job.storage_options)
     unknown = not store.exists(paths.LAYERS)
@@ -77,7 +74,7 @@ def find_layers(
         plan = plan_layers(job)
         state = run_folder.layers_state_of(store, plan.search_keys, plan.fisher_keys)
         with ray_early(address, needed=joins(address) and known(store, plan) is None):
-            return _find_layers(store, plan, state, address, on_plan, force)
+            return _find_layers(store, plan, state, address, on_plan)
 
 
 def _find_layers(
@@ -86,7 +83,6 @@ def _find_layers(
     state: run_folder.State,
     address: str | None,
     on_plan: Callable[[LayerPlan, str], None] | None,
-    force: bool,
 ) -> LayersOutcome:
     found, shared = known(store, plan), False
     if found is None and (cluster := cluster_now(address)) is not None:
@@ -100,7 +96,7 @@ def _find_layers(
             )
         if state != "complete":
             run_folder.begin(store, {"fingerprint": dict(plan.search_keys)}, paths.LAYERS_RUN)
-        with lease.held(store, force=force) as held:
+        with lease.held(store) as held:
             result = _found_by_one(store, plan, address)
         shared = held.contested
     # Keep the work folder if a run in this folder still needs it.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tamis.operators.statistics.sensitivity import FACTORS
 from tamis.pipeline.cluster.pools import Pool
+from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.cluster.tasks import own_error
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, Places, wait_for_room
 from tamis.pipeline.errors import ClusterError, ConfigError, TamisError
@@ -32,7 +33,7 @@ STAGE = "layers"
 _FIRST = "the model is loading and answers the prompts unscaled"
 ACTOR_RESTARTS = 3
 
-MAX_FRUITLESS = 3
+MAX_FAILED_ROUNDS = 3
 """Give up after this many rounds in a row that were lost before they finished a cell: that is no accident."""
 
 _POLL_SECONDS = 1.0
@@ -90,7 +91,7 @@ def search(
     cluster. tell: called with what the search is waiting for. on_wait: called every second with the work in progress,
     until the first cell is done. Raises TamisError as a worker raised it, ClusterError when workers keep dying.
     """
-    left, fruitless = list(cells), 0
+    left, failed_rounds = list(cells), 0
     while left:
         before = len(left)
         wait_for_room(pool, patience, tell)
@@ -100,11 +101,11 @@ def search(
                 if facts["fallback"] is not None:
                     warn_once(facts["fallback"], tell)
                 yield receipts.write_cell(store, STAGE, cell.name, key, facts)
-        fruitless = 0 if len(left) < before else fruitless + 1
-        if fruitless == MAX_FRUITLESS:
+        failed_rounds = 0 if len(left) < before else failed_rounds + 1
+        if failed_rounds == MAX_FAILED_ROUNDS:
             raise ClusterError(
-                "the workers of the layer search could not be kept alive; the cells that are done stay, run the same "
-                "command again to go on"
+                f"the workers of the layer search could not be kept alive; {shortage()}. The cells that are "
+                "done stay; run the same command again to go on"
             )
         if left:
             pool = pool if resize is None else resize()
@@ -227,7 +228,7 @@ def _give_up(error: Exception) -> NoReturn:
     if isinstance(found, TamisError):
         raise found from None
     if isinstance(error, ray.exceptions.RayActorError):
-        what = f"a worker died {ACTOR_RESTARTS + 1} time(s); it may lack memory"
+        what = f"a worker died {ACTOR_RESTARTS + 1} time(s); {shortage()}"
     else:
         cause = getattr(error, "cause", None) or error
         what = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.model.info import ModelInfo
+from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.errors import ConfigError, TamisError, error_text
@@ -66,18 +68,29 @@ def open_model(spec: ModelSpec, options: Mapping[str, Any] | None = None, store:
             source.path, trust_remote_code=spec.trust_remote_code, template=template, renderer=BoundedRenderer
         )
         check_vocabulary(tokenizer, info)
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not _panicked(error):
+            raise
         raise unusable(f"model {spec.name}", error) from None
     return OpenedModel(spec, source, content, keys, info, tokenizer)
 
 
-def unusable(what: str, error: Exception) -> Exception:
+def _panicked(error: BaseException) -> bool:
+    """Whether the tokenizers' Rust code has panicked over a file. That is no Exception, and its class has no name to
+    import."""
+    return type(error).__name__ == "PanicException"
+
+
+def unusable(what: str, error: BaseException) -> Exception:
     """The exception to raise when reading the files of a model raised `error`: transformers assumes their format, and
     may fail with any exception if they have another one."""
     if isinstance(error, TamisError | MemoryError):
         return error
     if isinstance(error, ValueError | OSError):
-        return ConfigError(f"{what}: {error}")
+        # those of libraries have as many lines as they like
+        return ConfigError(f"{what}: {' '.join(str(error).split())}")
+    if isinstance(error, ImportError):
+        return ConfigError(f"{what}: {error_text(error)}; install what it needs")
     return ConfigError(
         f"{what}: one of its files has not the form that transformers expects ({type(error).__name__}: "
         f"{error_text(error)}); fetch the model again"
@@ -95,13 +108,48 @@ def _cache_keys(spec: ModelSpec, source: ModelSource, content: str, template: st
     }
 
 
+_FEW, _LONGEST_TRIAL = 16, 4096
+_ONE_TURN = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+_WRITTEN = tuple(
+    map(Conversation, (_ONE_TURN, [{"role": "system", "content": "x"}, *_ONE_TURN], [*_ONE_TURN, *_ONE_TURN]))
+)
+
+
 def check_vocabulary(tokenizer: ChatTokenizer, info: ModelInfo) -> None:
-    """ValueError if the tokenizer has tokens without an embedding. Embeddings without tokens are padding."""
-    if tokenizer.highest_id >= info.vocabulary:
+    """ValueError if the tokenizer does not work, or is not the model's: if it has many tokens without an embedding, or
+    one that the chat template writes, which would be in every sample. Embeddings without tokens are padding.
+
+    A few tokens that were added and never trained are common; the rows that have one are quarantined (bad_token_id).
+    """
+    beyond = tokenizer.highest_id + 1 - info.vocabulary
+    if beyond > max(_FEW, info.vocabulary // 100):
         raise ValueError(
             f"its tokenizer has token ids up to {tokenizer.highest_id}, but its embedding has {info.vocabulary} rows "
             f"(0 to {info.vocabulary - 1}); take the tokenizer that belongs to the model, or resize the embedding"
         )
+    tried = tokenizer.encode(_WRITTEN, max_tokens=_LONGEST_TRIAL, overlong="keep_end")
+    for done in tried:
+        if isinstance(done, RowProblem) and done.code == "tokenizer_error":
+            raise ValueError(f"its tokenizer fails on a conversation of a few words: {done.message}")
+        highest = -1 if isinstance(done, RowProblem) else int(done.input_ids.max(initial=-1))
+        if highest >= info.vocabulary:
+            raise ValueError(
+                f"its chat template writes the token {tokenizer.spelling(highest)!r} (id {highest}), and its embedding "
+                f"has {info.vocabulary} rows (0 to {info.vocabulary - 1}); set model.template to one that does not, or "
+                "resize the embedding"
+            )
+
+
+def vocabulary_note(tokenizer: ChatTokenizer, info: ModelInfo) -> str | None:
+    """What the plan says of a tokenizer that knows more tokens than the model has embeddings; None if it does not."""
+    beyond = tokenizer.highest_id + 1 - info.vocabulary
+    if beyond <= 0:
+        return None
+    first = tokenizer.spelling(info.vocabulary)
+    return (
+        f"the tokenizer has {beyond} token(s) without an embedding (from id {info.vocabulary}, {first!r}); rows that "
+        "hold one are quarantined (bad_token_id)"
+    )
 
 
 def check_files(model: OpenedModel, blocks: int, *, head: bool) -> int | None:
@@ -131,7 +179,7 @@ def check_files(model: OpenedModel, blocks: int, *, head: bool) -> int | None:
 
 def _check_head(model: OpenedModel) -> int:
     from tamis.operators.model.architecture import HEADS, plan_full, read_config
-    from tamis.operators.model.loading import find_weights, open_weights, parameters_in, require_sizes
+    from tamis.operators.model.loading import check_cut, find_weights, open_weights
 
     path, spec = model.source.path, model.spec
     head = re.compile(rf"({'|'.join(HEADS)})\.")
@@ -139,10 +187,10 @@ def _check_head(model: OpenedModel) -> int:
     whole = plan_full(config, trust_remote_code=spec.trust_remote_code)
     files = find_weights(path, whole, revision=None, allow_pickle_weights=spec.allow_pickle_weights)
     with open_weights(files, whole) as weights:
-        if not getattr(config, "tie_word_embeddings", False) and not any(head.match(name) for name in weights):
+        tied = getattr(config, "tie_word_embeddings", False)
+        if not tied and not any(head.match(whole.renaming.final(name)) for name in weights):
             raise ValueError(
                 f"there is no LM head ({' or '.join(HEADS)}) among its weights, so it cannot answer; the layer "
                 "search and toss need the whole chat model (larf.layer: fisher or a block number do without)"
             )
-        require_sizes(whole, weights)
-        return parameters_in(weights)
+    return check_cut(whole, files)

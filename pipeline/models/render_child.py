@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from tamis.operators.conversation.messages import Message
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.rendering import BeyondLimits, Renderer
 
@@ -49,8 +49,8 @@ def _answers(request: dict[str, Any], renderers: dict[str, Renderer]) -> Iterato
     key, seconds = request["key"], request["seconds"]
     if "template" in request:
         yield _timed(seconds, lambda: _opened(renderers, key, request["template"], request["variables"]))
-    for messages in request["conversations"]:
-        yield _timed(seconds, partial(_rendered, renderers[key], request["spans"], messages))
+    for conversation in request["conversations"]:
+        yield _timed(seconds, partial(_rendered, renderers[key], request["spans"], conversation))
 
 
 def _timed(seconds: float, work: Callable[[], dict[str, Any]]) -> bytes:
@@ -70,11 +70,12 @@ def _opened(renderers: dict[str, Renderer], key: str, template: str, variables: 
     return {}
 
 
-def _rendered(renderer: Renderer, spans: bool, messages: list[Message]) -> dict[str, Any]:
+def _rendered(renderer: Renderer, spans: bool, given: dict[str, Any]) -> dict[str, Any]:
+    conversation = Conversation.from_dict(given)
     try:
         if not spans:
-            return {"text": renderer.text(messages), "answers": []}
-        rendered = renderer.render(messages)
+            return {"text": renderer.text(conversation), "answers": []}
+        rendered = renderer.render(conversation)
         return {"text": rendered.text, "answers": rendered.answers}
     except RowProblem as problem:
         return {"code": problem.code, "message": problem.message, "beyond": isinstance(problem, BeyondLimits)}

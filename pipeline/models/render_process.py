@@ -26,9 +26,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tamis.operators.conversation.messages import Message
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens.rendering import BeyondLimits, Rendered, Renderer, Span
+from tamis.operators.tokens.answers import Span
+from tamis.operators.tokens.rendering import BeyondLimits, Rendered, Renderer
 
 SECONDS, TRIAL_SECONDS = 10.0, 3.0
 MOST_ENDED = 3
@@ -53,32 +54,32 @@ class BoundedRenderer(Renderer):
         self._opening = {"template": template, "variables": dict(variables)}
         self._key = hashlib.sha256(json.dumps(self._opening, sort_keys=True).encode()).hexdigest()
         self._ended = 0  # conversations that have ended the process
-        tried: list[Any] = [[{"role": role, "content": "x"} for role in roles] for roles in _TRIED]
+        tried = [Conversation([{"role": role, "content": "x"} for role in roles]) for roles in _TRIED]
         for conversation in tried:
             # Other problems are legitimate: a template may refuse a conversation.
             [outcome] = self._ask([conversation], spans=False, seconds=TRIAL_SECONDS)
             if isinstance(outcome, BeyondLimits):
                 raise ValueError(f"{outcome.message}, for a conversation of a few words; {_ADVICE}")
 
-    def text(self, messages: Sequence[Message]) -> str:
+    def text(self, conversation: Conversation) -> str:
         """As Renderer.text. This and the two methods below raise ValueError if the template has ended the process too
         often."""
-        return self._one(messages, spans=False).text
+        return self._one(conversation, spans=False).text
 
-    def render(self, messages: Sequence[Message]) -> Rendered:
-        return self._one(messages, spans=True)
+    def render(self, conversation: Conversation) -> Rendered:
+        return self._one(conversation, spans=True)
 
-    def _one(self, messages: Sequence[Message], *, spans: bool) -> Rendered:
-        [outcome] = self._ask([messages], spans=spans)
+    def _one(self, conversation: Conversation, *, spans: bool) -> Rendered:
+        [outcome] = self._ask([conversation], spans=spans)
         if isinstance(outcome, RowProblem):
             raise outcome
         return outcome
 
-    def render_all(self, conversations: Sequence[Sequence[Message]]) -> list[Rendered | RowProblem]:
+    def render_all(self, conversations: Sequence[Conversation]) -> list[Rendered | RowProblem]:
         return self._ask(conversations, spans=True)
 
     def _ask(
-        self, conversations: Sequence[Sequence[Message]], *, spans: bool, seconds: float | None = None
+        self, conversations: Sequence[Conversation], *, spans: bool, seconds: float | None = None
     ) -> list[Rendered | RowProblem]:
         found: list[Rendered | RowProblem] = []
         seconds = SECONDS if seconds is None else seconds
@@ -126,12 +127,13 @@ class _Process:
         return self._pid == os.getpid() and self._child.poll() is None
 
     def ask(
-        self, key: str, opening: Mapping[str, Any], conversations: Sequence[Any], spans: bool, seconds: float
+        self, key: str, opening: Mapping[str, Any], conversations: Sequence[Conversation], spans: bool, seconds: float
     ) -> tuple[list[Rendered | RowProblem], str | None]:
         """The outcomes, in order, and how the process ended if the next conversation ended it. ValueError if the
         template cannot be compiled."""
         new = key not in self._opened
-        request = {"key": key, "seconds": seconds, "spans": spans, "conversations": list(conversations)}
+        asked = [conversation.to_dict() for conversation in conversations]
+        request = {"key": key, "seconds": seconds, "spans": spans, "conversations": asked}
         try:
             self._write({**request, **opening} if new else request)
             if new:
@@ -192,13 +194,13 @@ def _outcome(answer: Mapping[str, Any]) -> Rendered | RowProblem:
     return kind(answer["code"], answer["message"])
 
 
-def _some(conversations: Sequence[Sequence[Message]], first: int) -> list[Sequence[Message]]:
+def _some(conversations: Sequence[Conversation], first: int) -> list[Conversation]:
     """The conversations from `first` on, at most as many as one request may hold."""
-    found: list[Sequence[Message]] = []
+    found: list[Conversation] = []
     characters = 0
-    for messages in conversations[first:]:
-        found.append(messages)
-        characters += sum(len(message["content"]) for message in messages)
+    for conversation in conversations[first:]:
+        found.append(conversation)
+        characters += sum(map(len, conversation.texts()))
         if characters >= _BATCH or len(found) == _MOST_IN_BATCH:
             break
     return found

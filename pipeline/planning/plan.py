@@ -15,26 +15,27 @@ from typing import Any
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
-from tamis.operators.conversation.messages import Dialect, normalise
+from tamis.operators.conversation.dialects import Dialect
 from tamis.operators.conversation.schema import digit_notes, infer_rows
 from tamis.operators.methods import Larf, Method
 from tamis.operators.model.info import ModelInfo
-from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.cluster.pools import Placement
 from tamis.pipeline.errors import ConfigError, InputError
-from tamis.pipeline.inputs.files import SourceFile, resolve
+from tamis.pipeline.inputs.arrow_types import one_schema
+from tamis.pipeline.inputs.files import NOTHING_UNREAD, Inputs, SourceFile, Unread, Wanted, find
 from tamis.pipeline.inputs.hub import DatasetPart
 from tamis.pipeline.inputs.shards import CORPUS, Scanned, Shard, make_shards
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.methods import known, settings_of
-from tamis.pipeline.models.checks import OpenedModel, check_files, open_model
+from tamis.pipeline.models.checks import OpenedModel, check_files, open_model, vocabulary_note
 from tamis.pipeline.models.fetch import ModelSource
 from tamis.pipeline.planning import plan_cache
 from tamis.pipeline.planning.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
 from tamis.pipeline.planning.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
 from tamis.pipeline.planning.reference_sets import plan_references
+from tamis.pipeline.planning.sampling import SAMPLED_FILES, Estimate, Sample, remarks_of, sampled
 from tamis.pipeline.planning.scanning import dialect_of, scan_files
 from tamis.pipeline.run.paths import ARTIFACT_FACTS, MANIFEST, PARTS, RECEIPTS, table_of
 from tamis.pipeline.run.set_aside import SetAside
@@ -43,7 +44,6 @@ from tamis.pipeline.storage.retrying import PATIENCE_SECONDS
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import waiting
 
-_SAMPLED_FILES = 8
 _WRITES = (
     *(table_of(folder, "000000-0123456789abcdef") for folder in PARTS),
     *(MANIFEST, ARTIFACT_FACTS, f"{RECEIPTS}/emit/compact-0123456789abcdef.jsonl"),
@@ -62,21 +62,13 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Estimates from a sample of rows at the head of the first files. Shares are of the sampled rows."""
-
-    sampled: int
-    tokens_per_row: float
-    overlong: float
-    bad: float
-
-
-@dataclass(frozen=True)
 class Plan:
     """Everything that a run needs to know. schema: None when it is known only after the rows were read (JSON).
     layers: how LARF's block is found where the job names none; requests lack LARF's until that is settled.
     failed: planned shards that have failed since; they are not in `shards`. placement: where the workers will run, once
-    that is known. parameters: of the model that a worker loads, where its files are at hand."""
+    that is known. parameters: of the model that a worker loads, where its files are at hand. unread: what lies in the
+    input's folders and is not read. notes: how the columns are read. samples: rows as they are rendered, if asked
+    for."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -95,6 +87,9 @@ class Plan:
     failed: tuple[SetAside, ...] = ()
     placement: Placement | None = None
     parameters: int | None = None
+    unread: Unread = NOTHING_UNREAD
+    notes: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
     @property
     def model(self) -> ModelSource:
@@ -154,26 +149,51 @@ class Plan:
 
 def find_inputs(job: Job) -> list[Scanned]:
     """The input files, and where their rows lie. Raises ConfigError or InputError. Imports nothing large."""
-    return scan_files(list_inputs(job), job, plan_cache.load(job))
+    return scan_files(list_inputs(job).files, job, plan_cache.load(job))
 
 
-def list_inputs(job: Job) -> list[SourceFile]:
-    """The input files, not opened yet. Raises ConfigError or InputError."""
+def list_inputs(job: Job) -> Inputs:
+    """The input files, not scanned yet. Raises ConfigError or InputError."""
     _keep_apart(job)
     part = DatasetPart(job.input.config, job.input.split, job.input.revision)
-    found = resolve(job.input.path, job.input.format, job.storage_options, part)
-    own = [file.name for file in found if _place(file.url).startswith(_place(job.output))]
+    quoting = "" if job.input.quoting == "auto" else job.input.quoting
+    wanted = Wanted(job.input.delimiter or "", quoting, job.input.field or "")
+    found = find(job.input.path, job.input.format, job.storage_options, part, wanted)
+    _refuse_unused(job, {file.format for file in found.files})
+    own = [file.name for file in found.files if _place(file.url).startswith(_place(job.output))]
     if own:
         raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
     return found
 
 
-def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
+def _refuse_unused(job: Job, formats: set[str]) -> None:
+    """ConfigError for a setting of a format that no file has."""
+    tables, objects = bool(formats & {"csv", "tsv"}), bool(formats & {"json", "jsonl"})
+    for name, is_set, is_used, what in (
+        ("delimiter", job.input.delimiter is not None, tables, "CSV or TSV"),
+        ("quoting", job.input.quoting != "auto", tables, "CSV or TSV"),
+        ("field", job.input.field is not None, objects, "JSON"),
+    ):
+        if is_set and not is_used:
+            raise ConfigError(f"input.{name}: no input file is {what}; leave it out")
+
+
+def make_plan(
+    job: Job,
+    inputs: Sequence[Scanned] | None = None,
+    show: int = 0,
+    *,
+    found: Inputs | None = None,
+    with_texts: bool = False,
+) -> Plan:
     """Make the plan. Raises ConfigError or InputError with everything that is wrong, not only the first thing.
 
-    inputs: the result of `find_inputs` for this job, if it was called before.
+    inputs, found: the results of `find_inputs` and `list_inputs` for this job, if they were called before. show: how
+    many rows the plan shows as they are rendered. with_texts: whether it shows the text of rows that cannot be used.
     """
-    files = find_inputs(job) if inputs is None else inputs
+    found = list_inputs(job) if found is None else found
+    everything = scan_files(found.files, job, plan_cache.load(job)) if inputs is None else inputs
+    files = [scanned for scanned in everything if scanned.rows]
     methods = methods_of(job)
     with waiting("opening the model"):
         model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
@@ -185,14 +205,14 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     parameters = None
     if not model.known:
         parameters = check_files(model, blocks, head=job.masks_tokens or (undecided and job.of("larf").layer == "auto"))
-    notes: list[str] = []
+    notes: list[str] = [*found.notes, *reading_notes(everything)]
     max_tokens = longest_of(job, model)
     if max_tokens < job.max_tokens and "max_tokens" in job.model_fields_set:
         notes.append(f"the model takes at most {max_tokens:,} tokens; max_tokens is lowered to that")
 
     planned: list[PlannedFile] = []
     shards: list[Shard] = []
-    head: list[tuple[Mapping[str, Any] | RowProblem, Dialect]] = []
+    read: list[tuple[Scanned, Dialect]] = []
     problems: list[str] = []
     for scanned in files:
         try:
@@ -202,14 +222,21 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
             continue
         planned.append(PlannedFile(scanned.file, dialect, scanned.rows))
         shards.extend(make_shards(scanned, CORPUS, dialect.to_dict(), len(shards)))
-        if len(planned) <= _SAMPLED_FILES:
-            rows: list[Mapping[str, Any] | RowProblem] = [*scanned.head, *scanned.head_problems]
-            head.extend((row, dialect) for row in rows)
+        read.append((scanned, dialect))
     if problems:
         raise InputError(f"the conversations of {len(problems)} file(s) are not understood:", problems)
-    schema = _typed_schema(files)
+    schema, differing = _typed_schema(files)
+    notes.extend(differing)
     untyped = [scanned for scanned in files if scanned.schema is None]
-    estimate = _estimate(head, model.tokenizer, max_tokens)
+    estimate, samples = sampled(
+        read,
+        model.tokenizer,
+        max_tokens,
+        overlong_is_bad=job.overlong == "quarantine",
+        every_answer=job.masks_tokens,
+        show=show,
+        with_texts=with_texts,
+    )
     if job.masks_tokens:
         seen = [key for scanned in files for row in scanned.head for key in row]
         check_columns([*seen, *(schema.names if schema is not None else ())])
@@ -220,12 +247,16 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
         layers = layer_plan(job, model, max_tokens, references, search=job.of("larf").layer == "auto")
     if not model.tokenizer.has_template:
         notes.append(NO_TEMPLATE)
+    if (beyond := vocabulary_note(model.tokenizer, model.info)) is not None:
+        notes.append(beyond)
     notes.extend(short_timeout(job))
-    notes.extend(digit_notes(infer_rows(row for scanned in untyped[:_SAMPLED_FILES] for row in scanned.head)))
+    notes.extend(digit_notes(infer_rows(row for scanned in untyped[:SAMPLED_FILES] for row in scanned.head)))
     fatal = _foresee_failure(job, estimate)
     notes.extend(fatal)
     if estimate.bad and not fatal:
         notes.append(f"{round(estimate.bad * estimate.sampled)} of {estimate.sampled} sampled rows cannot be used")
+    said = remarks_of(read)
+    notes.extend(said.warnings)
     if len({item.dialect.name for item in planned}) > 1:
         notes.append("the files hold conversations in more than one dialect")
     if not job.masks_tokens and _largest_set(references) > sum(shard.rows for shard in shards):
@@ -252,7 +283,20 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
         warnings=tuple(notes),
         will_fail=bool(fatal),
         parameters=parameters,
+        unread=found.unread,
+        notes=said.notes,
+        samples=samples,
     )
+
+
+def reading_notes(files: Sequence[Scanned]) -> list[str]:
+    """What the plan says of files that are passed over because they hold no rows, and of those that are not read as
+    their names tell; files of which the same is to be said share a line."""
+    said: dict[str, list[str]] = {}
+    for scanned in files:
+        for note in scanned.notes if scanned.rows else ["holds no rows, and is passed over"]:
+            said.setdefault(note, []).append(scanned.file.name)
+    return [f"{names[0]}{f' and {len(names) - 1:,} more' * (len(names) > 1)}: {note}" for note, names in said.items()]
 
 
 def _largest_set(references: Iterable[Shard]) -> int:
@@ -333,53 +377,15 @@ def _place(url: str) -> str:
     return path.rstrip("/") + "/"
 
 
-def _typed_schema(files: Sequence[Scanned]) -> pa.Schema | None:
-    """One schema for all typed files, columns in first-seen order, metadata of the first. None if all are JSON."""
+def _typed_schema(files: Sequence[Scanned]) -> tuple[pa.Schema | None, tuple[str, ...]]:
+    """One schema for all typed files, and what differs between them. None if all are JSON."""
     typed = {scanned.file.name: scanned.schema for scanned in files if scanned.schema is not None}
     if not typed:
-        return None
-    first = next(iter(typed.values()))
+        return None, ()
     try:
-        unified = pa.unify_schemas(list(typed.values()))
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        odd = [f"{name}: {_first_difference(first, schema)}" for name, schema in typed.items() if schema != first]
-        raise InputError(
-            f"the files do not share one schema ({' '.join(str(error).split())[:160]}):", odd[:20]
-        ) from None
-    everywhere = set.intersection(*(set(schema.names) for schema in typed.values()))
-    # A column that is missing in a file is null there.
-    fields = [field if field.name in everywhere else field.with_nullable(True) for field in unified]
-    return pa.schema(fields, metadata=first.metadata)
-
-
-def _first_difference(first: pa.Schema, other: pa.Schema) -> str:
-    for column in other:
-        index = first.get_field_index(column.name)
-        if index >= 0 and first.field(index).type != column.type:
-            return f"column {column.name} is {column.type}, in the first file {first.field(index).type}"
-    return "its columns differ"
-
-
-def _estimate(
-    head: Sequence[tuple[Mapping[str, Any] | RowProblem, Dialect]], tokenizer: ChatTokenizer, max_tokens: int
-) -> Estimate:
-    conversations, bad, overlong = [], 0, 0
-    for row, dialect in head:
-        try:
-            if isinstance(row, RowProblem):
-                raise row
-            conversations.append(normalise(row, dialect))
-        except RowProblem:
-            bad += 1
-    lengths = []
-    for encoded in tokenizer.encode(conversations, max_tokens=2**30, overlong="quarantine"):
-        if isinstance(encoded, RowProblem):
-            bad += 1
-        else:
-            lengths.append(len(encoded.input_ids))
-            overlong += len(encoded.input_ids) > max_tokens
-    sampled = max(len(head), 1)
-    return Estimate(len(head), sum(lengths) / max(len(lengths), 1), overlong / sampled, bad / sampled)
+        return one_schema(typed)
+    except ValueError as error:
+        raise InputError(f"the files do not share one schema: {error}") from None
 
 
 def _check_amounts(job: Job, rows: int, info: ModelInfo) -> None:

@@ -16,12 +16,10 @@ from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
-import pyarrow as pa
-
-from tamis.operators.problems import RowProblem
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import TEXT_FORMATS, SourceFile
-from tamis.pipeline.inputs.shards import CORPUS, HEAD_ROWS, SHARD_BYTES, Scanned, Shard, read
+from tamis.pipeline.inputs.layouts import AS_NAMED, Layout, remark
+from tamis.pipeline.inputs.shards import CORPUS, HEAD_ROWS, SHARD_BYTES, Scanned, Shard, read, sort_out, text_schema
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.job_file import LayersJob
 from tamis.pipeline.run.paths import PLANNED_ROWS, RUN
@@ -30,10 +28,11 @@ from tamis.pipeline.storage.store import Store
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the rows of one text file lie. header: the header of a CSV file."""
+    """Where the rows of one text file lie. header: the header of a CSV file. layout: how its rows lie in it."""
 
     header: tuple[str, ...]
     spans: tuple[Span, ...]
+    layout: Layout = AS_NAMED
 
 
 def load(job: LayersJob) -> dict[SourceFile, Rows]:
@@ -49,7 +48,9 @@ def load(job: LayersJob) -> dict[SourceFile, Rows]:
         if tree["stamp"] != _stamp(job, tree["files"]):
             return {}
         return {
-            SourceFile(**entry["file"]): Rows(tuple(entry["header"]), tuple(Span(*span) for span in entry["spans"]))
+            SourceFile(**entry["file"]): Rows(
+                tuple(entry["header"]), tuple(Span(*span) for span in entry["spans"]), Layout(**entry["layout"])
+            )
             for entry in tree["files"]
         }
     return {}
@@ -61,7 +62,7 @@ def keep(store: Store, job: LayersJob, shards: Iterable[Shard]) -> None:
     for shard in shards:
         # Where the storage gives a file no identity, a change of the file would go unnoticed.
         if shard.file.format in TEXT_FORMATS and shard.file.identity:
-            new = {"file": asdict(shard.file), "header": shard.header, "spans": []}
+            new = {"file": asdict(shard.file), "header": shard.header, "layout": asdict(shard.layout), "spans": []}
             entries.setdefault(shard.file, new)["spans"].append(astuple(shard.span))
     if not entries:
         return
@@ -77,15 +78,14 @@ def keep(store: Store, job: LayersJob, shards: Iterable[Shard]) -> None:
 
 def scanned_before(file: SourceFile, rows: Rows, options: Mapping[str, Any]) -> Scanned | None:
     """The result of scanning `file`, from its first rows only; None if these rows cannot be read where they were."""
-    first = Shard(0, CORPUS, file, rows.header, rows.spans[0], {})
+    first = Shard(0, CORPUS, file, rows.header, rows.spans[0], {}, layout=rows.layout)
     try:
         values = [row.value for row in read(first, options)[:HEAD_ROWS]]
     except InputError:
         return None
-    schema = pa.schema([(name, pa.string()) for name in rows.header]) if rows.header else None
-    good = tuple(value for value in values if not isinstance(value, RowProblem))
-    bad = tuple(value for value in values if isinstance(value, RowProblem))
-    return Scanned(file, rows.header, rows.spans, schema, good, bad)
+    notes = tuple(filter(None, [remark(rows.layout, file.format, file.delimiter, file.quoting)]))
+    schema = text_schema(file, rows.header)
+    return Scanned(file, rows.header, rows.spans, schema, *sort_out(values), layout=rows.layout, notes=notes)
 
 
 def _stamp(job: LayersJob, files: Any) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def read_prompts(path: str | None, options: Mapping[str, Any]) -> Prompts:
     if bad:
         more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise InputError(f"{_KEY}: {file}: {len(bad)} row(s) hold no prompt: {'; '.join(bad[:_SHOWN])}{more}")
+    if not texts:
+        raise InputError(f"{_KEY}: {file}: holds no rows")
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     return Prompts(file.rstrip("/").rpartition("/")[2], tuple(texts), digest)
 

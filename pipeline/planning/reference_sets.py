@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tamis.operators.conversation.messages import Dialect, Message, normalise
+from tamis.operators.conversation.messages import Conversation, Dialect, normalise
 from tamis.operators.methods import Method
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.tokenised import Tokenised
@@ -36,7 +36,7 @@ def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, 
 
 def _scan(role: str, path: str | None, job: LayersJob) -> list[Scanned]:
     if path is not None:
-        return scan_files(resolve([path], "auto", job.storage_options), job)
+        return [scanned for scanned in scan_files(resolve([path], "auto", job.storage_options), job) if scanned.rows]
     if role not in SHIPPED:
         raise ConfigError(f"{role}_references is missing; set it to a file")
     [scanned] = scan_files(resolve([str(SHIPPED[role]())], "auto", {}), job)
@@ -89,7 +89,7 @@ def reference_rows(
     for shard in shards:
         dialect = Dialect.from_dict(dict(shard.dialect))
         outcomes: dict[int, Tokenised | RowProblem] = {}
-        conversations: dict[int, list[Message]] = {}
+        conversations: dict[int, Conversation] = {}
         for row in read(shard, job.storage_options):
             try:
                 if isinstance(row.value, RowProblem):

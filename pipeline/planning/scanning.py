@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from tamis.operators.conversation.dialects import JOIN
-from tamis.operators.conversation.messages import Dialect, detect, dialect_by_hand
+from tamis.operators.conversation.detection import detect, with_encoded, with_layout, with_seen
+from tamis.operators.conversation.dialects import JOIN, Dialect, dialect_by_hand
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import HEAD_ROWS, Scanned, scan
@@ -52,11 +52,14 @@ def scanned_or_broken(
 
 
 def all_of(outcomes: Sequence[Scanned | str]) -> list[Scanned]:
-    """The outcomes, if no file is broken. InputError lists the broken files."""
+    """The outcomes, if no file is broken and there are rows. InputError lists the broken files, or all without rows."""
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if problems:
         raise InputError(f"{len(problems)} of the {len(outcomes)} input files cannot be read:", problems)
-    return [outcome for outcome in outcomes if isinstance(outcome, Scanned)]
+    found = [outcome for outcome in outcomes if isinstance(outcome, Scanned)]
+    if found and not any(scanned.rows for scanned in found):
+        raise InputError("the input holds no rows:", [f"{scanned.file.name}: holds no rows" for scanned in found])
+    return found
 
 
 def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str], join: str = JOIN) -> Dialect:
@@ -69,13 +72,12 @@ def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str], j
             f"none of its first {len(scanned.head_problems)} rows can be read ({scanned.head_problems[0]})"
         )
     complete = scanned.schema is not None
-    available = list(scanned.schema.names) if scanned.schema is not None else _keys(scanned.head)
+    available = scanned.columns
     if name is not None or columns:
         found = dialect_by_hand(name, columns, available, complete)
+        found = with_encoded(with_layout(found, scanned.head) if name is None else found, scanned.head)
+        if not columns and not complete:
+            found = with_seen(found, available)
     else:
         found = detect(available, scanned.head, complete)
     return found if found.column("input") is None else replace(found, join=join)
-
-
-def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))

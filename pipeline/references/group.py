@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from tamis.pipeline.cluster.machines import alive
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.session import first_line
 from tamis.pipeline.cluster.tasks import own_error
@@ -34,7 +35,7 @@ class WorkerDied(Exception):
     """A worker or its machine was lost; its checkpoints still exist."""
 
 
-class _Lookout:
+class _HangDetector:
     """Kills workers that hang. reason: why a worker was killed last; None if none was."""
 
     def __init__(self, guard: Guard, timeout: float) -> None:
@@ -61,11 +62,11 @@ def messages(spec: ReferenceSpec, pool: Pool, workers: int, timeout: float) -> G
     the failed one raise errors, too.
     """
     guard = start_watch()
-    lookout = _Lookout(guard, timeout)
-    return _alone(spec, pool, guard, lookout) if workers == 1 else _together(spec, pool, workers, guard, lookout)
+    detector = _HangDetector(guard, timeout)
+    return _alone(spec, pool, guard, detector) if workers == 1 else _together(spec, pool, workers, guard, detector)
 
 
-def _alone(spec: ReferenceSpec, pool: Pool, guard: Guard, lookout: _Lookout) -> Generator[dict[str, Any]]:
+def _alone(spec: ReferenceSpec, pool: Pool, guard: Guard, detector: _HangDetector) -> Generator[dict[str, Any]]:
     import ray
 
     said = _task(pool).remote(spec, guard)
@@ -76,8 +77,8 @@ def _alone(spec: ReferenceSpec, pool: Pool, guard: Guard, lookout: _Lookout) -> 
                 "`ray status`, and run the same command again to go on"
             )
         while True:
-            if not ray.wait([said], timeout=lookout.seconds)[0]:
-                lookout.look()
+            if not ray.wait([said], timeout=detector.seconds)[0]:
+                detector.look()
                 continue
             following = next(said, None)
             if following is None:
@@ -86,7 +87,7 @@ def _alone(spec: ReferenceSpec, pool: Pool, guard: Guard, lookout: _Lookout) -> 
     except ray.exceptions.RayTaskError as error:
         raise _unwrapped(error) from None
     except ray.exceptions.RayError as error:
-        raise _lost(error, lookout.reason) from None
+        raise _lost(error, detector.reason) from None
     except BaseException:  # the caller has stopped, or the task never began
         ray.cancel(said, force=True)
         raise
@@ -103,7 +104,7 @@ def _task(pool: Pool) -> Any:
 
 
 def _together(
-    spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, lookout: _Lookout
+    spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, detector: _HangDetector
 ) -> Generator[dict[str, Any]]:
     from ray.util.queue import Queue
 
@@ -111,15 +112,15 @@ def _together(
     try:
         with tempfile.TemporaryDirectory(prefix="tamis-train-") as folder:
             running = _in_background(partial(_fit, spec, pool, workers, guard, queue, folder))
-            yield from _heard(queue, running, lookout)
+            yield from _heard(queue, running, detector)
             error = running.exception()
             if error is not None:
-                raise _meaning(error, lookout.reason) from None
+                raise _meaning(error, detector.reason) from None
     finally:
         queue.shutdown(force=True)
 
 
-def _heard(queue: Any, running: Future[None], lookout: _Lookout) -> Generator[dict[str, Any]]:
+def _heard(queue: Any, running: Future[None], detector: _HangDetector) -> Generator[dict[str, Any]]:
     """The messages from the queue until the run has ended."""
     import ray
 
@@ -130,12 +131,12 @@ def _heard(queue: Any, running: Future[None], lookout: _Lookout) -> Generator[di
             yield from queue.get_nowait_batch(waiting) if waiting else []
         except ray.exceptions.RayError as error:
             while not running.done():  # worker 0 cannot send messages any more, so it ends, unless it hangs
-                lookout.look()
+                detector.look()
                 time.sleep(_LISTEN_SECONDS)
-            raise _lost(error, lookout.reason) from None
+            raise _lost(error, detector.reason) from None
         if ended:
             return
-        lookout.look()
+        detector.look()
         time.sleep(0 if waiting else _LISTEN_SECONDS)
 
 
@@ -159,18 +160,26 @@ def _fit(spec: ReferenceSpec, pool: Pool, workers: int, guard: Guard, queue: Any
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from tamis.pipeline.references.one_machine import OneMachine
+
     resources = {"CPU": pool.cpus_per_worker}
     # Ray Train puts a worker that has a GPU on CUDA; where torch sees none, it may not be told of one.
     gpus = pool.gpus_per_worker if _have_cuda(pool, spec.model.device) else 0.0
     if gpus:
         resources["GPU"] = gpus
+    backend = "nccl" if gpus >= 1 else "gloo"  # NCCL refuses two workers on one GPU
+    together = len(alive()) == 1
     # The interval at which its controller checks the workers; the default of two seconds is long for a small training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     TorchTrainer(
         train_loop,
-        train_loop_config={"spec": spec, "guard": guard, "queue": queue},
-        # NCCL refuses two workers on one GPU.
-        torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+        train_loop_config={
+            "spec": spec,
+            "guard": guard,
+            "queue": queue,
+            "meeting": (folder, backend) if together else None,
+        },
+        torch_config=OneMachine(backend=backend) if together else TorchConfig(backend=backend),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus > 0,

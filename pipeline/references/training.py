@@ -16,6 +16,7 @@ from typing import Any
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.training.recipe import Recipe
 from tamis.pipeline.cluster.pools import Pool, room
+from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.errors import ClusterError, TamisError
 from tamis.pipeline.job.sections import ModelSpec, TrainingSpec
@@ -174,7 +175,7 @@ def _train(spec: ReferenceSpec, pool: Pool, timeout: float, patience: float) -> 
                 raise _stopped(spec, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
             shown.finish()
             return workers, shown.last
-    raise _stopped(spec, f"its workers died {1 + RESTARTS} times; they may lack memory (the last time: {last})")
+    raise _stopped(spec, f"its workers died {1 + RESTARTS} times; {shortage()} (the last time: {last})")
 
 
 def _stopped(spec: ReferenceSpec, why: str) -> ClusterError:

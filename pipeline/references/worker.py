@@ -17,7 +17,7 @@ import torch
 from tamis.operators.model.allocator import return_freed_memory
 from tamis.operators.training.recipe import Recipe
 from tamis.operators.training.rows import TrainingRows
-from tamis.operators.training.sft import Reduce, Trainer, TrainingError, alone
+from tamis.operators.training.sft import AllReduce, Trainer, TrainingError, alone
 from tamis.pipeline.cluster.watchdog import Guard
 from tamis.pipeline.errors import ClusterError, ConfigError, InputError
 from tamis.pipeline.models.handle import ModelHandle
@@ -57,12 +57,16 @@ def train_alone(spec: ReferenceSpec, guard: Guard) -> Iterator[dict[str, Any]]:
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """The function that Ray Train runs in every worker of a group. config: spec, guard, and the queue that the driver
-    reads."""
+    """The function that Ray Train runs in every worker of a group. config: spec, guard, the queue that the driver
+    reads, and for a group on one machine how its workers meet."""
     import ray.train
     import ray.train.torch
     import torch.distributed as distributed
 
+    if config["meeting"] is not None:
+        from tamis.pipeline.references.one_machine import meet
+
+        meet(*config["meeting"])
     spec: ReferenceSpec = config["spec"]
     devices = ray.train.torch.get_devices()
     if devices[0].type == "cuda" and len(devices) == 1:
@@ -84,7 +88,7 @@ def train_loop(config: dict[str, Any]) -> None:
             config["queue"].put(message)
 
 
-def _watched(spec: ReferenceSpec, guard: Guard, rank: int, workers: int, reduce: Reduce) -> Iterator[dict[str, Any]]:
+def _watched(spec: ReferenceSpec, guard: Guard, rank: int, workers: int, reduce: AllReduce) -> Iterator[dict[str, Any]]:
     """`run`, with the watchdog from the first step to the end: before that, a model may be downloaded for hours."""
     works = [f"{spec.name} {number}" for number in range(workers)]
     for message in run(spec, rank=rank, workers=workers, reduce=reduce, on_batch=guard.beats(*works)):
@@ -99,7 +103,7 @@ def run(
     *,
     rank: int = 0,
     workers: int = 1,
-    reduce: Reduce = alone,
+    reduce: AllReduce = alone,
     on_batch: Callable[[], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train to the end. Yields messages: that the worker has started, the step at which it begins, every step, and, for
@@ -159,7 +163,7 @@ def _load(spec: ReferenceSpec) -> Trainer:
         raise ConfigError(f"model {spec.model.name}: {error}") from None
 
 
-def _require_agreement(trainer: Trainer, workers: int, reduce: Reduce) -> None:
+def _require_agreement(trainer: Trainer, workers: int, reduce: AllReduce) -> None:
     """Refuse workers with different states: if they saw different states of the storage, they would add the gradients
     of different models."""
     steps = torch.tensor([trainer.step], dtype=torch.float64, device=trainer.device)

@@ -14,10 +14,10 @@ from jinja2 import ChainableUndefined, Environment
 from markupsafe import Markup
 
 from tamis.pipeline.report import prose, text, token_prose
+from tamis.pipeline.report.run_view import COUNTS
 from tamis.pipeline.run.paths import KEPT
 
 FILES_SHOWN, COLUMNS_SHOWN = 20, 10
-COUNTS = ("rows_in", "kept", "dropped", "quarantined", "truncated")
 
 _BACKSLASHED = re.compile(r"([\\*_\[\]~$])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -19,6 +20,16 @@ from tamis.pipeline.report import prose, text
 
 def render(template: str, **values: Any) -> str:
     """The page that the template makes of these values. Pure: the same values give the same page."""
+    style = _read("report.css")
+    # The page has no script, and its only style is allowed by its hash: nothing hidden in a text can run or load.
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    known = {"style": Markup(style), "style_hash": Markup(f"sha256-{digest}")}
+    return _environment().get_template(template).render(values | known)
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, each compiled once."""
     environment = Environment(
         loader=FunctionLoader(_read),
         autoescape=True,
@@ -39,12 +50,7 @@ def render(template: str, **values: Any) -> str:
         "when": text.when,
         "method": prose.method_name,
     }
-    style = _read("report.css")
-    # The page has no script, and its only style is allowed by its hash: nothing hidden in a text can run or load.
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return environment.get_template(template).render(
-        style=Markup(style), style_hash=Markup(f"sha256-{digest}"), **values
-    )
+    return environment
 
 
 def _read(name: str) -> str:

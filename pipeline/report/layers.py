@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tamis.pipeline.report import layer_plots, text
+from markupsafe import Markup
+
+from tamis.pipeline.report import charts, text
+from tamis.pipeline.report.charts import Curve, Words
 from tamis.pipeline.report.html import render
 
 _CHOSEN = {
@@ -31,6 +34,8 @@ _FISHER = (
     "the scatter between the two sets over all scatter, along the line from one mean to the other, between 0 and 1 "
     "(DataShield, arXiv 2606.00160). It costs one pass over the references; no text is generated."
 )
+_LINES = "Refusals against the factor of a block's weights"
+_DEPTHS = 10  # shades of the lines, from the lowest blocks to the highest
 _CHOICES = {"search": "most sensitive", "fisher": "highest ratio"}
 _NUMBERING = "Blocks are counted from 0; LARF reads the output of its block."
 
@@ -64,12 +69,12 @@ def view(result: Mapping[str, Any] | None, read: int | None = None) -> dict[str,
     block = result["chosen"]["block"] if read is None else read
     lines = bars = ratios = None
     if search:
-        lines = layer_plots.refusal_lines([row["refusals"] for row in rows], search["unscaled"], block)
+        lines = refusal_lines([row["refusals"] for row in rows], search["unscaled"], block)
         sums = [row["sensitivity"] for row in rows]
-        bars = layer_plots.block_bars(sums, search["block"], "Sensitivity of each block", "D1 + D2 + D3")
+        bars = block_bars(sums, search["block"], "Sensitivity of each block", "D1 + D2 + D3")
     if fisher:
         values = [row["fisher"] for row in rows]
-        ratios = layer_plots.block_bars(values, fisher["block"], "Fisher ratio of each block", "Fisher ratio")
+        ratios = block_bars(values, fisher["block"], "Fisher ratio of each block", "Fisher ratio")
     return {
         "lead": f"{lead(result, read)} {_NUMBERING}",
         "standing_out": f"block {block}",
@@ -80,6 +85,41 @@ def view(result: Mapping[str, Any] | None, read: int | None = None) -> dict[str,
         "rows": [{**row, "marks": marks(result, row["block"], read)} for row in rows],
         "readings": _readings(search, fisher),
     }
+
+
+def refusal_lines(rows: Sequence[Mapping[str, float]], unscaled: float, picked: int) -> Markup | None:
+    """Refusals by factor, one line per block. rows: for every block, factor as text -> refusals. The line of block
+    `picked` is highlighted, named, and above the others."""
+    counts = [
+        sorted([*((float(factor), float(count)) for factor, count in row.items()), (1.0, unscaled)]) for row in rows
+    ]
+    order = [*(block for block in range(len(rows)) if block != picked), picked]
+    curves = [
+        Curve(
+            f"block {block}" if block == picked else "",
+            "marked" if block == picked else f"depth{block * _DEPTHS // len(rows)}",
+            counts[block],
+            f"block {block}: " + ", ".join(f"{count:g} at {factor:g}" for factor, count in counts[block]),
+        )
+        for block in order
+    ]
+    (low, first), (high, last) = counts[picked][0], counts[picked][-1]
+    return charts.curves(
+        curves,
+        Words(_LINES, "answers that are refusals", "factor of the block's weights (1: unscaled)", "count"),
+        bounds=(0.0, max(1.0, *(count for line in counts for _, count in line))),
+        below=[(factor, f"{factor:g}") for factor, _ in counts[picked]],
+        words=f"A line for each of {len(rows)} blocks. Block {picked}: {first:g} refusals at {low:g}, "
+        f"{unscaled:g} unscaled, {last:g} at {high:g}",
+    )
+
+
+def block_bars(values: Sequence[float | None], picked: int | None, title: str, vertical: str) -> Markup | None:
+    """One bar per block, upwards or downwards from 0, no bar where there is no value. picked: the highlighted block."""
+    labels = [str(block) for block in range(len(values))]
+    return charts.columns(
+        values, labels, Words(title, vertical, "block"), () if picked is None else (picked,), each="block {}"
+    )
 
 
 def lead(result: Mapping[str, Any], read: int | None = None) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tamis.pipeline.report import layers, plots, prose, share_table, text, trust
+from markupsafe import Markup
+
+from tamis.pipeline.report import charts, layers, prose, share_table, text, trust
+from tamis.pipeline.report.charts import Words
 from tamis.pipeline.report.html import render
 from tamis.pipeline.report.run_view import run_view
 
 TEXT_LIMIT = 2000  # characters of one message that are shown
 MESSAGES_AT_EITHER_END = 6  # of a long conversation, this many messages are shown from each end
+
+_LENGTHS = "response tokens, by tenth of the corpus"
 
 
 def render_report(summary: Mapping[str, Any]) -> str:
@@ -35,13 +40,13 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
         "headline": prose.headline(summary),
         "selection_line": prose.selection_line(summary),
         "method_lines": prose.method_lines(summary),
-        "composition": plots.composition([(name, counts[name]) for name in ("kept", "dropped", "quarantined")]),
+        "composition": charts.composition([(name, counts[name]) for name in ("kept", "dropped", "quarantined")]),
         "checks": trust.checks(summary),
         "selected_by": selected_by,
-        "histogram": plots.score_histogram(histogram, cut, selected_by),
-        "bins": _bins(histogram),
+        "histogram": score_histogram(histogram, cut, selected_by),
+        "bins": charts.filled(histogram, "dropped"),
         "sources": share_table.by_source(summary.get("sources") or [], "dropped", "rows"),
-        "length_plot": plots.length_columns(deciles, trust.removed_share(deciles)),
+        "length_plot": length_columns(deciles, share_table.share(deciles, "dropped", "rows")),
         "deciles": deciles,
         "spearman": text.number(summary.get("score_length_spearman")),
         "overlaps": trust.overlaps(deciles),
@@ -66,11 +71,24 @@ def _method(method: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]
     return known | {"reading": prose.how_to_read(method, job), "facts": facts}
 
 
-def _bins(histogram: Mapping[str, Any]) -> list[tuple[Any, Any, int, int]]:
-    """(low, high, kept, dropped) of the bins that contain rows."""
-    edges = histogram.get("edges") or []
-    rows = zip(edges, edges[1:], histogram.get("kept") or [], histogram.get("dropped") or [], strict=False)
-    return [row for row in rows if row[2] or row[3]]
+def score_histogram(histogram: Mapping[str, Any], cut: float | None, method: str) -> Markup | None:
+    """Rows kept and dropped per bin of the score, with the cut as a line; None when there is nothing to draw."""
+    said = Words("Histogram of scores", "samples", f"{method} score  (higher = riskier to train on)", "count")
+    return charts.histogram(histogram, cut, said, "dropped", "scores")
+
+
+def length_columns(deciles: Sequence[Mapping[str, Any]], overall: float | None) -> Markup | None:
+    """Share of rows dropped, one column per length decile, the overall share as a line; None without deciles."""
+    shares = [decile["dropped"] / decile["rows"] if decile["rows"] else 0.0 for decile in deciles]
+    return charts.columns(
+        shares,
+        [text.span(decile["low"], decile["high"]) for decile in deciles],
+        Words("Share dropped by length of the answer", "share dropped", _LENGTHS, "share"),
+        range(len(shares)),
+        level=overall,
+        each="{} tokens",
+        written=[text.share(decile["dropped"], decile["rows"]) for decile in deciles],
+    )
 
 
 def _sample_groups(summary: Mapping[str, Any], by_draw: bool) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ _ANSWER = "There is no answer to learn from: supply it, or leave the row out."
 _DIALECT = "Compare the row with the dialect of the plan; set input.dialect or input.columns if it is wrong."
 _TEMPLATE = "The chat template does not fit this conversation: set model.template to a plainer one."
 _LENGTH = "Raise max_tokens, or set overlong to keep_end or keep_start to score a part."
+_COLUMNS = "Name the columns that count in input.columns; tamis plan --show 3 shows how rows are read."
 _ADVICE = {
     "malformed_json": _MEND,
     "malformed_csv": _MEND,
@@ -42,14 +43,25 @@ _ADVICE = {
     "no_conversation": _DIALECT,
     "no_turns": _DIALECT,
     "unknown_role": _DIALECT,
-    "bad_content": "Turn the content into plain text; calls and images cannot be scored.",
+    "two_answers": _COLUMNS,
+    "two_prompts": _COLUMNS,
+    "two_systems": _COLUMNS,
+    "unplanned_column": _COLUMNS,
+    "bad_content": "Turn the value into text, or into the form that docs/input.md shows.",
+    "bad_tool_call": "Give each call a name, and arguments as an object or as JSON text.",
+    "bad_tools": "Make the tools (documents) a list of objects, or JSON text of one.",
+    "multimodal": "Images, sound and files cannot be scored: leave the row out, or the part.",
+    "unsupported_content": "Bring the parts into the order reasoning, text, tool calls, or leave the row out.",
+    "no_trained_turn": "A model learns nothing from the row; change the marks of its turns if it should.",
+    "unclear_weight": "Keep one mark on each turn, such as train: true or false.",
+    "not_rendered": "Set model.template to one that writes tools and reasoning, or leave them out of the row.",
     "template_error": _TEMPLATE,
     "unstable_template": _TEMPLATE,
     "too_many_columns": "Put keys that differ from row to row into one object, such as meta.",
     "no_prompt_token": "Nothing stands before the answer: supply the prompt, or use the position last_token.",
     "too_long": _LENGTH,
     "too_long_for_model": "The model takes fewer tokens than max_tokens: lower max_tokens and set overlong.",
-    "bad_token_id": "Tokenizer and model do not belong together: check model.name and model.revision.",
+    "bad_token_id": "The model has no embedding for one of its tokens: take its text out, or check model.name.",
     "non_finite": "The model overflows on this row: try model.dtype float32.",
     "forward_failed": "The model fails on this row: try it alone; a row like others points to memory.",
 }

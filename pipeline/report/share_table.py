@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tamis.pipeline.report import plots, svg
+from tamis.pipeline.report import charts, svg
 
 ROWS_SHOWN = 30
 
@@ -27,7 +27,7 @@ def with_bars(rows: Sequence[Mapping[str, Any]], part: str, whole: str, overall:
     """The rows, each with its bar on an axis from 0 to `scale`, and a line at `overall`."""
     largest = max((row[part] / row[whole] for row in rows if row[whole]), default=0.0)
     scale = min(1.0, svg.nice_ceiling(max(largest, overall or 0.0, 0.01)))
-    bars = [plots.share_bar(row[part] / row[whole] if row[whole] else 0.0, scale, overall) for row in rows]
+    bars = [charts.share_bar(row[part] / row[whole] if row[whole] else 0.0, scale, overall) for row in rows]
     drawn = [{**row, "bar": bar} for row, bar in zip(rows, bars, strict=True)]
     return {"rows": drawn, "overall": overall, "scale": scale}
 

@@ -123,11 +123,9 @@ class Timing(TypedDict):
     tokens_per_second: NotRequired[float | None]
 
 
-class Summary(TypedDict):
-    """A run and its results. created is ISO 8601; timings maps the stages, in order, to their cost.
-
-    layers: the content of artifact/layers.json, if it exists and LARF has run. json_columns: the places in kept/ that
-    are JSON text of Arrow's json type.
+class Run(TypedDict):
+    """What is said of any run. created is ISO 8601; timings maps the stages, in order, to their cost. json_columns: the
+    places in kept/ that are JSON text of Arrow's json type. unscored: rows of kept/ of which a model learns nothing.
     """
 
     title: str
@@ -140,6 +138,15 @@ class Summary(TypedDict):
     model: Model
     counts: Counts
     quarantine_codes: dict[str, QuarantineCode]
+    unscored: int
+    timings: dict[str, Timing]
+    warnings: list[str]
+    json_columns: NotRequired[list[str]]
+
+
+class Summary(Run):
+    """A run that drops samples. layers: the content of artifact/layers.json, if it exists and LARF has run."""
+
     methods: list[MethodRun]
     selected_by: str
     selection: Selection
@@ -150,9 +157,6 @@ class Summary(TypedDict):
     riskiest: list[Sample]
     borderline_dropped: list[Sample]
     borderline_kept: list[Sample]
-    timings: dict[str, Timing]
-    warnings: list[str]
-    json_columns: NotRequired[list[str]]
     layers: NotRequired[dict[str, Any]]
 
 
@@ -266,24 +270,12 @@ class Example(TypedDict):
     pieces: list[Piece]
 
 
-class TokenSummary(TypedDict):
+class TokenSummary(Run):
     """A run that masks tokens. rounds: empty for toss. examples: only for the page; the card's summary may lack
     them."""
 
     kind: Literal["tokens"]
     method: Literal["toss", "toss-pro"]
-    title: str
-    created: str
-    tamis_version: str
-    job: dict[str, Any]
-    fingerprint: dict[str, Any]
-    versions: dict[str, str]
-    input: Input
-    model: Model
-    counts: Counts
-    quarantine_codes: dict[str, QuarantineCode]
-    timings: dict[str, Timing]
-    warnings: list[str]
     tokens: Tokens
     references: list[Reference]
     risk_histogram: RiskHistogram

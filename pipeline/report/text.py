@@ -74,6 +74,19 @@ def count(value: Any) -> str:
     return UNKNOWN if known is None else f"{round(known):,}"
 
 
+def span(low: float, high: float) -> str:
+    """Whole numbers from low to high: "3", "64–127"."""
+    return count(low) if high <= low else f"{count(low)}–{count(high)}"
+
+
+def short_count(value: float) -> str:
+    """A count that fits beside an axis: 2,500, 250 k, 10 M, 2.5 bn."""
+    if value < 1e4:
+        return count(value)
+    unit, name = next((unit, name) for unit, name in ((1e9, "bn"), (1e6, "M"), (1e3, "k")) if value >= unit)
+    return f"{value / unit:,.4g} {name}"
+
+
 def share(part: Any, whole: Any = 1) -> str:
     """A part of a whole in percent; "0 %" and "100 %" are used only when they are exact."""
     known, total = number(part), number(whole)

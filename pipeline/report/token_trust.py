@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from tamis.pipeline.report import text, token_plots, trust
+from tamis.pipeline.report import text, token_charts, trust
 from tamis.pipeline.report.trust import Check
 
 FIRST = 5
@@ -121,7 +121,7 @@ def _training(references: Sequence[Mapping[str, Any]]) -> Check:
     flat, fine, untold = [], [], []
     for reference in references:
         name = str(reference.get("name") or "reference")
-        losses = [loss for _, loss in token_plots.losses(reference)]
+        losses = [loss for _, loss in token_charts.losses(reference)]
         if len(losses) < 2:
             known = "was given and not trained here" if reference.get("how") == "given" else "has no training curve"
             untold.append(f"The {name} reference {known}.")

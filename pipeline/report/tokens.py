@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tamis.pipeline.report import plots, share_table, text, token_examples, token_plots, token_prose, token_trust
+from tamis.pipeline.report import charts, share_table, text, token_charts, token_examples, token_prose, token_trust
 from tamis.pipeline.report.html import render
 from tamis.pipeline.report.run_view import run_view
 
@@ -38,31 +38,24 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
         "selection_line": token_prose.selection_line(summary),
         "response": response,
         "discarded": discarded,
-        "composition": plots.composition([("kept", response - discarded), ("discarded", discarded)]),
+        "composition": charts.composition([("kept", response - discarded), ("discarded", discarded)]),
         "checks": token_trust.checks(summary),
-        "histogram": token_plots.risk_histogram(histogram, text.number(tokens.get("cut"))),
-        "bins": _bins(histogram),
+        "histogram": token_charts.risk_histogram(histogram, text.number(tokens.get("cut"))),
+        "bins": charts.filled(histogram, "discarded"),
         "readings": token_prose.how_to_read(summary),
-        "position_shares": token_plots.position_shares(positions, overall),
-        "position_risks": token_plots.position_risks(positions),
-        "positions": [{**row, "place": token_plots.place(row)} for row in positions],
-        "sample_shares": token_plots.sample_shares(shares),
+        "position_shares": token_charts.position_shares(positions, overall),
+        "position_risks": token_charts.position_risks(positions),
+        "positions": [{**row, "place": token_charts.place(row)} for row in positions],
+        "sample_shares": token_charts.sample_shares(shares),
         "shares": shares,
         "strings": _strings(summary.get("token_strings") or [], overall),
         "sources": share_table.by_source(_sources(summary.get("sources") or []), "discarded", "tokens"),
         "references": [_reference(reference) for reference in references],
-        "curves": token_plots.training_curves(references),
+        "curves": token_charts.training_curves(references),
         "rounds": rounds,
-        "round_curve": token_plots.round_curve(rounds),
+        "round_curve": token_charts.round_curve(rounds),
         "example_groups": token_examples.groups(summary.get("examples") or []),
     }
-
-
-def _bins(histogram: Mapping[str, Any]) -> list[tuple[Any, Any, int, int]]:
-    """(low, high, kept, discarded) of the bins that contain tokens."""
-    edges = histogram.get("edges") or []
-    rows = zip(edges, edges[1:], histogram.get("kept") or [], histogram.get("discarded") or [], strict=False)
-    return [row for row in rows if row[2] or row[3]]
 
 
 def _strings(strings: Sequence[Mapping[str, Any]], overall: float | None) -> dict[str, Any]:
@@ -89,6 +82,6 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _reference(reference: Mapping[str, Any]) -> dict[str, Any]:
     """A reference, with the loss at the first and at the last step of its training."""
-    losses = [loss for _, loss in token_plots.losses(reference)]
+    losses = [loss for _, loss in token_charts.losses(reference)]
     known = {name: reference.get(name) for name in ("name", "how", "source", *_REFERENCE_FACTS)}
     return known | {"first_loss": losses[0] if losses else None, "last_loss": losses[-1] if losses else None}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tamis.pipeline.report import text
+from tamis.pipeline.report import share_table, text
 
 STRONG_CORRELATION = 0.5
 DECILE_EXCESS = 3.0
@@ -50,7 +50,7 @@ def length_check(summary: Mapping[str, Any]) -> Check:
     overall share."""
     correlation = text.number(summary.get("score_length_spearman"))
     deciles = [decile for decile in summary.get("length_deciles") or [] if decile["rows"]]
-    overall = removed_share(deciles)
+    overall = share_table.share(deciles, "dropped", "rows")
     excess = [decile for decile in deciles if overall and decile["dropped"] / decile["rows"] > DECILE_EXCESS * overall]
     reasons = []
     if correlation is not None and abs(correlation) > STRONG_CORRELATION:
@@ -90,12 +90,6 @@ def overlaps(deciles: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None
         return None
     matched = sum(d["dropped"] ** 2 / d["rows"] for d in deciles if d["rows"])
     return dropped / rows, matched / dropped
-
-
-def removed_share(groups: Sequence[Mapping[str, Any]]) -> float | None:
-    """Dropped rows over all rows of the groups; None without rows."""
-    rows = sum(group["rows"] for group in groups)
-    return sum(group["dropped"] for group in groups) / rows if rows else None
 
 
 def accounted(counts: Mapping[str, Any]) -> Check:

@@ -6,6 +6,8 @@ import errno
 import importlib.metadata
 import json
 import re
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,13 @@ import fsspec
 import jsonschema
 import pytest
 import yaml
-from command import PROGRESS, Ran, tamis
+from command import DEADLINE, PROGRESS, TAMIS, Ran, tamis
 from outputs import alpaca_rows, check_whole, manifest_of, snapshot, write_jsonl
 
 from tamis.pipeline import cli
 from tamis.pipeline.errors import ConfigError
 
-COMMANDS = ("curate", "layers", "plan", "status", "verify", "report", "export", "doctor", "schema")
+COMMANDS = ("curate", "layers", "plan", "status", "verify", "unlock", "report", "export", "doctor", "schema")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ def test_plan_shows_what_would_be_done(finished: Finished) -> None:
     planned = finished.planned
     assert planned.rc == 0, planned.output
     assert planned.stderr == ""
+    assert re.search(
+        r"0\.jsonl, row 0 \(counted from 0\), as it is rendered: user, assistant; \d+ tokens", planned.stdout
+    )
+    assert re.search(r"^  \| .*>>>.+<<<", planned.stdout, re.MULTILINE)
     for part in range(4):
         assert re.search(rf"{part}\.jsonl +jsonl +alpaca \(system, instruction, input -> output\) +20 ", planned.stdout)
     for words in (
@@ -278,3 +284,11 @@ def test_the_first_help_names_every_command(tmp_path: Path) -> None:
     assert ran.rc == 0
     for command in COMMANDS:
         assert re.search(rf"^ +{command} +\S", ran.stdout, re.MULTILINE), command
+
+
+def test_without_docstrings_it_says_so() -> None:
+    """Ray's agents would not start, and Ray would say that the machine is busy."""
+    words = [sys.executable, "-OO", str(TAMIS), "curate", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "PYTHONOPTIMIZE=2" in done.stderr

@@ -134,6 +134,8 @@ def write_mixed_folder(folder: Path) -> list[Row]:
         writer = csv.DictWriter(file, ["question", "answer"])
         writer.writeheader()
         writer.writerows(quoted)
+    (folder / "notes.txt").write_text("no data")
+    (folder / "_SUCCESS").touch()
     return [*messages, *late, *sharegpt, *alpaca, *completion, *quoted]
 
 
@@ -172,6 +174,8 @@ def test_every_dialect_is_recognised(mixed: tuple[Path, list[Row], Ran]) -> None
         "e.jsonl.zst": ("pair", "jsonl (zstd)"),
         "f.csv": ("pair", "csv"),
     }
+    assert manifest["input"]["not_read"] == {"files": 1, "names": ["notes.txt"], "hidden": 1}
+    assert "not read" in ran.stdout
     for word in (
         "messages (system, messages)",
         "sharegpt (system, conversations)",

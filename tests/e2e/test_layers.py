@@ -16,6 +16,7 @@ import safetensors.torch
 from command import PROGRESS, Ran, curate, kill_all, poll, start, tamis
 from outputs import alpaca_rows, check_whole, manifest_of, pair, sentence, snapshot, write_jsonl
 
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.forward.representations import Representer
 from tamis.operators.generation.scaled_answers import ScaledAnswers
 from tamis.operators.requests import Request
@@ -111,7 +112,9 @@ def ratios(tiny_model: Path) -> list[float]:
     representer = Representer.load(tiny_model, requests, dtype="float32", device="cpu")
     vectors = []
     for role in ("unsafe", "safe"):
-        encoded: list[Any] = tokenizer.encode(references(role), max_tokens=2048, overlong="quarantine")
+        encoded: list[Any] = tokenizer.encode(
+            [*map(Conversation, references(role))], max_tokens=2048, overlong="quarantine"
+        )
         vectors.append(representer.represent([row.input_ids for row in encoded], [row.final for row in encoded])[0])
     features = {request.column: (vectors[0][request], vectors[1][request]) for request in requests}
     return fisher_ratios(features, BLOCKS).tolist()

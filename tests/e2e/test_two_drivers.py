@@ -1,4 +1,4 @@
-"""Two real drivers on one output: the second gets an error; with --force both succeed, with the usual output.
+"""Two real drivers on one output: the second gets an error; after `tamis unlock` it succeeds, and the first one stops.
 
 Each command starts Ray itself, as on a laptop.
 """
@@ -82,14 +82,14 @@ def check_like_calm(job: Job, out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def told(job: Job) -> Iterator[tuple[Path, Ran, Ran]]:
-    """The output, and the results of the second command and of `status` while the first was at work; then both work.
+def told(job: Job) -> Iterator[tuple[Path, Ran, Ran, Ran]]:
+    """The output, and the results of the second command, `status` and `unlock` while the first hung, and of the first.
 
-    The first is suspended until the others have seen it, because its own running time is not reliable.
+    It is suspended until another one has the output, because its own running time is not reliable.
     """
     out = job.folder / "out"
     first = start(*job.curate(out), cwd=job.folder, env=job.env)
-    forced = None
+    heir = None
     try:
         poll(lambda: captured(out) >= 2, first, "the second receipt")
         first.send_signal(signal.SIGSTOP)
@@ -97,36 +97,45 @@ def told(job: Job) -> Iterator[tuple[Path, Ran, Ran]]:
         assert lease is not None, "the first ended too early to be met"
         second = tamis(*job.curate(out), cwd=job.folder, env=job.env)
         status = tamis("status", out, cwd=job.folder)
-        forced = start(*job.curate(out, "--force"), cwd=job.folder, env=job.env)
-        poll(lambda: read(Store(str(out))) not in (None, lease), forced, "the second driver's lease")
+        unlocked = tamis("unlock", out, cwd=job.folder)
+        heir = start(*job.curate(out), cwd=job.folder, env=job.env)
+        poll(lambda: (now := read(Store(str(out)))) is not None and now.id != lease.id, heir, "the heir's lease")
         first.send_signal(signal.SIGCONT)
-        assert first.wait(timeout=DEADLINE) == 0
-        assert forced.wait(timeout=DEADLINE) == 0
-        yield out, second, status
+        assert first.wait(timeout=DEADLINE) == 2
+        assert heir.wait(timeout=DEADLINE) == 0
+        yield out, second, status, unlocked
     finally:
-        for driver in (first, forced):
+        for driver in (first, heir):
             if driver is not None and driver.poll() is None:
                 kill_all(driver)
 
 
-def test_the_second_is_told(told: tuple[Path, Ran, Ran]) -> None:
-    out, second, _ = told
+def test_the_second_is_told(told: tuple[Path, Ran, Ran, Ran]) -> None:
+    out, second, *_ = told
     assert second.rc == 2, second.output
     for words in (
         f"another tamis is at work in {out}",
         "process ",
         " since ",
-        "wait for it, stop it, or start with --force",
+        "wait for it or stop it. If it hangs",
+        f"`tamis unlock {out}`",
     ):
         assert words in second.stderr
 
 
-def test_status_names_the_driver(told: tuple[Path, Ran, Ran]) -> None:
+def test_status_names_the_driver(told: tuple[Path, Ran, Ran, Ran]) -> None:
     assert "a tamis is at work on it now: process " in told[2].stdout
 
 
-def test_forced_both_end_with_the_output_of_a_calm_run(job: Job, told: tuple[Path, Ran, Ran]) -> None:
-    check_like_calm(job, told[0])
+def test_unlock_says_whose_it_was_and_the_output_is_that_of_a_calm_run(
+    job: Job, told: tuple[Path, Ran, Ran, Ran]
+) -> None:
+    """The first driver woke up, found the output in other hands, and stopped."""
+    out, *_, unlocked = told
+    assert unlocked.rc == 0
+    assert f"{out} was taken from process " in unlocked.stdout
+    check_like_calm(job, out)
+    assert f"no tamis is at work in {out}" in tamis("unlock", out, cwd=job.folder).stdout
 
 
 def test_a_killed_driver_is_not_waited_for(job: Job) -> None:
@@ -141,23 +150,6 @@ def test_a_killed_driver_is_not_waited_for(job: Job) -> None:
     ran = tamis(*job.curate(out), cwd=job.folder, env=job.env)
     assert ran.rc == 0, ran.output
     assert "looking whether it still is" not in ran.stderr
-    check_like_calm(job, out)
-
-
-def test_the_first_to_end_takes_the_work_folder_with_it(job: Job) -> None:
-    """The other driver, which has just started, then succeeds too."""
-    out = job.folder / "both"
-    first = start(*job.curate(out), cwd=job.folder, env=job.env)
-    second = None
-    try:
-        poll(lambda: captured(out) >= SHARDS - 2, first, "all but the last receipts")
-        second = start(*job.curate(out, "--force"), cwd=job.folder, env=job.env)
-        assert first.wait(timeout=DEADLINE) == 0
-        assert second.wait(timeout=DEADLINE) == 0
-    finally:
-        for driver in (first, second):
-            if driver is not None and driver.poll() is None:
-                kill_all(driver)
     check_like_calm(job, out)
 
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tiny_models import save_model
 
-from tamis.operators.conversation.messages import Dialect, detect, normalise
+from tamis.operators.conversation.messages import Conversation, Dialect, detect, normalise
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.emit.redraw import rewrite_report
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.inputs.text_files import TextFile, csv_header, find_spans, read_records
+from tamis.pipeline.inputs.text_files import TextFile, csv_header, examine, find_spans, read_records
 from tamis.pipeline.run.folder import layers_state_of, state_of
 from tamis.pipeline.run.paths import LAYERS, MANIFEST, RUN
 from tamis.pipeline.run.receipts import done
@@ -44,8 +45,9 @@ def reader(data: bytes) -> None:
     path.write_bytes(data[4:])
     file = TextFile(str(path), format, None, {})
     try:
+        file = replace(file, layout=examine(file, len(data) - 4))
         if format in {"csv", "tsv"}:
-            file = TextFile(str(path), format, None, {}, csv_header(file))
+            file = replace(file, header=csv_header(file))
         spans = find_spans(file, rows, size, chunk)
     except ValueError:
         return
@@ -57,7 +59,7 @@ def reader(data: bytes) -> None:
         pieces += found
     assert [(r.offset, r.raw, repr(r.value)) for r in pieces] == [(r.offset, r.raw, repr(r.value)) for r in whole]
     assert all(data[4 + r.offset :].startswith(r.raw) for r in whole)
-    if format == "jsonl":
+    if file.kind == "jsonl":
         lines = data[4:].split(b"\n")
         assert [r.raw for r in whole] == [line for line in lines if line.strip(b" \t\r\n\v\f")]
 
@@ -78,11 +80,14 @@ def dialect(data: bytes) -> None:
         assert Dialect.from_dict(json.loads(json.dumps(found.to_dict()))) == found
         for row in rows:
             try:
-                messages = normalise(row, found)
+                conversation = normalise(row, found)
             except RowProblem:
                 continue
+            messages = conversation.messages
             assert messages[-1]["role"] == "assistant"
-            assert all(message["content"].encode() or message["role"] != "assistant" for message in messages)
+            assert len(messages) - 1 in conversation.answers
+            assert all(text.encode().decode() == text for text in conversation.texts())
+            assert json.loads(json.dumps(conversation.to_dict())) is not None
 
 
 @cache
@@ -96,7 +101,7 @@ def spans(data: bytes) -> None:
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
     if len(messages) % 2 or any(m["role"] == "assistant" and not m["content"].strip() for m in messages):
         return
-    [whole] = tokenizer().encode([messages], max_tokens=100_000, overlong="quarantine")
+    [whole] = tokenizer().encode([Conversation(messages)], max_tokens=100_000, overlong="quarantine")
     if isinstance(whole, RowProblem):
         assert whole.code in {"special_token_in_text", "unsupported_content", "unstable_template"}, whole
         return
@@ -109,7 +114,7 @@ def spans(data: bytes) -> None:
         assert "".join(pieces[start:stop]) == answer
         last = stop
     for overlong in ("keep_start", "keep_end"):
-        [cut] = tokenizer().encode([messages], max_tokens=7, overlong=overlong)  # type: ignore[arg-type]
+        [cut] = tokenizer().encode([Conversation(messages)], max_tokens=7, overlong=overlong)  # type: ignore[arg-type]
         if not isinstance(cut, RowProblem):
             assert len(cut.input_ids) <= 7
             assert all(0 <= start < stop <= len(cut.input_ids) for start, stop in cut.responses)

@@ -66,6 +66,7 @@ def summary(**changes: Any) -> dict[str, Any]:
             "truncated": 7,
         },
         "quarantine_codes": {"malformed_json": {"rows": 10, "message": "Expecting value"}},
+        "unscored": 0,
         "methods": [{"name": "larf", "layer": 10, "position": "last_token", "facts": {"references": {"unsafe": 100}}}],
         "selected_by": "larf",
         "selection": {"how": "share 0.1", "cut": 0.25, "requested": 0.1, "at_cut": 1},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,8 @@ anywhere = settings(
 def pack(data: bytes, compression: str | None) -> bytes:
     if compression == "gzip":
         return gzip.compress(data, 1)
+    if compression in ("bz2", "xz"):
+        return bz2.compress(data, 1) if compression == "bz2" else lzma.compress(data, preset=0)
     return data if compression is None else pa.compress(data, compression, asbytes=True)  # type: ignore[no-any-return]
 
 

@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
+from tamis.operators.conversation.columns import parts_of_row
 from tamis.operators.conversation.detection import detect
 from tamis.operators.conversation.dialects import Dialect
 
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 SHARE = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
 ALPACA = "alpaca (instruction, input -> output)"
+ASKED = [*CHAT, {"role": "user", "content": "c"}]
+SHARED_QUESTION = SHARE[:1]
 TEXT = "\n\nHuman: a\n\nAssistant: b"
 
 
@@ -38,6 +41,45 @@ TEXT = "\n\nHuman: a\n\nAssistant: b"
         ({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}, "pair (prompt -> chosen)"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "pair (prompt -> chosen)"),
         ({"text": TEXT}, "text (text)"),
+        ({"messages": ASKED, "response": "d"}, "messages (messages -> response)"),
+        (
+            {"conversations": SHARED_QUESTION, "chosen": SHARE[1], "rejected": SHARE[1]},
+            "sharegpt (conversations -> chosen)",
+        ),
+        ({"messages": CHAT, "response": "b "}, "messages (messages)"),
+        ({"messages": ASKED, "response": "d", "chosen": "d"}, "messages (messages -> response)"),
+        ({"messages": CHAT, "conversations": SHARE}, "messages (messages)"),
+        ({"messages": CHAT, "prompt": "a", "response": "b"}, "messages (messages)"),
+        ({"prompt": "a", "messages": CHAT, "chosen": CHAT, "rejected": CHAT}, "messages (messages)"),
+        ({"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1])}, "pair (prompt -> completion)"),
+        ({"instruction": "a", "input": "i", "chosen": "b", "rejected": "c"}, "alpaca (instruction, input -> chosen)"),
+        ({"context": "i", "question": "a", "answer": "b"}, "alpaca (question, context -> answer)"),
+        ({"context": ["i"], "question": "a", "answer": "b"}, "pair (question -> answer)"),
+        (
+            {"instruction": "a", "output": "b", "history": [["c", "d"]], "system": "", "system_prompt": "s"},
+            "alpaca (system, system_prompt, history, instruction -> output)",
+        ),
+        ({"messages": CHAT, "tools": [], "documents": []}, "messages (messages; tools, documents)"),
+        ({"data": ["a", "b"]}, "alternating (data)"),
+        ({"history": ASKED, "response": "d"}, "messages (history -> response)"),
+        ({"context": SHARED_QUESTION, "answer": "d"}, "sharegpt (context -> answer)"),
+        ({"prompt": b"a", "response": b"b", "context": b"c"}, "alpaca (prompt, context -> response)"),
+        ({"images": None, "messages": CHAT}, "messages (messages)"),
+        ({"conversation": [{"human": "a", "assistant": "b"}]}, "exchanges (conversation)"),
+        ({"messages": [{"role": "prompter", "text": "a"}, {"role": "assistant", "text": "b"}]}, "oasst (messages)"),
+        ({"INSTRUCTION": "a", "RESPONSE": "b"}, "pair (INSTRUCTION -> RESPONSE)"),
+        ({"System Prompt": "s", "Prompt": "a", "Response": "b"}, "pair (System Prompt, Prompt -> Response)"),
+        ({"query": "a", "response": "b", "history": [["c", "d"]]}, "pair (history, query -> response)"),
+        ({"system_prompt": "s", "question": "a", "response": "b"}, "pair (system_prompt, question -> response)"),
+        ({"input": "a", "output": "b"}, "pair (input -> output)"),
+        ({"instruction": "a", "output": "b", "history": "Q: c A: d"}, "alpaca (instruction -> output)"),
+        ({"question": "a", "answer": "b", "documents": ["c"], "tools": "spade"}, "pair (question -> answer)"),
+        ({"question": "a", "answer": "b", "documents": [{"text": "c"}]}, "pair (question -> answer; documents)"),
+        ({"prompt": "a", "response": "b", "tools": '[{"name": "f"}]'}, "pair (prompt -> response; tools)"),
+        ({"prompt": "a", "response": "b", "tools": {"name": "f"}}, "pair (prompt -> response; tools)"),
+        ({"conversations": [["human", "a"], ["gpt", "b"]]}, "messages (conversations)"),
+        ({"chosen_messages": CHAT, "rejected_messages": CHAT}, "messages (chosen_messages)"),
+        ({"messages": [{**turn, "from": None, "value": None} for turn in CHAT]}, "messages (messages)"),
     ],
 )
 def test_detected(row: dict[str, Any], said: str) -> None:
@@ -86,7 +128,8 @@ def test_a_text_is_taken_if_half_of_the_rows_have_turns() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        {"messages": CHAT, "conversations": SHARE},
+        {"messages": CHAT, "conversations": [SHARE[0], {"from": "gpt", "value": "other"}]},
+        {"messages": CHAT[1:], "prompt": "a"},
         {"prompt": "a", "response": "b", "completion": "c"},
         {"instruction": "a", "output": "b", "question": "c", "answer": "d"},
         {"instruction": "a", "output": "b", "response": "c"},
@@ -102,4 +145,110 @@ def test_ambiguity_is_refused_with_the_choices(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("row", [{}, {"a": 1}, {"text": "prose"}, {"prompt": "a"}, {"messages": "x"}, {"chosen": "x"}])
 def test_nothing_found_says_what_is_understood(row: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"no conversation found in the columns .*understood.*input\.columns"):
+        detect(list(row), [row])
+
+
+MESSAGES_OR_RESPONSE = (
+    "set input.columns={messages: messages} or input.columns={messages: messages, response: response}"
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "settings"),
+    [
+        ({"messages": CHAT, "response": "other"}, MESSAGES_OR_RESPONSE),
+        (
+            {"conversations": SHARE, "chosen": {"from": "gpt", "value": "other"}},
+            "set input.columns={conversations: conversations} or "
+            "input.columns={conversations: conversations, response: chosen}",
+        ),
+        (
+            {"prompt": CHAT, "completion": "other"},
+            "set input.columns={messages: prompt} or input.columns={messages: prompt, response: completion}",
+        ),
+        (
+            {"prompt": "a", "response": "b", "chosen": "c", "rejected": "d"},
+            "set input.columns={prompt: prompt, response: response} or "
+            "input.columns={prompt: prompt, response: chosen}",
+        ),
+        (
+            {"instruction": "a", "output": "b", "answer": "c"},
+            "set input.columns={instruction: instruction, output: output} or "
+            "input.columns={instruction: instruction, output: answer}",
+        ),
+        (
+            {"text": TEXT, "response": "other"},
+            "set input.columns={text: text} or input.columns={prompt: text, response: response}",
+        ),
+        (
+            {"messages": ASKED, "chosen": [*ASKED, {"role": "assistant", "content": "d"}]},
+            "set input.columns={messages: messages} or input.columns={messages: chosen}",
+        ),
+    ],
+)
+@pytest.mark.parametrize("complete", [True, False])
+def test_two_answers_are_refused_with_both_settings(row: dict[str, Any], settings: str, complete: bool) -> None:
+    with pytest.raises(ValueError, match="more than one") as caught:
+        detect(list(row), [row] * 3, complete)
+    assert str(caught.value).endswith(settings)
+    assert "other" not in str(caught.value)
+
+
+def test_a_setting_has_the_names_that_the_corpus_has() -> None:
+    row = {"Messages": CHAT, "Response": "other"}
+    with pytest.raises(ValueError, match=r"or that in Response; .* set input.columns=\{messages: Messages\} or"):
+        detect(list(row), [row])
+
+
+def test_the_first_row_with_two_answers_is_named() -> None:
+    rows = [{"messages": CHAT}, {"messages": CHAT, "response": "other"}, {"messages": CHAT, "response": "b"}]
+    with pytest.raises(ValueError, match=r"differ in 1 of 2 sampled rows that have both, first in row 1 \(counted"):
+        detect(["messages", "response"], rows)
+
+
+def test_a_few_rows_with_two_answers_are_problems_and_no_refusal() -> None:
+    rows = [
+        {"messages": ASKED, "response": "d"},
+        {"messages": ASKED, "response": "e"},
+        {"messages": CHAT, "response": "f"},
+    ]
+    assert detect(["messages", "response"], rows).column("response") == "response"
+
+
+def test_a_column_that_repeats_the_answer_is_checked_in_later_rows() -> None:
+    rows = [{"messages": CHAT, "response": "b", "chosen": None}]
+    assert detect(list(rows[0]), rows).checks == (("answer", "response"), ("answer", "chosen"))
+
+
+def test_every_row_that_decided_can_be_read() -> None:
+    """A check is of another column, never of the one that is read."""
+    for row in (
+        {"messages": ASKED, "response": "d", "chosen": "d", "completion": [{"role": "assistant", "content": "d"}]},
+        {"messages": CHAT, "conversations": SHARE, "prompt": "a", "response": "b", "chosen": CHAT},
+        {"prompt": "a", "response": "b", "completion": "b", "answer": "b"},
+    ):
+        found = detect(list(row), [row])
+        assert len({*found.reads}) == len(found.columns) + len(found.checks) == len(row)
+        assert parts_of_row(row, found).turns
+
+
+def test_what_the_sampled_rows_have_is_known_where_more_may_come() -> None:
+    row = {"prompt": "a", "response": "b", "few_shot": "x", "id": "1"}
+    assert detect(list(row), [row], complete=False).seen == ("few_shot", "prompt", "response")
+    assert detect(list(row), [row]).seen is None
+
+
+def test_a_list_as_python_prints_it_is_named() -> None:
+    with pytest.raises(ValueError, match="messages holds a list as Python prints it; write it with"):
+        detect(["messages"], [{"messages": str(CHAT)}])
+
+
+def test_texts_with_labels_are_not_taken_for_texts_of_both_in_turn() -> None:
+    with pytest.raises(ValueError, match="no conversation found"):
+        detect(["data"], [{"data": ["Human: a", "Assistant: b"]}])
+
+
+def test_single_messages_of_a_tree_are_named() -> None:
+    row = {"message_id": "1", "parent_id": None, "text": "a", "role": "prompter"}
+    with pytest.raises(ValueError, match="single message of a tree; join the messages"):
         detect(list(row), [row])

@@ -8,6 +8,12 @@ import pytest
 from tamis.operators.conversation.dialects import Dialect, dialect_by_hand
 
 dialect = Dialect.of
+LATE = {
+    "history": "history",
+    "tools": "tools",
+    "documents": "documents",
+    "chat_template_kwargs": "chat_template_kwargs",
+}
 ALPACA = dialect("alpaca", instruction="instruction", input="input", output="output")
 
 
@@ -24,6 +30,9 @@ def test_round_trip_through_json() -> None:
         (dialect("pair", prompt="q", response="a", system="s"), "pair (s, q -> a)"),
         (dialect("messages", messages="chat"), "messages (chat)"),
         (dialect("text", text="chosen"), "text (chosen)"),
+        (dialect("messages", messages="chat", response="r", tools="t"), "messages (chat -> r; t)"),
+        (dialect("pair", prompt="q", response="a", history="h", tools="t"), "pair (h, q -> a; t)"),
+        (replace(dialect("pair", prompt="q", response="a", history="h", tools="t"), seen=("q",)), "pair (q -> a)"),
     ],
 )
 def test_describe(known: Dialect, said: str) -> None:
@@ -37,9 +46,31 @@ def test_what_joins_instruction_and_input_goes_with_the_dialect() -> None:
     assert "join" not in dialect("alpaca", instruction="a", output="b").to_dict()
 
 
+def test_what_the_rows_have_shown_goes_with_the_dialect() -> None:
+    made = replace(
+        dialect("messages", messages="m", response="r"),
+        replaces=True,
+        encoded=("response",),
+        checks=(("answer", "chosen"),),
+        seen=("m", "r"),
+    )
+    assert Dialect.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert made.reads == ("m", "r", "chosen")
+
+
+def test_the_setting_that_gives_a_dialect() -> None:
+    named = dialect("messages", messages="the chat", response="r", system="s")
+    assert named.setting(["the chat", "r"]) == 'input.columns={messages: "the chat", response: r}'
+    assert dialect("oasst", messages="m").setting(["m"]) == "input.dialect=oasst and input.columns={messages: m}"
+
+
 @pytest.mark.parametrize(
     "data",
     [
+        {"name": "text", "columns": {"text": "a"}, "checks": 3},
+        {"name": "text", "columns": {"text": "a"}, "checks": [["answer"]]},
+        {"name": "text", "columns": {"text": "a"}, "encoded": "prompt"},
+        {"name": "text", "columns": {"text": "a"}, "seen": 3},
         {"name": "nothing", "columns": {}},
         {"name": "pair", "columns": {"prompt": "a"}},
         {"name": "text", "columns": {"text": "a", "more": "b"}},
@@ -85,6 +116,27 @@ def test_not_a_dialect(data: dict[str, object]) -> None:
             dialect("pair", prompt="prompt", response="completion"),
         ),
         ("Text", {}, ["chosen"], dialect("text", text="chosen")),
+        ("ultrachat", {}, ["data"], dialect("alternating", messages="data")),
+        ("oasst", {"conversation": "c"}, ["c"], dialect("oasst", messages="c")),
+        (
+            None,
+            {"messages": "m", "response": "r"},
+            ["m", "r"],
+            replace(dialect("messages", messages="m", response="r"), replaces=True),
+        ),
+        (
+            None,
+            {"conversations": "c", "response": "r", "tools": "t"},
+            ["c", "r", "t"],
+            replace(dialect("sharegpt", conversations="c", response="r", tools="t"), replaces=True),
+        ),
+        (
+            None,
+            {"instruction": "q", "output": "a", "history": "h"},
+            ["q", "a", "h"],
+            dialect("alpaca", instruction="q", output="a", history="h"),
+        ),
+        ("messages", {}, ["messages", "answer"], dialect("messages", messages="messages", response="answer")),
     ],
 )
 def test_by_hand(name: str | None, columns: dict[str, str], available: list[str], expected: Dialect) -> None:
@@ -120,12 +172,14 @@ def test_by_hand_refuses(name: str | None, columns: dict[str, str], said: str) -
             ["q", "a"],
             dialect("pair", prompt="q", response="a", system="s"),
         ),
-        ("alpaca", {}, ["instruction", "output"], dialect("alpaca", **dict(ALPACA.columns), system="system")),
+        ("alpaca", {}, ["instruction", "output"], dialect("alpaca", **dict(ALPACA.columns), system="system", **LATE)),
         (
             "alpaca",
             {},
             ["instruction", "response", "system_prompt"],
-            dialect("alpaca", instruction="instruction", input="context", output="response", system="system_prompt"),
+            dialect(
+                "alpaca", instruction="instruction", input="context", output="response", system="system_prompt", **LATE
+            ),
         ),
         ("alpaca", {"output": "a"}, ["instruction"], None),
         (None, {"prompt": "q", "response": "a"}, ["x", "aa"], None),

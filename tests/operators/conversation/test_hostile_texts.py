@@ -9,23 +9,26 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from tamis.operators.conversation.messages import Dialect, Message, normalise
+from tamis.operators.conversation.conversation import Conversation
+from tamis.operators.conversation.messages import Dialect, normalise
 from tamis.operators.conversation.turns import split_turns
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens.rendering import unused_characters
+from tamis.operators.tokens.answers import unused_characters
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.tokens.tokenizer import MOST_BYTES, ChatTokenizer
 
 TRIMMING = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim | replace('ab', '') }}<|end|>{% endfor %}"
 
 
-def chat(answers: list[str]) -> list[Message]:
+def chat(answers: list[str]) -> Conversation:
     turns = zip(["q"] * len(answers), answers, strict=True)
-    return [
-        {"role": role, "content": text}
-        for pair in turns
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
+    return Conversation(
+        [
+            {"role": role, "content": text}
+            for pair in turns
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+    )
 
 
 def test_a_hundred_thousand_turns(tiny_model: Path) -> None:

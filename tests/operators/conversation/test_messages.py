@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.operators.conversation.messages import Dialect, detect, normalise
+from tamis.operators.conversation.messages import Conversation, Dialect, detect, normalise
 from tamis.operators.problems import RowProblem
 
 MESSAGES = Dialect.of("messages", messages="messages", system="system")
@@ -45,7 +45,7 @@ SHARED = [
     {"from": "human", "value": "a"},
     {"from": "gpt", "value": "b"},
     {"from": "user", "value": "c"},
-    {"from": "chatgpt", "value": "d", "weight": 0},
+    {"from": "chatgpt", "value": "d", "weight": 1},
 ]
 
 
@@ -64,7 +64,7 @@ SHARED = [
     ],
 )
 def test_messages(given: Any, expected: list[dict[str, str]]) -> None:
-    assert normalise({"messages": given}, MESSAGES) == expected
+    assert normalise({"messages": given}, MESSAGES).messages == expected
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,7 @@ def test_messages(given: Any, expected: list[dict[str, str]]) -> None:
         (MESSAGES, {"messages": TURNS, "system": "s"}, chat("S s", "U a", "A b")),
         (MESSAGES, {"messages": chat("S o", "U a", "A b"), "system": "s"}, chat("S o", "U a", "A b")),
         (SHAREGPT, {"conversations": SHARED}, chat("S s", "U a", "A b", "U c", "A d")),
+        (SHAREGPT, {"conversations": [*SHARED[:-1], {**SHARED[-1], "weight": 0}]}, chat("S s", "U a", "A b")),
         (ALPACA, {"instruction": "a", "input": "i", "output": "b"}, chat("U a\ni", "A b")),
         (ALPACA, {"instruction": "a ", "input": "", "output": "b"}, chat("U a ", "A b")),
         (replace(ALPACA, join="\n\n"), {"instruction": "a", "input": "i", "output": "b"}, chat("U a\n\ni", "A b")),
@@ -88,7 +89,7 @@ def test_messages(given: Any, expected: list[dict[str, str]]) -> None:
     ],
 )
 def test_other_dialects(dialect: Dialect, row: dict[str, Any], expected: list[dict[str, str]]) -> None:
-    assert normalise(row, dialect) == expected
+    assert normalise(row, dialect).messages == expected
 
 
 @pytest.mark.parametrize(
@@ -111,9 +112,8 @@ def test_other_dialects(dialect: Dialect, row: dict[str, Any], expected: list[di
         ([{"role": "narrator", "content": "a"}, assistant("b")], "unknown_role"),
         ([{"role": ["user"], "content": "a"}, assistant("b")], "unknown_role"),
         ([{"content": "a"}, assistant("b")], "unknown_role"),
-        ([user("a"), {**assistant(None), "tool_calls": [{"name": "f"}]}], "unsupported_content"),
-        ([user("a"), {**assistant("b"), "reasoning_content": "r"}], "unsupported_content"),
-        ([user([{"type": "image", "url": "u"}]), assistant("b")], "unsupported_content"),
+        ([user("a"), {**assistant(None), "tool_calls": [{"id": "f"}]}], "bad_tool_call"),
+        ([user([{"type": "image", "url": "u"}]), assistant("b")], "multimodal"),
         ([user([3]), assistant("b")], "unsupported_content"),
         ([user("a\ud800"), assistant("b")], "invalid_utf8"),
     ],
@@ -130,14 +130,15 @@ def test_messages_refused(given: Any, code: str) -> None:
         (MESSAGES, {}, "no_conversation"),
         (MESSAGES, {"messages": TURNS, "system": 3}, "bad_content"),
         (SHAREGPT, {"conversations": TURNS}, "unknown_role"),
-        (SHAREGPT, {"conversations": [{"from": "function_call", "value": "b"}]}, "unknown_role"),
+        (SHAREGPT, {"conversations": [{"from": "function_call", "value": "b"}]}, "bad_tool_call"),
         (ALPACA, {"output": "b"}, "no_conversation"),
         (ALPACA, {"instruction": "a"}, "no_response"),
         (ALPACA, {"instruction": "a", "output": ""}, "empty_response"),
         (ALPACA, {"instruction": "a", "input": 3, "output": "b"}, "bad_content"),
         (PAIR, {"response": "b"}, "no_conversation"),
         (PAIR, {"prompt": "a", "response": None}, "no_response"),
-        (PAIR, {"prompt": chat("U a"), "response": []}, "no_conversation"),
+        (PAIR, {"prompt": chat("U a"), "response": []}, "no_response"),
+        (PAIR, {"prompt": [], "response": "b"}, "no_conversation"),
         (PAIR, {"prompt": chat("U a"), "response": chat("U b")}, "no_response"),
         (PAIR, {"prompt": 3, "response": "b"}, "bad_content"),
         (PAIR, {"prompt": True, "response": "b"}, "bad_content"),
@@ -173,7 +174,9 @@ def test_a_message_never_quotes_the_sample() -> None:
 
 WORDS = ["user", "assistant", "system", "gpt", "human", "text", "", " ", "a", "\ud800", "[", "[1]"]
 words = st.sampled_from([*WORDS, "\n\nHuman: a\n\nAssistant: b", "### Input:"])
-keys = st.sampled_from(["role", "content", "from", "value", "type", "text", "tool_calls", "x"])
+keys = st.sampled_from(
+    ["role", "content", "from", "value", "type", "text", "tool_calls", "function", "name", "arguments", "weight", "x"]
+)
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | words | st.text()
 anything = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4))
 columns = st.sampled_from(
@@ -185,15 +188,19 @@ columns = st.sampled_from(
 def test_any_row_is_a_whole_conversation_or_a_row_problem(row: dict[str, Any]) -> None:
     for dialect in ALL:
         try:
-            messages = normalise(row, dialect)
+            conversation = normalise(row, dialect)
         except RowProblem:
             continue
+        messages = conversation.messages
         assert messages[-1]["role"] == "assistant"
+        assert conversation.answers[-1] == len(messages) - 1
         for message in messages:
-            assert set(message) == {"role", "content"}
             assert message["role"] in {"system", "developer", "user", "assistant", "tool"}
-            message["content"].encode()
-            assert message["role"] != "assistant" or message["content"].strip()
+            assert message["role"] == "assistant" or isinstance(message["content"], str)
+        for number in conversation.answers:
+            assert messages[number].get("content", "").strip() or messages[number]["tool_calls"]
+        "".join(conversation.texts()).encode()
+        assert Conversation.from_dict(json.loads(json.dumps(conversation.to_dict()))) == conversation
 
 
 @given(st.lists(st.dictionaries(columns, anything), max_size=4))

@@ -20,6 +20,7 @@ from test_representations import CONFIGS, GEMMA, LONGEST, VOCABULARY, save
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedConfig
 
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.forward.losses import TokenLosses, cross_entropy
 from tamis.operators.model.architecture import describe, read_config
 from tamis.operators.tokens.tokenised import Tokenised
@@ -135,7 +136,8 @@ def test_the_mean_is_transformers_own_loss_whichever_side_it_pads(side: str, lla
 def test_the_tokenizers_padding_side_does_not_matter(llama: Path) -> None:
     """From conversations to losses with tokenizers that pad on the left and on the right."""
     template = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
-    conversations = [chat("Hello", "World"), chat("Tell me", "No, I cannot", "Why?", "Because")]
+    chats = [chat("Hello", "World"), chat("Tell me", "No, I cannot", "Why?", "Because")]
+    conversations = [*map(Conversation, chats)]
     found = []
     for side in ("left", "right"):
         tokenizer = fast_tokenizer("byte_level")

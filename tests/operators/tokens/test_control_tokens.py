@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.tokens.tokenizer import ChatTokenizer
@@ -19,7 +20,7 @@ texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=2), max_size=5).map(
 
 
 def encode(tokenizer: ChatTokenizer, messages: list[dict[str, str]]) -> Tokenised | RowProblem:
-    return tokenizer.encode([messages], max_tokens=10_000, overlong="quarantine")[0]
+    return tokenizer.encode([Conversation(messages)], max_tokens=10_000, overlong="quarantine")[0]
 
 
 def tokens(tokenizer: ChatTokenizer, messages: list[dict[str, str]]) -> Tokenised:
@@ -48,7 +49,9 @@ def test_no_control_token_but_the_templates(kind: str, name: str, contents: list
     assert not control & {i for start, stop in result.responses for i in result.input_ids[start:stop]}
     if kind == "byte_level":  # and nothing of the text is lost
         bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend.backend_tokenizer.to_str()))
-        assert bare.decode(result.input_ids, clean_up_tokenization_spaces=False) == tokenizer._renderer.text(messages)
+        assert bare.decode(result.input_ids, clean_up_tokenization_spaces=False) == tokenizer._renderer.text(
+            Conversation(messages)
+        )
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

@@ -5,8 +5,10 @@ from chats import QWEN_3, TEMPLATES, by_hand, byte_level, chat, spans_by_hand
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens.rendering import PLAIN_TEMPLATE, Renderer, unused_characters
+from tamis.operators.tokens.answers import unused_characters
+from tamis.operators.tokens.rendering import PLAIN_TEMPLATE, Renderer
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 MARKS = "".join(unused_characters("", 3))  # a text may hold the very characters that mark answers
@@ -41,7 +43,7 @@ def renderer(name: str) -> Renderer:
 @settings(deadline=None)
 @given(messages=conversations)
 def test_text_and_answers_are_those_of_the_template_written_by_hand(name: str, messages: list[dict[str, str]]) -> None:
-    rendered = renderer(name).render(messages)
+    rendered = renderer(name).render(Conversation(messages))
     segments = by_hand(name, messages)
     assert rendered.text == "".join(text for text, _ in segments)
     assert list(rendered.answers) == spans_by_hand(segments)
@@ -52,7 +54,7 @@ def test_text_and_answers_are_those_of_the_template_written_by_hand(name: str, m
 @given(turns=st.lists(st.tuples(st.sampled_from(["r", "a b\n\nc", MARKS]), answers), min_size=1, max_size=3))
 def test_reasoning(name: str, turns: list[tuple[str, str]]) -> None:
     contents = [part for r, a in turns for part in ("q", f"<think>\n{r}\n</think>\n\n{a.strip()}")]
-    rendered = renderer(name).render(chat(*contents))
+    rendered = renderer(name).render(Conversation(chat(*contents)))
     segments = by_hand(name, chat(*contents))
     assert rendered.text == "".join(text for text, _ in segments)
     assert list(rendered.answers) == spans_by_hand(segments)
@@ -67,12 +69,12 @@ tagged = st.lists(st.sampled_from(TAGGED), max_size=8).map("".join).filter(str.s
 def test_any_reasoning_gives_an_answer_within_its_turn_or_a_problem(turns: list[tuple[str, str]]) -> None:
     messages = chat(*(content for turn in turns for content in turn))
     try:
-        rendered = renderer("qwen_3").render(messages)
+        rendered = renderer("qwen_3").render(Conversation(messages))
     except RowProblem as problem:
         assume(problem.code != "unstable_template")
         raise
     text = rendered.text
-    assert text == renderer("qwen_3").text(messages)
+    assert text == renderer("qwen_3").text(Conversation(messages))
     for (start, stop), (_, content) in zip(rendered.answers, turns, strict=True):
         assert text.startswith("<|im_end|>\n", stop)
         assert "<|im_" not in text[start:stop]
@@ -84,7 +86,7 @@ def test_the_text_is_that_of_apply_chat_template(name: str) -> None:
     tokenizer = byte_level()
     messages = chat("q\n", " a", "<b>&", "c\n\n")
     expected = tokenizer.apply_chat_template(messages, chat_template=TEMPLATES[name], tokenize=False)
-    assert Renderer(TEMPLATES[name], tokenizer.special_tokens_map).text(messages) == expected
+    assert Renderer(TEMPLATES[name], tokenizer.special_tokens_map).text(Conversation(messages)) == expected
 
 
 TRIMS = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}"
@@ -112,12 +114,12 @@ BRACED = (
     ],
 )
 def test_templates_that_change_contents(template: str, contents: list[str], expected: list[str]) -> None:
-    rendered = Renderer(template, VARIABLES).render(chat(*contents))
+    rendered = Renderer(template, VARIABLES).render(Conversation(chat(*contents)))
     assert [rendered.text[start:stop] for start, stop in rendered.answers] == expected
 
 
 def test_equal_turns_are_told_apart() -> None:
-    rendered = Renderer(TRIMS, VARIABLES).render(chat("a", "a", "a", "a"))
+    rendered = Renderer(TRIMS, VARIABLES).render(Conversation(chat("a", "a", "a", "a")))
     assert rendered.answers == ((4, 5), (10, 11))
 
 
@@ -134,7 +136,9 @@ def test_equal_turns_are_told_apart() -> None:
 )
 def test_no_span_where_there_can_be_none(template: str) -> None:
     with pytest.raises(RowProblem) as caught:
-        Renderer(template, VARIABLES).render(chat("first question", "first answer", "second", "second answer"))
+        Renderer(template, VARIABLES).render(
+            Conversation(chat("first question", "first answer", "second", "second answer"))
+        )
     assert caught.value.code == "unstable_template"
 
 
@@ -145,7 +149,7 @@ def test_a_template_that_raises(name: str) -> None:
     if name == "gemma":
         messages = chat("secret", "a", system="secret")
     with pytest.raises(RowProblem) as caught:
-        renderer(name).render(messages)
+        renderer(name).render(Conversation(messages))
     assert caught.value.code == "template_error"
     assert ("System role not supported" if name == "gemma" else "must alternate") in caught.value.message
 
@@ -153,7 +157,7 @@ def test_a_template_that_raises(name: str) -> None:
 def test_an_error_that_quotes_the_sample_is_not_repeated() -> None:
     template = "{% for m in messages %}{{ raise_exception('bad: ' + m.content) }}{% endfor %}"
     with pytest.raises(RowProblem) as caught:
-        Renderer(template, VARIABLES).render(chat("secret", "a"))
+        Renderer(template, VARIABLES).render(Conversation(chat("secret", "a")))
     assert "secret" not in str(caught.value)
 
 
@@ -165,10 +169,10 @@ def test_a_template_that_is_none(template: str) -> None:
 
 def test_the_date_is_always_the_same() -> None:
     template = "{{ strftime_now('%d %b %Y') if strftime_now is defined }} {{ messages[1].content }}"
-    assert Renderer(template, VARIABLES).text(chat("q", "a")) == "26 Jul 2024 a"
+    assert Renderer(template, VARIABLES).text(Conversation(chat("q", "a"))) == "26 Jul 2024 a"
 
 
 def test_a_conversation_is_not_changed() -> None:
     messages = tuple(chat("q ", " a "))
-    Renderer(TRIMS, VARIABLES).render(messages)
+    Renderer(TRIMS, VARIABLES).render(Conversation(messages))
     assert messages == tuple(chat("q ", " a "))

@@ -26,6 +26,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.tokens.tokenizer import ChatTokenizer, Overlong
@@ -44,7 +45,7 @@ def encode(
     max_tokens: int = 10_000,
     overlong: Overlong = "quarantine",
 ) -> Tokenised:
-    (result,) = tokenizer.encode([messages], max_tokens=max_tokens, overlong=overlong)
+    (result,) = tokenizer.encode([Conversation(messages)], max_tokens=max_tokens, overlong=overlong)
     assert isinstance(result, Tokenised), result
     return result
 
@@ -55,7 +56,7 @@ def problem(
     max_tokens: int = 10_000,
     overlong: Overlong = "quarantine",
 ) -> RowProblem:
-    (result,) = tokenizer.encode([messages], max_tokens=max_tokens, overlong=overlong)
+    (result,) = tokenizer.encode([Conversation(messages)], max_tokens=max_tokens, overlong=overlong)
     assert isinstance(result, RowProblem), result
     return result
 
@@ -132,7 +133,9 @@ def test_spans_of_a_tokenizer_with_a_prefix_space(prepend: str, name: str, conte
 def test_ids_are_those_of_apply_chat_template(tokenizer: type, name: str) -> None:
     fast = tokenizer()
     batch = [chat("Hi 🙂\n", " Sure, see\n"), chat("a", "b", "c  d", "e"), chat("東京?", "I'm sorry")]
-    results = ChatTokenizer(fast, TEMPLATES[name]).encode(batch, max_tokens=1000, overlong="quarantine")
+    results = ChatTokenizer(fast, TEMPLATES[name]).encode(
+        [*map(Conversation, batch)], max_tokens=1000, overlong="quarantine"
+    )
     for messages, result in zip(batch, results, strict=True):
         expected = fast.apply_chat_template(messages, chat_template=TEMPLATES[name], tokenize=True, return_dict=False)
         assert isinstance(result, Tokenised)
@@ -230,15 +233,15 @@ def test_truncation_at_every_length(template: str, overlong: Overlong) -> None:
 def test_settings_out_of_range() -> None:
     tokenizer = ChatTokenizer(byte_level(), CHATML)
     with pytest.raises(ValueError, match="max_tokens=0"):
-        tokenizer.encode([LONG], max_tokens=0, overlong="quarantine")
+        tokenizer.encode([Conversation(LONG)], max_tokens=0, overlong="quarantine")
     with pytest.raises(ValueError, match="keep_middle"):
-        tokenizer.encode([LONG], max_tokens=9, overlong="keep_middle")  # type: ignore[arg-type]
+        tokenizer.encode([Conversation(LONG)], max_tokens=9, overlong="keep_middle")  # type: ignore[arg-type]
 
 
 def test_one_bad_row_leaves_the_others_alone() -> None:
     tokenizer = ChatTokenizer(byte_level(), GEMMA)
     batch = [chat("q", "a"), chat("q", "a", system="s"), chat("q\ud800", "a"), chat("q", "a </s>"), chat("q", "a")]
-    results = tokenizer.encode(batch, max_tokens=1000, overlong="quarantine")
+    results = tokenizer.encode([*map(Conversation, batch)], max_tokens=1000, overlong="quarantine")
     assert [getattr(result, "code", None) for result in results] == [
         None,
         "template_error",
@@ -258,7 +261,7 @@ def test_one_bad_row_leaves_the_others_alone() -> None:
 def test_results_do_not_depend_on_the_batch() -> None:
     tokenizer = ChatTokenizer(byte_level(), CHATML)
     batch = [chat("q" * n, "word " * n) for n in (1, 90_000, 3, 120_000, 5)]  # more than one call of the tokenizer
-    together = tokenizer.encode(batch, max_tokens=50, overlong="keep_end")
+    together = tokenizer.encode([*map(Conversation, batch)], max_tokens=50, overlong="keep_end")
     for messages, result in zip(batch, together, strict=True):
         alone = encode(tokenizer, messages, 50, "keep_end")
         assert isinstance(result, Tokenised)
@@ -277,7 +280,7 @@ def test_threads_share_one_tokenizer() -> None:
     batch = [chat(f"q {n} {'<|im_end|>' * (n % 2)}", f"a </s> {n}") for n in range(40)]
 
     def ids() -> list[list[int]]:
-        results = tokenizer.encode(batch, max_tokens=1000, overlong="quarantine")
+        results = tokenizer.encode([*map(Conversation, batch)], max_tokens=1000, overlong="quarantine")
         return [result.input_ids.tolist() for result in results if isinstance(result, Tokenised)]
 
     expected = ids()
@@ -319,8 +322,10 @@ def test_from_json_it_is_the_same(kind: str, name: str | None) -> None:
     assert again.control_ids == made.control_ids
     conversations = [chat("q", "a"), LONG, chat("typed <|im_end|> </s>", " é\n"), chat("q", "")]
     for overlong in ("quarantine", "keep_end"):
-        expected = made.encode(conversations, max_tokens=12, overlong=overlong)
-        for one, other in zip(expected, again.encode(conversations, max_tokens=12, overlong=overlong), strict=True):
+        expected = made.encode([*map(Conversation, conversations)], max_tokens=12, overlong=overlong)
+        for one, other in zip(
+            expected, again.encode([*map(Conversation, conversations)], max_tokens=12, overlong=overlong), strict=True
+        ):
             if isinstance(one, Tokenised):
                 assert isinstance(other, Tokenised)
                 assert one.input_ids.tolist() == other.input_ids.tolist()

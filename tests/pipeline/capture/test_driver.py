@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import safetensors.torch
 from hostile import with_one_text
 from plan_jobs import Planner, lines_of, rows_of
 
@@ -172,6 +174,43 @@ class Here(Guard):
 
     def end(self, work: str) -> None:
         self.watch.end(work)
+
+
+def test_a_token_without_an_embedding_is_the_rows_problem(tmp_path: Path, tiny_model: Path, planner: Planner) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    weights = safetensors.torch.load_file(model / "model.safetensors")
+    config = json.loads((model / "config.json").read_text())
+    left = config["vocab_size"] - 1
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        weights[name] = weights[name][:left].clone()
+    safetensors.torch.save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    (model / "config.json").write_text(json.dumps({**config, "vocab_size": left}))
+    missing = ChatTokenizer.load(str(model)).spelling(left)
+    stray = {"prompt": "a question", "response": f"an answer{missing}"}
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of([*rows_of(20), stray]))
+    [shard] = planner().shards
+    receipt, table = captured(shard, spec_for(tmp_path, model))
+    assert table.column("code").to_pylist()[-1] == "bad_token_id"
+    assert receipt["quarantined"]["bad_token_id"] == table.column("code").to_pylist().count("bad_token_id")
+    assert None in table.column("code").to_pylist()
+
+
+def test_a_model_that_no_worker_can_load_is_the_users_to_mend(
+    tmp_path: Path, tiny_model: Path, planner: Planner
+) -> None:
+    """Not an accident of the worker, after which the same command would be run again."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    [shard] = planner().shards
+    table = tokenised(shard, spec_for(tmp_path, model))
+    weights = safetensors.torch.load_file(model / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    safetensors.torch.save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    [outcome] = Forward(spec_for(tmp_path, model))(table).column("receipt").to_pylist()
+    error = json.loads(outcome)["error"]
+    assert error == {
+        "kind": "ConfigError",
+        "message": "model tiny: the checkpoint lacks layers.0.mlp.up_proj.weight",
+    }
 
 
 def test_a_shard_that_is_a_parquet_bomb_is_set_aside(

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from tamis.pipeline.curate import curate
 from tamis.pipeline.emit import shard as emit_module
 from tamis.pipeline.errors import ClusterError, ConfigError, IncompleteError, InputError
 from tamis.pipeline.job.job_file import Job, load_job
-from tamis.pipeline.run.lease import held
+from tamis.pipeline.run.lease import _own as own_lease
+from tamis.pipeline.run.lease import _write as write_lease
 from tamis.pipeline.run.paths import INCOMPLETE, MANIFEST
 from tamis.pipeline.storage.store import Store
 
@@ -174,8 +176,10 @@ def test_a_worker_that_hangs_while_it_writes_is_replaced(bench: Bench, monkeypat
 def test_beside_another_driver_nothing_incomplete_is_published(bench: Bench) -> None:
     """The other one may lack nothing."""
     bench.harm(rows6="raises")
-    with held(Store(str(bench.folder / "out"))), pytest.raises(IncompleteError, match="another tamis is at work"):
-        curate(bench.job(), bench.address, force=True)
+    store = Store(str(bench.folder / "out"))
+    write_lease(store, replace(own_lease(), broken=True))
+    with pytest.raises(IncompleteError, match="another tamis is at work"):
+        curate(bench.job(), bench.address)
     assert not (bench.folder / "out" / INCOMPLETE).exists()
     assert not (bench.folder / "out/kept").exists()
 

@@ -225,6 +225,6 @@ def test_a_folder_that_the_user_has_named_is_taken_or_refused(base: Path, monkey
         own_ray._base()
     monkeypatch.setenv("RAY_TMPDIR", "/dev/shm")
     assert own_ray._base() == Path("/dev/shm")
-    monkeypatch.setattr(own_ray, "_LEAST_BYTES", 1 << 60)
+    monkeypatch.setattr(own_ray, "LEAST_BYTES", 1 << 60)
     with pytest.raises(ClusterError, match=r"/dev/shm is full \(\d+ MB are free\)"):
         own_ray._base()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.operators.conversation.schema import JSON, infer_rows, unify_schemas
+from tamis.operators.conversation.schema import JSON, infer_rows, to_table, unify_schemas
 from tamis.pipeline.emit.samples import _extreme, _histogram
-from tamis.pipeline.emit.shard import empty_dropped
+from tamis.pipeline.emit.shard import _beside, empty_dropped
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import encode_schema
 from tamis.pipeline.inputs.originals import conform, decode_schema, output_schema
+from tamis.pipeline.storage.store import Store
 
 # --- conform ------------------------------------------------------------------------------------------------------
 
@@ -89,6 +93,16 @@ def test_typed_files_beside_json_rows_that_have_no_type() -> None:
         conform(pa.table({"tools": [b"x"]}), found)
 
 
+def test_text_and_numbers_of_typed_files_and_json_differ_in_width_only() -> None:
+    typed = pa.schema([("a", pa.large_string()), ("n", pa.int32()), ("x", pa.float32()), ("y", pa.int64())])
+    rows = [{"a": "text", "n": 2**40, "x": 0.1, "y": 1.5}]
+    found = output_schema(typed, infer_rows(rows))
+    assert found.types == [pa.large_string(), pa.int64(), pa.float64(), pa.float64()]
+    assert to_table(rows, found).to_pylist() == rows
+    table = pa.Table.from_pylist([{"a": "b", "n": 7, "x": 0.5, "y": 3}], typed)
+    assert conform(table, found).to_pylist() == table.to_pylist()
+
+
 def test_a_schema_survives_a_receipt() -> None:
     schema = infer_rows([{"a": 2**60 + 1, "b": {}, "é": ["x", 1]}]).with_metadata({"k": "v"})
     assert decode_schema(encode_schema(schema)).equals(schema, check_metadata=True)
@@ -113,6 +127,19 @@ def test_an_empty_dropped_has_its_columns_beside_those_of_the_input() -> None:
     ]
     assert table.schema.field("score").type == pa.int64()
     assert table.schema.field("tamis_score").type == pa.float32()
+
+
+def test_names_that_the_input_has_in_every_form_are_avoided(tmp_path: Path) -> None:
+    names = ["score", "tamis_score", "tamis_score_2", "tamis_method", "method", "reason"]
+    empty = empty_dropped(pa.schema([(name, pa.string()) for name in names]), with_quantile=True)
+    assert empty.column_names == [*names, "tamis_method_2", "tamis_score_3", "quantile", "tamis_reason"]
+    added = {"method": ["saft"], "score": [0.5], "quantile": [0.9], "reason": ["r"]}
+    table = _beside(pa.table({name: ["x"] for name in names}), {name: pa.array(cells) for name, cells in added.items()})
+    Store(str(tmp_path)).write_table("dropped.parquet", table)
+    folder = {"data_files": str(tmp_path / "dropped.parquet"), "cache_dir": str(tmp_path / "cache")}
+    loaded = datasets.load_dataset("parquet", split="train", **folder)
+    assert loaded.column_names == empty.column_names
+    assert loaded[0] == table.to_pylist()[0]
 
 
 # --- histogram ----------------------------------------------------------------------------------------------------

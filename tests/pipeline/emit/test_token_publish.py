@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from plan_jobs import Planner
 
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.statistics.selection import Threshold
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.tokens.tokenizer import ChatTokenizer
@@ -31,10 +32,12 @@ DECISIONS = ["kept", "quarantined", "dropped", "kept", "kept"]
 def tokenised(model: Path, row: int) -> Tokenised:
     [found] = ChatTokenizer.load(str(model)).encode(
         [
-            [
-                {"role": "user", "content": f"Ask {row}?"},
-                {"role": "assistant", "content": f"Tell <b>{row}</b> – é\n"},
-            ]
+            Conversation(
+                [
+                    {"role": "user", "content": f"Ask {row}?"},
+                    {"role": "assistant", "content": f"Tell <b>{row}</b> – é\n"},
+                ]
+            )
         ],
         max_tokens=200,
         overlong="quarantine",

@@ -44,7 +44,8 @@ def test_one_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_gives_its_data_files_by_name_and_nothing_hidden(tmp_path: Path) -> None:
-    plant(tmp_path, "b.jsonl", "a.parquet", "deep/er/c.csv.gz", "README.md", "noending", "x.txt", "x.gz")
+    plant(tmp_path, "b.jsonl", "a.parquet", "deep/er/c.csv.gz", "README.md", "x.txt", "x.gz")
+    (tmp_path / "noending").write_text("plain words\n")
     plant(
         tmp_path,
         ".hidden.jsonl",

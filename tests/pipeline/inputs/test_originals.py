@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from tamis.operators.conversation.dialects import Dialect
 from tamis.pipeline.errors import InputError
+from tamis.pipeline.inputs.arrow_types import one_schema
 from tamis.pipeline.inputs.files import resolve
 from tamis.pipeline.inputs.originals import originals
 from tamis.pipeline.inputs.shards import Shard, make_shards, read, rows_digest, scan
@@ -56,6 +58,19 @@ def captured(shard: Shard) -> str:
     return rows_digest(read(shard, {}, ["prompt", "response"] if typed else None))
 
 
+def test_columns_that_are_only_checked_are_read_as_they_were_captured(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    write(path, ROWS)
+    checked = replace(Dialect.of("pair", prompt="prompt", response="response"), checks=(("answer", "id"),))
+    [file] = resolve([str(path)], "auto", {})
+    [shard] = make_shards(scan(file, 20, {}), "corpus", checked.to_dict(), 0)
+    digest = rows_digest(read(shard, {}, checked.reads))
+    table, _, _ = originals(shard, {}, SCHEMA, np.ones(12, dtype=bool), digest)
+    assert table.to_pylist() == ROWS
+    with pytest.raises(InputError, match="not those that were captured"):
+        originals(shard, {}, SCHEMA, np.ones(12, dtype=bool), captured(shard))
+
+
 SCHEMA = pa.schema([(name, pa.string()) for name in ROWS[0]])
 
 
@@ -91,3 +106,27 @@ def test_a_column_of_other_values_beside_the_conversation(tmp_path: Path, kind: 
     shard = shards_of(path)[0]
     table, _, _ = originals(shard, {}, SCHEMA, np.ones(5, dtype=bool), captured(shard))
     assert table.column_names == SCHEMA.names
+
+
+def test_rows_of_parts_that_differ_come_out_alike(tmp_path: Path) -> None:
+    """A folder of partitions whose parts have other types, one of them of a kind that pyarrow cannot filter."""
+    kinds = [pa.string_view(), pa.large_string()]
+    for year, kind in enumerate(kinds):
+        (tmp_path / f"year={year}").mkdir()
+        table = pa.table({name: pa.array([row[name] for row in ROWS[:4]], kind) for name in ("prompt", "response")})
+        pq.write_table(table.append_column("n", pa.array(range(4), pa.int8() if year else pa.int64())),
+                       tmp_path / f"year={year}/0.parquet")  # fmt: skip
+    scanned = [scan(file, 3, {}) for file in resolve([str(tmp_path)], "auto", {})]
+    schema, _ = one_schema({found.file.name: found.schema for found in scanned if found.schema is not None})
+    assert schema.types == [pa.large_string(), pa.large_string(), pa.int64(), pa.int32()]
+    dialect = Dialect.of("pair", prompt="prompt", response="response").to_dict()
+    rows = []
+    for shard in [shard for found in scanned for shard in make_shards(found, "corpus", dialect, 0)]:
+        valid = np.ones(shard.rows, dtype=bool)
+        valid[0] = False
+        table, _, raw = originals(shard, {}, schema, valid, captured(shard))
+        assert table.schema == schema
+        assert json.loads(raw[0][1])["year"] in (0, 1)
+        rows += table.to_pylist()
+    wanted = [(row["prompt"], int(row["id"]), year) for year in (0, 1) for row in (ROWS[1], ROWS[2])]
+    assert [(row["prompt"], row["n"], row["year"]) for row in rows] == wanted

@@ -104,7 +104,7 @@ def test_config_and_split_are_for_datasets_only(tmp_path: Path) -> None:
     (tmp_path / "plain.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(ConfigError, match=r"input.split: .*plain.jsonl .* has no split; leave it out"):
         names(tmp_path / "plain.jsonl", split="train")
-    with pytest.raises(ConfigError, match=r"input.config: .*saved .* has no config"):
+    with pytest.raises(ConfigError, match=r"input.config: .*saved has no config .*; leave it out"):
         names(tmp_path / "saved", config="default")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from text_samples import COMPRESSIONS, anywhere, pack, read_all, store
 
 from tamis.pipeline.inputs.text_files import Span, TextFile, find_spans, read_records
 
+Damage = Callable[[bytes], bytes]
 
-@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "bz2", "xz", "lz4"])
 def test_an_archive_of_many_members_is_one_file(tmp_path: Path, compression: str) -> None:
     pieces = [b"".join(b'{"a": %d}\n' % (100 * i + j) for j in range(100)) for i in range(20)]
     path = tmp_path / "members"
@@ -101,3 +104,29 @@ def test_a_compressed_file_on_another_file_system() -> None:
     file = TextFile("memory://texts/a.jsonl.gz", "jsonl", "gzip", {})
     assert [r.value for r in read_all(file, rows=1)] == [{"a": 1}, {"a": 2}]
     memory.rm("/texts", recursive=True)
+
+
+def cut_off(data: bytes) -> bytes:
+    return data[:-9]
+
+
+def damaged(data: bytes) -> bytes:
+    return data[:40] + b"\x55" * 20 + data[60:]
+
+
+@pytest.mark.parametrize(
+    ("compression", "damage"),
+    [*((name, cut_off) for name in ("gzip", "zstd", "bz2", "xz", "lz4")), ("bz2", damaged), ("xz", damaged)],
+)
+def test_an_archive_that_is_cut_off_or_damaged_is_an_error(tmp_path: Path, compression: str, damage: Damage) -> None:
+    packed = pack(b"".join(b'{"a": %d}\n' % (number * 7919 % 1000) for number in range(500)), compression)
+    path = tmp_path / "broken"
+    path.write_bytes(damage(packed))
+    with pytest.raises((OSError, ValueError, EOFError)):
+        find_spans(TextFile(str(path), "jsonl", compression, {}), 100, 10_000)
+
+
+def test_xz_may_be_padded_between_its_members(tmp_path: Path) -> None:
+    path = tmp_path / "padded"
+    path.write_bytes(pack(b'{"a": 1}\n', "xz") + b"\0" * 8 + pack(b'{"a": 2}\n', "xz") + b"\0" * 4)
+    assert [r.value for r in read_all(TextFile(str(path), "jsonl", "xz", {}), rows=1)] == [{"a": 1}, {"a": 2}]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from plan_jobs import Planner, larf
 
+from tamis.operators.conversation.conversation import Conversation
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job.sections import ModelSpec
 from tamis.pipeline.models.checks import OpenedModel, open_model
@@ -58,7 +59,7 @@ def kept(store: Store, model: Path, **spec: Any) -> OpenedModel:
 
 
 def encoded(opened: OpenedModel) -> list[int]:
-    [row] = opened.tokenizer.encode([CHAT], max_tokens=500, overlong="quarantine")
+    [row] = opened.tokenizer.encode([Conversation(CHAT)], max_tokens=500, overlong="quarantine")
     ids: list[int] = row.input_ids.tolist()  # type: ignore[union-attr]
     return ids
 

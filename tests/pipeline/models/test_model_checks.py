@@ -14,7 +14,7 @@ from plan_jobs import Planner, larf
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job.job_file import load_layers_job
 from tamis.pipeline.job.sections import ModelSpec
-from tamis.pipeline.models.checks import check_files, open_model
+from tamis.pipeline.models.checks import check_files, open_model, vocabulary_note
 from tamis.pipeline.planning.layer_plan import plan_layers
 
 
@@ -42,21 +42,46 @@ def test_a_whole_model(tiny_model: Path) -> None:
     assert model.keys["model.dtype"] == "auto"
 
 
-def test_a_tokenizer_that_knows_more_than_the_embedding(copy: Path) -> None:
-    vocabulary = json.loads((copy / "config.json").read_text())["vocab_size"]
-    change(copy / "config.json", vocab_size=vocabulary - 1)
+def shrunk(folder: Path, rows: int) -> int:
+    """Takes the embeddings of the last tokens out of the model. Returns the number of those that are left."""
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    left = len(weights["lm_head.weight"]) - rows
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        weights[name] = weights[name][:left].clone()
+    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    change(folder / "config.json", vocab_size=left)
+    return left
+
+
+def test_a_tokenizer_that_knows_many_more_tokens_than_the_model_is_another_ones(copy: Path) -> None:
+    left = shrunk(copy, 30)
     said = refusal(copy)
-    assert f"token ids up to {vocabulary - 1}" in said
-    assert f"its embedding has {vocabulary - 1} rows (0 to {vocabulary - 2})" in said
+    assert f"token ids up to {left + 29}" in said
+    assert f"its embedding has {left} rows (0 to {left - 1})" in said
+
+
+def test_a_few_tokens_without_an_embedding_are_the_rows_to_answer_for(copy: Path, tmp_path: Path) -> None:
+    left = shrunk(copy, 2)
+    model = open_model(ModelSpec(name=str(copy)))
+    check_files(model, 4, head=True)
+    note = vocabulary_note(model.tokenizer, model.info)
+    assert note is not None
+    assert f"2 token(s) without an embedding (from id {left}, {model.tokenizer.spelling(left)!r})" in note
+    plan = Planner(tmp_path, copy)
+    assert note in plan(**larf(tmp_path)).warnings
 
 
 def test_an_added_token_beyond_the_embedding(copy: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(copy)
-    tokenizer.add_tokens(["<|new|>"])
+    tokenizer.add_tokens(["<|new|>"], special_tokens=True)
     tokenizer.save_pretrained(copy)
-    assert "its tokenizer has token ids up to" in refusal(copy)
+    model = open_model(ModelSpec(name=str(copy)))
+    assert "1 token(s) without an embedding" in (vocabulary_note(model.tokenizer, model.info) or "")
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text() + "<|new|>")
+    assert "its chat template writes the token '<|new|>'" in refusal(copy)
 
 
 def test_a_padded_embedding_is_fine(copy: Path) -> None:
@@ -119,7 +144,7 @@ def test_a_layer_search_is_refused_as_a_run_is(copy: Path, tmp_path: Path, kind:
         safetensors.torch.save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     else:
         changes: dict[str, dict[str, Any]] = {
-            "code": {"auto_map": {"AutoModelForCausalLM": "evil.Model"}},
+            "code": {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "evil.Model"}},
             "architecture": {"model_type": "nosuch"},
             "vocabulary": {"vocab_size": 300},
         }
@@ -137,10 +162,25 @@ def test_a_layer_search_is_refused_as_a_run_is(copy: Path, tmp_path: Path, kind:
 
 
 def test_code_and_unknown_architectures(copy: Path) -> None:
-    change(copy / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model"})
-    assert "set trust_remote_code if you trust it" in refusal(copy)
-    change(copy / "config.json", auto_map={}, model_type="nosuch")
+    change(copy / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model"}, model_type="nosuch")
+    assert "set trust_remote_code if you trust the code" in refusal(copy)
+    change(copy / "config.json", auto_map={})
     assert "model_type='nosuch'" in refusal(copy)
+
+
+def test_code_beside_an_architecture_that_transformers_has_is_not_run(copy: Path) -> None:
+    """As transformers does without trust: its own class takes the place of the code that the model brings."""
+    mark = copy / "it_ran"
+    (copy / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    before = open_model(ModelSpec(name=str(copy))).info
+    change(
+        copy / "config.json",
+        auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoModelForCausalLM": "evil.Model"},
+    )
+    model = open_model(ModelSpec(name=str(copy)))
+    check_files(model, 4, head=True)
+    assert model.info == before
+    assert not mark.exists()
 
 
 HOSTILE = {

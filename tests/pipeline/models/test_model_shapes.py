@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,35 @@ def test_each_file_in_each_shape(tiny_model: Path, tmp_path: Path, name: str) ->
         assert said.startswith(f"model {folder}: "), (shape, said)
         assert len(said.splitlines()) == 1
         assert len(said) < 600
+
+
+NO_CHARSMAP = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+"""The tokenizers' Rust code panics over it, which Python sees as a BaseException."""
+
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "panics": {"normalizer": NO_CHARSMAP},
+    "no word for what it does not know": {
+        "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "none"},
+        "pre_tokenizer": None,
+        "added_tokens": [],
+    },
+    "a pattern that is none": {
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "((("}, "behavior": "Isolated", "invert": False}
+    },
+    "merges of what it has not": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a c"]}},
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_tokenizer_that_fails_is_one_line(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **TOKENIZERS[kind]}))
+    with pytest.raises(ConfigError) as caught:
+        open_model(ModelSpec(name=str(folder)))
+    said = str(caught.value)
+    assert said.startswith(f"model {folder}: ")
+    assert len(said.splitlines()) == 1
 
 
 def test_what_says_enough_itself_stays() -> None:

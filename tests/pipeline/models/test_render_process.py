@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tamis.operators.conversation.messages import Message
+from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.rendering import Rendered, Renderer
 from tamis.operators.tokens.tokenizer import ChatTokenizer
@@ -45,9 +45,9 @@ HOSTILE = {
 }  # fmt: skip
 
 
-def chat(*contents: str) -> list[Message]:
+def chat(*contents: str) -> Conversation:
     roles = ("user", "assistant") * len(contents)
-    return [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
+    return Conversation([{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)])
 
 
 @pytest.fixture(autouse=True)
@@ -64,11 +64,26 @@ def ended() -> Iterator[None]:
 
 
 def test_it_renders_what_a_renderer_renders() -> None:
-    conversations = [chat("q", "a"), chat("q\ud83d", "\u2028é\n", "\x00", " x "), chat("", "a"), []]
+    conversations = [chat("q", "a"), chat("q\ud83d", "\u2028é\n", "\x00", " x "), chat("", "a"), Conversation([])]
     bounded, plain = BoundedRenderer(PLAIN, VARIABLES), Renderer(PLAIN, VARIABLES)
     assert bounded.render_all(conversations) == plain.render_all(conversations)
     assert bounded.text(conversations[0]) == plain.text(conversations[0])
     assert bounded.render(conversations[1]) == plain.render(conversations[1])
+
+
+def test_it_renders_tools_and_finds_the_answers_that_are_trained_on() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": [1, None, "é"]}}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]
+    conversations = [
+        Conversation(turns, {"tools": [{"name": "f"}]}),
+        Conversation([*turns, *chat("q", "a").messages], {"tools": [{"name": "f"}]}, frozenset({3})),
+    ]
+    template = "{{ tools | tojson }}" + PLAIN.replace(
+        "m.content", "m.tool_calls | tojson if m.tool_calls else m.content"
+    )
+    found = BoundedRenderer(template, VARIABLES).render_all(conversations)
+    assert found == Renderer(template, VARIABLES).render_all(conversations)
+    assert [len(rendered.answers) for rendered in found if isinstance(rendered, Rendered)] == [1, 1]
 
 
 def test_problems_come_back_as_they_are() -> None:

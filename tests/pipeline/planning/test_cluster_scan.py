@@ -67,6 +67,9 @@ def write_corpus(folder: Path) -> list[str]:
         "array.json": json.dumps(ROWS).encode(),
         "table.csv": b"prompt,response\n" + b'"a\nb",c\n' * 150 + b"only one\n",
         "table.tsv": b"prompt\tresponse\n" + b"a\tb\n" * 150,
+        "array.jsonl": json.dumps(ROWS, indent=1).encode(),
+        "under.json": json.dumps({"version": 1, "data": ROWS}).encode(),
+        "semicolons.csv": b"prompt;response\n" + b"a, b;c\n" * 150,
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -102,7 +105,7 @@ def test_it_finds_what_one_process_finds(session: None, corpus: Path, range_byte
     files = resolve(job.input.path, "auto", {})
     found = scan_on_cluster(files, job, range_bytes=range_bytes)
     assert plain(found) == plain(scan_files(files, job))
-    assert len(found) == 12
+    assert len(found) == 15
 
 
 def test_it_finds_the_same_on_an_object_store(
@@ -124,7 +127,7 @@ def test_a_command_scans_what_is_worth_it_on_its_cluster(
     session: None, ray_address: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_over(corpus, tmp_path / "out")
-    files, here = list_inputs(job), find_inputs(job)
+    files, here = list_inputs(job).files, find_inputs(job)
     assert not cluster_scan.worth_it(files)
     monkeypatch.setattr(cluster_scan, "_WORTH_FILES", 1)
     monkeypatch.setattr(curate, "scan_files", None)
@@ -136,7 +139,7 @@ def test_a_cluster_without_cpus_scans_nothing(corpus: Path, tmp_path: Path, monk
     monkeypatch.setattr(cluster_scan, "_WORTH_FILES", 1)
     monkeypatch.setattr(curate, "scan_on_cluster", None)
     for cluster in (None, Cluster("x", ()), Cluster("x", (Machine(0.0, 4.0),))):
-        assert plain(curate._scan(list_inputs(job), job, {}, cluster)) == plain(find_inputs(job))
+        assert plain(curate._scan(list_inputs(job).files, job, {}, cluster)) == plain(find_inputs(job))
 
 
 def test_no_files_are_no_work(session: None, tmp_path: Path) -> None:
@@ -180,7 +183,7 @@ def test_what_was_found_before_is_looked_at_only(
     store.write_facts(RUN, {})
     plan_cache.keep(store, job, [shard for scanned in first for shard in make_shards(scanned, "corpus", {}, 0)])
     known = plan_cache.load(job)
-    assert len(known) == 10
+    assert len(known) == 13
     # What is remembered is taken, so that a span that is no more than remembered is seen in the result.
     plainly = next(file for file in files if file.name == "plain.jsonl")
     known[plainly] = Rows((), known[plainly].spans[:3])
@@ -249,7 +252,8 @@ def test_every_broken_file_is_listed_as_in_one_process(session: None, tmp_path: 
     kind, message, problems = failure(lambda: scan_on_cluster(files, job, range_bytes=RANGE))
     assert (kind, message, problems) == failure(lambda: scan_files(files, job))
     assert kind is InputError
-    assert len(problems) == len(files) - 1
+    without_rows = {"blank.jsonl", "empty.json", "header.csv"}
+    assert len(problems) == len(files) - len({"good.jsonl"} | without_rows)
 
 
 @pytest.mark.parametrize("range_bytes", [RANGE, 1 << 20])

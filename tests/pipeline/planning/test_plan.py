@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from plan_jobs import Planner, larf, lines_of, rows_of
+from rich.console import Console
 
 from tamis.operators.methods import METHODS, Artifact, Features, Method, Reduce, Saft
 from tamis.operators.requests import Request
+from tamis.pipeline.commands.screens import show_plan
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.job import job_file, methods
 from tamis.pipeline.job.job_file import load_job
@@ -179,8 +182,7 @@ def test_bad_rows_are_foreseen(plan: Planner, folder: Path, bad: Any) -> None:
 
 
 def test_a_file_of_which_no_row_can_be_read(plan: Planner, folder: Path) -> None:
-    pretty = json.dumps(rows_of(3), indent=2)  # an array, in a file that says it has one row a line
-    (folder / "data/a.jsonl").write_text(pretty)
+    (folder / "data/a.jsonl").write_text("words\n" * 30)
     with pytest.raises(InputError, match=r"a\.jsonl: none of its first \d+ rows can be read \((malformed_json|not_an)"):
         plan()
 
@@ -196,9 +198,9 @@ def test_every_broken_file_is_listed(plan: Planner, folder: Path) -> None:
     (folder / "data/b.json").write_bytes(b'[{"prompt": "a"')
     (folder / "data/c.parquet").write_bytes(b"PAR1 no more")
     (folder / "data/d.csv").write_bytes(b"prompt,response\n")
-    with pytest.raises(InputError, match="3 of the 4 input files cannot be read") as caught:
+    with pytest.raises(InputError, match="2 of the 4 input files cannot be read") as caught:
         plan()
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["b.json", "c.parquet", "d.csv"]
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["b.json", "c.parquet"]
 
 
 def test_every_file_that_is_not_understood_is_listed(plan: Planner, folder: Path) -> None:
@@ -380,9 +382,67 @@ def test_a_column_that_one_file_has_not_may_be_null(plan: Planner, folder: Path)
 def test_types_that_differ_are_named(plan: Planner, folder: Path) -> None:
     row = {"prompt": "a", "response": "b"}
     typed(folder, pa.Table.from_pylist([{**row, "n": 1}]), pa.Table.from_pylist([{**row, "n": "x"}]))
-    with pytest.raises(InputError, match="do not share one schema") as caught:
+    with pytest.raises(InputError, match=r"one schema: column n is int64 in 0\.parquet and string in 1\.parquet; cast"):
         plan()
-    assert caught.value.problems == ("1.parquet: column n is string, in the first file int64",)
+
+
+def test_the_plan_says_how_the_input_was_found_and_read(plan: Planner, folder: Path) -> None:
+    pq.write_table(
+        pa.table({"prompt": pa.array(["p"] * 5, pa.string_view()), "response": ["r"] * 5}), folder / "data/b.pq"
+    )
+    (folder / "data/c.json").write_bytes(lines_of(rows_of(5)))
+    for name in ("d.csv", "e.csv"):
+        (folder / f"data/{name}").write_bytes(b"prompt;response\n" + b"p;r\n" * 5)
+    (folder / "data/f.csv").write_bytes(b"prompt,response\n")
+    (folder / "data/README.md").write_text("words")
+    (folder / "data/_SUCCESS").touch()
+    made = plan()
+    assert made.rows == 70
+    assert made.schema is not None
+    assert made.schema.types == [pa.string()] * 2
+    assert (made.unread.files, made.unread.hidden) == (("README.md",), 1)
+    for note in (
+        "b.pq: column prompt is string_view, and string in kept/",
+        "c.json: holds one JSON object a line, and is read so",
+        "d.csv and 1 more: has semicolons between its fields (input.delimiter)",
+        "f.csv: holds no rows, and is passed over",
+    ):
+        assert note in made.warnings
+    console = Console(width=200, file=io.StringIO())
+    show_plan(console, made, "new")
+    assert isinstance(console.file, io.StringIO)
+    assert "not read    1 file: README.md; 1 with a hidden or underscored name" in console.file.getvalue()
+
+
+def test_how_a_table_is_read_is_set_by_hand(plan: Planner, folder: Path) -> None:
+    (folder / "data/a.jsonl").unlink()
+    (folder / "data/a.tsv").write_bytes(b"prompt\tresponse\n" + b'"p\tr"\n' * 5)
+    assert plan("input.quoting=none").rows == 5
+    made = plan("input.quoting=none", "input.delimiter='\t'")
+    assert made.shards[0].layout.quoted is False
+    assert made.fingerprint["input.quoting"] == "none"
+    (folder / "data/a.tsv").unlink()
+    (folder / "data/a.json").write_text(json.dumps({"one": rows_of(2), "two": rows_of(4)}))
+    assert plan("input.field=two").rows == 4
+
+
+@pytest.mark.parametrize(("setting", "what"), [("delimiter=';'", "CSV"), ("quoting=none", "CSV"), ("field=x", "JSON")])
+def test_a_setting_for_files_that_there_are_not_is_refused(
+    plan: Planner, folder: Path, setting: str, what: str
+) -> None:
+    if what == "JSON":
+        (folder / "data/a.jsonl").unlink()
+        (folder / "data/a.csv").write_bytes(b"prompt,response\np,r\n")
+    with pytest.raises(ConfigError, match=rf"input\.{setting.split('=')[0]}: no input file is {what}"):
+        plan(f"input.{setting}")
+
+
+def test_an_input_without_rows_is_refused(plan: Planner, folder: Path) -> None:
+    (folder / "data/a.jsonl").write_text("\n")
+    (folder / "data/b.json").write_text("[]")
+    with pytest.raises(InputError, match="the input holds no rows") as caught:
+        plan()
+    assert caught.value.problems == ("a.jsonl: holds no rows", "b.json: holds no rows")
 
 
 @pytest.mark.parametrize(("output", "timeout", "said"), [("s3://b/out", 60, 1), ("s3://b/out", 900, 0), ("out", 60, 0)])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from reference_samples import (
@@ -30,6 +31,7 @@ from reference_samples import (
     samples,
     train,
     worker_spec,
+    workers_of,
 )
 from safetensors.numpy import load
 
@@ -183,16 +185,35 @@ def test_the_bytes_are_those_of_one_process_and_nothing_is_trained_twice(
             train(store, tiny_model)
 
 
+def listening(process: psutil.Process) -> list[str]:
+    """The addresses at which a process listens, once a port."""
+    look = getattr(process, "net_connections", None) or process.connections  # psutil < 6
+    return [door.laddr.ip for door in look(kind="inet") if door.status == psutil.CONN_LISTEN]
+
+
 @pytest.mark.usefixtures("session")
 def test_two_workers_give_what_one_gives(
-    tiny_model: Path, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, expected: Path, ray_logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And nobody from outside can reach them."""
     store = Store(str(tmp_path / "out"))
+    doors: list[list[str]] = []
+    take = reference_training._Shown.take
+
+    def looking(shown: Any, message: dict[str, Any]) -> None:
+        if "begins" in message:
+            doors.extend(map(listening, workers_of(ray_logs.parents[1], "RayTrainWorker")))
+        take(shown, message)
+
+    monkeypatch.setattr(reference_training._Shown, "take", looking)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     facts = train(store, tiny_model, pool=PAIR)
     assert not list((tmp_path / "temporary").iterdir())
     assert facts["workers"] == 2
+    outside = [[door for door in found if door not in {"127.0.0.1", "::ffff:127.0.0.1", "::1"}] for found in doors]
+    assert [len(found) for found in outside] == [1, 1], "the one that Ray opens on a cluster started by hand"
+    assert all(len(found) > 1 for found in doors), "they hear each other through another one"
     found, wanted = load(store.read(WEIGHTS)), load(Store(str(expected)).read(WEIGHTS))
     assert max(np.abs(found[name] - wanted[name]).max() for name in wanted) <= 1e-5
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from chart_reader import Chart, assert_neat
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_samples import HOSTILE, Page, assert_self_contained, retyped, summary
 
 from tamis.operators.statistics.sensitivity import FACTORS
 from tamis.pipeline.layers.result import Part, combine, fisher_part, search_part
 from tamis.pipeline.report import render_card, render_layers, render_report
-from tamis.pipeline.report.layer_plots import block_bars, refusal_lines
-from tamis.pipeline.report.layers import view
+from tamis.pipeline.report.layers import block_bars, refusal_lines, view
 
 ROWS = [(50, 50, 50, 50, 50, 50), (40, 42, 48, 53, 58, 61), (50, 49, 50, 50, 50, 51)]
 
@@ -109,35 +109,38 @@ def test_rendering_is_pure() -> None:
     assert render_layers(made) == render_layers(json.loads(json.dumps(made)))
 
 
+def test_the_charts_say_what_the_search_does() -> None:
+    counts = [dict(zip(map(str, FACTORS), row, strict=True)) for row in ROWS]
+    lines = Chart(refusal_lines(counts, 51, 1))
+    (picked,) = lines.kind("marked")
+    drawn = [tuple(map(float, point.split(","))) for point in (picked.get("points") or "").split()]
+    factors = [0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
+    assert [lines.height(y) for _, y in drawn] == pytest.approx([40, 42, 48, 51, 53, 58, 61], abs=0.2)
+    assert [x for x, _ in drawn] == pytest.approx([x for x, _ in lines.below], abs=0.1)
+    assert [float(words) for _, words in lines.below] == factors
+    assert lines.values == ["block 1"]
+    assert lines.words == "A line for each of 3 blocks. Block 1: 40 refusals at 0.7, 51 unscaled, 61 at 1.3"
+    assert "<title>block 2: 50 at 0.7, 49 at 0.8," in str(refusal_lines(counts, 51, 1))
+    bars = Chart(block_bars([1.0, 42.0, None, -2.0], 1, "t", "v"))
+    assert bars.height(bars.bars("marked")[0][2]) == pytest.approx(42, abs=0.2)
+    assert bars.words == "block 0: 1; block 1: 42; block 2: –; block 3: -2"
+
+
 @given(st.lists(st.tuples(*[st.integers(0, 10**5)] * 6), min_size=1, max_size=90), st.data())
-@settings(deadline=None, max_examples=50)
-def test_lines_stay_inside_the_picture(rows: list[tuple[int, ...]], data: st.DataObject) -> None:
+@settings(deadline=None, max_examples=30)
+def test_the_chosen_line_is_drawn_above_the_others(rows: list[tuple[int, ...]], data: st.DataObject) -> None:
     picked = data.draw(st.integers(0, len(rows) - 1))
     counts = [dict(zip(map(str, FACTORS), row, strict=True)) for row in rows]
-    unscaled = data.draw(st.integers(0, 10**5))
-    plot = refusal_lines(counts, unscaled, picked)
-    lines = re.findall(r'<polyline class="curve (\w+)" points="([^"]*)"', plot)
-    assert len(lines) == len(rows)
-    assert [kind for kind, _ in lines].index("picked") == len(rows) - 1, "the chosen one is drawn over the others"
-    assert {kind for kind, _ in lines} <= {"picked", *(f"depth{number}" for number in range(10))}
-    for _, points in lines:
-        places = [tuple(map(float, point.split(","))) for point in points.split()]
-        assert len(places) == 7
-        assert all(70 <= x <= 946 and 30 <= y <= 270 for x, y in places)
-        assert sorted(places)[3][0] == pytest.approx((places[0][0] + places[-1][0]) / 2, abs=0.1), "1 is in the middle"
+    plot = refusal_lines(counts, data.draw(st.integers(0, 10**5)), picked)
+    assert_neat(plot)
+    kinds = re.findall(r'<polyline class="curve (\w+)"', str(plot))
+    assert len(kinds) == len(rows)
+    assert kinds.index("marked") == len(rows) - 1
+    assert set(kinds) <= {"marked", *(f"depth{number}" for number in range(10))}
 
 
-@example([5e-324], None)
-@example([1e-300, -1e-300], 0)
-@given(st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=90), st.none() | st.integers(0, 89))
-@settings(deadline=None, max_examples=100)
-def test_bars_stay_inside_the_picture(values: list[float | None], drawn: int | None) -> None:
-    picked = None if drawn is None else drawn % len(values)
-    plot = block_bars(values, picked, "t", "v")
-    bars = re.findall(r'<rect class="(\w+)" x="([\d.]+)" y="([\d.-]+)" width="([\d.]+)" height="([\d.-]+)"', plot)
-    assert len(bars) == sum(value is not None for value in values)
-    for _, x, y, width, height in bars:
-        assert 70 <= float(x) <= float(x) + float(width) <= 946
-        assert 29 <= float(y) <= float(y) + float(height) <= 270
-    standing_out = [kind for kind, *_ in bars].count("picked")
-    assert standing_out == (picked is not None and values[picked] is not None)
+@pytest.mark.parametrize("picked", [0, 1, 11, 47, 89])
+def test_the_chosen_block_keeps_its_label(picked: int) -> None:
+    plot = block_bars([0.25] * 90, picked, "t", "v")
+    assert_neat(plot)
+    assert str(picked) in [words for _, words in Chart(plot).below]

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
+from chart_reader import Chart, assert_neat
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_samples import Page
 
 from tamis.pipeline.report import text as words
-from tamis.pipeline.report.plots import length_columns, score_histogram
+from tamis.pipeline.report.page import length_columns, score_histogram
 from tamis.pipeline.report.prose import advice
-from tamis.pipeline.report.svg import nice_ceiling
 
 
 @given(
@@ -46,61 +45,21 @@ def test_strange_characters_are_shown() -> None:
     assert words.visible("👩‍👧 ❤️ é \ufffd") == "👩‍👧 ❤️ é \ufffd"
 
 
-def test_histogram_bars_show_every_dropped_row() -> None:
-    plot = score_histogram({"edges": [0, 1, 2, 3], "kept": [100_000, 10, 0], "dropped": [0, 1, 1]}, 1.5, "LARF")
-    assert plot is not None
-    heights = [float(h) for h in re.findall(r'class="dropped"[^>]* height="([\d.]+)"', plot)]
-    assert len(heights) == 2
-    assert min(heights) >= 1.5
-    assert "(log scale)" in plot
-    assert "cut 1.50000" in plot
-    page = Page(plot)
-    assert "100,010 samples kept and 2 dropped" in page.shown
-    linear = score_histogram({"edges": [0, 1, 2], "kept": [100, 0], "dropped": [0, 50]}, None, "<b>")
-    assert linear is not None
-    assert "log scale" not in linear
-    assert "&lt;b&gt; score" in linear
-    assert 'class="cut"' not in linear
-    tall = [float(h) for h in re.findall(r'<rect class="(?:kept|dropped)"[^>]* height="([\d.]+)"', linear)]
-    assert tall[0] == pytest.approx(2 * tall[1], rel=0.01)
-
-
-@pytest.mark.parametrize(
-    "histogram",
-    [
-        {},
-        {"edges": [], "kept": [], "dropped": []},
-        {"edges": [0, 1], "kept": [0], "dropped": [0]},
-        {"edges": [0, 1], "kept": [1, 2], "dropped": [0, 0]},
-        {"edges": [0, float("inf")], "kept": [1], "dropped": [0]},
-    ],
-)
-def test_a_histogram_that_cannot_be_drawn_is_left_out(histogram: dict[str, Any]) -> None:
-    assert score_histogram(histogram, 0.5, "LARF") is None
-
-
-@given(
-    st.lists(st.integers(0, 10**7), min_size=1, max_size=12),
-    st.floats(-1e6, 1e6),
-    st.floats(1e-4, 1e6),
-    st.integers(0, 10**7),
-)
-@settings(deadline=None)
-def test_plots_stay_inside_the_picture(kept: list[int], low: float, width: float, dropped: int) -> None:
-    n = len(kept)
-    edges = [low + width * i / n for i in range(n + 1)]
-    plot = score_histogram({"edges": edges, "kept": kept, "dropped": [*[0] * (n - 1), dropped]}, low, "M")
-    columns = length_columns([{"low": i, "high": i, "rows": k + 1, "dropped": k // 2} for i, k in enumerate(kept)], 0.5)
-    for picture in [p for p in (plot, columns) if p is not None]:
-        for x, y, w, h in re.findall(r'x="([\d.-]+)" y="([\d.-]+)" width="([\d.-]+)" height="([\d.-]+)"', picture):
-            assert float(x) >= 70
-            assert float(x) + float(w) <= 946
-            assert float(y) >= 30
-            assert float(y) + float(h) <= 268.1
-
-
-def test_one_score_for_all_is_drawn() -> None:
-    assert score_histogram({"edges": [0.5, 0.5], "kept": [3], "dropped": [0]}, 0.5, "M") is not None
+def test_the_charts_of_samples_say_what_the_summary_does() -> None:
+    bins = {"edges": [0, 1, 2], "kept": [100, 0], "dropped": [0, 50]}
+    scores = Chart(score_histogram(bins, None, "<b>"))
+    assert "&lt;b&gt; score  (higher = riskier to train on)" in str(score_histogram(bins, None, "<b>"))
+    assert "100 samples kept and 50 dropped" in scores.words
+    assert [scores.height(top) for _, _, top, _ in scores.bars("marked")] == pytest.approx([50], abs=0.2)
+    deciles = [{"low": 9**n, "high": 9 ** (n + 1), "rows": 9, "dropped": n} for n in range(10)]
+    picture = length_columns(deciles, 0.5)
+    assert_neat(picture)
+    lengths = Chart(picture)
+    assert lengths.values[:2] == ["0 %", "11.1 %"]
+    assert "9–81 tokens: 11.1 %" in lengths.words
+    tops = [lengths.height(top) for _, _, top, _ in lengths.bars("marked")]
+    assert tops == pytest.approx([n / 9 for n in range(1, 10)], abs=0.005)
+    assert length_columns([], None) is None
 
 
 @pytest.mark.parametrize(
@@ -108,6 +67,13 @@ def test_one_score_for_all_is_drawn() -> None:
     [
         (words.count(1234567), "1,234,567"),
         (words.count(None), "–"),
+        (words.span(3, 3), "3"),
+        (words.span(640, 1279), "640–1,279"),
+        (words.short_count(0), "0"),
+        (words.short_count(2_500), "2,500"),
+        (words.short_count(250_000), "250 k"),
+        (words.short_count(1e6), "1 M"),
+        (words.short_count(2.5e10), "25 bn"),
         (words.share(0, 5), "0 %"),
         (words.share(5, 5), "100 %"),
         (words.share(1, 100_000), "< 0.01 %"),
@@ -132,7 +98,6 @@ def test_one_score_for_all_is_drawn() -> None:
         (words.when("yesterday"), "yesterday"),
         (words.fact([0.31, 2, True, None]), "0.31, 2, yes, –"),
         (words.fact(120.0), "120"),
-        (str(nice_ceiling(0.21)), "0.25"),
         (advice("malformed_json")[:4], "Mend"),
         (advice("never_heard_of")[:4], "Look"),
     ],

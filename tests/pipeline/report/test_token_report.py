@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from chart_reader import Chart, assert_neat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
@@ -16,7 +17,7 @@ from report_samples import HOSTILE, Page, assert_self_contained, retyped
 from test_report_card import _outline
 from token_report_samples import example, hostile_token_summary, reference, token_summary
 
-from tamis.pipeline.report import render_card, render_token_report, token_plots
+from tamis.pipeline.report import render_card, render_token_report, token_charts
 from tamis.pipeline.report import text as words
 from tamis.pipeline.report.token_examples import PIECE_LIMIT, TOKENS_AT_EITHER_END, runs
 from tamis.pipeline.report.token_trust import checks, first_tokens
@@ -232,46 +233,54 @@ def test_the_card_says_how_to_train_on_it_and_what_the_mask_is_valid_for() -> No
 
 def test_plots_of_little_are_drawn_and_of_nothing_are_left_out() -> None:
     one = [{"low": 0, "high": 0, "tokens": 3, "mean_risk": 0.0, "discarded": 0}]
-    assert token_plots.position_shares(one, 0.0) is not None
-    assert token_plots.position_risks(one) is not None
-    assert token_plots.risk_histogram({"edges": [0.5, 0.5], "kept": [3], "discarded": [0]}, 0.5) is not None
-    assert token_plots.risk_histogram({"edges": [0, 1], "kept": [0], "discarded": [0]}, 0.5) is None
-    assert token_plots.sample_shares({"rows": [0] * 20, "none": 0}) is None
-    assert token_plots.sample_shares({"rows": [0] * 20, "none": 5}) is not None
+    assert token_charts.position_shares(one, 0.0) is not None
+    assert token_charts.position_risks(one) is not None
+    assert token_charts.risk_histogram({"edges": [0.5, 0.5], "kept": [3], "discarded": [0]}, 0.5) is not None
+    assert token_charts.risk_histogram({"edges": [0, 1], "kept": [0], "discarded": [0]}, 0.5) is None
+    assert token_charts.sample_shares({"rows": [0] * 20, "none": 0}) is None
+    assert token_charts.sample_shares({"rows": [0] * 20, "none": 5}) is not None
     curve = {"name": "utility", "curve": [{"step": 1, "loss": 2.0, "epoch": 0.5}]}
-    assert "<circle" in str(token_plots.training_curves([curve]))
-    assert token_plots.training_curves([{"curve": [{"step": 1, "loss": float("nan")}]}]) is None
-    assert token_plots.round_curve([{"round": 0, "overlap": None, "mean_risk": None}]) is None
-    assert "mean risk" in str(token_plots.round_curve([{"round": 0, "mean_risk": 0.1}]))
-    assert token_plots.position_shares([], None) is None
-    shorts = [token_plots.short_count(value) for value in (0, 2_500, 250_000, 1e6, 2.5e10)]
-    assert shorts == ["0", "2,500", "250 k", "1 M", "25 bn"]
+    assert "<circle" in str(token_charts.training_curves([curve]))
+    assert token_charts.training_curves([{"curve": [{"step": 1, "loss": float("nan")}]}]) is None
+    assert token_charts.round_curve([{"round": 0, "overlap": None, "mean_risk": None}]) is None
+    assert "mean risk" in str(token_charts.round_curve([{"round": 0, "mean_risk": 0.1}]))
+    assert token_charts.position_shares([], None) is None
+
+
+def test_the_charts_of_tokens_say_what_the_summary_does() -> None:
+    data = token_summary()
+    shares = Chart(token_charts.position_shares(data["positions"], 0.1))
+    said = [row["discarded"] / row["tokens"] for row in data["positions"]]
+    assert [shares.height(top) for _, _, top, _ in shares.bars("marked")] == pytest.approx(said, abs=0.005)
+    samples = Chart(token_charts.sample_shares(data["sample_shares"]))
+    assert samples.power(samples.bars("plain")[0][2]) == pytest.approx(data["sample_shares"]["none"], rel=0.02)
+    assert samples.words.startswith("none: 333,656; 5 %: ")
+    losses = Chart(token_charts.training_curves(data["references"]))
+    assert set(losses.values) == {"utility", "harmful", "harmful-1"}
+    (line,) = losses.kind("again")
+    last = (line.get("points") or "").split()[-1].split(",")[1]
+    assert losses.height(float(last)) == pytest.approx(data["references"][2]["curve"][-1]["loss"], abs=0.01)
+    rounds = Chart(token_charts.round_curve(data["rounds"]))
+    assert [words for _, words in rounds.below] == ["0", "1"]
+    assert rounds.words == "81.2 % at 0, 100 % at 1"
 
 
 @given(
     st.lists(st.none() | st.floats(-1e6, 1e6) | st.sampled_from([float("nan"), 5e-324]), min_size=1, max_size=40),
     st.lists(st.integers(0, 10**9), min_size=1, max_size=20),
 )
-@settings(deadline=None, max_examples=60)
-def test_plots_stay_inside_the_picture(values: list[float | None], counts: list[int]) -> None:
+@settings(deadline=None, max_examples=40)
+def test_plots_are_neat(values: list[float | None], counts: list[int]) -> None:
     rows = [{"low": n, "high": 2 * n, "tokens": 10, "mean_risk": v, "discarded": n % 11} for n, v in enumerate(values)]
     curve = [{"step": n, "epoch": n / 7, "loss": value} for n, value in enumerate(values)]
     drawn = [
-        token_plots.position_risks(rows),
-        token_plots.position_shares(rows, 0.5),
-        token_plots.sample_shares({"rows": counts, "none": counts[0]}),
-        token_plots.training_curves([{"name": f"harmful-{n}", "curve": curve} for n in range(len(counts))]),
-        token_plots.round_curve([{"round": n, "mean_risk": value} for n, value in enumerate(values)]),
+        token_charts.position_risks(rows),
+        token_charts.position_shares(rows, 0.5),
+        token_charts.sample_shares({"rows": counts, "none": counts[0]}),
+        token_charts.training_curves([{"name": f"harmful-{n}", "curve": curve} for n in range(len(counts))]),
+        token_charts.round_curve([{"round": n, "mean_risk": value} for n, value in enumerate(values)]),
     ]
-    for picture in [str(plot) for plot in drawn if plot is not None]:
-        Page(picture)
-        assert "nan" not in picture
-        for x, y, w, h in re.findall(r'x="([\d.-]+)" y="([\d.-]+)" width="([\d.-]+)" height="([\d.-]+)"', picture):
-            assert 70 <= float(x) <= float(x) + float(w) <= 946
-            assert 29 <= float(y) <= float(y) + float(h) <= 270
-        for points in re.findall(r'points="([^"]*)"', picture):
-            for x, y in (point.split(",") for point in points.split()):
-                assert 70 <= float(x) <= 946
-                assert 30 <= float(y) <= 270
-        for y in re.findall(r'class="value" x="[\d.]+" y="([\d.-]+)"', picture):
-            assert 10 <= float(y) <= 275
+    for picture in drawn:
+        if picture is not None:
+            assert_neat(picture)
+            assert "nan" not in picture

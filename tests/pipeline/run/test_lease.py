@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -67,19 +69,75 @@ def test_a_living_driver_is_respected(store: Store) -> None:
     with pytest.raises(ConfigError) as caught, lease.held(store):
         pass
     said = str(caught.value)
-    for word in (store.path(), str(theirs.pid), theirs.host, theirs.started, "--force"):
+    for word in (store.path(), str(theirs.pid), theirs.host, theirs.started, f"`tamis unlock {store.path()}`"):
         assert word in said
     assert lease.read(store) == theirs
 
 
-def test_force_starts_beside_it_and_both_know(store: Store) -> None:
-    with lease.held(store) as first:
-        with lease.held(store, force=True) as second:
-            assert second.contested
-            until(lambda: first.contested, "the first did not notice")
-        # It is still at work, and says so again.
-        until(lambda: (now := lease.read(store)) is not None and now.id == first.lease.id, "no lease")
+@contextmanager
+def interrupted(store: Store) -> Iterator[None]:
+    """The block, and then the driver that waits until it is stopped."""
+    with pytest.raises(ConfigError, match="was taken from this tamis"), lease.held(store) as driver:  # noqa: PT012
+        yield
+        until(lambda: False, "nobody has interrupted it")
+    assert driver.contested
+
+
+def test_a_driver_that_wakes_up_when_another_has_ended_the_run_stops(store: Store) -> None:
+    with interrupted(store):
+        store.write(paths.MANIFEST, b"{}")
+        store.remove(paths.DRIVER)
+
+
+def test_a_broken_lease_may_be_taken_and_its_driver_stops(store: Store) -> None:
+    with interrupted(store):
+        lease.unlock(store)
+    broken = lease.read(store)
+    assert broken is not None
+    assert broken.broken, "it is not for the driver that has lost it to remove it"
+    assert lease.unlock(store) is None
+    with lease.held(store) as second:
+        assert second.contested, "the first may still have been writing"
     assert lease.read(store) is None
+
+
+def test_a_driver_in_another_thread_goes_on_and_knows(store: Store) -> None:
+    """Nothing can interrupt it. What it writes is what the other one writes, but for times, and that is mended."""
+    known: list[bool] = []
+
+    def drive() -> None:
+        with lease.held(store) as first:
+            until(lambda: first.contested, "it did not notice")
+            known.append(first.contested)
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    until(lambda: lease.read(store) is not None, "no lease")
+    lease.unlock(store)
+    with lease.held(store) as second:
+        thread.join()
+        until(lambda: (now := lease.read(store)) is not None and now.id == second.lease.id, "no lease of the second")
+    assert known == [True]
+
+
+def test_a_renewal_under_way_does_not_mend_a_broken_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = put(store, machine="elsewhere")
+    write, renewals = lease._write, [theirs]
+
+    def beside_a_renewal(store: Store, written: lease.Lease) -> None:
+        write(store, written)
+        if renewals:
+            write(store, renewals.pop())
+
+    monkeypatch.setattr(lease, "_write", beside_a_renewal)
+    assert lease.unlock(store) == theirs
+    now = lease.read(store)
+    assert now is not None
+    assert now.broken
+
+
+def test_nobody_there_nothing_to_unlock(store: Store) -> None:
+    assert lease.unlock(store) is None
 
 
 @pytest.mark.parametrize("reaped", [False, True])

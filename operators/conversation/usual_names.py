@@ -1,0 +1,44 @@
+"""Names that columns of a conversation usually have. A column of such a name is never passed over without a word."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from tamis.operators.conversation.dialects import ANSWERS, CHATS, SYSTEM, VARIABLES
+
+HISTORIES = ("history", "chat_history", "conversation_history", "dialogue_history", "dialog_history", "context")
+"""Columns that hold a chat if another one holds its answer."""
+
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+PROMPTS = ("prompt", "question", "instruction", "query")
+
+PROMPT_PARTS = frozenset(
+    {
+        *(*PROMPTS, *SYSTEM, *VARIABLES, "input", "context", "history"),
+        *HISTORIES,
+        *("contexts", "inputs", "passage", "passages", "document", "background", "knowledge", "evidence", "preamble"),
+        *("article", "paragraph", "premise", "hypothesis", "facts", "snippets", "search_results"),
+        *("examples", "few_shot", "fewshot", "few_shots", "few_shot_examples", "shots", "demonstrations", "demos"),
+        *("functions", "tool_choice", "choices", "options", "persona"),
+        *MEDIA,
+    }
+)
+"""Columns that suggest a part of the prompt."""
+
+_ALL = PROMPT_PARTS | {*CHATS, *ANSWERS} - {"data"}
+
+
+@lru_cache(4096)
+def usual(column: str) -> str:
+    """The name as it is usually spelt: in lower case, words joined by an underscore."""
+    return column.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def is_usual(column: str) -> bool:
+    """Whether a column of this name is usually part of a conversation."""
+    return usual(column) in _ALL
+
+
+def is_prompt_part(column: str) -> bool:
+    """Whether the name suggests a part of the prompt."""
+    return usual(column) in PROMPT_PARTS

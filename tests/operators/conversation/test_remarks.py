@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tamis.operators.conversation.detection import detect
+from tamis.operators.conversation.dialects import dialect_by_hand
+from tamis.operators.conversation.remarks import Remarks, remarks
+
+ASK, REPLY = {"role": "user", "content": "What is a newt?"}, {"role": "assistant", "content": "An amphibian."}
+PAIR = {"prompt": "What is a newt?", "response": "An amphibian."}
+
+
+def of(*rows: dict[str, Any]) -> Remarks:
+    """The remarks on a corpus of these rows, in whose later rows no other columns can come."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return remarks(detect(columns, rows), columns, rows)
+
+
+def test_a_plain_corpus_needs_no_word() -> None:
+    for row in (PAIR, {"messages": [ASK, REPLY]}, {"instruction": "a", "input": "b", "output": "c"}):
+        assert of(row, row) == Remarks((), ())
+
+
+def test_parts_of_the_prompt_that_are_left_out_are_named() -> None:
+    [warning] = of(PAIR, {**PAIR, "few_shot": "Q: Is a frog one?", "passages": ["a"], "examples": None}).warnings
+    assert warning.startswith(
+        "columns left out of the prompt: few_shot (row 1), passages (row 1), examples (empty in the sampled rows); rows"
+    )
+    assert "input.columns={instruction: prompt, input: COLUMN, output: response}" in warning
+    assert "history: COLUMN" in warning
+    [warning] = of({"messages": [ASK, REPLY], "context": "A pond."}).warnings
+    assert warning.startswith("columns left out of the prompt: context (row 0); rows")
+    assert "must be in the conversation" in warning
+    assert "pond" not in warning
+
+
+def test_a_prompt_that_the_conversation_repeats_is_not_left_out() -> None:
+    row = {"prompt": "What is a newt?", "messages": [ASK, REPLY]}
+    assert of(row).warnings == ()
+    assert of({**row, "prompt": [ASK]}).warnings == ()
+    [warning] = of(row, {**row, "prompt": "You are a biologist."}).warnings
+    assert "prompt (row 1)" in warning
+
+
+def test_conversations_that_end_with_a_question() -> None:
+    row = {"messages": [ASK, REPLY, ASK]}
+    [warning] = of({"messages": [ASK, REPLY]}, row, row).warnings
+    assert re.match(r"2 of 3 sampled conversations in messages end with a turn of the user, first in row 1 ", warning)
+    assert "input.columns={messages: messages, response: COLUMN}" in warning
+    assert of({"messages": [ASK], "response": "An amphibian."}).warnings == ()
+
+
+def test_prompts_that_are_transcripts() -> None:
+    row = {**PAIR, "prompt": "\n\nHuman: What is a newt?\n\nAssistant: Guess.\n\nHuman: A fish.\n\nAssistant:"}
+    [warning] = of(PAIR, row).warnings
+    assert warning.startswith(
+        "prompt holds conversations with Human:, Assistant: or other labels in 1 of 2 sampled rows"
+    )
+    assert of({**PAIR, "prompt": "Human: who is that?"}).warnings == ()
+
+
+def test_a_system_prompt_that_the_chat_overrides() -> None:
+    own = [{"role": "system", "content": "Be brief."}, ASK, REPLY]
+    [warning] = of({"messages": own, "system": "Be long."}, {"messages": own, "system": "Be brief."}).warnings
+    assert warning.startswith("1 of 2 sampled conversations open with a system turn of their own, first row 0 ")
+    assert "Be" not in warning
+
+
+@pytest.mark.parametrize("labels", [[True, False, False], ["True", "FALSE", "false"]])
+def test_answers_that_are_labelled_false(labels: list[Any]) -> None:
+    found = of(*({"prompt": "a", "completion": "b", "label": label} for label in labels))
+    [warning] = found.warnings
+    assert warning.startswith("label: the answers of 2 of 3 sampled rows are labelled false; such answers are scored")
+
+
+def test_labels_of_which_none_is_false_are_a_note() -> None:
+    found = of({**PAIR, "kto_tag": True})
+    assert found.warnings == ()
+    assert found.notes[0].startswith("kto_tag: the answers of 0 of 1 sampled rows are labelled false")
+
+
+@pytest.mark.parametrize("labels", [[0, 1], ["positive", "negative"], [None, None]])
+def test_labels_of_another_kind_say_nothing_of_the_answer(labels: list[Any]) -> None:
+    found = of(*({**PAIR, "label": label} for label in labels))
+    assert not any("labelled" in line for line in (*found.warnings, *found.notes))
+
+
+def test_how_a_prompt_is_joined_is_said_where_it_is_not_alpacas() -> None:
+    [note] = of({"context": "A pond.", "question": "What lives here?", "answer": "Newts."}).notes
+    assert note.startswith(r"the prompt is question, then context, with '\n' between them (input.join); for the other")
+    assert note.endswith("input.columns={instruction: context, input: question, output: answer}")
+
+
+def test_an_answer_that_takes_the_place_of_another_is_said() -> None:
+    rows = [{"messages": [ASK, REPLY], "response": "No."}, {"messages": [ASK], "response": "No."}]
+    by_hand = dialect_by_hand(None, {"messages": "messages", "response": "response"}, list(rows[0]))
+    [note] = remarks(by_hand, list(rows[0]), rows).notes
+    assert note.startswith(
+        "response is the answer to the chat in messages; in 1 of 2 sampled rows it takes the place of"
+    )
+
+
+def test_tools_that_nobody_named_are_left_out() -> None:
+    row = {**PAIR, "tools": [{"name": "f"}]}
+    by_hand = dialect_by_hand(None, {"prompt": "prompt", "response": "response"}, list(row))
+    [warning] = remarks(by_hand, list(row), [row]).warnings
+    assert warning.startswith("columns left out of the prompt: tools (row 0); rows count from 0")
+
+
+def test_numbers_as_answers_are_said() -> None:
+    [note] = of({"question": "1+1", "answer": None}, {"question": "1+2", "answer": 3}).notes
+    assert note.startswith("answer holds numbers, first in row 1 (counted from 0): they are read as the texts")
+
+
+def test_rejected_answers_and_other_texts_are_said() -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", **{f"note{n}": "x" for n in range(10)}, "n": 1}
+    notes = of(row).notes
+    assert notes[0] == "answers in rejected are not scored; they stay with their rows"
+    assert notes[1].startswith("text columns that are not read: note0, note1")
+    assert notes[1].endswith("note7 and 2 more")
