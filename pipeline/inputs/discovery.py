@@ -11,6 +11,7 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
@@ -130,7 +131,7 @@ def _expand_folder(
         others, hidden = _not_hidden(others, full)
         others = sorted(file for file in others if posixpath.basename(file) not in _DATASET_FILES)
         found = [Found(filesystem, file, below.get(file)) for file in saved]
-        return Listing(found, {file: _below(file, full) for file in others}, hidden)
+        return Listing(found, {file: _below(file, full) for file in others}, hidden + hidden_folders)
     meant, hidden = _not_hidden(sorted(below), full)
     data = {_below(file, full): file for file in meant if _is_data(file, format)}
     unread = {file: name for file in meant if (name := _below(file, full)) not in data}
@@ -225,7 +226,10 @@ def _expand_glob(filesystem: fsspec.AbstractFileSystem, pattern: str, shown: str
     hidden = sum(info["type"] != "directory" for file, info in matches.items() if file not in meant)
     found = [Found(filesystem, file, infos.get(file), partition=partition)
              for file, partition in zip(files, partitions, strict=True)]  # fmt: skip
-    return Listing(found, hidden=hidden)
+    inside = {str(parent) for file in files for parent in PurePosixPath(file).parents}
+    folders = [file.rstrip("/") for file, info in meant.items() if info["type"] == "directory"]
+    unread = {file: f"{_below(file, fixed)}/ (a folder)" for file in folders if file not in inside}
+    return Listing(found, unread, hidden)
 
 
 def _refuse_part(part: DatasetPart, shown: str) -> None:

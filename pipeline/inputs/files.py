@@ -118,8 +118,11 @@ def find(
     read = {file.path for file in found.values()}
     names = [name for _, listing in listings for path, name in listing.unread.items() if path not in read]
     as_wanted = {} if wanted is None else asdict(wanted)
+    files = [(found[place].path, outcome) for place, outcome in outcomes.items() if isinstance(outcome, SourceFile)]
+    # Names must not depend on what is passed over.
+    root = _common_folder([path for path, _ in files])
     return Inputs(
-        [replace(outcome, **as_wanted) for outcome in outcomes.values() if isinstance(outcome, SourceFile)],
+        [replace(file, name=posixpath.relpath(path, root) if root else path, **as_wanted) for path, file in files],
         Unread(tuple(dict.fromkeys([*names, *passed])), sum(listing.hidden for _, listing in listings)),
         tuple(note for _, listing in listings for note in listing.notes),
     )

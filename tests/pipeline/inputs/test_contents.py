@@ -89,6 +89,25 @@ def test_what_is_not_read_is_listed_and_what_is_hidden_is_counted(tmp_path: Path
     assert "deep/notes.txt" not in both.unread.files
 
 
+def test_the_names_of_files_do_not_depend_on_what_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.jsonl").write_bytes(LINES)
+    (tmp_path / "LICENSE").write_text("words")
+    (tmp_path / "empty.jsonl").touch()
+    found = find([str(tmp_path)], "auto", {})
+    assert [file.name for file in found.files] == ["a.jsonl"]
+    assert found.unread.files == ("LICENSE", "empty.jsonl (empty)")
+
+
+def test_folders_that_a_glob_finds_are_listed_unless_it_finds_what_is_in_them(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "deep/b.jsonl", "deep/er/c.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(LINES)
+    assert find([f"{tmp_path}/*"], "auto", {}).unread.files == ("deep/ (a folder)",)
+    assert find([f"{tmp_path}/**"], "auto", {}).unread.files == ()
+    assert len(find([f"{tmp_path}/*", f"{tmp_path}/deep"], "auto", {}).files) == 3
+
+
 def test_the_same_on_another_file_system(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     for name in ("a.jsonl", "README.md", "part-0", "_SUCCESS", "_tmp/x/b.jsonl", "_tmp/c.jsonl"):
