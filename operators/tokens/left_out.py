@@ -38,7 +38,9 @@ def left_out(write: Write, messages: Sequence[Message], variables: Mapping[str, 
         missing = next((what for what, said in probes.said.items() if said not in text), None)
     if missing is None:
         return None
-    return RowProblem("not_rendered", f"the chat template leaves out {missing}; set model.template to one with it")
+    return RowProblem(
+        "not_rendered", f"the chat template leaves out {missing}; set model.template to one that writes it"
+    )
 
 
 def writes_reasoning(write: Write) -> bool:
@@ -92,7 +94,7 @@ class _Probes:
         return changed
 
     def listed(self, values: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-        return [self._listed(value, f"{what} (number {which})") for which, value in enumerate(values)]
+        return [self._listed(value, f"the row's {what} (number {which})") for which, value in enumerate(values)]
 
     def _listed(self, value: dict[str, Any], what: str) -> dict[str, Any]:
         function = value.get("function")
