@@ -37,6 +37,7 @@ from tamis.operators.problems import RowProblem
 
 __all__ = ["Conversation", "Dialect", "Message", "detect", "dialect_by_hand", "normalise"]
 
+_MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 _CALL = "call"  # a turn of the assistant whose content is a tool call
 _ROLES = {
     **dict.fromkeys(("system",), "system"),
@@ -107,6 +108,8 @@ class _Turn:
         variables: get the tools that stand in the turn's content.
         """
         what = f"the content of turn {self.number}"
+        if any(self.filled.get(key) for key in _MEDIA):
+            raise RowProblem("multimodal", f"turn {self.number} holds an image, sound or video; tamis reads text")
         if self.role == _CALL:
             calls = tool_calls(self._content, f"the tool call of turn {self.number}")
             if not calls:
