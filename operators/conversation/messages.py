@@ -38,6 +38,8 @@ from tamis.operators.problems import RowProblem
 
 __all__ = ["Conversation", "Dialect", "Message", "detect", "dialect_by_hand", "normalise"]
 
+_MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+
 
 def normalise(row: Mapping[str, Any], dialect: Dialect) -> Conversation:
     """The conversation of one row.
@@ -95,6 +97,8 @@ class _Turn:
         variables: get the tools that stand in the turn's content.
         """
         what = f"the content of turn {self.number}"
+        if any(self.filled.get(key) for key in _MEDIA):
+            raise RowProblem("multimodal", f"turn {self.number} holds an image, sound or video; tamis reads text")
         if self.role == CALL:
             calls = tool_calls(self._content, f"the tool call of turn {self.number}")
             if not calls:

@@ -286,9 +286,9 @@ def misread_columns(table: pa.Table) -> dict[str, int]:
     found = {}
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
         if is_json(kind):
-            # As plain text: Arrow cannot flatten all lists of JSON.
-            chunks = table.column(name).cast(_stored(kind)).chunks
-            found[name] = sum(misread(text) for chunk in chunks for text in _texts(chunk, kind))
+            # As Python values: Arrow aborts the process when it flattens some slices of nested types.
+            values = table.column(name).cast(_stored(kind)).to_pylist()
+            found[name] = sum(misread(text) for value in values for text in _texts(value, kind))
     return {name: count for name, count in found.items() if count}
 
 
@@ -387,15 +387,18 @@ def _settle(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _texts(stored: pa.Array, kind: pa.DataType) -> Iterator[str]:
-    """All JSON texts in a column of this type. stored: its values, with plain text in place of JSON."""
+def _texts(value: Any, kind: pa.DataType) -> Iterator[str]:
+    """All JSON texts in a value of this type, with plain text in place of JSON."""
+    if value is None:
+        return
     if kind == JSON:
-        yield from (text for text in stored.to_pylist() if text is not None)
+        yield value
     elif _is_list(kind):
-        yield from _texts(stored.flatten(), kind.value_type)
+        for item in value:
+            yield from _texts(item, kind.value_type)
     elif pa.types.is_struct(kind):
-        for part, field in zip(stored.flatten(), kind, strict=True):
-            yield from _texts(part, field.type)
+        for field in kind:
+            yield from _texts(value[field.name], field.type)
 
 
 def _parsed(value: Any, kind: pa.DataType) -> Any:

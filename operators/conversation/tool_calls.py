@@ -45,7 +45,7 @@ def _call(call: Any, what: str) -> dict[str, Any]:
     if not isinstance(name, str) or not name:
         raise RowProblem("bad_tool_call", f"{what} has a call without a name")
     key = next((key for key in _ARGUMENTS if key in function), None)
-    arguments = {} if key is None else function[key]
+    arguments = {} if key is None or function[key] == "" else function[key]
     if not isinstance(arguments, dict | str):
         raise RowProblem("bad_tool_call", f"{what} has arguments that are neither an object nor text")
     if "function" not in call:
@@ -53,7 +53,7 @@ def _call(call: Any, what: str) -> dict[str, Any]:
         return {"type": "function", **({"id": call["id"]} if "id" in call else {}), "function": called}
     # as it is, in the order of the row, which a template may write
     named = {"arguments" if own == key else own: value for own, value in function.items()}
-    return {**call, "function": named if key else {**named, "arguments": arguments}}
+    return {**call, "function": {**named, "arguments": arguments}}
 
 
 def template_variables(given: Mapping[str, Any]) -> dict[str, Any]:

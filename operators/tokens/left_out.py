@@ -14,6 +14,7 @@ from typing import Any
 from tamis.operators.conversation.conversation import REASONING, Message, calls_of, reasoning_of
 from tamis.operators.problems import RowProblem
 
+_MOST_INSTRUCTIONS = 8
 _MOST_SAID = 1000
 """As many are looked up one by one in a text."""
 
@@ -38,7 +39,33 @@ def left_out(write: Write, messages: Sequence[Message], variables: Mapping[str, 
         missing = next((what for what, said in probes.said.items() if said not in text), None)
     if missing is None:
         return None
-    return RowProblem("not_rendered", f"the chat template leaves out {missing}; set model.template to one with it")
+    return RowProblem(
+        "not_rendered", f"the chat template leaves out {missing}; set model.template to one that writes it"
+    )
+
+
+def instructions_left_out(
+    write: Write, messages: Sequence[Message], variables: Mapping[str, Any], text: str
+) -> RowProblem | None:
+    """The same for the system's and the developer's turns, which some templates pass over.
+
+    A turn that stands in the text in so many letters is there; only for others the conversation is rendered again.
+    """
+    turns = [number for number, message in enumerate(messages) if message["role"] in ("system", "developer")]
+    for number in turns[:_MOST_INSTRUCTIONS]:
+        message = messages[number]
+        if message["content"].strip() in text:
+            continue
+        word = next(mark for mark in _marks() if mark not in text)
+        probed = [*messages[:number], {**message, "content": message["content"] + word}, *messages[number + 1 :]]
+        try:
+            written = word in write(probed, variables).lower()
+        except RowProblem:
+            written = False
+        if not written:
+            said = f"the chat template leaves out the {message['role']}'s turn {number}"
+            return RowProblem("not_rendered", f"{said}; set model.template to one that writes it")
+    return None
 
 
 def writes_reasoning(write: Write) -> bool:
@@ -75,7 +102,7 @@ class _Probes:
 
     def missing(self, text: str) -> str | None:
         """The first of what is probed whose word is not in this text."""
-        found = {int(number) for number in re.findall(rf"{self._mark}(\d{{1,9}})zq", text)}
+        found = {int(number) for number in re.findall(rf"{self._mark}(\d{{1,9}})zq", text.lower())}
         return next((what for number, what in enumerate(self.words) if number not in found), None)
 
     def message(self, message: Message, number: int) -> Message:
@@ -92,7 +119,7 @@ class _Probes:
         return changed
 
     def listed(self, values: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-        return [self._listed(value, f"{what} (number {which})") for which, value in enumerate(values)]
+        return [self._listed(value, f"the row's {what} (number {which})") for which, value in enumerate(values)]
 
     def _listed(self, value: dict[str, Any], what: str) -> dict[str, Any]:
         function = value.get("function")

@@ -21,7 +21,7 @@ from tamis.operators.conversation.conversation import Conversation, Message
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.answers import AnswerFinder, Span
 from tamis.operators.tokens.chat_template import compile_template
-from tamis.operators.tokens.left_out import left_out, reasoning_left_out, writes_reasoning
+from tamis.operators.tokens.left_out import instructions_left_out, left_out, reasoning_left_out, writes_reasoning
 from tamis.operators.tokens.spellings import spellings
 
 # For a tokenizer without a template: "User: ...\n\nAssistant: ..." with the end-of-text token after each answer.
@@ -80,7 +80,7 @@ class Renderer:
     def text(self, conversation: Conversation) -> str:
         """The rendered conversation, without a generation prompt.
 
-        Raises RowProblem: template_error; not_rendered if the template leaves out something of its tools or reasoning;
+        Raises RowProblem: template_error; not_rendered if the template leaves out instructions, tools or reasoning;
         bad_content if the row sets a variable that is not its to set.
         """
         return self._fitted(conversation)[1]
@@ -112,7 +112,10 @@ class Renderer:
         """The messages in the first spelling of which the template leaves nothing out, and their text."""
         messages, variables = conversation.messages, conversation.variables
         if conversation.is_plain:
-            return messages, self._write(messages, variables)
+            text = self._write(messages, variables)
+            if problem := instructions_left_out(self._write, messages, variables, text):
+                raise problem
+            return messages, text
         if taken := [name for name in variables if name in self._reserved]:
             raise RowProblem("bad_content", f"the row sets {taken[0]} for the chat template, which tamis sets")
         problems: list[RowProblem] = []
@@ -120,6 +123,7 @@ class Renderer:
             try:
                 text = self._write(spelt, variables)
                 problem = left_out(self._write, spelt, variables, text)
+                problem = problem or instructions_left_out(self._write, spelt, variables, text)
             except BeyondLimits:
                 raise
             except RowProblem as refused:

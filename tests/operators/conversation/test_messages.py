@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tamis.operators.conversation.messages import Conversation, Dialect, detect, normalise
@@ -184,6 +184,7 @@ columns = st.sampled_from(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(columns, anything))
 def test_any_row_is_a_whole_conversation_or_a_row_problem(row: dict[str, Any]) -> None:
     for dialect in ALL:

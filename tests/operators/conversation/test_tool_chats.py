@@ -50,6 +50,7 @@ THOUGHT = {"thinking": "hm", "reasoning_content": "hm"}
         ({"tool_calls": [{"name": "tides", "arguments": NORTH}]}, [called(NORTH)]),
         ({"tool_calls": [{"id": "c", "name": "tides", "parameters": AS_TEXT}]}, [called(AS_TEXT, id="c")]),
         ({"tool_calls": {"name": "tides"}}, [called({})]),
+        ({"tool_calls": [called("")]}, [called({})]),
         ({"tool_calls": json.dumps([called(NORTH)])}, [called(NORTH)]),
         ({"tool_calls": [json.dumps(called(NORTH))]}, [called(NORTH)]),
         ({"function_call": {"name": "tides", "arguments": AS_TEXT}}, [called(AS_TEXT)]),
@@ -240,6 +241,13 @@ def test_what_is_not_text_is_named(part: dict[str, Any]) -> None:
     with pytest.raises(RowProblem) as caught:
         read(user([part, {"type": "text", "text": "q"}]), assistant("a"))
     assert caught.value.code == "multimodal"
+
+
+@pytest.mark.parametrize("key", ["images", "audio", "video"])
+def test_media_beside_the_text(key: str) -> None:
+    assert read({**user("q"), key: []}, assistant("a", **{key: None})).messages == [user("q"), assistant("a")]
+    with pytest.raises(RowProblem, match="multimodal"):
+        read({**user("<image>q"), key: ["a.png"]}, assistant("a"))
 
 
 @pytest.mark.parametrize(

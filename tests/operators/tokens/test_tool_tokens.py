@@ -189,6 +189,20 @@ def test_what_the_template_leaves_out_is_named(template: str, conversation: Conv
     assert "set model.template" in found.message
 
 
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_instructions_that_the_template_passes_over(role: str) -> None:
+    turns = [{"role": role, "content": "Be kind.\n"}, *chat("q", "a")]
+    others = ROLES.replace("in messages", "in messages if m.role not in ('system', 'developer')")
+    for conversation in (Conversation(turns), Conversation([turns[0], *talk().messages])):
+        template = others if conversation.is_plain else others.replace("{{ m.content }}", "{{ m | tojson }}")
+        found = problem(template, conversation)
+        assert (found.code, f"the {role}'s turn 0" in found.message) == ("not_rendered", True)
+    # changed, trimmed or empty, it is not left out
+    for template in (ROLES.replace("m.content", "m.content | tojson"), ROLES.replace("m.content", "m.content | upper")):
+        assert Renderer(template, VARIABLES).text(Conversation(turns))
+    assert Renderer(others, VARIABLES).text(Conversation([{"role": role, "content": " "}, *chat("q", "a")]))
+
+
 def test_a_template_that_checks_the_names_of_calls() -> None:
     assert "north" in Renderer(CHECKS, VARIABLES).text(talk())
 
