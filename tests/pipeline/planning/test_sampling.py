@@ -81,7 +81,8 @@ def test_rows_as_they_are_rendered(plan: Planner, tmp_path: Path) -> None:
 
 
 def test_every_answer_is_scored_where_tokens_are(plan: Planner, tmp_path: Path) -> None:
-    (tmp_path / "data/a.jsonl").write_bytes(lines_of([{"messages": TURNS, "response": "late"}] * 3))
+    chat = [*TURNS, {"role": "assistant", "content": "late"}]
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of([{"messages": chat}] * 3))
     plan.job["method"] = "toss"
     plan.job["toss.utility_references"] = str(tmp_path / "safe.jsonl")
     [sample] = shown(plan, 1).samples

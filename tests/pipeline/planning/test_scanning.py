@@ -90,7 +90,8 @@ def test_a_chat_named_by_hand_has_the_layout_of_its_rows(tmp_path: Path, turns: 
     (tmp_path / "a.jsonl").write_text(json.dumps({"chat": turns, "reply": "b"}) + "\n")
     found = dialect(tmp_path / "a.jsonl", messages="chat", response="reply")
     assert (found.name, found.replaces) == (name, True)
-    assert [message["content"] for message in normalise({"chat": turns, "reply": "b"}, found)] == ["a", "b"]
+    parts = parts_of_row({"chat": turns, "reply": "b"}, found)
+    assert [turn[parts.content_key] for turn in parts.turns] == ["a", "b"]
     with pytest.raises(RowProblem, match="unknown_role"):
         normalise({"chat": [{"x": 1}], "reply": "b"}, dialect(tmp_path / "a.jsonl", "messages", messages="chat"))
 
