@@ -20,7 +20,7 @@ from torch import nn
 from tamis.operators.model.config_checks import check_blocks, check_config, check_size
 from tamis.operators.model.dry_run import TOKENS, Observed, observe
 from tamis.operators.model.info import ModelInfo
-from tamis.operators.model.kinds import language_model, read_quantised, refuse_adapter, text_half
+from tamis.operators.model.kinds import language_model, outer_of, read_quantised, refuse_adapter, text_half
 from tamis.operators.model.names import Renaming, TextHalf, unwrapped
 
 CODE_KEYS = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
@@ -85,8 +85,11 @@ def describe(config: Any) -> ModelInfo:
             raise ValueError(f"the model's config has {field}={value!r}; a whole number above 0 is needed")
         numbers[field] = value
     limit = getattr(config, "max_position_embeddings", None)
+    architecture = (config.architectures or [type(config).__name__])[0]
+    if (outer := outer_of(config)) is not None:
+        architecture += f" (text half of {(outer.architectures or [outer.model_type])[0]})"
     return ModelInfo(
-        architecture=(config.architectures or [type(config).__name__])[0],
+        architecture=architecture,
         blocks=numbers["num_hidden_layers"],
         width=numbers["hidden_size"],
         vocabulary=numbers["vocab_size"],

@@ -68,9 +68,14 @@ def language_model(config: Any, *, own_code: bool) -> Any:
     return text
 
 
+def outer_of(config: Any) -> Any:
+    """The config of the multimodal checkpoint of which `config` describes the text half; None for any other."""
+    return getattr(config, "_tamis_outer", None)
+
+
 def text_half(config: Any) -> TextHalf | None:
     """Where the language model of a multimodal checkpoint is among its tensors; None for any other checkpoint."""
-    outer = getattr(config, "_tamis_outer", None)
+    outer = outer_of(config)
     return None if outer is None else TextHalf(outer, config)
 
 

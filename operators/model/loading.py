@@ -152,10 +152,11 @@ def require_sizes(cut: Cut, weights: Mapping[str, Any]) -> None:
 
 def check_cut(cut: Cut, files: list[str]) -> int:
     """Raises as load_cut would for what the names and shapes of the weights show; no weight is read. Returns the number
-    of parameters in them."""
+    of parameters that would be loaded."""
     with open_weights(files, cut) as weights:
         require_sizes(cut, weights)
-        count = parameters_in(weights)
+        packed = getattr(cut.config, "quantization_config", None) is not None
+        count = cut.parameters if packed else parameters_in(weights)
         # transformers goes through the same steps, with tensors that have a shape and no content
         empty = {name: torch.empty(_shape(item), dtype=_dtype(item), device="meta") for name, item in weights.items()}
         _filled(cut, empty, torch.float32, device_map={"": "meta"})
@@ -200,6 +201,13 @@ def _filled(cut: Cut, weights: dict[str, Any], dtype: torch.dtype, **options: An
             raise ValueError(f"the weights cannot be put into a {kind} model: {first_line(error)}") from error
     _require_whole(report)
     filled: nn.Module = model
+    if getattr(cut.config, "quantization_config", None) is not None:
+        # older versions of transformers give quantised weights back in bfloat16 whatever is asked for
+        for name, parameter in filled.named_parameters():
+            if parameter.dtype.itemsize == 1:
+                raise ValueError(f"the checkpoint lacks the scales of its quantised {name}")
+            if parameter.dtype.is_floating_point and parameter.dtype.itemsize < dtype.itemsize:
+                parameter.data = parameter.data.to(dtype)
     return filled
 
 

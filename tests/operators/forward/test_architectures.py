@@ -25,6 +25,11 @@ IDS = np.random.default_rng(0).integers(5, VOCABULARY - 10, 7).astype(np.int32)
 ANSWER = (3, 6)
 
 
+def blocks_of(config: Any) -> int:
+    count: int = getattr(config.get_text_config(), "num_hidden_layers", BLOCKS)
+    return count
+
+
 def states(model: Any, count: int) -> list[np.ndarray]:
     """The naive twin: what each block of the whole model passes on to the next one, float64 (T, d) per block.
 
@@ -68,7 +73,7 @@ def compare(config: Any, folder: Path) -> tuple[str, str]:
     """equal, refused or wrong, and why."""
     model = random_model(config)
     model.save_pretrained(folder)
-    count = getattr(config.get_text_config(), "num_hidden_layers", BLOCKS)
+    count = blocks_of(config)
     refusals = []
     for block in range(count):
         requests = [Request(block, position) for position in POSITIONS]
@@ -126,7 +131,7 @@ def test_every_causal_architecture(tmp_path: Path, capsys: pytest.CaptureFixture
     for number, kind in enumerate(causal_configs()):
         try:
             config = small_config(kind)
-            states(random_model(config), BLOCKS)
+            states(random_model(config), blocks_of(config))
         except Exception as error:  # the numbers of small_configs.py do not fit it, or it needs a library
             found["not built"].append(f"{kind.__name__}: {' '.join(str(error).split()):.150}")
             continue

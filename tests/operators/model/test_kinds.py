@@ -121,9 +121,15 @@ def test_fp8_without_its_scales_is_refused(scale: str, tmp_path: Path) -> None:
         tensors[f"{key}_scale_inv"] = torch.ones(3, 5)
     settings = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
     folder, _ = twice(tmp_path, settings, tensors, tensors)
-    with pytest.raises(ValueError) as refusal:
-        vector(folder)
-    assert "\n" not in str(refusal.value)
+    said = (
+        r"lacks the scales of its quantised layers\.0\.mlp\.up_proj\.weight"
+        if scale == "missing"
+        else "blocks of 128 for 64 rows"
+    )
+    for attempt in (check_model, Representer.load):
+        with pytest.raises(ValueError, match=said) as refusal:
+            attempt(folder, [REQUEST])
+        assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("base", ["org/base", 5, None])
