@@ -396,7 +396,8 @@ def _points(message: Message, before: bool, after: bool) -> _Points:
     after the white space behind it."""
     found = _Points()
     if reasoning := reasoning_of(message):
-        found.add("reasoning_content", 0, 0 if before else _core(reasoning)[0])
+        key = next(key for key in REASONING if key in message)
+        found.add(key, 0, 0 if before else _core(reasoning)[0])
     if calls_of(message):
         return found
     content = message["content"]
@@ -459,7 +460,7 @@ def unused_characters(text: str, count: int) -> tuple[str, ...]:
     """
     found: list[str] = []
     taken = 0
-    held: str | set[str] = text
+    held: str | set[str] = text if count <= _LOOKED_UP else set(text)
     for code in range(0x100000, 0x10FFFE):
         if len(found) == count:
             break
