@@ -183,7 +183,8 @@ def make_plan(job: Job, inputs: Sequence[Scanned] | None = None) -> Plan:
     blocks = model.info.blocks if whole else max(request.block for request in requests) + 1
     parameters = None
     if not model.known:
-        parameters = check_files(model, blocks, head=job.masks_tokens or (undecided and job.of("larf").layer == "auto"))
+        answers = job.masks_tokens or (undecided and job.of("larf").layer == "auto")
+        parameters = check_files(model, blocks, head=answers, vectors=not job.masks_tokens)
     notes: list[str] = []
     max_tokens = longest_of(job, model)
     if max_tokens < job.max_tokens and "max_tokens" in job.model_fields_set:
