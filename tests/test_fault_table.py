@@ -87,7 +87,7 @@ TESTS = {
     ],
     "two commands work on one output": [
         "e2e/test_two_drivers.py::test_the_second_is_told",
-        "e2e/test_two_drivers.py::test_forced_both_end_with_the_output_of_a_calm_run",
+        "e2e/test_two_drivers.py::test_unlock_says_whose_it_was_and_the_output_is_that_of_a_calm_run",
     ],
     "other users on the machine look for tamis's Ray": [
         "pipeline/cluster/test_own_ray.py::test_another_user_gets_nowhere"

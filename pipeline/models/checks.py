@@ -152,11 +152,12 @@ def vocabulary_note(tokenizer: ChatTokenizer, info: ModelInfo) -> str | None:
     )
 
 
-def check_files(model: OpenedModel, blocks: int, *, head: bool) -> int | None:
+def check_files(model: OpenedModel, blocks: int, *, head: bool, vectors: bool = True) -> int | None:
     """Check that the weights of the first `blocks` blocks are present and complete, without reading them. ConfigError
     if not.
 
-    head: the LM head must be present, too. Returns the number of their parameters; None for a name on the hub, which is
+    head: the LM head must be present, too. vectors: vectors will be taken from the blocks, which not every architecture
+    allows. Returns the number of their parameters; None for a name on the hub, which is
     checked when it is fetched.
     """
     spec = model.spec
@@ -166,12 +167,14 @@ def check_files(model: OpenedModel, blocks: int, *, head: bool) -> int | None:
     from tamis.operators.forward.representations import check_model
 
     try:
-        _, parameters = check_model(
-            model.source.path,
-            [Request(blocks - 1, "last_token")],
-            trust_remote_code=spec.trust_remote_code,
-            allow_pickle_weights=spec.allow_pickle_weights,
-        )
+        parameters = None
+        if vectors:
+            _, parameters = check_model(
+                model.source.path,
+                [Request(blocks - 1, "last_token")],
+                trust_remote_code=spec.trust_remote_code,
+                allow_pickle_weights=spec.allow_pickle_weights,
+            )
         return _check_head(model) if head else parameters
     except Exception as error:
         raise unusable(f"model {spec.name}", error) from None

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 from plan_jobs import Planner, larf
+from small_configs import random_model, small_config
+from transformers import DeepseekV4Config
 
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job.job_file import load_layers_job
@@ -159,6 +161,16 @@ def test_a_layer_search_is_refused_as_a_run_is(copy: Path, tmp_path: Path, kind:
     assert messages[0] == messages[1]
     assert messages[0].startswith(f"model {copy}: ")
     assert "\n" not in messages[0]
+
+
+def test_several_streams_matter_where_vectors_are_taken(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    vocabulary = json.loads((copy / "config.json").read_text())["vocab_size"]
+    random_model(small_config(DeepseekV4Config, vocab_size=vocabulary)).save_pretrained(copy)
+    model = open_model(ModelSpec(name=str(copy)))
+    check_files(model, 3, head=True, vectors=False)
+    with pytest.raises(ConfigError, match="not one state of width 32 a token"):
+        check_files(model, 3, head=True)
 
 
 def test_code_and_unknown_architectures(copy: Path) -> None:
