@@ -204,14 +204,9 @@ def make_plan(
     blocks = model.info.blocks if whole else max(request.block for request in requests) + 1
     parameters = None
     if not model.known:
-<<<<<<< HEAD
-        parameters = check_files(model, blocks, head=job.masks_tokens or (undecided and job.of("larf").layer == "auto"))
-    notes: list[str] = [*found.notes, *reading_notes(everything)]
-=======
         answers = job.masks_tokens or (undecided and job.of("larf").layer == "auto")
         parameters = check_files(model, blocks, head=answers, vectors=not job.masks_tokens)
-    notes: list[str] = []
->>>>>>> w15-models
+    notes: list[str] = [*found.notes, *reading_notes(everything)]
     max_tokens = longest_of(job, model)
     if max_tokens < job.max_tokens and "max_tokens" in job.model_fields_set:
         notes.append(f"the model takes at most {max_tokens:,} tokens; max_tokens is lowered to that")
