@@ -24,7 +24,6 @@ is null there; nothing tells it from a column that is null in that row.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -273,14 +272,6 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays([_column(rows, field) for field in settled], schema=settled)
 
 
-def to_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table as Python values, with what JSON text says in the place of the text."""
-    if not json_places(table.schema):
-        return table.to_pylist()  # type: ignore[no-any-return]
-    kinds = {field.name: field.type for field in table.schema}
-    return [{name: _parsed(value, kinds[name]) for name, value in row.items()} for row in table.to_pylist()]
-
-
 def misread_columns(table: pa.Table) -> dict[str, int]:
     """Column -> how many of its JSON texts hold a number that `datasets` reads as another one, or not at all."""
     found = {}
@@ -399,16 +390,6 @@ def _texts(value: Any, kind: pa.DataType) -> Iterator[str]:
     elif pa.types.is_struct(kind):
         for field in kind:
             yield from _texts(value[field.name], field.type)
-
-
-def _parsed(value: Any, kind: pa.DataType) -> Any:
-    if value is None or not is_json(kind):
-        return value
-    if kind == JSON:
-        return json.loads(value)
-    if _is_list(kind):
-        return [_parsed(element, kind.value_type) for element in value]
-    return {field.name: _parsed(value[field.name], field.type) for field in kind}
 
 
 def _column(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:

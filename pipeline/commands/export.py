@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -99,6 +98,12 @@ _STATE: dict[str, Any] = {
 }
 
 
+def _layout(read: Dialect, there: list[str]) -> Dialect:
+    """What of a layout matters to a trainer: the columns that are there."""
+    columns = tuple((part, column) for part, column in read.columns if column in there)
+    return Dialect(read.name, columns, read.join, encoded=read.encoded)
+
+
 def _tables(store: Store, files: list[Sealed]) -> Iterator[pa.Table]:
     """The training columns of every file that has rows."""
     for file in files:
@@ -119,14 +124,17 @@ def _stream(table: pa.Table) -> bytes:
 def _text(
     store: Store, trainer: str, folder: Store, files: list[Sealed], model: Model, manifest: Mapping[str, Any]
 ) -> Exported:
-    layouts = {json.dumps(file["columns"]) for file in manifest["input"]["files"]}
+    # A layout of JSON rows names columns that some row might have had.
+    there = pq.read_schema(io.BytesIO(store.read(files[0]))).names
+    layouts = {_layout(Dialect.from_dict(file["columns"]), there) for file in manifest["input"]["files"]}
     if len(layouts) != 1:
         raise ConfigError(f"--for {trainer}: the files of the input hold conversations in {len(layouts)} layouts; "
                           "curate and export them apart")  # fmt: skip
-    read = Dialect.from_dict(json.loads(layouts.pop()))
-    # A layout of JSON rows names columns that some row might have had.
-    there = pq.read_schema(io.BytesIO(store.read(files[0]))).names
-    dialect = replace(read, columns=tuple((part, column) for part, column in read.columns if column in there))
+    [dialect] = layouts
+    if dialect.encoded:
+        raise ConfigError(
+            f"--for {trainer}: column {dialect.encoded[0]} holds turns as JSON text; make them lists first"
+        )
     text = Text(folder.path(), dialect, there, manifest.get("json_columns", []))
     configs = for_text(trainer, text, model)
     for file in files:

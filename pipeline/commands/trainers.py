@@ -169,6 +169,10 @@ class Text:
     untyped: list[str]
 
 
+_FOR_TEMPLATES = (("tools", "tools"), ("chat_template_kwargs", "chat_template_kwargs"))
+"""Columns that TRL hands to the chat template."""
+
+
 def for_text(trainer: str, text: Text, model: Model) -> dict[str, str]:
     """Name -> content of the files that train on these conversations.
 
@@ -179,10 +183,12 @@ def for_text(trainer: str, text: Text, model: Model) -> dict[str, str]:
         raise ConfigError("--for transformers: its Trainer reads tokens, and this run kept text; use --for trl")
     if trainer == "trl":
         read = {"messages": {"messages": "messages"}, "pair": {"prompt": "prompt", "response": "completion"}}
-        if parts != read.get(dialect.name):
+        if {part: column for part, column in parts.items() if (part, column) not in _FOR_TEMPLATES} != read.get(
+            dialect.name
+        ):
             raise ConfigError(_unlike("trl", dialect, "a column messages, or prompt and completion"))
         # It takes other columns for what their names mean to it, as chosen.
-        columns = [*parts.values(), *(name for name in ("tools", "chat_template_kwargs") if name in text.names)]
+        columns = [*read[dialect.name].values(), *(name for _, name in _FOR_TEMPLATES if name in text.names)]
         data = f"{folder}/data/*.parquet"
         return {"train.py": _TRL_TEXT.format(made=_MADE, model=model.arguments, data=data, columns=columns)}
     if trainer == "axolotl":
@@ -228,9 +234,11 @@ def _axolotl_type(dialect: Dialect) -> dict[str, Any] | None:
     if dialect.name == "alpaca":
         plain = {"instruction": "instruction", "input": "input", "output": "output"}
         return {"type": "alpaca"} if parts == plain else None
-    if set(parts) == {"messages"}:
+    if parts.get("tools") == "tools":
+        del parts["tools"]  # axolotl looks for it by this name
+    if dialect.name == "messages" and set(parts) == {"messages"}:
         return {"type": "chat_template", "field_messages": parts["messages"]}
-    if set(parts) == {"conversations"}:
+    if dialect.name == "sharegpt" and set(parts) == {"conversations"}:
         names = {"role": "from", "content": "value"}
         return {
             "type": "chat_template",
@@ -244,10 +252,10 @@ def _llama_factory_entry(dialect: Dialect) -> dict[str, Any] | None:
     parts = dict(dialect.columns)
     system = {"system": parts.pop("system")} if "system" in parts else {}
     names = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")
-    if set(parts) == {"messages"}:
+    if dialect.name == "messages" and set(parts) == {"messages"}:
         tags = dict(zip(names, ("role", "content", "user", "assistant", "system"), strict=True))
         return {"formatting": "sharegpt", "columns": {"messages": parts["messages"], **system}, "tags": tags}
-    if set(parts) == {"conversations"}:
+    if dialect.name == "sharegpt" and set(parts) == {"conversations"}:
         return {"formatting": "sharegpt", "columns": {"messages": parts["conversations"], **system}}
     named = {
         "instruction": "prompt",

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from json_rows import to_rows
 
-from tamis.operators.conversation.schema import to_rows
 from tamis.pipeline.storage.seals import opened
 
 Row = dict[str, Any]

@@ -31,10 +31,11 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hostile import LINES, TEXTS, Row, chat, dumped, hundred_thousand_turns, pair, with_text, words
+from json_rows import to_rows
 from tiny_models import save_model
 
 from tamis.operators.conversation.messages import Dialect, normalise
-from tamis.operators.conversation.schema import infer_rows, settle, to_rows, to_table
+from tamis.operators.conversation.schema import infer_rows, settle, to_table
 from tamis.operators.problems import RowProblem
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.inputs.files import resolve

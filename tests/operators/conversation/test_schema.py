@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from json_rows import to_rows
 
 from tamis.operators.conversation.schema import (
     JSON,
@@ -25,7 +26,6 @@ from tamis.operators.conversation.schema import (
     json_places,
     misread_columns,
     settle,
-    to_rows,
     to_table,
     too_wide,
     unify,

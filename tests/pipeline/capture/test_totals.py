@@ -145,6 +145,7 @@ def emitted(index: int, rows: Rows) -> dict[str, Any]:
         "histogram": {"kept": [int(kept.sum()), 0, 0, 0], "dropped": [0, 0, 0, int(dropped.sum())]},
         "deciles": {"rows": [int((kept | dropped).sum())] + [0] * 9, "dropped": [int(dropped.sum())] + [0] * 9},
         "rank_sums": [int((kept | dropped).sum()), 0.1 * index, 0.7, -0.3 / (index + 1)],
+        "unscored": 0,
         "misread": {"tools": 1} if index % 2 else {},
         "riskiest": _extreme(scores, kept | dropped, lengths, SHOWN_RISKIEST, highest=True),
         "borderline_dropped": _extreme(scores, dropped, lengths, SHOWN_BORDERLINE, highest=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def dropped(folder: Path, model: Path, *layouts: Dialect, **facts: Any) -> Store
     files = [{"columns": layout.to_dict()} for layout in layouts]
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     others = ("conversations", "system", "instruction", "input", "output", "chosen")
-    table = pa.table({"messages": [chat] * 4, **{name: ["x"] * 4 for name in others}})
+    table = pa.table({"messages": [chat] * 4, "tools": [[]] * 4, **{name: ["x"] * 4 for name in others}})
     return run_of(folder, model, {"000000-a": table}, input={"files": files}, **facts)
 
 
@@ -186,7 +187,8 @@ MESSAGES = Dialect.of("messages", messages="messages", system="in_no_row")
 
 
 def test_text_is_copied_and_described(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = dropped(tmp_path, tiny_model, MESSAGES, MESSAGES)
+    others = replace(MESSAGES, seen=("messages",))
+    store = dropped(tmp_path, tiny_model, MESSAGES, others)
     folder, start = exported(store, "llama-factory", tmp_path / "l")
     entry = json.loads((folder / "dataset_info.json").read_text())["kept_by_tamis"]
     assert entry["columns"] == {"messages": "messages"}
@@ -206,6 +208,8 @@ def test_text_is_copied_and_described(tmp_path: Path, tiny_model: Path, monkeypa
         assert runpy.run_path(str(folder / start))["trainer"].state.global_step == 2
 
 
+TOOLS = Dialect.of("messages", messages="messages", tools="tools")
+OASST = Dialect.of("oasst", messages="messages")
 SPOKEN = Dialect.of("messages", messages="messages", system="system")
 SHAREGPT = Dialect.of("sharegpt", conversations="conversations")
 ALPACA = Dialect.of("alpaca", instruction="instruction", input="input", output="output", system="system")
@@ -219,6 +223,8 @@ TEXT = Dialect.of("text", text="chosen")
         ("transformers", [MESSAGES], {}, "its Trainer reads tokens, and this run kept text; use --for trl"),
         ("trl", [SHAREGPT], {}, r"it reads a column messages, .*; the run has read sharegpt \(conversations\)"),
         ("trl", [SPOKEN], {}, r"it reads a column messages, .*; the run has read messages \(system, messages\)"),
+        ("axolotl", [OASST], {}, r"it reads lists of turns, .*; the run has read oasst \(messages\)"),
+        ("llama-factory", [TOOLS], {}, r"it reads lists of turns, .*; the run has read messages \(messages; tools\)"),
         ("axolotl", [ALPACA], {}, r"it reads lists of turns, .*; the run has read alpaca \(system, instruction, input"),
         ("llama-factory", [TEXT], {}, r"it reads lists of turns, .*; the run has read text \(chosen\)"),
         ("llama-factory", [MESSAGES], {"json_columns": ["tools[]"]}, r"cannot read JSON as in tools\[\]"),

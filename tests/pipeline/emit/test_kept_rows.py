@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from json_rows import to_rows
 from tool_templates import TEMPLATES
 from transformers import AutoTokenizer
 
-from tamis.operators.conversation.schema import infer_rows, settle, to_rows
+from tamis.operators.conversation.schema import infer_rows, settle
 from tamis.pipeline.emit.shard import Decided, EmitSpec, write_shard
 from tamis.pipeline.inputs.files import resolve
 from tamis.pipeline.inputs.shards import Shard, make_shards, read, rows_digest, scan
