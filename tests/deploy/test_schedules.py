@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import exit_codes
 import pytest
 
 from tamis.pipeline.errors import InternalError, TamisError
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-sys.path.insert(0, str(DEPLOY / "airflow"))  # as Airflow does with the folder of a DAG
-import exit_codes  # noqa: E402
 
 DONE, PAGED, RETRIED = (0,), (1, 2, 3, 6, 70, 130, 137, 143), (4, 5)
 
