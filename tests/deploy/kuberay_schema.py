@@ -1,9 +1,10 @@
 """The fields of KubeRay's RayJob and RayCronJob, as a JSON schema that refuses every other one.
 
 Written down from the types of the ray.io/v1 API, which the published CRDs are made of: rayjob_types.go,
-raycluster_types.go and raycronjob_types.go in ray-operator/apis/ray/v1 of github.com/ray-project/kuberay (Apache-2.0), and
-from the API reference at docs.ray.io ("KubeRay CRD API reference", 1.6.2). Only what tamis may use is here: fields that
-came after 1.5.1 are left out (but RayCronJob's), and so are deprecated ones. Pods are not described: those are Kubernetes'.
+raycluster_types.go and raycronjob_types.go in ray-operator/apis/ray/v1 of github.com/ray-project/kuberay (Apache-2.0),
+and from the API reference at docs.ray.io ("KubeRay CRD API reference", 1.6.2). Only what tamis may use is here: fields
+that came after 1.5.1 are left out (but RayCronJob's), and so are deprecated ones. Pods are Kubernetes' own, checked by
+its own schemas.
 """
 
 from __future__ import annotations

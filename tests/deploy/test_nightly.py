@@ -13,7 +13,6 @@ from urllib.parse import parse_qs, urlsplit
 import create
 import pytest
 
-
 PATTERN = {
     "apiVersion": "ray.io/v1",
     "kind": "RayJob",
