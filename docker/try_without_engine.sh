@@ -26,9 +26,18 @@ step "an empty environment with exactly these versions"
 "$python" -m venv "$work/venv"
 # torch first and by its exact version, so that pip does not choose another build of it
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$(grep '^torch==' "$work/constraints.txt")"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check --constraint "$work/constraints.txt" "$wheel[$extras]"
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check --constraint "$work/constraints.txt" "${wheel}[$extras]"
 "$work/venv/bin/pip" check
-"$work/venv/bin/pip" freeze --all > "$work/installed.txt"
+"$work/venv/bin/pip" freeze > "$work/installed.txt"
+"$python" - "$work/installed.txt" "$work/constraints.txt" <<'PYTHON'
+import re, sys
+def versions(path):
+    pairs = [line.split("==") for line in open(path) if "==" in line]
+    return {re.sub("[-_.]+", "-", name).lower(): version.strip().partition("+")[0] for name, version in pairs}
+installed, pins = map(versions, sys.argv[1:])
+free = {name: version for name, version in installed.items() if pins.get(name) != version}
+sys.exit(f"not as pinned: {free}" if free else 0)
+PYTHON
 
 as=()
 if [[ $(id -u) == 0 ]]; then
@@ -41,6 +50,7 @@ run() {
 }
 
 step "tamis, from there"
+run python -c '' || { echo "set PYTHON to an interpreter that other users may run" >&2; exit 1; }
 run python -P - "$work/venv" <<'PYTHON'
 import sys, tamis.operators, tamis.pipeline
 for package in (tamis.operators, tamis.pipeline):

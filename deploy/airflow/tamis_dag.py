@@ -33,7 +33,7 @@ def curate(day: str) -> None:
     start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 3, "retry_delay": timedelta(minutes=15), "email_on_failure": True},
+    default_args={"retries": 3, "retry_delay": timedelta(minutes=15)},
 )
 def tamis_nightly() -> None:
     task(task_id="curate")(curate)("{{ ds }}")

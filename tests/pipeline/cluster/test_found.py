@@ -83,6 +83,22 @@ def test_it_says_whose_cluster_is_joined_before_it_is(node: Node, tmp_path: Path
     assert done.stderr == f"auto: joining the Ray cluster at {address}, started by another user, {OTHER}\n"
 
 
+def test_a_command_joins_what_it_has_named(ray_address: str, tmp_path: Path) -> None:
+    noted = tmp_path / "ray" / "ray_current_cluster"
+    noted.parent.mkdir()
+    noted.write_text(ray_address)
+    program = """
+import ray
+from tamis.pipeline.cluster.session import ray_session
+with ray_session(None) as cluster:
+    print(ray.get_runtime_context().gcs_address, cluster.nodes)
+"""
+    told = os.environ | {"RAY_TMPDIR": str(tmp_path), "RAY_ADDRESS": "auto"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=told, timeout=120)
+    assert done.stdout == f"{ray_address} 1\n", done.stderr
+    assert done.stderr == f"auto: joining the Ray cluster at {ray_address}, started by you\n"
+
+
 def test_what_the_environment_names_is_said_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
