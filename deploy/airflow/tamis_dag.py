@@ -1,4 +1,4 @@
-"""A tamis job every night, as an Airflow 3 DAG. Put this file and exit_codes.py into the DAGs folder.
+"""A tamis job every night, as a DAG for Airflow 3.3. Put this file and exit_codes.py into the DAGs folder.
 
 Airflow's BashOperator tries every failure again; this task fails at once where another try cannot help.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import subprocess
 from datetime import datetime, timedelta
 
-from airflow.exceptions import AirflowException, AirflowFailException
 from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from exit_codes import in_words, what_next
 
 JOB = "/etc/tamis/nightly.yaml"

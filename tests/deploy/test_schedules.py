@@ -120,13 +120,13 @@ def dag(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         told.update(options)
         return lambda function: function
 
-    sdk, exceptions = types.ModuleType("airflow.sdk"), types.ModuleType("airflow.exceptions")
+    sdk, exceptions = types.ModuleType("airflow.sdk"), types.ModuleType("airflow.sdk.exceptions")
     vars(sdk).update(dag=as_dag, task=task)
     vars(exceptions).update(AirflowException=Retried, AirflowFailException=Failed)
     for name, module in {
         "airflow": types.ModuleType("airflow"),
         "airflow.sdk": sdk,
-        "airflow.exceptions": exceptions,
+        "airflow.sdk.exceptions": exceptions,
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
     exec(compile((DEPLOY / "airflow" / "tamis_dag.py").read_text(), "tamis_dag.py", "exec"), {"__name__": "tamis_dag"})
