@@ -1,4 +1,4 @@
-"""The documents at the root and in docs/: their links have targets, and the README stays short."""
+"""The documents at the root, in docs/, deploy/ and docker/: their links have targets, and the README stays short."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+FOLDERS = ("docs", "deploy", "docker")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 LONGEST_README = 170
 PAPERS = ("2507.18631", "2410.10014", "2603.01185")
 

@@ -12,9 +12,10 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = ("s3", "gcs", "azure", "cluster")
 RUNTIME = [
     Requirement(text)
-    for texts in (PROJECT["dependencies"], *(PROJECT["optional-dependencies"][name] for name in ("s3", "gcs", "azure")))
+    for texts in (PROJECT["dependencies"], *(PROJECT["optional-dependencies"][name] for name in EXTRAS))
     for text in texts
 ]
 

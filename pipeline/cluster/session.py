@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from tamis.pipeline.cluster.file_limit import check_file_limit
+from tamis.pipeline.cluster.found import found
 from tamis.pipeline.cluster.machines import Cluster, alive
 from tamis.pipeline.cluster.own_ray import environment, native_log, own_ray
 from tamis.pipeline.cluster.shortage import shortage
@@ -75,10 +76,11 @@ def ray_session(address: str | None) -> Iterator[Cluster]:
         with _lost_ray():
             yield _cluster(where, began)
         return
-    _check_reachable(where)
-    with _native_stderr_aside(), _options(where) as options:
-        with waiting("Ray is starting" if where == _LOCAL else f"joining the cluster at {where}"):
-            _init(where, options)
+    target = found(where)
+    _check_reachable(target)
+    with _native_stderr_aside(), _options(target) as options:
+        with waiting("Ray is starting" if where == _LOCAL else f"joining the cluster at {target}"):
+            _init(target, options)
         _joined = where if where != _LOCAL else None
         try:
             with _lost_ray():

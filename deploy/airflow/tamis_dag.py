@@ -1,0 +1,42 @@
+"""A tamis job every night, as a DAG for Airflow 3.3. Put this file and exit_codes.py into the DAGs folder.
+
+Airflow's BashOperator tries every failure again; this task fails at once where another try cannot help.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import datetime, timedelta
+
+from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from exit_codes import in_words, what_next
+
+JOB = "/etc/tamis/nightly.yaml"
+INPUT = "s3://bucket/in/{ds}/*.jsonl"
+OUTPUT = "s3://bucket/out/{ds}"
+
+
+def curate(day: str) -> None:
+    """Run the job for one day. AirflowException: try again. AirflowFailException: a person must look."""
+    command = ["tamis", "curate", JOB, "--input", INPUT.format(ds=day), "--output", OUTPUT.format(ds=day)]
+    code = subprocess.run(command, check=False).returncode
+    match what_next(code):
+        case "retry":
+            raise AirflowException(in_words(code))
+        case "page":
+            raise AirflowFailException(in_words(code))
+
+
+@dag(
+    schedule="30 1 * * *",
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"retries": 3, "retry_delay": timedelta(minutes=15)},
+)
+def tamis_nightly() -> None:
+    task(task_id="curate")(curate)("{{ ds }}")
+
+
+tamis_nightly()

@@ -1,0 +1,68 @@
+"""Which cluster `--address auto` means. It may be one that another user started on this machine, so it is named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+
+import psutil
+
+from tamis.pipeline.errors import ClusterError
+from tamis.pipeline.terminal.progress import say
+
+AUTO = "auto"
+
+_FLAG = "--gcs-address="
+
+
+def found(where: str) -> str:
+    """The address to join for `where`. For `auto` it is the cluster of this machine, and a line says which one that is
+    and who started it. Raises ClusterError if there is none, or if several run and none of them is the latest that
+    `ray start` noted down."""
+    if where != AUTO:
+        return where
+    from ray._private import services
+
+    told = os.environ.get("RAY_ADDRESS")
+    if told and told != AUTO:
+        say(f"auto: joining the Ray cluster at {told}, as RAY_ADDRESS says")
+        return told
+    address = _choose(services.find_gcs_addresses(), services.find_bootstrap_address(None))
+    say(f"auto: joining the Ray cluster at {address}, started by {_by(starters(address))}")
+    return address
+
+
+def _choose(running: Iterable[str], noted: str | None) -> str:
+    """running: the clusters that have a node on this machine. noted: the latest that `ray start` noted down."""
+    addresses = sorted(running)
+    if noted in addresses:
+        return str(noted)
+    if len(addresses) == 1:
+        return addresses[0]
+    if not addresses:
+        raise ClusterError(
+            "no Ray cluster runs on this machine, which --address auto looks for; give its address (HOST:PORT), or "
+            "leave --address and RAY_ADDRESS out to start Ray here"
+        )
+    each = "; ".join(f"{address}, started by {_by(starters(address))}" for address in addresses)
+    raise ClusterError(f"several Ray clusters run on this machine ({each}); name one: --address {addresses[0]}")
+
+
+def starters(address: str) -> list[str]:
+    """The users whose processes on this machine are nodes of the cluster."""
+    users = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = process.cmdline()
+            if command and "raylet" in os.path.basename(command[0]) and f"{_FLAG}{address}" in command:
+                users.add(process.username())
+    return sorted(users)
+
+
+def _by(users: list[str]) -> str:
+    """For a message: who that is, and whether it is the user who reads it."""
+    me = psutil.Process().username()
+    if not users:
+        return "a user that cannot be told"
+    return " and ".join("you" if user == me else f"another user, {user}" for user in users)
