@@ -24,7 +24,7 @@ from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning import plan_cache
 from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.planning.plan import Plan, list_inputs, make_plan
-from tamis.pipeline.planning.plan_cache import Rows
+from tamis.pipeline.planning.plan_cache import KnownRows
 from tamis.pipeline.planning.scanning import scan_files
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import lease, paths
@@ -127,7 +127,7 @@ def dry_run(
 
 
 def _scan(
-    files: Sequence[SourceFile], job: Job, known: Mapping[SourceFile, Rows], cluster: Cluster | None
+    files: Sequence[SourceFile], job: Job, known: Mapping[SourceFile, KnownRows], cluster: Cluster | None
 ) -> list[Scanned]:
     """Scan the input: on the cluster if it exists, has CPUs, and is worth it."""
     if cluster is None or not cluster.cpus or not worth_it(files, known):

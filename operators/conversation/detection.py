@@ -55,10 +55,10 @@ _RARE_PAIRS = (
 """Tried if there is nothing else."""
 
 
-Rows = Sequence[Mapping[str, Any]]
+SampledRows = Sequence[Mapping[str, Any]]
 
 
-def detect(columns: Sequence[str], rows: Rows, complete: bool = True) -> Dialect:
+def detect(columns: Sequence[str], rows: SampledRows, complete: bool = True) -> Dialect:
     """The dialect of a corpus.
 
     columns: all columns of the corpus. Unless `complete`, only the columns of `rows`: the optional parts are then
@@ -84,7 +84,7 @@ def with_seen(dialect: Dialect, columns: Sequence[str]) -> Dialect:
     return replace(dialect, seen=tuple(sorted(column for column in columns if is_usual(column))))
 
 
-def with_encoded(dialect: Dialect, rows: Rows) -> Dialect:
+def with_encoded(dialect: Dialect, rows: SampledRows) -> Dialect:
     """The dialect, with the parts that hold turns as JSON text in at least half of the rows."""
     columns = [(part, column) for part, column in dialect.columns if part in ("prompt", "output", "response")]
     found = []
@@ -95,7 +95,7 @@ def with_encoded(dialect: Dialect, rows: Rows) -> Dialect:
     return replace(dialect, encoded=tuple(found))
 
 
-def with_layout(dialect: Dialect, rows: Rows) -> Dialect:
+def with_layout(dialect: Dialect, rows: SampledRows) -> Dialect:
     """The dialect of a person who named a column of chats, and not their layout: with the layout of the rows."""
     if dialect.name != "messages" or dialect.chat is None:
         return dialect
@@ -105,7 +105,7 @@ def with_layout(dialect: Dialect, rows: Rows) -> Dialect:
     return replace(dialect, name=layout, columns=Dialect.of(layout, **parts).columns)
 
 
-def _detect(spelt: Mapping[str, str], rows: Rows, complete: bool) -> Dialect:
+def _detect(spelt: Mapping[str, str], rows: SampledRows, complete: bool) -> Dialect:
     columns = list(spelt)
     readings = _chats(columns, rows, complete, CHATS) + _pairs(columns, rows, complete, _PAIRS)
     if not readings:
@@ -133,7 +133,7 @@ def _detect(spelt: Mapping[str, str], rows: Rows, complete: bool) -> Dialect:
     return replace(made, checks=(*made.checks, *(("media", column) for column in MEDIA if column in columns)))
 
 
-def _hint(columns: Sequence[str], rows: Rows) -> str:
+def _hint(columns: Sequence[str], rows: SampledRows) -> str:
     for column in CHATS:
         if any(map(is_pythons_list, filled_values(rows, column))):
             return f"{column} holds a list as Python prints it; write it with json.dumps; "
@@ -145,7 +145,7 @@ def _hint(columns: Sequence[str], rows: Rows) -> str:
 # --- readings -----------------------------------------------------------------------------------------------------
 
 
-def _made(name: str, columns: Sequence[str], rows: Rows, complete: bool, **parts: str | None) -> Dialect:
+def _made(name: str, columns: Sequence[str], rows: SampledRows, complete: bool, **parts: str | None) -> Dialect:
     """A reading, with the optional parts that the corpus has or may have."""
     known = parts_of(name)
     if "system" in known:
@@ -158,7 +158,7 @@ def _made(name: str, columns: Sequence[str], rows: Rows, complete: bool, **parts
     return made if complete else with_seen(made, columns)
 
 
-def _chats(columns: Sequence[str], rows: Rows, complete: bool, names: Sequence[str]) -> list[Dialect]:
+def _chats(columns: Sequence[str], rows: SampledRows, complete: bool, names: Sequence[str]) -> list[Dialect]:
     found = []
     for column in names:
         layout = chat_layout(filled_values(rows, column)) if column in columns else None
@@ -176,7 +176,7 @@ def _chats(columns: Sequence[str], rows: Rows, complete: bool, names: Sequence[s
     return found
 
 
-def _answered(chat: Dialect, answer: str, rows: Rows) -> Dialect | None:
+def _answered(chat: Dialect, answer: str, rows: SampledRows) -> Dialect | None:
     """The chat with the answer of a column, if that follows the chat in at least one row, and in half of those in which
     the two can be told apart."""
     answered = with_encoded(chat.with_part("response", answer), rows)
@@ -189,7 +189,9 @@ def _answered(chat: Dialect, answer: str, rows: Rows) -> Dialect | None:
     return answered if follows > 0 and follows >= differs else None
 
 
-def _pairs(columns: Sequence[str], rows: Rows, complete: bool, names: Sequence[tuple[str, str]]) -> list[Dialect]:
+def _pairs(
+    columns: Sequence[str], rows: SampledRows, complete: bool, names: Sequence[tuple[str, str]]
+) -> list[Dialect]:
     found = []
     for prompt, answer in names:
         if prompt in columns and answer in columns:
@@ -197,7 +199,7 @@ def _pairs(columns: Sequence[str], rows: Rows, complete: bool, names: Sequence[t
     return found
 
 
-def _asked(prompt: str, answer: str, columns: Sequence[str], rows: Rows, complete: bool) -> list[Dialect]:
+def _asked(prompt: str, answer: str, columns: Sequence[str], rows: SampledRows, complete: bool) -> list[Dialect]:
     """The readings of a prompt and its answer. A text that goes with a prompt of text makes an alpaca row of it."""
     pair = _made("pair", columns, rows, complete, prompt=prompt, response=answer)
     if _any_lists(rows, prompt, answer) or pair.encoded:
@@ -216,7 +218,7 @@ def _asked(prompt: str, answer: str, columns: Sequence[str], rows: Rows, complet
     return [_made("alpaca", columns, rows, complete, instruction=prompt, input=also, output=answer)]
 
 
-def _chosen(columns: Sequence[str], rows: Rows, complete: bool) -> list[Dialect]:
+def _chosen(columns: Sequence[str], rows: SampledRows, complete: bool) -> list[Dialect]:
     """`chosen` is a whole conversation, or only the answer if there is also a prompt column."""
     column = _first(columns, "chosen", "chosen_messages")
     if column is None:
@@ -244,7 +246,7 @@ def _read(reading: Dialect, row: Mapping[str, Any]) -> tuple[list[Any] | None, s
         return None, problem.code
 
 
-def _agree(one: Dialect, other: Dialect, rows: Rows) -> bool:
+def _agree(one: Dialect, other: Dialect, rows: SampledRows) -> bool:
     """Whether two readings give the same conversation in every row that both can read, and there is one."""
     if other.chat is not None and other.name not in KEYS:
         return False  # later rows could not be checked
@@ -257,7 +259,7 @@ def _gist(turns: Sequence[Any]) -> list[tuple[str | None, str]]:
     return [(speaker(turn), said(turn)) for turn in turns]
 
 
-def _checked(reading: Dialect, spelt: Mapping[str, str], rows: Rows) -> Dialect:
+def _checked(reading: Dialect, spelt: Mapping[str, str], rows: SampledRows) -> Dialect:
     """The reading, with a check of every column that may hold another answer. ValueError if one does in most rows."""
     known = set(reading.reads)
     for column in ANSWERS:
@@ -280,7 +282,7 @@ def _checked(reading: Dialect, spelt: Mapping[str, str], rows: Rows) -> Dialect:
     return reading
 
 
-def _with_answer(reading: Dialect, column: str, rows: Rows) -> Dialect:
+def _with_answer(reading: Dialect, column: str, rows: SampledRows) -> Dialect:
     """The reading with the answer of another column, or that column alone if it holds whole conversations."""
     turns = [found for value in filled_values(rows, column) if (found := turns_of(value))]
     if turns and not any(map(opens_with_answer, turns)):
@@ -321,7 +323,7 @@ def _respelt(row: Mapping[str, Any], spelt: Mapping[str, str]) -> Mapping[str, A
     return {name: as_text(row[column]) for name, column in spelt.items() if column in row}
 
 
-def _any_lists(rows: Rows, *columns: str) -> bool:
+def _any_lists(rows: SampledRows, *columns: str) -> bool:
     """Whether any of these columns holds a list of turns, which a pair may hold and an alpaca row may not."""
     return any(isinstance(row.get(column), (list, tuple, Mapping)) for row in rows for column in columns)
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from tamis.operators.forward.rows import RowNumbers
 from tamis.operators.model.loading import is_out_of_memory
 from tamis.operators.problems import RowProblem
 
-Rows = npt.NDArray[np.int64]
-
 
 def run_halving(
-    batches: Sequence[Rows], run: Callable[[Rows], None], *, recover: Callable[[], None]
+    batches: Sequence[RowNumbers], run: Callable[[RowNumbers], None], *, recover: Callable[[], None]
 ) -> dict[int, RowProblem]:
     """Calls run(batch) for each batch in turn, or for its halves if it raises.
 
@@ -53,7 +50,7 @@ def run_halving(
     return {row: _problem(error) for row, error in failures.items()}
 
 
-def _attempt(rows: Rows, run: Callable[[Rows], None]) -> Exception | None:
+def _attempt(rows: RowNumbers, run: Callable[[RowNumbers], None]) -> Exception | None:
     try:
         run(rows)
         return None

@@ -22,7 +22,7 @@ from tamis.operators.forward.halving import run_halving
 from tamis.operators.forward.lm_head import SplitModel
 from tamis.operators.forward.rows import (
     TOKEN_BUDGETS,
-    Rows,
+    RowNumbers,
     TokenIds,
     model_batches,
     padded,
@@ -151,7 +151,7 @@ class TokenLosses:
         losses = {name: [np.full(len(tokens), np.nan, dtype=np.float32) for tokens in positions] for name in chosen}
         usable = np.array([row for row in range(len(lengths)) if row not in problems], dtype=np.int64)
 
-        def run(rows: Rows) -> None:
+        def run(rows: RowNumbers) -> None:
             wanted = [positions[row] for row in rows]
             scored = self._run([input_ids[row] for row in rows], needed[rows], wanted, chosen)
             for place, row in enumerate(rows):
@@ -181,7 +181,7 @@ class TokenLosses:
             raise ValueError(f"there is no model named {unknown[0]!r}; loaded: {', '.join(self.names)}")
         return chosen
 
-    def _needed(self, positions: Sequence[Rows], lengths: Rows) -> Rows:
+    def _needed(self, positions: Sequence[RowNumbers], lengths: RowNumbers) -> RowNumbers:
         """The number of tokens of each row that its losses depend on: all tokens before the last scored token.
 
         If the number of tokens changes the rotary frequencies, the losses depend on all tokens.
@@ -191,7 +191,7 @@ class TokenLosses:
         return np.array([tokens[-1] if len(tokens) else 0 for tokens in positions], dtype=np.int64)
 
     def _run(
-        self, ids: list[TokenIds], needed: Rows, positions: list[Rows], names: Sequence[str]
+        self, ids: list[TokenIds], needed: RowNumbers, positions: list[RowNumbers], names: Sequence[str]
     ) -> dict[str, list[Losses]]:
         """Runs one batch under each model: per name and row, the losses of the tokens at `positions`."""
         counts = [len(tokens) for tokens in positions]
@@ -232,7 +232,7 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.cat(losses)[:, 0]
 
 
-def response_positions(responses: Ranges, lengths: Rows) -> list[Rows]:
+def response_positions(responses: Ranges, lengths: RowNumbers) -> list[RowNumbers]:
     """Per row, the indices of its response tokens; ValueError for ranges that break the contract of `losses`."""
     if len(responses) != len(lengths):
         raise ValueError(f"{len(lengths)} rows have {len(responses)} sets of response ranges")

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from tamis.operators.forward.rows import Rows, TokenIds
+from tamis.operators.forward.rows import RowNumbers, TokenIds
 
 NAME = "tamis_packed"
 _NOT_SUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")
@@ -90,7 +90,7 @@ def _window(length: int, left: int, device: torch.device) -> torch.Tensor | None
 AttentionInterface.register(NAME, packed_attention)
 
 
-def packed_inputs(ids: list[TokenIds], lengths: Rows) -> dict[str, Any]:
+def packed_inputs(ids: list[TokenIds], lengths: RowNumbers) -> dict[str, Any]:
     """The arguments of a model's forward for these rows; the tensors are on the host."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)

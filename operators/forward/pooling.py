@@ -61,7 +61,7 @@ def pool(states: torch.Tensor, position: str, spots: Spots) -> torch.Tensor:
     return states.index_select(0, spots.last if position == "last_token" else spots.before).float()
 
 
-class Pool:
+class Pooling:
     """Forward hooks that reduce the output of each requested block on the device."""
 
     def __init__(self, blocks: nn.ModuleList, requests: Sequence[Request]) -> None:

@@ -27,12 +27,12 @@ from torch import nn
 
 from tamis.operators.forward.halving import run_halving
 from tamis.operators.forward.packing import on_device, packed_inputs, use_packing
-from tamis.operators.forward.pooling import Pool, Spots
+from tamis.operators.forward.pooling import Pooling, Spots
 from tamis.operators.forward.right_place import States, require_right_place, states_of_whole, trial_row
 from tamis.operators.forward.rows import (
     COMPILED_TOKEN_BUDGETS,
     TOKEN_BUDGETS,
-    Rows,
+    RowNumbers,
     TokenIds,
     model_batches,
     padded,
@@ -112,7 +112,7 @@ class Representer:
         self._packed = attention == "packed"
         if self._packed:
             use_packing(model, config)
-        self._pool = Pool(blocks, self.requests)
+        self._pool = Pooling(blocks, self.requests)
         self._compiled = compile
         if compile:
             compile_blocks(blocks)
@@ -204,17 +204,17 @@ class Representer:
         }
         usable = np.array([row for row in range(len(lengths)) if row not in problems], dtype=np.int64)
 
-        flying: deque[_Flight] = deque()
+        flying: deque[_PendingBatch] = deque()
 
-        def land(flight: _Flight) -> None:
-            rows, outcome = flight.rows, flight.land()
+        def land(flight: _PendingBatch) -> None:
+            rows, outcome = flight.rows, flight.wait()
             finite = np.isfinite(outcome).all(axis=(0, 2))
             for row in rows[~finite]:
                 problems[int(row)] = RowProblem("non_finite", "the model's output for this sample is not finite")
             for request, pooled in zip(self.requests, outcome, strict=True):
                 vectors[request][rows[finite]] = pooled[finite]
 
-        def run(rows: Rows) -> None:
+        def run(rows: RowNumbers) -> None:
             flying.append(self._launch(rows, [input_ids[row] for row in rows], lengths[rows], spans[rows]))
             if len(flying) > _IN_FLIGHT:
                 land(flying.popleft())
@@ -233,7 +233,7 @@ class Representer:
             land(flying.popleft())
         return vectors, dict(sorted(problems.items()))
 
-    def _refuse(self, input_ids: Sequence[TokenIds], lengths: Rows, spans: Rows) -> dict[int, RowProblem]:
+    def _refuse(self, input_ids: Sequence[TokenIds], lengths: RowNumbers, spans: RowNumbers) -> dict[int, RowProblem]:
         """The rows that must not be run at all."""
         problems = unusable_rows(input_ids, lengths, self.info)
         starts, stops = spans[:, 0], spans[:, 1]
@@ -248,7 +248,7 @@ class Representer:
                     problems.setdefault(int(row), RowProblem(code, message))
         return problems
 
-    def _launch(self, rows: Rows, ids: list[TokenIds], lengths: Rows, finals: Rows) -> _Flight:
+    def _launch(self, rows: RowNumbers, ids: list[TokenIds], lengths: RowNumbers, finals: RowNumbers) -> _PendingBatch:
         """Starts one batch; on a CPU the batch is finished when this returns."""
         if self._packed:
             inputs = packed_inputs(ids, lengths)
@@ -262,23 +262,24 @@ class Representer:
             self._model(**on_device(inputs, self.device), use_cache=False)
             pooled = self._pool.take()
             if self.device.type != "cuda":
-                return _Flight(rows, pooled.cpu(), None)
+                return _PendingBatch(rows, pooled.cpu(), None)
             landed = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
             landed.copy_(pooled, non_blocking=True)
             arrival = torch.cuda.Event()
             arrival.record(torch.cuda.current_stream(self.device))
-            return _Flight(rows, landed, arrival)
+            return _PendingBatch(rows, landed, arrival)
 
 
 @dataclass(frozen=True)
-class _Flight:
+class _PendingBatch:
     """A batch whose results, (requests, rows, d), are being copied to the host. arrival: None if the copy is done."""
 
-    rows: Rows
+    rows: RowNumbers
     pooled: torch.Tensor
     arrival: Any
 
-    def land(self) -> Vectors:
+    def wait(self) -> Vectors:
+        """float32 (requests, rows, d), once the copy is done."""
         if self.arrival is not None:
             self.arrival.synchronize()
         landed: Vectors = self.pooled.numpy()
@@ -297,7 +298,7 @@ def compile_blocks(blocks: nn.ModuleList) -> None:
         block.forward = torch.compile(block.forward, dynamic=True)
 
 
-def _checked_shapes(input_ids: Sequence[TokenIds], finals: npt.ArrayLike) -> tuple[Rows, Rows]:
+def _checked_shapes(input_ids: Sequence[TokenIds], finals: npt.ArrayLike) -> tuple[RowNumbers, RowNumbers]:
     """Lengths (N,) and answer ranges (N, 2) as int64; ValueError for arguments that break the contract of represent."""
     lengths = row_lengths(input_ids)
     spans = np.asarray(finals)

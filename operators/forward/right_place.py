@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from tamis.operators.model.architecture import Cut, first_line, several_states
+from tamis.operators.model.architecture import ModelPart, first_line, several_states
 from tamis.operators.model.dry_run import TOKENS, Reached, passed_on, state_of
 from tamis.operators.model.loading import is_out_of_memory
 from tamis.operators.requests import Request
@@ -39,7 +39,7 @@ def trial_row(vocabulary: int, longest: int | None) -> tuple[npt.NDArray[np.int6
     return np.arange(1, tokens + 1) % vocabulary, (start, max(start + 1, tokens - 1))
 
 
-def states_of_whole(cut: Cut, model: nn.Module, ids: npt.NDArray[np.int64], blocks: Iterable[int]) -> States:
+def states_of_whole(cut: ModelPart, model: nn.Module, ids: npt.NDArray[np.int64], blocks: Iterable[int]) -> States:
     """The state after each of `blocks` for a row of token ids (T,), float32 (T, d), as the whole model passes it on.
 
     model: filled from `cut`, without any hook of ours. Raises ValueError if the whole model cannot get as far without
@@ -134,7 +134,7 @@ def _after(states: States, block: int) -> Any:
     return note
 
 
-def _final_norms(cut: Cut, model: nn.Module, whole: nn.Module) -> list[nn.Module]:
+def _final_norms(cut: ModelPart, model: nn.Module, whole: nn.Module) -> list[nn.Module]:
     """The final norms that `model` has lost and `whole` has."""
     parent = cut.blocks.rpartition(".")[0]
     lost = model.get_submodule(parent)._modules
@@ -145,7 +145,7 @@ def _final_norms(cut: Cut, model: nn.Module, whole: nn.Module) -> list[nn.Module
     ]
 
 
-def _whole(cut: Cut, model: nn.Module) -> nn.Module:
+def _whole(cut: ModelPart, model: nn.Module) -> nn.Module:
     """The model as transformers made it, with what `model` has of it: everything but the upper blocks and the final
     norm, which have no weights. Nothing is copied or changed."""
     return _rejoined(model, cut.whole, cut.blocks.split("."))

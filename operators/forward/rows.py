@@ -15,7 +15,8 @@ from tamis.operators.forward.batching import token_budget_batches
 from tamis.operators.model.info import ModelInfo
 from tamis.operators.problems import RowProblem
 
-Rows = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.int64]
+"""int64 (n,): numbers of rows, or one number a row."""
 TokenIds = npt.NDArray[np.integer[Any]]
 
 # Padding grows with the budget, and a CPU gains little from larger batches (benchmarks/forward.py). A GPU needs more
@@ -28,7 +29,7 @@ TOKEN_BUDGETS = {"cpu": 2048, "cuda": 8192}
 COMPILED_TOKEN_BUDGETS = {"cpu": 4096, "cuda": 8192}
 
 
-def row_lengths(input_ids: Sequence[TokenIds]) -> Rows:
+def row_lengths(input_ids: Sequence[TokenIds]) -> RowNumbers:
     """Tokens per row, int64 (N,); ValueError for a row that is not an array of integers (T,)."""
     for row, ids in enumerate(input_ids):
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
@@ -36,7 +37,7 @@ def row_lengths(input_ids: Sequence[TokenIds]) -> Rows:
     return np.array([len(ids) for ids in input_ids], dtype=np.int64)
 
 
-def unusable_rows(input_ids: Sequence[TokenIds], lengths: Rows, info: ModelInfo) -> dict[int, RowProblem]:
+def unusable_rows(input_ids: Sequence[TokenIds], lengths: RowNumbers, info: ModelInfo) -> dict[int, RowProblem]:
     """The rows that must not be passed to the model at all: empty, too_long_for_model, bad_token_id."""
     lowest = np.array([ids.min() if len(ids) else 0 for ids in input_ids], dtype=np.int64)
     highest = np.array([ids.max() if len(ids) else 0 for ids in input_ids], dtype=np.int64)
@@ -61,7 +62,9 @@ def unusable_rows(input_ids: Sequence[TokenIds], lengths: Rows, info: ModelInfo)
     return problems
 
 
-def model_batches(rows: Rows, lengths: Rows, token_budget: int, boundaries: Sequence[int]) -> list[Rows]:
+def model_batches(
+    rows: RowNumbers, lengths: RowNumbers, token_budget: int, boundaries: Sequence[int]
+) -> list[RowNumbers]:
     """Token-budget batches of `rows`, longest first. No batch has rows on both sides of one of `boundaries`: lengths
     at which the model changes its rotary frequencies (architecture.rope_boundaries).
 
@@ -72,7 +75,7 @@ def model_batches(rows: Rows, lengths: Rows, token_budget: int, boundaries: Sequ
     return [group[batch] for group in groups for batch in token_budget_batches(lengths[group], token_budget)]
 
 
-def padded(ids: Sequence[TokenIds], lengths: Rows) -> npt.NDArray[np.int64]:
+def padded(ids: Sequence[TokenIds], lengths: RowNumbers) -> npt.NDArray[np.int64]:
     """(B, T) int64, each row followed by copies of its own last token.
 
     No real token sees the copies, but zero weights times infinity is NaN: a token that is already in the row

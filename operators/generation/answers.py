@@ -19,11 +19,10 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache
 
+from tamis.operators.forward.rows import RowNumbers
 from tamis.operators.generation.kv_cache import can_drop_rows, has_states_only, keep_rows, new_cache
 
 _CROWDED = 0.75  # finished rows leave once at most this share is still open, because each removal copies the cache
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def make_batch(ids: Sequence[npt.NDArray[np.int64]], new_tokens: int, device: to
     return Batch(torch.from_numpy(tokens).to(device), mask, placed, width)
 
 
-def batches_of(lengths: Rows, new_tokens: int, max_rows: int, boundaries: Sequence[int]) -> list[Rows]:
+def batches_of(lengths: RowNumbers, new_tokens: int, max_rows: int, boundaries: Sequence[int]) -> list[RowNumbers]:
     """Row numbers in batches of at most `max_rows` prompts of similar length.
 
     boundaries: lengths at which the model changes its rotary frequencies for a whole batch and starts its cache again

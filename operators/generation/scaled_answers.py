@@ -14,7 +14,8 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
-from tamis.operators.generation.answers import Generator, Rows, batches_of, make_batch
+from tamis.operators.forward.rows import RowNumbers
+from tamis.operators.generation.answers import Generator, batches_of, make_batch
 from tamis.operators.generation.prefilled import Prefilled, can_pass_through, keep_prefill
 from tamis.operators.generation.refusals import check_markers, is_refusal
 from tamis.operators.generation.scaling import matrices, scaled
@@ -124,7 +125,7 @@ class ScaledAnswers:
         batches = batches_of(lengths, new_tokens, self._max_rows, self._boundaries)
         prepared: list[Prefilled] = []
 
-        def run(rows: Rows) -> int:
+        def run(rows: RowNumbers) -> int:
             batch = make_batch([ids[row] for row in rows], new_tokens, self.device)
             kept, logits, cache = keep_prefill(self._generator, blocks, batch)
             count = self._count(kept, logits, cache)
@@ -176,7 +177,7 @@ class ScaledAnswers:
     def _text(self, answer: list[int]) -> str:
         return str(self._tokenizer.decode(answer, skip_special_tokens=True))
 
-    def _check(self, ids: Sequence[Rows], new_tokens: int) -> None:
+    def _check(self, ids: Sequence[RowNumbers], new_tokens: int) -> None:
         limit = self.info.max_positions
         for number, row in enumerate(ids):
             if row.max() >= self.info.vocabulary:

@@ -30,7 +30,7 @@ _NOTHING = re.compile(r"(?!)")
 
 
 @dataclass(frozen=True)
-class Cut:
+class ModelPart:
     """A model that ends after block `keep - 1`: built by `model_class`, filled with the tensors it needs."""
 
     config: Any
@@ -173,7 +173,7 @@ def _require_decoder(config: Any) -> None:
         raise not_causal(config.model_type)
 
 
-def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
+def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> ModelPart:
     """Plans the model of `config` without its blocks `keep` and above, its final norm and its LM head. A norm that the
     model uses before its blocks, too, or without which it fails, stays.
 
@@ -203,7 +203,7 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
     members = {"__init__": build, "__module__": full_class.__module__}
     beyond = "".join(f"|{re.escape(f'{parent}.{norm}'.lstrip('.'))}" for norm in norms)
     prefix = re.escape(model.base_model_prefix)
-    return Cut(
+    return ModelPart(
         config=config,
         model_class=type(full_class.__name__, (full_class,), members),
         blocks=blocks,
@@ -218,13 +218,13 @@ def plan_cut(config: Any, keep: int, *, trust_remote_code: bool = False) -> Cut:
     )
 
 
-def plan_full(config: Any, *, trust_remote_code: bool = False) -> Cut:
+def plan_full(config: Any, *, trust_remote_code: bool = False) -> ModelPart:
     """Plans the whole causal language model of `config`: all blocks, the final norm and the LM head, tied or not.
 
     Nothing is cut off, so every tensor of the checkpoint is needed. Raises ValueError like plan_cut.
     """
     model, blocks = _without_weights(transformers.AutoModelForCausalLM, config, trust_remote_code)
-    return Cut(
+    return ModelPart(
         config=config,
         model_class=type(model),
         blocks=blocks,

@@ -24,7 +24,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from tamis.operators.model.allocator import keep_freed_memory
-from tamis.operators.model.architecture import Cut, first_line, not_causal, require_folder
+from tamis.operators.model.architecture import ModelPart, first_line, not_causal, require_folder
 from tamis.operators.model.kinds import require_exact_scales
 from tamis.operators.model.spreading import place
 
@@ -38,7 +38,7 @@ _OLD_BUFFERS = re.compile(r"(\b(attn|attention)\.(masked_)?bias|\binv_freq|\bpos
 
 
 def find_weights(
-    path: str | os.PathLike[str], cut: Cut, *, revision: str | None, allow_pickle_weights: bool
+    path: str | os.PathLike[str], cut: ModelPart, *, revision: str | None, allow_pickle_weights: bool
 ) -> list[str]:
     """The files that contain the weights of `cut`, downloaded first if `path` is a name on the hub.
 
@@ -74,7 +74,7 @@ def find_weights(
     )
 
 
-def _needed_shards(path: str | os.PathLike[str], table: str, index: str, cut: Cut) -> list[str]:
+def _needed_shards(path: str | os.PathLike[str], table: str, index: str, cut: ModelPart) -> list[str]:
     """Names of the files that the index `table` lists for the tensors of `cut`."""
     try:
         with open(table, encoding="utf-8") as file:
@@ -92,7 +92,7 @@ def _needed_shards(path: str | os.PathLike[str], table: str, index: str, cut: Cu
 
 
 @contextmanager
-def open_weights(files: list[str], cut: Cut) -> Iterator[dict[str, Any]]:
+def open_weights(files: list[str], cut: ModelPart) -> Iterator[dict[str, Any]]:
     """The tensors of `cut`, by the names under which transformers takes them, not yet read: slices of safetensors
     files, or memory-mapped from pickled files. ValueError if two tensors have one name."""
     with ExitStack() as stack:
@@ -138,7 +138,7 @@ def _dtype(weight: Any) -> torch.dtype:
     return _OTHER_DTYPES.get(weight.get_dtype(), torch.float32)
 
 
-def require_sizes(cut: Cut, weights: Mapping[str, Any]) -> None:
+def require_sizes(cut: ModelPart, weights: Mapping[str, Any]) -> None:
     """ValueError if the config describes a model more than twice as large as its weights: otherwise the missing
     weights would be allocated before they are found to be missing.
     """
@@ -150,7 +150,7 @@ def require_sizes(cut: Cut, weights: Mapping[str, Any]) -> None:
         )
 
 
-def check_cut(cut: Cut, files: list[str]) -> int:
+def check_cut(cut: ModelPart, files: list[str]) -> int:
     """Raises as load_cut would for what the names and shapes of the weights show; no weight is read. Returns the number
     of parameters that would be loaded."""
     with open_weights(files, cut) as weights:
@@ -163,7 +163,7 @@ def check_cut(cut: Cut, files: list[str]) -> int:
     return count
 
 
-def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def load_cut(cut: ModelPart, files: list[str], *, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Builds the model of `cut` and fills it from `files`, in `dtype` on `device`, in evaluation mode.
 
     On "cuda" without a number, a model too large for one GPU is spread over all GPUs (spreading.place). Raises
@@ -180,7 +180,7 @@ def load_cut(cut: Cut, files: list[str], *, dtype: torch.dtype, device: torch.de
     return module
 
 
-def _filled(cut: Cut, weights: dict[str, Any], dtype: torch.dtype, **options: Any) -> nn.Module:
+def _filled(cut: ModelPart, weights: dict[str, Any], dtype: torch.dtype, **options: Any) -> nn.Module:
     """The model of `cut` with these weights; ValueError if they are not exactly those that it has."""
     require_exact_scales(cut.config, {name: _shape(item) for name, item in weights.items()})
     with _quiet_transformers():

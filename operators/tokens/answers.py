@@ -33,8 +33,8 @@ _PLAIN = "x"
 _MARKER = r"<[^<>\s]+>"
 """A marker around an answer, of those that templates write: <|eot_id|>, <|call|>, </s>."""
 
-Span = tuple[int, int]
-_Places = Callable[[str], Span]
+CharRange = tuple[int, int]
+_Places = Callable[[str], CharRange]
 _Ends = tuple[int | None, int | None]  # of one answer in the text, as far as they are known
 
 
@@ -51,7 +51,7 @@ class AnswerFinder:
     ) -> None:
         self._write, self._prompted, self._messages, self._text = write, prompted, messages, text
 
-    def find(self, turns: Sequence[int]) -> list[Span]:
+    def find(self, turns: Sequence[int]) -> list[CharRange]:
         """The span of each of these turns. Raises RowProblem: unstable_template, too_many_turns."""
         if all(map(_is_text, (self._messages[number] for number in turns))):
             spans = self._together(turns, _whole)
@@ -69,7 +69,7 @@ class AnswerFinder:
             raise _unstable(turns[0])
         return spans
 
-    def _closed(self, number: int, ends: _Ends) -> Span:
+    def _closed(self, number: int, ends: _Ends) -> CharRange:
         start, stop = ends
         if start is None or stop is None or start > stop:
             raise _unstable(number)
@@ -185,7 +185,7 @@ class AnswerFinder:
             first, stop = together[which] if together is not None else self._between(number, start is None)
             ends[number] = first if start is None else start, stop
 
-    def _between_all(self, turns: Sequence[int]) -> list[Span] | None:
+    def _between_all(self, turns: Sequence[int]) -> list[CharRange] | None:
         """The spans of all these turns from one rendering of plain answers in their places."""
         try:
             begin, end = unused_characters(self._text, 2)
@@ -283,7 +283,7 @@ class AnswerFinder:
 
     # --- answers whose places must be tried one by one ---------------------------------------------------------------
 
-    def _together(self, turns: Sequence[int], places: _Places) -> list[Span] | None:
+    def _together(self, turns: Sequence[int], places: _Places) -> list[CharRange] | None:
         """The spans of all answers from one rendering, or None if the marks at these places cannot be trusted."""
         begin, end = unused_characters(self._text, 2)
         marked, inner = list(self._messages), []
@@ -311,7 +311,7 @@ class AnswerFinder:
             plain += answer, after
         return spans if "".join(plain) == self._text else None
 
-    def _widened(self, number: int, core: Span) -> Span:
+    def _widened(self, number: int, core: CharRange) -> CharRange:
         """The span, extended by the white space around the answer that the template kept."""
         content = self._messages[number]["content"]
         (first, last), (start, stop) = _core(content), core
@@ -324,7 +324,7 @@ class AnswerFinder:
             stop = next((place for place in kept if place is not None), stop)
         return start, stop
 
-    def _alone(self, number: int) -> Span:
+    def _alone(self, number: int) -> CharRange:
         """The span of one answer: each end is found by its own mark, at the first place that can be trusted.
 
         Raises RowProblem("unstable_template").
@@ -336,7 +336,7 @@ class AnswerFinder:
             raise _unstable(number)
         return start, stop
 
-    def _first_place(self, number: int, candidates: Iterator[Span]) -> int | None:
+    def _first_place(self, number: int, candidates: Iterator[CharRange]) -> int | None:
         """candidates: pairs of offsets in the content, (the end to find, where to put the mark).
 
         The text between the two offsets must stand next to the mark in the rendered text.
@@ -473,11 +473,11 @@ def unused_characters(text: str, count: int) -> tuple[str, ...]:
     raise RowProblem("unsupported_content", "the text holds all private-use characters of plane 16")
 
 
-def _whole(content: str) -> Span:
+def _whole(content: str) -> CharRange:
     return 0, len(content)
 
 
-def _core(content: str) -> Span:
+def _core(content: str) -> CharRange:
     """The content without the white space around it."""
     start = len(content) - len(content.lstrip())
     return start, max(start, len(content.rstrip()))
@@ -499,7 +499,7 @@ def _edge(content: str, outer: int, core: int) -> Iterator[int]:
     yield core
 
 
-def _starts(content: str) -> Iterator[Span]:
+def _starts(content: str) -> Iterator[CharRange]:
     """Where an answer may start in the text: at the content, at its reasoning, after its reasoning."""
     core, end = _core(content)
     yield from ((offset, offset) for offset in _edge(content, 0, core))
@@ -521,7 +521,7 @@ def _thinking(content: str) -> tuple[int | None, int]:
     return inner, content.rindex("</think>") + len("</think>")
 
 
-def _stops(content: str) -> Iterator[Span]:
+def _stops(content: str) -> Iterator[CharRange]:
     """Where an answer may end in the rendered text."""
     start, core = _core(content)
     yield from ((offset, offset) for offset in _edge(content, len(content), core))

@@ -33,7 +33,7 @@ _NEUTRAL = "x"
 _WORDS = re.compile(r"[\w .,:/-]*", re.ASCII)
 
 Tokens = tuple[list[int], list[tuple[int, int]]]  # ids, half-open character ranges
-Shape = tuple[tuple[str, bool], ...]
+Skeleton = tuple[tuple[str, bool], ...]
 
 
 class ControlTokens:
@@ -43,7 +43,7 @@ class ControlTokens:
         self._backend = backend
         self._specification = specification
         self._renderer = renderer
-        self._shapes: dict[Shape, list[int] | None] = {}
+        self._shapes: dict[Skeleton, list[int] | None] = {}
         added = {id_: token for id_, token in backend.get_added_tokens_decoder().items() if token.content}
         written = self._written([token.content for token in added.values() if _steers(token)])
         self._tokens = {

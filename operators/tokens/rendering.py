@@ -19,7 +19,7 @@ import jinja2
 
 from tamis.operators.conversation.conversation import Conversation, Message
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens.answers import AnswerFinder, Span
+from tamis.operators.tokens.answers import AnswerFinder, CharRange
 from tamis.operators.tokens.chat_template import compile_template
 from tamis.operators.tokens.left_out import instructions_left_out, left_out, reasoning_left_out, writes_reasoning
 from tamis.operators.tokens.spellings import spellings
@@ -44,7 +44,7 @@ class Rendered:
     """
 
     text: str
-    answers: tuple[Span, ...]
+    answers: tuple[CharRange, ...]
 
 
 class BeyondLimits(RowProblem):

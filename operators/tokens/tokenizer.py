@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens.answers import Span
+from tamis.operators.tokens.answers import CharRange
 from tamis.operators.tokens.chat_template import FIXED_DATE
 from tamis.operators.tokens.control_tokens import ControlTokens, Tokens
 from tamis.operators.tokens.rendering import PLAIN_TEMPLATE, MakeRenderer, Renderer
@@ -153,7 +153,7 @@ class ChatTokenizer:
             )
         results: list[Tokenised | RowProblem | None] = [None] * len(conversations)
         texts: dict[int, str] = {}
-        answers: dict[int, tuple[Span, ...]] = {}
+        answers: dict[int, tuple[CharRange, ...]] = {}
         fitting = []
         for row, conversation in enumerate(conversations):
             try:
@@ -208,7 +208,9 @@ class ChatTokenizer:
         for row, encoding in zip(rows, encodings, strict=True):
             yield row, (encoding.ids, encoding.offsets)
 
-    def _tokenised(self, tokens: Tokens, answers: Sequence[Span], max_tokens: int, overlong: Overlong) -> Tokenised:
+    def _tokenised(
+        self, tokens: Tokens, answers: Sequence[CharRange], max_tokens: int, overlong: Overlong
+    ) -> Tokenised:
         ids, offsets = tokens
         spans = [self._token_span(ids, offsets, answer) for answer in answers]
         if not spans or spans[-1][0] >= spans[-1][1]:
@@ -235,7 +237,7 @@ class ChatTokenizer:
             prompt_cut=excess > 0 and overlong == "keep_end" and spans[-1][0] <= head,
         )
 
-    def _token_span(self, ids: list[int], offsets: list[Span], answer: Span) -> Span:
+    def _token_span(self, ids: list[int], offsets: list[CharRange], answer: CharRange) -> CharRange:
         """The range of tokens that overlap these characters. Character ranges of tokens never go backwards."""
         if answer[0] == answer[1]:
             return 0, 0

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from tamis.operators.forward.losses import Ranges, response_positions
-from tamis.operators.forward.rows import Rows, TokenIds, row_lengths, unusable_rows
+from tamis.operators.forward.rows import RowNumbers, TokenIds, row_lengths, unusable_rows
 from tamis.operators.model.info import ModelInfo
 from tamis.operators.problems import RowProblem
 
@@ -21,7 +21,7 @@ class TrainingRows:
     """input_ids: N arrays (T_i,). positions: for each row, the indices, above 0, of the response tokens to learn."""
 
     input_ids: Sequence[TokenIds]
-    positions: Sequence[Rows]
+    positions: Sequence[RowNumbers]
 
     @classmethod
     def checked(cls, input_ids: Sequence[TokenIds], responses: Ranges, info: ModelInfo) -> TrainingRows:
@@ -47,21 +47,21 @@ class TrainingRows:
         return len(self.input_ids)
 
     @cached_property
-    def lengths(self) -> Rows:
+    def lengths(self) -> RowNumbers:
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
 
     @cached_property
-    def targets(self) -> Rows:
+    def targets(self) -> RowNumbers:
         """int64 (N,): the number of response tokens to learn in each row."""
         return np.array([len(places) for places in self.positions], dtype=np.int64)
 
     @cached_property
-    def needed(self) -> Rows:
+    def needed(self) -> RowNumbers:
         """int64 (N,): the number of tokens of each row that its losses depend on: all before the last one to learn."""
         return np.array([places[-1] for places in self.positions], dtype=np.int64)
 
 
-def share(rows: Rows, lengths: Rows, rank: int, workers: int) -> Rows:
+def share(rows: RowNumbers, lengths: RowNumbers, rank: int, workers: int) -> RowNumbers:
     """The rows of `rows` that worker `rank` takes: longest first, each to the worker with the fewest tokens so far.
 
     lengths: (N,) tokens of every row. Every worker computes the same distribution, so the shares together are `rows`.

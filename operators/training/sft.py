@@ -33,7 +33,7 @@ from torch.nn import functional
 from tamis.operators.forward.adapters import CONFIG_FILE, WEIGHTS_FILE
 from tamis.operators.forward.lm_head import SplitModel
 from tamis.operators.forward.losses import CHUNK_BYTES
-from tamis.operators.forward.rows import Rows, model_batches, padded
+from tamis.operators.forward.rows import RowNumbers, model_batches, padded
 from tamis.operators.model.architecture import describe, plan_full, read_config, rope_boundaries
 from tamis.operators.model.info import ModelInfo
 from tamis.operators.model.loading import find_weights, is_out_of_memory, load_cut
@@ -179,7 +179,7 @@ class Trainer:
             yield self._apply(gradient / tokens, float(total) / tokens, tokens, len(rows))
 
     def gradient(
-        self, rows: TrainingRows, batch: Rows, rank: int = 0, on_batch: Callable[[], None] | None = None
+        self, rows: TrainingRows, batch: RowNumbers, rank: int = 0, on_batch: Callable[[], None] | None = None
     ) -> tuple[torch.Tensor, float]:
         """The gradient of the SUM of the losses of all response tokens of these rows, float32 (all weights,), in the
         order of `weights`; and that sum. If memory runs out, smaller micro-batches are used. on_batch: called after
@@ -202,7 +202,7 @@ class Trainer:
                 torch.cuda.empty_cache()
 
     def _gradient(
-        self, rows: TrainingRows, batch: Rows, rank: int, on_batch: Callable[[], None] | None
+        self, rows: TrainingRows, batch: RowNumbers, rank: int, on_batch: Callable[[], None] | None
     ) -> tuple[torch.Tensor, float]:
         for weight in self.weights.values():
             weight.grad = None
@@ -218,11 +218,11 @@ class Trainer:
         ]
         return torch.cat([gradient.flatten() for gradient in gradients]), loss
 
-    def _needed(self, rows: TrainingRows) -> Rows:
+    def _needed(self, rows: TrainingRows) -> RowNumbers:
         """The number of tokens of each row to run: all of them if their number changes the rotary frequencies."""
         return rows.lengths if self._boundaries else rows.needed
 
-    def _backward(self, rows: TrainingRows, part: Rows) -> float:
+    def _backward(self, rows: TrainingRows, part: RowNumbers) -> float:
         """Adds the gradient of one micro-batch to the weights' gradients; returns the sum of its losses."""
         needed = self._needed(rows)[part]
         tokens = padded([rows.input_ids[row][:length] for row, length in zip(part, needed, strict=True)], needed)

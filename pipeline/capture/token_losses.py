@@ -25,7 +25,7 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceModel:
     """A reference model. adapter: the files of its LoRA adapter in the store; if there is none, model and revision
     name a full model."""
 
@@ -39,7 +39,7 @@ class LossSpec(CaptureSpec):
     """references: the models to score with, by the name of the column that holds the losses.
     with_tokens: also write the token ids and answer ranges."""
 
-    references: Mapping[str, Reference] = field(default_factory=dict)
+    references: Mapping[str, ReferenceModel] = field(default_factory=dict)
     with_tokens: bool = True
 
 

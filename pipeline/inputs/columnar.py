@@ -61,7 +61,7 @@ class ColumnarFile:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Footer:
     """The contents of the footer: schema with its metadata, rows, and uncompressed bytes."""
 
     schema: pa.Schema
@@ -69,17 +69,17 @@ class Shape:
     bytes: int
 
 
-def shape_of(file: ColumnarFile) -> Shape:
-    """The shape of a file. Raises pa.ArrowInvalid or OSError when the file is truncated or not of this format."""
+def footer_of(file: ColumnarFile) -> Footer:
+    """The footer of a file. Raises pa.ArrowInvalid or OSError when the file is truncated or not of this format."""
     if file.format == "parquet":
         parquet = pq.ParquetFile(file.open())
         groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
-        return Shape(parquet.schema_arrow, parquet.metadata.num_rows, sum(group.total_byte_size for group in groups))
+        return Footer(parquet.schema_arrow, parquet.metadata.num_rows, sum(group.total_byte_size for group in groups))
     rows = size = 0
     reader = _arrow_reader(file)
     for batch in _arrow_batches(reader):
         rows, size = rows + batch.num_rows, size + batch.nbytes
-    return Shape(reader.schema, rows, size)
+    return Footer(reader.schema, rows, size)
 
 
 class TooManyBytes(ValueError):
@@ -138,7 +138,7 @@ def _forgetting() -> Iterator[None]:
 
 
 def _table(file: ColumnarFile, pieces: Sequence[pa.RecordBatch], columns: list[str] | None) -> pa.Table:
-    schema = pieces[0].schema if pieces else shape_of(file).schema
+    schema = pieces[0].schema if pieces else footer_of(file).schema
     table = pa.Table.from_batches(pieces, schema=schema)
     return table if columns is None else table.select(columns)
 

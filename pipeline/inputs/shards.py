@@ -22,7 +22,7 @@ from tamis.operators.references import safe_path, unsafe_path
 from tamis.pipeline.errors import InputError, StorageError, TooLargeError, error_text
 from tamis.pipeline.inputs import text_files
 from tamis.pipeline.inputs.arrow_types import fitted, fitting_schema
-from tamis.pipeline.inputs.columnar import ColumnarFile, TooManyBytes, read_head, read_rows, shape_of
+from tamis.pipeline.inputs.columnar import ColumnarFile, TooManyBytes, footer_of, read_head, read_rows
 from tamis.pipeline.inputs.discovery import identity_of
 from tamis.pipeline.inputs.files import TEXT_FORMATS, SourceFile
 from tamis.pipeline.inputs.layouts import AS_NAMED, Layout, remark
@@ -383,12 +383,12 @@ def text_schema(file: SourceFile, header: Sequence[str]) -> pa.Schema | None:
 
 def _scan_columnar(file: SourceFile, shard_rows: int, options: Mapping[str, Any], head_rows: int) -> Scanned:
     source = _columnar(file, options)
-    shape = shape_of(source)
+    footer = footer_of(source)
     step = shard_rows
-    if shape.rows and shape.bytes / shape.rows * shard_rows > SHARD_BYTES:
-        step = max(int(SHARD_BYTES * shape.rows / shape.bytes), 1)
-    spans = tuple(Span(start, min(start + step, shape.rows), 0, 0) for start in range(0, shape.rows, step))
-    schema, notes = fitting_schema(shape.schema)
+    if footer.rows and footer.bytes / footer.rows * shard_rows > SHARD_BYTES:
+        step = max(int(SHARD_BYTES * footer.rows / footer.bytes), 1)
+    spans = tuple(Span(start, min(start + step, footer.rows), 0, 0) for start in range(0, footer.rows, step))
+    schema, notes = fitting_schema(footer.schema)
     own = [name for name in values_of(file.partition) if name in schema.names]
     if own:
         file = replace(file, partition=without(file.partition, own))

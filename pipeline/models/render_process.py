@@ -28,7 +28,7 @@ from typing import Any
 
 from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.problems import RowProblem
-from tamis.operators.tokens.answers import Span
+from tamis.operators.tokens.answers import CharRange
 from tamis.operators.tokens.rendering import BeyondLimits, Rendered, Renderer
 
 SECONDS, TRIAL_SECONDS = 10.0, 3.0
@@ -188,7 +188,7 @@ class _Process:
 
 def _outcome(answer: Mapping[str, Any]) -> Rendered | RowProblem:
     if "text" in answer:
-        spans: list[Span] = [(start, stop) for start, stop in answer["answers"]]
+        spans: list[CharRange] = [(start, stop) for start, stop in answer["answers"]]
         return Rendered(answer["text"], tuple(spans))
     kind = BeyondLimits if answer["beyond"] else RowProblem
     return kind(answer["code"], answer["message"])

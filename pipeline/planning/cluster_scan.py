@@ -15,7 +15,7 @@ from tamis.pipeline.inputs.files import TEXT_FORMATS, SourceFile
 from tamis.pipeline.inputs.line_ranges import RANGE_BYTES, FileSpans, is_large, lines_of, ranges_of
 from tamis.pipeline.inputs.shards import SHARD_BYTES, Scanned
 from tamis.pipeline.job.job_file import LayersJob
-from tamis.pipeline.planning.plan_cache import Rows, scanned_before
+from tamis.pipeline.planning.plan_cache import KnownRows, scanned_before
 from tamis.pipeline.planning.scan_progress import scan_progress
 from tamis.pipeline.planning.scanning import all_of, scanned_or_broken
 
@@ -36,7 +36,7 @@ _WORTH_BYTES, _WORTH_FILES = 10**9, 1000
 """One process scans about this much in the time that workers take to start."""
 
 
-def worth_it(files: Sequence[SourceFile], known: Mapping[SourceFile, Rows] | None = None) -> bool:
+def worth_it(files: Sequence[SourceFile], known: Mapping[SourceFile, KnownRows] | None = None) -> bool:
     """Whether a scan on a cluster is likely to be quicker than one in the driver."""
     new = [file.bytes for file in files if file.format in TEXT_FORMATS and file not in (known or {})]
     return sum(new) >= _WORTH_BYTES or len(files) >= _WORTH_FILES
@@ -45,7 +45,7 @@ def worth_it(files: Sequence[SourceFile], known: Mapping[SourceFile, Rows] | Non
 def scan_on_cluster(
     files: Sequence[SourceFile],
     job: LayersJob,
-    known: Mapping[SourceFile, Rows] | None = None,
+    known: Mapping[SourceFile, KnownRows] | None = None,
     range_bytes: int = RANGE_BYTES,
 ) -> list[Scanned]:
     """The result of `scan_files` for the same arguments, from tasks on a running Ray.
@@ -67,7 +67,7 @@ def scan_on_cluster(
         return all_of([found[file] for file in files])
 
 
-def _still_so(rows: Mapping[SourceFile, Rows], job: LayersJob) -> Iterator[tuple[SourceFile, Scanned]]:
+def _still_so(rows: Mapping[SourceFile, KnownRows], job: LayersJob) -> Iterator[tuple[SourceFile, Scanned]]:
     """The files whose rows were found before and that have not changed. Only their first rows are read."""
     files = list(rows)
     groups = _grouped([_LOOK_BYTES] * len(files), _cpus())
@@ -81,11 +81,11 @@ def _still_so(rows: Mapping[SourceFile, Rows], job: LayersJob) -> Iterator[tuple
 
 def _rows_of(
     files: Sequence[SourceFile], job: LayersJob, size: int, tell: Callable[[int], None]
-) -> dict[SourceFile, Rows]:
+) -> dict[SourceFile, KnownRows]:
     """Where the rows of large files lie. An unreadable file is left out: the scan of the whole file says why."""
     ranges = [part for file in files for part in ranges_of(file, size)]
     cutting: dict[SourceFile, FileSpans] = {}
-    found: dict[SourceFile, Rows] = {}
+    found: dict[SourceFile, KnownRows] = {}
     ahead, timeout = 4 * _TASKS_PER_CPU * _cpus(), _timeout(job, 2 * size)
     for index, lines in stream(lines_of, ranges, job.storage_options, ahead=ahead, timeout=timeout):
         part = ranges[index]
@@ -95,7 +95,7 @@ def _rows_of(
             continue
         del cutting[part.file]
         if spans:
-            found[part.file] = Rows((), tuple(spans))
+            found[part.file] = KnownRows((), tuple(spans))
     return found
 
 
@@ -123,7 +123,7 @@ def _grouped(costs: Sequence[int], cpus: int) -> list[list[int]]:
     return groups
 
 
-def _look_at(group: Sequence[tuple[SourceFile, Rows]], options: Mapping[str, Any]) -> list[Scanned | None]:
+def _look_at(group: Sequence[tuple[SourceFile, KnownRows]], options: Mapping[str, Any]) -> list[Scanned | None]:
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(lambda pair: scanned_before(pair[0], pair[1], options), group))
 

@@ -27,7 +27,7 @@ from tamis.pipeline.storage.store import Store
 
 
 @dataclass(frozen=True)
-class Rows:
+class KnownRows:
     """Where the rows of one text file lie. header: the header of a CSV file. layout: how its rows lie in it."""
 
     header: tuple[str, ...]
@@ -35,7 +35,7 @@ class Rows:
     layout: Layout = AS_NAMED
 
 
-def load(job: LayersJob) -> dict[SourceFile, Rows]:
+def load(job: LayersJob) -> dict[SourceFile, KnownRows]:
     """The cached rows from an earlier command of the run in the job's output folder; empty if there are none.
 
     Raises TamisError if the folder cannot be accessed.
@@ -48,7 +48,7 @@ def load(job: LayersJob) -> dict[SourceFile, Rows]:
         if tree["stamp"] != _stamp(job, tree["files"]):
             return {}
         return {
-            SourceFile(**entry["file"]): Rows(
+            SourceFile(**entry["file"]): KnownRows(
                 tuple(entry["header"]), tuple(Span(*span) for span in entry["spans"]), Layout(**entry["layout"])
             )
             for entry in tree["files"]
@@ -76,7 +76,7 @@ def keep(store: Store, job: LayersJob, shards: Iterable[Shard]) -> None:
     store.write(PLANNED_ROWS, data)
 
 
-def scanned_before(file: SourceFile, rows: Rows, options: Mapping[str, Any]) -> Scanned | None:
+def scanned_before(file: SourceFile, rows: KnownRows, options: Mapping[str, Any]) -> Scanned | None:
     """The result of scanning `file`, from its first rows only; None if these rows cannot be read where they were."""
     first = Shard(0, CORPUS, file, rows.header, rows.spans[0], {}, layout=rows.layout)
     try:

@@ -14,12 +14,12 @@ from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import HEAD_ROWS, Scanned, scan
 from tamis.pipeline.job.job_file import LayersJob
-from tamis.pipeline.planning.plan_cache import Rows, scanned_before
+from tamis.pipeline.planning.plan_cache import KnownRows, scanned_before
 from tamis.pipeline.planning.scan_progress import scan_progress
 
 
 def scan_files(
-    files: Sequence[SourceFile], job: LayersJob, known: Mapping[SourceFile, Rows] | None = None
+    files: Sequence[SourceFile], job: LayersJob, known: Mapping[SourceFile, KnownRows] | None = None
 ) -> list[Scanned]:
     """Scan in parallel; InputError lists every broken file. known: the results of an earlier command, by file."""
     known = known or {}

@@ -17,7 +17,7 @@ from tamis.operators.tokens.tokenised import Tokenised
 from tamis.pipeline.capture.driver import capture
 from tamis.pipeline.capture.spec import capture_spec
 from tamis.pipeline.capture.stage import Captures, Timings, check_precision, run_capture
-from tamis.pipeline.capture.token_losses import LossSpec, Reference, TokenScorer
+from tamis.pipeline.capture.token_losses import LossSpec, ReferenceModel, TokenScorer
 from tamis.pipeline.capture.token_tables import HARMFUL, UTILITY, LossFiles, stage_of
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster.machines import Cluster
@@ -195,7 +195,7 @@ class _Run:
         )
         return self.store.write_table(f"{ROUNDS}/round-{number}.parquet", table).to_dict()
 
-    def _losses(self, references: Mapping[str, Reference], *, with_tokens: bool) -> CaptureTotals:
+    def _losses(self, references: Mapping[str, ReferenceModel], *, with_tokens: bool) -> CaptureTotals:
         """Score the corpus under these models, as the next round."""
         round = len(self.rounds)
         self.key = run_folder.key_of(

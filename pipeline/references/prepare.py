@@ -15,7 +15,7 @@ from tamis.operators.forward.adapters import Adapters
 from tamis.operators.model.architecture import describe_model, plan_full, read_config
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.tokens.tokenizer import ChatTokenizer
-from tamis.pipeline.capture.token_losses import ADAPTER_FILES, Reference
+from tamis.pipeline.capture.token_losses import ADAPTER_FILES, ReferenceModel
 from tamis.pipeline.capture.token_tables import HARMFUL, UTILITY
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.errors import ConfigError, InputError, error_text
@@ -43,7 +43,7 @@ class Prepared:
     """A reference model that is ready for scoring. key: digest of everything that its losses depend on. facts: for the
     artifact and the report."""
 
-    reference: Reference
+    reference: ReferenceModel
     key: str
     facts: dict[str, Any]
     files: list[dict[str, Any]] = field(default_factory=list)
@@ -100,7 +100,7 @@ class ReferenceModels:
             for point in thinned(facts["curve"])
         ]
         shown = {"name": name, "how": "trained", "source": source, **facts, "curve": curve}
-        return Prepared(Reference(adapter=_adapter_of(files)), key, shown, files)
+        return Prepared(ReferenceModel(adapter=_adapter_of(files)), key, shown, files)
 
     def _adopt(self, role: str, given: str) -> Prepared:
         """A model that the job names: an adapter is copied into the artifact, a full model is loaded by the workers."""
@@ -110,11 +110,11 @@ class ReferenceModels:
         if _is_adapter(folder):
             stored = f"{REFERENCES}/{role}"
             files = [self.store.write(f"{stored}/{name}", _bytes(folder / name)).to_dict() for name in ADAPTER_FILES]
-            return Prepared(Reference(adapter=_adapter_of(files)), identity(str(folder)), facts, files)
+            return Prepared(ReferenceModel(adapter=_adapter_of(files)), identity(str(folder)), facts, files)
         source = _full_model(self.plan, role, given)
         local = source.revision == "local"
         key = identity(source.path) if local else f"{given}@{source.revision}"
-        return Prepared(Reference(model=source.path if local else given,
+        return Prepared(ReferenceModel(model=source.path if local else given,
                                   revision=None if local else source.revision), key, facts)  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.operators.forward.halving import Rows, run_halving
+from tamis.operators.forward.halving import RowNumbers, run_halving
 
 NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
 
@@ -25,7 +25,7 @@ class Machine:
         self.done: list[int] = []
         self.failed = self.recovered = 0
 
-    def run(self, rows: Rows) -> None:
+    def run(self, rows: RowNumbers) -> None:
         self.batches.append(rows.tolist())
         self.failed += 1
         if len(rows) > self.most:
@@ -39,7 +39,7 @@ class Machine:
         self.recovered += 1
 
 
-def batches(*sizes: int) -> list[Rows]:
+def batches(*sizes: int) -> list[RowNumbers]:
     stops = np.cumsum(sizes)
     return [np.arange(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
 
@@ -102,7 +102,7 @@ def test_a_failed_batch_leaves_nothing_behind() -> None:
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[bool] = []
 
-    def run(rows: Rows) -> None:
+    def run(rows: RowNumbers) -> None:
         gc.collect()
         alive.extend(reference() is not None for reference in held)
         large = torch.zeros(8)

@@ -14,7 +14,7 @@ import pytest
 from plan_jobs import Planner, lines_of, rows_of
 
 from tamis.operators.tokens.tokenizer import ChatTokenizer
-from tamis.pipeline.capture.token_losses import ADAPTER_FILES, LossSpec, Reference, TokenScorer, ragged
+from tamis.pipeline.capture.token_losses import ADAPTER_FILES, LossSpec, ReferenceModel, TokenScorer, ragged
 from tamis.pipeline.capture.tokenise import PackedTokenizer, tokenise_shard
 from tamis.pipeline.errors import ConfigError, from_facts
 from tamis.pipeline.inputs.shards import Shard
@@ -49,7 +49,7 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def spec_for(store: Store, model: Path, references: dict[str, Reference], **changes: Any) -> LossSpec:
+def spec_for(store: Store, model: Path, references: dict[str, ReferenceModel], **changes: Any) -> LossSpec:
     settings: dict[str, Any] = {
         "store": store, "options": {}, "key": "k", "model": ModelHandle("tiny", str(model), None, device="cpu"),
         "token_budget": "auto", "attention": "padded", "compile": False, "exact": False, "max_tokens": 90,
@@ -88,13 +88,13 @@ def _sealed(store: Store, name: str) -> Sealed:
     return Sealed(name, hashlib.sha256(store.read(name)).hexdigest())
 
 
-def kinds(adapters: Path) -> dict[str, dict[str, Reference]]:
+def kinds(adapters: Path) -> dict[str, dict[str, ReferenceModel]]:
     store = Store(str(adapters))
     on_base = {
-        role: Reference(adapter=tuple(_sealed(store, f"artifact/{role}/{name}") for name in ADAPTER_FILES))
+        role: ReferenceModel(adapter=tuple(_sealed(store, f"artifact/{role}/{name}") for name in ADAPTER_FILES))
         for role in ROLES
     }
-    whole = {role: Reference(model=str(adapters / "full" / role)) for role in ROLES}
+    whole = {role: ReferenceModel(model=str(adapters / "full" / role)) for role in ROLES}
     return {
         "two adapters": on_base,
         "two full models": whole,

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tamis.pipeline.inputs import columnar as columnar_files
-from tamis.pipeline.inputs.columnar import ColumnarFile, TooManyBytes, read_head, read_rows, shape_of
+from tamis.pipeline.inputs.columnar import ColumnarFile, TooManyBytes, footer_of, read_head, read_rows
 
 FORMATS = ("parquet", "file", "stream")
 
@@ -85,7 +85,7 @@ def test_only_the_named_columns_are_read_in_that_order(tmp_path: Path, kind: str
 @pytest.mark.parametrize("rows", [0, 1, 35])
 def test_shape(tmp_path: Path, kind: str, rows: int) -> None:
     table = table_of(rows)
-    shape = shape_of(store(tmp_path, table, kind))
+    shape = footer_of(store(tmp_path, table, kind))
     assert shape.rows == rows
     assert shape.schema.equals(table.schema, check_metadata=kind != "parquet")
     assert shape.schema.metadata[b"who"] == b"me"
@@ -99,7 +99,7 @@ def test_empty_row_groups_are_passed_over(tmp_path: Path) -> None:
         for piece in (table.slice(0, 0), table.slice(0, 7), table.slice(0, 0), table.slice(7), table.slice(0, 0)):
             writer.write_table(piece)
     file = ColumnarFile(str(path), "parquet", {})
-    assert shape_of(file).rows == 20
+    assert footer_of(file).rows == 20
     for start, stop in ((0, 20), (6, 8), (7, 8), (0, 7), (19, 20)):
         assert read_rows(file, start, stop).to_pylist() == table.slice(start, stop - start).to_pylist()
 
@@ -239,7 +239,7 @@ def test_a_cut_off_file_is_an_error(tmp_path: Path, kind: str, share: float) -> 
     path = Path(file.url)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises((pa.ArrowInvalid, OSError)):
-        shape_of(file)
+        footer_of(file)
 
 
 @pytest.mark.parametrize("format", ["parquet", "arrow"])
@@ -248,7 +248,7 @@ def test_something_else_is_an_error(tmp_path: Path, format: str, data: bytes) ->
     path = tmp_path / "other"
     path.write_bytes(data)
     with pytest.raises((pa.ArrowInvalid, OSError)):
-        shape_of(ColumnarFile(str(path), format, {}))
+        footer_of(ColumnarFile(str(path), format, {}))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -257,5 +257,5 @@ def test_files_of_another_file_system(tmp_path: Path, kind: str) -> None:
     local = store(tmp_path, table, kind)
     fsspec.filesystem("memory").pipe_file(f"/columnar/{kind}", Path(local.url).read_bytes())
     file = ColumnarFile(f"memory://columnar/{kind}", local.format, {})
-    assert shape_of(file).rows == 35
+    assert footer_of(file).rows == 35
     assert read_rows(file, 9, 21).to_pylist() == table.slice(9, 12).to_pylist()

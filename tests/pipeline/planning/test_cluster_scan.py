@@ -32,7 +32,7 @@ from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.planning import cluster_scan, plan_cache, scan_progress
 from tamis.pipeline.planning.cluster_scan import scan_on_cluster
 from tamis.pipeline.planning.plan import find_inputs, list_inputs
-from tamis.pipeline.planning.plan_cache import Rows
+from tamis.pipeline.planning.plan_cache import KnownRows
 from tamis.pipeline.planning.scanning import scan_files
 from tamis.pipeline.run.paths import RUN
 from tamis.pipeline.storage.store import Store
@@ -186,7 +186,7 @@ def test_what_was_found_before_is_looked_at_only(
     assert len(known) == 13
     # What is remembered is taken, so that a span that is no more than remembered is seen in the result.
     plainly = next(file for file in files if file.name == "plain.jsonl")
-    known[plainly] = Rows((), known[plainly].spans[:3])
+    known[plainly] = KnownRows((), known[plainly].spans[:3])
     found = {scanned.file.name: scanned for scanned in scan_on_cluster(files, job, known, RANGE)}
     assert found["plain.jsonl"].spans == known[plainly].spans
     assert plain([found[s.file.name] for s in first if s.file != plainly]) == plain(
@@ -197,7 +197,7 @@ def test_what_was_found_before_is_looked_at_only(
 def test_a_file_that_has_changed_is_scanned_again(session: None, corpus: Path) -> None:
     job = job_over(corpus)
     files = resolve(job.input.path, "auto", {})
-    known = {s.file: Rows(s.header, s.spans) for s in scan_files(files, job) if s.file.name != "table.parquet"}
+    known = {s.file: KnownRows(s.header, s.spans) for s in scan_files(files, job) if s.file.name != "table.parquet"}
     changed = corpus / "plain.jsonl"
     changed.write_bytes(LINES[: len(LINES) // 2])
     again = [file for file in files if file.name in {"plain.jsonl", "long.jsonl"}]
@@ -397,7 +397,7 @@ def test_small_files_keep_every_cpu_busy_and_no_group_is_large(monkeypatch: pyte
 def test_a_cluster_is_worth_it_for_much_that_is_not_known() -> None:
     large = SourceFile("a.jsonl", "a.jsonl", "jsonl", None, 10**9, "")
     assert cluster_scan.worth_it([large])
-    assert not cluster_scan.worth_it([large], {large: Rows((), ())})
+    assert not cluster_scan.worth_it([large], {large: KnownRows((), ())})
     assert not cluster_scan.worth_it([replace(large, bytes=10**8)])
     assert not cluster_scan.worth_it([replace(large, format="parquet")])  # whose footer says it all
     assert cluster_scan.worth_it([replace(large, format="parquet", name=str(i)) for i in range(1000)])

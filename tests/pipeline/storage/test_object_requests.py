@@ -13,7 +13,7 @@ import pytest
 from fault_proxy import FaultProxy
 from object_store import S3
 
-from tamis.pipeline.inputs.columnar import ColumnarFile, read_rows, shape_of
+from tamis.pipeline.inputs.columnar import ColumnarFile, footer_of, read_rows
 from tamis.pipeline.inputs.text_files import TextFile, find_spans, read_records
 from tamis.pipeline.storage.store import Store
 
@@ -84,7 +84,7 @@ def test_shards_of_one_row_group_share_its_requests(counted: Counted, parquet: t
 def test_the_footer_takes_one_or_two(counted: Counted, parquet: tuple[ColumnarFile, pa.Table]) -> None:
     file, table = parquet
     before = counted.gets
-    assert shape_of(file).rows == table.num_rows
+    assert footer_of(file).rows == table.num_rows
     assert counted.gets - before <= 2
 
 
