@@ -13,6 +13,7 @@ from tamis.pipeline.planning.sampling import Sample
 from tamis.pipeline.terminal.text import shown
 
 _LONGEST = 300
+_LITTLE = 40  # characters that are not left out: the words for it would be as long
 _MOST_PIECES = 60
 _MARKS = {"text": ("", "", ""), "control": ("[[", "]]", "cyan"), "scored": (">>>", "<<<", "bold green")}
 _AS_MARKS = re.compile(r"\[\[|\]\]|>>>|<<<")  # in a text they get a backslash
@@ -47,7 +48,7 @@ def _rendered(sample: Sample) -> Text:
 
 
 def _shortened(piece: str) -> str:
-    if len(piece) <= _LONGEST:
+    if len(piece) <= _LONGEST + _LITTLE:
         return piece
     half = _LONGEST // 2
     return f"{piece[:half]} ... ({len(piece) - 2 * half:,} characters) ... {piece[-half:]}"
