@@ -66,8 +66,8 @@ def test_a_quarantined_row_has_no_say_in_the_columns(tmp_path: Path, tiny_model:
     [shard] = planner("max_quarantined=0.5").shards
     receipt, table = captured(shard, spec_for(tmp_path, tiny_model))
     assert decode_schema(receipt["schema"]) == pa.schema([("prompt", pa.string()), ("response", pa.string())])
-    assert receipt["quarantined"] == {"bad_content": 1, "not_an_object": 1, "malformed_json": 1}
-    assert receipt["examples"]["bad_content"] == ["a.jsonl row 20"]
+    assert receipt["quarantined"] == {"no_response": 1, "not_an_object": 1, "malformed_json": 1}
+    assert receipt["examples"]["no_response"] == ["a.jsonl row 20"]
     assert table.column("code").to_pylist()[:20] == [None] * 20
 
 
