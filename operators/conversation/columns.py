@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tamis.operators.conversation.dialects import VARIABLES, Dialect
-from tamis.operators.conversation.speakers import is_answer, last_answer, opens_with_answer
+from tamis.operators.conversation.speakers import is_answer, last_answer, opens_with_answer, speaker
 from tamis.operators.conversation.turns import split_turns
 from tamis.operators.conversation.usual_names import is_usual
 from tamis.operators.conversation.values import (
@@ -220,6 +220,8 @@ def _answer(value: Any, part: str, dialect: Dialect) -> list[Any]:
     if turns is None:
         text = spelt(value) if is_number(value) else value
         return [{keys[0]: "assistant", keys[1]: text}]
+    if not any(speaker(item) is not None for item in turns):
+        raise RowProblem("no_response", "the response is a list or an object, and holds no turns; it must be one text")
     if last_answer(turns) is None:
         raise RowProblem("no_response", "the response holds no turn of the assistant")
     if not is_answer(turns[0]):

@@ -137,6 +137,14 @@ def _hint(columns: Sequence[str], rows: SampledRows) -> str:
     for column in CHATS:
         if any(map(is_pythons_list, filled_values(rows, column))):
             return f"{column} holds a list as Python prints it; write it with json.dumps; "
+    for column in CHATS:
+        turns = next((found for value in filled_values(rows, column) if (found := turns_of(value))), [])
+        if turns and isinstance(turns[0], Mapping):
+            keys = ", ".join(str(key)[:20] for key in [*turns[0]][:4])
+            return (
+                f"the entries in {column} have the keys {keys}, and understood are turns of {{role, content}}, "
+                "{from, value} and {role, text}; "
+            )
     if "parent_id" in columns and "message_id" in columns:
         return "each row seems to be a single message of a tree; join the messages of a conversation into one row; "
     return f"{_UNDERSTOOD}; "
@@ -224,6 +232,8 @@ def _chosen(columns: Sequence[str], rows: SampledRows, complete: bool) -> list[D
     if column is None:
         return []
     values = filled_values(rows, column)
+    if values and all(isinstance(value, (bool, int, float)) for value in values):
+        return []  # which of some answers was chosen, not the answer
     prompt = _first(columns, *PROMPTS)
     layout = chat_layout(values)
     if layout in KEYS:

@@ -4,21 +4,36 @@ which answers are scored that a trainer might leave out. The lines hold names an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tamis.operators.conversation.columns import Parts, parts_of_row
+from tamis.operators.conversation.conversation import REASONING
 from tamis.operators.conversation.dialects import Dialect, listed
 from tamis.operators.conversation.speakers import speaker
+from tamis.operators.conversation.training_marks import MARKS
 from tamis.operators.conversation.turns import split_turns
-from tamis.operators.conversation.usual_names import is_prompt_part, usual
-from tamis.operators.conversation.values import blank, is_number, said, text_of
+from tamis.operators.conversation.usual_names import MEDIA, is_prompt_part, usual
+from tamis.operators.conversation.values import KEYS, blank, is_number, said, text_of
 from tamis.operators.problems import RowProblem
 
 _LABELS = frozenset({"label", "kto_tag", "kto_label"})
+_AS_FLAGS = {"0": "false", "0.0": "false", "1": "true", "1.0": "true"}
 _REJECTED = frozenset({"rejected", "rejected_messages", "rejected_response"})
 _NAMED = 8
+_READ_IN_TURNS = frozenset(
+    {
+        *(key for pair in KEYS.values() for key in pair),
+        *(*MARKS, *REASONING, *MEDIA, "tool_calls", "function_call", "name", "tool_call_id", "tool_plan"),
+    }
+)
+_LIKE_A_MARK = re.compile(r"(?:.*_)?(?:no_?)?(?:loss|mask|masked|train\w*|learn\w*|weights?)(?:_.*)?")
+_RENDERED = re.compile(
+    r"<\|(?:im_start|start_header_id|user|assistant|start|turn)\|>|\[INST\]|<start_of_turn>"
+    r"|<\uff5c(?:User|Assistant)\uff5c>"
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,7 @@ def remarks(dialect: Dialect, columns: Sequence[str], rows: Sequence[Mapping[str
     sample = _Sample(dialect, columns, rows, [_parts(row, dialect) for row in rows])
     labels, are_false = _labels(sample)
     warnings = [*_left_out(sample), *_open_ends(sample), *_transcripts(sample), *_own_systems(sample)]
+    warnings += [*_rendered(sample), *_marks(sample), *_nulls(sample)]
     warnings += labels if are_false else []
     notes = [
         *_order(sample),
@@ -119,17 +135,19 @@ def _is_repeated(value: Any, parts: Parts | None) -> bool:
 
 def _open_ends(sample: _Sample) -> list[str]:
     """Chats that a turn of the user ends: what they say last is not rendered, so the answer may be elsewhere."""
-    chat = sample.dialect.chat
+    chat = sample.dialect.chat or sample.dialect.column("text")
     if chat is None or sample.dialect.column("response") is not None:
         return []
     ends = [None if parts is None else speaker(parts.turns[-1]) for parts in sample.parts]
     open_ended = [number for number, end in enumerate(ends) if end == "user"]
     if not open_ended:
         return []
+    way_in = f". If the last answer is in another column, set input.columns={{messages: {chat}, response: COLUMN}}"
+    if sample.dialect.chat is None:
+        way_in = ""
     return [
         f"{len(open_ended)} of {len(sample.rows)} sampled conversations in {chat} end with a turn of the user, first "
-        f"in row {open_ended[0]} (counted from 0); it is not rendered, and the answer before it is scored. If the last "
-        f"answer is in another column, set input.columns={{messages: {chat}, response: COLUMN}}"
+        f"in row {open_ended[0]} (counted from 0); it is not rendered, and the answer before it is scored{way_in}"
     ]
 
 
@@ -150,6 +168,80 @@ def _is_transcript(value: Any) -> bool:
         return isinstance(value, str) and len({role for role, _ in split_turns(value)} & {"user", "assistant"}) == 2
     except RowProblem:
         return False
+
+
+def _rendered(sample: _Sample) -> list[str]:
+    """Texts that a chat template has rendered already: another template is put around them."""
+    found = [
+        number
+        for number, parts in enumerate(sample.parts)
+        if parts is not None and any(_RENDERED.search(said(turn)) for turn in parts.turns)
+    ]
+    if not found:
+        return []
+    return [
+        f"{len(found)} of {len(sample.rows)} sampled rows hold marks of a chat template (<|im_start|>, [INST] and the "
+        f"like) in their text, first row {found[0]} (counted from 0); they stay text within a turn, and the model's "
+        "template is put around them"
+    ]
+
+
+def _marks(sample: _Sample) -> list[str]:
+    """Keys of the assistant's turns and columns that may say what is trained on, in words that are not read."""
+    keys: dict[str, int] = {}
+    for number, parts in enumerate(sample.parts):
+        for turn in () if parts is None else parts.turns:
+            for key in turn if speaker(turn) == "assistant" else ():
+                if key not in _READ_IN_TURNS and turn[key] is not None and _LIKE_A_MARK.fullmatch(usual(str(key))):
+                    keys.setdefault(str(key), number)
+    columns = {
+        column: min(filled)
+        for column in sample.columns
+        if column not in sample.dialect.reads
+        and _LIKE_A_MARK.fullmatch(usual(column))
+        and (filled := sample.filled(column))
+    }
+    found = [f"{name} (row {row})" for name, row in (*keys.items(), *columns.items())]
+    if not found:
+        return []
+    return [
+        f"not read, though it may say what is trained on: {listed(found)}; rows count from 0. Marks are read on turns, "
+        "as train (true or false) or weight (0 or above)"
+    ]
+
+
+def _nulls(sample: _Sample) -> list[str]:
+    """Nulls in tools and in the arguments of calls: a chat template of a trainer writes them, and tamis leaves them
+    out."""
+    found: dict[str, int] = {}
+    for number, parts in enumerate(sample.parts):
+        if parts is None:
+            continue
+        for name in ("tools", "documents"):
+            if _holds_null(parts.variables.get(name)):
+                found.setdefault(name, number)
+        for turn in parts.turns:
+            if isinstance(turn, Mapping) and _holds_null(turn.get("tool_calls")):
+                found.setdefault("tool_calls", number)
+    if not found:
+        return []
+    places = [f"{name} (row {number})" for name, number in found.items()]
+    return [
+        f"keys that are null inside {listed(places)} are rendered as if they were absent; rows count from 0. A trainer "
+        "that gives the chat template these objects as they are shows it the nulls. Nulls that count must come as JSON "
+        "text of the tools or the arguments"
+    ]
+
+
+def _holds_null(value: Any) -> bool:
+    left = [value] if isinstance(value, (list, tuple, Mapping)) else []
+    while left:
+        found = left.pop()
+        inner = found.values() if isinstance(found, Mapping) else found
+        if isinstance(found, Mapping) and any(item is None for item in inner):
+            return True
+        left.extend(item for item in inner if isinstance(item, (list, tuple, Mapping)))
+    return False
 
 
 def _own_systems(sample: _Sample) -> list[str]:
@@ -175,6 +267,9 @@ def _labels(sample: _Sample) -> tuple[list[str], bool]:
     for column in sample.columns:
         filled = sample.filled(column) if usual(column) in _LABELS else {}
         values = [str(value).strip().lower() for value in filled.values()]
+        numbers = usual(column) != "label" or sample.dialect.column("response") == "completion"  # of KTO for sure
+        if numbers:
+            values = [_AS_FLAGS.get(value, value) for value in values]
         if values and set(values) <= {"true", "false"}:
             bad = values.count("false")
             return [
@@ -234,7 +329,21 @@ def _unread(sample: _Sample) -> list[str]:
         if column not in taken
         and not is_prompt_part(column)
         and usual(column) not in _REJECTED
-        and any(isinstance(value, str) for value in sample.filled(column).values())
+        and any(map(_holds_text, sample.filled(column).values()))
     ]
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return [f"text columns that are not read: {', '.join(found[:_NAMED])}{more}"] if found else []
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether it is a text, or holds one at any depth."""
+    left = [value]
+    while left:
+        found = left.pop()
+        if isinstance(found, str):
+            return True
+        if isinstance(found, (list, tuple)):
+            left.extend(found)
+        elif isinstance(found, Mapping):
+            left.extend(found.values())
+    return False

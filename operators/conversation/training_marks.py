@@ -20,6 +20,8 @@ from tamis.operators.problems import RowProblem
 
 _WEIGHTS = ("weight", "loss_weight")
 _FLAGS = ("train", "training", "trainable", "loss")
+MARKS = (*_WEIGHTS, *_FLAGS, "mask", "train_detail")
+"""All keys of a turn that are read here."""
 _WORDS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
 

@@ -15,6 +15,8 @@ from tamis.operators.conversation.conversation import REASONING, Message, calls_
 from tamis.operators.problems import RowProblem
 
 _MOST_INSTRUCTIONS = 8
+_LONG = 16
+"""Characters that a template does not write by itself."""
 _MOST_SAID = 1000
 """As many are looked up one by one in a text."""
 
@@ -49,12 +51,15 @@ def instructions_left_out(
 ) -> RowProblem | None:
     """The same for the system's and the developer's turns, which some templates pass over.
 
-    A turn that stands in the text in so many letters is there; only for others the conversation is rendered again.
+    A turn that stands in the text in so many letters is there, unless it is short or another turn repeats it; for
+    others the conversation is rendered again.
     """
     turns = [number for number, message in enumerate(messages) if message["role"] in ("system", "developer")]
     for number in turns[:_MOST_INSTRUCTIONS]:
         message = messages[number]
-        if message["content"].strip() in text:
+        said = message["content"].strip()
+        others = (other.get("content", "") for place, other in enumerate(messages) if place != number)
+        if not said or (said in text and len(said) >= _LONG and not any(said in other for other in others)):
             continue
         word = next(mark for mark in _marks() if mark not in text)
         probed = [*messages[:number], {**message, "content": message["content"] + word}, *messages[number + 1 :]]

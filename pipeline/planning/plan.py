@@ -10,13 +10,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
 from tamis.operators.conversation.dialects import Dialect
-from tamis.operators.conversation.schema import digit_notes, infer_rows
+from tamis.operators.conversation.schema import digit_notes, infer_rows, unify_schemas
 from tamis.operators.methods import Larf, Method
 from tamis.operators.model.info import ModelInfo
 from tamis.operators.requests import Request
@@ -26,6 +27,7 @@ from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.arrow_types import one_schema
 from tamis.pipeline.inputs.files import NOTHING_UNREAD, Inputs, SourceFile, Unread, Wanted, find
 from tamis.pipeline.inputs.hub import DatasetPart
+from tamis.pipeline.inputs.originals import conform, output_schema
 from tamis.pipeline.inputs.shards import CORPUS, Scanned, Shard, make_shards
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.methods import known, settings_of
@@ -252,7 +254,7 @@ def make_plan(
         notes.append(beyond)
     notes.extend(short_timeout(job))
     notes.extend(digit_notes(infer_rows(row for scanned in untyped[:SAMPLED_FILES] for row in scanned.head)))
-    fatal = _foresee_failure(job, estimate)
+    fatal = _foresee_failure(job, estimate, sum(shard.rows for shard in shards))
     notes.extend(fatal)
     if estimate.bad and not fatal:
         notes.append(f"{round(estimate.bad * estimate.sampled)} of {estimate.sampled} sampled rows cannot be used")
@@ -384,9 +386,16 @@ def _typed_schema(files: Sequence[Scanned]) -> tuple[pa.Schema | None, tuple[str
     if not typed:
         return None, ()
     try:
-        return one_schema(typed)
+        schema, notes = one_schema(typed)
     except ValueError as error:
         raise InputError(f"the files do not share one schema: {error}") from None
+    seen = [infer_rows(scanned.head) for scanned in [each for each in files if each.schema is None][:SAMPLED_FILES]]
+    if seen:
+        # What emit will do, on tables without rows: it must not fail only after the capture.
+        kept = output_schema(schema, reduce(unify_schemas, seen))
+        for known in typed.values():
+            conform(pa.Table.from_arrays([pa.nulls(0, field.type) for field in known], schema=known), kept)
+    return schema, notes
 
 
 def _check_amounts(job: Job, rows: int, info: ModelInfo) -> None:
@@ -411,13 +420,14 @@ def short_timeout(job: Job) -> list[str]:
     ]
 
 
-def _foresee_failure(job: Job, estimate: Estimate) -> list[str]:
+def _foresee_failure(job: Job, estimate: Estimate, rows: int) -> list[str]:
     """A warning that the run would end above max_quarantined if the other rows are like the sampled ones.
 
-    There is no warning for a share above the limit that may be sampling error.
+    There is no warning for a share above the limit that may be sampling error. rows: of the corpus.
     """
     reasons = []
-    if _surely_above(estimate.bad, estimate.sampled, job.max_quarantined):
+    known = estimate.sampled >= rows and estimate.bad > job.max_quarantined
+    if known or _surely_above(estimate.bad, estimate.sampled, job.max_quarantined):
         reasons.append(
             f"{estimate.bad:.0%} of {estimate.sampled} sampled rows cannot be used; above max_quarantined "
             f"({job.max_quarantined:.1%}) the run will fail"

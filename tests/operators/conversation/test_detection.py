@@ -8,6 +8,7 @@ import pytest
 from tamis.operators.conversation.columns import parts_of_row
 from tamis.operators.conversation.detection import detect
 from tamis.operators.conversation.dialects import Dialect
+from tamis.operators.problems import RowProblem
 
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 SHARE = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
@@ -252,3 +253,22 @@ def test_single_messages_of_a_tree_are_named() -> None:
     row = {"message_id": "1", "parent_id": None, "text": "a", "role": "prompter"}
     with pytest.raises(ValueError, match="single message of a tree; join the messages"):
         detect(list(row), [row])
+
+
+def test_the_number_of_the_chosen_answer_is_no_answer() -> None:
+    for chosen in (0, 1.0, True):
+        with pytest.raises(ValueError, match="no conversation found"):
+            detect(["prompt", "responses", "chosen"], [{"prompt": "a", "responses": ["b", "c"], "chosen": chosen}])
+
+
+def test_turns_with_other_keys_are_named() -> None:
+    turns = [{"speaker": "user", "text": "a"}, {"speaker": "assistant", "text": "b"}]
+    with pytest.raises(ValueError, match="entries in conversation have the keys speaker, text, and understood are"):
+        detect(["conversation"], [{"conversation": turns}])
+
+
+def test_lists_of_answers_are_no_turns() -> None:
+    for answer in (["a", "b"], {"text": ["a"], "start": [1]}):
+        row = {"question": "q", "answer": answer}
+        with pytest.raises(RowProblem, match="the response is a list or an object, and holds no turns"):
+            parts_of_row(row, detect([*row], [row]))

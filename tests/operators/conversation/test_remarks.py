@@ -121,3 +121,58 @@ def test_rejected_answers_and_other_texts_are_said() -> None:
     assert notes[0] == "answers in rejected are not scored; they stay with their rows"
     assert notes[1].startswith("text columns that are not read: note0, note1")
     assert notes[1].endswith("note7 and 2 more")
+
+
+def test_marks_in_words_that_are_not_read() -> None:
+    for key, value in (("loss_mask", 0), ("masked", True), ("train_on_turn", False), ("Weight", 0), ("no_loss", True)):
+        [warning] = of({"messages": [ASK, REPLY]}, {"messages": [ASK, {**REPLY, key: value}]}).warnings
+        assert warning.startswith(f"not read, though it may say what is trained on: {key} (row 1); rows count from 0.")
+        [warning] = of({"messages": [ASK, REPLY], key: value}).warnings
+        assert f"trained on: {key} (row 0)" in warning
+    for key, value in (("weight", 1), ("train", True), ("loss", True), ("name", "newt"), ("loss_mask", None)):
+        assert of({"messages": [ASK, {**REPLY, key: value}]}).warnings == ()
+    assert of({"messages": [{**ASK, "loss_mask": 0}, REPLY]}).warnings == ()
+
+
+def test_texts_within_lists_and_objects_are_not_read_either() -> None:
+    row = {**PAIR, "ctxs": [{"title": "Ponds"}], "meta": {"by": {"name": "Ann"}}, "scores": [1, 2], "best": True}
+    assert of(row).notes == ("text columns that are not read: ctxs, meta",)
+
+
+def test_texts_that_a_template_has_rendered() -> None:
+    for prompt in ("<|im_start|>user\nA newt?<|im_end|>\n<|im_start|>assistant\n", "[INST] A newt? [/INST]"):
+        [warning] = of(PAIR, {**PAIR, "prompt": prompt}).warnings
+        assert warning.startswith(
+            "1 of 2 sampled rows hold marks of a chat template (<|im_start|>, [INST] and the like)"
+        )
+        assert "newt" not in warning
+
+
+def test_transcripts_that_end_with_a_question() -> None:
+    [warning] = of({"text": "Human: A newt?\n\nAssistant: Yes.\n\nHuman: Sure?"}).warnings
+    assert warning.startswith("1 of 1 sampled conversations in text end with a turn of the user, first in row 0 ")
+    assert "COLUMN" not in warning
+
+
+def test_labels_of_kto_that_are_0_or_1() -> None:
+    row = {"prompt": "What is a newt?", "completion": "An amphibian."}
+    for bad, good in ((0, 1), ("0", "1"), (0.0, 1.0)):
+        for rows in (
+            [{**row, "label": bad}, {**row, "label": good}],
+            [{**PAIR, "kto_tag": bad}, {**PAIR, "kto_tag": 1}],
+        ):
+            [warning] = of(*rows).warnings
+            assert "the answers of 1 of 2 sampled rows are labelled false" in warning
+    assert of({**row, "label": 0}, {**row, "label": 3}).warnings == ()
+
+
+def test_nulls_inside_tools_and_calls() -> None:
+    tool = {"name": "pond", "parameters": {"properties": {"x": {"type": "string", "default": None}}}}
+    call = {"function": {"name": "pond", "arguments": {"x": None}}}
+    [warning] = of({"messages": [ASK, REPLY], "tools": [tool]}).warnings
+    assert warning.startswith("keys that are null inside tools (row 0) are rendered as if they were absent")
+    [warning] = of({"messages": [ASK, REPLY]}, {"messages": [ASK, {**REPLY, "tool_calls": [call]}]}).warnings
+    assert warning.startswith("keys that are null inside tool_calls (row 1)")
+    call = {"function": {"name": "pond", "arguments": '{"x": null}'}}
+    assert of({"messages": [ASK, {**REPLY, "tool_calls": [call]}], "tools": None}).warnings == ()
+    assert of({"messages": [ASK, {**REPLY, "tool_calls": None}]}).warnings == ()

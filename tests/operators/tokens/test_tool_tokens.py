@@ -203,6 +203,14 @@ def test_instructions_that_the_template_passes_over(role: str) -> None:
     assert Renderer(others, VARIABLES).text(Conversation([{"role": role, "content": " "}, *chat("q", "a")]))
 
 
+def test_instructions_that_also_stand_elsewhere_are_passed_over_all_the_same() -> None:
+    others = ROLES.replace("in messages", "in messages if m.role != 'system'")
+    for said, asked in (("Answer in one word only.", "Answer in one word only. Is it wet?"), ("a", "Is it wet?")):
+        turns = [{"role": "system", "content": said}, *chat(asked, "Yes, a newt.")]
+        assert problem(others, Conversation(turns)).code == "not_rendered"
+        assert Renderer(ROLES, VARIABLES).text(Conversation(turns))
+
+
 def test_a_template_that_checks_the_names_of_calls() -> None:
     assert "north" in Renderer(CHECKS, VARIABLES).text(talk())
 

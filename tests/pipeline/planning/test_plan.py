@@ -511,3 +511,21 @@ def test_a_method_may_have_no_layer_setting(plan: Planner, offered: Callable[[ty
     offered(_Norm)
     made = plan()
     assert made.requests == (Request(made.model_info.blocks - 1, "last_token"),)
+
+
+def test_a_column_that_emit_could_not_write_is_found_before_anything_runs(plan: Planner, folder: Path) -> None:
+    rows = [{"prompt": "a", "response": "b", "meta": meta} for meta in ({"x": 1}, {"y": 1})]
+    (folder / "data/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    meta = pa.array([{"score": 0.5}], pa.struct([("score", pa.float32())]))
+    pq.write_table(pa.table({"prompt": ["a"], "response": ["b"], "meta": meta}), folder / "data/b.parquet")
+    with pytest.raises(InputError, match="column meta is struct<score: float> in one file"):
+        plan()
+
+
+def test_a_small_corpus_without_a_usable_row_is_foreseen(plan: Planner, folder: Path) -> None:
+    shutil.rmtree(folder / "data")
+    (folder / "data").mkdir()
+    (folder / "data/a.jsonl").write_text('{"prompt": "a", "response": null}\n{"prompt": "a", "response": "b"}\n' * 2)
+    made = plan("max_quarantined=0.4")
+    assert made.will_fail
+    assert "50% of 4 sampled rows cannot be used" in made.warnings[0]
