@@ -13,12 +13,8 @@ _DEEPEST = 64
 
 
 def plain(value: Any, what: str) -> Any:
-    """The value as JSON has it. Raises RowProblem("bad_content"). what: its name in the message.
-
-    A key that is null counts as absent: a table gives every object the keys of all others, as nulls. Values that come
-    as JSON text keep their nulls (see `opened`).
-    """
-    return _plain(value, what, _DEEPEST, nulls=False)
+    """The value as JSON has it. Raises RowProblem("bad_content"). what: its name in the message."""
+    return _plain(value, what, _DEEPEST)
 
 
 def opened(value: Any, what: str) -> Any:
@@ -30,11 +26,10 @@ def opened(value: Any, what: str) -> Any:
             if problem.code == "duplicate_keys":
                 raise
             return checked_text(value, what)
-        return _plain(value, what, _DEEPEST, nulls=True)
     return plain(value, what)
 
 
-def _plain(value: Any, what: str, depth: int, *, nulls: bool) -> Any:
+def _plain(value: Any, what: str, depth: int) -> Any:
     if depth == 0:
         raise RowProblem("bad_content", f"{what} is nested more than {_DEEPEST} levels deep")
     if isinstance(value, str):
@@ -44,13 +39,9 @@ def _plain(value: Any, what: str, depth: int, *, nulls: bool) -> Any:
     if _is_map(value):
         value = dict(value)
     if isinstance(value, Mapping):
-        return {
-            checked_text(key, f"a key of {what}"): _plain(item, what, depth - 1, nulls=nulls)
-            for key, item in value.items()
-            if nulls or item is not None
-        }
+        return {checked_text(key, f"a key of {what}"): _plain(item, what, depth - 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, what, depth - 1, nulls=nulls) for item in value]
+        return [_plain(item, what, depth - 1) for item in value]
     raise RowProblem("bad_content", f"{what} holds a {type(value).__name__}, which JSON has not")
 
 

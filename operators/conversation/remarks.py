@@ -61,7 +61,7 @@ def remarks(dialect: Dialect, columns: Sequence[str], rows: Sequence[Mapping[str
     sample = _Sample(dialect, columns, rows, [_parts(row, dialect) for row in rows])
     labels, are_false = _labels(sample)
     warnings = [*_left_out(sample), *_open_ends(sample), *_transcripts(sample), *_own_systems(sample)]
-    warnings += [*_rendered(sample), *_marks(sample), *_nulls(sample)]
+    warnings += [*_rendered(sample), *_marks(sample)]
     warnings += labels if are_false else []
     notes = [
         *_order(sample),
@@ -208,40 +208,6 @@ def _marks(sample: _Sample) -> list[str]:
         f"not read, though it may say what is trained on: {listed(found)}; rows count from 0. Marks are read on turns, "
         "as train (true or false) or weight (0 or above)"
     ]
-
-
-def _nulls(sample: _Sample) -> list[str]:
-    """Nulls in tools and in the arguments of calls: a chat template of a trainer writes them, and tamis leaves them
-    out."""
-    found: dict[str, int] = {}
-    for number, parts in enumerate(sample.parts):
-        if parts is None:
-            continue
-        for name in ("tools", "documents"):
-            if _holds_null(parts.variables.get(name)):
-                found.setdefault(name, number)
-        for turn in parts.turns:
-            if isinstance(turn, Mapping) and _holds_null(turn.get("tool_calls")):
-                found.setdefault("tool_calls", number)
-    if not found:
-        return []
-    places = [f"{name} (row {number})" for name, number in found.items()]
-    return [
-        f"keys that are null inside {listed(places)} are rendered as if they were absent; rows count from 0. A trainer "
-        "that gives the chat template these objects as they are shows it the nulls. Nulls that count must come as JSON "
-        "text of the tools or the arguments"
-    ]
-
-
-def _holds_null(value: Any) -> bool:
-    left = [value] if isinstance(value, (list, tuple, Mapping)) else []
-    while left:
-        found = left.pop()
-        inner = found.values() if isinstance(found, Mapping) else found
-        if isinstance(found, Mapping) and any(item is None for item in inner):
-            return True
-        left.extend(item for item in inner if isinstance(item, (list, tuple, Mapping)))
-    return False
 
 
 def _own_systems(sample: _Sample) -> list[str]:

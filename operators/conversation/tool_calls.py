@@ -20,7 +20,8 @@ _ARGUMENTS = ("arguments", "parameters", "input", "args")
 
 
 def tool_calls(value: Any, what: str) -> list[dict[str, Any]]:
-    """One call or a list of them, as objects or JSON text; empty if it holds none, only nulls.
+    """One call or a list of them, as objects or JSON text; empty if it holds none, only nulls. A key of a call or of
+    its function that is null counts as absent; a null in the arguments is a value.
 
     what: its name in messages. Raises RowProblem: bad_tool_call, bad_content, duplicate_keys.
     """
@@ -30,7 +31,14 @@ def tool_calls(value: Any, what: str) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         raise RowProblem("bad_tool_call", f"{what} is no object with a name and arguments, and no list of such")
     calls = [opened(item, what) if isinstance(item, str) else item for item in value]
-    return [_call(item, what) for item in calls if item not in ({}, None)]
+    return [_call(call, what) for item in calls if (call := _filled(item)) not in ({}, None)]
+
+
+def _filled(call: Any) -> Any:
+    if not isinstance(call, dict):
+        return call
+    found = {key: _filled(value) if key == "function" else value for key, value in call.items() if value is not None}
+    return {key: value for key, value in found.items() if key != "function" or value != {}}
 
 
 def _call(call: Any, what: str) -> dict[str, Any]:
@@ -38,7 +46,7 @@ def _call(call: Any, what: str) -> dict[str, Any]:
         raise RowProblem("bad_tool_call", f"{what} has a call that is not an object")
     function = call.get("function", call)
     if isinstance(function, str):
-        function = opened(function, what)
+        function = _filled(opened(function, what))
     if not isinstance(function, dict):
         raise RowProblem("bad_tool_call", f"{what} has a function that is not an object")
     name = function.get("name")

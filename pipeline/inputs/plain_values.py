@@ -1,6 +1,7 @@
 """Arrow rows as the Python values that a conversation is read from: dicts, lists, strings and numbers.
 
-A map becomes a dict, JSON text of Arrow's json type what it says, and binary text a string.
+A map becomes a dict, JSON text of Arrow's json type what it says, and binary text a string. A field of a struct that
+is null is left out: a table gives every object the keys of all others, as nulls. In JSON text a null is a value.
 """
 
 from __future__ import annotations
@@ -51,8 +52,7 @@ def _converter(kind: pa.DataType) -> _Convert | None:
         convert = _converter(kind.value_type)
         return None if convert is None else _list(convert)
     if pa.types.is_struct(kind):
-        fields = {field.name: convert for field in kind if (convert := _converter(field.type)) is not None}
-        return _struct(fields) if fields else None
+        return _struct({field.name: _converter(field.type) for field in kind})
     return None
 
 
@@ -72,9 +72,12 @@ def _list(convert: _Convert) -> _Convert:
     return lambda value: None if value is None else [convert(item) for item in value]
 
 
-def _struct(fields: Mapping[str, _Convert]) -> _Convert:
+def _struct(fields: Mapping[str, _Convert | None]) -> _Convert:
     def convert(value: Any) -> Any:
-        return None if value is None else value | {name: each(value[name]) for name, each in fields.items()}
+        if value is None:
+            return None
+        given = ((name, fields[name], item) for name, item in value.items() if item is not None)
+        return {name: item if each is None else each(item) for name, each, item in given}
 
     return convert
 

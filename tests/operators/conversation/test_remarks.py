@@ -164,15 +164,3 @@ def test_labels_of_kto_that_are_0_or_1() -> None:
             [warning] = of(*rows).warnings
             assert "the answers of 1 of 2 sampled rows are labelled false" in warning
     assert of({**row, "label": 0}, {**row, "label": 3}).warnings == ()
-
-
-def test_nulls_inside_tools_and_calls() -> None:
-    tool = {"name": "pond", "parameters": {"properties": {"x": {"type": "string", "default": None}}}}
-    call = {"function": {"name": "pond", "arguments": {"x": None}}}
-    [warning] = of({"messages": [ASK, REPLY], "tools": [tool]}).warnings
-    assert warning.startswith("keys that are null inside tools (row 0) are rendered as if they were absent")
-    [warning] = of({"messages": [ASK, REPLY]}, {"messages": [ASK, {**REPLY, "tool_calls": [call]}]}).warnings
-    assert warning.startswith("keys that are null inside tool_calls (row 1)")
-    call = {"function": {"name": "pond", "arguments": '{"x": null}'}}
-    assert of({"messages": [ASK, {**REPLY, "tool_calls": [call]}], "tools": None}).warnings == ()
-    assert of({"messages": [ASK, {**REPLY, "tool_calls": None}]}).warnings == ()

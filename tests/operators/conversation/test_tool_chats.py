@@ -55,7 +55,10 @@ THOUGHT = {"thinking": "hm", "reasoning_content": "hm"}
         ({"tool_calls": [json.dumps(called(NORTH))]}, [called(NORTH)]),
         ({"function_call": {"name": "tides", "arguments": AS_TEXT}}, [called(AS_TEXT)]),
         # what a table makes of calls that differ, and of turns without any
-        ({"tool_calls": [called({"harbour": "north", "day": None}, id=None)]}, [called(NORTH)]),
+        (
+            {"tool_calls": [called({"harbour": "north", "day": None}, id=None)]},
+            [called({"harbour": "north", "day": None})],
+        ),
         ({"tool_calls": [called(NORTH)], "function_call": {"name": None, "arguments": None}}, [called(NORTH)]),
         # null stands in JSON text on purpose
         ({"tool_calls": json.dumps([called({"day": None})])}, [called({"day": None})]),
@@ -282,7 +285,7 @@ def test_turns_refused(turns: list[dict[str, Any]], code: str) -> None:
         ({"tools": json.dumps([{"name": "f"}])}, {"tools": [{"name": "f"}]}),
         (
             {"tools": [json.dumps({"name": "f"}), {"name": "g", "strict": None}]},
-            {"tools": [{"name": "f"}, {"name": "g"}]},
+            {"tools": [{"name": "f"}, {"name": "g", "strict": None}]},
         ),
         ({"tools": {"name": "f"}}, {"tools": [{"name": "f"}]}),
         # an Arrow map

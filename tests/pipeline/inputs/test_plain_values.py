@@ -51,6 +51,16 @@ def test_json_text_becomes_what_it_says() -> None:
     assert row.value == {"x": [TURN, TURN]}
 
 
+def test_a_null_in_a_struct_is_no_key_and_in_json_text_it_is_a_value() -> None:
+    """Else a template would show every tool the keys of all others, or a default of null would be gone."""
+    kind = pa.list_(pa.struct([("name", S), ("a", pa.struct([("b", S), ("c", S)]))]))
+    assert values(kind, [[{"name": "f", "a": {"b": "x", "c": None}}, {"name": "g", "a": None}, None]]) == [
+        [{"name": "f", "a": {"b": "x"}}, {"name": "g"}, None]
+    ]
+    [row] = rows_of(pa.table({"x": pa.ExtensionArray.from_storage(JSON, pa.array(['{"default": null}']))}), 0)
+    assert row.value == {"x": {"default": None}}
+
+
 def test_what_cannot_be_plain_is_the_rows_problem_where_it_is_read_for_the_conversation() -> None:
     twice = [("a", "1"), ("a", "2")]
     assert values(pa.map_(S, S), [twice, PAIRS]) == ["duplicate_keys", TURN]
