@@ -82,7 +82,7 @@ def footer_of(file: ColumnarFile) -> Footer:
     return Footer(reader.schema, rows, size)
 
 
-def _bytes_of(batch: pa.RecordBatch) -> int:
+def _bytes_of(batch: pa.RecordBatch | pa.Table) -> int:
     """The bytes of its rows; of its buffers where pyarrow (below 22, for string views) cannot tell."""
     try:
         return int(batch.nbytes)
@@ -110,7 +110,7 @@ def read_rows(file: ColumnarFile, start: int, stop: int, columns: list[str] | No
             low, high = max(start - position, 0), min(stop - position, batch.num_rows)
             if high > low:
                 pieces.append(batch.slice(low, high - low))
-                size += pieces[-1].nbytes
+                size += _bytes_of(pieces[-1])
             if size > READ_BYTES:
                 raise TooManyBytes
             position += batch.num_rows
@@ -127,7 +127,7 @@ def read_head(file: ColumnarFile, rows: int) -> pa.Table:
         batches = _OpenParquet(file, None).one_by_one(rows) if file.format == "parquet" else _arrow_from(file, 0)[1]
         for row in islice((batch.slice(i, 1) for batch in batches for i in range(batch.num_rows)), rows):
             pieces.append(row)
-            size += row.nbytes
+            size += _bytes_of(row)
             if size > HEAD_BYTES:
                 break
     return _table(file, pieces, None)
