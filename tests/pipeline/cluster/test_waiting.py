@@ -99,11 +99,13 @@ def test_workers_that_die_as_they_start_are_not_said_to_wait(monkeypatch: pytest
     clock[0] += 70
     assert not places.lost(lambda: 0)
     assert said == [
-        "waiting for 1 worker of 1 GPU and 1 CPU: there is room for it, and none stays alive; do the nodes have memory "
-        "enough? for 100 s at most (cluster_patience)"
+        "waiting for 1 worker of 1 GPU and 1 CPU: there is room for it, and none stays alive; the nodes may lack "
+        "memory; for 100 s at most (cluster_patience)"
     ]
     clock[0] += 70
-    with pytest.raises(ClusterError, match="no worker stayed alive in 140 s, though there is room for one; do the"):
+    with pytest.raises(
+        ClusterError, match="no worker stayed alive in 140 s, though there is room for one; the nodes may"
+    ):
         places.lost(lambda: 0)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -126,14 +129,25 @@ def test_a_child_that_something_else_has_killed_costs_no_row() -> None:
     os.kill(process._child.pid, signal.SIGKILL)
     process._child.wait()
     assert isinstance(bounded.render(chat("q", "a")), Rendered)
-    # In the middle of a row: it is asked again.
-    slow = "{% for a in range(90000) %}{% for b in range(9) %}{% endfor %}{% endfor %}"
-    bounded = BoundedRenderer(IF_ASKED.replace("ACTION", slow), VARIABLES)
+    # With a request that it has not answered: it is asked again. A stopped child cannot answer before it is killed.
     child = render_process._process()._child
-    thread = threading.Thread(target=child.send_signal, args=(signal.SIGKILL,))
-    thread.start()
-    assert isinstance(bounded.render(chat("go", "a")), Rendered)
-    thread.join()
+    child.send_signal(signal.SIGSTOP)
+    found: list[Rendered] = []
+    asking = threading.Thread(target=lambda: found.append(bounded.render(chat("go", "a"))))
+    asking.start()
+    while not _waiting_in(child.stdin):
+        time.sleep(0.001)
+    child.kill()
+    asking.join()
+    assert [rendered.text for rendered in found] == ["<s>user: go\nassistant: a\n"]
+
+
+def _waiting_in(pipe: IO[bytes] | None) -> int:
+    """The bytes in a pipe that nobody has read yet."""
+    assert pipe is not None
+    number = bytearray(4)
+    fcntl.ioctl(pipe, termios.FIONREAD, number)
+    return int.from_bytes(number, sys.byteorder)
 
 
 def test_threads_get_their_own_answers() -> None:
