@@ -132,6 +132,7 @@ def test_a_child_that_something_else_has_killed_costs_no_row() -> None:
     # With a request that it has not answered: it is asked again. A stopped child cannot answer before it is killed.
     child = render_process._process()._child
     child.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED)  # the signal has arrived
     found: list[Rendered] = []
     asking = threading.Thread(target=lambda: found.append(bounded.render(chat("go", "a"))))
     asking.start()
