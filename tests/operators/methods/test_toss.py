@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from tamis.operators.methods.toss import (
     IGNORED,
     REACH,
+    Toss,
+    TossPro,
     discard_in_each,
     highest_risk,
     per_row_counts,
@@ -282,3 +284,42 @@ def test_the_end_of_a_turn_is_the_first_control_token_behind_its_answer(
         np.array(ids, dtype=np.int32), np.array(offsets), np.array(stops, dtype=np.int32), np.array(ranges), controls
     )
     assert found.tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "trained"),
+    [
+        (Toss, [], ("utility", "harmful")),
+        (Toss, ["harmful"], ("utility",)),
+        (Toss, ["utility", "harmful"], ()),
+        (TossPro, [], ("utility", "harmful")),
+        (TossPro, ["utility", "harmful"], ("harmful",)),  # a given one is trained again
+    ],
+)
+def test_which_models_are_trained(kind: type[Toss], given: list[str], trained: tuple[str, ...]) -> None:
+    assert kind.trained(given) == trained
+
+
+@pytest.mark.parametrize(
+    ("kind", "references", "given", "says"),
+    [
+        (Toss, [], [], "toss.utility_references"),
+        (Toss, ["harmful"], ["harmful"], "toss.utility_model"),
+        (Toss, ["utility"], [], None),
+        (Toss, [], ["utility", "harmful"], None),
+        (TossPro, [], [], "toss-pro compares with a model trained on good data"),
+        (TossPro, ["utility"], [], None),
+        (TossPro, ["utility"], ["harmful"], "it needs toss.harmful_references"),
+        (TossPro, ["utility", "harmful"], ["harmful"], None),
+    ],
+)
+def test_what_a_job_must_name(kind: type[Toss], references: list[str], given: list[str], says: str | None) -> None:
+    complaint = kind.complaint(references, given)
+    assert complaint is None if says is None else says in (complaint or "")
+
+
+def test_rounds_are_those_of_toss_pro() -> None:
+    assert (Toss().repeats(), TossPro().repeats(), TossPro(rounds=3).repeats()) == (0, 1, 3)
+    assert (TossPro().added(70), TossPro(samples_per_round=5).added(70)) == (70, 5)
+    assert "in rounds" in TossPro.explain({})
+    assert "in rounds" not in Toss.explain({})
