@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from cutting import drop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +22,7 @@ from tamis.operators.methods.toss import (
     training_columns,
     turn_ends,
 )
-from tamis.operators.statistics.ranking import coarse_histogram, fine_histogram, nth_largest
-from tamis.operators.statistics.selection import count_ties, decide, drop_count_of, threshold_for, tie_quotas
+from tamis.operators.statistics.selection import drop_count_of
 
 Rows = list[list[float]]
 
@@ -46,20 +46,6 @@ def ragged(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 def shards_of(rows: Rows, number: int) -> list[Rows]:
     edges = np.linspace(0, len(rows), number + 1).astype(int)
     return [rows[start:stop] for start, stop in itertools.pairwise(edges)]
-
-
-def pick(parts: list[np.ndarray], count: int) -> np.ndarray:
-    """The riskiest `count` of the values in all parts, as the pipeline finds them."""
-    cut = None
-    if count:
-        cut = nth_largest(
-            count,
-            lambda: sum(coarse_histogram(part) for part in parts),
-            lambda chosen: sum(fine_histogram(part, chosen) for part in parts),
-        )
-    threshold = threshold_for(count, cut)
-    quotas = tie_quotas([count_ties(part, threshold) for part in parts], threshold.at_quota or 0)
-    return np.concatenate([decide(part, threshold, quota) for part, quota in zip(parts, quotas, strict=True)])
 
 
 # --- risk ---------------------------------------------------------------------------------------------------------
@@ -109,7 +95,7 @@ def test_any_sharding_discards_what_a_global_sort_discards(rows: Rows, share: fl
     chosen = {(sample, place) for _, sample, place in sorted(triples)[:count]}
     expected = [(sample, place) in chosen for sample, row in enumerate(rows) for place, _ in enumerate(row)]
     for number in (1, 2, 7):
-        assert pick([ragged(part)[0] for part in shards_of(rows, number)], count).tolist() == expected
+        assert drop([ragged(part)[0] for part in shards_of(rows, number)], count).tolist() == expected
 
 
 @given(rows=any_rows, share=shares)
@@ -178,7 +164,7 @@ def test_walking_the_tokens_adds_the_samples_of_highest_risk(rows: Rows, k: int,
         highest = [highest_risk(*ragged(part)) for part in shards_of(rows, number)]
         ends = np.cumsum([len(part) for part in highest])[:-1]
         candidates = [part[own] for part, own in zip(highest, np.split(eligible, ends), strict=True)]
-        picked = pick(candidates, min(k, int(eligible.sum())))
+        picked = drop(candidates, min(k, int(eligible.sum())))
         assert set(np.flatnonzero(eligible)[picked].tolist()) == expected
 
 

@@ -65,6 +65,11 @@ class Searching(Good):
     finds_block: ClassVar[bool] = True
 
 @dataclass(frozen=True)
+class Sharing(Good):
+    name: ClassVar[str] = "sharing"
+    section: ClassVar[str] = "saft"
+
+@dataclass(frozen=True)
 class Twin(Good):
     name: ClassVar[str] = "larf"
 
@@ -128,6 +133,7 @@ def test_a_method_of_a_distribution(offering: Callable[..., Mapping[str, methods
         ({"bare": "tamis_more:Bare"}, "is no dataclass that derives from"),
         ({"other": "tamis_more:Good"}, "it calls itself good"),
         ({"searching": "tamis_more:Searching"}, "finds_block is for LARF alone"),
+        ({"sharing": "tamis_more:Sharing"}, "section are for TOSS alone"),
         ({"larf": "tamis_more:Twin"}, "another method has this name"),
         ({"toss": "tamis_more:Token"}, "another method has this name"),
         ({"needy": "tamis_more:Needy"}, "ValueError: k is too small"),
