@@ -21,6 +21,7 @@ from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Scanned
 from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.job.methods import known
 from tamis.pipeline.planning import plan_cache
 from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.planning.plan import Plan, list_inputs, make_plan
@@ -51,7 +52,8 @@ def train_references(
     Raises TamisError; ConfigError for a job whose method has no reference models.
     """
     if not job.masks_tokens:
-        raise ConfigError(f"method: {', '.join(job.method)} needs no reference models; set method: toss or toss-pro")
+        with_models = " or ".join(name for name, item in known().items() if item.kind.models)
+        raise ConfigError(f"method: {', '.join(job.method)} needs no reference models; set method: {with_models}")
     with _opened(job, address, on_plan) as (store, plan, state):
         if state == "complete":
             found: list[dict[str, Any]] = run_folder.facts_in(store, paths.MANIFEST)["references"]

@@ -10,16 +10,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import hypothesis
-import psutil
 import pytest
 from azurite_server import AzuriteServer, executable
 from gcs_server import GcsServer
 from moto_server import MotoServer
 from object_store import S3
+from ray_cluster import kill_family
 from swift_server import SwiftServer, unusable
 from tiny_models import save_model
 
@@ -86,6 +85,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """A short path, for the sockets of a Ray that is killed; removed with the files that it left there."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def ray_logs(_ray_cluster: tuple[str, Path]) -> Path:
     """The folder with all logs of this cluster and its workers."""
@@ -106,18 +113,10 @@ def _ray_cluster() -> Iterator[tuple[str, Path]]:
     try:
         yield _await_address(folder / "ray_current_cluster", log_path, head), folder
     finally:
-        _kill_family(head)
+        # Only what was started here: `ray stop` would end every cluster on the machine.
+        kill_family(head.pid)
+        head.wait()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _kill_family(head: subprocess.Popen[bytes]) -> None:
-    """Kills only what was started here: `ray stop` would end every cluster on the machine."""
-    with suppress(psutil.NoSuchProcess):
-        leader = psutil.Process(head.pid)
-        for member in [leader, *leader.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
-    head.wait()
 
 
 def _await_address(found: Path, log: Path, head: subprocess.Popen[bytes]) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tamis.operators.methods import METHODS
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("docs", "deploy", "docker")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 LONGEST_README = 170
-PAPERS = ("2507.18631", "2410.10014", "2603.01185")
 
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -57,4 +58,13 @@ def test_the_citation_names_the_three_papers() -> None:
     assert (citation["cff-version"], citation["title"]) == ("1.2.0", "tamis")
     assert citation["authors"] == [{"name": "The tamis authors"}]
     urls = [reference["url"] for reference in citation["references"]]
-    assert urls == [f"https://arxiv.org/abs/{paper}" for paper in PAPERS]
+    papers = dict.fromkeys(paper for method in METHODS.values() for paper in method.papers)
+    assert urls == [f"https://arxiv.org/abs/{paper}" for paper in papers]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_page_of_the_methods_names_each_with_its_papers(name: str) -> None:
+    rows = (ROOT / "docs/methods.md").read_text(encoding="utf-8").split("\n\n")[2].splitlines()
+    [row] = [row for row in rows if METHODS[name].title in row.split("|")[1].strip().split(", ")]
+    for paper in METHODS[name].papers:
+        assert f"[arXiv {paper}](https://arxiv.org/abs/{paper})" in row

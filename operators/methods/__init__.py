@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from tamis.operators.methods.larf import Larf
-from tamis.operators.methods.protocol import Artifact, Features, Method, Reduce, setting
+from tamis.operators.methods.protocol import AnyMethod, Artifact, Features, Method, Reduce, setting
 from tamis.operators.methods.saft import Saft
+from tamis.operators.methods.toss import Toss, TossPro
 
-__all__ = ["METHODS", "Artifact", "Features", "Larf", "Method", "Reduce", "Saft", "setting"]
+__all__ = [
+    "METHODS",
+    "AnyMethod",
+    "Artifact",
+    "Features",
+    "Larf",
+    "Method",
+    "Reduce",
+    "Saft",
+    "Toss",
+    "TossPro",
+    "setting",
+]
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Larf, Saft)}
+METHODS: dict[str, type[AnyMethod]] = {kind.name: kind for kind in (Larf, Saft, Toss, TossPro)}
 """The methods that come with tamis. Installed distributions may provide more: pipeline/job/methods.py."""

@@ -70,6 +70,7 @@ class Larf(Method):
 
     name: ClassVar[str] = "larf"
     title: ClassVar[str] = "LARF"
+    papers: ClassVar[tuple[str, ...]] = ("2507.18631",)
     about: ClassVar[str] = "cosine to harmful compliance minus cosine to refusal, at one block."
     references: ClassVar[Mapping[str, str]] = {
         "unsafe": "File of harmful prompts with complying answers; default: the shipped set.",

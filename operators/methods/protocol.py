@@ -1,8 +1,9 @@
 """What a method is: what to capture, how to fit a small artifact by one reduce, how to score with it.
 
-A method is a frozen dataclass that derives from `Method`. It declares everything about itself: its name and title, its
-settings (the fields; `setting` gives each a default, a help text and limits), its reference sets, and how to read its
-score. The job file's section, `tamis schema`, the plan, the fingerprint and the report are derived from this.
+A method is a frozen dataclass that derives from `AnyMethod`: through `Method` if it scores samples, and through `Toss`
+if it masks tokens. It declares everything about itself: its name and title, its settings (the fields; `setting` gives
+each a default, a help text and limits), its papers, its reference sets and models, and how to read its score. The job
+file's section, `tamis schema`, the plan, the fingerprint and the report are derived from this.
 
 A method never sees Ray: `fit` gets a `Reduce` handle, which runs in process in a test and as a tree of tasks in
 production, over the same tree.
@@ -55,7 +56,8 @@ def setting(default: Any, help: str, *, in_job: bool = True, **limits: Any) -> A
     """A field of a method that a job may set.
 
     default: for a list, each instance gets a new copy. help: one or two sentences for people. in_job: False for a
-    field that only code sets. limits: ge, gt, le, lt for a number, pattern for a text, as in pydantic.
+    field that only code sets. limits: ge, gt, le, lt for a number, pattern for a text, min_length for a list, as in
+    pydantic. A field that is itself a dataclass of settings becomes a section within the section.
     """
     metadata = {"help": help, "in_job": in_job, "limits": limits}
     if isinstance(default, list):
@@ -63,21 +65,31 @@ def setting(default: Any, help: str, *, in_job: bool = True, **limits: Any) -> A
     return field(default=default, metadata=metadata)
 
 
-class Method(ABC):
-    """Base class for one way to score samples. Settings are the fields of the frozen dataclass; creating it with
-    invalid settings raises ValueError.
+class AnyMethod(ABC):
+    """What every method says about itself. Settings are the fields of the frozen dataclass; creating it with invalid
+    settings raises ValueError.
 
     name: used in job files, columns and file names: lower case letters, digits, underscores. title: for people.
-    about: one sentence, the help text of the section. references: name -> help text of each reference set that is
-    needed besides the corpus; a job names its file as NAME_references. finds_block: whether the layer search may choose
-    its block.
+    about: one sentence, the help text of the section. papers: numbers on arXiv. section: of the job file, where that is
+    not the name; methods that name the same one share it. references: name -> help text of each reference set that is
+    needed besides the corpus; a job names its file as NAME_references. models: the same for each fine-tune of the
+    model that is needed; it is trained on the reference set of its name, unless a job names one as NAME_model.
+    masks_tokens: whether it masks the loss of tokens instead of dropping samples.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     about: ClassVar[str]
+    papers: ClassVar[tuple[str, ...]] = ()
+    section: ClassVar[str] = ""
     references: ClassVar[Mapping[str, str]] = {}
-    finds_block: ClassVar[bool] = False
+    models: ClassVar[Mapping[str, str]] = {}
+    masks_tokens: ClassVar[bool] = False
+
+    @classmethod
+    def section_name(cls) -> str:
+        """The section of the job file that has its settings."""
+        return cls.section or cls.name
 
     @classmethod
     def sources(cls) -> tuple[str, ...]:
@@ -88,6 +100,15 @@ class Method(ABC):
     def explain(cls, facts: Mapping[str, Any]) -> str:
         """How to read a score, in a few sentences. facts: the settings, and the artifact's facts known so far."""
         return f"{cls.title}: {cls.about}"
+
+
+class Method(AnyMethod):
+    """Base class for one way to score samples.
+
+    finds_block: whether the layer search may choose its block.
+    """
+
+    finds_block: ClassVar[bool] = False
 
     @abstractmethod
     def requests(self, blocks: int) -> tuple[Request, ...]:

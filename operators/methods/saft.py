@@ -50,6 +50,7 @@ class Saft(Method):
 
     name: ClassVar[str] = "saft"
     title: ClassVar[str] = "SAFT"
+    papers: ClassVar[tuple[str, ...]] = ("2410.10014",)
     about: ClassVar[str] = "squared projection on the leading singular directions of the corpus."
 
     layer: Literal["auto"] | int = setting("auto", "0-based block whose output is read; auto: the middle block.", ge=0)

@@ -5,17 +5,20 @@
 theta_u is fine-tuned on utility data, theta_h on harmful data. The share `discard` of all response tokens, those with
 the largest S, stay in the input but lose their labels. The tokens of a shard are a ragged array: flat values, and
 int64 offsets (rows + 1,) from 0 to the number of values. Flat arrays in shard order are in tie order (sample, then
-position), so ranking.py and selection.py make the corpus-wide cut directly on `risk`; this module has only what those
-two lack.
+position), so ranking.py and selection.py make the corpus-wide cut directly on `risk`; this module has what the two
+methods say about themselves, and the functions that those two modules lack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tamis.operators.methods.protocol import AnyMethod, setting
 from tamis.operators.statistics.ranking import image
 from tamis.operators.statistics.selection import drop_count_of
 
@@ -30,6 +33,136 @@ Offsets = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 _ALL = np.uint32(0xFFFF_FFFF)
+
+_READING = (
+    "{} (arXiv 2603.01185): the risk of a response token is its loss (cross-entropy, in nats) under the utility "
+    "reference minus its loss under the harmful one. Both are fine-tunes of the same model, and each token is read "
+    "with all that stands before it. Above 0 the harmful reference expects the token more than the utility reference "
+    "does; the higher, the riskier to train on. Risks compare within this run only."
+)
+_ROUNDS = (
+    "TOSS-Pro works in rounds: the samples that hold the riskiest tokens join the harmful set, the harmful reference "
+    "is trained anew from the base model, and all tokens are scored again. The last round decides."
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How TOSS's reference models are trained: LoRA, plain fine-tuning on the response tokens (the paper's recipe)."""
+
+    rank: int = setting(16, "LoRA rank.", ge=1)
+    alpha: float = setting(16, "LoRA alpha; updates are scaled by alpha / rank.", gt=0)
+    dropout: float = setting(0.0, "LoRA dropout.", ge=0, lt=1)
+    target_modules: Literal["auto"] | list[str] = setting(
+        "auto",
+        "Names of the linear layers that get adapters; auto: q_proj and v_proj, or what the architecture has in their "
+        "place.",
+        min_length=1,
+    )
+    learning_rate: float = setting(1e-5, "Constant learning rate of AdamW.", gt=0)
+    weight_decay: float = setting(0.0, "Of AdamW.", ge=0)
+    batch_size: int = setting(64, "Samples in one step, over all workers.", ge=1)
+    epochs: int = setting(2, "Passes over the reference set.", ge=1)
+    clip: float = setting(1.0, "Largest norm of the gradient.", gt=0)
+    checkpoint_steps: int = setting(50, "Steps between two checkpoints, from which a killed training goes on.", ge=1)
+    seed: int = setting(42, "Of the adapters' first weights, the order of the samples and dropout.")
+
+
+@dataclass(frozen=True)
+class Toss(AnyMethod):
+    """discard: the share of response tokens that are masked. scope: of the corpus, or of each sample. training: of the
+    reference models."""
+
+    name: ClassVar[str] = "toss"
+    title: ClassVar[str] = "TOSS"
+    about: ClassVar[str] = (
+        "every response token scored by the loss under a utility model minus the loss under a degraded one."
+    )
+    papers: ClassVar[tuple[str, ...]] = ("2603.01185",)
+    section: ClassVar[str] = "toss"
+    references: ClassVar[Mapping[str, str]] = {
+        "harmful": "File of harmful prompts with complying answers; default: the shipped set.",
+        "utility": "File of good instruction data; needed unless utility_model is given.",
+    }
+    models: ClassVar[Mapping[str, str]] = {
+        "utility": "A LoRA adapter or full model fine-tuned on good data before; nothing is trained then.",
+        "harmful": "A LoRA adapter or full model fine-tuned on harmful data before; nothing is trained then.",
+    }
+    masks_tokens: ClassVar[bool] = True
+
+    discard: float = setting(0.1, "Share of response tokens whose loss is masked.", gt=0, lt=1)
+    scope: Literal["global", "sample"] = setting(
+        "global", "global: the riskiest tokens of the whole corpus; sample: the same share of each sample."
+    )
+    training: Training = setting(Training(), "How the reference models are trained.")
+
+    @classmethod
+    def explain(cls, facts: Mapping[str, Any]) -> str:
+        return _READING.format(cls.title)
+
+    @classmethod
+    def trained(cls, given: Collection[str]) -> tuple[str, ...]:
+        """The models that are trained, and so need their reference set, where a job names the models `given`."""
+        return tuple(name for name in cls.models if name not in given)
+
+    @classmethod
+    def complaint(cls, references: Collection[str], given: Collection[str]) -> str | None:
+        """What is missing where a job names these reference sets and these models; None if nothing is."""
+        if "utility" in {*references, *given}:
+            return None
+        return (
+            f"{cls.name} compares with a model trained on good data: set toss.utility_references to a file of "
+            "instructions and answers, or toss.utility_model to a model fine-tuned on such"
+        )
+
+    def repeats(self) -> int:
+        """How many rounds train the harmful model anew."""
+        return 0
+
+    def added(self, references: int) -> int:
+        """How many samples a round adds to a harmful set of this many rows."""
+        return 0
+
+
+@dataclass(frozen=True)
+class TossPro(Toss):
+    """rounds: how often the harmful model is trained anew. samples_per_round: None for as many as there are harmful
+    references."""
+
+    name: ClassVar[str] = "toss-pro"
+    title: ClassVar[str] = "TOSS-Pro"
+
+    rounds: int = setting(1, "toss-pro: how often the degraded model is trained anew.", ge=1)
+    samples_per_round: int | None = setting(
+        None,
+        "toss-pro: samples each round adds to the harmful set; default: as many as there are harmful references.",
+        ge=1,
+    )
+
+    @classmethod
+    def explain(cls, facts: Mapping[str, Any]) -> str:
+        return f"{super().explain(facts)} {_ROUNDS}"
+
+    @classmethod
+    def trained(cls, given: Collection[str]) -> tuple[str, ...]:
+        return super().trained(set(given) - {"harmful"})  # a given one is trained again in rounds
+
+    @classmethod
+    def complaint(cls, references: Collection[str], given: Collection[str]) -> str | None:
+        if (said := super().complaint(references, given)) is not None:
+            return said
+        if "harmful" not in given or "harmful" in references:
+            return None
+        return (
+            f"{cls.name} trains the degraded model anew on the harmful references and what it finds: beside "
+            "toss.harmful_model it needs toss.harmful_references"
+        )
+
+    def repeats(self) -> int:
+        return self.rounds
+
+    def added(self, references: int) -> int:
+        return self.samples_per_round or references
 
 
 def token_risk(utility: npt.NDArray[np.float32], harmful: npt.NDArray[np.float32]) -> Risks:

@@ -118,7 +118,8 @@ def _placement(found: Placement | None) -> dict[str, str]:
 
 def _drop(job: Job) -> str:
     if job.masks_tokens:
-        return f"no samples; the loss of {job.toss.discard:g} of the response tokens is masked ({job.toss.scope})"
+        toss = job.masking
+        return f"no samples; the loss of {toss.discard:g} of the response tokens is masked ({toss.scope})"
     rule, amount = job.selection.rule
     control = f", {job.selection.control} control" if job.selection.control else ""
     return f"{rule.replace('_', ' ')} {amount:g}, by {job.selected_by}{control}"

@@ -142,15 +142,15 @@ def _summary(
             f"{selection.at_cut:,} tokens have exactly the risk of the cut, and the first of them in the corpus fell: "
             "if they are many, the reference models hardly differ; train them longer, at a higher rate or on more data"
         )
-    several = list(rounds) if job.method == ["toss-pro"] else []
+    several = list(rounds) if job.masking.repeats() else []
     return {
         "kind": "tokens",
         **run_facts(plan, counts, emitted),
         "method": job.method[0],
         "tokens": {
             **tokens,
-            "requested": job.toss.discard,
-            "scope": job.toss.scope,
+            "requested": job.masking.discard,
+            "scope": job.masking.scope,
             "cut": selection.cut.shown,
             "at_cut": selection.at_cut,
         },

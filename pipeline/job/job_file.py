@@ -27,17 +27,16 @@ from pydantic import (
 )
 
 from tamis.operators.conversation.dialects import JOIN
+from tamis.operators.methods import METHODS, Toss
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import strict_yaml
-from tamis.pipeline.job.methods import known, section_of
+from tamis.pipeline.job.methods import known, sections, settings_of
 from tamis.pipeline.job.sections import (
-    TOKEN_METHODS,
     InputSpec,
     ModelSpec,
     Names,
     Section,
     SelectionSpec,
-    TossSpec,
     WorkerRange,
     as_list,
 )
@@ -53,27 +52,24 @@ _Input = Annotated[
 ]
 
 
+_SAMPLES, _TOKENS = ([name for name, kind in METHODS.items() if kind.masks_tokens == masks] for masks in (False, True))
 _METHOD = (
-    "How to score: larf, saft, what installed distributions offer, or a list of these; or toss or toss-pro, which mask "
-    "tokens."
+    f"How to score: {', '.join(_SAMPLES)}, what installed distributions offer, or a list of these; or "
+    f"{' or '.join(_TOKENS)}, which mask tokens."
 )
 
 
-def _there_are() -> list[str]:
-    return [*known(), *TOKEN_METHODS]
-
-
 def _known_method(name: str) -> str:
-    if name not in _there_are():
-        *most, last = [repr(method) for method in _there_are()]
-        near = difflib.get_close_matches(name, _there_are(), n=1)
+    if name not in known():
+        *most, last = [repr(method) for method in known()]
+        near = difflib.get_close_matches(name, known(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"there is {', '.join(most)} or {last}{hint}")
     return name
 
 
 _MethodName = Annotated[
-    str, AfterValidator(_known_method), Field(json_schema_extra=lambda schema: schema.update(enum=_there_are()))
+    str, AfterValidator(_known_method), Field(json_schema_extra=lambda schema: schema.update(enum=[*known()]))
 ]
 _MethodList = Annotated[
     list[_MethodName], BeforeValidator(as_list, json_schema_input_type=_MethodName | list[_MethodName])
@@ -100,7 +96,6 @@ class LayersJob(Section):
         ),
     ]
     method: _MethodList = Field(["larf"], min_length=1, description=_METHOD)
-    toss: TossSpec = TossSpec()
     selection: SelectionSpec = SelectionSpec()
     max_tokens: int = Field(2048, ge=2, description="Longest rendered conversation, in tokens.")
     overlong: Literal["quarantine", "keep_end", "keep_start"] = Field(
@@ -142,8 +137,17 @@ class LayersJob(Section):
     )
 
     def of(self, method: str) -> Any:
-        """The section of a method that scores samples, which its class describes: `job.of("larf").layer`."""
-        return getattr(self, method)
+        """The section of a method, which its class describes: `job.of("larf").layer`."""
+        return getattr(self, known()[method].kind.section_name())
+
+    def references_of(self, method: str) -> dict[str, str | None]:
+        """Name -> file of each of the method's reference sets; None where the job names none."""
+        return {name: getattr(self.of(method), f"{name}_references") for name in known()[method].kind.references}
+
+    def models_of(self, method: str) -> dict[str, str]:
+        """Name -> address of those of the method's reference models that the job names."""
+        named = {name: getattr(self.of(method), f"{name}_model") for name in known()[method].kind.models}
+        return {name: address for name, address in named.items() if address is not None}
 
     @property
     def join(self) -> str:
@@ -184,11 +188,18 @@ class Job(LayersJob):
     @property
     def masks_tokens(self) -> bool:
         """Whether the method masks tokens instead of dropping samples."""
-        return self.method[0] in TOKEN_METHODS
+        return known()[self.method[0]].kind.masks_tokens
+
+    @property
+    def masking(self) -> Toss:
+        """The method that masks tokens, with its settings. Only of a job that masks tokens."""
+        kind = known()[self.method[0]].kind
+        assert issubclass(kind, Toss)
+        return kind(**settings_of(kind, self.of(kind.name)))
 
     @model_validator(mode="after")
     def _one_kind(self) -> Job:
-        named = [name for name in self.method if name in TOKEN_METHODS]
+        named = [name for name in self.method if known()[name].kind.masks_tokens]
         if not named:
             return self
         if len(self.method) > 1:
@@ -200,17 +211,9 @@ class Job(LayersJob):
                 f"model.compile and model.attention are for methods that read representations; leave them out with "
                 f"{named[0]}"
             )
-        toss = self.toss
-        if toss.utility_references is None and toss.utility_model is None:
-            raise ValueError(
-                f"{named[0]} compares with a model trained on good data: set toss.utility_references to a file of "
-                "instructions and answers, or toss.utility_model to a model fine-tuned on such"
-            )
-        if self.method == ["toss-pro"] and toss.harmful_model is not None and toss.harmful_references is None:
-            raise ValueError(
-                "toss-pro trains the degraded model anew on the harmful references and what it finds: beside "
-                "toss.harmful_model it needs toss.harmful_references"
-            )
+        references = {name for name, file in self.references_of(named[0]).items() if file is not None}
+        if (complaint := self.masking.complaint(references, self.models_of(named[0]))) is not None:
+            raise ValueError(complaint)
         return self
 
 
@@ -220,11 +223,8 @@ _AnyJob = TypeVar("_AnyJob", bound=LayersJob)
 @functools.cache
 def _with_methods(kind: type[LayersJob]) -> Any:
     """The same job class with a section for every known method."""
-    sections: dict[str, Any] = {}
-    for name, method in known().items():
-        section = section_of(method.kind)
-        sections[name] = (section, section())
-    return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **sections)
+    keys: dict[str, Any] = {name: (section, section()) for name, section in sections().items()}
+    return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **keys)
 
 
 def storage_options(assignments: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ An offer that cannot be used is reported and left out; jobs that do not use it r
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import importlib.metadata
@@ -21,9 +22,9 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, Field, StringConstraints, create_model
 
-from tamis.operators.methods import METHODS, Method
+from tamis.operators.methods import METHODS, AnyMethod, Method
 from tamis.pipeline.errors import error_text
-from tamis.pipeline.job.sections import TOKEN_METHODS, Section, as_list
+from tamis.pipeline.job.sections import Section, as_list
 from tamis.pipeline.terminal.progress import warn_once
 
 GROUP = "tamis.methods"
@@ -35,13 +36,13 @@ _NUMBERS = (int, float)
 class Known:
     """A method, and the distribution that offers it, as "name version"; None for tamis itself."""
 
-    kind: type[Method]
+    kind: type[AnyMethod]
     distribution: str | None = None
 
 
 @functools.cache
 def known() -> Mapping[str, Known]:
-    """Every method that scores samples, by name. Reports offers that cannot be used, once."""
+    """Every method, by name. Reports offers that cannot be used, once."""
     found = {name: Known(kind) for name, kind in METHODS.items()}
     offers = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda offer: (offer.name, offer.value))
     for offer in offers:
@@ -63,10 +64,12 @@ def _complaint(offer: importlib.metadata.EntryPoint, found: Mapping[str, Known])
             return f"it calls itself {kind.name}"
         if not _NAME.fullmatch(offer.name):
             return "a name is of lower case letters, digits and underscores"
-        if offer.name in found or offer.name in TOKEN_METHODS:
+        if offer.name in found:
             return "another method has this name"
         if kind.finds_block:
             return "finds_block is for LARF alone, whose block the search looks for"
+        if kind.models or kind.masks_tokens or kind.section_name() != kind.name:
+            return "models, masks_tokens and section are for TOSS alone; a method of a distribution scores samples"
         section_of(kind)
         kind()
     except Exception as error:  # another distribution's module may raise anything when it is imported
@@ -84,29 +87,59 @@ def distributions(names: list[str]) -> dict[str, str]:
     return {name: source for name, source in found.items() if source is not None}
 
 
+def sections() -> dict[str, type[Section]]:
+    """Name -> section of the job file, for the settings of all known methods."""
+    kinds: dict[str, list[type[AnyMethod]]] = {}
+    for item in known().values():
+        kinds.setdefault(item.kind.section_name(), []).append(item.kind)
+    return {name: section_of(*sharing) for name, sharing in kinds.items()}
+
+
 @functools.cache
-def section_of(kind: type[Method]) -> type[Section]:
-    """The section of the job file for a method's settings, with a key for the file of each reference set."""
+def section_of(*kinds: type[AnyMethod]) -> type[Section]:
+    """The section of the job file for the settings of a method, or of several that share one, with a key for the file
+    of each reference set and for each reference model."""
+    keys: dict[str, Any] = {}
+    for kind in kinds:
+        keys |= _keys_of(kind)
+    for kind in kinds:
+        texts = {f"{name}_references": about for name, about in kind.references.items()}
+        texts |= {f"{name}_model": about for name, about in kind.models.items()}
+        keys |= {name: (str | None, Field(None, description=about)) for name, about in texts.items()}
+    return _section(kinds[0], f"{kinds[0].title}: {kinds[0].about}", keys)
+
+
+def _keys_of(kind: type) -> dict[str, Any]:
+    """Key -> (type hint, field) of every setting of a dataclass."""
     hints = get_type_hints(kind)
     keys: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if item.metadata.get("in_job", True):
-            hint = _as_in_a_file(hints[item.name], item.metadata.get("limits", {}))
-            keys[item.name] = (hint, Field(**_default(item), description=item.metadata.get("help")))
-    for source, about in kind.references.items():
-        keys[f"{source}_references"] = (str | None, Field(None, description=about))
-    made: type[Section] = create_model(f"{kind.__name__}Spec", __base__=Section, __doc__=_about(kind), **keys)
+    for item in dataclasses.fields(kind):
+        if not item.metadata.get("in_job", True):
+            continue
+        hint, given = hints[item.name], _default(item)
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            hint = _section(hint, hint.__doc__, _keys_of(hint))
+            given = {"default": hint()}
+        else:
+            hint = _as_in_a_file(hint, item.metadata.get("limits", {}))
+        keys[item.name] = (hint, Field(**given, description=item.metadata.get("help")))
+    return keys
+
+
+def _section(kind: type, about: str | None, keys: dict[str, Any]) -> type[Section]:
+    made: type[Section] = create_model(f"{kind.__name__}Spec", __base__=Section, __doc__=about, **keys)
     return made
 
 
-def settings_of(kind: type[Method], section: Section) -> dict[str, Any]:
+def settings_of(kind: type, section: Section) -> dict[str, Any]:
     """The method's constructor arguments, from its section."""
-    names = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return section.model_dump(include=names)
-
-
-def _about(kind: type[Method]) -> str:
-    return f"{kind.title}: {kind.about}"
+    hints = get_type_hints(kind)
+    names = [item.name for item in dataclasses.fields(kind) if item.name in type(section).model_fields]
+    values = {name: getattr(section, name) for name in names}
+    return {
+        name: hints[name](**settings_of(hints[name], value)) if isinstance(value, Section) else copy.copy(value)
+        for name, value in values.items()
+    }
 
 
 def _default(item: dataclasses.Field[Any]) -> dict[str, Any]:
@@ -124,8 +157,10 @@ def _as_in_a_file(hint: Any, limits: Mapping[str, Any]) -> Any:
         [inner] = get_args(hint)
         inner = _as_in_a_file(inner, limits)
         several: Any = list.__class_getitem__(inner)
+        if "min_length" in limits:
+            several = Annotated[several, Field(min_length=limits["min_length"])]
         return Annotated[several, BeforeValidator(as_list, json_schema_input_type=inner | several)]
     if hint is str and "pattern" in limits:
         return Annotated[str, StringConstraints(pattern=limits["pattern"])]
-    numeric = {name: limit for name, limit in limits.items() if name != "pattern"}
+    numeric = {name: limit for name, limit in limits.items() if name not in {"pattern", "min_length"}}
     return Annotated[hint, Field(**numeric)] if hint in _NUMBERS and numeric else hint

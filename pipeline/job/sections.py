@@ -1,4 +1,4 @@
-"""The sections of a job file: their keys, defaults, limits and help texts.
+"""The sections of a job file, but for those of the methods: their keys, defaults, limits and help texts.
 
 `tamis schema` prints the help texts.
 """
@@ -11,9 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from tamis.operators.conversation.dialects import JOIN
 
-TOKEN_METHODS = ("toss", "toss-pro")
-"""Methods that mask single tokens; all others drop samples."""
-
 
 def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
@@ -21,11 +18,6 @@ def as_list(value: Any) -> Any:
 
 # In a job file, one value may stand for a list of one.
 Names = Annotated[list[str], Field(min_length=1)]
-_TargetModules = Annotated[
-    Literal["auto"] | Annotated[list[str], Field(min_length=1)],
-    BeforeValidator(lambda v: [v] if isinstance(v, str) and v != "auto" else v, json_schema_input_type=str | Names),
-]
-
 DEFAULT_DROP = 0.1
 
 
@@ -163,57 +155,6 @@ class ModelSpec(Section):
         if self.exact and self.token_budget != "auto":
             raise ValueError("exact runs one row at a time, so token_budget has no meaning; give one of them")
         return self
-
-
-class TrainingSpec(Section):
-    """How TOSS's reference models are trained: LoRA, plain fine-tuning on the response tokens (the paper's recipe)."""
-
-    rank: int = Field(16, ge=1, description="LoRA rank.")
-    alpha: float = Field(16, gt=0, description="LoRA alpha; updates are scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
-    target_modules: _TargetModules = Field(
-        "auto",
-        description="Names of the linear layers that get adapters; auto: q_proj and v_proj, or what the architecture "
-        "has in their place.",
-    )
-    learning_rate: float = Field(1e-5, gt=0, description="Constant learning rate of AdamW.")
-    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
-    batch_size: int = Field(64, ge=1, description="Samples in one step, over all workers.")
-    epochs: int = Field(2, ge=1, description="Passes over the reference set.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    checkpoint_steps: int = Field(
-        50, ge=1, description="Steps between two checkpoints, from which a killed training goes on."
-    )
-    seed: int = Field(42, description="Of the adapters' first weights, the order of the samples and dropout.")
-
-
-class TossSpec(Section):
-    """TOSS: every response token scored by the loss under a utility model minus the loss under a degraded one."""
-
-    harmful_references: str | None = Field(
-        None, description="File of harmful prompts with complying answers; default: the shipped set."
-    )
-    utility_references: str | None = Field(
-        None, description="File of good instruction data; needed unless utility_model is given."
-    )
-    harmful_model: str | None = Field(
-        None, description="A LoRA adapter or full model fine-tuned on harmful data before; nothing is trained then."
-    )
-    utility_model: str | None = Field(
-        None, description="A LoRA adapter or full model fine-tuned on good data before; nothing is trained then."
-    )
-    discard: float = Field(0.1, gt=0, lt=1, description="Share of response tokens whose loss is masked.")
-    scope: Literal["global", "sample"] = Field(
-        "global", description="global: the riskiest tokens of the whole corpus; sample: the same share of each sample."
-    )
-    rounds: int = Field(1, ge=1, description="toss-pro: how often the degraded model is trained anew.")
-    samples_per_round: int | None = Field(
-        None,
-        ge=1,
-        description="toss-pro: samples each round adds to the harmful set; default: as many as "
-        "there are harmful references.",
-    )
-    training: TrainingSpec = TrainingSpec()
 
 
 class SelectionSpec(Section):

@@ -13,8 +13,8 @@ from typing import Any
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Shard, is_shipped
 from tamis.pipeline.job.job_file import Job, LayersJob
-from tamis.pipeline.job.methods import distributions, known
-from tamis.pipeline.job.sections import TOKEN_METHODS, Section
+from tamis.pipeline.job.methods import distributions, known, sections
+from tamis.pipeline.job.sections import Section
 from tamis.pipeline.models.fetch import identity_at
 from tamis.pipeline.models.keys import vector_keys_of
 from tamis.pipeline.planning.prompts import Prompts
@@ -58,8 +58,6 @@ OTHERWISE = frozenset(
         # files count by their content; settings of the search for LARF's block count only where it is searched
         "larf.over_rejection_prompts",
         "larf.refusal_markers",
-        "toss.harmful_references",
-        "toss.utility_references",
         # these count by the values derived from them: the model's limit, the one rule that applies, and who decides
         "max_tokens",
         "selection.drop",
@@ -108,8 +106,7 @@ def fingerprint_of(
 def settings_of(job: LayersJob) -> dict[str, Any]:
     """Dotted name -> value of every setting that counts as it stands, except settings of the model (`model_keys_of`)
     and of methods that do not run."""
-    running = {"toss" if name in TOKEN_METHODS else name for name in job.method}
-    idle = {"toss", *known()} - running
+    idle = set(sections()) - {known()[name].kind.section_name() for name in job.method}
     left_out = NO_MATTER | OTHERWISE | idle | _reference_files(job)
     found: dict[str, Any] = {}
     for name in [name for name in type(job).model_fields if name not in left_out]:
@@ -121,8 +118,8 @@ def settings_of(job: LayersJob) -> dict[str, Any]:
 
 def _reference_files(job: LayersJob) -> set[str]:
     """The settings that name files whose content counts."""
-    found = {name: known()[name].kind.references for name in job.method if name in known()}
-    return {f"{name}.{source}_references" for name, sources in found.items() for source in sources}
+    kinds = [known()[name].kind for name in job.method]
+    return {f"{kind.section_name()}.{source}_references" for kind in kinds for source in kind.references}
 
 
 def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: int) -> dict[str, Any]:
@@ -141,10 +138,13 @@ def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: in
 
 
 def given_keys_of(job: Job) -> dict[str, Any]:
-    """The content of TOSS's reference models where the job names them."""
-    named = {name: getattr(job.toss, name) for name in ("harmful_model", "utility_model")} if job.masks_tokens else {}
-    found = {name: identity_at(path, job.storage_options) for name, path in named.items() if path}
-    return {f"toss.{name} files": content for name, content in found.items() if content}
+    """The content of the reference models that the job names."""
+    keys: dict[str, Any] = {}
+    for method in job.method:
+        for name, path in job.models_of(method).items():
+            if content := identity_at(path, job.storage_options):
+                keys[f"{known()[method].kind.section_name()}.{name}_model files"] = content
+    return keys
 
 
 def search_keys_of(job: LayersJob, prompts: Prompts) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def make_plan(
     methods = methods_of(job)
     with waiting("opening the model"):
         model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
-    found_later = {name for name in methods if known()[name].kind.finds_block and isinstance(job.of(name).layer, str)}
+    found_later = {name for name, each in methods.items() if each.finds_block and isinstance(job.of(name).layer, str)}
     undecided = bool(found_later)
     requests = requests_of({name: methods[name] for name in methods if name not in found_later}, model.info)
     whole = undecided or job.masks_tokens
@@ -314,8 +314,10 @@ def methods_of(job: Job) -> dict[str, Method]:
     """The job's methods that score samples, in the order of the job. LARF's block is open if the job does not name
     it."""
     made: dict[str, Method] = {}
-    for name in job.method if not job.masks_tokens else ():
+    for name in job.method:
         kind = known()[name].kind
+        if not issubclass(kind, Method):
+            continue
         try:
             made[name] = kind(**settings_of(kind, job.of(name)))
         except ValueError as error:

@@ -16,22 +16,19 @@ from tamis.pipeline.inputs.shards import SHIPPED, Scanned, Shard, make_shards, r
 from tamis.pipeline.job.job_file import Job, LayersJob
 from tamis.pipeline.planning.scanning import dialect_of, scan_files
 
-TRAINED_ON = (role_of("toss", "harmful"), role_of("toss", "utility"))
-"""Roles of the sets that TOSS's reference models are trained on."""
+
+def training_role(job: Job, name: str) -> str:
+    """The role of the set that the job's reference model `name` is trained on."""
+    return role_of(job.masking.section_name(), name)
 
 
 def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, str | None]:
     """role -> file, for every reference set that the methods need; None stands for the shipped file."""
     if isinstance(job, Job) and job.masks_tokens:
-        # A reference model that the job names needs no data, unless it is trained again in rounds.
-        toss, rounds = job.toss, job.method == ["toss-pro"]
-        needed = {"utility": toss.utility_model is None, "harmful": toss.harmful_model is None or rounds}
-        return {role_of("toss", name): getattr(toss, f"{name}_references") for name, needs in needed.items() if needs}
-    return {
-        role_of(name, source): getattr(job.of(name), f"{source}_references")
-        for name, method in methods.items()
-        for source in method.sources()
-    }
+        [name] = job.method
+        files = job.references_of(name)
+        return {training_role(job, needed): files[needed] for needed in job.masking.trained(job.models_of(name))}
+    return {role_of(name, source): file for name in methods for source, file in job.references_of(name).items()}
 
 
 def _scan(role: str, path: str | None, job: LayersJob) -> list[Scanned]:
@@ -59,6 +56,7 @@ def plan_references(
     """
     shards: list[Shard] = []
     problems: list[str] = []
+    trains = isinstance(job, Job) and job.masks_tokens
     for role, path in reference_paths(job, methods).items():
         shown = f"{role}_references: {path or 'those of tamis'}"
         found: list[Shard] = []
@@ -72,7 +70,7 @@ def plan_references(
         outcomes = reference_rows(found, tokenizer, max_tokens, job)
         bad = [f"row {number}: {outcome}" for number, outcome in outcomes if isinstance(outcome, RowProblem)]
         rows = sum(shard.rows for shard in found)
-        if role in TRAINED_ON and 0 < len(bad) <= job.max_quarantined * rows:
+        if trains and 0 < len(bad) <= job.max_quarantined * rows:
             notes.append(f"{len(bad):,} of {rows:,} {role} references cannot be used and are left out ({bad[0]})")
         else:
             problems.extend(f"{shown}: {problem}" for problem in bad)

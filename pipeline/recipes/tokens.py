@@ -39,8 +39,9 @@ from tamis.pipeline.fit.token_risks import (
 from tamis.pipeline.fit.token_statistics import TokenStatistics, overlap, token_statistics
 from tamis.pipeline.inputs.originals import changed, output_schema
 from tamis.pipeline.inputs.sample_ids import sample_ids
-from tamis.pipeline.inputs.shards import Shard, role_of
+from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.planning.plan import Plan, check_columns
+from tamis.pipeline.planning.reference_sets import training_role
 from tamis.pipeline.references.prepare import Prepared, ReferenceModels
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import incomplete
@@ -94,7 +95,7 @@ def _make(
 
 
 def _rounds(plan: Plan) -> int:
-    return plan.job.toss.rounds if plan.job.method == ["toss-pro"] else 0
+    return plan.job.masking.repeats()
 
 
 def _pool(plan: Plan, cluster: Cluster) -> Pool:
@@ -160,9 +161,8 @@ class _Run:
         """
         began = time.monotonic()
         job = self.plan.job
-        wanted = job.toss.samples_per_round or sum(
-            shard.rows for shard in self.plan.reference_shards if shard.role == role_of("toss", HARMFUL)
-        )
+        role = training_role(job, HARMFUL)
+        wanted = job.masking.added(sum(shard.rows for shard in self.plan.reference_shards if shard.role == role))
         picked = pick_samples(self.store, self.scored(self.latest), wanted, self.excluded)
         rows = chosen_rows(self.store, self.scored(0), picked)
         self.rounds[-1].added = len(rows)
@@ -236,7 +236,7 @@ class _Run:
         digests = {
             role: frozenset(digest(row.input_ids) for row in self.models.rows(role))
             for role in LOSS_COLUMNS
-            if any(shard.role == role_of("toss", role) for shard in self.plan.reference_shards)
+            if any(shard.role == training_role(self.plan.job, role) for shard in self.plan.reference_shards)
         }
         for role, shared in shared_rows(self.store, self.scored(0), digests).items():
             count = sum(len(places) for places in shared.values())
@@ -252,7 +252,7 @@ class _Run:
     def select(self) -> TokenSelection:
         """The exact cut of the last round; the cuts of earlier rounds are kept for the report."""
         began = time.monotonic()
-        toss = self.plan.job.toss
+        toss = self.plan.job.masking
         selection: TokenSelection | None = None
         for round in reversed(self.rounds):
             scored = self.scored(round.number)

@@ -16,16 +16,15 @@ from tamis.operators.model.architecture import describe_model, plan_full, read_c
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.capture.token_losses import ADAPTER_FILES, ReferenceModel
-from tamis.pipeline.capture.token_tables import HARMFUL, UTILITY
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.errors import ConfigError, InputError, error_text
-from tamis.pipeline.inputs.shards import Shard, role_of
+from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.models.checks import unusable
 from tamis.pipeline.models.fetch import ModelSource, chat_template, fetch, identity
 from tamis.pipeline.models.folders import copy_here
 from tamis.pipeline.models.render_process import BoundedRenderer
 from tamis.pipeline.planning.plan import Plan
-from tamis.pipeline.planning.reference_sets import reference_rows
+from tamis.pipeline.planning.reference_sets import reference_rows, training_role
 from tamis.pipeline.references.training import TRAINING, reference_key, train_reference
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run.paths import REFERENCES
@@ -75,20 +74,20 @@ class ReferenceModels:
         return self._rows[role]
 
     def _shards(self, role: str) -> list[Shard]:
-        return [shard for shard in self.plan.reference_shards if shard.role == role_of("toss", role)]
+        return [shard for shard in self.plan.reference_shards if shard.role == training_role(self.plan.job, role)]
 
     def prepare(self, role: str) -> Prepared:
         """The model `role` (utility or harmful), trained or adopted, as the job says."""
-        given = getattr(self.plan.job.toss, f"{role}_model")
+        given = self.plan.job.models_of(self.plan.job.method[0]).get(role)
         return self._adopt(role, given) if given is not None else self.train(role, role, self.rows(role))
 
     def train(self, role: str, name: str, rows: Sequence[Tokenised]) -> Prepared:
         """Train on `rows`, unless that was done before. name: of its folder in the artifact."""
         plan, job = self.plan, self.plan.job
-        key = reference_key(run_folder.key_of(self.base_keys), job.toss.training, rows)
+        key = reference_key(run_folder.key_of(self.base_keys), job.masking.training, rows)
         notes = {TOKENISATION: plan.fingerprint[TOKENISATION]}
         facts = train_reference(
-            self.store, name, key, plan.model, job.model, job.toss.training, rows, self.pool, job.worker_timeout,
+            self.store, name, key, plan.model, job.model, job.masking.training, rows, self.pool, job.worker_timeout,
             notes=notes, patience=job.cluster_patience,
         )  # fmt: skip
         files = facts.pop("files")
@@ -133,10 +132,8 @@ def thinned(curve: Sequence[Any]) -> list[Any]:
 
 def check_given(plan: Plan) -> None:
     """ConfigError if a reference model that the job names cannot be used, before anything is trained."""
-    for role in (UTILITY, HARMFUL):
-        given = getattr(plan.job.toss, f"{role}_model")
-        if given is None:
-            continue
+    named = plan.job.models_of(plan.job.method[0])
+    for role, given in named.items():
         folder = _folder(plan, given)
         _check_tokenizer(plan, role, given, folder)
         if _is_adapter(folder):

@@ -13,13 +13,14 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from typing import Any
 
+from tamis.operators.methods.toss import Training
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.training.recipe import Recipe
 from tamis.pipeline.cluster.pools import Pool, room
 from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, wait_for_room
 from tamis.pipeline.errors import ClusterError, TamisError
-from tamis.pipeline.job.sections import ModelSpec, TrainingSpec
+from tamis.pipeline.job.sections import ModelSpec
 from tamis.pipeline.models.fetch import ModelSource
 from tamis.pipeline.models.handle import handle_of
 from tamis.pipeline.references.group import WorkerDied, messages
@@ -41,7 +42,7 @@ RESTARTS = 3
 """How many times a group of workers is restarted when one of them died. Errors raised by code are not retried."""
 
 
-def reference_key(fingerprint: Any, training: TrainingSpec, rows: Sequence[Tokenised]) -> str:
+def reference_key(fingerprint: Any, training: Training, rows: Sequence[Tokenised]) -> str:
     """Digest of everything that the trained model depends on. fingerprint: JSON that describes the base model and how
     it is read."""
     facts = [fingerprint, asdict(_recipe(training)), rows_digest(rows)]
@@ -54,7 +55,7 @@ def train_reference(
     key: str,
     model: ModelSource,
     spec: ModelSpec,
-    training: TrainingSpec,
+    training: Training,
     rows: Sequence[Tokenised],
     pool: Pool,
     timeout: float,
@@ -119,7 +120,7 @@ def _spec(
     key: str,
     model: ModelSource,
     spec: ModelSpec,
-    training: TrainingSpec,
+    training: Training,
     rows: Sequence[Tokenised],
     written: Sealed,
     pool: Pool,
@@ -137,7 +138,7 @@ def _spec(
     )
 
 
-def _recipe(training: TrainingSpec) -> Recipe:
+def _recipe(training: Training) -> Recipe:
     targets = training.target_modules
     return Recipe(
         rank=training.rank,

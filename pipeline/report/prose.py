@@ -11,7 +11,7 @@ from typing import Any
 from tamis.operators.methods import METHODS
 from tamis.pipeline.report import text
 
-NAMES = {**{name: kind.title for name, kind in METHODS.items()}, "toss": "TOSS", "toss-pro": "TOSS-Pro"}
+NAMES = {name: kind.title for name, kind in METHODS.items()}
 
 LAYERS = (
     "Layer b means the output of block b, counted from 0, before the final norm. "

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tamis.operators.methods import METHODS, Toss
 from tamis.pipeline.report import prose, text
 
-_RISK = (
-    "{} (arXiv 2603.01185): the risk of a response token is its loss (cross-entropy, in nats) under the utility "
-    "reference minus its loss under the harmful one. Both are fine-tunes of the same model, and each token is read "
-    "with all that stands before it. Above 0 the harmful reference expects the token more than the utility reference "
-    "does; the higher, the riskier to train on. Risks compare within this run only."
-)
 _MASK = (
     "The riskiest tokens are discarded: they stay in the input as context, but their labels are -100, so a training "
     "does not learn to say them. Prompt tokens are never scored and never learned."
-)
-_ROUNDS = (
-    "TOSS-Pro works in rounds: the samples that hold the riskiest tokens join the harmful set, the harmful reference "
-    "is trained anew from the base model, and all tokens are scored again. The last round decides."
 )
 
 
@@ -60,5 +51,4 @@ def selection_line(summary: Mapping[str, Any]) -> str:
 
 def how_to_read(summary: Mapping[str, Any]) -> list[str]:
     """What a risk means and how it is used: one paragraph each."""
-    said = [_RISK.format(method(summary)), _MASK]
-    return [*said, _ROUNDS] if summary.get("method") == "toss-pro" else said
+    return [METHODS.get(str(summary.get("method")), Toss).explain({}), _MASK]

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from ray_cluster import kill_family
 
 DEADLINE = 120.0
 SECOND_IP = "127.0.0.2"
@@ -104,16 +105,3 @@ class TwoNodes:
             if launcher.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"ray start failed:\n{said}")
             time.sleep(0.05)
-
-
-def kill_family(*pids: int) -> None:
-    """kill -9 of these processes and of all their descendants; returns when they are gone."""
-    family: list[psutil.Process] = []
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):
-            leader = psutil.Process(pid)
-            family += [leader, *leader.children(recursive=True)]
-    for member in family:
-        with suppress(psutil.NoSuchProcess):
-            member.kill()
-    psutil.wait_procs(family, timeout=DEADLINE)

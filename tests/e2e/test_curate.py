@@ -245,6 +245,7 @@ def group_means(corpus: Corpus, scores: np.ndarray[Any, Any]) -> np.ndarray[Any,
     return np.array([np.mean(by_row[row]) for row in rows])
 
 
+@pytest.mark.long
 def test_other_shards_and_two_workers_change_nothing(
     main_run: tuple[Path, Ran], corpus: Corpus, count: int, ray_address: str
 ) -> None:

@@ -215,6 +215,7 @@ def in_two_steps(corpus: Corpus, ray_address: str) -> tuple[Ran, dict[str, tuple
     return trained, left, Run(out, curate("job.yaml", cwd=corpus.folder, address=ray_address))
 
 
+@pytest.mark.long
 def test_references_are_trained_once(in_two_steps: tuple[Ran, dict[str, tuple[int, int]], Run], run: Run) -> None:
     trained, left, done = in_two_steps
     assert "train utility" in trained.stderr
@@ -229,6 +230,7 @@ def test_references_are_trained_once(in_two_steps: tuple[Ran, dict[str, tuple[in
     assert "manifest.json" not in left
 
 
+@pytest.mark.long
 def test_the_labels_do_not_depend_on_the_shards(
     in_two_steps: tuple[Ran, dict[str, tuple[int, int]], Run], run: Run
 ) -> None:
@@ -239,6 +241,7 @@ def test_the_labels_do_not_depend_on_the_shards(
     assert not (done.out / "_work").exists()
 
 
+@pytest.mark.long
 def test_the_second_identical_command_does_nothing(
     in_two_steps: tuple[Ran, dict[str, tuple[int, int]], Run], corpus: Corpus
 ) -> None:
@@ -253,6 +256,7 @@ def test_the_second_identical_command_does_nothing(
 # --- models that are given ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_full_model_and_an_adapter_in_place_of_references(
     run: Run, corpus: Corpus, tmp_path: Path, ray_address: str
 ) -> None:

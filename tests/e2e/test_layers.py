@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,6 +237,7 @@ def test_a_finished_run_still_shows_its_search(by_search: tuple[Path, Ran], sour
     assert snapshot(out) == before
 
 
+@pytest.mark.long
 def test_a_block_named_by_hand_beside_a_search(found: Found, sources: Sources, ray_address: str) -> None:
     out = sources.folder / "by_hand"
     shutil.copytree(found.out, out)
@@ -266,6 +265,7 @@ def test_fisher_needs_no_search(sources: Sources, ratios: list[float], ray_addre
     assert "holds a finished run without a layer search" in ran.stderr
 
 
+@pytest.mark.long
 def test_a_search_that_finds_nothing_falls_back_and_says_so(sources: Sources, tmp_path: Path, ray_address: str) -> None:
     """A model with only one answer, whatever is scaled. It has no chat template either, which is reported as well."""
     plain, out = Path(shutil.copytree(sources.model, tmp_path / "plain")), tmp_path / "out"
@@ -294,14 +294,6 @@ def test_a_search_that_finds_nothing_falls_back_and_says_so(sources: Sources, tm
 
 
 # --- killed -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def ray_folder() -> Iterator[Path]:
-    """A short path, for Ray's sockets; removed with the files that the killed Ray left in it."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.long

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +46,6 @@ def receipts(states: dict[str, tuple[int, int]], stage: str) -> dict[str, tuple[
 def long_rows(count: int) -> list[Row]:
     """Rows with a few hundred tokens each."""
     return [{**row, "output": f"{row['output']} " * 12} for row in alpaca_rows(count, seed=11)]
-
-
-@pytest.fixture(scope="module")
-def ray_folder() -> Iterator[Path]:
-    """A short path, for Ray's sockets; removed with the files that the killed Rays left in it."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,7 @@ def test_a_locale_of_few_letters(tiny_model: Path, tmp_path: Path, ray_address: 
     assert ran.output.isascii()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)])
 def test_a_run_that_is_stopped_says_so_and_goes_on(
     slow_model: Path, tmp_path: Path, ray_address: str, number: signal.Signals, name: str, code: int

@@ -6,9 +6,6 @@ Here the command starts Ray itself, as on a laptop, so that the kill also ends R
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,14 +37,6 @@ class Killed:
     @property
     def out(self) -> Path:
         return self.folder / "out"
-
-
-@pytest.fixture(scope="module")
-def ray_folder() -> Iterator[Path]:
-    """A short path, for Ray's sockets; removed with the files that the killed Rays left in it."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

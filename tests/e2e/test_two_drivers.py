@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +36,6 @@ class Job:
 
     def curate(self, out: Path, *more: object) -> list[object]:
         return ["curate", *self.flags, "--output", out, *more]
-
-
-@pytest.fixture(scope="module")
-def ray_folder() -> Iterator[Path]:
-    """A short path, for Ray's sockets; removed with the files that the killed Rays left in it."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
+from tamis.operators.methods.toss import Training
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.pipeline.cluster.pools import Pool
-from tamis.pipeline.job.sections import ModelSpec, TrainingSpec
+from tamis.pipeline.job.sections import ModelSpec
 from tamis.pipeline.models.fetch import ModelSource
 from tamis.pipeline.references import training as reference_training
 from tamis.pipeline.references.rows import write_rows
@@ -22,8 +24,8 @@ from tamis.pipeline.storage.store import Store
 
 POOL = Pool(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
 PAIR = Pool(workers=2, cpus_per_worker=0.5, gpus_per_worker=0.0, threads=1, task_cpus=0.5)
-TRAINING = TrainingSpec(rank=4, alpha=8, learning_rate=1e-3, batch_size=3, epochs=2, checkpoint_steps=2)
-LONG = TRAINING.model_copy(update={"epochs": 60, "checkpoint_steps": 20})
+TRAINING = Training(rank=4, alpha=8, learning_rate=1e-3, batch_size=3, epochs=2, checkpoint_steps=2)
+LONG = replace(TRAINING, epochs=60, checkpoint_steps=20)
 STEPS = 8
 FOLDER, WORK = "artifact/references/utility", "_work/references/utility"
 WEIGHTS = f"{FOLDER}/adapter_model.safetensors"
@@ -47,14 +49,14 @@ def train(
     rows: Sequence[Tokenised] = ROWS,
     pool: Pool = POOL,
     key: str = "key",
-    training: TrainingSpec = TRAINING,
+    training: Training = TRAINING,
     timeout: float = 600.0,
 ) -> dict[str, Any]:
     source, spec = ModelSource(str(model), "local"), ModelSpec(name="models/tiny", dtype="float32", device="cpu")
     return train_reference(store, "utility", key, source, spec, training, rows, pool, timeout)
 
 
-def worker_spec(store: Store, model: Path, training: TrainingSpec = TRAINING, key: str = "key") -> ReferenceSpec:
+def worker_spec(store: Store, model: Path, training: Training = TRAINING, key: str = "key") -> ReferenceSpec:
     written = write_rows(store, "utility", ROWS)
     source, spec = ModelSource(str(model), "local"), ModelSpec(name="models/tiny", dtype="float32", device="cpu")
     return reference_training._spec(store, "utility", key, source, spec, training, ROWS, written.sealed, POOL)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import is_dataclass
+import re
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import pytest
@@ -56,20 +57,32 @@ def test_reduce_in_process_goes_by_source_and_order() -> None:
             reduce(rows, combine, source)
 
 
+SCORING: dict[str, type[Method]] = {name: kind for name, kind in METHODS.items() if issubclass(kind, Method)}
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_a_frozen_dataclass_with_defaults(name: str) -> None:
-    method: Method = METHODS[name]()
-    assert METHODS[name].name == name
+def test_every_method_is_a_frozen_dataclass_that_says_everything_about_itself(name: str) -> None:
+    kind = METHODS[name]
+    method = kind()
+    assert kind.name == name
     assert is_dataclass(method)
-    assert METHODS[name].sources() == method.sources()
-    assert len(method.requests(12)) == 1
-    with pytest.raises(AttributeError):
-        method.position = "response_mean"  # type: ignore[misc]
+    assert kind.about.endswith(".")
+    assert all(re.fullmatch(r"\d{4}\.\d{5}", paper) and paper in kind.explain({}) for paper in kind.papers)
+    assert kind.papers
+    assert kind.explain({}).startswith(f"{kind.title} (")
+    assert kind.sources() == method.sources()
+    assert set(kind.models) <= set(kind.references)  # a model is trained on the set of its name
+    assert kind.masks_tokens != issubclass(kind, Method)
+    for item in fields(method):
+        assert item.metadata["help"]
+        with pytest.raises(AttributeError):
+            setattr(method, item.name, 1)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SCORING)
 def test_layers_are_checked(name: str) -> None:
-    method = METHODS[name]
+    method = SCORING[name]
+    assert len(method().requests(12)) == 1
     assert method(layer=3).requests(4)[0].block == 3
     with pytest.raises(ValueError, match=rf"{name}.layer=4: the model has blocks 0 to 3"):
         method(layer=4).requests(4)

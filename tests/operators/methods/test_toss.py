@@ -5,12 +5,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from cutting import drop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamis.operators.methods.toss import (
     IGNORED,
     REACH,
+    Toss,
+    TossPro,
     discard_in_each,
     highest_risk,
     per_row_counts,
@@ -19,8 +22,7 @@ from tamis.operators.methods.toss import (
     training_columns,
     turn_ends,
 )
-from tamis.operators.statistics.ranking import coarse_histogram, fine_histogram, nth_largest
-from tamis.operators.statistics.selection import count_ties, decide, drop_count_of, threshold_for, tie_quotas
+from tamis.operators.statistics.selection import drop_count_of
 
 Rows = list[list[float]]
 
@@ -44,20 +46,6 @@ def ragged(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 def shards_of(rows: Rows, number: int) -> list[Rows]:
     edges = np.linspace(0, len(rows), number + 1).astype(int)
     return [rows[start:stop] for start, stop in itertools.pairwise(edges)]
-
-
-def pick(parts: list[np.ndarray], count: int) -> np.ndarray:
-    """The riskiest `count` of the values in all parts, as the pipeline finds them."""
-    cut = None
-    if count:
-        cut = nth_largest(
-            count,
-            lambda: sum(coarse_histogram(part) for part in parts),
-            lambda chosen: sum(fine_histogram(part, chosen) for part in parts),
-        )
-    threshold = threshold_for(count, cut)
-    quotas = tie_quotas([count_ties(part, threshold) for part in parts], threshold.at_quota or 0)
-    return np.concatenate([decide(part, threshold, quota) for part, quota in zip(parts, quotas, strict=True)])
 
 
 # --- risk ---------------------------------------------------------------------------------------------------------
@@ -107,7 +95,7 @@ def test_any_sharding_discards_what_a_global_sort_discards(rows: Rows, share: fl
     chosen = {(sample, place) for _, sample, place in sorted(triples)[:count]}
     expected = [(sample, place) in chosen for sample, row in enumerate(rows) for place, _ in enumerate(row)]
     for number in (1, 2, 7):
-        assert pick([ragged(part)[0] for part in shards_of(rows, number)], count).tolist() == expected
+        assert drop([ragged(part)[0] for part in shards_of(rows, number)], count).tolist() == expected
 
 
 @given(rows=any_rows, share=shares)
@@ -176,7 +164,7 @@ def test_walking_the_tokens_adds_the_samples_of_highest_risk(rows: Rows, k: int,
         highest = [highest_risk(*ragged(part)) for part in shards_of(rows, number)]
         ends = np.cumsum([len(part) for part in highest])[:-1]
         candidates = [part[own] for part, own in zip(highest, np.split(eligible, ends), strict=True)]
-        picked = pick(candidates, min(k, int(eligible.sum())))
+        picked = drop(candidates, min(k, int(eligible.sum())))
         assert set(np.flatnonzero(eligible)[picked].tolist()) == expected
 
 
@@ -282,3 +270,42 @@ def test_the_end_of_a_turn_is_the_first_control_token_behind_its_answer(
         np.array(ids, dtype=np.int32), np.array(offsets), np.array(stops, dtype=np.int32), np.array(ranges), controls
     )
     assert found.tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "trained"),
+    [
+        (Toss, [], ("utility", "harmful")),
+        (Toss, ["harmful"], ("utility",)),
+        (Toss, ["utility", "harmful"], ()),
+        (TossPro, [], ("utility", "harmful")),
+        (TossPro, ["utility", "harmful"], ("harmful",)),  # a given one is trained again
+    ],
+)
+def test_which_models_are_trained(kind: type[Toss], given: list[str], trained: tuple[str, ...]) -> None:
+    assert kind.trained(given) == trained
+
+
+@pytest.mark.parametrize(
+    ("kind", "references", "given", "says"),
+    [
+        (Toss, [], [], "toss.utility_references"),
+        (Toss, ["harmful"], ["harmful"], "toss.utility_model"),
+        (Toss, ["utility"], [], None),
+        (Toss, [], ["utility", "harmful"], None),
+        (TossPro, [], [], "toss-pro compares with a model trained on good data"),
+        (TossPro, ["utility"], [], None),
+        (TossPro, ["utility"], ["harmful"], "it needs toss.harmful_references"),
+        (TossPro, ["utility", "harmful"], ["harmful"], None),
+    ],
+)
+def test_what_a_job_must_name(kind: type[Toss], references: list[str], given: list[str], says: str | None) -> None:
+    complaint = kind.complaint(references, given)
+    assert complaint is None if says is None else says in (complaint or "")
+
+
+def test_rounds_are_those_of_toss_pro() -> None:
+    assert (Toss().repeats(), TossPro().repeats(), TossPro(rounds=3).repeats()) == (0, 1, 3)
+    assert (TossPro().added(70), TossPro(samples_per_round=5).added(70)) == (70, 5)
+    assert "in rounds" in TossPro.explain({})
+    assert "in rounds" not in Toss.explain({})

@@ -4,34 +4,19 @@ import math
 
 import numpy as np
 import pytest
+from cutting import drop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tamis.operators.statistics.ranking import Cut, coarse_histogram, fine_histogram, nth_largest
+from tamis.operators.statistics.ranking import Cut
 from tamis.operators.statistics.selection import (
     Threshold,
-    count_ties,
     decide,
     drop_count_of,
     random_keys,
     threshold_for,
     tie_quotas,
 )
-
-
-def drop(parts: list[np.ndarray], count: int) -> np.ndarray:
-    """As the pipeline does it: cut, ties per shard, quotas, decisions per shard."""
-    cut = None
-    if count:
-        cut = nth_largest(
-            count,
-            lambda: sum(coarse_histogram(part) for part in parts),
-            lambda chosen: sum(fine_histogram(part, chosen) for part in parts),
-        )
-    threshold = threshold_for(count, cut)
-    assert threshold.at_quota is not None
-    quotas = tie_quotas([count_ties(part, threshold) for part in parts], threshold.at_quota)
-    return np.concatenate([decide(part, threshold, quota) for part, quota in zip(parts, quotas, strict=True)])
 
 
 @given(

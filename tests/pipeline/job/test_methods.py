@@ -11,8 +11,23 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import ValidationError
 
-from tamis.operators.methods import METHODS, Artifact, Features, Larf, Method, Reduce, Saft, setting
+from tamis.operators.methods import (
+    METHODS,
+    AnyMethod,
+    Artifact,
+    Features,
+    Larf,
+    Method,
+    Reduce,
+    Saft,
+    Toss,
+    TossPro,
+    setting,
+)
+from tamis.operators.methods.toss import Training
 from tamis.operators.requests import Request
+from tamis.pipeline import cli
+from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import job_file, methods
 from tamis.pipeline.job.job_file import job_schema, load_job
 from tamis.pipeline.job.methods import known, section_of, settings_of
@@ -48,6 +63,11 @@ class Bare:
 class Searching(Good):
     name: ClassVar[str] = "searching"
     finds_block: ClassVar[bool] = True
+
+@dataclass(frozen=True)
+class Sharing(Good):
+    name: ClassVar[str] = "sharing"
+    section: ClassVar[str] = "saft"
 
 @dataclass(frozen=True)
 class Twin(Good):
@@ -113,6 +133,7 @@ def test_a_method_of_a_distribution(offering: Callable[..., Mapping[str, methods
         ({"bare": "tamis_more:Bare"}, "is no dataclass that derives from"),
         ({"other": "tamis_more:Good"}, "it calls itself good"),
         ({"searching": "tamis_more:Searching"}, "finds_block is for LARF alone"),
+        ({"sharing": "tamis_more:Sharing"}, "section are for TOSS alone"),
         ({"larf": "tamis_more:Twin"}, "another method has this name"),
         ({"toss": "tamis_more:Token"}, "another method has this name"),
         ({"needy": "tamis_more:Needy"}, "ValueError: k is too small"),
@@ -135,13 +156,37 @@ def test_what_is_no_method_is_named_and_left_out(
     assert says in said
 
 
-@pytest.mark.parametrize("kind", [Larf, Saft])
-def test_a_section_has_every_setting_and_its_default(kind: type[Method]) -> None:
-    section = section_of(kind)
-    settings = {item.name for item in fields(kind) if item.metadata["in_job"]}  # type: ignore[arg-type]
-    assert set(section.model_fields) == settings | {f"{source}_references" for source in kind.references}
+@pytest.mark.parametrize("kinds", [[Larf], [Saft], [Toss, TossPro]])
+def test_a_section_has_every_setting_and_its_default(kinds: list[type[AnyMethod]]) -> None:
+    section = section_of(*kinds)
+    settings = {item.name for kind in kinds for item in fields(kind) if item.metadata["in_job"]}  # type: ignore[arg-type]
+    files = {f"{name}_references" for name in kinds[0].references} | {f"{name}_model" for name in kinds[0].models}
+    assert set(section.model_fields) == settings | files
     assert all(field.description for field in section.model_fields.values())
-    assert kind(**settings_of(kind, section())) == kind()
+    for kind in kinds:
+        assert kind(**settings_of(kind, section())) == kind()
+    assert methods.sections()[kinds[0].section_name()] is section
+
+
+def test_a_section_within_a_section() -> None:
+    overlay = {**MINIMAL, "method": "toss-pro", "toss.utility_references": "good.jsonl", "toss.rounds": 2}
+    job = load_job(None, {**overlay, "toss.training.rank": 4, "toss.training.target_modules": "c_attn"})
+    assert job.masking == TossPro(rounds=2, training=Training(rank=4, target_modules=["c_attn"]))
+    assert load_job(None, overlay).masking.training == Training()
+    for key, value, says in (
+        ("rnak", 4, "unknown key toss.training.rnak; did you mean toss.training.rank?"),
+        ("rank", 0, "toss.training.rank: "),
+        ("target_modules", [], "toss.training.target_modules: "),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_job(None, {**overlay, f"toss.training.{key}": value})
+        assert all(line.startswith(says) for line in str(caught.value).splitlines())
+
+
+def test_the_command_line_names_every_method() -> None:
+    [option] = cli.MethodFlag.__metadata__  # type: ignore[attr-defined]
+    words = set(option.help.replace(",", " ").rstrip(".").split())
+    assert set(METHODS) <= words
 
 
 @dataclass(frozen=True)

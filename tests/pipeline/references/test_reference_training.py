@@ -36,10 +36,10 @@ from reference_samples import (
 from safetensors.numpy import load
 
 from tamis.operators.forward.losses import TokenLosses
+from tamis.operators.methods.toss import Training
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.watchdog import start_watch
 from tamis.pipeline.errors import ClusterError, ConfigError, DamagedError, InputError
-from tamis.pipeline.job.sections import TrainingSpec
 from tamis.pipeline.references import group as reference_group
 from tamis.pipeline.references import training as reference_training
 from tamis.pipeline.references import worker as reference_worker
@@ -88,13 +88,11 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_the_key_is_that_of_the_result() -> None:
     key = reference_key({"model": "a"}, TRAINING, ROWS)
-    assert key == reference_key({"model": "a"}, TRAINING.model_copy(update={"checkpoint_steps": 7}), samples())
-    assert reference_key({}, TrainingSpec(), ROWS) == reference_key(
-        {}, TrainingSpec.model_validate({"alpha": 16}), ROWS
-    )
+    assert key == reference_key({"model": "a"}, replace(TRAINING, checkpoint_steps=7), samples())
+    assert reference_key({}, Training(), ROWS) == reference_key({}, Training(alpha=16), ROWS)
     others = [
         reference_key({"model": "b"}, TRAINING, ROWS),
-        reference_key({"model": "a"}, TRAINING.model_copy(update={"seed": 1}), ROWS),
+        reference_key({"model": "a"}, replace(TRAINING, seed=1), ROWS),
         reference_key({"model": "a"}, TRAINING, ROWS[::-1]),
         reference_key({"model": "a"}, TRAINING, [sample(8, (2, 4), (6, 7)), *ROWS[1:]]),
     ]
@@ -278,7 +276,7 @@ def test_errors_of_ours_surface_as_themselves(tiny_model: Path, tmp_path: Path) 
 def test_a_model_that_is_not_there_and_a_target_that_it_lacks(tiny_model: Path, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with pytest.raises(ConfigError, match=r"^model models/tiny: it has no linear layer 'c_attn'; it has .*q_proj"):
-        run_here(store, tiny_model, training=TRAINING.model_copy(update={"target_modules": ["c_attn"]}))
+        run_here(store, tiny_model, training=replace(TRAINING, target_modules=["c_attn"]))
     broken = Path(shutil.copytree(tiny_model, tmp_path / "broken"))
     (broken / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(ConfigError, match=r"^model models/tiny: weight file model\.safetensors is damaged"):
@@ -320,7 +318,7 @@ def test_another_key_trains_anew_and_the_same_bytes_come_of_it(
 ) -> None:
     monkeypatch.setattr(reference_training, "messages", here)
     store = Store(str(tmp_path))
-    first = train(store, tiny_model, training=TRAINING.model_copy(update={"seed": 1}), key="of seed 1")
+    first = train(store, tiny_model, training=replace(TRAINING, seed=1), key="of seed 1")
     other = store.read(WEIGHTS)
     second = train(store, tiny_model)
     assert store.read_json(f"{FOLDER}/training.json")["key"] == "key"
