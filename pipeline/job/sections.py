@@ -28,6 +28,9 @@ _TargetModules = Annotated[
 
 DEFAULT_DROP = 0.1
 
+DRIFT_LIMIT = 0.25
+"""The usual reading of a PSI: up to 0.1 alike, up to 0.25 moved, beyond that another population."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

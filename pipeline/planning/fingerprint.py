@@ -35,6 +35,7 @@ NO_MATTER = frozenset(
         "cluster_patience",
         "worker_timeout",
         "keep_captures",
+        "drift_limit",
         "selection.allow_majority",
     }
 )
@@ -60,6 +61,8 @@ OTHERWISE = frozenset(
         "larf.refusal_markers",
         "toss.harmful_references",
         "toss.utility_references",
+        # counts by its content
+        "artifact",
         # these count by the values derived from them: the model's limit, the one rule that applies, and who decides
         "max_tokens",
         "selection.drop",
