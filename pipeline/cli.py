@@ -169,6 +169,10 @@ def curate(
         show_outcome(console, outcome.manifest, store)
     if not outcome.manifest["complete"]:
         refuse([SetAside(**item) for item in outcome.manifest["failed"]])
+    if made.artifact is not None:
+        from tamis.pipeline.fit import drift
+
+        drift.refuse(outcome.manifest["drift"], made.drift_limit, store.path())
 
 
 @app.command()
