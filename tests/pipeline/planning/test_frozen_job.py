@@ -61,7 +61,13 @@ def test_what_the_job_does_not_set_is_taken_from_the_artifact(nights: Nights) ->
     assert (plan.job.of("larf").form, plan.job.selection.rule) == ("mean_representation", ("drop", 0.2))
     assert plan.job.model.dtype == "float32"  # auto there, and this is what it was
     said = " ".join(plan.artifact.taken)
-    for taken in ("larf.layer 2", "max_tokens 400", "overlong keep_end", "larf.position response_mean", "dtype float32"):
+    for taken in (
+        "larf.layer 2",
+        "max_tokens 400",
+        "overlong keep_end",
+        "larf.position response_mean",
+        "dtype float32",
+    ):
         assert taken in said
 
 

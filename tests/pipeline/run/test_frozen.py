@@ -79,7 +79,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda run: (run / "artifact/larf.safetensors").unlink(), "larf.safetensors: is missing"),
     "cut": (lambda run: flipped(run / "artifact/frozen.json"), "frozen.json: it is not as it was written"),
     "no JSON": (lambda run: (run / "artifact/frozen.json").write_text("{"), "it is not as it was written"),
-    "another form": (lambda run: rewritten(run / "artifact/frozen.json", format=FORMAT + 1), "another version of tamis"),
+    "another form": (
+        lambda run: rewritten(run / "artifact/frozen.json", format=FORMAT + 1),
+        "another version of tamis",
+    ),
     "no cut": (lambda run: rewritten(run / "artifact/frozen.json", cut={}), "not as tamis writes it"),
     "a stranger": (lambda run: rewritten(run / "artifact/frozen.json", methods=["saft"]), "not as tamis writes it"),
     "a path": (
