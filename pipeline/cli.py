@@ -52,6 +52,13 @@ Drop = Annotated[
 ]
 DropCount = Annotated[int | None, typer.Option("--drop-count", help="Number of rows to drop, the riskiest first.")]
 ThresholdFlag = Annotated[float | None, typer.Option("--threshold", help="Drop every row that scores above this.")]
+ArtifactFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--artifact",
+        help="Output of a finished run, or its artifact/: score and cut with what was fitted there, at the same score.",
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option("--address", help="Address of a Ray cluster to join (or RAY_ADDRESS); default: Ray on this machine."),
@@ -139,12 +146,13 @@ def curate(
     drop: Drop = None,
     drop_count: DropCount = None,
     threshold: ThresholdFlag = None,
+    artifact: ArtifactFlag = None,
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
-    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact)
     _quiet_libraries()
     from tamis.pipeline.commands.screens import show_outcome, show_plan
     from tamis.pipeline.curate import curate as run
@@ -161,6 +169,10 @@ def curate(
         show_outcome(console, outcome.manifest, store)
     if not outcome.manifest["complete"]:
         refuse([SetAside(**item) for item in outcome.manifest["failed"]])
+    if made.artifact is not None:
+        from tamis.pipeline.fit import drift
+
+        drift.refuse(outcome.manifest["drift"], made.drift_limit, store.path())
 
 
 @app.command()
@@ -174,13 +186,14 @@ def plan(
     drop: Drop = None,
     drop_count: DropCount = None,
     threshold: ThresholdFlag = None,
+    artifact: ArtifactFlag = None,
     address: Address = None,
     workers: Workers = None,
     set: Sets = None,
     show: Show = None,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
-    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact)
     _quiet_libraries()
     from tamis.pipeline.commands.sample_screen import show_samples
     from tamis.pipeline.commands.screens import show_plan
@@ -363,6 +376,7 @@ def _job(
     threshold: float | None,
     workers: int | None,
     assignments: list[str] | None,
+    artifact: str | None = None,
 ) -> Any:
     from tamis.pipeline.job.job_file import load_job
 
@@ -379,6 +393,7 @@ def _job(
         "selection.drop": drop,
         "selection.drop_count": drop_count,
         "selection.threshold": threshold,
+        "artifact": artifact,
     }
     overlay: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
     if {"selection.drop", "selection.drop_count", "selection.threshold"} & overlay.keys():

@@ -78,6 +78,12 @@ class StorageError(TamisError):
     exit_code = 5
 
 
+class DriftError(TamisError):
+    """The run is done and its output is there, but its data is not like that of the artifact: a person must look."""
+
+    exit_code = 6
+
+
 class DamagedError(TamisError):
     """A file that an earlier stage wrote is missing, or not as it was written: "NAME: what is wrong with it". Its
     content can be made again (run/mending.py)."""

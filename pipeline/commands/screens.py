@@ -12,10 +12,10 @@ from rich.table import Table
 from tamis.pipeline.cluster.pools import Placement
 from tamis.pipeline.commands.screen_parts import counts_table, plain, rates
 from tamis.pipeline.commands.token_screens import show_token_outcome
-from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.planning.sampling import Trouble
 from tamis.pipeline.report import text
+from tamis.pipeline.report.drift import lines as drift_lines
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
 from tamis.pipeline.run.paths import KEPT, LAYERS, LAYERS_PAGE, REPORT
@@ -69,7 +69,8 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "layer": _layer(plan),
         "captured": _captured(plan),
         "references": ", ".join(f"{rows} {role} ({name})" for (role, name), rows in references.items()) or "none",
-        "drop": _drop(job),
+        "drop": _drop(plan),
+        "artifact": _artifact(plan),
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
         **_placement(plan.placement),
         "output": f"{job.output} ({_STATES[state]})",
@@ -116,7 +117,20 @@ def _placement(found: Placement | None) -> dict[str, str]:
     return {} if found is None else {"workers": found.text, "weights": found.weights}
 
 
-def _drop(job: Job) -> str:
+def _artifact(plan: Plan) -> str:
+    """What is applied instead of a fit, and which settings come with it; empty without."""
+    if plan.artifact is None:
+        return ""
+    taken = ", ".join(plan.artifact.taken)
+    return plan.artifact.frozen.where + (f"; taken from it: {taken}" if taken else "")
+
+
+def _drop(plan: Plan) -> str:
+    job = plan.job
+    if plan.artifact is not None:
+        facts = plan.artifact.frozen.facts
+        where = "nothing, as in the run" if facts.cut.score is None else f"what scores above {facts.cut.score:.6g}"
+        return f"{where} of the artifact (made by {facts.how}), by {facts.selected_by}"
     if job.masks_tokens:
         toss = job.masking
         return f"no samples; the loss of {toss.discard:g} of the response tokens is masked ({toss.scope})"
@@ -225,6 +239,8 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     selection = manifest["selection"]
     cut = "" if selection["cut"] is None else f"; the cut is at score {selection['cut']:.6g}"
     grid.add_row("selection", plain(f"{selection['how']} by {manifest['selected_by']}{cut}"))
+    for line in drift_lines(manifest.get("drift")):
+        grid.add_row("drift", plain(line))
     spearman = manifest["score_length_spearman"]
     if spearman is not None:
         grid.add_row(

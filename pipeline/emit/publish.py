@@ -28,6 +28,7 @@ from tamis.pipeline.inputs.shards import rows_of
 from tamis.pipeline.job.methods import distributions
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.report import render_card, render_report
+from tamis.pipeline.report.drift import warnings as drift_warnings
 from tamis.pipeline.run.incomplete import warning, write_manifest
 from tamis.pipeline.run.paths import CARD, EMPTY_DROPPED, MANIFEST, REPORT, SCORES, table_of
 from tamis.pipeline.run.set_aside import SetAside
@@ -70,10 +71,11 @@ def publish(
     timings: Mapping[str, Mapping[str, float]],
     notes: list[str],
     layers: Mapping[str, Any] | None,
+    drift: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Write the remaining files and return the manifest. InternalError if a row is missing anywhere.
 
-    layers: the layer search in this folder, for the report.
+    layers: the layer search in this folder, for the report. drift: from the corpus of the job's artifact.
     """
     counts, failed = counted(plan, emitted)
     if not emitted.failed and counts["dropped"] != selection.dropped:
@@ -81,10 +83,13 @@ def publish(
             f"{counts['dropped']} rows were dropped where the cut says {selection.dropped}; please report this"
         )
     counts["truncated"] = captured.truncated
-    notes = [*warning(failed), *notes, *column_notes(captured, emitted)]
+    drifted = drift_warnings(drift) if drift is not None else []
+    notes = [*warning(failed), *drifted, *notes, *column_notes(captured, emitted)]
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
     if layers is not None and "larf" in artifacts:
         summary["layers"] = dict(layers)
+    if drift is not None:
+        summary["drift"] = dict(drift)
     files = [*emitted.files, *artifact_files]
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)
     return finish(store, summary, files, failed, spec.key, empty=empty, draw=draw)
@@ -219,9 +224,13 @@ def _summary(
         ],
         "selected_by": job.selected_by,
         "selection": {
-            "how": rule.replace("_", " ")
-            + (f" {amount:g}" if rule != "drop_count" else f" {int(amount):,}")
-            + (f", {job.selection.control} control" if job.selection.control else ""),
+            "how": (
+                rule.replace("_", " ")
+                + (f" {amount:g}" if rule != "drop_count" else f" {int(amount):,}")
+                + (f", {job.selection.control} control" if job.selection.control else "")
+                if plan.artifact is None
+                else f"at the cut of the artifact, made by {plan.artifact.frozen.facts.how}"
+            ),
             "cut": None if job.selection.control else shown_cut(selection.threshold),
             "requested": amount,
             "at_cut": selection.at_cut,

@@ -288,7 +288,7 @@ def select(job: Job, store: Store, sums: ScoreSums) -> Selection:
     files = sums.files
     if rule == "threshold":
         threshold = Threshold(float(amount))
-        dropped = map_reduce(_count_above, plus, grouped(files), store, threshold)
+        dropped = count_above(store, files, threshold)
         quotas, at_cut = (0,) * len(files), 0
     else:
         dropped = int(amount) if rule == "drop_count" else drop_count_of(amount, sums.count)
@@ -301,6 +301,12 @@ def select(job: Job, store: Store, sums: ScoreSums) -> Selection:
             "half; choose another, or set selection.allow_majority: true if that is meant"
         )
     return Selection(threshold, quotas, dropped, at_cut, sums)
+
+
+def count_above(store: Store, files: Sequence[Sealed], threshold: Threshold) -> int:
+    """How many deciding scores are above the threshold's value, over all files of scores."""
+    found: int = map_reduce(_count_above, plus, grouped(files), store, threshold)
+    return found
 
 
 def _count_above(group: Sequence[Sealed], store: Store, threshold: Threshold) -> int:

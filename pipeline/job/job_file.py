@@ -32,6 +32,7 @@ from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import strict_yaml
 from tamis.pipeline.job.methods import known, sections, settings_of
 from tamis.pipeline.job.sections import (
+    DRIFT_LIMIT,
     InputSpec,
     ModelSpec,
     Names,
@@ -130,6 +131,19 @@ class LayersJob(Section):
         "and replaced.",
     )
     seed: int = Field(0, description="Seed of everything random (only selection.control is).")
+    artifact: str | None = Field(
+        None,
+        min_length=1,
+        description="Output of a finished run, or only its artifact/ (a folder or URL): score and cut with what was "
+        "fitted there, at the same score; nothing is fitted anew. Settings that are not given are taken from it.",
+    )
+    drift_limit: float | None = Field(
+        DRIFT_LIMIT,
+        gt=0,
+        allow_inf_nan=False,
+        description="With artifact: the population stability index (PSI) between its corpus and this one above which "
+        "the run ends with exit code 6, its output written all the same; null: no limit.",
+    )
     keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors, for your own analysis.")
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
@@ -202,6 +216,11 @@ class Job(LayersJob):
         named = [name for name in self.method if known()[name].kind.masks_tokens]
         if not named:
             return self
+        if self.artifact is not None:
+            raise ValueError(
+                f"artifact: what {named[0]} has fitted cannot be applied to new data yet; leave it out, or name the "
+                "adapters of the earlier run in toss.utility_model and toss.harmful_model"
+            )
         if len(self.method) > 1:
             raise ValueError(f"method: {named[0]} masks tokens and runs by itself; run the other methods as jobs apart")
         if not self.selection.is_default:

@@ -20,6 +20,9 @@ def as_list(value: Any) -> Any:
 Names = Annotated[list[str], Field(min_length=1)]
 DEFAULT_DROP = 0.1
 
+DRIFT_LIMIT = 0.25
+"""The usual reading of a PSI: up to 0.1 alike, up to 0.25 moved, beyond that another population."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tamis.pipeline.inputs.files import SourceFile
@@ -35,6 +35,7 @@ NO_MATTER = frozenset(
         "cluster_patience",
         "worker_timeout",
         "keep_captures",
+        "drift_limit",
         "selection.allow_majority",
     }
 )
@@ -58,6 +59,8 @@ OTHERWISE = frozenset(
         # files count by their content; settings of the search for LARF's block count only where it is searched
         "larf.over_rejection_prompts",
         "larf.refusal_markers",
+        # counts by its content
+        "artifact",
         # these count by the values derived from them: the model's limit, the one rule that applies, and who decides
         "max_tokens",
         "selection.drop",
@@ -131,10 +134,15 @@ def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: in
     }
     for role in sorted({shard.role for shard in references}):
         files = {shard.file.url: shard.file for shard in references if shard.role == role}
-        keys[f"references.{role}"] = _hash([_content(file, job.storage_options) for file in files.values()])
+        keys[f"references.{role}"] = reference_digest(files.values(), job.storage_options)
     if any("join" in shard.dialect for shard in references):
         keys["input.join"] = job.join
     return keys
+
+
+def reference_digest(files: Iterable[SourceFile], options: Mapping[str, Any]) -> str:
+    """Digest of the content of a reference set's files."""
+    return _hash([_content(file, options) for file in files])
 
 
 def given_keys_of(job: Job) -> dict[str, Any]:

@@ -14,6 +14,8 @@ EMPTY_DROPPED = f"{DROPPED}/000000-none.parquet"
 
 ARTIFACT = "artifact"
 ARTIFACT_FACTS = f"{ARTIFACT}/artifact.json"
+FROZEN = f"{ARTIFACT}/frozen.json"
+"""Written once the cut is made: with it, the folder is all that `artifact:` of another job needs."""
 LAYERS = f"{ARTIFACT}/layers.json"
 REFERENCES = f"{ARTIFACT}/references"
 ROUNDS = f"{ARTIFACT}/rounds"
