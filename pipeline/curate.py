@@ -18,7 +18,7 @@ from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.session import cluster_now, joins, ray_early
 from tamis.pipeline.cluster.waiting import wait_for_room
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.inputs.files import SourceFile
+from tamis.pipeline.inputs.files import Inputs, SourceFile
 from tamis.pipeline.inputs.shards import Scanned
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning import plan_cache
@@ -72,13 +72,19 @@ def train_references(
     return found
 
 
-def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None) -> Outcome:
+def curate(
+    job: Job,
+    address: str | None = None,
+    on_plan: Callable[[Plan, str], None] | None = None,
+    inputs: Inputs | None = None,
+) -> Outcome:
     """Run `job` to its end and return its manifest. Raises TamisError.
 
-    on_plan: called with the plan and the state of the output folder before anything expensive starts.
+    on_plan: called with the plan and the state of the output folder before anything expensive starts. inputs: those of
+    the job's input files that are meant; default: all.
     """
     began = time.monotonic()
-    with _opened(job, address, on_plan) as (store, plan, state):
+    with _opened(job, address, on_plan, inputs) as (store, plan, state):
         if state == "complete":
             _remove_leftovers(store)
             return Outcome(run_folder.facts_in(store, paths.MANIFEST), did_nothing=True)
@@ -103,13 +109,13 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
 
 
 def dry_run(
-    job: Job, address: str | None = None, show: int = 0, *, with_texts: bool = False
+    job: Job, address: str | None = None, show: int = 0, *, with_texts: bool = False, inputs: Inputs | None = None
 ) -> tuple[Plan, run_folder.State]:
     """The plan and the state of the output folder; nothing is written. If there is a cluster to join, a large input is
     scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine.
-    show, with_texts: as for make_plan. Raises TamisError."""
+    show, with_texts: as for make_plan. inputs: as for curate. Raises TamisError."""
     store = Store(job.output, job.storage_options)
-    listed, known = list_inputs(job), plan_cache.load(job)
+    listed, known = inputs or list_inputs(job), plan_cache.load(job)
     files = listed.files
     # Errors in the job are reported before a cluster is joined, unless the input is large.
     with ray_early(address, needed=joins(address) and worth_it(files, known)):
@@ -138,12 +144,12 @@ def _scan(
 
 @contextmanager
 def _opened(
-    job: Job, address: str | None, on_plan: Callable[[Plan, str], None] | None
+    job: Job, address: str | None, on_plan: Callable[[Plan, str], None] | None, chosen: Inputs | None = None
 ) -> Iterator[tuple[Store, Plan, run_folder.State]]:
     """The output folder, claimed for this job; the plan; and the state that an earlier command left. Ray starts
     early."""
     store = Store(job.output, job.storage_options)
-    listed, known = list_inputs(job), plan_cache.load(job)
+    listed, known = chosen or list_inputs(job), plan_cache.load(job)
     files = listed.files
     needed = not store.exists(paths.MANIFEST)
     spread = needed and worth_it(files, known)

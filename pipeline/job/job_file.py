@@ -30,6 +30,7 @@ from tamis.operators.conversation.dialects import JOIN
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import strict_yaml
 from tamis.pipeline.job.methods import known, section_of
+from tamis.pipeline.job.schedule import ScheduleSpec
 from tamis.pipeline.job.sections import (
     DRIFT_LIMIT,
     TOKEN_METHODS,
@@ -189,6 +190,40 @@ class Job(LayersJob):
 
     input: _Input
     method: _MethodList = Field(min_length=1, description=_METHOD)
+    schedule: ScheduleSpec | None = Field(
+        None, description="A run a night, each over what is new, in folders of their own under schedule.root."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _output_of_the_night(cls, tree: Any) -> Any:
+        """The output follows from the schedule."""
+        if not isinstance(tree, Mapping) or tree.get("schedule") is None:
+            return tree
+        if tree.get("output") is not None:
+            raise ValueError("output follows from schedule.root and schedule.name; give output or schedule, not both")
+        try:
+            return {**tree, "output": ScheduleSpec.model_validate(tree["schedule"]).output}
+        except ValidationError:
+            return {**tree, "output": "unknown"}  # the schedule's own errors are enough
+
+    @model_validator(mode="after")
+    def _can_be_scheduled(self) -> Job:
+        if self.schedule is None:
+            return self
+        if self.masks_tokens and self.schedule.artifact != "each_night":
+            raise ValueError(
+                f"{self.method[0]} masks tokens and has no artifact that another night could use: set "
+                "schedule.artifact: each_night"
+            )
+        if self.schedule.refit_every is not None and not self.keep_captures:
+            raise ValueError(
+                "schedule.artifact: refit_every fits from the captures of the nights before: set keep_captures: true"
+            )
+        hub = [path for path in self.input.path if scheme_of(path) == "hf"]
+        if hub:
+            raise ValueError(f"schedule: {hub[0]} has revisions, not files that arrive night by night; leave one out")
+        return self
 
     @property
     def selected_by(self) -> str:
@@ -337,6 +372,8 @@ def _validated(kind: type[_AnyJob], tree: dict[str, Any]) -> _AnyJob:
 def job_schema() -> dict[str, Any]:
     """The JSON schema of the job file."""
     schema: dict[str, Any] = _with_methods(Job).model_json_schema()
+    schema["required"].remove("output")
+    schema["oneOf"] = [{"required": ["output"]}, {"required": ["schedule"]}]
     return schema
 
 

@@ -70,7 +70,7 @@ class Plan:
     failed: planned shards that have failed since; they are not in `shards`. placement: where the workers will run, once
     that is known. parameters: of the model that a worker loads, where its files are at hand. unread: what lies in the
     input's folders and is not read. notes: how the columns are read. samples: rows as they are rendered, if asked
-    for."""
+    for. night: of a schedule, see `Inputs`."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -92,6 +92,7 @@ class Plan:
     unread: Unread = NOTHING_UNREAD
     notes: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
+    night: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> ModelSource:
@@ -289,6 +290,7 @@ def make_plan(
         unread=found.unread,
         notes=said.notes,
         samples=samples,
+        night=found.night,
     )
 
 
