@@ -70,6 +70,10 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Set any key of the job file, e.g. --set larf.layer=5; may be given again."),
 ]
+DateFlag = Annotated[
+    str | None,
+    typer.Option("--date", help="With schedule: the night to run, as 2026-11-29; default: today, UTC."),
+]
 StorageOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -149,10 +153,11 @@ def curate(
     artifact: ArtifactFlag = None,
     address: Address = None,
     workers: Workers = None,
+    date: DateFlag = None,
     set: Sets = None,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
-    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact)
+    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact, date)
     _quiet_libraries()
     from tamis.pipeline.commands.screens import show_outcome, show_plan
     from tamis.pipeline.curate import curate as run
@@ -161,7 +166,18 @@ def curate(
     from tamis.pipeline.storage.store import Store
 
     console = _console()
-    outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
+    if made.schedule is None:
+        outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
+    else:
+        from tamis.pipeline.commands.night_screens import show_night
+        from tamis.pipeline.nights.night import curate_night
+
+        of_night = curate_night(
+            made, address, lambda night: show_night(console, night), lambda plan, state: show_plan(console, plan, state)
+        )
+        if of_night is None:
+            return
+        outcome = of_night
     if outcome.did_nothing:
         console.print("this job is complete already; nothing was done. Its result:\n")
     store = Store(made.output, made.storage_options)
@@ -185,18 +201,28 @@ def plan(
     artifact: ArtifactFlag = None,
     address: Address = None,
     workers: Workers = None,
+    date: DateFlag = None,
     set: Sets = None,
     show: Show = None,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
-    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact)
+    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact, date)
     _quiet_libraries()
     from tamis.pipeline.commands.sample_screen import show_samples
     from tamis.pipeline.commands.screens import show_plan
     from tamis.pipeline.curate import dry_run
 
-    planned, state = dry_run(made, address, 1 if show is None else show, with_texts=bool(show))
-    console = _console()
+    console, rows = _console(), 1 if show is None else show
+    if made.schedule is None:
+        planned, state = dry_run(made, address, rows, with_texts=bool(show))
+    else:
+        from tamis.pipeline.commands.night_screens import show_night
+        from tamis.pipeline.nights.night import plan_night
+
+        found = plan_night(made, address, lambda night: show_night(console, night), rows, with_texts=bool(show))
+        if found is None:
+            return
+        planned, state = found
     show_plan(console, planned, state)
     show_samples(console, planned.samples)
     if planned.will_fail:
@@ -373,6 +399,7 @@ def _job(
     workers: int | None,
     assignments: list[str] | None,
     artifact: str | None = None,
+    date: str | None = None,
 ) -> Any:
     from tamis.pipeline.job.job_file import load_job
 
@@ -390,6 +417,7 @@ def _job(
         "selection.drop_count": drop_count,
         "selection.threshold": threshold,
         "artifact": artifact,
+        "schedule.date": date,
     }
     overlay: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
     if {"selection.drop", "selection.drop_count", "selection.threshold"} & overlay.keys():

@@ -17,13 +17,15 @@ from tamis.pipeline.inputs.files import SourceFile
 @dataclass(frozen=True)
 class Entry:
     """A file that a night has curated, or seen to be the same as one that was. run: the night that has its rows.
-    identity: as of `SourceFile`. sha256: empty where no hash was taken."""
+    identity: as of `SourceFile`. sha256: empty where no hash was taken. own: False where the rows came from the same
+    bytes at another address."""
 
     url: str
     bytes: int
     identity: str
     sha256: str
     run: str
+    own: bool = True
 
     @classmethod
     def of(cls, file: SourceFile, run: str, sha256: str = "") -> Entry:
@@ -33,9 +35,9 @@ class Entry:
         return {"url": self.url, "bytes": self.bytes, "identity": self.identity, "sha256": self.sha256}
 
     @classmethod
-    def from_dict(cls, tree: Mapping[str, Any], run: str) -> Entry:
+    def from_dict(cls, tree: Mapping[str, Any], run: str, *, own: bool = True) -> Entry:
         """Raises KeyError, TypeError or ValueError for what is no entry."""
-        return cls(str(tree["url"]), int(tree["bytes"]), str(tree["identity"]), str(tree.get("sha256", "")), run)
+        return cls(str(tree["url"]), int(tree["bytes"]), str(tree["identity"]), str(tree.get("sha256", "")), run, own)
 
     def is_same(self, file: SourceFile) -> bool:
         """Whether this is the file as the storage shows it. Without an identity only the content could tell."""
@@ -99,8 +101,8 @@ def sort_files(
             covered.append(Twin(file, same))
         elif same := next((entry for entry in here if entry.sha256 and entry.sha256 == content(file)), None):
             touched.append(Twin(file, same))
-        elif by_url[file.url]:
-            changed.append(Twin(file, by_url[file.url][-1]))
+        elif mine := [entry for entry in by_url[file.url] if entry.own]:
+            changed.append(Twin(file, mine[-1]))
         elif same := _twin(file, by_size[file.bytes], content):
             duplicates.append(Twin(file, same))
         elif first := next((other for other in waiting[file.bytes] if content(other) == content(file)), None):

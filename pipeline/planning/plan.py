@@ -290,8 +290,15 @@ def make_plan(
         unread=found.unread,
         notes=said.notes,
         samples=samples,
-        night=found.night,
+        night=_with_empty(found.night, everything),
     )
+
+
+def _with_empty(night: Mapping[str, Any] | None, everything: Sequence[Scanned]) -> Mapping[str, Any] | None:
+    """A night's facts with the files that hold no rows: they are looked at once, too."""
+    empty = [scanned.file for scanned in everything if not scanned.rows]
+    names = ("url", "bytes", "identity", "sha256")
+    return None if night is None else {**night, "empty": [{name: getattr(f, name) for name in names} for f in empty]}
 
 
 def reading_notes(files: Sequence[Scanned]) -> list[str]:

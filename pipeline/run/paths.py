@@ -26,6 +26,8 @@ INCOMPLETE = "incomplete.json"
 WORK = "_work"
 RUN = f"{WORK}/run.json"
 LAYERS_RUN = f"{WORK}/layers.json"
+NIGHT = f"{WORK}/night.json"
+"""Which input files a night of a schedule has taken, until its manifest says so."""
 DRIVER = f"{WORK}/driver.json"
 EMIT_CLAIM = f"{WORK}/emit.json"
 PLANNED_MODEL = f"{WORK}/plan/model.json"
@@ -36,6 +38,10 @@ TRAINING_WORK = f"{WORK}/references"
 """Rows and checkpoints of the reference models."""
 SET_ASIDE = f"{WORK}/set_aside"
 RECEIPTS = f"{WORK}/receipts"
+
+
+ARTIFACTS = "_artifacts"
+"""Under the root of a schedule: a folder for each artifact that was fitted from the captures of nights."""
 
 
 def table_of(folder: str, shard: str) -> str:
