@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -200,6 +200,8 @@ class Job(LayersJob):
         """The output follows from the schedule."""
         if not isinstance(tree, Mapping) or tree.get("schedule") is None:
             return tree
+        if isinstance(tree["schedule"], Mapping) and not tree["schedule"].get("root"):
+            return {"output": "unknown", **tree}  # that root is missing is enough to say
         if tree.get("output") is not None:
             raise ValueError("output follows from schedule.root and schedule.name; give output or schedule, not both")
         try:
@@ -216,6 +218,8 @@ class Job(LayersJob):
                 f"{self.method[0]} masks tokens and has no artifact that another night could use: set "
                 "schedule.artifact: each_night"
             )
+        if self.artifact is not None and self.schedule.artifact != "frozen":
+            raise ValueError("artifact names the one to use, and schedule.artifact another way: leave one of them out")
         if self.schedule.refit_every is not None and not self.keep_captures:
             raise ValueError(
                 "schedule.artifact: refit_every fits from the captures of the nights before: set keep_captures: true"
@@ -443,7 +447,8 @@ _LONGEST_SHOWN = 100
 
 def _is_union_branch(part: int | str) -> bool:
     return isinstance(part, str) and (
-        part.startswith(("literal[", "constrained", "function-")) or part in {"int", "str", "WorkerRange"}
+        part.startswith(("literal[", "constrained", "function-"))
+        or part in {"int", "str", "WorkerRange", "RefitEvery", "one-word"}
     )
 
 
@@ -472,4 +477,5 @@ def _did_you_mean(location: Sequence[int | str]) -> str:
 def _section_of(section: Any, name: str) -> Any:
     field = section.model_fields.get(name)
     kind = field.annotation if field is not None else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    kinds = [kind, *get_args(kind)]  # a section may be left out: `Section | None`
+    return next((each for each in kinds if isinstance(each, type) and issubclass(each, BaseModel)), None)

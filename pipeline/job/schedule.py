@@ -41,10 +41,11 @@ def _as_date(value: Any) -> Any:
     return value
 
 
+_Day = Annotated[date, BeforeValidator(_as_date, json_schema_input_type=str)]
 _Artifact = Annotated[
-    Annotated[Literal["frozen", "each_night"], Tag("name")] | Annotated[RefitEvery, Tag("RefitEvery")],
+    Annotated[Literal["frozen", "each_night"], Tag("one-word")] | Annotated[RefitEvery, Tag("RefitEvery")],
     # So that an error names the form that was meant.
-    Discriminator(lambda value: "RefitEvery" if isinstance(value, dict | RefitEvery) else "name"),
+    Discriminator(lambda value: "RefitEvery" if isinstance(value, dict | RefitEvery) else "one-word"),
 ]
 
 
@@ -55,9 +56,7 @@ class ScheduleSpec(Section):
     name: str = Field(
         "%Y-%m-%d", min_length=1, description="Name of a night's folder under root, as strftime has it; days are UTC."
     )
-    date: Annotated[date, BeforeValidator(_as_date, json_schema_input_type=str)] = Field(
-        default_factory=_today, description="Which night, as 2026-11-29; default: today, UTC."
-    )
+    date: _Day = Field(default_factory=_today, description="Which night, as 2026-11-29; default: today, UTC.")
     artifact: _Artifact = Field(
         "frozen",
         description="frozen: the first night fits, all others score and cut with its artifact, or with the newest one "
