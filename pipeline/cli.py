@@ -185,6 +185,10 @@ def curate(
         show_outcome(console, outcome.manifest, store)
     if not outcome.manifest["complete"]:
         refuse([SetAside(**item) for item in outcome.manifest["failed"]])
+    if outcome.manifest.get("drift") is not None:
+        from tamis.pipeline.fit import drift
+
+        drift.refuse(outcome.manifest["drift"], made.drift_limit, store.path())
 
 
 @app.command()

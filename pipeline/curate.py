@@ -23,6 +23,7 @@ from tamis.pipeline.inputs.shards import Scanned
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning import plan_cache
 from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
+from tamis.pipeline.planning.frozen_job import with_artifact
 from tamis.pipeline.planning.plan import Plan, list_inputs, make_plan
 from tamis.pipeline.planning.plan_cache import KnownRows
 from tamis.pipeline.planning.scanning import scan_files
@@ -115,12 +116,14 @@ def dry_run(
     scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine.
     show, with_texts: as for make_plan. inputs: as for curate. Raises TamisError."""
     store = Store(job.output, job.storage_options)
+    artifact = with_artifact(job)
+    job = job if artifact is None else artifact.job
     listed, known = inputs or list_inputs(job), plan_cache.load(job)
     files = listed.files
     # Errors in the job are reported before a cluster is joined, unless the input is large.
     with ray_early(address, needed=joins(address) and worth_it(files, known)):
         scanned = _scan(files, job, known, cluster_now(address))
-        plan = make_plan(job, scanned, show, found=listed, with_texts=with_texts)
+        plan = make_plan(job, scanned, show, found=listed, with_texts=with_texts, artifact=artifact)
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed, this_machine
 
@@ -149,6 +152,8 @@ def _opened(
     """The output folder, claimed for this job; the plan; and the state that an earlier command left. Ray starts
     early."""
     store = Store(job.output, job.storage_options)
+    artifact = with_artifact(job)
+    job = job if artifact is None else artifact.job
     listed, known = chosen or list_inputs(job), plan_cache.load(job)
     files = listed.files
     needed = not store.exists(paths.MANIFEST)
@@ -159,7 +164,7 @@ def _opened(
     with ray_early(address, needed=spread or (needed and not joins(address))):
         if inputs is None:
             inputs = _scan(files, job, known, cluster_now(address))
-        plan = make_plan(job, inputs, found=listed)
+        plan = make_plan(job, inputs, found=listed, artifact=artifact)
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed
 

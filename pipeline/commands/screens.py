@@ -12,7 +12,6 @@ from rich.table import Table
 from tamis.pipeline.cluster.pools import Placement
 from tamis.pipeline.commands.screen_parts import counts_table, plain, rates
 from tamis.pipeline.commands.token_screens import show_token_outcome
-from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.planning.sampling import Trouble
 from tamis.pipeline.report import text
@@ -69,7 +68,8 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "layer": _layer(plan),
         "captured": _captured(plan),
         "references": ", ".join(f"{rows} {role} ({name})" for (role, name), rows in references.items()) or "none",
-        "drop": _drop(job),
+        "drop": _drop(plan),
+        "artifact": _artifact(plan),
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
         **_placement(plan.placement),
         "output": f"{job.output} ({_STATES[state]})",
@@ -116,7 +116,20 @@ def _placement(found: Placement | None) -> dict[str, str]:
     return {} if found is None else {"workers": found.text, "weights": found.weights}
 
 
-def _drop(job: Job) -> str:
+def _artifact(plan: Plan) -> str:
+    """What is applied instead of a fit, and which settings come with it; empty without."""
+    if plan.artifact is None:
+        return ""
+    taken = ", ".join(plan.artifact.taken)
+    return plan.artifact.frozen.where + (f"; taken from it: {taken}" if taken else "")
+
+
+def _drop(plan: Plan) -> str:
+    job = plan.job
+    if plan.artifact is not None:
+        facts = plan.artifact.frozen.facts
+        where = "nothing, as in the run" if facts.cut.score is None else f"what scores above {facts.cut.score:.6g}"
+        return f"{where} of the artifact (made by {facts.how}), by {facts.selected_by}"
     if job.masks_tokens:
         return f"no samples; the loss of {job.toss.discard:g} of the response tokens is masked ({job.toss.scope})"
     rule, amount = job.selection.rule

@@ -70,10 +70,11 @@ def publish(
     timings: Mapping[str, Mapping[str, float]],
     notes: list[str],
     layers: Mapping[str, Any] | None,
+    drift: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Write the remaining files and return the manifest. InternalError if a row is missing anywhere.
 
-    layers: the layer search in this folder, for the report.
+    layers: the layer search in this folder, for the report. drift: from the corpus of the job's artifact.
     """
     counts, failed = counted(plan, emitted)
     if not emitted.failed and counts["dropped"] != selection.dropped:
@@ -85,6 +86,8 @@ def publish(
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
     if layers is not None and "larf" in artifacts:
         summary["layers"] = dict(layers)
+    if drift is not None:
+        summary["drift"] = dict(drift)
     files = [*emitted.files, *artifact_files]
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)
     return finish(store, summary, files, failed, spec.key, empty=empty, draw=draw)
@@ -219,9 +222,13 @@ def _summary(
         ],
         "selected_by": job.selected_by,
         "selection": {
-            "how": rule.replace("_", " ")
-            + (f" {amount:g}" if rule != "drop_count" else f" {int(amount):,}")
-            + (f", {job.selection.control} control" if job.selection.control else ""),
+            "how": (
+                rule.replace("_", " ")
+                + (f" {amount:g}" if rule != "drop_count" else f" {int(amount):,}")
+                + (f", {job.selection.control} control" if job.selection.control else "")
+                if plan.artifact is None
+                else f"at the cut of the artifact, made by {plan.artifact.frozen.facts.how}"
+            ),
             "cut": None if job.selection.control else shown_cut(selection.threshold),
             "requested": amount,
             "at_cut": selection.at_cut,

@@ -46,13 +46,19 @@ def exact_cut(
     threshold = threshold_for(count, cut)
     if not threshold.at_quota:
         return ExactCut(threshold, none, cut.at)
-    ties = map_reduce(_ties, plus, groups, store, values, threshold)
+    ties = ties_of(store, shards, values, threshold)
     return ExactCut(threshold, tuple(tie_quotas(ties, threshold.at_quota)), cut.at)
 
 
 def coarse_of(store: Store, shards: Sequence[Any], values: Values) -> np.ndarray[Any, Any]:
     """`coarse_histogram` over all shards."""
     found: np.ndarray[Any, Any] = map_reduce(_coarse, plus, grouped(shards), store, values)
+    return found
+
+
+def ties_of(store: Store, shards: Sequence[Any], values: Values, threshold: Threshold) -> list[int]:
+    """Of each shard, how many values are exactly the threshold's."""
+    found: list[int] = map_reduce(_ties, plus, grouped(shards), store, values, threshold)
     return found
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tamis.pipeline.nights.coverage import Entry
-from tamis.pipeline.run.paths import ARTIFACT_FACTS, ARTIFACTS, INCOMPLETE, MANIFEST, NIGHT, RUN
+from tamis.pipeline.run.paths import ARTIFACTS, INCOMPLETE, MANIFEST, NIGHT, REFIT, RUN
 from tamis.pipeline.storage.store import Store
 
 _AT_A_TIME = 16
@@ -77,7 +77,7 @@ def read_refits(root: Store) -> list[Refit]:
     for name in _folders(root, ARTIFACTS):
         folder = f"{ARTIFACTS}/{name}"
         try:
-            facts = below(root, folder).read_facts(ARTIFACT_FACTS)
+            facts = below(root, folder).read_facts(REFIT)
             found.append(Refit(folder, str(facts["created"])))
         except (FileNotFoundError, ValueError, KeyError):
             continue

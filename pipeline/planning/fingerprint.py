@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tamis.pipeline.inputs.files import SourceFile
@@ -138,10 +138,15 @@ def captured_keys_of(job: LayersJob, references: Sequence[Shard], max_tokens: in
     }
     for role in sorted({shard.role for shard in references}):
         files = {shard.file.url: shard.file for shard in references if shard.role == role}
-        keys[f"references.{role}"] = _hash([_content(file, job.storage_options) for file in files.values()])
+        keys[f"references.{role}"] = reference_digest(files.values(), job.storage_options)
     if any("join" in shard.dialect for shard in references):
         keys["input.join"] = job.join
     return keys
+
+
+def reference_digest(files: Iterable[SourceFile], options: Mapping[str, Any]) -> str:
+    """Digest of the content of a reference set's files."""
+    return _hash([_content(file, options) for file in files])
 
 
 def given_keys_of(job: Job) -> dict[str, Any]:

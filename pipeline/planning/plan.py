@@ -35,6 +35,7 @@ from tamis.pipeline.models.checks import OpenedModel, check_files, open_model, v
 from tamis.pipeline.models.fetch import ModelSource
 from tamis.pipeline.planning import plan_cache
 from tamis.pipeline.planning.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
+from tamis.pipeline.planning.frozen_job import FrozenJob, check_model, with_artifact
 from tamis.pipeline.planning.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
 from tamis.pipeline.planning.reference_sets import plan_references
 from tamis.pipeline.planning.sampling import SAMPLED_FILES, Estimate, Sample, remarks_of, sampled
@@ -70,7 +71,8 @@ class Plan:
     failed: planned shards that have failed since; they are not in `shards`. placement: where the workers will run, once
     that is known. parameters: of the model that a worker loads, where its files are at hand. unread: what lies in the
     input's folders and is not read. notes: how the columns are read. samples: rows as they are rendered, if asked
-    for. night: of a schedule, see `Inputs`."""
+    for. artifact: what is applied instead of a fit, if the job names one; `job` has its settings then. night: of a
+    schedule, see `Inputs`."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -92,6 +94,7 @@ class Plan:
     unread: Unread = NOTHING_UNREAD
     notes: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
+    artifact: FrozenJob | None = None
     night: Mapping[str, Any] | None = None
 
     @property
@@ -188,18 +191,24 @@ def make_plan(
     *,
     found: Inputs | None = None,
     with_texts: bool = False,
+    artifact: FrozenJob | None = None,
 ) -> Plan:
     """Make the plan. Raises ConfigError or InputError with everything that is wrong, not only the first thing.
 
     inputs, found: the results of `find_inputs` and `list_inputs` for this job, if they were called before. show: how
     many rows the plan shows as they are rendered. with_texts: whether it shows the text of rows that cannot be used.
+    artifact: the result of `with_artifact`, if it was called before; then `job` is its job.
     """
+    artifact = artifact or with_artifact(job)
+    job = job if artifact is None else artifact.job
     found = list_inputs(job) if found is None else found
     everything = scan_files(found.files, job, plan_cache.load(job)) if inputs is None else inputs
     files = [scanned for scanned in everything if scanned.rows]
     methods = methods_of(job)
     with waiting("opening the model"):
         model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
+    if artifact is not None:
+        check_model(job, artifact.frozen, model)
     found_later = {name for name in methods if known()[name].kind.finds_block and isinstance(job.of(name).layer, str)}
     undecided = bool(found_later)
     requests = requests_of({name: methods[name] for name in methods if name not in found_later}, model.info)
@@ -244,8 +253,10 @@ def make_plan(
     if job.masks_tokens:
         seen = [key for scanned in files for row in scanned.head for key in row]
         check_columns([*seen, *(schema.names if schema is not None else ())])
-    references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards), notes)
-    _check_amounts(job, sum(shard.rows for shard in shards), model.info)
+    references: tuple[Shard, ...] = ()
+    if artifact is None:
+        references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards), notes)
+        _check_amounts(job, sum(shard.rows for shard in shards), model.info)
     layers = None
     if undecided:
         layers = layer_plan(job, model, max_tokens, references, search=job.of("larf").layer == "auto")
@@ -282,7 +293,7 @@ def make_plan(
             shards,
             model.keys,
             {**captured_keys_of(job, references, max_tokens), **given_keys_of(job)},
-            layers.keys if layers else {},
+            {**(layers.keys if layers else {}), **({"artifact": artifact.frozen.digest} if artifact else {})},
         ),
         warnings=tuple(notes),
         will_fail=bool(fatal),
@@ -290,6 +301,7 @@ def make_plan(
         unread=found.unread,
         notes=said.notes,
         samples=samples,
+        artifact=artifact,
         night=_with_empty(found.night, everything),
     )
 

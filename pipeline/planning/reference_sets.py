@@ -34,7 +34,8 @@ def reference_paths(job: LayersJob, methods: Mapping[str, Method]) -> dict[str, 
     }
 
 
-def _scan(role: str, path: str | None, job: LayersJob) -> list[Scanned]:
+def scan_set(role: str, path: str | None, job: LayersJob) -> list[Scanned]:
+    """The files of one reference set that hold rows; None stands for the shipped one."""
     if path is not None:
         return [scanned for scanned in scan_files(resolve([path], "auto", job.storage_options), job) if scanned.rows]
     if role not in SHIPPED:
@@ -62,7 +63,7 @@ def plan_references(
     for role, path in reference_paths(job, methods).items():
         shown = f"{role}_references: {path or 'those of tamis'}"
         found: list[Shard] = []
-        for scanned in _scan(role, path, job):
+        for scanned in scan_set(role, path, job):
             try:
                 dialect = dialect_of(scanned, None, {}, job.join)
             except ValueError as error:

@@ -6,6 +6,7 @@ Every stage skips the work that an earlier, interrupted run of the same job has 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from tamis.pipeline.emit.publish import publish
 from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
+from tamis.pipeline.fit.drift import check_majority, drift_of, select_at, statistics_of
 from tamis.pipeline.fit.scores import (
     ScoreSpec,
     Selection,
@@ -36,9 +38,11 @@ from tamis.pipeline.fit.scores import (
 from tamis.pipeline.inputs.originals import output_schema
 from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.layers import find as layers
+from tamis.pipeline.planning.frozen_job import frozen_facts
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import incomplete
+from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze
 from tamis.pipeline.run.lease import Held
 from tamis.pipeline.run.mending import check_output, until_whole
 from tamis.pipeline.storage.store import Sealed, Store
@@ -75,14 +79,15 @@ def curate_samples(
         files += layers.publish(store, searched)
         notes += searched["warnings"] if plan.layers is not None else []
     return publish(
-        store, plan, made.artifacts, files, made.selection, made.spec, captured, made.emitted, timings, notes, searched
-    )
+        store, plan, made.artifacts, files, made.selection, made.spec, captured, made.emitted, timings, notes, searched,
+        made.drift,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class _Made:
     """The results of a run when its output is written. plan: without the failed shards. resolved: how much of the
-    scores' order their bins preserve (0..1)."""
+    scores' order their bins preserve (0..1). drift: from the corpus of the job's artifact, if it names one."""
 
     plan: Plan
     captured: CaptureTotals
@@ -92,6 +97,7 @@ class _Made:
     spec: SampleSpec
     resolved: float
     emitted: EmitTotals
+    drift: dict[str, Any] | None
 
 
 def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
@@ -103,7 +109,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     if not plan.shards:
         incomplete.refuse(plan.failed)
     key = incomplete.key_without(key, captured.failed)
-    artifacts, files, selection = _fit(plan, store, key, captured, timings)
+    artifacts, files, selection, drift = _fit(plan, store, key, captured, timings)
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
     # machine, the whole output is made again.
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
@@ -111,7 +117,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     spec, resolved = _emit_spec(plan, store, key, captured, selection)
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
     check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
-    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted)
+    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift)
 
 
 # --- LARF's layer -------------------------------------------------------------------------------------------------
@@ -133,7 +139,7 @@ def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) 
 
 def _fit(
     plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
-) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection]:
+) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None]:
     began = time.monotonic()
     sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
     for shard in [*plan.shards, *plan.reference_shards]:
@@ -143,21 +149,57 @@ def _fit(
         for name, method in plan.methods.items()
         for role in [role_of(name, source) for source in method.sources()] or [CORPUS]
     )
+    frozen = plan.artifact.frozen if plan.artifact is not None else None
     # The artifact of an interrupted run is used again, because part of its output was written with it.
-    artifacts = load_artifacts(store, key)
+    artifacts = load_artifacts(store, key) if frozen is None else dict(frozen.artifacts)
     progress = Progress("fit", len(plan.shards) + (steps if artifacts is None else 0), unit="shards")
     if artifacts is None:
         artifacts = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
     facts = {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": plan.model_info.blocks}
-    files = save_artifacts(store, artifacts, facts)
+    files = save_artifacts(store, artifacts, facts) if frozen is None else frozen.copy_to(store)
     control = plan.job.seed if plan.job.selection.control is not None else None
     spec = ScoreSpec(store, plan.methods, artifacts, plan.job.selected_by, control, plan.max_tokens)
     sums = score_shards(spec, plan.shards, sources[CORPUS], progress.advance)
-    selection = select(plan.job, store, sums)
+    drift = None
+    if frozen is None:
+        selection = select(plan.job, store, sums)
+        if not plan.failed:  # else the cut is not that of the whole corpus
+            files.append(_freeze(plan, store, artifacts, files, captured, selection))
+    else:
+        selection = select_at(frozen.facts.cut, store, sums)
+        drift = _drift(plan, store, frozen, captured, selection)
     progress.finish()
     seconds = time.monotonic() - began
     timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
-    return artifacts, files, selection
+    return artifacts, files, selection, drift
+
+
+def _freeze(
+    plan: Plan,
+    store: Store,
+    artifacts: Mapping[str, Artifact],
+    files: Sequence[Mapping[str, Any]],
+    captured: CaptureTotals,
+    selection: Selection,
+) -> dict[str, Any]:
+    """Write what makes the artifact complete: the cut, how it was made, and the statistics of this corpus."""
+    [precision] = captured.precisions
+    facts = frozen_facts(
+        plan.fingerprint,
+        plan.job,
+        plan.model.revision,
+        tuple(artifacts),
+        precision,
+        cut=FrozenCut.of(selection.threshold, selection.at_cut),
+        statistics=statistics_of(store, artifacts, selection, captured.rows, captured.codes),
+    )
+    return freeze(store, facts, files)
+
+
+def _drift(plan: Plan, store: Store, frozen: Frozen, captured: CaptureTotals, selection: Selection) -> dict[str, Any]:
+    job, majority = plan.job, plan.job.selection.allow_majority
+    check_majority(selection, job.drift_limit, allow_majority=majority)
+    return drift_of(store, frozen, selection, captured.rows, captured.codes, job.drift_limit, allow_majority=majority)
 
 
 # --- emit ---------------------------------------------------------------------------------------------------------

@@ -20,12 +20,13 @@ from tamis.pipeline.terminal.progress import say, warn_once
 State = Literal["new", "started", "complete"]
 _REMOVALS = 3
 
-_MEANING = {
+MEANING = {
     "input": "the files, their content, the way they are read or shard_rows",
     "model": "the model's files",
     "tokenizer and template": "the tokenizer or the chat template",
     "larf.over_rejection_prompts": "the over-rejection prompts",
 }
+"""Keys of a fingerprint whose values say nothing to people, in words."""
 
 
 def key_of(fingerprint: Mapping[str, Any]) -> str:
@@ -228,8 +229,8 @@ def _compare(
     for key in differing:
         if key.startswith("references."):
             lines.append(f"  - {key}: the content of {key.removeprefix('references.')}_references changed")
-        elif key in _MEANING:
-            lines.append(f"  - {key}: {_MEANING[key]} changed")
+        elif key in MEANING:
+            lines.append(f"  - {key}: {MEANING[key]} changed")
         else:
             lines.append(f"  - {key}: {theirs.get(key)!s:.80} there, {ours.get(key)!s:.80} now")
     raise ConfigError(

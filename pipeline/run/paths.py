@@ -14,6 +14,8 @@ EMPTY_DROPPED = f"{DROPPED}/000000-none.parquet"
 
 ARTIFACT = "artifact"
 ARTIFACT_FACTS = f"{ARTIFACT}/artifact.json"
+FROZEN = f"{ARTIFACT}/frozen.json"
+"""Written once the cut is made: with it, the folder is all that `artifact:` of another job needs."""
 LAYERS = f"{ARTIFACT}/layers.json"
 REFERENCES = f"{ARTIFACT}/references"
 ROUNDS = f"{ARTIFACT}/rounds"
@@ -40,6 +42,8 @@ SET_ASIDE = f"{WORK}/set_aside"
 RECEIPTS = f"{WORK}/receipts"
 
 
+REFIT = "refit.json"
+"""Beside artifact/: it was fitted from the captures of several runs, and these are named here. Written last."""
 ARTIFACTS = "_artifacts"
 """Under the root of a schedule: a folder for each artifact that was fitted from the captures of nights."""
 
