@@ -292,6 +292,35 @@ def layers(
 
 
 @app.command()
+def refit(
+    nights: Annotated[
+        list[str],
+        typer.Argument(
+            help="Outputs of finished runs with keep_captures, or a root that holds them.", show_default=False
+        ),
+    ],
+    output: Annotated[str, typer.Option("--output", help="Folder for the artifact; it must not hold anything.")],
+    address: Address = None,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Fit a new artifact on the kept captures of several runs, without a model: as one run over all of them would."""
+    _quiet_libraries()
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.nights.refit import refit as run
+    from tamis.pipeline.nights.refit import runs_at
+    from tamis.pipeline.storage.store import Store
+
+    options = job.storage_options(storage_options or [])
+    folder = Store(output, options)
+    made = run(runs_at([Store(night, options) for night in nights]), folder, address)
+    cut = "nothing falls" if made["cut"] is None else f"the cut is at score {made['cut']:.6g}"
+    print(
+        f"fitted on {made['scored']:,} scored rows of {len(made['nights']):,} runs; {cut}, {made['fell']:,} beyond it"
+    )
+    print(shown(f"score new data with --artifact {folder.path()}"))
+
+
+@app.command()
 def status(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Say how far the run in an output folder is, and who is at work on it."""
     from tamis.pipeline.commands.status import show_status

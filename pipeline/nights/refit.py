@@ -27,6 +27,7 @@ from tamis.pipeline.inputs.shards import Shard, role_of
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.methods import known, section_of, settings_of
 from tamis.pipeline.job.sections import SelectionSpec
+from tamis.pipeline.nights.runs import nights_at
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze, read_frozen
@@ -124,6 +125,20 @@ def refit(
     output.remove(WORK)
     output.write_facts(REFIT, made)
     return made
+
+
+def runs_at(places: Sequence[Store]) -> list[Store]:
+    """The runs to fit from, each once. ConfigError for a place that holds none; those below a root that are not
+    finished are named, and left out."""
+    found: dict[str, Store] = {}
+    for place in places:
+        stores, others = nights_at(place)
+        if not stores:
+            raise ConfigError(f"refit: {place.path()} holds no finished run, and is no root of such")
+        for run in others:
+            say(f"refit: {place.path(run.name)} is left out: {run.why}")
+        found.update((store.path(), store) for store in stores)
+    return list(found.values())
 
 
 # --- the nights ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,9 @@ from tamis.pipeline.nights.coverage import Entry
 from tamis.pipeline.run.paths import ARTIFACTS, INCOMPLETE, MANIFEST, NIGHT, REFIT, RUN
 from tamis.pipeline.storage.store import Store
 
+DEEPEST = 4
+"""The most folders between a root and a run that are looked through where no pattern of names is given."""
+
 _AT_A_TIME = 16
 
 
@@ -69,6 +72,19 @@ def read_runs(root: Store, levels: int) -> list[Run]:
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         found = list(pool.map(lambda name: _run(below(root, name), name), names))
     return [run for run in found if run is not None]
+
+
+def nights_at(place: Store) -> tuple[list[Store], list[Run]]:
+    """The finished runs that drop samples at a place, the oldest first: a run itself, or all that lie at most DEEPEST
+    folders below a root. And those below it that do not count."""
+    if place.exists(MANIFEST):
+        return [place], []
+    for levels in range(1, DEEPEST + 1):
+        runs = read_runs(place, levels)
+        finished = sorted((run for run in runs if run.finished and run.drops), key=lambda run: (run.created, run.name))
+        if finished:
+            return [below(place, run.name) for run in finished], [run for run in runs if not run.finished]
+    return [], []
 
 
 def read_refits(root: Store) -> list[Refit]:
