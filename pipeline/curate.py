@@ -115,6 +115,7 @@ def dry_run(
     """The plan and the state of the output folder; nothing is written. If there is a cluster to join, a large input is
     scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine.
     show, with_texts: as for make_plan. inputs: as for curate. Raises TamisError."""
+    _refuse_all_nights(job, inputs)
     store = Store(job.output, job.storage_options)
     artifact = with_artifact(job)
     job = job if artifact is None else artifact.job
@@ -145,12 +146,22 @@ def _scan(
     return scan_on_cluster(files, job, known)
 
 
+def _refuse_all_nights(job: Job, chosen: Inputs | None) -> None:
+    """ConfigError for a job with a schedule whose files were not chosen: the files of all nights would be curated."""
+    if job.schedule is not None and chosen is None:
+        raise ConfigError(
+            "schedule: `tamis curate` and `tamis plan` choose the files of a night, nothing else does; leave schedule "
+            "out and set output"
+        )
+
+
 @contextmanager
 def _opened(
     job: Job, address: str | None, on_plan: Callable[[Plan, str], None] | None, chosen: Inputs | None = None
 ) -> Iterator[tuple[Store, Plan, run_folder.State]]:
     """The output folder, claimed for this job; the plan; and the state that an earlier command left. Ray starts
     early."""
+    _refuse_all_nights(job, chosen)
     store = Store(job.output, job.storage_options)
     artifact = with_artifact(job)
     job = job if artifact is None else artifact.job

@@ -22,11 +22,11 @@ class Choice:
 
 def choose_artifact(spec: ScheduleSpec, runs: Sequence[Run], refits: Sequence[Refit]) -> Choice:
     """The artifact for the next night: the newest that was fitted from nights, else that of the oldest night that
-    fitted its own. refits: the oldest first."""
+    fitted its own, else the copy in the newest night (its source is gone). refits: the oldest first."""
     finished = sorted((run for run in runs if run.finished and run.drops), key=lambda run: (run.created, run.name))
-    own = [run.name for run in finished if run.artifact is None]
-    if spec.artifact == "each_night" or not (refits or own):
+    if spec.artifact == "each_night" or not (refits or finished):
         return Choice(None)
-    name = refits[-1].name if refits else own[0]
+    own = [run.name for run in finished if run.artifact is None]
+    name = refits[-1].name if refits else [*own, finished[-1].name][0]
     used_by = tuple(run.name for run in finished if name in (run.artifact, run.name))
     return Choice(name, used_by, spec.refit_every is not None and len(used_by) >= spec.refit_every)

@@ -139,7 +139,7 @@ def look(job: Job) -> Night:
         "covered": len(found.covered),
         "touched": [_said(twin) for twin in found.touched],
         "duplicates": [_said(twin) for twin in found.duplicates],
-        "again": [_said(twin) for twin in again],
+        "again": [{**_said(twin), "sha256": ""} for twin in again],
         "taken_over": list(taken_over),
         "not_counted": {run.name: run.why for run in unfinished},
         "notes": _notes(found, again, unfinished, taken_over),
@@ -296,7 +296,7 @@ def _taken_over(files: Sequence[SourceFile], unfinished: Sequence[Run]) -> tuple
 
 def _said(twin: Twin) -> dict[str, Any]:
     """A file that was compared with a curated one, for the manifest."""
-    file = Entry.of(twin.file, "", twin.entry.sha256 if twin.file.bytes == twin.entry.bytes else "")
+    file = Entry.of(twin.file, "", twin.entry.sha256)
     return {"path": twin.file.name, **file.to_dict(), "run": twin.entry.run, "of": twin.entry.url}
 
 

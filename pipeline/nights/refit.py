@@ -11,6 +11,7 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -314,13 +315,10 @@ def _references(role: str, nights: Sequence[Captures], others: Sequence[Store]) 
 def _with_others(nights: Sequence[Captures], others: Sequence[Store]) -> Iterator[Captures]:
     yield from nights
     for store in others:
-        try:
+        with suppress(ConfigError):  # its captures are gone; another run may have them
             captures = captures_in(store)
-        except ConfigError as error:
-            say(f"refit: {error}")
-            continue
-        if not differences(nights[0], captures):
-            yield captures
+            if not differences(nights[0], captures):
+                yield captures
 
 
 def _check_free(output: Store, nights: Sequence[Store]) -> None:

@@ -46,6 +46,12 @@ def test_an_artifact_that_was_fitted_from_nights_counts_more() -> None:
     assert choose_artifact(spec(), [FIRST, SECOND, third], refits) == Choice("_artifacts/b", ("n6",))
 
 
+def test_where_the_source_of_an_artifact_is_gone_the_copy_in_the_newest_night_is_used() -> None:
+    """Else the next night would make a cut of its own without a word."""
+    assert choose_artifact(spec(), [run("n3", "n1"), SECOND], []).name == "n3"
+    assert choose_artifact(spec(), [run("n3", "/elsewhere")], []).name == "n3"
+
+
 def test_each_night_may_fit_its_own() -> None:
     assert choose_artifact(spec("each_night"), [FIRST], [Refit("_artifacts/a", "n3")]) == Choice(None)
 
