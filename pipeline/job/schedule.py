@@ -41,6 +41,7 @@ def _as_date(value: Any) -> Any:
     return value
 
 
+_Night = date  # the schedule has a key of that name
 _Day = Annotated[date, BeforeValidator(_as_date, json_schema_input_type=str)]
 _Artifact = Annotated[
     Annotated[Literal["frozen", "each_night"], Tag("one-word")] | Annotated[RefitEvery, Tag("RefitEvery")],
@@ -85,7 +86,7 @@ class ScheduleSpec(Section):
 
     @field_validator("date")
     @classmethod
-    def _not_to_come(cls, value: date) -> date:
+    def _not_to_come(cls, value: _Night) -> _Night:
         if value > _today() + timedelta(days=1):  # it may be tomorrow where the person is
             raise ValueError("that night is still to come")
         return value

@@ -132,6 +132,7 @@ def look(job: Job) -> Night:
     unfinished = [run for run in others if not run.finished]
     taken_over = _taken_over(files, unfinished)
     artifact = choose_artifact(spec, others, read_refits(root))
+    said = _notes(found, again, unfinished, taken_over)
     facts = {
         "date": spec.date.isoformat(),
         "name": spec.night,
@@ -142,9 +143,9 @@ def look(job: Job) -> Night:
         "again": [{**_said(twin), "sha256": ""} for twin in again],
         "taken_over": list(taken_over),
         "not_counted": {run.name: run.why for run in unfinished},
-        "notes": _notes(found, again, unfinished, taken_over),
+        "notes": said,
     }
-    inputs = replace(listed, files=files, notes=(*listed.notes, *facts["notes"]))
+    inputs = replace(listed, files=files, notes=(*listed.notes, *said))
     return Night(spec.night, "new", inputs, found, artifact, facts)
 
 

@@ -83,7 +83,7 @@ def refit(
     _check_free(output, [captures.store for captures in found])
     first = found[0]
     methods = methods_in(first)
-    shared = common([each.store for each in [*found, *map(_Place, references)]])
+    shared = common([*(captures.store for captures in found), *references])
     files: dict[str, list[Sealed]] = {CORPUS: []}
     parts = in_order(found)
     files[CORPUS] = [_seen_from(shared, store, part.file) for store, part in parts]
@@ -274,11 +274,6 @@ def selection_of(frozen: Frozen) -> SelectionSpec:
 
 
 # --- where they lie -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Place:
-    store: Store
 
 
 def common(stores: Sequence[Store]) -> Store:
