@@ -6,7 +6,7 @@ sha256 of its bytes where only that tells. Hashing reads the whole file, so it i
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +112,25 @@ def sort_files(
             waiting[file.bytes].append(file)
             unsure.extend(Twin(file, entry) for entry in by_size[file.bytes] if not entry.sha256)
     return Sorted(tuple(new), *map(tuple, (covered, touched, duplicates, changed, unsure)))
+
+
+def worth_hashing(files: Sequence[SourceFile], curated: Sequence[Entry]) -> list[SourceFile]:
+    """The files whose sha256 `sort_files` may ask for, so that they can be read side by side beforehand."""
+    by_url: dict[str, list[Entry]] = defaultdict(list)
+    for entry in curated:
+        by_url[entry.url].append(entry)
+    unknown = [file for file in files if not any(entry.is_same(file) for entry in by_url[file.url])]
+    hashed = {entry.bytes for entry in curated if entry.sha256}
+    sizes = Counter(file.bytes for file in unknown)
+    return [
+        file
+        for file in unknown
+        if (file.bytes in hashed or sizes[file.bytes] > 1)
+        and (
+            not any(entry.own for entry in by_url[file.url])
+            or any(entry.bytes == file.bytes and entry.sha256 for entry in by_url[file.url])
+        )
+    ]
 
 
 def _twin(file: SourceFile, entries: Sequence[Entry], content: Callable[[SourceFile], str]) -> Entry | None:

@@ -18,7 +18,7 @@ from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.schedule import ScheduleSpec
 from tamis.pipeline.nights.artifacts import Choice, choose_artifact
 from tamis.pipeline.nights.content import hashed, sha256_of
-from tamis.pipeline.nights.coverage import Entry, Sorted, Twin, sort_files
+from tamis.pipeline.nights.coverage import Entry, Sorted, Twin, sort_files, worth_hashing
 from tamis.pipeline.nights.runs import Claim, Run, below, read_refits, read_runs, write_claim
 from tamis.pipeline.planning.plan import Plan, list_inputs
 from tamis.pipeline.run import folder as run_folder
@@ -124,7 +124,8 @@ def look(job: Job) -> Night:
         return sha256_of(file, job.storage_options)
 
     if mine is not None and mine.claim is not None:
-        return _resumed(mine, mine.claim, others, listed, curated, sha256)
+        return _resumed(mine, mine.claim, others, listed, curated, sha256, job.storage_options)
+    listed = replace(listed, files=_hashed_where_needed(listed.files, curated, job.storage_options))
     found = sort_files(listed.files, curated, sha256, spec.night)
     again = found.changed if spec.changed == "again" else ()
     wanted = {twin.file for twin in again} | set(found.new)
@@ -149,6 +150,15 @@ def look(job: Job) -> Night:
     return Night(spec.night, "new", inputs, found, artifact, facts)
 
 
+def _hashed_where_needed(
+    files: Sequence[SourceFile], curated: Sequence[Entry], options: Mapping[str, Any]
+) -> list[SourceFile]:
+    """The files, with a hash where only that tells whether they are new."""
+    wanted = worth_hashing(files, curated)
+    known = dict(zip(wanted, hashed(wanted, options), strict=True))
+    return [known.get(file, file) for file in files]
+
+
 def superseded(mine: Run, others: Iterable[Run]) -> str | None:
     """The night that has taken the files which this unfinished one had taken; None if there is none."""
     claimed = {(e.url, e.bytes, e.identity) for e in mine.claim.entries} if mine.claim is not None else set()
@@ -167,6 +177,7 @@ def _resumed(
     listed: Inputs,
     curated: Sequence[Entry],
     sha256: Callable[[SourceFile], str],
+    options: Mapping[str, Any],
 ) -> Night:
     """The night goes on with the files that it has taken. ConfigError if another night has them by now, or if one is
     gone or has changed."""
@@ -189,6 +200,7 @@ def _resumed(
             f"night takes what is there as it is; or delete the folder {mine.name} and run this one again"
         )
     rest = [file for file in listed.files if file.url not in claimed]
+    rest = _hashed_where_needed(rest, [*curated, *claim.entries], options)
     found = sort_files(rest, [*curated, *claim.entries], sha256, mine.name)
     waiting = (*found.new, *(twin.file for twin in found.changed))
     facts = dict(claim.night)

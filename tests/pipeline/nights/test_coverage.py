@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis.pipeline.inputs.files import SourceFile
-from tamis.pipeline.nights.coverage import Entry, Sorted, sort_files
+from tamis.pipeline.nights.coverage import Entry, Sorted, sort_files, worth_hashing
 
 TONIGHT = "2024-11-29"
 
@@ -100,6 +100,13 @@ def test_only_files_of_the_same_size_are_read() -> None:
     assert disk.read == ["b"]
 
 
+def test_what_is_read_beforehand_is_what_only_the_bytes_can_tell() -> None:
+    curated = [entry("a", "x"), entry("b", "yy"), entry("c", "zzz")]
+    files = [file("a", "x"), file("b", "yy", "2"), file("c", "zz", "2"), file("d", "x"), file("e", "12345")]
+    assert [each.name for each in worth_hashing(files, curated)] == ["b", "d"]
+    assert [each.name for each in worth_hashing([file("f", "new"), file("g", "old")], [])] == ["f", "g"]
+
+
 def test_of_two_new_files_with_the_same_bytes_the_first_is_curated() -> None:
     found = Disk(a="x", b="x", c="y").sort([file("a", "x"), file("b", "x"), file("c", "y")], [])
     assert [each.name for each in found.new] == ["a", "c"]
@@ -153,6 +160,12 @@ def test_nights_add_up(history: list[dict[str, str]], with_identity: bool) -> No
         files = [file(name, text, text if with_identity else "") for name, text in sorted(here.items())]
         found = disk.sort(files, curated)
         kinds = (found.new, *([t.file for t in twins] for twins in (found.covered, found.touched, found.duplicates)))
+        beforehand = worth_hashing(files, curated)
+        assert set(disk.read) <= {each.name for each in beforehand}
+        hashed = [replace(each, sha256=f"sha of {here[each.name]}") if each in beforehand else each for each in files]
+        second_disk = Disk(**here)
+        assert [each.name for each in second_disk.sort(hashed, curated).new] == [each.name for each in found.new]
+        assert second_disk.read == []
         seen = [each.name for kind in kinds for each in kind] + [twin.file.name for twin in found.changed]
         assert sorted(seen) == sorted(here)
         assert len(set(disk.read)) == len(disk.read)
