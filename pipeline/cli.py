@@ -70,6 +70,10 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Set any key of the job file, e.g. --set larf.layer=5; may be given again."),
 ]
+DateFlag = Annotated[
+    str | None,
+    typer.Option("--date", help="With schedule: the night to run, as 2026-11-29; default: today, UTC."),
+]
 StorageOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -149,10 +153,11 @@ def curate(
     artifact: ArtifactFlag = None,
     address: Address = None,
     workers: Workers = None,
+    date: DateFlag = None,
     set: Sets = None,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
-    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact)
+    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact, date)
     _quiet_libraries()
     from tamis.pipeline.commands.screens import show_outcome, show_plan
     from tamis.pipeline.curate import curate as run
@@ -161,7 +166,18 @@ def curate(
     from tamis.pipeline.storage.store import Store
 
     console = _console()
-    outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
+    if made.schedule is None:
+        outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
+    else:
+        from tamis.pipeline.commands.night_screens import show_night
+        from tamis.pipeline.nights.night import curate_night
+
+        of_night = curate_night(
+            made, address, lambda night: show_night(console, night), lambda plan, state: show_plan(console, plan, state)
+        )
+        if of_night is None:
+            return
+        outcome = of_night
     if outcome.did_nothing:
         console.print("this job is complete already; nothing was done. Its result:\n")
     store = Store(made.output, made.storage_options)
@@ -169,7 +185,7 @@ def curate(
         show_outcome(console, outcome.manifest, store)
     if not outcome.manifest["complete"]:
         refuse([SetAside(**item) for item in outcome.manifest["failed"]])
-    if made.artifact is not None:
+    if outcome.manifest.get("drift") is not None:
         from tamis.pipeline.fit import drift
 
         drift.refuse(outcome.manifest["drift"], made.drift_limit, store.path())
@@ -189,18 +205,28 @@ def plan(
     artifact: ArtifactFlag = None,
     address: Address = None,
     workers: Workers = None,
+    date: DateFlag = None,
     set: Sets = None,
     show: Show = None,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
-    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact)
+    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact, date)
     _quiet_libraries()
     from tamis.pipeline.commands.sample_screen import show_samples
     from tamis.pipeline.commands.screens import show_plan
     from tamis.pipeline.curate import dry_run
 
-    planned, state = dry_run(made, address, 1 if show is None else show, with_texts=bool(show))
-    console = _console()
+    console, rows = _console(), 1 if show is None else show
+    if made.schedule is None:
+        planned, state = dry_run(made, address, rows, with_texts=bool(show))
+    else:
+        from tamis.pipeline.commands.night_screens import show_night
+        from tamis.pipeline.nights.night import plan_night
+
+        found = plan_night(made, address, lambda night: show_night(console, night), rows, with_texts=bool(show))
+        if found is None:
+            return
+        planned, state = found
     show_plan(console, planned, state)
     show_samples(console, planned.samples)
     if planned.will_fail:
@@ -263,6 +289,35 @@ def layers(
     if outcome.did_nothing:
         console.print("this search is complete already; nothing was done. Its result:\n")
     show_layers(console, outcome.result, Store(made.output, made.storage_options))
+
+
+@app.command()
+def refit(
+    nights: Annotated[
+        list[str],
+        typer.Argument(
+            help="Outputs of finished runs with keep_captures, or a root that holds them.", show_default=False
+        ),
+    ],
+    output: Annotated[str, typer.Option("--output", help="Folder for the artifact; it must not hold anything.")],
+    address: Address = None,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Fit a new artifact on the kept captures of several runs, without a model: as one run over all of them would."""
+    _quiet_libraries()
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.nights.refit import refit as run
+    from tamis.pipeline.nights.refit import runs_at
+    from tamis.pipeline.storage.store import Store
+
+    options = job.storage_options(storage_options or [])
+    folder = Store(output, options)
+    made = run(runs_at([Store(night, options) for night in nights]), folder, address)
+    cut = "nothing falls" if made["cut"] is None else f"the cut is at score {made['cut']:.6g}"
+    print(
+        f"fitted on {made['scored']:,} scored rows of {len(made['nights']):,} runs; {cut}, {made['fell']:,} beyond it"
+    )
+    print(shown(f"score new data with --artifact {folder.path()}"))
 
 
 @app.command()
@@ -377,6 +432,7 @@ def _job(
     workers: int | None,
     assignments: list[str] | None,
     artifact: str | None = None,
+    date: str | None = None,
 ) -> Any:
     from tamis.pipeline.job.job_file import load_job
 
@@ -394,6 +450,7 @@ def _job(
         "selection.drop_count": drop_count,
         "selection.threshold": threshold,
         "artifact": artifact,
+        "schedule.date": date,
     }
     overlay: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
     if {"selection.drop", "selection.drop_count", "selection.threshold"} & overlay.keys():

@@ -18,7 +18,7 @@ from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.session import cluster_now, joins, ray_early
 from tamis.pipeline.cluster.waiting import wait_for_room
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.inputs.files import SourceFile
+from tamis.pipeline.inputs.files import Inputs, SourceFile
 from tamis.pipeline.inputs.shards import Scanned
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.methods import known
@@ -75,13 +75,19 @@ def train_references(
     return found
 
 
-def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None) -> Outcome:
+def curate(
+    job: Job,
+    address: str | None = None,
+    on_plan: Callable[[Plan, str], None] | None = None,
+    inputs: Inputs | None = None,
+) -> Outcome:
     """Run `job` to its end and return its manifest. Raises TamisError.
 
-    on_plan: called with the plan and the state of the output folder before anything expensive starts.
+    on_plan: called with the plan and the state of the output folder before anything expensive starts. inputs: those of
+    the job's input files that are meant; default: all.
     """
     began = time.monotonic()
-    with _opened(job, address, on_plan) as (store, plan, state):
+    with _opened(job, address, on_plan, inputs) as (store, plan, state):
         if state == "complete":
             _remove_leftovers(store)
             return Outcome(run_folder.facts_in(store, paths.MANIFEST), did_nothing=True)
@@ -106,15 +112,16 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
 
 
 def dry_run(
-    job: Job, address: str | None = None, show: int = 0, *, with_texts: bool = False
+    job: Job, address: str | None = None, show: int = 0, *, with_texts: bool = False, inputs: Inputs | None = None
 ) -> tuple[Plan, run_folder.State]:
     """The plan and the state of the output folder; nothing is written. If there is a cluster to join, a large input is
     scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine.
-    show, with_texts: as for make_plan. Raises TamisError."""
+    show, with_texts: as for make_plan. inputs: as for curate. Raises TamisError."""
+    _refuse_all_nights(job, inputs)
     store = Store(job.output, job.storage_options)
     artifact = with_artifact(job)
     job = job if artifact is None else artifact.job
-    listed, known = list_inputs(job), plan_cache.load(job)
+    listed, known = inputs or list_inputs(job), plan_cache.load(job)
     files = listed.files
     # Errors in the job are reported before a cluster is joined, unless the input is large.
     with ray_early(address, needed=joins(address) and worth_it(files, known)):
@@ -141,16 +148,26 @@ def _scan(
     return scan_on_cluster(files, job, known)
 
 
+def _refuse_all_nights(job: Job, chosen: Inputs | None) -> None:
+    """ConfigError for a job with a schedule whose files were not chosen: the files of all nights would be curated."""
+    if job.schedule is not None and chosen is None:
+        raise ConfigError(
+            "schedule: `tamis curate` and `tamis plan` choose the files of a night, nothing else does; leave schedule "
+            "out and set output"
+        )
+
+
 @contextmanager
 def _opened(
-    job: Job, address: str | None, on_plan: Callable[[Plan, str], None] | None
+    job: Job, address: str | None, on_plan: Callable[[Plan, str], None] | None, chosen: Inputs | None = None
 ) -> Iterator[tuple[Store, Plan, run_folder.State]]:
     """The output folder, claimed for this job; the plan; and the state that an earlier command left. Ray starts
     early."""
+    _refuse_all_nights(job, chosen)
     store = Store(job.output, job.storage_options)
     artifact = with_artifact(job)
     job = job if artifact is None else artifact.job
-    listed, known = list_inputs(job), plan_cache.load(job)
+    listed, known = chosen or list_inputs(job), plan_cache.load(job)
     files = listed.files
     needed = not store.exists(paths.MANIFEST)
     spread = needed and worth_it(files, known)

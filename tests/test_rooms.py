@@ -22,7 +22,7 @@ FLOORS = {
     "operators": "problems requests conversation tokens model forward statistics generation methods references "
     "training",
     "pipeline": "terminal errors storage inputs job cluster run models planning capture fit references report emit "
-    "layers recipes curate commands cli",
+    "layers recipes curate nights commands cli",
 }
 """The packages and the modules next to them, lowest layer first."""
 

@@ -1,6 +1,7 @@
 #!/bin/bash
 # nightly.sh JOB.yaml [FLAGS of tamis curate]      One run from cron: alone, with retries, and a word to a person.
 #
+# TAMIS_NIGHT           the night, as 2026-11-29 (default: today, UTC); empty for a job without schedule:
 # TAMIS_PAGE            command that gets one line as its last argument when a person must look (default: print it)
 # TAMIS_RETRIES         how often exit codes 4 and 5 are tried again (3), TAMIS_RETRY_SECONDS apart (900)
 # TAMIS_LOCK            a file of this schedule; a run that still goes on is left alone (default: beside the job)
@@ -18,8 +19,9 @@ page() {
     ${TAMIS_PAGE:-echo} "tamis: $job: $1"
 }
 
+night=${TAMIS_NIGHT-$(date -u +%F)}
 for ((try = 0; ; try++)); do
-    tamis curate "$@" 9>&-
+    tamis curate "$@" ${night:+--date "$night"} 9>&-
     code=$?
     case $code in
         0) exit 0 ;;

@@ -269,6 +269,9 @@ def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals 
             "files": [
                 {
                     "path": item.file.name,
+                    "url": item.file.url,
+                    "identity": item.file.identity,
+                    **({"sha256": item.file.sha256} if item.file.sha256 else {}),
                     "dialect": item.dialect.describe(),
                     "columns": item.dialect.to_dict(),
                     "rows": item.rows,
@@ -286,6 +289,7 @@ def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals 
             "bytes": plan.bytes,
             "changed": plan.changed,
         },
+        **({} if plan.night is None else {"night": dict(plan.night)}),
         "model": {
             "name": plan.job.model.name,
             "revision": plan.model.revision,

@@ -34,6 +34,7 @@ from tamis.pipeline.fit.exact_cut import exact_cut, grouped, plus
 from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.inputs.shards import Shard, role_of
 from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.job.sections import SelectionSpec
 from tamis.pipeline.run.paths import ARTIFACT, ARTIFACT_FACTS, FITTED, table_of
 from tamis.pipeline.storage.store import Sealed, Store
 from tamis.pipeline.terminal.progress import say
@@ -46,7 +47,8 @@ DECIDING = "deciding"
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """How to score captured shards. control_seed: None, or the seed of random scores that decide instead."""
+    """How to score captured shards. control_seed: None, or the seed of random scores that decide instead. captures:
+    where the captures lie, if not in the store that gets the scores."""
 
     store: Store
     methods: Mapping[str, Method]
@@ -54,6 +56,7 @@ class ScoreSpec:
     decided_by: str
     control_seed: int | None
     longest: int
+    captures: Store | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +220,7 @@ def _score_group(group: Sequence[tuple[str, str, int, Sealed]], spec: ScoreSpec)
 
 
 def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: ScoreSpec) -> ScoreSums:
-    table = spec.store.read_table(captured)
+    table = (spec.captures or spec.store).read_table(captured)
     valid = pc.is_null(table.column("code")).to_numpy()
     features = _features(table)
     columns: dict[str, Any] = {}
@@ -279,12 +282,17 @@ def _count_ranks(group: Sequence[Sealed], store: Store, column: str, edges: np.n
 
 
 def select(job: Job, store: Store, sums: ScoreSums) -> Selection:
-    """The exact cut that the job requests.
+    """The exact cut that the job requests. Raises as `select_by`."""
+    return select_by(job.selection, store, sums)
+
+
+def select_by(wanted: SelectionSpec, store: Store, sums: ScoreSums) -> Selection:
+    """The exact cut that is wanted.
 
     Raises ConfigError for a count above the size of the corpus, and for a cut that drops more than half unless the job
     allows that.
     """
-    rule, amount = job.selection.rule
+    rule, amount = wanted.rule
     files = sums.files
     if rule == "threshold":
         threshold = Threshold(float(amount))
@@ -295,7 +303,7 @@ def select(job: Job, store: Store, sums: ScoreSums) -> Selection:
         if dropped > sums.count:
             raise ConfigError(f"drop_count {dropped:,} is more than the {sums.count:,} rows that could be scored")
         threshold, quotas, at_cut = exact_cut(store, files, read_scores, dropped, sums.coarse)
-    if dropped * 2 > sums.count and not job.selection.allow_majority:
+    if dropped * 2 > sums.count and not wanted.allow_majority:
         raise ConfigError(
             f"the cut-off would drop {dropped:,} of {sums.count:,} scored rows ({dropped / sums.count:.0%}), more than "
             "half; choose another, or set selection.allow_majority: true if that is meant"

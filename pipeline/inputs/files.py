@@ -35,7 +35,8 @@ class Wanted:
 class SourceFile:
     """One input file. name: path under the input root. identity: changes when the content does (etag, or the
     modification time, which anyone can set). changed: of a local file, the time of its last change of any kind, even of
-    its name only. partition: the columns that its folders name, see partitions.py. The others: see `Wanted`."""
+    its name only. partition: the columns that its folders name, see partitions.py. sha256: of its bytes, where it is
+    known. The others: see `Wanted`."""
 
     url: str
     name: str
@@ -48,6 +49,7 @@ class SourceFile:
     delimiter: str = ""
     quoting: str = ""
     field: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,13 @@ NOTHING_UNREAD = Unread()
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of a corpus. notes: what a person should know about how they were found."""
+    """The files of a corpus. notes: what a person should know about how they were found. night: of a schedule, why
+    just these, for the manifest."""
 
     files: list[SourceFile]
     unread: Unread
     notes: tuple[str, ...]
+    night: Mapping[str, Any] | None = None
 
 
 def resolve(

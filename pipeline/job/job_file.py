@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +31,7 @@ from tamis.operators.methods import METHODS, Toss
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import strict_yaml
 from tamis.pipeline.job.methods import known, sections, settings_of
+from tamis.pipeline.job.schedule import ScheduleSpec
 from tamis.pipeline.job.sections import (
     DRIFT_LIMIT,
     InputSpec,
@@ -193,6 +194,44 @@ class Job(LayersJob):
 
     input: _Input
     method: _MethodList = Field(min_length=1, description=_METHOD)
+    schedule: ScheduleSpec | None = Field(
+        None, description="A run a night, each over what is new, in folders of their own under schedule.root."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _output_of_the_night(cls, tree: Any) -> Any:
+        """The output follows from the schedule."""
+        if not isinstance(tree, Mapping) or tree.get("schedule") is None:
+            return tree
+        if isinstance(tree["schedule"], Mapping) and not tree["schedule"].get("root"):
+            return {"output": "unknown", **tree}  # that root is missing is enough to say
+        if tree.get("output") is not None:
+            raise ValueError("output follows from schedule.root and schedule.name; give output or schedule, not both")
+        try:
+            return {**tree, "output": ScheduleSpec.model_validate(tree["schedule"]).output}
+        except ValidationError:
+            return {**tree, "output": "unknown"}  # the schedule's own errors are enough
+
+    @model_validator(mode="after")
+    def _can_be_scheduled(self) -> Job:
+        if self.schedule is None:
+            return self
+        if self.masks_tokens and self.schedule.artifact != "each_night":
+            raise ValueError(
+                f"{self.method[0]} masks tokens and has no artifact that another night could use: set "
+                "schedule.artifact: each_night"
+            )
+        if self.artifact is not None and self.schedule.artifact != "frozen":
+            raise ValueError("artifact names the one to use, and schedule.artifact another way: leave one of them out")
+        if self.schedule.refit_every is not None and not self.keep_captures:
+            raise ValueError(
+                "schedule.artifact: refit_every fits from the captures of the nights before: set keep_captures: true"
+            )
+        hub = [path for path in self.input.path if scheme_of(path) == "hf"]
+        if hub:
+            raise ValueError(f"schedule: {hub[0]} has revisions, not files that arrive night by night; leave one out")
+        return self
 
     @property
     def selected_by(self) -> str:
@@ -337,6 +376,8 @@ def _validated(kind: type[_AnyJob], tree: dict[str, Any]) -> _AnyJob:
 def job_schema() -> dict[str, Any]:
     """The JSON schema of the job file."""
     schema: dict[str, Any] = _with_methods(Job).model_json_schema()
+    schema["required"].remove("output")
+    schema["oneOf"] = [{"required": ["output"]}, {"required": ["schedule"]}]
     return schema
 
 
@@ -406,7 +447,8 @@ _LONGEST_SHOWN = 100
 
 def _is_union_branch(part: int | str) -> bool:
     return isinstance(part, str) and (
-        part.startswith(("literal[", "constrained", "function-")) or part in {"int", "str", "WorkerRange"}
+        part.startswith(("literal[", "constrained", "function-"))
+        or part in {"int", "str", "WorkerRange", "RefitEvery", "one-word"}
     )
 
 
@@ -435,4 +477,5 @@ def _did_you_mean(location: Sequence[int | str]) -> str:
 def _section_of(section: Any, name: str) -> Any:
     field = section.model_fields.get(name)
     kind = field.annotation if field is not None else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    kinds = [kind, *get_args(kind)]  # a section may be left out: `Section | None`
+    return next((each for each in kinds if isinstance(each, type) and issubclass(each, BaseModel)), None)

@@ -71,7 +71,8 @@ class Plan:
     failed: planned shards that have failed since; they are not in `shards`. placement: where the workers will run, once
     that is known. parameters: of the model that a worker loads, where its files are at hand. unread: what lies in the
     input's folders and is not read. notes: how the columns are read. samples: rows as they are rendered, if asked
-    for. artifact: what is applied instead of a fit, if the job names one; `job` has its settings then."""
+    for. artifact: what is applied instead of a fit, if the job names one; `job` has its settings then. night: of a
+    schedule, see `Inputs`."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -94,6 +95,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
     artifact: FrozenJob | None = None
+    night: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> ModelSource:
@@ -300,7 +302,15 @@ def make_plan(
         notes=said.notes,
         samples=samples,
         artifact=artifact,
+        night=_with_empty(found.night, everything),
     )
+
+
+def _with_empty(night: Mapping[str, Any] | None, everything: Sequence[Scanned]) -> Mapping[str, Any] | None:
+    """A night's facts with the files that hold no rows: they are looked at once, too."""
+    empty = [scanned.file for scanned in everything if not scanned.rows]
+    names = ("url", "bytes", "identity", "sha256")
+    return None if night is None else {**night, "empty": [{name: getattr(f, name) for name in names} for f in empty]}
 
 
 def reading_notes(files: Sequence[Scanned]) -> list[str]:

@@ -17,13 +17,13 @@ _MB = 10**6
 
 
 @contextmanager
-def scan_progress(files: Sequence[SourceFile]) -> Iterator[Callable[[int], None]]:
+def scan_progress(files: Sequence[SourceFile], stage: str = "scan") -> Iterator[Callable[[int], None]]:
     """Yields a callback for the number of stored bytes that are scanned; any thread may call it."""
     total = sum(file.bytes for file in files)
     if total < SHOWN_BYTES and len(files) < SHOWN_FILES:
         yield lambda count: None
         return
-    progress, lock, done = Progress("scan", -(-total // _MB), unit="MB"), threading.Lock(), 0
+    progress, lock, done = Progress(stage, -(-total // _MB), unit="MB"), threading.Lock(), 0
 
     def tell(count: int) -> None:
         nonlocal done

@@ -19,7 +19,7 @@ import safetensors.numpy
 from tamis.operators.methods.protocol import Artifact
 from tamis.operators.statistics.selection import Threshold
 from tamis.pipeline.errors import ConfigError, DamagedError
-from tamis.pipeline.run.paths import ARTIFACT, ARTIFACT_FACTS, FROZEN, MANIFEST
+from tamis.pipeline.run.paths import ARTIFACT, ARTIFACT_FACTS, FROZEN, MANIFEST, REFIT
 from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.seals import opened, sealed
 from tamis.pipeline.storage.store import Sealed, Store
@@ -159,6 +159,8 @@ def _place(store: Store) -> tuple[str, Mapping[str, str] | None]:
             return f"{ARTIFACT}/", listed
     elif store.exists(alone):
         return "", None
+    elif store.exists(FROZEN) and store.exists(REFIT):
+        return f"{ARTIFACT}/", None
     elif store.exists(FROZEN):
         raise ConfigError(f"artifact: the run in {store.path()} is not finished; run its command again first")
     earlier = "an earlier tamis made it without; run its job again" if store.exists(ARTIFACT) else "there is none"

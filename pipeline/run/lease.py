@@ -100,6 +100,8 @@ def held(store: Store) -> Iterator[Held]:
             renewing.start()
             yield mine
     except _Lost:
+        if not mine.contested:  # it was another lease that this process holds, on a folder above
+            raise
         raise ConfigError(
             f"output: the lease on {store.path()} was taken from this tamis (`tamis unlock`), and it stops; what is "
             "done stays done"

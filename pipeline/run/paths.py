@@ -28,6 +28,8 @@ INCOMPLETE = "incomplete.json"
 WORK = "_work"
 RUN = f"{WORK}/run.json"
 LAYERS_RUN = f"{WORK}/layers.json"
+NIGHT = f"{WORK}/night.json"
+"""Which input files a night of a schedule has taken, until its manifest says so."""
 DRIVER = f"{WORK}/driver.json"
 EMIT_CLAIM = f"{WORK}/emit.json"
 PLANNED_MODEL = f"{WORK}/plan/model.json"
@@ -38,6 +40,12 @@ TRAINING_WORK = f"{WORK}/references"
 """Rows and checkpoints of the reference models."""
 SET_ASIDE = f"{WORK}/set_aside"
 RECEIPTS = f"{WORK}/receipts"
+
+
+REFIT = "refit.json"
+"""Beside artifact/: it was fitted from the captures of several runs, and these are named here. Written last."""
+ARTIFACTS = "_artifacts"
+"""Under the root of a schedule: a folder for each artifact that was fitted from the captures of nights."""
 
 
 def table_of(folder: str, shard: str) -> str:

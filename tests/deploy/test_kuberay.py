@@ -206,7 +206,12 @@ def test_nights_do_not_overlap() -> None:
 def test_the_pattern_of_the_nights_does_not_run_by_itself() -> None:
     [job] = [each for each in rendered("nightly") if each["kind"] == "RayJob"]
     assert job["spec"]["suspend"] is True
-    assert job["spec"]["entrypoint"].count("{day}") == 2
+    assert job["spec"]["entrypoint"].endswith("/etc/tamis/job.yaml --date {day}")
+
+
+def test_the_job_of_the_nights_takes_what_is_new() -> None:
+    job = load_job(str(KUBERAY / "nightly" / "job.yaml"), {"schedule.date": "2024-02-29"})
+    assert job.output == "s3://bucket/nights/2024-02-29"
 
 
 def test_the_schedule_of_kuberay_has_the_whole_job() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -99,6 +100,20 @@ def test_a_broken_lease_may_be_taken_and_its_driver_stops(store: Store) -> None:
     with lease.held(store) as second:
         assert second.contested, "the first may still have been writing"
     assert lease.read(store) is None
+
+
+@pytest.mark.parametrize("which", ["root", "out"])
+def test_of_two_leases_the_one_that_is_lost_is_named(tmp_path: Path, which: str) -> None:
+    """A night holds that on the root and that on its own folder."""
+    stores = {"root": Store(str(tmp_path / "root")), "out": Store(str(tmp_path / "root" / "out"))}
+    with (  # noqa: PT012
+        pytest.raises(ConfigError, match=f"the lease on {re.escape(stores[which].path())} was taken"),
+        lease.held(stores["root"]),
+        lease.held(stores["out"]),
+    ):
+        lease.unlock(stores[which])
+        until(lambda: False, "nobody has interrupted it")
+    assert lease.read(stores["out" if which == "root" else "root"]) is None
 
 
 def test_a_driver_in_another_thread_goes_on_and_knows(store: Store) -> None:
