@@ -5,8 +5,8 @@
 `ray job submit` itself ends with 1 for every failure, and with 0 for a job that somebody stopped; and after Ctrl-C or
 SIGTERM the job goes on. This stops the job, once it has had `--stop-seconds` to leave in order. Needs tamis[cluster].
 
-Exit codes: the command's own; 5 if the cluster lost the job, or the job server does not answer any more; 2 if it refuses
-the job; 143 if somebody else stopped it; 130 or 143 after Ctrl-C or SIGTERM.
+Exit codes: the command's own; 5 if the cluster lost the job or the job server does not answer; 2 if it refuses the job;
+143 if somebody else stopped it; 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations

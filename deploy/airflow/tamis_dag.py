@@ -12,6 +12,7 @@ from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from exit_codes import in_words, what_next
 
+TAMIS = ["tamis"]
 JOB = "/etc/tamis/nightly.yaml"
 INPUT = "s3://bucket/in/{ds}/*.jsonl"
 OUTPUT = "s3://bucket/out/{ds}"
@@ -19,7 +20,7 @@ OUTPUT = "s3://bucket/out/{ds}"
 
 def curate(day: str) -> None:
     """Run the job for one day. AirflowException: try again. AirflowFailException: a person must look."""
-    command = ["tamis", "curate", JOB, "--input", INPUT.format(ds=day), "--output", OUTPUT.format(ds=day)]
+    command = [*TAMIS, "curate", JOB, "--input", INPUT.format(ds=day), "--output", OUTPUT.format(ds=day)]
     code = subprocess.run(command, check=False).returncode
     match what_next(code):
         case "retry":

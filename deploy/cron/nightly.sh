@@ -1,6 +1,7 @@
 #!/bin/bash
 # nightly.sh JOB.yaml [FLAGS of tamis curate]      One run from cron: alone, with retries, and a word to a person.
 #
+# TAMIS_COMMAND         instead of `tamis`: `python3 ray_job.py --address http://127.0.0.1:8265 -- /path/to/tamis` on a cluster
 # TAMIS_PAGE            command that gets one line as its last argument when a person must look (default: print it)
 # TAMIS_RETRIES         how often exit codes 4 and 5 are tried again (3), TAMIS_RETRY_SECONDS apart (900)
 # TAMIS_LOCK            a file of this schedule; a run that still goes on is left alone (default: beside the job)
@@ -19,7 +20,7 @@ page() {
 }
 
 for ((try = 0; ; try++)); do
-    tamis curate "$@" 9>&-
+    ${TAMIS_COMMAND:-tamis} curate "$@" 9>&-
     code=$?
     case $code in
         0) exit 0 ;;

@@ -1,7 +1,7 @@
 """Two machines' networks on one: network namespaces joined by a cable, each with a loopback of its own.
 
-For root, or for a user who may make user namespaces; `why_not` says what is missing. Nothing of the machine's own network
-changes, and all of it is gone when the processes in it are.
+For root, or for a user who may make user namespaces; `why_not` says what is missing. The machine's own network stays as
+it is, and all of this is gone when the processes in it are.
 """
 
 from __future__ import annotations
@@ -124,19 +124,23 @@ class _Relay:
                 threading.Thread(target=self._pass_on, args=[client], daemon=True).start()
 
     def _pass_on(self, client: socket.socket) -> None:
-        with client, suppress(OSError), socket.create_connection((LOOPBACK, self._port)) as server:
-            with selectors.DefaultSelector() as ready:
-                ready.register(client, selectors.EVENT_READ, server)
-                ready.register(server, selectors.EVENT_READ, client)
-                while ready.get_map():
-                    for key, _ in ready.select():
-                        source, target = key.fileobj, key.data
-                        assert isinstance(source, socket.socket)
-                        if data := source.recv(1 << 18):
-                            target.sendall(data)
-                        else:
-                            ready.unregister(source)
-                            target.shutdown(socket.SHUT_WR)
+        with (
+            client,
+            suppress(OSError),
+            socket.create_connection((LOOPBACK, self._port)) as server,
+            selectors.DefaultSelector() as ready,
+        ):
+            ready.register(client, selectors.EVENT_READ, server)
+            ready.register(server, selectors.EVENT_READ, client)
+            while ready.get_map():
+                for key, _ in ready.select():
+                    source, target = key.fileobj, key.data
+                    assert isinstance(source, socket.socket)
+                    if data := source.recv(1 << 18):
+                        target.sendall(data)
+                    else:
+                        ready.unregister(source)
+                        target.shutdown(socket.SHUT_WR)
 
 
 def _run(tool: Sequence[str], words: str, *more: str) -> None:

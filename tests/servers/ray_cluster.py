@@ -127,10 +127,10 @@ class RayCluster:
         """kill -9 of a node: its raylet with its workers, and all that was started with it."""
         kill_family(self._launchers[number].pid)
 
-    def workers(self) -> int:
-        """How many processes run a model over shards."""
+    def workers(self, number: int = 0) -> int:
+        """How many processes run a model over shards on that node."""
         found = 0
-        for member in psutil.Process(self._launchers[0].pid).children(recursive=True):
+        for member in psutil.Process(self._launchers[number].pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 # Ray names its processes for what they run.
                 found += any("MapWorker" in part for part in member.cmdline())
