@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CHAOS = "chaos/test_chaos.py::test_after_a_round_of_chaos_every_byte_is_that_of_a_calm_run"
 SET_ASIDE = "pipeline/capture/test_faults.py::test_shards_that_harm_their_workers_are_set_aside_and_tried_again"
+SUBMITTED = "e2e/test_submitted_job.py::test_a_job_that_was_stopped_goes_on_and_outlives_a_node"
 TESTS = {
     "the command or its machine is killed": [
         "e2e/test_resume.py::test_the_same_command_finishes_without_capturing_a_done_shard_again",
@@ -20,6 +21,7 @@ TESTS = {
         "e2e/test_terminal_output.py::test_a_run_that_is_stopped_says_so_and_goes_on",
         "pipeline/commands/test_stopping.py::test_the_second_one_ends_at_once",
     ],
+    "a job of `ray job submit` is stopped (`ray job stop`)": [SUBMITTED],
     "something that nobody has foreseen": [
         "pipeline/commands/test_stopping.py::test_what_nobody_has_foreseen_is_one_line"
     ],
@@ -47,7 +49,7 @@ TESTS = {
     "the folder for Ray's files is full, too long or not writable": [
         "pipeline/cluster/test_own_ray.py::test_a_folder_that_the_user_has_named_is_taken_or_refused"
     ],
-    "a node is lost": [CHAOS],
+    "a node is lost": [CHAOS, SUBMITTED],
     "nodes are not there yet, or other jobs use the GPUs": [
         "e2e/test_gpus.py::test_a_cluster_that_others_use_is_waited_for",
         "e2e/test_gpus.py::test_patience_ends",

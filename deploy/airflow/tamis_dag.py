@@ -12,12 +12,13 @@ from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from exit_codes import in_words, what_next
 
+TAMIS = ["tamis"]
 JOB = "/etc/tamis/nightly.yaml"  # with a schedule:, as deploy/jobs/nightly.yaml has it
 
 
 def curate(day: str) -> None:
     """Run the job for one night. AirflowException: try again. AirflowFailException: a person must look."""
-    command = ["tamis", "curate", JOB, "--date", day]
+    command = [*TAMIS, "curate", JOB, "--date", day]
     code = subprocess.run(command, check=False).returncode
     match what_next(code):
         case "retry":

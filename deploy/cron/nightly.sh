@@ -2,6 +2,7 @@
 # nightly.sh JOB.yaml [FLAGS of tamis curate]      One run from cron: alone, with retries, and a word to a person.
 #
 # TAMIS_NIGHT           the night, as 2026-11-29 (default: today, UTC); empty for a job without schedule:
+# TAMIS_COMMAND         instead of `tamis`: `python3 ray_job.py --address http://127.0.0.1:8265 -- /path/to/tamis` on a cluster
 # TAMIS_PAGE            command that gets one line as its last argument when a person must look (default: print it)
 # TAMIS_RETRIES         how often exit codes 4 and 5 are tried again (3), TAMIS_RETRY_SECONDS apart (900)
 # TAMIS_LOCK            a file of this schedule; a run that still goes on is left alone (default: beside the job)
@@ -21,7 +22,7 @@ page() {
 
 night=${TAMIS_NIGHT-$(date -u +%F)}
 for ((try = 0; ; try++)); do
-    tamis curate "$@" ${night:+--date "$night"} 9>&-
+    ${TAMIS_COMMAND:-tamis} curate "$@" ${night:+--date "$night"} 9>&-
     code=$?
     case $code in
         0) exit 0 ;;

@@ -18,19 +18,30 @@ _FLAG = "--gcs-address="
 
 def found(where: str) -> str:
     """The address to join for `where`. For `auto` it is the cluster of this machine, and a line says which one that is
-    and who started it. Raises ClusterError if there is none, or if several run and none of them is the latest that
-    `ray start` noted down."""
+    and who started it. Raises ClusterError if there is none, if several run and none of them is the latest that
+    `ray start` noted down, or if the address is that of a job server."""
     if where != AUTO:
+        _check_no_job_server(where)
         return where
     from ray._private import services
 
     told = os.environ.get("RAY_ADDRESS")
     if told and told != AUTO:
+        _check_no_job_server(told)
         say(f"auto: joining the Ray cluster at {told}, as RAY_ADDRESS says")
         return told
     address = _choose(services.find_gcs_addresses(), services.find_bootstrap_address(None))
     say(f"auto: joining the Ray cluster at {address}, started by {_by(starters(address))}")
     return address
+
+
+def _check_no_job_server(address: str) -> None:
+    """ClusterError for the address that `ray job` wants, which may stand in RAY_ADDRESS, too."""
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            "--address or RAY_ADDRESS is that of a Ray job server (http://...): hand it this command by "
+            "`ray job submit --address http://... -- tamis ...`, or give the address of the cluster itself (HOST:6379)"
+        )
 
 
 def _choose(running: Iterable[str], noted: str | None) -> str:

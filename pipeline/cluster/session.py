@@ -37,6 +37,10 @@ _PATIENCE = (30.0, 90.0, 180.0)
 
 _LOOK_SECONDS, _NODE_SECONDS = 0.2, 2.0
 
+_JOINING = {"RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
+"""A job of `ray job submit` may set the same variables for workers. Ray would refuse to join, with a message that
+repeats all variables of the job, credentials included."""
+
 _LOCAL = "local"
 _NODE = "raylet"
 
@@ -315,7 +319,7 @@ def _init(where: str, options: Mapping[str, Any]) -> None:
         try:
             # Workers of a Ray that starts here inherit the environment, so Ray need not restart them for it.
             patience = _patient(seconds) if local else nullcontext()
-            with _our_sigterm(), environment(WORKER_ENVIRONMENT if local else {}), patience:
+            with _our_sigterm(), environment(WORKER_ENVIRONMENT if local else _JOINING), patience:
                 ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **options)
             if local:
                 _ending.clear()

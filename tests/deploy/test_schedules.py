@@ -103,6 +103,14 @@ def test_a_night_does_not_begin_before_the_last_one_has_ended(night: Night, tmp_
     assert night(0, TAMIS_LOCK=str(tmp_path / "lock")) == (0, 1, [])
 
 
+def test_another_command_may_run_the_job(night: Night, tmp_path: Path) -> None:
+    """As ray_job.py does: words of its own, then tamis; and the exit code is passed on."""
+    submit = tmp_path / "submit"
+    submit.write_text('#!/bin/bash\n[[ $1 == -- ]] && shift && exec "$@"\n')
+    submit.chmod(0o755)
+    assert night(4, 2, TAMIS_COMMAND=f"{submit} -- tamis")[:2] == (2, 2)
+
+
 class Retried(Exception):
     """Stands for AirflowException."""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +64,14 @@ class Slurm:
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> Slurm:
+def place() -> Iterator[Path]:
+    """The folder that Slurm gives a job on a node. Its path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, place: Path) -> Slurm:
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, body in STAND_INS.items():
@@ -69,7 +79,7 @@ def slurm(tmp_path: Path) -> Slurm:
         (commands / name).chmod(0o755)
     for pipe in ("up", "never"):
         os.mkfifo(tmp_path / pipe)
-    slurm = {"JOB_ID": "77", "NNODES": "2", "TMPDIR": str(tmp_path), "CPUS_PER_TASK": "32", "GPUS_ON_NODE": "8"}
+    slurm = {"JOB_ID": "77", "NNODES": "2", "TMPDIR": str(place), "CPUS_PER_TASK": "32", "GPUS_ON_NODE": "8"}
     return Slurm(
         tmp_path,
         {f"SLURM_{name}": value for name, value in slurm.items()}
@@ -80,10 +90,33 @@ def slurm(tmp_path: Path) -> Slurm:
 
 def test_ray_is_started_on_every_node_and_tamis_on_the_first(slurm: Slurm) -> None:
     assert slurm.run(0) == 0
-    ray, tamis = slurm.log
-    expected = "srun ray symmetric-run --address 10.0.0.1:6379 --min-nodes 2 --disable-usage-stats "
-    assert ray.startswith(expected + "--num-cpus=32 --num-gpus=8 -- bash -c ")
+    *step, tamis = slurm.log
+    expected = "ray symmetric-run --address 10.0.0.1:6379 --min-nodes 2 --disable-usage-stats "
+    assert expected + "--num-cpus=32 --num-gpus=8 -- bash -c " in "\n".join(step)
     assert tamis == "tamis curate --address 10.0.0.1:6379 job.yaml"
+
+
+def test_a_folder_that_somebody_else_may_have_made_is_not_used(slurm: Slurm, place: Path) -> None:
+    (place / "elsewhere").mkdir()
+    (place / "tamis-77").symlink_to(place / "elsewhere")
+    assert slurm.run(0) == 5
+    assert not (slurm.folder / "log").exists(), "nothing was started"
+    (place / "tamis-77").unlink()
+    assert slurm.run(0) == 0
+    assert (place / "tamis-77").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_path_that_is_too_long_for_sockets_is_not_used(slurm: Slurm, tmp_path: Path) -> None:
+    """Many sites give a long SLURM_TMPDIR, and Ray would not start."""
+    deep = tmp_path / "localscratch" / "a-user.12345678.0"
+    deep.mkdir(parents=True)
+    job = f"test-{os.getpid()}"
+    try:
+        assert slurm.run(0, SLURM_TMPDIR=str(deep), SLURM_JOB_ID=job) == 0
+        assert list(deep.iterdir()) == []
+        assert (Path("/tmp") / f"tamis-{job}" / "driver.pid").exists()
+    finally:
+        shutil.rmtree(Path("/tmp") / f"tamis-{job}", ignore_errors=True)
 
 
 @pytest.mark.parametrize(("number", "requeued", "ends_with"), [(signal.SIGUSR1, True, 0), (signal.SIGTERM, False, 143)])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from networks import ADDRESSES, LOOPBACK, Networks
 
 DEADLINE = 120.0
 
@@ -33,7 +34,8 @@ _COMMANDS = (
 class RayCluster:
     """Runs between `with` and its end. nodes: (CPUs, GPUs) of each; the first is the head.
 
-    grows: node types that an autoscaler may start, as Ray's cluster files have them (available_node_types).
+    grows: node types that an autoscaler may start, as Ray's cluster files have them (available_node_types). networks:
+    node N stands in network N of these, as on a machine of its own. job_server: on the loopback of the head.
     """
 
     def __init__(
@@ -42,11 +44,14 @@ class RayCluster:
         *,
         grows: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
+        networks: Networks | None = None,
+        job_server: bool = False,
     ) -> None:
         # A short path of its own: Ray's sockets lie in it, and theirs may not exceed 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self._env = {name: value for name, value in {**os.environ, **(env or {})}.items() if name != "RAY_ADDRESS"}
-        self._nodes, self._grows = list(nodes), grows
+        self._nodes, self._grows, self._networks = list(nodes), grows, networks
+        self._dashboard = _free_port() if job_server else None
         if grows is not None:
             self._env |= {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID}
             # The first one tells nobody what it may bring.
@@ -76,18 +81,25 @@ class RayCluster:
 
     def add(self, cpus: int, gpus: int) -> None:
         """Start one more node, and wait until it has joined."""
-        if not self._launchers:
+        number = len(self._launchers)
+        if not number:
             port = 0 if self._grows is None else _free_port()
-            flags = ["--head", f"--port={port}", "--include-dashboard=false"]
+            flags = ["--head", f"--port={port}", f"--include-dashboard={str(bool(self._dashboard)).lower()}"]
+            if self._dashboard:
+                flags += [f"--dashboard-host={LOOPBACK}", f"--dashboard-port={self._dashboard}"]
             if self._grows is not None:
                 flags.append(f"--autoscaling-config={self._autoscaling(cpus, gpus, port)}")
         else:
+            flags = [f"--address={self.address}"]
+        if self._networks is not None:
+            flags.append(f"--node-ip-address={ADDRESSES[number]}")
+        elif number:
             # Ray tells nodes apart by their address.
-            flags = [f"--address={self.address}", f"--node-ip-address=127.0.0.{1 + len(self._launchers)}"]
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", *flags]
+            flags.append(f"--node-ip-address=127.0.0.{1 + number}")
+        command = [*self.inside(number), str(Path(sys.executable).with_name("ray")), "start", "--block", *flags]
         command += [f"--num-cpus={cpus}", f"--num-gpus={gpus}", "--object-store-memory=150000000"]
         command += ["--dashboard-agent-listen-port=0", "--disable-usage-stats", f"--temp-dir={self._folder}"]
-        log = self._folder / f"start-{len(self._launchers)}.log"
+        log = self._folder / f"start-{number}.log"
         with log.open("wb") as file:
             launcher = subprocess.Popen(command, stdout=file, stderr=file, env=self._env, start_new_session=True)
         self._launchers.append(launcher)
@@ -97,10 +109,28 @@ class RayCluster:
                 raise RuntimeError(f"ray start failed:\n{said}")
             time.sleep(0.05)
 
-    def workers(self) -> int:
-        """How many processes run a model over shards."""
+    @property
+    def job_server(self) -> str:
+        """For `ray job`, on the head."""
+        return f"http://{LOOPBACK}:{self._dashboard}"
+
+    @property
+    def logs(self) -> Path:
+        """The folder into which Ray and its workers write, of all nodes."""
+        return self._folder
+
+    def inside(self, number: int) -> list[str]:
+        """The beginning of a command that runs on that node."""
+        return [] if self._networks is None else self._networks.inside(number)
+
+    def kill(self, number: int) -> None:
+        """kill -9 of a node: its raylet with its workers, and all that was started with it."""
+        kill_family(self._launchers[number].pid)
+
+    def workers(self, number: int = 0) -> int:
+        """How many processes run a model over shards on that node."""
         found = 0
-        for member in psutil.Process(self._launchers[0].pid).children(recursive=True):
+        for member in psutil.Process(self._launchers[number].pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 # Ray names its processes for what they run.
                 found += any("MapWorker" in part for part in member.cmdline())

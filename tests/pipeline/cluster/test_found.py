@@ -106,3 +106,12 @@ def test_what_the_environment_names_is_said_too(
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
     assert found("auto") == "10.0.0.2:6379"
     assert capsys.readouterr().err == "auto: joining the Ray cluster at 10.0.0.2:6379, as RAY_ADDRESS says\n"
+
+
+@pytest.mark.parametrize("where", ["auto", "http://127.0.0.1:8265", "https://user:secret@10.0.0.1"])
+def test_the_address_of_a_job_server_is_refused_and_not_repeated(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray job` reads RAY_ADDRESS, too, and wants such a one there."""
+    monkeypatch.setenv("RAY_ADDRESS", "http://user:secret@127.0.0.1:8265")
+    with pytest.raises(ClusterError, match=r"ray job submit .*HOST:6379") as raised:
+        found(where)
+    assert "secret" not in str(raised.value)
