@@ -19,7 +19,7 @@ from typing import Any
 from tamis.operators.conversation.dialects import VARIABLES, Dialect
 from tamis.operators.conversation.speakers import is_answer, last_answer, opens_with_answer, speaker
 from tamis.operators.conversation.turns import split_turns
-from tamis.operators.conversation.usual_names import is_usual
+from tamis.operators.conversation.usual_names import is_media, is_usual
 from tamis.operators.conversation.values import (
     KEYS,
     absent,
@@ -60,11 +60,12 @@ class Parts:
 
 def parts_of_row(row: Row, dialect: Dialect) -> Parts:
     """The parts of one row. Raises RowProblem (codes: above, and in messages.py)."""
+    _refuse_media(row, dialect)
     _refuse_unplanned(row, dialect)
     role_key, content_key = KEYS.get(dialect.name, KEYS["messages"])
     prompt, answer = _turns(row, dialect)
     turns = [*prompt, *answer]
-    for what, column in dialect.checks:
+    for what, column in dialect.checks:  # "media" says which columns are read, and _refuse_media looks at them
         _check(what, column, as_text(row.get(column)), turns)
     return Parts(turns, role_key, content_key, _system(row, dialect), _variables(row, dialect), len(prompt))
 
@@ -273,6 +274,13 @@ def _variables(row: Row, dialect: Dialect) -> dict[str, Any]:
     return {**found, **given}
 
 
+def _refuse_media(row: Row, dialect: Dialect) -> None:
+    """Rows of JSON may have such a column though no sampled row has it, and also where a person named the columns."""
+    for column, value in row.items():
+        if is_media(column) and column not in dialect.parts and not blank(as_text(value)):
+            raise RowProblem("multimodal", f"the row has something in {column}, which a text model cannot read")
+
+
 def _refuse_unplanned(row: Row, dialect: Dialect) -> None:
     if dialect.seen is None:
         return
@@ -287,8 +295,6 @@ def _refuse_unplanned(row: Row, dialect: Dialect) -> None:
 def _check(what: str, column: str, value: Any, turns: Sequence[Any]) -> None:
     if blank(value):
         return
-    if what == "media":
-        raise RowProblem("multimodal", f"the row has something in {column}, which a text model cannot read")
     if what == "answer" and answer_in(value) != said(last_answer(turns)):
         raise RowProblem(
             "two_answers",

@@ -35,7 +35,7 @@ from tamis.operators.conversation.layouts import (
     turns_of,
 )
 from tamis.operators.conversation.speakers import opens_with_answer, speaker
-from tamis.operators.conversation.usual_names import HISTORIES, MEDIA, PROMPTS, is_usual, usual
+from tamis.operators.conversation.usual_names import HISTORIES, PROMPTS, is_media, is_usual, usual
 from tamis.operators.conversation.values import KEYS, as_text, blank, said
 from tamis.operators.problems import RowProblem
 
@@ -84,6 +84,13 @@ def with_seen(dialect: Dialect, columns: Sequence[str]) -> Dialect:
     return replace(dialect, seen=tuple(sorted(column for column in columns if is_usual(column))))
 
 
+def with_media(dialect: Dialect, columns: Sequence[str]) -> Dialect:
+    """The dialect, with a check of every column of images, videos or sounds: a row with something in one is a
+    problem."""
+    found = (column for column in columns if is_media(column) and column not in dialect.reads)
+    return replace(dialect, checks=(*dialect.checks, *(("media", column) for column in found)))
+
+
 def with_encoded(dialect: Dialect, rows: SampledRows) -> Dialect:
     """The dialect, with the parts that hold turns as JSON text in at least half of the rows."""
     columns = [(part, column) for part, column in dialect.columns if part in ("prompt", "output", "response")]
@@ -130,7 +137,7 @@ def _detect(spelt: Mapping[str, str], rows: SampledRows, complete: bool) -> Dial
         )
     repeated = [("answer", chat) for reading in readings[1:] if (chat := reading.chat) and chat not in first.reads]
     made = _checked(replace(first, checks=(*first.checks, *repeated)), spelt, rows)
-    return replace(made, checks=(*made.checks, *(("media", column) for column in MEDIA if column in columns)))
+    return with_media(made, columns)
 
 
 def _hint(columns: Sequence[str], rows: SampledRows) -> str:

@@ -155,6 +155,11 @@ class Dialect:
         return self._by_part.get("messages") or self._by_part.get("conversations")
 
     @cached_property
+    def parts(self) -> frozenset[str]:
+        """The columns that hold a part."""
+        return frozenset(self._by_part.values())
+
+    @cached_property
     def reads(self) -> tuple[str, ...]:
         """Every column that must be read, none twice."""
         return tuple(dict.fromkeys([*self._by_part.values(), *(column for _, column in self.checks)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from tamis.operators.conversation.dialects import ANSWERS, CHATS, SYSTEM, VARIABLES
@@ -10,6 +11,7 @@ HISTORIES = ("history", "chat_history", "conversation_history", "dialogue_histor
 """Columns that hold a chat if another one holds its answer."""
 
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_MEDIA = re.compile(r"(?:image|img|video|audio)s?(?:_(?:path|file|filename|url|uri|bytes|base64|b64)s?)?")
 PROMPTS = ("prompt", "question", "instruction", "query")
 
 PROMPT_PARTS = frozenset(
@@ -39,6 +41,12 @@ def is_usual(column: str) -> bool:
     return usual(column) in _ALL
 
 
+@lru_cache(4096)
+def is_media(column: str) -> bool:
+    """Whether a column of this name holds images, videos or sounds, or says where they are."""
+    return _MEDIA.fullmatch(usual(column)) is not None
+
+
 def is_prompt_part(column: str) -> bool:
     """Whether the name suggests a part of the prompt."""
-    return usual(column) in PROMPT_PARTS
+    return usual(column) in PROMPT_PARTS or is_media(column)

@@ -10,6 +10,11 @@ from typing import Any
 
 from tamis.pipeline.inputs.row_limits import MAX_ROW_BYTES
 
+BY_BACKSLASH = (
+    "its quotes seem to be escaped by a backslash, as Spark and MySQL write them, and CSV doubles them; write it anew "
+    "(in Spark with .option('escape', '\"')), or as Parquet or JSON lines"
+)
+
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
@@ -40,19 +45,20 @@ def strict_reader(lines: Iterable[str], delimiter: str, quoted: bool) -> Iterato
 
 
 def csv_rows(
-    lines: Iterable[bytes], delimiter: str, quoted: bool = True, base: int = 0
+    lines: Iterable[bytes], delimiter: str, quoted: bool = True, base: int = 0, encoding: str = ""
 ) -> Iterator[tuple[int, int, list[str]]]:
     """(start byte, stop byte, fields) of each row. The first line starts at byte `base` of the file; quoted fields may
-    span lines. Fields are [] for a blank line.
+    span lines. Fields are [] for a blank line. encoding: of the text, see encodings.py.
 
     ValueError names the line of a quote that is open or out of place, and of a row longer than MAX_ROW_BYTES: where the
     next row begins is only known after the whole of it.
     """
     consumed = start = base
     line_number = first_line = 1
+    escaped = False
 
     def decoded() -> Iterator[str]:
-        nonlocal consumed, line_number
+        nonlocal consumed, line_number, escaped
         for line in lines:
             body = line.removeprefix(codecs.BOM_UTF8) if consumed == 0 else line
             consumed += len(line)
@@ -63,7 +69,8 @@ def csv_rows(
                     "row is set aside alone"
                 )
             line_number += 1
-            yield body.decode("utf-8", "surrogateescape")
+            escaped = escaped or b'\\"' in body
+            yield body.decode(encoding or "utf-8", "surrogateescape")
 
     reader = strict_reader(decoded(), delimiter, quoted)
     try:
@@ -72,4 +79,5 @@ def csv_rows(
             start, first_line = consumed, line_number
     except csv.Error as error:
         advice = "; if quotes are part of the text, set input.quoting: none" if quoted else ""
+        advice = f"; {BY_BACKSLASH}" if quoted and escaped else advice
         raise ValueError(f"not valid CSV near line {max(line_number - 1, 1)} ({error}){advice}") from None

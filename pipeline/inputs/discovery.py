@@ -91,7 +91,11 @@ def _expand_dataset(
     listed = _listing(filesystem, root, shown)
     known = {root + url[len(address.url) :] for url in found.of_config}
     unread, hidden = _not_hidden([file for file in listed if file not in known], root)
-    files_found = [Found(filesystem, file, listed.get(file)) for file in files]
+    partitions = partitions_of([_below(file, root) for file in files])
+    files_found = [
+        Found(filesystem, file, listed.get(file), partition=partition)
+        for file, partition in zip(files, partitions, strict=True)
+    ]
     return Listing(files_found, {file: _below(file, root) for file in sorted(unread)}, hidden)
 
 

@@ -24,11 +24,13 @@ from tamis.pipeline.storage.ranged import info_of
 @dataclass(frozen=True)
 class Wanted:
     """How a person wants text files to be read; empty where the file tells. delimiter: one character between the
-    fields of CSV and TSV. quoting: csv or none. field: of a JSON file that is one object, the key with its rows."""
+    fields of CSV and TSV. quoting: csv or none. field: of a JSON file that is one object, the key with its rows.
+    encoding: of the text, see encodings.py."""
 
     delimiter: str = ""
     quoting: str = ""
     field: str = ""
+    encoding: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class SourceFile:
     quoting: str = ""
     field: str = ""
     sha256: str = ""
+    encoding: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from tamis.pipeline.errors import ConfigError, InputError, error_text
+from tamis.pipeline.inputs.splits import splits_by_partition
 from tamis.pipeline.storage.retrying import retrying
 
 T = TypeVar("T")
@@ -105,6 +106,10 @@ def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> PartFiles:
         config = chosen(configs, part.config, "config", shown)
         builder = _asked(lambda: datasets.load_dataset_builder(address, name=config, **given), shown)
     by_split = {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
+    if len(by_split) == 1:  # `datasets` has no rule for folders such as split=train/
+        [urls] = by_split.values()
+        below = {url.removeprefix(f"{dataset.url}/"): url for url in urls}
+        by_split = {s: [below[f] for f in names] for s, names in splits_by_partition([*below]).items()} or by_split
     files = by_split[chosen(list(by_split), part.split, "split", shown)]
     # Newer versions of `datasets` refuse other repositories and local files by themselves.
     strange = [file for file in files if not file.startswith(f"{dataset.url}/")]

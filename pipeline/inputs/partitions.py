@@ -23,7 +23,7 @@ def partitions_of(files: Sequence[str]) -> list[str]:
 
     A column that other files have is null for a file whose folders do not name it.
     """
-    found = [_pairs(file) for file in files]
+    found = [pairs_of(file) for file in files]
     types: dict[str, str] = {}
     for pairs in found:
         for name, value in pairs.items():
@@ -55,7 +55,8 @@ def without(partition: str, names: Sequence[str]) -> str:
     return json.dumps(left) if left else ""
 
 
-def _pairs(file: str) -> dict[str, str | None]:
+def pairs_of(file: str) -> dict[str, str | None]:
+    """Column -> value as text, or None for null, as the folders of one path name them."""
     pairs: dict[str, str | None] = {}
     for part in file.split("/")[:-1]:
         name, equals, value = part.partition("=")

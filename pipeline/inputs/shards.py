@@ -24,6 +24,7 @@ from tamis.pipeline.inputs import text_files
 from tamis.pipeline.inputs.arrow_types import fitted, fitting_schema
 from tamis.pipeline.inputs.columnar import ColumnarFile, TooManyBytes, footer_of, read_head, read_rows
 from tamis.pipeline.inputs.discovery import identity_of
+from tamis.pipeline.inputs.encodings import is_utf8_after_all
 from tamis.pipeline.inputs.files import TEXT_FORMATS, SourceFile
 from tamis.pipeline.inputs.layouts import AS_NAMED, Layout, remark
 from tamis.pipeline.inputs.partitions import fields_of, values_of, without
@@ -185,6 +186,8 @@ def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_i
         ]
         if scanned.file.partition or scanned.layout != AS_NAMED:
             key += [scanned.file.partition, asdict(scanned.layout)]
+        if scanned.file.encoding:
+            key.append(scanned.file.encoding)
         shard_id = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         shards.append(
             Shard(first_index + number, role, scanned.file, scanned.header, span, dialect, shard_id, scanned.layout)
@@ -316,7 +319,7 @@ def _with(value: dict[str, Any] | RowProblem, named: Mapping[str, Any]) -> Mappi
 
 
 def _text(file: SourceFile, options: Mapping[str, Any], header: tuple[str, ...], layout: Layout) -> TextFile:
-    return TextFile(file.url, file.format, file.compression, dict(options), header, file.identity, layout)
+    return TextFile(file.url, file.format, file.compression, dict(options), header, file.identity, layout, file.encoding)
 
 
 def _columnar(file: SourceFile, options: Mapping[str, Any]) -> ColumnarFile:
@@ -345,6 +348,8 @@ def _scan_text(
     records = text_files.read_records(text, spans[0], head_rows) if spans else []
     values = [_with(record.value, values_of(file.partition)) for record in records]
     notes = tuple(filter(None, [remark(text.layout, file.format, file.delimiter, file.quoting)]))
+    if file.encoding and is_utf8_after_all((record.raw for record in records), file.encoding):
+        notes = (*notes, f"seems to be UTF-8, and is read as {file.encoding} (input.encoding)")
     return Scanned(
         file, text.header, spans, text_schema(file, text.header), *sort_out(values), layout=text.layout, notes=notes
     )

@@ -1,18 +1,21 @@
 """The splits of a folder, as `datasets` finds them: by the configs of its card, or by the names of its files.
 
 A folder that `datasets` would read as train and test must not become one corpus without a word. Nothing of `datasets`
-runs here: its rules for names are applied to the files that were listed, on any storage.
+runs here: its rules for names are applied to the files that were listed, on any storage. Beyond its rules, folders such
+as split=train/ and Train/ tell splits, too.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
 from fsspec.utils import glob_translate
+
+from tamis.pipeline.inputs.partitions import pairs_of
 
 Splits = dict[str, list[str]]
 
@@ -36,12 +39,38 @@ _IN_NAME = {
 }
 
 
+_SPLIT_KEYS = frozenset({"split", "splits", "subset", "set", "partition", "fold", "phase", "part"})
+"""Names of partitions that may say of which split the rows are."""
+
+
 def splits_by_name(files: Sequence[str]) -> Splits:
     """Split -> its files; empty if the names tell no split. files: paths below the folder.
 
-    The first rule that finds a split holds for all files: data/NAME-00000-of-00001.*, then a folder named for a split,
-    then a file named for one. A file that a rule does not match belongs to no split.
+    The first rule that finds a split holds for all files: data/NAME-00000-of-00001.*, then a partition by split
+    (split=train/), then a folder named for a split, then a file named for one; then the last two in lower case. A file
+    that a rule does not match belongs to no split.
     """
+    return _as_datasets(files) or _as_datasets(files, str.lower)
+
+
+def splits_by_partition(files: Sequence[str]) -> Splits:
+    """Value -> its files, if folders such as split=train/ and split=test/ divide the files; empty if none do.
+
+    They do where at least two values are there, and one of them is a word for training, or the name is one for splits
+    and one of the values a word for one. Files outside of them belong to no split.
+    """
+    values: dict[str, Splits] = {}
+    for file in files:
+        for key, value in pairs_of(file).items():
+            values.setdefault(key, {}).setdefault("(null)" if value is None else value, []).append(file)
+    for key, found in values.items():
+        words = {split for value in found for split, rule in _IN_FOLDER.items() if rule.fullmatch(value.lower())}
+        if len(found) > 1 and ("train" in words or (words and key.lower() in _SPLIT_KEYS)):
+            return found
+    return {}
+
+
+def _as_datasets(files: Sequence[str], spelt: Callable[[str], str] = str) -> Splits:
     sharded: Splits = {}
     for file in files:
         if found := _SHARDED.fullmatch(file):
@@ -49,13 +78,16 @@ def splits_by_name(files: Sequence[str]) -> Splits:
     if sharded:
         usual = [split for split in _KEYWORDS if split in sharded]
         return {split: sharded[split] for split in [*usual, *sorted(set(sharded) - set(usual))]}
-    files = [file for file in files if _ANY_KEYWORD.search(file)]
+    if by_partition := splits_by_partition(files):
+        return by_partition
+    files = [file for file in files if _ANY_KEYWORD.search(spelt(file))]
     by_folder = {
-        split: [file for file in files if any(rule.fullmatch(part) for part in file.split("/")[:-1])]
+        split: [file for file in files if any(rule.fullmatch(part) for part in spelt(file).split("/")[:-1])]
         for split, rule in _IN_FOLDER.items()
     }
     by_file = {
-        split: [file for file in files if rule.fullmatch(posixpath.basename(file))] for split, rule in _IN_NAME.items()
+        split: [file for file in files if rule.fullmatch(posixpath.basename(spelt(file)))]
+        for split, rule in _IN_NAME.items()
     }
     rule = by_folder if any(by_folder.values()) else by_file
     return {split: found for split, found in rule.items() if found}

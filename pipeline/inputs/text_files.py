@@ -20,8 +20,9 @@ import numpy as np
 
 from tamis.operators.conversation.strict_json import parse
 from tamis.operators.problems import RowProblem
-from tamis.pipeline.inputs.csv_rows import csv_rows, lines_of
+from tamis.pipeline.inputs.csv_rows import BY_BACKSLASH, csv_rows, lines_of
 from tamis.pipeline.inputs.decompression import Unpacked
+from tamis.pipeline.inputs.encodings import in_utf8, not_utf8
 from tamis.pipeline.inputs.json_arrays import array_elements, rows_key
 from tamis.pipeline.inputs.layouts import AS_NAMED, OBJECT, Layout, layout_of, usual_delimiter
 from tamis.pipeline.inputs.layouts import HEAD_BYTES as LAYOUT_BYTES
@@ -43,7 +44,7 @@ and all stages must agree."""
 @dataclass(frozen=True)
 class TextFile:
     """All that is needed to open a text file anywhere. format: by its name. identity: of its content, so that a kept
-    cursor is never stale. layout: as `examine` found it."""
+    cursor is never stale. layout: as `examine` found it. encoding: of its text, see encodings.py."""
 
     url: str
     format: str
@@ -52,6 +53,7 @@ class TextFile:
     header: tuple[str, ...] = ()
     identity: str = ""
     layout: Layout = AS_NAMED
+    encoding: str = ""
 
     @property
     def kind(self) -> str:
@@ -87,7 +89,7 @@ def examine(file: TextFile, size: int, delimiter: str = "", quoting: str = "", f
     if file.format == "json" and not whole and b"\n" not in head and head[:LAYOUT_BYTES].lstrip(_BEFORE)[:1] == b"{":
         # One object a line, or one object alone: only the end of the first line tells.
         head, whole = _head(file, size, MAX_ROW_BYTES)
-    layout = layout_of(head, whole, file.format, delimiter, quoting, field)
+    layout = layout_of(in_utf8(head, file.encoding), whole, file.format, delimiter, quoting, field)
     if layout.format != OBJECT:
         return layout
     with file.open() as stream:
@@ -130,7 +132,10 @@ def csv_header(file: TextFile) -> tuple[str, ...]:
         names = next((fields for _, _, fields in _csv_rows(file, lines_of(stream, _CHUNK)) if fields), [])
     names = _named(names)
     if not _is_utf8(",".join(names).encode("utf-8", "surrogateescape")):
-        raise ValueError("its first line is not UTF-8; convert the file (iconv -f ITS_ENCODING -t UTF-8 OLD > NEW)")
+        raise ValueError(
+            "its first line is not UTF-8; set input.encoding (such as cp1252 for Windows-1252), or convert the file "
+            "(iconv -f ITS_ENCODING -t UTF-8 OLD > NEW)"
+        )
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"the first line names two columns {twice[0][:_SHOWN_CHARACTERS]!r}; rename one of them")
@@ -143,7 +148,7 @@ def _named(names: Sequence[str]) -> list[str]:
 
 def _csv_rows(file: TextFile, lines: Iterable[bytes], base: int = 0) -> Iterator[tuple[int, int, list[str]]]:
     delimiter = file.layout.delimiter or usual_delimiter(file.format)
-    return csv_rows(lines, delimiter, file.layout.quoted, base)
+    return csv_rows(lines, delimiter, file.layout.quoted, base, file.encoding)
 
 
 def _row_bounds(file: TextFile, chunk: int, tell: Callable[[int], None] | None) -> Iterator[Bounds]:
@@ -192,31 +197,34 @@ def read_records(file: TextFile, span: Span, most: int | None = None) -> list[Re
 
 def _parse(file: TextFile, data: bytes, base: int) -> Iterator[Record]:
     if file.kind == "jsonl":
-        yield from _parse_lines(data, base)
+        yield from _parse_lines(data, base, file.encoding)
     elif file.kind == "json":
         elements = array_elements(io.BytesIO(data), base, chunk=len(data) + 1, inside=True)
         for start, stop, value in elements:
-            yield _from_json(value, data[start - base : stop - base], start)
+            raw = data[start - base : stop - base]
+            yield _parse_line(raw, start, file.encoding) if file.encoding else _from_json(value, raw, start)
     else:
         for start, stop, fields in _csv_rows(file, io.BytesIO(data), base):
             if fields:
-                yield _from_csv(fields, file.header, data[start - base : stop - base], start)
+                raw = in_utf8(data[start - base : stop - base], file.encoding)
+                yield _from_csv(fields, file.header, raw, start, file.encoding)
 
 
-def _parse_lines(data: bytes, base: int) -> Iterator[Record]:
+def _parse_lines(data: bytes, base: int, encoding: str) -> Iterator[Record]:
     offset = base
     for line in data.split(b"\n"):
         if line.strip(WHITE):
-            yield _parse_line(line, offset)
+            yield _parse_line(line, offset, encoding)
         offset += len(line) + 1
 
 
-def _parse_line(line: bytes, offset: int) -> Record:
+def _parse_line(line: bytes, offset: int, encoding: str) -> Record:
+    line = in_utf8(line, encoding)
     try:
         # A mark may stand before any line, where files were joined.
         value = parse(line.decode("utf-8").lstrip("\ufeff"))
-    except UnicodeDecodeError as error:
-        value = RowProblem("invalid_utf8", f"byte {error.start} of the line is not UTF-8")
+    except UnicodeDecodeError:
+        value = RowProblem("invalid_utf8", not_utf8(line, encoding))
     except RowProblem as problem:
         value = problem
     return _from_json(value, line, offset, decoded=True)
@@ -262,14 +270,17 @@ def _is_utf8(raw: bytes) -> bool:
     return True
 
 
-def _from_csv(fields: list[str], header: Sequence[str], raw: bytes, offset: int) -> Record:
+def _from_csv(fields: list[str], header: Sequence[str], raw: bytes, offset: int, encoding: str) -> Record:
     value: dict[str, Any] | RowProblem
     if _is_header(fields, header):
         value = RowProblem("malformed_csv", "the row repeats the header; files may have been joined with theirs")
     elif len(fields) != len(header):
-        value = RowProblem("malformed_csv", f"the row has {len(fields)} fields where the header names {len(header)}")
+        why = f"; {BY_BACKSLASH}" if b'\\"' in raw else ""
+        value = RowProblem(
+            "malformed_csv", f"the row has {len(fields)} fields where the header names {len(header)}{why}"
+        )
     elif not _is_utf8(raw):
-        value = RowProblem("invalid_utf8", "the row is not UTF-8")
+        value = RowProblem("invalid_utf8", not_utf8(raw, encoding))
     else:
         value = dict(zip(header, fields, strict=True))
     return Record(offset, value, raw, len(raw))

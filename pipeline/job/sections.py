@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tamis.operators.conversation.dialects import JOIN
+from tamis.pipeline.inputs.encodings import known_encoding
 
 
 def as_list(value: Any) -> Any:
@@ -83,6 +84,10 @@ class InputSpec(Section):
         description="Of a JSON file that is one object, the key with its rows; default: the only one with a list of "
         "objects.",
     )
+    encoding: str | None = Field(
+        None,
+        description="Encoding of text files that are not UTF-8, of one byte a character: cp1252 (Windows), latin-1.",
+    )
     dialect: str | None = Field(
         None,
         description="How a row holds its conversation, e.g. messages, sharegpt, alpaca, text; default: detected.",
@@ -97,6 +102,11 @@ class InputSpec(Section):
         description="What stands between the instruction and the input of an Alpaca row, in references too; default: "
         "one newline, as LARF's authors and LLaMA-Factory have it.",
     )
+
+    @field_validator("encoding")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        return None if value is None else known_encoding(value) or None
 
     @field_validator("delimiter")
     @classmethod

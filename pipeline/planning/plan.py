@@ -25,7 +25,7 @@ from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.cluster.pools import Placement
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.arrow_types import one_schema
-from tamis.pipeline.inputs.files import NOTHING_UNREAD, Inputs, SourceFile, Unread, Wanted, find
+from tamis.pipeline.inputs.files import NOTHING_UNREAD, TEXT_FORMATS, Inputs, SourceFile, Unread, Wanted, find
 from tamis.pipeline.inputs.hub import DatasetPart
 from tamis.pipeline.inputs.originals import conform, output_schema
 from tamis.pipeline.inputs.shards import CORPUS, Scanned, Shard, make_shards
@@ -163,7 +163,7 @@ def list_inputs(job: Job) -> Inputs:
     _keep_apart(job)
     part = DatasetPart(job.input.config, job.input.split, job.input.revision)
     quoting = "" if job.input.quoting == "auto" else job.input.quoting
-    wanted = Wanted(job.input.delimiter or "", quoting, job.input.field or "")
+    wanted = Wanted(job.input.delimiter or "", quoting, job.input.field or "", job.input.encoding or "")
     found = find(job.input.path, job.input.format, job.storage_options, part, wanted)
     _refuse_unused(job, {file.format for file in found.files})
     own = [file.name for file in found.files if _place(file.url).startswith(_place(job.output))]
@@ -174,11 +174,13 @@ def list_inputs(job: Job) -> Inputs:
 
 def _refuse_unused(job: Job, formats: set[str]) -> None:
     """ConfigError for a setting of a format that no file has."""
+    text = bool(formats & TEXT_FORMATS)
     tables, objects = bool(formats & {"csv", "tsv"}), bool(formats & {"json", "jsonl"})
     for name, is_set, is_used, what in (
         ("delimiter", job.input.delimiter is not None, tables, "CSV or TSV"),
         ("quoting", job.input.quoting != "auto", tables, "CSV or TSV"),
         ("field", job.input.field is not None, objects, "JSON"),
+        ("encoding", job.input.encoding is not None, text, "text"),
     ):
         if is_set and not is_used:
             raise ConfigError(f"input.{name}: no input file is {what}; leave it out")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from tamis.operators.conversation.detection import detect, with_encoded, with_layout, with_seen
+from tamis.operators.conversation.detection import detect, with_encoded, with_layout, with_media, with_seen
 from tamis.operators.conversation.dialects import JOIN, Dialect, dialect_by_hand
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.files import SourceFile
@@ -76,6 +76,7 @@ def dialect_of(scanned: Scanned, name: str | None, columns: Mapping[str, str], j
     if name is not None or columns:
         found = dialect_by_hand(name, columns, available, complete)
         found = with_encoded(with_layout(found, scanned.head) if name is None else found, scanned.head)
+        found = with_media(found, available)
         if not columns and not complete:
             found = with_seen(found, available)
     else:

@@ -143,3 +143,41 @@ def test_configs_of_a_card_are_not_mixed_either(tmp_path: Path) -> None:
     found = listed(tmp_path, config="two")
     assert names(found) == ["z.jsonl"]
     assert "stray.jsonl" in found.unread.files
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        (["split=train/a.jsonl", "split=test/a.jsonl"], ["train", "test"]),
+        (["year=2024/split=train/a.jsonl", "year=2024/split=valid/a.jsonl"], ["train", "valid"]),
+        (["SPLIT=Train/a.jsonl", "SPLIT=extra/a.jsonl"], ["Train", "extra"]),
+        (["use=training/a.jsonl", "use=evaluation/a.jsonl"], ["training", "evaluation"]),
+        (["subset=dev/a.jsonl", "subset=other%20one/a.jsonl"], ["dev", "other one"]),
+        (["Train/a.jsonl", "Test/a.jsonl"], ["train", "test"]),
+        (["TRAIN.jsonl", "Dev.jsonl"], ["train", "validation"]),
+    ],
+)
+def test_splits_that_datasets_would_mix_are_told_too(tmp_path: Path, files: list[str], splits: list[str]) -> None:
+    plant(tmp_path, files)
+    assert list(splits_by_name(files)) == splits
+    with pytest.raises(InputError, match="has 2 splits: .*; choose one with --set input.split="):
+        listed(tmp_path)
+    for split, file in zip(splits, files, strict=True):
+        found = listed(tmp_path, split=split)
+        assert [source.url for source in found.files] == [str(tmp_path / file)]
+        assert found.notes == (f"{tmp_path}: only the split {split} is read, not {({*splits} - {split}).pop()}",)
+        assert found.files[0].partition.count("[[") == ("=" in file)  # its columns stay
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["year=2023/a.jsonl", "year=2024/a.jsonl"],
+        ["split=train/a.jsonl", "split=train/b.jsonl"],
+        ["env=dev/a.jsonl", "env=prod/a.jsonl"],
+        ["subset=en/a.jsonl", "subset=de/a.jsonl"],
+    ],
+)
+def test_other_partitions_are_one_corpus(tmp_path: Path, files: list[str]) -> None:
+    plant(tmp_path, files)
+    assert len(listed(tmp_path).files) == 2

@@ -323,3 +323,11 @@ sys.stdout.write(sys.left_open.read(8).decode())
 def test_a_process_that_ends_with_an_archive_open_says_nothing_of_it() -> None:
     ended = subprocess.run([sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, '{"a": 1}', "")
+
+
+def test_quotes_escaped_by_a_backslash_are_named(tmp_path: Path) -> None:
+    rows = ['prompt,response\n"say \\"a\\"",b\n', 'prompt,response\n"a\\"",b\n"c",d\n', 'prompt,response\n"\\"a, b\\"",c\n']
+    for text in rows:
+        (tmp_path / "a.csv").write_text(text)
+        with pytest.raises(ValueError, match="escaped by a backslash, as Spark and MySQL write them"):
+            find_spans(TextFile(str(tmp_path / "a.csv"), "csv", None, {}), 10, 1 << 20)

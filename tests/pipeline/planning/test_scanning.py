@@ -113,3 +113,21 @@ def test_turns_as_json_text_are_read_from_tables_too(tmp_path: Path, ending: str
     by_hand = dialect(path, prompt="messages", response="completion")
     assert by_hand.encoded == ("prompt", "response")
     assert [turn["content"] for turn in parts_of_row(row, by_hand).turns] == ["a", "b"]
+
+
+@pytest.mark.parametrize("column", ["image", "Images", "video_path", "audio-url"])
+@pytest.mark.parametrize("kind", ["jsonl", "late.jsonl", "parquet"])
+def test_images_are_seen_where_columns_are_set_by_hand(tmp_path: Path, column: str, kind: str) -> None:
+    row = {"ask": "a", "reply": "b"}
+    path = tmp_path / f"x.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({**{name: [text] for name, text in row.items()}, column: [None]}), path)
+    else:
+        path.write_text(json.dumps(row if "late" in kind else {**row, column: None}) + "\n")
+    for found in (dialect(path, prompt="ask", response="reply"), dialect(path, "pair", prompt="ask", response="reply")):
+        assert (column in found.reads) == ("late" not in kind)  # tables are read by column
+        assert len(parts_of_row({**row, column: ""}, found).turns) == 2
+        with pytest.raises(RowProblem, match=f"multimodal: the row has something in {column}"):
+            parts_of_row({**row, column: "x.png"}, found)
+    named = dialect(path, prompt="ask", response="reply", system=column) if "late" not in kind else None
+    assert named is None or len(parts_of_row({**row, column: "x"}, named).turns) == 2
