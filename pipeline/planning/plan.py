@@ -44,7 +44,7 @@ from tamis.pipeline.run.set_aside import SetAside
 from tamis.pipeline.storage.addresses import is_local_url, refuse_credentials, refuse_unshared
 from tamis.pipeline.storage.retrying import PATIENCE_SECONDS
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import waiting
+from tamis.pipeline.terminal.progress import phase, waiting
 
 _WRITES = (
     *(table_of(folder, "000000-0123456789abcdef") for folder in PARTS),
@@ -194,10 +194,11 @@ def make_plan(
     many rows the plan shows as they are rendered. with_texts: whether it shows the text of rows that cannot be used.
     """
     found = list_inputs(job) if found is None else found
+    phase("plan", f"looking for the rows of {len(found.files):,} files")
     everything = scan_files(found.files, job, plan_cache.load(job)) if inputs is None else inputs
     files = [scanned for scanned in everything if scanned.rows]
     methods = methods_of(job)
-    with waiting("opening the model"):
+    with waiting("plan", "opening the model"):
         model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
     found_later = {name for name in methods if known()[name].kind.finds_block and isinstance(job.of(name).layer, str)}
     undecided = bool(found_later)
@@ -231,6 +232,7 @@ def make_plan(
     schema, differing = _typed_schema(files)
     notes.extend(differing)
     untyped = [scanned for scanned in files if scanned.schema is None]
+    phase("plan", f"reading the first rows of {len(read):,} files as the model will")
     estimate, samples = sampled(
         read,
         model.tokenizer,
@@ -243,6 +245,7 @@ def make_plan(
     if job.masks_tokens:
         seen = [key for scanned in files for row in scanned.head for key in row]
         check_columns([*seen, *(schema.names if schema is not None else ())])
+    phase("plan", "reading the references")
     references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards), notes)
     _check_amounts(job, sum(shard.rows for shard in shards), model.info)
     layers = None
@@ -264,6 +267,7 @@ def make_plan(
         notes.append("the files hold conversations in more than one dialect")
     if not job.masks_tokens and _largest_set(references) > sum(shard.rows for shard in shards):
         notes.append("there are fewer rows than references; a share of so few says little")
+    phase("plan", "comparing the settings")
     return Plan(
         job=job,
         files=tuple(planned),

@@ -42,7 +42,7 @@ from tamis.pipeline.run import incomplete
 from tamis.pipeline.run.lease import Held
 from tamis.pipeline.run.mending import check_output, until_whole
 from tamis.pipeline.storage.store import Sealed, Store
-from tamis.pipeline.terminal.progress import Progress
+from tamis.pipeline.terminal.progress import Progress, phase, waiting
 
 HISTOGRAM_BINS = 80
 RESOLVED_ENOUGH = 0.95
@@ -63,6 +63,7 @@ def curate_samples(
 
     if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
         return theirs  # another driver's manifest
+    phase("publish", "gathering what the report says")
     timings["total"] = {"seconds": time.monotonic() - began}
     plan, captured = made.plan, made.captured
     notes = [*plan.warnings, *sorted(captured.fallbacks)[:1]]
@@ -107,9 +108,11 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
     # machine, the whole output is made again.
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
+    phase("emit", "making room for the output, and ranking the scores")
     incomplete.make_room(store, key, plan.failed, fingerprint=plan.fingerprint, contested=held.contested)
     spec, resolved = _emit_spec(plan, store, key, captured, selection)
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
+    phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
     return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted)
 
@@ -135,6 +138,7 @@ def _fit(
     plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
 ) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection]:
     began = time.monotonic()
+    phase("fit", "looking for what is done already")
     sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
     for shard in [*plan.shards, *plan.reference_shards]:
         sources.setdefault(shard.role, []).append(captured.captured[shard.name].file)
@@ -153,7 +157,8 @@ def _fit(
     control = plan.job.seed if plan.job.selection.control is not None else None
     spec = ScoreSpec(store, plan.methods, artifacts, plan.job.selected_by, control, plan.max_tokens)
     sums = score_shards(spec, plan.shards, sources[CORPUS], progress.advance)
-    selection = select(plan.job, store, sums)
+    with waiting("fit", f"finding the exact cut of {sums.count:,} scores"):
+        selection = select(plan.job, store, sums)
     progress.finish()
     seconds = time.monotonic() - began
     timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
