@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from tamis.pipeline.errors import redacted
-from tamis.pipeline.terminal.streams import without_quotations
-from tamis.pipeline.terminal.text import shown
+from tamis.pipeline.terminal.text import shown, without_quotations
 from tamis.pipeline.terminal.voice import say
 
 _PLACE = re.compile(r"\s*File \"[^\"]*\", line \d+")

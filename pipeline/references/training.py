@@ -29,6 +29,7 @@ from tamis.pipeline.run.paths import REFERENCES
 from tamis.pipeline.storage import seals
 from tamis.pipeline.storage.store import Sealed, Store, Written
 from tamis.pipeline.terminal.progress import Progress, waiting
+from tamis.pipeline.terminal.text import without_quotations
 from tamis.pipeline.terminal.voice import say_damaged, say_workers, warn_once
 
 __all__ = ["TRAINING", "reference_key", "train_reference", "write_rows"]
@@ -175,7 +176,9 @@ def _train(spec: ReferenceSpec, pool: Pool, timeout: float, patience: float) -> 
             except TamisError:
                 raise
             except Exception as error:
-                raise _stopped(spec, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+                raise _stopped(
+                    spec, f"{type(error).__name__}: {without_quotations(' '.join(str(error).split()))[:300]}"
+                ) from error
             shown.finish()
             return workers, shown.last
     raise _stopped(spec, f"its workers died {1 + RESTARTS} times; {shortage()} (the last time: {last})")

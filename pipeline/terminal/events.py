@@ -48,7 +48,7 @@ FIELDS: dict[Event, tuple[str, ...]] = {
     "damaged": (),
     "set_aside": ("shard", "source", "rows"),
     "storage": (),
-    "library": ("name",),
+    "library": ("name", "place"),
     "check": ("ok", "name", "found", "advice"),
     "result": (
         *("complete", "did_nothing", "rows_in", "kept", "dropped", "quarantined", "failed", "truncated", "unscored"),

@@ -75,7 +75,8 @@ class Progress:
         new, tokens = self._done + self._within_rows, self._tokens + self._within_tokens
         rate = new / seconds
         done = min(new + self.skipped, self.total)
-        facts: dict[str, Any] = {"done": done, "total": self.total, "unit": self.unit, "seconds": round(seconds, 3)}
+        lasts = time.monotonic() - self.began
+        facts: dict[str, Any] = {"done": done, "total": self.total, "unit": self.unit, "seconds": round(lasts, 3)}
         share = f" {done / self.total:4.0%}" if self.total else ""
         parts = [f"{self.stage:<8} {done:,} / {self.total:,} {self.unit}{share}"]
         if self.skipped:
@@ -88,7 +89,7 @@ class Progress:
             parts.append(f"{tokens / seconds:,.0f} tokens/s")
             facts |= {"tokens": tokens, "tokens_per_second": round(tokens / seconds, 3)}
         if self._note or self._waits:
-            parts.append(self._note or f"{self._waits} ({clock(time.monotonic() - self.began)})")
+            parts.append(self._note or f"{self._waits} ({clock(lasts)})")
             facts["doing"] = self._note or self._waits
         if final:
             parts.append(f"took {clock(seconds)}")

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import tempfile
 import warnings
 from contextlib import suppress
 from typing import TextIO
 
+from tamis.pipeline.terminal.events import Level
 from tamis.pipeline.terminal.text import shown
 from tamis.pipeline.terminal.voice import VOICE, say
 
-_QUOTED = re.compile(r"'[^']{21,}'|\"[^\"]{21,}\"|`[^`]{21,}`")
-_LONGEST = 500
 _OURS = "tamis."
 
 
@@ -31,7 +29,7 @@ def prepare() -> None:
             getattr(sys, name).reconfigure(errors="backslashreplace")
     logging.raiseExceptions = False  # otherwise a log that cannot be written (full disk) prints a traceback
     logging.lastResort = _Spoken(logging.WARNING)
-    warnings.showwarning = lambda message, *_, **__: say(without_quotations(str(message)), "warning", "warning")
+    warnings.showwarning = _warned
 
 
 class Aside:
@@ -69,18 +67,36 @@ def flush(stream: TextIO) -> None:
         raise
 
 
-def without_quotations(text: str) -> str:
-    """A library's message without what it quotes at length: that may be the data it fails on."""
-    return _QUOTED.sub("'...'", text)
-
-
 class _Spoken(logging.Handler):
     """A log that nobody else handles, as a line of ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "error" if record.levelno >= logging.ERROR else "warning"
-        message = record.getMessage()
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
         if record.name.startswith(_OURS):
-            say(message, "storage", level)
+            say(record.getMessage(), "storage", level)
         else:
-            say(shown(without_quotations(message))[:_LONGEST], "library", level, name=record.name)
+            _of_library(record.name, level, record.getMessage(), f"{os.path.basename(record.pathname)}:{record.lineno}")
+
+
+def _warned(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    if VOICE.as_json:
+        _of_library(category.__name__, "warning", str(message), f"{os.path.basename(filename)}:{lineno}")
+    else:
+        say(str(message), "warning", "warning")
+
+
+def _of_library(name: str, level: Level, message: str, place: str) -> None:
+    """What a library says. In JSON only that it does: it may quote the data at any length, and a log must not."""
+    if not VOICE.as_json:
+        say(message, "library", level)
+        return
+    with suppress(OSError):
+        print(f"{place}: {name}: {shown(message)}", file=sys.stderr, flush=True)  # aside
+    kind = "an error" if level == "error" else "a warning"
+    say(
+        f"{name} has {kind} ({place}), which may quote data and is not repeated",
+        "library",
+        level,
+        name=name,
+        place=place,
+    )

@@ -14,8 +14,14 @@ _UNSHOWN = re.compile(
     "\ud800-\udfff"  # bytes of a file name that are not UTF-8
     "\U000e0000-\U000e007f]"  # invisible characters
 )
+_QUOTED = re.compile(r"'[^']{21,}'|\"[^\"]{21,}\"|`[^`]{21,}`")
 
 
 def shown(value: object) -> str:
     r"""`value` as one line of text that is harmless for a terminal: a line break becomes \n, an escape \x1b."""
     return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(value))
+
+
+def without_quotations(text: str) -> str:
+    """A library's message without what it quotes at length: that may be the data it fails on."""
+    return _QUOTED.sub("'...'", text)
