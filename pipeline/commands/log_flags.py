@@ -20,7 +20,7 @@ from tamis.pipeline.terminal.voice import BEAT_SECONDS, VOICE, last_word, say
 HEARTBEAT = "TAMIS_HEARTBEAT_SECONDS"
 """Environment variable: the longest silence of a log, in seconds."""
 
-_SHORTEST = 0.001
+_SHORTEST, _LONGEST = 0.001, 86_400.0
 
 
 class LogFormat(StrEnum):
@@ -112,8 +112,8 @@ def _heartbeat() -> float:
         seconds = float(given)
     except ValueError:
         seconds = 0.0
-    if not _SHORTEST <= seconds <= BEAT_SECONDS:
-        fail(f"{HEARTBEAT}: a number of seconds from {_SHORTEST:g} to {BEAT_SECONDS:g} is meant", 2)
+    if not _SHORTEST <= seconds <= _LONGEST:
+        fail(f"{HEARTBEAT}: a number of seconds from {_SHORTEST:g} to {_LONGEST:g} is meant", 2)
     return seconds
 
 

@@ -176,9 +176,8 @@ def _train(spec: ReferenceSpec, pool: Pool, timeout: float, patience: float) -> 
             except TamisError:
                 raise
             except Exception as error:
-                raise _stopped(
-                    spec, f"{type(error).__name__}: {without_quotations(' '.join(str(error).split()))[:300]}"
-                ) from error
+                words = without_quotations(" ".join(str(error).split()))[:300]
+                raise _stopped(spec, f"{type(error).__name__}: {words}") from error
             shown.finish()
             return workers, shown.last
     raise _stopped(spec, f"its workers died {1 + RESTARTS} times; {shortage()} (the last time: {last})")

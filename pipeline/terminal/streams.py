@@ -92,11 +92,5 @@ def _of_library(name: str, level: Level, message: str, place: str) -> None:
         return
     with suppress(OSError):
         print(f"{place}: {name}: {shown(message)}", file=sys.stderr, flush=True)  # aside
-    kind = "an error" if level == "error" else "a warning"
-    say(
-        f"{name} has {kind} ({place}), which may quote data and is not repeated",
-        "library",
-        level,
-        name=name,
-        place=place,
-    )
+    words = f"{name} has {'an error' if level == 'error' else 'a warning'} ({place}), whose text may be data"
+    say(words, "library", level, name=name, place=place)

@@ -75,16 +75,14 @@ def test_progress_is_values(monkeypatch: pytest.MonkeyPatch) -> None:
     progress.advance(200)
     progress.finish()
     started, half, done = log_objects(out.getvalue())
-    assert {key: started[key] for key in ("event", "stage", "doing", "seconds")} == {
-        **{"event": "progress", "stage": "ray"},
-        **{"doing": "Ray is starting", "seconds": 30.0},
-    }
-    facts = {key: half[key] for key in half if key not in ("time", "command_id", "run", "level", "message")}
-    assert facts == {
-        **{"event": "progress", "stage": "capture", "done": 800, "total": 1000, "unit": "rows", "skipped": 600},
-        **{"seconds": 40.0, "per_second": 5.0, "tokens": 4000, "tokens_per_second": 100.0, "seconds_left": 40.0},
-        **{"doing": "loss 1.5"},
-    }
+    common = set(COMMON) - {"event", "stage"}
+    expected: dict[str, Any]
+    expected = {"event": "progress", "stage": "ray", "doing": "Ray is starting", "seconds": 30.0}
+    assert {key: started[key] for key in started if key not in common} == expected
+    expected = {"event": "progress", "stage": "capture", "done": 800, "total": 1000, "unit": "rows", "skipped": 600}
+    expected |= {"seconds": 40.0, "per_second": 5.0, "tokens": 4000, "tokens_per_second": 100.0, "seconds_left": 40.0}
+    expected |= {"doing": "loss 1.5"}
+    assert {key: half[key] for key in half if key not in common} == expected
     assert (done["event"], done["done"], done["total"], done["seconds"]) == ("stage_done", 1000, 1000, 40.0)
 
 
@@ -238,7 +236,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 
 def test_a_silence_that_nobody_can_mean(tmp_path: Path) -> None:
-    for value in ("never", "0", "26", "nan", "inf", "-1"):
+    for value in ("never", "0", "nan", "inf", "-1"):
         done = run("return", tmp_path, TAMIS_HEARTBEAT_SECONDS=value)
         assert done.returncode == 2
         assert "TAMIS_HEARTBEAT_SECONDS" in log_objects(done.stderr)[0]["message"]
