@@ -14,11 +14,12 @@ from tamis.pipeline.commands.screens import size
 from tamis.pipeline.emit.publish import versions
 from tamis.pipeline.errors import TamisError
 from tamis.pipeline.models.render_process import BoundedRenderer
-from tamis.pipeline.terminal.progress import phase
+from tamis.pipeline.terminal.progress import at_work, phase
 from tamis.pipeline.terminal.text import shown
 from tamis.pipeline.terminal.voice import VOICE
 
 
+@at_work()
 def examine(model: str | None, address: str | None) -> bool:
     """Print one line per check; True when nothing prevents a run."""
     sound = True

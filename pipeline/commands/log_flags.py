@@ -8,6 +8,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -78,7 +79,7 @@ def _with_flags(function: Callable[..., Any]) -> Callable[..., Any]:
 def foreseen(words: Sequence[str]) -> None:
     """Set the form before the words of the command line are understood: what is wrong with them is said in it, too."""
     before = words[: words.index("--")] if "--" in words else words
-    pairs = zip(before, [*before[1:], ""], strict=True)
+    pairs = pairwise([*before, ""])
     begin(
         any(word == "--log-format=json" or (word == "--log-format" and after == "json") for word, after in pairs),
         "--quiet" in before,

@@ -27,10 +27,11 @@ from tamis.pipeline.run.paths import (
 )
 from tamis.pipeline.run.set_aside import SetAside, lines
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import phase
+from tamis.pipeline.terminal.progress import at_work, phase
 from tamis.pipeline.terminal.text import shown
 
 
+@at_work()
 def show_status(store: Store) -> None:
     """Print the progress. ConfigError if the folder holds no run."""
     phase("status", "reading the output folder")

@@ -266,6 +266,12 @@ def test_mistakes_on_the_command_line_are_objects(tmp_path: Path, words: list[st
     assert said[-1]["exit_code"] == said[-2]["exit_code"] == 2
 
 
+def test_without_a_word_there_is_help(tmp_path: Path) -> None:
+    done = subprocess.run([str(Path(sys.executable).with_name("tamis"))], capture_output=True, text=True, cwd=tmp_path)
+    assert "--help" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_machine_reads_stdout(tmp_path: Path) -> None:
     tamis = Path(sys.executable).with_name("tamis")
     done = subprocess.run([str(tamis), "schema", "--log-format", "json"], capture_output=True, text=True, cwd=tmp_path)
