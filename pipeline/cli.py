@@ -1,4 +1,5 @@
-"""The commands. Results go to stdout, progress and errors to stderr; exit codes are those of errors.py."""
+"""The commands. Results go to stdout, progress and errors to stderr, with --log-format json all of it to stderr; exit
+codes are those of errors.py."""
 
 from __future__ import annotations
 
@@ -10,17 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from tamis.pipeline.cluster.collecting import collect_rarely
 from tamis.pipeline.commands.ending import end, fail, reading
 from tamis.pipeline.commands.last_resort import watch_threads
+from tamis.pipeline.commands.log_flags import Commands, code_of, foreseen
+from tamis.pipeline.commands.log_flags import end as last_words
 from tamis.pipeline.commands.stopping import listen
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.run.paths import MANIFEST
-from tamis.pipeline.terminal.text import flush, prepare, shown
+from tamis.pipeline.terminal.progress import phase
+from tamis.pipeline.terminal.streams import flush, prepare
+from tamis.pipeline.terminal.text import shown
 
-app = typer.Typer(
+app = Commands(
     help="Find and remove the fine-tuning samples that would erode an aligned model's safety.",
     add_completion=False,
     no_args_is_help=True,
@@ -101,6 +105,15 @@ OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.",
 
 def main() -> None:
     """Entry point of the console script."""
+    try:
+        _main()
+    except SystemExit as ending:
+        last_words(code_of(ending))
+        raise
+    last_words(0)
+
+
+def _main() -> None:
     _settle()
     try:
         # With standalone_mode=False, typer.Exit becomes a return value.
@@ -123,6 +136,7 @@ def _settle() -> None:
     prepare()
     listen()
     watch_threads()
+    foreseen(sys.argv[1:])
     collect_rarely()
     if sys.flags.optimize > 1:
         fail("Python keeps no docstrings (-OO, PYTHONOPTIMIZE=2), and Ray and transformers need them; unset it", 2)
@@ -159,30 +173,24 @@ def curate(
     """Score a corpus, and write it back without its riskiest samples."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact, date)
     _quiet_libraries()
-    from tamis.pipeline.commands.screens import show_outcome, show_plan
+    from tamis.pipeline.commands import showing
     from tamis.pipeline.curate import curate as run
     from tamis.pipeline.run.incomplete import refuse
     from tamis.pipeline.run.set_aside import SetAside
     from tamis.pipeline.storage.store import Store
 
-    console = _console()
     if made.schedule is None:
-        outcome = run(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
+        outcome = run(made, address, on_plan=showing.plan)
     else:
-        from tamis.pipeline.commands.night_screens import show_night
         from tamis.pipeline.nights.night import curate_night
 
-        of_night = curate_night(
-            made, address, lambda night: show_night(console, night), lambda plan, state: show_plan(console, plan, state)
-        )
+        of_night = curate_night(made, address, showing.night, showing.plan)
         if of_night is None:
             return
         outcome = of_night
-    if outcome.did_nothing:
-        console.print("this job is complete already; nothing was done. Its result:\n")
     store = Store(made.output, made.storage_options)
     with reading(store.path()) if outcome.did_nothing else nullcontext():
-        show_outcome(console, outcome.manifest, store)
+        showing.outcome(outcome.manifest, store, did_nothing=outcome.did_nothing)
     if not outcome.manifest["complete"]:
         refuse([SetAside(**item) for item in outcome.manifest["failed"]])
     if outcome.manifest.get("drift") is not None:
@@ -212,23 +220,23 @@ def plan(
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact, date)
     _quiet_libraries()
-    from tamis.pipeline.commands.sample_screen import show_samples
-    from tamis.pipeline.commands.screens import show_plan
+    from tamis.pipeline.commands import showing
     from tamis.pipeline.curate import dry_run
 
-    console, rows = _console(), 1 if show is None else show
+    if show:
+        showing.refuse_samples()
+    rows = 1 if show is None else show
     if made.schedule is None:
         planned, state = dry_run(made, address, rows, with_texts=bool(show))
     else:
-        from tamis.pipeline.commands.night_screens import show_night
         from tamis.pipeline.nights.night import plan_night
 
-        found = plan_night(made, address, lambda night: show_night(console, night), rows, with_texts=bool(show))
+        found = plan_night(made, address, showing.night, rows, with_texts=bool(show))
         if found is None:
             return
         planned, state = found
-    show_plan(console, planned, state)
-    show_samples(console, planned.samples)
+    showing.plan(planned, state, is_result=True)
+    showing.samples(planned)
     if planned.will_fail:
         fail("the run would fail; see the warnings above", 3)
 
@@ -248,14 +256,12 @@ def references(
     """Train the reference models of TOSS alone; `tamis curate` with the same job goes on with them."""
     made = _job(job, input, output, model, revision, method, None, None, None, workers, set)
     _quiet_libraries()
-    from tamis.pipeline.commands.screens import show_plan
-    from tamis.pipeline.commands.token_screens import show_references
+    from tamis.pipeline.commands import showing
     from tamis.pipeline.curate import train_references
     from tamis.pipeline.storage.store import Store
 
-    console = _console()
-    trained = train_references(made, address, on_plan=lambda plan, state: show_plan(console, plan, state))
-    show_references(console, trained, Store(made.output, made.storage_options))
+    trained = train_references(made, address, on_plan=showing.plan)
+    showing.references(trained, Store(made.output, made.storage_options))
 
 
 @app.command()
@@ -276,19 +282,15 @@ def layers(
     flags = {**_model_flags(output, model, revision, workers), "larf.over_rejection_prompts": prompts}
     made = load_layers_job(job, {key: value for key, value in flags.items() if value is not None}, set or [])
     _quiet_libraries()
-    from tamis.pipeline.commands.screens import show_layer_plan, show_layers
+    from tamis.pipeline.commands import showing
     from tamis.pipeline.layers.find import find_layers
     from tamis.pipeline.storage.store import Store
 
-    console = _console()
-    on_plan = None if as_json else lambda plan, state: show_layer_plan(console, plan, state)
-    outcome = find_layers(made, address, on_plan)
+    outcome = find_layers(made, address, None if as_json else showing.layer_plan)
     if as_json:
         print(json.dumps(outcome.result, indent=2))
         return
-    if outcome.did_nothing:
-        console.print("this search is complete already; nothing was done. Its result:\n")
-    show_layers(console, outcome.result, Store(made.output, made.storage_options))
+    showing.layers(outcome.result, Store(made.output, made.storage_options), did_nothing=outcome.did_nothing)
 
 
 @app.command()
@@ -329,19 +331,21 @@ def status(output: OutputFolder, storage_options: StorageOptions = None) -> None
 
     store = Store(output, job.storage_options(storage_options or []))
     with reading(store.path()):
-        show_status(_console(), store)
+        show_status(store)
 
 
 @app.command()
 def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Read every file of a finished run again: sizes, checksums, rows, and that nothing else lies among them."""
+    from tamis.pipeline.commands import showing
     from tamis.pipeline.commands.verify import verify as run
     from tamis.pipeline.job import job_file as job
     from tamis.pipeline.storage.store import Store
 
     store = Store(output, job.storage_options(storage_options or []))
     found = run(store)
-    print(found)
+    facts = {"files": found.files, "bytes": found.bytes, "rows": dict(found.rows), "leftovers": found.leftovers}
+    showing.result(str(found), complete=found.complete, **facts)
     if found.problems:
         raise InputError(f"{len(found.problems):,} things are wrong in {store.path()}:", found.problems)
     if not found.complete:
@@ -351,22 +355,22 @@ def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None
 @app.command()
 def unlock(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Take an output folder from a tamis that hangs and cannot be stopped; should it wake up, it ends."""
+    from tamis.pipeline.commands import showing
     from tamis.pipeline.job import job_file as job
     from tamis.pipeline.run import lease
     from tamis.pipeline.storage.store import Store
 
     store = Store(output, job.storage_options(storage_options or []))
+    phase("unlock", "taking the output folder")
     taken = lease.unlock(store)
-    if taken is None:
-        print(shown(f"no tamis is at work in {store.path()}"))
-        return
-    print(shown(f"{store.path()} was taken from {taken}; the next command may start there"))
+    words = f"{store.path()} was taken from {taken}; the next command may start there"
+    showing.result(shown(words if taken else f"no tamis is at work in {store.path()}"), taken=taken is not None)
 
 
 @app.command()
 def report(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Write report.html and README.md of a finished run anew, and print the summary."""
-    from tamis.pipeline.commands.screens import show_outcome
+    from tamis.pipeline.commands import showing
     from tamis.pipeline.emit.redraw import rewrite_report
     from tamis.pipeline.job import job_file as job
     from tamis.pipeline.run.folder import facts_in
@@ -376,7 +380,8 @@ def report(output: OutputFolder, storage_options: StorageOptions = None) -> None
     if store.exists(MANIFEST):
         facts_in(store, MANIFEST)
     with reading(store.path()):
-        show_outcome(_console(), rewrite_report(store), store)
+        phase("report", "drawing the report")
+        showing.outcome(rewrite_report(store), store)
 
 
 @app.command()
@@ -387,15 +392,17 @@ def export(
     storage_options: StorageOptions = None,
 ) -> None:
     """Write kept/ of a finished run as a trainer reads it, with the trainer's config file or script."""
+    from tamis.pipeline.commands import showing
     from tamis.pipeline.commands.export import export as run
     from tamis.pipeline.job import job_file as job
     from tamis.pipeline.storage.store import Store
-    from tamis.pipeline.terminal.text import shown
 
     store, folder = Store(output, job.storage_options(storage_options or [])), Store(to)
     with reading(store.path()):
         found = run(store, trainer, folder)
-    print(f"{found.rows:,} rows for {trainer}; start with {shown(folder.path(found.start))}")
+    start = folder.path(found.start)
+    words = f"{found.rows:,} rows for {trainer}; start with {shown(start)}"
+    showing.result(words, rows=found.rows, trainer=trainer, start=start)
 
 
 @app.command()
@@ -462,11 +469,6 @@ def _job(
 
 def _model_flags(output: str | None, model: str | None, revision: str | None, workers: int | None) -> dict[str, Any]:
     return {"output": output, "model.name": model, "model.revision": revision, "workers": workers}
-
-
-def _console() -> Console:
-    """The console for results. A log has no width of its own, so it gets a fixed one."""
-    return Console(width=None if sys.stdout.isatty() else 160, emoji=False)
 
 
 def _quiet_libraries() -> None:

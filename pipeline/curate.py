@@ -31,10 +31,13 @@ from tamis.pipeline.planning.scanning import scan_files
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import lease, paths
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import say
+from tamis.pipeline.terminal.progress import at_work, phase
+from tamis.pipeline.terminal.voice import VOICE, say_workers
 
 if TYPE_CHECKING:
     from tamis.pipeline.capture.stage import Timings
+
+_LISTING, _LOOKING = "looking for the input files", "looking at the output folder"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Outcome:
     did_nothing: bool
 
 
+@at_work()
 def train_references(
     job: Job, address: str | None = None, on_plan: Callable[[Plan, str], None] | None = None
 ) -> list[dict[str, Any]]:
@@ -75,6 +79,7 @@ def train_references(
     return found
 
 
+@at_work()
 def curate(
     job: Job,
     address: str | None = None,
@@ -105,12 +110,15 @@ def curate(
     if held.contested and manifest["complete"]:
         from tamis.pipeline.emit import rivals
 
+        phase("publish", "settling with the other tamis whose report stays")
         manifest = rivals.agree(store)
     if manifest["complete"] and not job.keep_captures:
+        phase("publish", "removing what the stages left for each other")
         run_folder.remove_work(store, shared=held.contested)
     return Outcome(manifest, did_nothing=False)
 
 
+@at_work()
 def dry_run(
     job: Job, address: str | None = None, show: int = 0, *, with_texts: bool = False, inputs: Inputs | None = None
 ) -> tuple[Plan, run_folder.State]:
@@ -121,6 +129,7 @@ def dry_run(
     store = Store(job.output, job.storage_options)
     artifact = with_artifact(job)
     job = job if artifact is None else artifact.job
+    phase("plan", _LISTING)
     listed, known = inputs or list_inputs(job), plan_cache.load(job)
     files = listed.files
     # Errors in the job are reported before a cluster is joined, unless the input is large.
@@ -130,6 +139,7 @@ def dry_run(
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed, this_machine
 
+        phase("plan", _LOOKING)
         state = run_folder.state_of(store, plan.fingerprint, plan.changed)
         plan = layers.settled(store, plan)
         if state == "complete":
@@ -144,7 +154,7 @@ def _scan(
     """Scan the input: on the cluster if it exists, has CPUs, and is worth it."""
     if cluster is None or not cluster.cpus or not worth_it(files, known):
         return scan_files(files, job, known)
-    wait_for_room(Pool(1, min(1.0, cluster.cpus), 0.0, None, 1.0), job.cluster_patience, say)
+    wait_for_room(Pool(1, min(1.0, cluster.cpus), 0.0, None, 1.0), job.cluster_patience, say_workers)
     return scan_on_cluster(files, job, known)
 
 
@@ -167,6 +177,7 @@ def _opened(
     store = Store(job.output, job.storage_options)
     artifact = with_artifact(job)
     job = job if artifact is None else artifact.job
+    phase("plan", _LISTING)
     listed, known = chosen or list_inputs(job), plan_cache.load(job)
     files = listed.files
     needed = not store.exists(paths.MANIFEST)
@@ -181,6 +192,7 @@ def _opened(
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed
 
+        phase("plan", _LOOKING)
         state = run_folder.state_of(store, plan.fingerprint, plan.changed)
         plan = layers.settled(store, plan)
         if job.masks_tokens and state != "complete":
@@ -193,6 +205,8 @@ def _opened(
             # refused when that work starts.
             if cluster is not None:
                 plan = placed(plan, cluster, refuse=state == "new")
+            if state == "complete":
+                VOICE.of_run(run_folder.facts_in(store, paths.MANIFEST).get("run_id"))
             if on_plan is not None:
                 on_plan(plan, state)
             if state != "complete":
@@ -202,7 +216,7 @@ def _opened(
                     "rows": plan.rows,
                     "masks_tokens": job.masks_tokens,
                 }
-                run_folder.begin(store, {"fingerprint": dict(plan.fingerprint), **sizes})
+                VOICE.of_run(run_folder.begin(store, {"fingerprint": dict(plan.fingerprint), **sizes}))
             if state != "complete":
                 plan_cache.keep(store, job, plan.shards)
                 plan.opened.keep(store)

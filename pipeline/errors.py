@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from tamis.pipeline.terminal.text import shown
+from tamis.pipeline.terminal.text import shown, without_quotations
 
 
 class TamisError(Exception):
@@ -106,8 +106,10 @@ def as_facts(error: Exception) -> dict[str, str]:
     """A worker's error as plain values: libraries on the way to the driver would wrap, rewrite and print exceptions."""
     if isinstance(error, TamisError):
         return {"kind": type(error).__name__, "message": str(error)}
-    where = f"{error.filename}: " if isinstance(error, OSError) and isinstance(error.filename, str) else ""
-    return {"kind": "", "message": f"{type(error).__name__}: {where}{error_text(error)}"}
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        return {"kind": "", "message": f"{type(error).__name__}: {where}{error_text(error)}"}
+    return {"kind": "", "message": f"{type(error).__name__}: {without_quotations(error_text(error))}"}
 
 
 def from_facts(facts: Mapping[str, str]) -> TamisError:

@@ -30,6 +30,9 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 # By default Ray's workers run at low priority; here the other test process would leave them almost no CPU time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+# A line is said of what lasts long, and how long anything lasts says how busy the machine is.
+os.environ.setdefault("TAMIS_HEARTBEAT_SECONDS", "3600")
+
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")

@@ -30,7 +30,7 @@ from tamis.pipeline.errors import ClusterError, ConfigError
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.run.set_aside import SetAside, lines
-from tamis.pipeline.terminal.progress import say
+from tamis.pipeline.terminal.voice import say_workers
 
 if TYPE_CHECKING:
     from tamis.operators.forward.representations import Representer
@@ -93,7 +93,7 @@ def capture(
     resize: Callable[[], Pool] | None = None,
     hopeful: bool = False,
     patience: float = PATIENCE_SECONDS,
-    tell: Callable[[str], None] = say,
+    tell: Callable[[str], None] = say_workers,
     on_signs: Callable[[Signs], None] | None = None,
 ) -> Generator[Receipt]:
     """Capture every shard, and yield its receipt when it is written, in any order. worker: the class of the actors.

@@ -23,7 +23,8 @@ from tamis.pipeline.run import receipts, set_aside
 from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.run.set_aside import SetAside
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import Progress, warn_once
+from tamis.pipeline.terminal.progress import Progress, phase
+from tamis.pipeline.terminal.voice import warn_once
 
 Timings = dict[str, dict[str, float]]
 Captures = Callable[..., Generator[Receipt]]
@@ -45,6 +46,7 @@ def run_capture(
     with the plan's requests. Raises InputError when too many rows are bad, ConfigError for mixed precisions,
     IncompleteError when a shard of references failed; failed shards of the corpus are in the totals.
     """
+    phase(stage, f"looking for what is done of {len(shards):,} shards")
     totals = CaptureTotals()
     finished = set()
     for receipt in receipts.done(store, stage, shards, key):
@@ -75,7 +77,7 @@ def run_capture(
 
         captures = (start or _vectors(plan, store, key))(left, pool)
         watched = {"on_set_aside": note, "timeout": plan.job.worker_timeout, "resize": resize}
-        watched |= {"patience": plan.job.cluster_patience, "tell": progress.note, "on_signs": shown_on(progress)}
+        watched |= {"patience": plan.job.cluster_patience, "on_signs": shown_on(progress)}
         # Closed here, so that the workers always stop before Ray does.
         with closing(captures(**watched, hopeful=bool(finished))) as new:
             for receipt in receipts.compacted(store, stage, key, new):
@@ -83,7 +85,7 @@ def run_capture(
                 progress.advance(receipt["rows"], receipt["tokens"])
                 check_precision(store, totals)
                 if receipt.get("fallback") is not None:
-                    warn_once(receipt["fallback"], progress.note)
+                    warn_once(receipt["fallback"])
                 _check_quarantine(plan, totals)
         progress.finish()
         timings["model_load"] = {"seconds": totals.load_seconds}

@@ -9,7 +9,7 @@ from contextlib import suppress
 import psutil
 
 from tamis.pipeline.errors import ClusterError
-from tamis.pipeline.terminal.progress import say
+from tamis.pipeline.terminal.voice import say
 
 AUTO = "auto"
 

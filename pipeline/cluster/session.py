@@ -28,7 +28,8 @@ from tamis.pipeline.cluster.own_ray import environment, native_log, own_ray
 from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
 from tamis.pipeline.storage.retrying import WORKER
-from tamis.pipeline.terminal.progress import say, waiting
+from tamis.pipeline.terminal.progress import waiting
+from tamis.pipeline.terminal.voice import last_word, say
 
 CONNECT_SECONDS = 10.0
 
@@ -42,6 +43,7 @@ _JOINING = {"RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
 repeats all variables of the job, credentials included."""
 
 _LOCAL = "local"
+_STARTING = "Ray is starting"
 _NODE = "raylet"
 
 WORKER_ENVIRONMENT = {
@@ -83,7 +85,7 @@ def ray_session(address: str | None) -> Iterator[Cluster]:
     target = found(where)
     _check_reachable(target)
     with _native_stderr_aside(), _options(target) as options:
-        with waiting("Ray is starting" if where == _LOCAL else f"joining the cluster at {target}"):
+        with waiting("ray", _STARTING if where == _LOCAL else f"joining the cluster at {target}"):
             _init(target, options)
         _joined = where if where != _LOCAL else None
         try:
@@ -130,7 +132,7 @@ def ray_ahead(address: str | None, *, needed: bool = True) -> Iterator[None]:
     if not needed or _ahead is not None or _where(address) != _LOCAL:
         yield
         return
-    with waiting("loading Ray"):
+    with waiting("ray", "loading Ray"):
         # Not in the other thread: two threads that import the same modules may wait for each other.
         import ray  # noqa: F401
 
@@ -168,7 +170,7 @@ class _Ahead:
     def wait(self) -> None:
         """Return when Ray is up; ClusterError if it does not start."""
         if not self._ready.is_set():
-            with waiting("Ray is starting"):
+            with waiting("ray", _STARTING):
                 self._ready.wait()
         if self._error is not None:
             raise self._error
@@ -331,7 +333,8 @@ def _init(where: str, options: Mapping[str, Any]) -> None:
                 _end_processes_of(options["_temp_dir"])
             if isinstance(error, ValueError) or seconds == tries[-1]:
                 raise _not_started(where, error) from None
-            say("Ray has not started; the machine may be busy, it is tried again with more patience")
+            words = "Ray has not started; the machine may be busy, it is tried again with more patience"
+            say(words, level="warning", stage="ray")
 
 
 @contextmanager
@@ -374,12 +377,13 @@ def _speak_for(folder: str) -> None:
         # If all processes of the command were ended at once, this one is ending as well, with its own message.
         if _node_runs() or _ending.wait(_NODE_SECONDS):
             continue
-        print(
-            f"error: Ray's {_NODE} on this machine was killed; {shortage('memory may have run out')}. What is done "
-            "stays done; run the same command again to go on",
-            file=sys.stderr,
-            flush=True,
+        say(
+            f"Ray's {_NODE} on this machine was killed; {shortage('memory may have run out')}. What is done stays "
+            "done; run the same command again to go on",
+            *("error", "error"),
+            exit_code=ClusterError.exit_code,
         )
+        last_word(ClusterError.exit_code)
         _end_processes_of(folder)
         shutil.rmtree(os.path.dirname(folder), ignore_errors=True)
         os._exit(ClusterError.exit_code)
@@ -415,7 +419,8 @@ def _shutdown() -> None:
     import ray
 
     _ending.set()
-    ray.shutdown()
+    with waiting("ray", "Ray is stopping"):
+        ray.shutdown()
 
 
 def _messages_to_log() -> None:

@@ -11,6 +11,7 @@ from tamis.pipeline.cluster.machines import alive
 from tamis.pipeline.cluster.pools import Pool, room
 from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.errors import ClusterError
+from tamis.pipeline.terminal.progress import waiting
 
 PATIENCE_SECONDS = 600.0
 
@@ -19,6 +20,7 @@ GRACE_SECONDS = 30.0
 
 _LOOK_SECONDS = 5.0
 _TURN_SECONDS = 1.0
+_STAGE = "workers"
 
 SETTLE_SECONDS = 3.0
 """How long resources may still count as used after their user has ended. Such a short wait needs no message."""
@@ -33,14 +35,17 @@ def wait_for_room(pool: Pool, patience: float, say: Callable[[str], None], settl
     """
     import ray
 
-    with _asked_for(pool, pool.begin) as group:
+    with _asked_for(pool, pool.begin) as group, waiting(_STAGE, f"asking for {_shape(pool, pool.begin)}", settle):
         if _wait(group, settle):
             return pool.begin
     with _asked_for(pool, pool.least) as group:
         shape = _shape(pool, pool.least)
         if not _wait(group, min(settle, SETTLE_SECONDS)):
-            say(f"waiting for {shape}: {_offer()}; for {patience:g} s at most (cluster_patience)")
-            if not _wait(group, patience):
+            offer = _offer()
+            say(f"waiting for {shape}: {offer}; for {patience:g} s at most (cluster_patience)")
+            with waiting(_STAGE, f"waiting for {shape}: {offer}", patience):
+                there = _wait(group, patience)
+            if not there:
                 raise ClusterError(
                     f"the cluster had no room for {shape} in {patience:g} s: {_offer()}; free some, ask for less "
                     "(workers, model.gpus_per_worker), or raise cluster_patience. What is done stays done; run the "

@@ -9,21 +9,30 @@ import sys
 import tempfile
 
 from tamis.pipeline.cluster.session import ray_session
+from tamis.pipeline.commands import showing
 from tamis.pipeline.commands.screens import size
 from tamis.pipeline.emit.publish import versions
 from tamis.pipeline.errors import TamisError
 from tamis.pipeline.models.render_process import BoundedRenderer
+from tamis.pipeline.terminal.progress import at_work, phase
 from tamis.pipeline.terminal.text import shown
+from tamis.pipeline.terminal.voice import VOICE
 
 
+@at_work()
 def examine(model: str | None, address: str | None) -> bool:
     """Print one line per check; True when nothing prevents a run."""
     sound = True
 
+    phase("doctor", "looking at this machine")
+
     def say(good: bool, what: str, found: str, advice: str = "") -> None:
         nonlocal sound
         sound = sound and good
-        print(shown(f"{'ok  ' if good else 'BAD '} {what:<12} {found}{'' if good or not advice else f' -> {advice}'}"))
+        words = shown(f"{found}{'' if good or not advice else f' -> {advice}'}")
+        line = f"{'ok  ' if good else 'BAD '} {what:<12} {words}"
+        facts = {"ok": good, "name": what, "found": found, "advice": advice if advice and not good else None}
+        VOICE.show(lambda: print(line), f"{what}: {words}", "check", level="info" if good else "error", **facts)
 
     say(
         sys.version_info >= (3, 11),
@@ -71,7 +80,7 @@ def examine(model: str | None, address: str | None) -> bool:
         say(False, "ray", str(error))
     if model is not None:
         _examine_model(model, say)
-    print("ready" if sound else "not ready; see the lines marked BAD")
+    showing.result("ready" if sound else "not ready; see the lines marked BAD", ready=sound)
     return sound
 
 

@@ -11,7 +11,9 @@ from typing import NoReturn
 
 from tamis.pipeline.commands.last_resort import kept
 from tamis.pipeline.errors import ConfigError, InternalError, TamisError, error_text
-from tamis.pipeline.terminal.text import flush, shown
+from tamis.pipeline.terminal.streams import flush
+from tamis.pipeline.terminal.text import shown
+from tamis.pipeline.terminal.voice import say
 
 _LONGEST = 500
 
@@ -59,7 +61,7 @@ def fail(message: str, code: int) -> NoReturn:
     with suppress(OSError):
         flush(sys.stdout)
     with suppress(OSError):
-        print(f"error: {message}", file=sys.stderr)
+        say(message, "error", "error", exit_code=code)
         flush(sys.stderr)
     sys.exit(code)
 

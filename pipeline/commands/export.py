@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import KEPT, MANIFEST
 from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Sealed, Store
+from tamis.pipeline.terminal.progress import Progress, at_work, phase
 
 COLUMNS = ["input_ids", "attention_mask", "labels"]
 DATA, DATASET = "data", "dataset"
@@ -38,12 +39,14 @@ class Exported:
     start: str
 
 
+@at_work()
 def export(store: Store, trainer: str, folder: Store) -> Exported:
     """Write what `trainer` reads of the run in `store` to `folder`.
 
     Raises ConfigError if there is no finished run, `folder` holds something, or the trainer cannot train on this kept/
     as the run left it; DamagedError for a file that is not as the run wrote it.
     """
+    phase("export", "reading the manifest")
     if trainer not in TRAINERS:
         raise ConfigError(f"--for {trainer}: there is {', '.join(TRAINERS)}")
     if not store.exists(MANIFEST):
@@ -72,11 +75,13 @@ def _masked(store: Store, trainer: str, folder: Store, files: list[Sealed], mode
     inner = f"{DATASET}/train" if trainer == "llama-factory" else DATASET
     rows = longest = 0
     names: list[str] = []
-    for table in _tables(store, files):
+    progress = Progress("export", len(files), unit="files", brief=True)
+    for table in _tables(store, files, progress.advance):
         names.append(f"data-{len(names):05d}.arrow")
         folder.write(f"{inner}/{names[-1]}", _stream(table))
         rows += table.num_rows
         longest = max(longest, pc.max(pc.list_value_length(table.column("input_ids"))).as_py())
+    progress.finish()
     # Without features, every version of `datasets` takes the types of the files.
     folder.write_json(f"{inner}/dataset_info.json", {"features": None})
     fingerprint = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()[:16]
@@ -104,14 +109,15 @@ def _layout(read: Dialect, there: list[str]) -> Dialect:
     return Dialect(read.name, columns, read.join, encoded=read.encoded)
 
 
-def _tables(store: Store, files: list[Sealed]) -> Iterator[pa.Table]:
-    """The training columns of every file that has rows."""
+def _tables(store: Store, files: list[Sealed], on_done: Callable[[int], None]) -> Iterator[pa.Table]:
+    """The training columns of every file that has rows. on_done: called with 1 after each file."""
     for file in files:
         table = store.read_table(file, COLUMNS)
         if table.column_names != COLUMNS:
             raise ConfigError(f"{store.path(file.name)} has no attention_mask; make the mask anew with this tamis")
         if table.num_rows:
             yield table.replace_schema_metadata(None)
+        on_done(1)
 
 
 def _stream(table: pa.Table) -> bytes:
@@ -137,8 +143,11 @@ def _text(
         )
     text = Text(folder.path(), dialect, there, manifest.get("json_columns", []))
     configs = for_text(trainer, text, model)
+    progress = Progress("export", len(files), unit="files", brief=True)
     for file in files:
         folder.write(f"{DATA}/{file.name.removeprefix(f'{KEPT}/')}", store.read(file))
+        progress.advance(1)
+    progress.finish()
     for name, content in configs.items():
         folder.write(name, content.encode())
     return Exported(manifest["counts"]["kept"], list(configs)[-1])

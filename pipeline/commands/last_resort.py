@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from tamis.pipeline.errors import redacted
-from tamis.pipeline.terminal.progress import say
-from tamis.pipeline.terminal.text import shown
+from tamis.pipeline.terminal.text import shown, without_quotations
+from tamis.pipeline.terminal.voice import say
 
-_QUOTED = re.compile(r"'[^']{21,}'|\"[^\"]{21,}\"|`[^`]{21,}`")
 _PLACE = re.compile(r"\s*File \"[^\"]*\", line \d+")
 _LONGEST_LINE, _MOST_LINES = 200, 300
 
@@ -42,7 +41,7 @@ def watch_threads() -> None:
 
     def ended(what: str, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
-            say(f"warning: {what} failed unexpectedly ({type(error).__name__}); {kept(error)}")
+            say(f"{what} failed unexpectedly ({type(error).__name__}); {kept(error)}", "warning", "warning")
 
     threading.excepthook = lambda told: ended("a thread", told.exc_value)
     sys.unraisablehook = lambda told: ended("tidying up", told.exc_value)
@@ -63,4 +62,4 @@ def _told(error: BaseException) -> Iterator[str]:
 
 
 def _bare(line: str) -> str:
-    return shown((line if _PLACE.match(line) else _QUOTED.sub("'...'", line))[:_LONGEST_LINE])
+    return shown((line if _PLACE.match(line) else without_quotations(line))[:_LONGEST_LINE])

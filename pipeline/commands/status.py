@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 import pyarrow.parquet as pq
-from rich.console import Console
 
+from tamis.pipeline.commands import showing
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.run import lease, receipts
 from tamis.pipeline.run.folder import facts_in, layers_in
@@ -27,25 +27,24 @@ from tamis.pipeline.run.paths import (
 )
 from tamis.pipeline.run.set_aside import SetAside, lines
 from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.progress import at_work, phase
 from tamis.pipeline.terminal.text import shown
 
 
-def show_status(console: Console, store: Store) -> None:
+@at_work()
+def show_status(store: Store) -> None:
     """Print the progress. ConfigError if the folder holds no run."""
+    phase("status", "reading the output folder")
     if store.exists(MANIFEST):
-        from tamis.pipeline.commands.screens import show_outcome
-
         manifest = facts_in(store, MANIFEST)
         _say(f"complete since {manifest['created']}", "")
-        show_outcome(console, manifest, store)
+        showing.outcome(manifest, store)
     elif store.exists(RUN):
         _say(*_of_run(store, facts_in(store, RUN)))
     elif store.exists(LAYERS):
-        from tamis.pipeline.commands.screens import show_layers
-
         searched = layers_in(store)
         _say(f"layer search complete since {searched['created']}; no run yet", "")
-        show_layers(console, searched, store)
+        showing.layers(searched, store, did_nothing=False)
     elif store.exists(LAYERS_RUN):
         _say(f"unfinished layer search: {_cells(store)}", *_at_work(store, "`tamis layers` (or `tamis curate`)"))
     elif store.exists(INCOMPLETE):
@@ -55,7 +54,7 @@ def show_status(console: Console, store: Store) -> None:
 
 
 def _say(*lines: str) -> None:
-    print("\n".join(shown(line) for line in lines))
+    showing.in_lines([shown(line) for line in lines])
 
 
 def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-from tamis.pipeline.terminal.progress import say
+from tamis.pipeline.terminal.voice import last_word, say
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
@@ -56,15 +56,16 @@ def _tell(woken: int) -> None:
         name, now = _NAMES[signal.Signals(number[0])], time.monotonic()
         if first is None:
             first = now
-            _say(f"stopping ({name}); what is done stays done, run the same command again to go on")
+            _say(f"stopping ({name}); what is done stays done, run the same command again to go on", name)
             _said.set()
         elif now - first > _ONE_DEMAND_SECONDS:
-            _say(f"ended at once ({name})")
+            _say(f"ended at once ({name})", name, at_once=True)
+            last_word(CODES[signal.Signals(number[0])])
             os._exit(CODES[signal.Signals(number[0])])
 
 
-def _say(line: str) -> None:
+def _say(line: str, name: str, at_once: bool = False) -> None:
     with suppress(OSError, ValueError):  # the terminal may be gone
         if sys.stderr.isatty():
             sys.stderr.write("\n")  # below the progress line and the ^C
-        say(line)
+        say(line, "stopping", "warning", signal=name, at_once=at_once)

@@ -26,7 +26,7 @@ from tamis.pipeline.storage.ranged import ObjectFile, info_of, open_stream
 from tamis.pipeline.storage.retrying import retrying
 from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import Progress
+from tamis.pipeline.terminal.progress import Progress, at_work, phase
 
 _COUNTED = {KEPT: "kept", DROPPED: "dropped", QUARANTINE: "quarantined"}
 _BLOCK = 4 << 20
@@ -68,12 +68,14 @@ class _File:
     rows: int | None = None
 
 
+@at_work()
 def verify(store: Store) -> Verified:
     """Check the output of a run that has ended. Errors are in `problems` of the result.
 
     Raises InputError if the run has not ended yet, or for a manifest that cannot be read; ConfigError if the folder
     holds no run.
     """
+    phase("verify", "reading the manifest")
     name = _manifest_name(store)
     manifest = _manifest(store, name)
     found = Verified(name, name == MANIFEST, manifest["counts"])
@@ -94,6 +96,7 @@ def verify(store: Store) -> Verified:
                 found.rows[part] += file.rows
                 shards[shard][part] += file.rows
     progress.finish()
+    phase("verify", "looking for files that the manifest does not list")
     # Damaged files are not counted; rows that are missing only for that reason are not a further problem.
     whole = not found.problems
     _strangers(store, {file.name for file in files}, found)

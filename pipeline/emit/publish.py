@@ -29,11 +29,13 @@ from tamis.pipeline.job.methods import distributions
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.report.drift import warnings as drift_warnings
+from tamis.pipeline.run.folder import run_id
 from tamis.pipeline.run.incomplete import warning, write_manifest
 from tamis.pipeline.run.paths import CARD, EMPTY_DROPPED, MANIFEST, REPORT, SCORES, table_of
 from tamis.pipeline.run.set_aside import SetAside
 from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.progress import phase
 
 _PACKAGES = (
     "tamis",
@@ -111,7 +113,9 @@ def finish(
     was dropped. draw: the report.
     """
     listed = [{key: file[key] for key in ("name", "bytes", "sha256")} for file in files]
-    summary = {**summary, "json_columns": list(json_places(empty.schema))}
+    phase("publish", "drawing the report")
+    known = run_id(store, summary["fingerprint"])
+    summary = {**summary, "run_id": known, "json_columns": list(json_places(empty.schema))}
     store.remove(EMPTY_DROPPED)
     if not summary["counts"]["dropped"]:
         listed.append(store.write_table(EMPTY_DROPPED, empty).to_dict())

@@ -14,7 +14,7 @@ from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.run import receipts, set_aside
 from tamis.pipeline.run.paths import PARTS, table_of
 from tamis.pipeline.run.set_aside import SetAside
-from tamis.pipeline.terminal.progress import Progress
+from tamis.pipeline.terminal.progress import Progress, phase
 
 
 def run_emit(
@@ -34,6 +34,7 @@ def run_emit(
     """
     store = spec.store
     began = time.monotonic()
+    phase("emit", f"looking for what is done of {len(shards):,} shards")
     finished = set()
     for receipt in receipts.done(store, STAGE, shards, spec.key):
         totals.add(receipt)

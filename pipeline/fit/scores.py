@@ -37,7 +37,7 @@ from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.sections import SelectionSpec
 from tamis.pipeline.run.paths import ARTIFACT, ARTIFACT_FACTS, FITTED, table_of
 from tamis.pipeline.storage.store import Sealed, Store
-from tamis.pipeline.terminal.progress import say
+from tamis.pipeline.terminal.voice import say_damaged
 
 T = TypeVar("T")
 
@@ -184,9 +184,9 @@ def load_artifacts(store: Store, key: str) -> dict[str, Artifact] | None:
         files = [Sealed(file["name"], file["sha256"]) for file in tree["files"]]
         arrays = [safetensors.numpy.load(store.read(file)) for file in files]
     except ValueError as error:
-        say(f"damaged: {ARTIFACT_FACTS}: {error}; it is made again")
+        say_damaged(f"damaged: {ARTIFACT_FACTS}: {error}; it is made again")
     except DamagedError as error:
-        say(f"damaged: {error}; it is made again")
+        say_damaged(f"damaged: {error}; it is made again")
     else:
         methods = zip(tree["methods"].items(), arrays, strict=True)
         return {name: Artifact(found, facts) for (name, facts), found in methods}

@@ -25,7 +25,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, create_model
 from tamis.operators.methods import METHODS, AnyMethod, Method
 from tamis.pipeline.errors import error_text
 from tamis.pipeline.job.sections import Section, as_list
-from tamis.pipeline.terminal.progress import warn_once
+from tamis.pipeline.terminal.voice import warn_once
 
 GROUP = "tamis.methods"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")

@@ -43,7 +43,8 @@ from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import lease, paths, receipts
 from tamis.pipeline.run.mending import until_whole
 from tamis.pipeline.storage.store import Sealed, Store
-from tamis.pipeline.terminal.progress import Progress, warn_once
+from tamis.pipeline.terminal.progress import Progress, at_work, phase
+from tamis.pipeline.terminal.voice import VOICE, warn_once
 
 FISHER = "fisher"
 ROLES = ("unsafe", "safe")
@@ -58,6 +59,7 @@ class LayersOutcome:
     did_nothing: bool
 
 
+@at_work()
 def find_layers(
     job: LayersJob,
     address: str | None = None,
@@ -71,7 +73,9 @@ def find_layers(
     unknown = not store.exists(paths.LAYERS)
     # Errors in the job are reported before a cluster is joined; Ray on this machine starts meanwhile.
     with ray_early(address, needed=unknown and not joins(address)):
+        phase("plan", "reading the references and the prompts")
         plan = plan_layers(job)
+        phase("plan", "looking at the output folder")
         state = run_folder.layers_state_of(store, plan.search_keys, plan.fisher_keys)
         with ray_early(address, needed=joins(address) and known(store, plan) is None):
             return _find_layers(store, plan, state, address, on_plan)
@@ -95,7 +99,7 @@ def _find_layers(
                 f"output: {store.path()} holds a finished run; choose another output folder for other settings"
             )
         if state != "complete":
-            run_folder.begin(store, {"fingerprint": dict(plan.search_keys)}, paths.LAYERS_RUN)
+            VOICE.of_run(run_folder.begin(store, {"fingerprint": dict(plan.search_keys)}, paths.LAYERS_RUN))
         with lease.held(store) as held:
             result = _found_by_one(store, plan, address)
         shared = held.contested
@@ -207,6 +211,7 @@ def _parts(store: Store, plan: LayerPlan) -> tuple[Part | None, Part | None]:
 def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     assert plan.prompts is not None
     began = time.monotonic()
+    phase(STAGE, "looking for what is done already")
     key = run_folder.key_of(plan.search_keys)
     blocks = plan.model.info.blocks
     cells = all_cells(blocks)
@@ -224,7 +229,6 @@ def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
             key,
             resize=partial(refit, pool, plan.job),
             patience=plan.job.cluster_patience,
-            tell=progress.note,
             on_wait=lambda what: progress.within(0.0, 0, what),
         ):
             done[receipt["cell"]] = receipt
@@ -269,6 +273,7 @@ def _check_precision(store: Store, done: Iterable[Mapping[str, Any]]) -> None:
 
 def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     began = time.monotonic()
+    phase(FISHER, "looking for what is done already")
     key = run_folder.key_of(plan.fisher_keys)
     # With their own numbering, so that a run can use the captures of `tamis layers`.
     shards = [replace(shard, index=number) for number, shard in enumerate(plan.references)]
@@ -280,11 +285,11 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
         progress = Progress(FISHER, rows, skipped=rows - sum(shard.rows for shard in left))
         spec = capture_spec(plan.job, plan.model.source, store, key, pool, plan.max_tokens, requests, FISHER)
         watched: dict[str, Any] = {"resize": partial(refit, pool, plan.job), "timeout": plan.job.worker_timeout}
-        watched |= {"patience": plan.job.cluster_patience, "tell": progress.note, "on_signs": shown_on(progress)}
+        watched |= {"patience": plan.job.cluster_patience, "on_signs": shown_on(progress)}
         for receipt in capture(spec, plan.model.tokenizer, left, pool, **watched):
             done.append(receipt)
             if receipt.get("fallback") is not None:
-                warn_once(receipt["fallback"], progress.note)
+                warn_once(receipt["fallback"])
             _check_precision(store, done)
             progress.advance(receipt["rows"], receipt["tokens"])
         progress.finish()
@@ -292,6 +297,7 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     if lost and plan.prompts is None:
         lines = [f"{rows} × {code}" for code, rows in lost.most_common()]
         raise InputError("reference rows could not be captured:", lines)
+    phase(FISHER, f"computing the ratios of {plan.model.info.blocks} blocks")
     files = {receipt["shard"]: Sealed(receipt["file"]["name"], receipt["file"]["sha256"]) for receipt in done}
     pieces = {
         role: [dict(read_features(store, files[shard.name])) for shard in shards if shard.role == role_of("larf", role)]

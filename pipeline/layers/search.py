@@ -24,7 +24,7 @@ from tamis.pipeline.models.handle import ModelHandle, handle_of
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import say, warn_once
+from tamis.pipeline.terminal.voice import say_workers, warn_once
 
 if TYPE_CHECKING:
     from tamis.operators.generation.scaled_answers import ScaledAnswers
@@ -82,7 +82,7 @@ def search(
     *,
     resize: Callable[[], Pool] | None = None,
     patience: float = PATIENCE_SECONDS,
-    tell: Callable[[str], None] = say,
+    tell: Callable[[str], None] = say_workers,
     on_wait: Callable[[str], None] = lambda what: None,
 ) -> Iterator[Receipt]:
     """Run every cell on the actors, write its receipt, and yield it, in any order.
@@ -99,7 +99,7 @@ def search(
             for cell, facts in found:
                 left.remove(cell)
                 if facts["fallback"] is not None:
-                    warn_once(facts["fallback"], tell)
+                    warn_once(facts["fallback"])
                 yield receipts.write_cell(store, STAGE, cell.name, key, facts)
         failed_rounds = 0 if len(left) < before else failed_rounds + 1
         if failed_rounds == MAX_FAILED_ROUNDS:

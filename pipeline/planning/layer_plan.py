@@ -53,7 +53,7 @@ class LayerPlan:
 def plan_layers(job: LayersJob) -> LayerPlan:
     """The plan for `tamis layers`, which always does both: the search and the Fisher ratios. Raises ConfigError or
     InputError."""
-    with waiting("opening the model"):
+    with waiting("plan", "opening the model"):
         model = open_model(job.model, job.storage_options)
     parameters = check_files(model, model.info.blocks, head=True)
     max_tokens = longest_of(job, model)

@@ -45,7 +45,7 @@ from tamis.pipeline.run.set_aside import SetAside
 from tamis.pipeline.storage.addresses import is_local_url, refuse_credentials, refuse_unshared
 from tamis.pipeline.storage.retrying import PATIENCE_SECONDS
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import waiting
+from tamis.pipeline.terminal.progress import phase, waiting
 
 _WRITES = (
     *(table_of(folder, "000000-0123456789abcdef") for folder in PARTS),
@@ -204,10 +204,11 @@ def make_plan(
     artifact = artifact or with_artifact(job)
     job = job if artifact is None else artifact.job
     found = list_inputs(job) if found is None else found
+    phase("plan", f"looking for the rows of {len(found.files):,} files")
     everything = scan_files(found.files, job, plan_cache.load(job)) if inputs is None else inputs
     files = [scanned for scanned in everything if scanned.rows]
     methods = methods_of(job)
-    with waiting("opening the model"):
+    with waiting("plan", "opening the model"):
         model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
     if artifact is not None:
         check_model(job, artifact.frozen, model)
@@ -243,6 +244,7 @@ def make_plan(
     schema, differing = _typed_schema(files)
     notes.extend(differing)
     untyped = [scanned for scanned in files if scanned.schema is None]
+    phase("plan", f"reading the first rows of {len(read):,} files as the model will")
     estimate, samples = sampled(
         read,
         model.tokenizer,
@@ -257,6 +259,7 @@ def make_plan(
         check_columns([*seen, *(schema.names if schema is not None else ())])
     references: tuple[Shard, ...] = ()
     if artifact is None:
+        phase("plan", "reading the references")
         references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards), notes)
         _check_amounts(job, sum(shard.rows for shard in shards), model.info)
     layers = None
@@ -278,6 +281,7 @@ def make_plan(
         notes.append("the files hold conversations in more than one dialect")
     if not job.masks_tokens and _largest_set(references) > sum(shard.rows for shard in shards):
         notes.append("there are fewer rows than references; a share of so few says little")
+    phase("plan", "comparing the settings")
     return Plan(
         job=job,
         files=tuple(planned),

@@ -1,4 +1,4 @@
-"""The progress of a scan that may take long; a short scan shows nothing."""
+"""The progress of a scan; a scan that is small and short shows nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from tamis.pipeline.terminal.progress import Progress
 
 SHOWN_BYTES = 10**9
 SHOWN_FILES = 1000
-"""A scan of at least this many bytes or files shows its progress. A footer takes one request, whatever its size."""
+"""A scan of at least this many bytes or files shows its progress from the start, a smaller one only if it lasts. A
+footer takes one request, whatever its size."""
 
 _MB = 10**6
 
@@ -20,10 +21,8 @@ _MB = 10**6
 def scan_progress(files: Sequence[SourceFile], stage: str = "scan") -> Iterator[Callable[[int], None]]:
     """Yields a callback for the number of stored bytes that are scanned; any thread may call it."""
     total = sum(file.bytes for file in files)
-    if total < SHOWN_BYTES and len(files) < SHOWN_FILES:
-        yield lambda count: None
-        return
-    progress, lock, done = Progress(stage, -(-total // _MB), unit="MB"), threading.Lock(), 0
+    brief = total < SHOWN_BYTES and len(files) < SHOWN_FILES
+    progress, lock, done = Progress(stage, -(-total // _MB), unit="MB", brief=brief), threading.Lock(), 0
 
     def tell(count: int) -> None:
         nonlocal done

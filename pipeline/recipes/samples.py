@@ -46,7 +46,7 @@ from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze
 from tamis.pipeline.run.lease import Held
 from tamis.pipeline.run.mending import check_output, until_whole
 from tamis.pipeline.storage.store import Sealed, Store
-from tamis.pipeline.terminal.progress import Progress
+from tamis.pipeline.terminal.progress import Progress, phase, waiting
 
 HISTOGRAM_BINS = 80
 RESOLVED_ENOUGH = 0.95
@@ -67,6 +67,7 @@ def curate_samples(
 
     if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
         return theirs  # another driver's manifest
+    phase("publish", "gathering what the report says")
     timings["total"] = {"seconds": time.monotonic() - began}
     plan, captured = made.plan, made.captured
     notes = [*plan.warnings, *sorted(captured.fallbacks)[:1]]
@@ -113,9 +114,11 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
     # machine, the whole output is made again.
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
+    phase("emit", "making room for the output, and ranking the scores")
     incomplete.make_room(store, key, plan.failed, fingerprint=plan.fingerprint, contested=held.contested)
     spec, resolved = _emit_spec(plan, store, key, captured, selection)
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
+    phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
     return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift)
 
@@ -141,6 +144,7 @@ def _fit(
     plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
 ) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None]:
     began = time.monotonic()
+    phase("fit", "looking for what is done already")
     sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
     for shard in [*plan.shards, *plan.reference_shards]:
         sources.setdefault(shard.role, []).append(captured.captured[shard.name].file)
@@ -162,7 +166,8 @@ def _fit(
     sums = score_shards(spec, plan.shards, sources[CORPUS], progress.advance)
     drift = None
     if frozen is None:
-        selection = select(plan.job, store, sums)
+        with waiting("fit", f"finding the exact cut of {sums.count:,} scores"):
+            selection = select(plan.job, store, sums)
         if not plan.failed:  # else the cut is not that of the whole corpus
             files.append(_freeze(plan, store, artifacts, files, captured, selection))
     else:

@@ -49,6 +49,7 @@ from tamis.pipeline.run.lease import Held
 from tamis.pipeline.run.mending import check_output, until_whole
 from tamis.pipeline.run.paths import ROUNDS
 from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.progress import phase
 
 LOSS_COLUMNS = (UTILITY, HARMFUL)
 
@@ -73,6 +74,7 @@ def curate_tokens(
         )
     if (theirs := run_folder.finished(store, plan.fingerprint)) is not None:
         return theirs
+    phase("publish", "gathering what the report says")
     timings["total"] = {"seconds": time.monotonic() - began}
     return publish_tokens(
         store, run.plan, list(run.prepared.values()), selection, statistics, run.rounds, run.captured, emitted, timings,
@@ -144,6 +146,7 @@ class _Run:
     def score(self) -> None:
         """Round 0: train both reference models, and compute the losses of all tokens under both."""
         began = time.monotonic()
+        phase("references", "looking for what is done already")
         for role in LOSS_COLUMNS:
             self.prepared[role] = self.models.prepare(role)
         if _rounds(self.plan):
@@ -160,6 +163,7 @@ class _Run:
         False if there is no sample left to add.
         """
         began = time.monotonic()
+        phase("references", f"round {number}: picking the samples with the riskiest tokens")
         job = self.plan.job
         role = training_role(job, HARMFUL)
         wanted = job.masking.added(sum(shard.rows for shard in self.plan.reference_shards if shard.role == role))
@@ -233,6 +237,7 @@ class _Run:
     def _note_shared(self) -> None:
         """Find corpus rows that are also in a reference set: the run warns of them, and they must not be added to the
         harmful set again."""
+        phase("losses", "looking for rows of the corpus among the references")
         digests = {
             role: frozenset(digest(row.input_ids) for row in self.models.rows(role))
             for role in LOSS_COLUMNS
@@ -255,6 +260,7 @@ class _Run:
         toss = self.plan.job.masking
         selection: TokenSelection | None = None
         for round in reversed(self.rounds):
+            phase("fit", f"finding the exact cut of round {round.number}, in {len(self.plan.shards):,} shards")
             scored = self.scored(round.number)
             found = select_tokens(self.store, scored, toss.discard, toss.scope)
             round.mean_risk = found.sums.total / found.sums.count
@@ -270,6 +276,7 @@ class _Run:
 
     def emit(self, selection: TokenSelection) -> TokenTotals:
         plan = self.plan
+        phase("emit", "making room for the output")
         scored = self.scored(self.latest)
         key = incomplete.key_without(self.key, plan.failed)
         # The key covers which tokens are discarded, not only the settings of the losses: if some losses were computed
@@ -289,9 +296,11 @@ class _Run:
         totals, cpus, timeout = TokenTotals(), self.cluster.cpus, plan.job.worker_timeout
         run_emit(spec, plan.shards, selection.quotas, made, totals, self.timings, cpus=cpus, timeout=timeout)
         written = [file for item in self.prepared.values() for file in item.files]
+        phase("publish", "comparing every written file with its receipt")
         check_output(self.store, [*totals.files, *written, *self.files], [shard.name for shard in plan.shards])
         self.key = key
         return totals
 
     def statistics(self, selection: TokenSelection) -> TokenStatistics:
+        phase("publish", f"counting the tokens of {len(self.plan.shards):,} shards for the report")
         return token_statistics(self.store, self.scored(self.latest), selection, self.plan.model_info.vocabulary)

@@ -29,7 +29,9 @@ from tamis.pipeline.references.worker import ReferenceSpec
 from tamis.pipeline.run.paths import REFERENCES
 from tamis.pipeline.storage import seals
 from tamis.pipeline.storage.store import Sealed, Store, Written
-from tamis.pipeline.terminal.progress import Progress, say, waiting, warn_once
+from tamis.pipeline.terminal.progress import Progress, waiting
+from tamis.pipeline.terminal.text import without_quotations
+from tamis.pipeline.terminal.voice import say_damaged, say_workers, warn_once
 
 __all__ = ["TRAINING", "reference_key", "train_reference", "write_rows"]
 
@@ -106,7 +108,9 @@ def _finished(store: Store, folder: str, key: str) -> dict[str, Any] | None:
             return None
         for file in facts["files"]:
             if hashlib.sha256(store.read(file["name"])).hexdigest() != file["sha256"]:
-                say(f"damaged: {file['name']} is not as it was written; the {facts['name']} model is trained again")
+                say_damaged(
+                    f"damaged: {file['name']} is not as it was written; the {facts['name']} model is trained again"
+                )
                 return None
         own = Written(f"{folder}/{TRAINING}", len(data), hashlib.sha256(data).hexdigest())
         return {**facts, "files": [*facts["files"], own.to_dict()], "seconds": {}}
@@ -162,7 +166,7 @@ def _train(spec: ReferenceSpec, pool: Pool, timeout: float, patience: float) -> 
     last: WorkerDied | None = None
     with closing(_Shown(spec.name)) as shown:
         for _ in range(1 + RESTARTS):
-            workers = wait_for_room(pool, patience, say, settle=_SETTLE_SECONDS)
+            workers = wait_for_room(pool, patience, say_workers, settle=_SETTLE_SECONDS)
             try:
                 with closing(messages(spec, pool, workers, timeout)) as said:
                     for message in said:
@@ -173,7 +177,8 @@ def _train(spec: ReferenceSpec, pool: Pool, timeout: float, patience: float) -> 
             except TamisError:
                 raise
             except Exception as error:
-                raise _stopped(spec, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+                words = without_quotations(" ".join(str(error).split()))[:300]
+                raise _stopped(spec, f"{type(error).__name__}: {words}") from error
             shown.finish()
             return workers, shown.last
     raise _stopped(spec, f"its workers died {1 + RESTARTS} times; {shortage()} (the last time: {last})")
@@ -197,7 +202,7 @@ class _Shown:
         self._name = name
         self._progress: Progress | None = None
         self._loading = ExitStack()
-        self._loading.enter_context(waiting(f"train {name}: the model is loading"))
+        self._loading.enter_context(waiting(f"train {name}", "the model is loading"))
         self._step = 0
         self.last: dict[str, Any] = {}
 

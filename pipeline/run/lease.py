@@ -30,7 +30,7 @@ from tamis.pipeline.cluster.processes import started
 from tamis.pipeline.errors import ConfigError, TamisError
 from tamis.pipeline.run.paths import DRIVER, MANIFEST
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import say
+from tamis.pipeline.terminal.voice import say
 
 RENEW_SECONDS = 5.0
 WATCH_SECONDS = 12.0

@@ -20,7 +20,8 @@ from tamis.pipeline.run import receipts
 from tamis.pipeline.run.paths import EMPTY_DROPPED, FITTED, PARTS, WORK
 from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import say
+from tamis.pipeline.terminal.progress import phase
+from tamis.pipeline.terminal.voice import say_damaged
 
 T = TypeVar("T")
 
@@ -59,7 +60,8 @@ def until_whole(store: Store, attempt: Callable[[], T], over: Callable[[], bool]
 
 def mend(store: Store, damage: DamagedError) -> None:
     """Find all damaged files in the stage of the file that `damage` names, and let them be made again."""
-    say(f"damaged: {damage}; it is made again")
+    say_damaged(f"damaged: {damage}; it is made again")
+    phase("mending", "looking for what else is damaged")
     stage = _stage_of(damage.name)
     if stage is None:
         return  # these files are made again in every run
@@ -69,7 +71,7 @@ def mend(store: Store, damage: DamagedError) -> None:
     bad = damaged(store, [file for _, file in found])
     names = dict.fromkeys(name for name, file in found if file["name"] in bad)
     for file in bad - {damage.name}:
-        say(f"damaged: {file}, too")
+        say_damaged(f"damaged: {file}, too")
     receipts.forget(store, stage, names)
 
 

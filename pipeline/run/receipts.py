@@ -21,7 +21,7 @@ from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.run.paths import RECEIPTS
 from tamis.pipeline.storage import seals
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import say
+from tamis.pipeline.terminal.voice import say_damaged
 
 COMPACT = 256
 """Receipts per compact file. A command that is killed leaves at most this many for the next one to open singly."""
@@ -145,7 +145,7 @@ def _singles(store: Store, stage: str, names: Sequence[str], key: str) -> Iterat
             receipt = seals.opened(json.loads(data))
         except (ValueError, RecursionError):
             # Or the file was cut off while it was written, on a storage without atomic writes.
-            say(f"{stage}: the receipt {file} is damaged, so its work is done again")
+            say_damaged(f"{stage}: the receipt {file} is damaged, so its work is done again")
             continue
         if receipt.get("key") == key and f"{_name_of(receipt)}.json" == file:
             yield receipt

@@ -10,6 +10,7 @@ from typing import Any
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.run.paths import SET_ASIDE
 from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.voice import say
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def telling(
 
 def record(store: Store, stage: str, item: SetAside) -> None:
     store.write_json(f"{SET_ASIDE}/{stage}/{item.shard}.json", item.to_dict())
+    words, facts = f"set aside in {stage}: {item.describe()}", {"source": item.source, "rows": item.rows}
+    say(words, "set_aside", "warning", stage=stage, shard=item.shard, **facts)
 
 
 def forget(store: Store, stage: str, shards: Iterable[Shard]) -> None:

@@ -1,48 +1,43 @@
-"""One live line per stage on a terminal; in a log, at most one plain line every 30 seconds.
+"""What is being done, and how far it is: stages that count, and phases that cannot.
 
-Long work before the first finished row has a line, too: by `waiting`, and by `Progress.within`.
+On a terminal each has one live line, in a log or in JSON a line when nothing else was said for a while (voice.py).
+Short phases say nothing.
 """
 
 from __future__ import annotations
 
-import shutil
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import Any
 
-from tamis.pipeline.terminal.text import shown
+from tamis.pipeline.terminal.lines import Line
+from tamis.pipeline.terminal.voice import VOICE, Voice
 
-LOG_SECONDS = 30.0
 _LIVE_SECONDS = 0.1
-_WAITING_SECONDS = 1.0
-_WIPE = "\r\x1b[2K"
 _SETTLE_SECONDS = 5.0
 """Before this time, no estimate of the remaining time is shown."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Progress:
-    """Rows (and tokens) done in one stage. Writes to stderr, so that stdout stays for results."""
+    """Rows (and tokens) done in one stage. brief: it may be so short that nobody need hear of it."""
 
     stage: str
     total: int
     unit: str = "rows"
     skipped: int = 0
-    stream: TextIO = field(default_factory=lambda: sys.stderr)
+    brief: bool = False
+    voice: Voice = field(default=VOICE, repr=False)
 
     def __post_init__(self) -> None:
-        self._live = self.stream.isatty()
-        self._began = self._said = self._at_work = time.monotonic()
+        self.began = self._at_work = self._looked = time.monotonic()
+        self.prompt, self.shown = not self.brief, False
         self._done = self._tokens = 0
         self._within_rows = self._within_tokens = 0
-        self._width = 0
         self._note = self._waits = ""
-        if self._live:
-            self._say(self._line())
+        self.voice.begin(self)
 
     def advance(self, done: int, tokens: int = 0, note: str = "") -> None:
         """Count finished rows and tokens. note: shown on the line until the next call, e.g. a loss."""
@@ -62,102 +57,95 @@ class Progress:
         self._may_say()
 
     def _may_say(self) -> None:
-        if time.monotonic() - self._said >= (_LIVE_SECONDS if self._live else LOG_SECONDS):
-            self._say(self._line())
+        now = time.monotonic()
+        if now - self._looked >= _LIVE_SECONDS:
+            self._looked = now
+            self.voice.beat(_LIVE_SECONDS)
 
     def finish(self) -> float:
-        """Write the last line. Returns the seconds since the stage began."""
+        """Say the last line. Returns the seconds since the stage began."""
         self._within_rows = self._within_tokens = 0
         self._waits = ""
-        self._say(self._line(final=True))
-        if self._live:
-            self.stream.write("\n")
-            self.stream.flush()
-        return time.monotonic() - self._began
+        self.voice.end(self, "stage_done" if self.shown or not self.brief else None)
+        return time.monotonic() - self.began
 
-    def _line(self, final: bool = False) -> str:
-        seconds = max(time.monotonic() - (self._began if final else self._at_work), 1e-9)
+    def line(self, final: bool = False) -> Line:
+        """How far it is, in words and as values."""
+        seconds = max(time.monotonic() - (self.began if final else self._at_work), 1e-9)
         new, tokens = self._done + self._within_rows, self._tokens + self._within_tokens
         rate = new / seconds
         done = min(new + self.skipped, self.total)
+        lasts = time.monotonic() - self.began
+        facts: dict[str, Any] = {"done": done, "total": self.total, "unit": self.unit, "seconds": round(lasts, 3)}
         share = f" {done / self.total:4.0%}" if self.total else ""
         parts = [f"{self.stage:<8} {done:,} / {self.total:,} {self.unit}{share}"]
         if self.skipped:
             parts.append(f"{self.skipped:,} were done before")
+            facts["skipped"] = self.skipped
         if new:
             parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s")
+            facts["per_second"] = round(rate, 6)
         if tokens:
             parts.append(f"{tokens / seconds:,.0f} tokens/s")
+            facts |= {"tokens": tokens, "tokens_per_second": round(tokens / seconds, 3)}
         if self._note or self._waits:
-            parts.append(self._note or f"{self._waits} ({_clock(time.monotonic() - self._began)})")
+            parts.append(self._note or f"{self._waits} ({clock(lasts)})")
+            facts["doing"] = self._note or self._waits
         if final:
-            parts.append(f"took {_clock(seconds)}")
+            parts.append(f"took {clock(seconds)}")
         elif new and self.total > done and seconds >= _SETTLE_SECONDS:
-            parts.append(f"{_clock((self.total - done) / rate)} left")
-        return " · ".join(parts)
+            parts.append(f"{clock((self.total - done) / rate)} left")
+            facts["seconds_left"] = round((self.total - done) / rate, 3)
+        event = "stage_done" if final else "progress"
+        return Line(event, " · ".join(parts), stage=self.stage, fields=facts)
 
-    def _say(self, line: str) -> None:
-        self._said = time.monotonic()
-        line = shown(line)
-        if self._live:
-            line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be overwritten
-            self.stream.write("\r" + line.ljust(self._width))
-            self._width = len(line)
-        else:
-            self.stream.write(line + "\n")
-        self.stream.flush()
 
-    def note(self, line: str) -> None:
-        """Write a permanent line above the live one."""
-        if self._live:
-            self.stream.write("\r" + " " * self._width + "\r")
-        self.stream.write(shown(line) + "\n")
-        self.stream.flush()
-        if self._live:
-            self._say(self._line())
+class Phase:
+    """Work that cannot count: what it is, and for how long. limit: the seconds after which it is given up."""
+
+    prompt = False
+
+    def __init__(self, stage: str, doing: str, limit: float | None = None) -> None:
+        self.stage, self.doing, self._limit = stage, doing, limit
+        self.began, self.shown = time.monotonic(), False
+
+    def line(self, final: bool = False) -> Line:
+        """What it is, and for how long."""
+        seconds = time.monotonic() - self.began
+        took = clock(seconds) if self._limit is None else f"{clock(seconds)} of {clock(self._limit)} at most"
+        facts = {"doing": self.doing, "seconds": round(seconds, 3)}
+        return Line("progress", f"{self.stage:<8} {self.doing} ({took})", stage=self.stage, fields=facts)
+
+
+def phase(stage: str, doing: str, voice: Voice = VOICE) -> None:
+    """This is done from now on, until the next phase. For the driver, between the stages that count: whatever they have
+    left unfinished is forgotten."""
+    voice.begin(Phase(stage, doing), alone=True)
 
 
 @contextmanager
-def waiting(what: str, stream: TextIO | None = None) -> Iterator[None]:
-    """A sign of life during work that cannot report its progress: what it is, and how long it has taken so far. On a
-    terminal the line disappears at the end; a log shows it only for work that takes longer than LOG_SECONDS."""
-    out = stream or sys.stderr
-    live, began, over = out.isatty(), time.monotonic(), threading.Event()
+def waiting(stage: str, doing: str, limit: float | None = None, voice: Voice = VOICE) -> Iterator[Phase]:
+    """This is done inside; then again what was done before. It may be renamed while it lasts (`doing`). limit: the
+    seconds after which it is given up."""
+    mine = Phase(stage, doing, limit)
+    voice.begin(mine)
+    try:
+        yield mine
+    finally:
+        voice.end(mine)
 
-    def show() -> None:
-        while not over.wait(_WAITING_SECONDS if live else LOG_SECONDS):
-            line = f"{what} ({_clock(time.monotonic() - began)})"
-            out.write("\r" + line[: shutil.get_terminal_size().columns - 1] if live else line + "\n")
-            out.flush()
 
-    shown = threading.Thread(target=show, name="waiting", daemon=True)
-    shown.start()
+@contextmanager
+def at_work(voice: Voice = VOICE) -> Iterator[None]:
+    """Around everything that a job does (`@at_work()`): at its end nothing is being done, however it ends."""
     try:
         yield
     finally:
-        over.set()
-        shown.join()
-        if live:
-            out.write(_WIPE)
-            out.flush()
+        voice.rest()
 
 
-def say(line: str) -> None:
-    """Print a line for the person who watches, outside of a stage."""
-    print(shown(line), file=sys.stderr, flush=True)
-
-
-def warn_once(line: str, tell: Callable[[str], None] = say) -> None:
-    """Print a warning only once, even if many workers or stages have it."""
-    if line not in _warned:
-        _warned.add(line)
-        tell(f"warning: {line}")
-
-
-_warned: set[str] = set()
-
-
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration for a person."""
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Output to the terminal or a log: an escaped form for text from outside, and streams that accept any text.
+"""Text from outside in a form that is harmless on a terminal or in a log.
 
 File and column names, templates, manifests and exceptions contain text that others wrote. Unescaped, it could move the
 cursor, colour or hide other text, change its direction, or forge a line.
@@ -6,12 +6,7 @@ cursor, colour or hide other text, change its direction, or forge a line.
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-import sys
-import warnings
-from typing import TextIO
 
 _UNSHOWN = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # controls: escape sequences, line breaks
@@ -19,6 +14,7 @@ _UNSHOWN = re.compile(
     "\ud800-\udfff"  # bytes of a file name that are not UTF-8
     "\U000e0000-\U000e007f]"  # invisible characters
 )
+_QUOTED = re.compile(r"'[^']{21,}'|\"[^\"]{21,}\"|`[^`]{21,}`")
 
 
 def shown(value: object) -> str:
@@ -26,33 +22,6 @@ def shown(value: object) -> str:
     return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(value))
 
 
-def prepare() -> None:
-    """For a command: do not fail for a stream that is closed or has a small character set. Print logs and warnings of
-    libraries as one line in the form of `shown`, without a traceback."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:  # closed: another file would get its number, and the printed text
-            os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
-        elif number and hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="backslashreplace")
-    logging.raiseExceptions = False  # otherwise a log that cannot be written (full disk) prints a traceback
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(_OneLine())
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {shown(message)}", file=sys.stderr)
-
-
-def flush(stream: TextIO) -> None:
-    """Write buffered text. Raises OSError if that fails; the text is then discarded, because Python would otherwise try
-    again at exit and print its own error."""
-    try:
-        stream.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-        raise
-
-
-class _OneLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return shown(record.getMessage())
+def without_quotations(text: str) -> str:
+    """A library's message without what it quotes at length: that may be the data it fails on."""
+    return _QUOTED.sub("'...'", text)

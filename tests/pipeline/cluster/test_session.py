@@ -207,7 +207,7 @@ def test_a_log_without_room_brings_no_traceback() -> None:
 import errno, logging, os, sys
 from ray._private import worker
 from tamis.pipeline.cluster.session import _messages_to_log
-from tamis.pipeline.terminal.text import prepare
+from tamis.pipeline.terminal.streams import prepare
 
 class Full:
     def write(self, text):

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from rich.console import Console
 
 from tamis.pipeline.commands.status import show_status
 from tamis.pipeline.errors import ConfigError
@@ -40,7 +39,7 @@ class Folder:
             self.store.write_json(f"{SET_ASIDE}/{stage}/{number:06d}-y.json", missing(number))
 
     def said(self) -> list[str]:
-        show_status(Console(), self.store)
+        show_status(self.store)
         return self.capsys.readouterr().out.splitlines()
 
 

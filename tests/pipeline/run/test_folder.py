@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from tamis.pipeline.run.folder import (
     layers_in,
     layers_state_of,
     remove_work,
+    run_id,
     state_of,
 )
 from tamis.pipeline.run.paths import LAYERS, LAYERS_PAGE, LAYERS_RUN, MANIFEST, RUN
@@ -108,7 +110,42 @@ def test_somebody_else_s_manifest(store: Store, content: str) -> None:
 
 def test_the_facts_of_a_run(store: Store) -> None:
     begin(store, {"fingerprint": FINGERPRINT, "rows": 5})
-    assert facts_in(store, RUN) == {"fingerprint": FINGERPRINT, "rows": 5}
+    facts = facts_in(store, RUN)
+    assert str(uuid.UUID(facts.pop("run_id"), version=4)) == run_id(store, FINGERPRINT)
+    assert facts == {"fingerprint": FINGERPRINT, "rows": 5}
+
+
+def test_a_run_has_one_id_for_as_long_as_it_lasts(store: Store) -> None:
+    facts = {"fingerprint": FINGERPRINT, "rows": 5}
+    assert run_id(store, FINGERPRINT) is None
+    made = begin(store, facts)
+    assert begin(store, facts) == made
+    store.write(RUN, b"torn")
+    assert run_id(store, FINGERPRINT) == made, "the other copy has it"
+    assert begin(store, facts) == made
+    assert facts_in(store, RUN)["run_id"] == made
+    for file in store.list("_work"):
+        store.write_facts(f"_work/{file}", facts)  # as an earlier tamis has begun it
+    new = begin(store, facts)
+    assert new == run_id(store, FINGERPRINT) == begin(store, facts) != made
+    assert begin(store, facts, LAYERS_RUN) != new, "a layer search is no part of a run"
+    store.remove("_work")
+    assert begin(store, facts) not in (made, new)
+
+
+def test_drivers_that_begin_at_the_same_time_agree_on_the_id(store: Store) -> None:
+    begun = threading.Barrier(4)
+
+    def at_once() -> None:
+        begun.wait()
+        begin(store, {"fingerprint": FINGERPRINT, "rows": 5})
+
+    threads = [threading.Thread(target=at_once) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert begin(store, {"fingerprint": FINGERPRINT, "rows": 5}) == run_id(store, FINGERPRINT)
 
 
 def test_a_folder_below_a_file(tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ import os
 import re
 import time
 from itertools import pairwise
+from typing import TextIO
 
 import pytest
 
-from tamis.pipeline.terminal import progress as module
-from tamis.pipeline.terminal.progress import Progress, _clock, waiting
+from tamis.pipeline.terminal import progress
+from tamis.pipeline.terminal.progress import clock as duration
+from tamis.pipeline.terminal.progress import phase, waiting
+from tamis.pipeline.terminal.voice import Voice
 
 
 class Terminal(io.StringIO):
@@ -25,6 +28,10 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+def Progress(stage: str, total: int, *, stream: TextIO, unit: str = "rows", skipped: int = 0) -> progress.Progress:
+    return progress.Progress(stage, total, unit, skipped, voice=Voice(stream, every=30.0))
 
 
 @pytest.fixture
@@ -116,7 +123,7 @@ def test_nothing_to_do(clock: Clock) -> None:
     ],
 )
 def test_times_for_people(seconds: float, text: str) -> None:
-    assert _clock(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_a_pipe_is_no_terminal() -> None:
@@ -165,23 +172,105 @@ def test_in_the_first_seconds_nobody_knows_how_long_it_will_take(clock: Clock, m
     assert screen.getvalue().rstrip().endswith("8 min 15 s left")
 
 
-def test_what_lasts_is_named_on_a_terminal_and_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WAITING_SECONDS", 0.001)
+def test_what_lasts_is_named_on_a_terminal_and_gone_at_the_end(clock: Clock) -> None:
     screen = Terminal()
-    with waiting("Ray is starting", screen):
-        while "Ray is starting" not in screen.getvalue():
-            time.sleep(0.001)
-    assert screen.getvalue().startswith("\rRay is starting (0.0 s)")
-    assert screen.getvalue().endswith("\r\x1b[2K")
+    voice = Voice(screen)
+    with waiting("ray", "Ray is starting", voice=voice):
+        voice.beat()
+        assert screen.getvalue() == "", "what is short is not shown"
+        clock.now += 1.0
+        voice.beat()
+        assert screen.getvalue() == "\rray      Ray is starting (1.0 s)"
+        clock.now += 0.5
+        voice.beat()
+        assert screen.getvalue() == "\rray      Ray is starting (1.0 s)", "once a second"
+        clock.now += 0.5
+        voice.beat()
+        assert screen.getvalue().endswith("\rray      Ray is starting (2.0 s)")
+    assert screen.getvalue().endswith("(2.0 s)\r\x1b[2K")
 
 
-def test_a_log_hears_of_what_lasts_long_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_hears_of_what_lasts_long_only(clock: Clock) -> None:
     log = io.StringIO()
-    with waiting("Ray is starting", log):
+    voice = Voice(log, every=30.0)
+    with waiting("workers", "waiting for 2 workers", 600.0, voice=voice):
+        for _ in range(61):
+            clock.now += 1.0
+            voice.beat()
+    clock.now += 100.0
+    voice.beat()
+    assert log.getvalue().splitlines() == [
+        "workers  waiting for 2 workers (30 s of 10 min 00 s at most)",
+        "workers  waiting for 2 workers (1 min 00 s of 10 min 00 s at most)",
+    ]
+
+
+def test_what_is_said_meanwhile_puts_the_next_beat_off(clock: Clock) -> None:
+    log = io.StringIO()
+    voice = Voice(log, every=30.0)
+    phase("plan", "reading the input", voice)
+    for said in (False, True, False, False):
+        clock.now += 20.0
+        if said:
+            voice.say("a note")
+        voice.beat()
+    assert log.getvalue().splitlines() == ["a note", "plan     reading the input (1 min 20 s)"]
+
+
+def test_a_phase_forgets_what_a_failed_stage_left(clock: Clock) -> None:
+    log = io.StringIO()
+    voice = Voice(log, every=30.0)
+    progress.Progress("fit", 10, voice=voice)  # a damaged file ended it
+    phase("mending", "looking for what else is damaged", voice)
+    with waiting("ray", "asking for workers", voice=voice):
         pass
+    clock.now += 30.0
+    voice.beat()
+    assert log.getvalue() == "mending  looking for what else is damaged (30 s)\n"
+    voice.rest()
+    clock.now += 100.0
+    voice.beat()
+    assert len(log.getvalue().splitlines()) == 1
+
+
+def test_a_brief_stage_is_heard_of_only_if_it_lasts(clock: Clock) -> None:
+    log = io.StringIO()
+    voice = Voice(log, every=30.0)
+    progress.Progress("scan", 5, "MB", brief=True, voice=voice).finish()
     assert log.getvalue() == ""
-    monkeypatch.setattr(module, "LOG_SECONDS", 0.001)
-    with waiting("Ray is starting", log):
-        while not log.getvalue():
-            time.sleep(0.001)
-    assert log.getvalue().splitlines()[0] == "Ray is starting (0.0 s)"
+    long = progress.Progress("scan", 5, "MB", brief=True, voice=voice)
+    clock.now += 31.0
+    long.advance(2)
+    long.advance(3)
+    long.finish()
+    assert [line.split(" · ")[0] for line in log.getvalue().splitlines()] == [
+        "scan     2 / 5 MB  40%",
+        "scan     5 / 5 MB 100%",
+    ]
+
+
+def test_a_line_that_stays_stands_above_the_live_one(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    screen = Terminal()
+    voice = Voice(screen)
+    progress.Progress("capture", 10, voice=voice)
+    voice.say("2 of 4 workers have room now", "workers")
+    drawn = "\rcapture  0 / 10 rows   0%"
+    assert screen.getvalue() == f"{drawn}\r\x1b[2K2 of 4 workers have room now\n{drawn}"
+    voice.show(lambda: screen.write("<plan>"), "a plan", "plan")
+    assert screen.getvalue().endswith(f"{drawn}\r\x1b[2K<plan>")
+
+
+def test_the_heart_beats_by_itself_and_ends_with_the_voice() -> None:
+    log = io.StringIO()
+    voice = Voice(log, every=0.001, heart=True)
+    phase("ray", "Ray is starting", voice)
+    while log.getvalue().count("\n") < 3:
+        time.sleep(0.001)
+    voice.close()
+    said = log.getvalue()
+    assert re.fullmatch(r"(ray      Ray is starting \(\d\.\d s\)\n)+", said)
+    assert voice._heart is not None
+    voice._heart.join(10.0)
+    assert not voice._heart.is_alive()
+    assert log.getvalue() == said, "nothing is said after the last word"

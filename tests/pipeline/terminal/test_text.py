@@ -29,8 +29,9 @@ from tamis.pipeline.errors import (
 from tamis.pipeline.run.lease import Lease
 from tamis.pipeline.run.paths import INCOMPLETE, MANIFEST, RUN, SET_ASIDE
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import Progress, say, warn_once
+from tamis.pipeline.terminal.progress import Progress
 from tamis.pipeline.terminal.text import shown
+from tamis.pipeline.terminal.voice import Voice, say, warn_once
 
 HOSTILE = "a\x1b[2J\rb\nerror: forged\x9b31m\u202egnp\u2066\x00\x07\u2028[red]x[/red]:bomb:\ud83dz"
 RAW = set("\x1b\r\x9b\u202e\u2066\x00\x07\u2028\ud83d")
@@ -71,8 +72,9 @@ def test_an_error_that_travels_keeps_its_lines(error: TamisError) -> None:
 
 def test_progress_and_what_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     log = io.StringIO()
-    progress = Progress(f"train {HOSTILE}", 10, stream=log)
-    progress.note(HOSTILE)
+    voice = Voice(log)
+    progress = Progress(f"train {HOSTILE}", 10, voice=voice)
+    voice.say(HOSTILE)
     progress.advance(10, note=HOSTILE)
     progress.finish()
     check(log.getvalue(), 2)
@@ -113,7 +115,7 @@ def test_a_state_that_others_wrote(tmp_path: Path, name: str, capsys: pytest.Cap
     store.write_json(f"{SET_ASIDE}/{written['reason'][:1]}/0.json", written)
     driver = Lease("1", HOSTILE, "elsewhere", 1, 0.0, HOSTILE)
     assert str(driver)
-    show_status(Console(), store)
+    show_status(store)
     check(capsys.readouterr().out)
 
 

@@ -1,0 +1,219 @@
+"""The plan and the result of a command: as a screen for people, or in one line with its numbers as values.
+
+The screens go to stdout. With `--log-format json` all of it is objects on stderr, and stdout is left to what a machine
+reads from it. No sample text is in any of the objects.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.run.paths import KEPT, LAYERS, LAYERS_PAGE, REFERENCES, REPORT
+from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.text import shown
+from tamis.pipeline.terminal.voice import VOICE, say, warn_once
+
+if TYPE_CHECKING:
+    from tamis.pipeline.planning.layer_plan import LayerPlan
+    from tamis.pipeline.planning.plan import Plan
+
+
+def console() -> Console:
+    """The console for results. A log has no width of its own, so it gets a fixed one."""
+    return Console(width=None if sys.stdout.isatty() else 160, emoji=False)
+
+
+def plan(found: Plan, state: str, *, is_result: bool = False) -> None:
+    """What will be done. is_result: and nothing more than that."""
+    from tamis.pipeline.commands.screens import show_plan
+
+    job, info, estimate = found.job, found.model_info, found.estimate
+    sizes = (found.rows, "row"), (len(found.files), "file"), (len(found.shards), "shard")
+    rows, files, shards = (f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in sizes)
+    words = f"{rows} of {files} in {shards}; the output is {state}"
+    VOICE.show(
+        lambda: show_plan(console(), found, state),
+        f"{words}, and the run would fail" if found.will_fail else words,
+        "plan",
+        last=is_result,
+        stage="plan",
+        state=state,
+        files=len(found.files),
+        rows=found.rows,
+        shards=len(found.shards),
+        bytes=found.bytes,
+        tokens=round(estimate.tokens_per_row * found.rows),
+        tokens_per_row=estimate.tokens_per_row,
+        rows_sampled=estimate.sampled,
+        unusable_share=estimate.bad,
+        references=sum(shard.rows for shard in found.reference_shards),
+        methods=list(job.method),
+        model=job.model.name,
+        blocks=info.blocks,
+        width=info.width,
+        longest=found.max_tokens,
+        output=job.output,
+        will_fail=found.will_fail,
+        **_placement(found),
+    )
+    if not VOICE.as_json and not VOICE.quiet:
+        return
+    for note in found.notes:
+        say(note, stage="plan")
+    _warn(found.warnings)
+    for trouble in estimate.troubles:
+        where = f"{trouble.file}, row {trouble.row}, counted from 0"
+        words = f"{trouble.rows} x {trouble.code}: {trouble.message} ({where})"
+        facts = {"code": trouble.code, "file": trouble.file, "row": trouble.row}
+        say(words, "unusable", "warning", stage="plan", rows=trouble.rows, **facts)
+
+
+def samples(found: Plan) -> None:
+    """Rows as the model will read them; people alone want them."""
+    from tamis.pipeline.commands.sample_screen import show_samples
+
+    if not VOICE.as_json and not VOICE.quiet:
+        show_samples(console(), found.samples)
+
+
+def refuse_samples() -> None:
+    """ConfigError where rows are asked for that are never shown."""
+    if VOICE.as_json or VOICE.quiet:
+        raise ConfigError("--show: rows are shown to people alone; leave it out, or --log-format json and --quiet")
+
+
+def layer_plan(found: LayerPlan, state: str) -> None:
+    """What will be searched."""
+    from tamis.pipeline.commands.screens import show_layer_plan
+
+    info, job = found.model.info, found.job
+    VOICE.show(
+        lambda: show_layer_plan(console(), found, state),
+        f"a search in {info.blocks} blocks; the output is {state}",
+        "plan",
+        stage="plan",
+        state=state,
+        model=job.model.name,
+        blocks=info.blocks,
+        width=info.width,
+        references=sum(shard.rows for shard in found.references),
+        output=job.output,
+        **_placement(found),
+    )
+    if VOICE.as_json or VOICE.quiet:
+        _warn(found.placement.warnings if found.placement else ())
+
+
+def outcome(manifest: Mapping[str, Any], store: Store, *, did_nothing: bool = False) -> None:
+    """The result of a run. did_nothing: it was there before."""
+    from tamis.pipeline.commands.screens import show_outcome
+
+    counts, tokens = manifest["counts"], manifest.get("tokens", {})
+    words = ", ".join(f"{counts[name]:,} {name}" for name in ("kept", "dropped", "quarantined"))
+    if counts.get("failed"):
+        words += f", {counts['failed']:,} set aside"
+    if tokens:
+        words += f"; {tokens['discarded']:,} of {tokens['response']:,} response tokens masked"
+
+    def draw() -> None:
+        if did_nothing:
+            console().print("this job is complete already; nothing was done. Its result:\n")
+        show_outcome(console(), manifest, store)
+
+    VOICE.show(
+        draw,
+        shown(f"{counts['rows_in']:,} rows: {words}; {store.path(KEPT)}"),
+        "result",
+        last=True,
+        complete=manifest["complete"],
+        did_nothing=did_nothing,
+        **{name: counts[name] for name in ("rows_in", "kept", "dropped", "quarantined", "truncated")},
+        failed=counts.get("failed", 0),
+        unscored=manifest.get("unscored"),
+        cut=tokens["cut"] if tokens else manifest["selection"]["cut"],
+        response_tokens=tokens.get("response"),
+        discarded_tokens=tokens.get("discarded"),
+        quarantine_codes={code: facts["rows"] for code, facts in manifest["quarantine_codes"].items()},
+        seconds=manifest["timings"]["total"]["seconds"],
+        stage_seconds={name: timing["seconds"] for name, timing in manifest["timings"].items() if name != "total"},
+        report=store.path(REPORT),
+        corpus=store.path(KEPT),
+    )
+    if VOICE.as_json or VOICE.quiet:
+        _warn(manifest["warnings"])
+
+
+def references(trained: Sequence[Mapping[str, Any]], store: Store) -> None:
+    """The reference models."""
+    from tamis.pipeline.commands.token_screens import show_references
+
+    keys = ("name", "how", "source", "rows", "response_tokens", "steps")
+    models = []
+    for item in trained:
+        losses = [point["loss"] for point in item["curve"]]
+        ends = {"first_loss": losses[0], "last_loss": losses[-1]} if losses else {}
+        models.append({key: item[key] for key in keys} | ends)
+    VOICE.show(
+        lambda: show_references(console(), trained, store),
+        shown(f"{len(models)} reference models; {store.path(REFERENCES)}"),
+        "result",
+        last=True,
+        models=models,
+        output=store.path(REFERENCES),
+    )
+
+
+def layers(result: Mapping[str, Any], store: Store, *, did_nothing: bool) -> None:
+    """The block that was found. did_nothing: it was there before."""
+    from tamis.pipeline.commands.screens import show_layers
+
+    def draw() -> None:
+        if did_nothing:
+            console().print("this search is complete already; nothing was done. Its result:\n")
+        show_layers(console(), result, store)
+
+    chosen = result["chosen"]
+    VOICE.show(
+        draw,
+        shown(f"LARF reads the output of block {chosen['block']} (0-based); {store.path(LAYERS)}"),
+        "result",
+        last=True,
+        did_nothing=did_nothing,
+        block=chosen["block"],
+        chosen_by=chosen["how"],
+        numbers=store.path(LAYERS),
+        page=store.path(LAYERS_PAGE),
+    )
+    if VOICE.as_json or VOICE.quiet:
+        _warn(result["warnings"])
+
+
+def result(line: str, **facts: Any) -> None:
+    """The result of a command that has no screen. line: its lines on stdout."""
+    VOICE.show(lambda: print(line), "; ".join(line.splitlines()), "result", last=True, **facts)
+
+
+def in_lines(lines: Sequence[str]) -> None:
+    """What a command that only looks has seen, which is its result: all of it, quiet or not."""
+    if VOICE.as_json:
+        for line in lines:
+            if line:
+                say(line.strip(), "result", last=True)
+    else:
+        VOICE.rest()
+        print("\n".join(lines))
+
+
+def _placement(found: Plan | LayerPlan) -> dict[str, Any]:
+    placed = found.placement
+    return {} if placed is None else {"workers": placed.text, "weights": placed.weights}
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        warn_once(warning)
