@@ -307,6 +307,7 @@ def refit(
 ) -> None:
     """Fit a new artifact on the kept captures of several runs, without a model: as one run over all of them would."""
     _quiet_libraries()
+    from tamis.pipeline.commands import showing
     from tamis.pipeline.job import job_file as job
     from tamis.pipeline.nights.refit import refit as run
     from tamis.pipeline.nights.refit import runs_at
@@ -316,10 +317,11 @@ def refit(
     folder = Store(output, options)
     made = run(runs_at([Store(night, options) for night in nights]), folder, address)
     cut = "nothing falls" if made["cut"] is None else f"the cut is at score {made['cut']:.6g}"
-    print(
+    fitted = (
         f"fitted on {made['scored']:,} scored rows of {len(made['nights']):,} runs; {cut}, {made['fell']:,} beyond it"
     )
-    print(shown(f"score new data with --artifact {folder.path()}"))
+    then = shown(f"score new data with --artifact {folder.path()}")
+    showing.result(f"{fitted}\n{then}", rows=made["scored"], cut=made["cut"], output=folder.path())
 
 
 @app.command()

@@ -14,14 +14,23 @@ from tamis.pipeline.nights.night import Night
 _SHOWN = 10
 
 
+FINISHED = "files that have come since are for the next night, or for a night that you name with --date"
+NOTHING = "nothing is new: every file of the input is covered; nothing was written"
+
+
+def in_a_line(night: Night) -> str:
+    """The night in one line."""
+    if night.state == "finished" or night.listing is None:
+        return f"night {night.name} is finished; {FINISHED}"
+    if not night.inputs.files and not night.listing.changed:
+        return f"night {night.name}: {NOTHING}"
+    return f"night {night.name}: {len(night.inputs.files):,} new files, {len(night.listing.covered):,} covered"
+
+
 def show_night(console: Console, night: Night) -> None:
     """How the files of the input were sorted, and what follows."""
     if night.state == "finished" or night.listing is None:
-        console.print(
-            f"night {plain(night.name)} is finished; files that have come since are for the next night, or for a night "
-            "that you name with --date",
-            highlight=False,
-        )
+        console.print(f"night {plain(night.name)} is finished; {FINISHED}", highlight=False)
         return
     found = night.listing
     grid = Table.grid(padding=(0, 2))
@@ -43,17 +52,18 @@ def show_night(console: Console, night: Night) -> None:
             grid.add_row(name, f"and {len(twins) - _SHOWN:,} more")
     if night.waiting:
         grid.add_row("for the next night", plain(f"{len(night.waiting):,}: {_some(f.name for f in night.waiting)}"))
-    grid.add_row("artifact", plain(_artifact(night)))
+    grid.add_row("artifact", plain(artifact_of(night)))
     console.print(grid)
     if not night.inputs.files:
         for note in night.inputs.notes:
             console.print(f"[yellow]warning:[/] {plain(note)}")
         if not found.changed:
-            console.print("nothing is new: every file of the input is covered; nothing was written")
+            console.print(NOTHING)
     console.print()
 
 
-def _artifact(night: Night) -> str:
+def artifact_of(night: Night) -> str:
+    """Which artifact the night uses, in words."""
     if night.artifact.refit:
         return f"a new one, first fitted from the captures of {_some(night.artifact.used_by)}"
     used = night.facts.get("artifact")

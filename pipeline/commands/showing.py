@@ -19,6 +19,7 @@ from tamis.pipeline.terminal.text import shown
 from tamis.pipeline.terminal.voice import VOICE, say, warn_once
 
 if TYPE_CHECKING:
+    from tamis.pipeline.nights.night import Night
     from tamis.pipeline.planning.layer_plan import LayerPlan
     from tamis.pipeline.planning.plan import Plan
 
@@ -26,6 +27,38 @@ if TYPE_CHECKING:
 def console() -> Console:
     """The console for results. A log has no width of its own, so it gets a fixed one."""
     return Console(width=None if sys.stdout.isatty() else 160, emoji=False)
+
+
+def night(found: Night) -> None:
+    """Which files of a schedule's input are new, before their plan."""
+    from tamis.pipeline.commands.night_screens import artifact_of, in_a_line, show_night
+
+    sorts = found.listing
+    counts = (
+        {}
+        if sorts is None
+        else {
+            "new": len(found.inputs.files),
+            "covered": len(sorts.covered),
+            "touched": len(sorts.touched),
+            "duplicates": len(sorts.duplicates),
+            "changed": len(sorts.changed),
+        }
+    )
+    VOICE.show(
+        lambda: show_night(console(), found),
+        in_a_line(found),
+        "night",
+        last=not found.inputs.files,
+        stage="plan",
+        name=found.name,
+        state=found.state,
+        waiting=len(found.waiting),
+        artifact=artifact_of(found),
+        **counts,
+    )
+    if (VOICE.as_json or VOICE.quiet) and not found.inputs.files:
+        _warn(found.inputs.notes)
 
 
 def plan(found: Plan, state: str, *, is_result: bool = False) -> None:

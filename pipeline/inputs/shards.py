@@ -319,7 +319,9 @@ def _with(value: dict[str, Any] | RowProblem, named: Mapping[str, Any]) -> Mappi
 
 
 def _text(file: SourceFile, options: Mapping[str, Any], header: tuple[str, ...], layout: Layout) -> TextFile:
-    return TextFile(file.url, file.format, file.compression, dict(options), header, file.identity, layout, file.encoding)
+    return TextFile(
+        file.url, file.format, file.compression, dict(options), header, file.identity, layout, file.encoding
+    )
 
 
 def _columnar(file: SourceFile, options: Mapping[str, Any]) -> ColumnarFile:

@@ -34,7 +34,8 @@ from tamis.pipeline.run import receipts
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze, read_frozen
 from tamis.pipeline.run.paths import MANIFEST, REFIT, SCORES, WORK
 from tamis.pipeline.storage.store import Sealed, Store
-from tamis.pipeline.terminal.progress import Progress, say
+from tamis.pipeline.terminal.progress import Progress
+from tamis.pipeline.terminal.voice import say
 
 _RULES = ("drop", "drop_count", "threshold")
 
@@ -67,6 +68,7 @@ class Captures:
         return tuple(part for part in self.parts if part.role == CORPUS)
 
 
+@at_work()
 def refit(
     nights: Sequence[Store], output: Store, address: str | None = None, references: Sequence[Store] = ()
 ) -> dict[str, Any]:
@@ -78,6 +80,7 @@ def refit(
     """
     if not nights:
         raise ConfigError("refit: there is no finished night to fit from")
+    phase("fit", f"reading what {len(nights):,} nights have captured")
     found = [captures_in(store) for store in nights]
     check_alike(found)
     _check_free(output, [captures.store for captures in found])

@@ -10,6 +10,7 @@ from typing import Literal
 Level = Literal["info", "warning", "error"]
 Event = Literal[
     "command",
+    "night",
     "plan",
     "unusable",
     "progress",
@@ -35,6 +36,7 @@ _COUNTS = ("done", "total", "unit", "skipped", "seconds", "per_second", "tokens"
 
 FIELDS: dict[Event, tuple[str, ...]] = {
     "command": ("name", "version", "pid"),
+    "night": ("name", "state", "new", "covered", "touched", "duplicates", "changed", "waiting", "artifact"),
     "plan": (
         *("state", "files", "rows", "shards", "bytes", "tokens", "tokens_per_row", "rows_sampled", "unusable_share"),
         *("references", "methods", "model", "blocks", "width", "longest", "workers", "weights", "output", "will_fail"),

@@ -71,7 +71,9 @@ def test_a_byte_that_the_encoding_does_not_have(tmp_path: Path) -> None:
 def test_utf8_that_is_read_as_another_encoding_is_said(tmp_path: Path) -> None:
     for name, text in TEXTS.items():
         (tmp_path / name).write_text(text.replace("’", "'").replace("—", "-"))
-        assert scanned(tmp_path / name, "cp1252").notes[-1] == "seems to be UTF-8, and is read as cp1252 (input.encoding)"
+        assert (
+            scanned(tmp_path / name, "cp1252").notes[-1] == "seems to be UTF-8, and is read as cp1252 (input.encoding)"
+        )
 
 
 def test_encodings_that_can_be_named() -> None:
