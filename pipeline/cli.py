@@ -71,6 +71,14 @@ StorageOptions = Annotated[
         help="An option for the output's storage, as storage_options has it in the job file; may be given again.",
     ),
 ]
+Lineage = Annotated[
+    str | None,
+    typer.Option(
+        "--lineage",
+        metavar="FILE",
+        help="Add OpenLineage events of the run to this file, or send them as the client is configured (`config`).",
+    ),
+]
 PromptsFlag = Annotated[
     str | None,
     typer.Option("--prompts", help="File of harmless prompts that sound unsafe; default: the shipped set."),
@@ -141,10 +149,12 @@ def curate(
     threshold: ThresholdFlag = None,
     address: Address = None,
     workers: Workers = None,
+    lineage: Lineage = None,
     set: Sets = None,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
-    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    made = _job(job, *flags, lineage)
     _quiet_libraries()
     from tamis.pipeline.commands.screens import show_outcome, show_plan
     from tamis.pipeline.curate import curate as run
@@ -176,11 +186,13 @@ def plan(
     threshold: ThresholdFlag = None,
     address: Address = None,
     workers: Workers = None,
+    lineage: Lineage = None,
     set: Sets = None,
     show: Show = None,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
-    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    made = _job(job, *flags, lineage)
     _quiet_libraries()
     from tamis.pipeline.commands.sample_screen import show_samples
     from tamis.pipeline.commands.screens import show_plan
@@ -363,6 +375,7 @@ def _job(
     threshold: float | None,
     workers: int | None,
     assignments: list[str] | None,
+    lineage: str | None = None,
 ) -> Any:
     from tamis.pipeline.job.job_file import load_job
 
@@ -379,6 +392,7 @@ def _job(
         "selection.drop": drop,
         "selection.drop_count": drop_count,
         "selection.threshold": threshold,
+        "lineage.to": lineage,
     }
     overlay: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
     if {"selection.drop", "selection.drop_count", "selection.threshold"} & overlay.keys():

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tamis.pipeline.cluster import metrics
 from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.session import cluster_now, joins, ray_early
@@ -82,8 +83,11 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
         if state == "complete":
             _remove_leftovers(store)
             return Outcome(run_folder.facts_in(store, paths.MANIFEST), did_nothing=True)
+        from tamis.pipeline.emit import lineage
+
         timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
-        with lease.held(store) as held:
+        run = run_folder.run_id(store, plan.fingerprint) or ""
+        with lease.held(store) as held, metrics.counting(run), lineage.events(plan, store, run) as ended:
             try:
                 found = run_folder.finished(store, plan.fingerprint)
                 manifest = found or _run(plan, store, address, held, timings, began)
@@ -93,6 +97,7 @@ def curate(job: Job, address: str | None = None, on_plan: Callable[[Plan, str], 
                 if theirs is None:
                     raise
                 manifest = theirs
+            ended(manifest)
     if held.contested and manifest["complete"]:
         from tamis.pipeline.emit import rivals
 
@@ -109,6 +114,7 @@ def dry_run(
     scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine.
     show, with_texts: as for make_plan. Raises TamisError."""
     store = Store(job.output, job.storage_options)
+    _check_lineage(job)
     listed, known = list_inputs(job), plan_cache.load(job)
     files = listed.files
     # Errors in the job are reported before a cluster is joined, unless the input is large.
@@ -124,6 +130,13 @@ def dry_run(
             return plan, state
         with ray_early(address, needed=joins(address)):
             return placed(plan, cluster_now(address) or this_machine()), state
+
+
+def _check_lineage(job: Job) -> None:
+    if job.lineage is not None:
+        from tamis.pipeline.emit import lineage
+
+        lineage.ready(job)
 
 
 def _scan(
@@ -143,6 +156,7 @@ def _opened(
     """The output folder, claimed for this job; the plan; and the state that an earlier command left. Ray starts
     early."""
     store = Store(job.output, job.storage_options)
+    _check_lineage(job)
     listed, known = list_inputs(job), plan_cache.load(job)
     files = listed.files
     needed = not store.exists(paths.MANIFEST)

@@ -33,6 +33,7 @@ from tamis.pipeline.job.methods import known, section_of
 from tamis.pipeline.job.sections import (
     TOKEN_METHODS,
     InputSpec,
+    LineageSpec,
     ModelSpec,
     Names,
     Section,
@@ -136,6 +137,13 @@ class LayersJob(Section):
     )
     seed: int = Field(0, description="Seed of everything random (only selection.control is).")
     keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors, for your own analysis.")
+    lineage: (
+        Annotated[
+            LineageSpec,
+            BeforeValidator(lambda v: {"to": v} if isinstance(v, str) else v, json_schema_input_type=LineageSpec | str),
+        ]
+        | None
+    ) = Field(None, description="Where `tamis curate` sends OpenLineage events; default: nowhere.")
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
         description="Options for the storage (endpoint_url, region, ...); never credentials.",
@@ -335,7 +343,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return tree
 
 
-_SHORT_FORMS = {"input": "path", "model": "name"}
+_SHORT_FORMS = {"input": "path", "model": "name", "lineage": "to"}
 """Sections that may be given as a plain value: `input: data.jsonl` means `input: {path: data.jsonl}`."""
 
 

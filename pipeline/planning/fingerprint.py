@@ -35,6 +35,7 @@ NO_MATTER = frozenset(
         "cluster_patience",
         "worker_timeout",
         "keep_captures",
+        "lineage",
         "selection.allow_majority",
     }
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -163,20 +164,35 @@ def remove_work(store: Store, *, shared: bool = False) -> None:
                 raise
 
 
-def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> None:
+def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> str:
     """Claim the folder for a job, unless that is done. ConfigError if the folder cannot be written to.
 
-    facts: include the fingerprint of the job.
+    facts: include the fingerprint of the job. Returns the run's id, a UUID that is made once: who goes on finds it.
     """
     twin = _twin(name, facts["fingerprint"])
-    missing = [file for file in (twin, name) if _is_damaged(store, file)]
-    if not missing:
-        return
+    known = run_id(store, facts["fingerprint"], name)
+    missing = [file for file in (twin, name) if known is None or _is_damaged(store, file)]
+    if known is not None and not missing:
+        return known
+    made = known or str(uuid.uuid4())
     store.check_writable(WORK)
     for file in missing:
-        if store.exists(file):
+        if store.exists(file) and _is_damaged(store, file):
             say(f"damaged: {file}; it is written again")
-        store.write_facts(file, facts)
+        store.write_facts(file, {**facts, "run_id": made})
+    # Another driver may have begun at the same moment: the id that stays is the one that is read from now on.
+    return run_id(store, facts["fingerprint"], name) or made
+
+
+def run_id(store: Store, fingerprint: Mapping[str, Any], name: str = RUN) -> str | None:
+    """The id of the run (or of the layer search) that was begun here; None if there is none, as in a folder that an
+    earlier tamis has begun."""
+    for file in (name, _twin(name, fingerprint)):
+        if not _is_damaged(store, file):
+            found = store.read_facts(file).get("run_id")
+            if isinstance(found, str):
+                return found
+    return None
 
 
 def _twin(name: str, fingerprint: Mapping[str, Any]) -> str:

@@ -33,7 +33,8 @@ _COMMANDS = (
 class RayCluster:
     """Runs between `with` and its end. nodes: (CPUs, GPUs) of each; the first is the head.
 
-    grows: node types that an autoscaler may start, as Ray's cluster files have them (available_node_types).
+    grows: node types that an autoscaler may start, as Ray's cluster files have them (available_node_types). flags: more
+    of them for the head.
     """
 
     def __init__(
@@ -42,11 +43,12 @@ class RayCluster:
         *,
         grows: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
     ) -> None:
         # A short path of its own: Ray's sockets lie in it, and theirs may not exceed 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self._env = {name: value for name, value in {**os.environ, **(env or {})}.items() if name != "RAY_ADDRESS"}
-        self._nodes, self._grows = list(nodes), grows
+        self._nodes, self._grows, self._flags = list(nodes), grows, flags
         if grows is not None:
             self._env |= {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID}
             # The first one tells nobody what it may bring.
@@ -78,7 +80,7 @@ class RayCluster:
         """Start one more node, and wait until it has joined."""
         if not self._launchers:
             port = 0 if self._grows is None else _free_port()
-            flags = ["--head", f"--port={port}", "--include-dashboard=false"]
+            flags = ["--head", f"--port={port}", "--include-dashboard=false", *self._flags]
             if self._grows is not None:
                 flags.append(f"--autoscaling-config={self._autoscaling(cpus, gpus, port)}")
         else:
