@@ -86,6 +86,14 @@ StorageOptions = Annotated[
         help="An option for the output's storage, as storage_options has it in the job file; may be given again.",
     ),
 ]
+Lineage = Annotated[
+    str | None,
+    typer.Option(
+        "--lineage",
+        metavar="FILE",
+        help="Add OpenLineage events of the run to this file, or send them as the client is configured (`config`).",
+    ),
+]
 PromptsFlag = Annotated[
     str | None,
     typer.Option("--prompts", help="File of harmless prompts that sound unsafe; default: the shipped set."),
@@ -168,10 +176,12 @@ def curate(
     address: Address = None,
     workers: Workers = None,
     date: DateFlag = None,
+    lineage: Lineage = None,
     set: Sets = None,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
-    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact, date)
+    flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    made = _job(job, *flags, artifact, date, lineage)
     _quiet_libraries()
     from tamis.pipeline.commands import showing
     from tamis.pipeline.curate import curate as run
@@ -214,11 +224,13 @@ def plan(
     address: Address = None,
     workers: Workers = None,
     date: DateFlag = None,
+    lineage: Lineage = None,
     set: Sets = None,
     show: Show = None,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
-    made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set, artifact, date)
+    flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    made = _job(job, *flags, artifact, date, lineage)
     _quiet_libraries()
     from tamis.pipeline.commands import showing
     from tamis.pipeline.curate import dry_run
@@ -442,6 +454,7 @@ def _job(
     assignments: list[str] | None,
     artifact: str | None = None,
     date: str | None = None,
+    lineage: str | None = None,
 ) -> Any:
     from tamis.pipeline.job.job_file import load_job
 
@@ -460,6 +473,7 @@ def _job(
         "selection.threshold": threshold,
         "artifact": artifact,
         "schedule.date": date,
+        "lineage.to": lineage,
     }
     overlay: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
     if {"selection.drop", "selection.drop_count", "selection.threshold"} & overlay.keys():

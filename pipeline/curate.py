@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tamis.pipeline.cluster import metrics
 from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.session import cluster_now, joins, ray_early
@@ -96,8 +97,11 @@ def curate(
         if state == "complete":
             _remove_leftovers(store)
             return Outcome(run_folder.facts_in(store, paths.MANIFEST), did_nothing=True)
+        from tamis.pipeline.emit import lineage
+
         timings: Timings = {"plan": {"seconds": time.monotonic() - began}}
-        with lease.held(store) as held:
+        run = run_folder.run_id(store, plan.fingerprint) or ""
+        with lease.held(store) as held, metrics.counting(run), lineage.events(plan, store, run) as ended:
             try:
                 found = run_folder.finished(store, plan.fingerprint)
                 manifest = found or _run(plan, store, address, held, timings, began)
@@ -107,6 +111,7 @@ def curate(
                 if theirs is None:
                     raise
                 manifest = theirs
+            ended(manifest)
     if held.contested and manifest["complete"]:
         from tamis.pipeline.emit import rivals
 
@@ -129,6 +134,7 @@ def dry_run(
     store = Store(job.output, job.storage_options)
     artifact = with_artifact(job)
     job = job if artifact is None else artifact.job
+    _check_lineage(job)
     phase("plan", _LISTING)
     listed, known = inputs or list_inputs(job), plan_cache.load(job)
     files = listed.files
@@ -146,6 +152,13 @@ def dry_run(
             return plan, state
         with ray_early(address, needed=joins(address)):
             return placed(plan, cluster_now(address) or this_machine()), state
+
+
+def _check_lineage(job: Job) -> None:
+    if job.lineage is not None:
+        from tamis.pipeline.emit import lineage
+
+        lineage.ready(job)
 
 
 def _scan(
@@ -177,6 +190,7 @@ def _opened(
     store = Store(job.output, job.storage_options)
     artifact = with_artifact(job)
     job = job if artifact is None else artifact.job
+    _check_lineage(job)
     phase("plan", _LISTING)
     listed, known = chosen or list_inputs(job), plan_cache.load(job)
     files = listed.files

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tamis.operators.requests import Request
+from tamis.pipeline.cluster import metrics
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.job.job_file import LayersJob
 from tamis.pipeline.models.fetch import ModelSource
@@ -27,7 +28,8 @@ class Captured(NamedTuple):
 
 @dataclass(frozen=True)
 class CaptureSpec:
-    """columns: names of the requests. stage: the folder of what is captured, and of the receipts."""
+    """columns: names of the requests. stage: the folder of what is captured, and of the receipts. run: its id, for
+    metrics."""
 
     store: Store
     options: Mapping[str, Any]
@@ -41,6 +43,7 @@ class CaptureSpec:
     overlong: str
     columns: tuple[str, ...]
     stage: str = STAGE
+    run: str = ""
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -72,4 +75,5 @@ def capture_spec(
         overlong=job.overlong,
         columns=tuple(request.column for request in requests),
         stage=stage,
+        run=metrics.ledger().run,
     )

@@ -13,6 +13,7 @@ from tamis.pipeline.capture.driver import capture
 from tamis.pipeline.capture.signs import Signs
 from tamis.pipeline.capture.spec import STAGE, capture_spec
 from tamis.pipeline.capture.totals import CaptureTotals
+from tamis.pipeline.cluster import metrics
 from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.cluster.pools import Pool, pool_of, refit
 from tamis.pipeline.errors import ConfigError, IncompleteError, InputError, InternalError
@@ -82,6 +83,7 @@ def run_capture(
         with closing(captures(**watched, hopeful=bool(finished))) as new:
             for receipt in receipts.compacted(store, stage, key, new):
                 totals.add(receipt, new=True)
+                metrics.ledger().captured(receipt, stage, names_codes=not plan.job.masks_tokens)
                 progress.advance(receipt["rows"], receipt["tokens"])
                 check_precision(store, totals)
                 if receipt.get("fallback") is not None:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.capture.parcels import unpack
 from tamis.pipeline.capture.spec import CaptureSpec
+from tamis.pipeline.cluster.metrics import Meter
 from tamis.pipeline.cluster.watchdog import Beats, Guard, Part
 from tamis.pipeline.errors import TamisError, as_facts, error_text
 from tamis.pipeline.inputs.shards import Shard
@@ -121,13 +122,14 @@ class ModelWorker:
         began = time.perf_counter()
         self.load(self.spec.model.fetch())
         self.load_seconds = time.perf_counter() - began
+        self.meter = Meter(self.spec.run, self.spec.stage)
 
     def _capture(self, batch: pa.Table, notes: dict[str, Any], on_batch: Callable[[int], None] | None) -> Receipt:
         started = time.time()
         began = time.perf_counter()
         codes, messages = batch.column("code").to_pylist(), batch.column("message").to_pylist()
         places = np.flatnonzero([code is None for code in codes])
-        columns, problems = self.run(_rows(batch, places), on_batch)
+        columns, problems = self.run(_rows(batch, places), self.meter.batches(on_batch))
         for number, problem in problems.items():
             codes[places[number]], messages[places[number]] = problem.code, problem.message
         valid = np.array([code is None for code in codes], dtype=bool)
@@ -154,7 +156,9 @@ class ModelWorker:
                 **{name: _spread(column, taken) for name, column in columns.items()},
             }
         )
-        return write_shard(table, notes | timing, self.spec)
+        receipt = write_shard(table, notes | timing, self.spec)
+        self.meter.shard(timing["forward_seconds"])
+        return receipt
 
 
 def _spread(column: pa.Array, taken: pa.Array) -> pa.Array:

@@ -56,13 +56,27 @@ def own_ray() -> Iterator[dict[str, Any]]:
 
     defaults = {name: value for name, value in _DEFAULTS.items() if name not in os.environ}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with _folder() as folder, _read_anew(), environment(defaults | token), _read_anew():
+    with _folder() as folder, _read_anew(), environment(defaults | token), _read_anew(), _bare():
         # Where Ray may form clusters, it replaces 127.0.0.1 by the machine's external address.
         clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
         try:
             yield {"_node_ip_address": "127.0.0.1", "_temp_dir": str(folder / _RAYS), "include_dashboard": False}
         finally:
             ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+@contextmanager
+def _bare() -> Iterator[None]:
+    """Make Ray start as if its dashboard were not installed: with ray[default], each node would have a job server and
+    an exporter of metrics besides, which nobody could find here, and which take ports, memory and time to start."""
+    from ray._private import utils
+
+    before = utils.get_dashboard_dependency_error
+    utils.get_dashboard_dependency_error = lambda: ImportError("not here")
+    try:
+        yield
+    finally:
+        utils.get_dashboard_dependency_error = before
 
 
 @contextmanager

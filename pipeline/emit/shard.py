@@ -7,6 +7,7 @@ kept/ has the columns, types and metadata of the input to the byte; of JSON rows
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def emit(
 
 
 def write_shard(item: tuple[str, int, Any], spec: EmitSpec) -> Receipt:
+    began = time.perf_counter()
     shard = Shard.from_json(item[0])
     decided = spec.decide(shard, *item[1:])
     valid = pc.is_null(decided.captured.column("code")).to_numpy()
@@ -124,6 +126,7 @@ def write_shard(item: tuple[str, int, Any], spec: EmitSpec) -> Receipt:
         "unscored": int(kept_so.sum()),
         **decided.facts,
         "files": [written.to_receipt() for written in files],
+        "seconds": time.perf_counter() - began,
     }
     return receipts.write(spec.store, STAGE, shard, spec.key, facts)
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from tamis.pipeline.capture.stage import Timings
+from tamis.pipeline.cluster import metrics
 from tamis.pipeline.emit.shard import STAGE, EmitSpec, emit
 from tamis.pipeline.emit.totals import Emitted
 from tamis.pipeline.inputs.shards import Shard
@@ -55,6 +56,7 @@ def run_emit(
     with closing(emit(spec, left, left_quotas, made, min(1.0, cpus), note, timeout)) as new:
         for receipt in receipts.compacted(store, STAGE, spec.key, new):
             totals.add(receipt)
+            metrics.ledger().emitted(receipt, STAGE)
             progress.advance(receipt["rows"])
     progress.finish()
     seconds = time.monotonic() - began

@@ -35,6 +35,7 @@ from tamis.pipeline.job.schedule import ScheduleSpec
 from tamis.pipeline.job.sections import (
     DRIFT_LIMIT,
     InputSpec,
+    LineageSpec,
     ModelSpec,
     Names,
     Section,
@@ -146,6 +147,13 @@ class LayersJob(Section):
         "the run ends with exit code 6, its output written all the same; null: no limit.",
     )
     keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors, for your own analysis.")
+    lineage: (
+        Annotated[
+            LineageSpec,
+            BeforeValidator(lambda v: {"to": v} if isinstance(v, str) else v, json_schema_input_type=LineageSpec | str),
+        ]
+        | None
+    ) = Field(None, description="Where `tamis curate` sends OpenLineage events; default: nowhere.")
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
         description="Options for the storage (endpoint_url, region, ...); never credentials.",
@@ -395,7 +403,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return tree
 
 
-_SHORT_FORMS = {"input": "path", "model": "name"}
+_SHORT_FORMS = {"input": "path", "model": "name", "lineage": "to"}
 """Sections that may be given as a plain value: `input: data.jsonl` means `input: {path: data.jsonl}`."""
 
 

@@ -170,6 +170,19 @@ class ModelSpec(Section):
         return self
 
 
+class LineageSpec(Section):
+    """OpenLineage events of a run: what it reads and writes, and how it ends."""
+
+    to: str = Field(
+        min_length=1,
+        description="File to which events are added, a JSON object a line; config: where the configuration of the "
+        "OpenLineage client (OPENLINEAGE_URL, OPENLINEAGE_CONFIG, openlineage.yml) says.",
+    )
+    job: str | None = Field(
+        None, min_length=1, description="Name of the job in the events; default: curate. and the output folder's name."
+    )
+
+
 class SelectionSpec(Section):
     """What to drop, given the scores. One of drop, drop_count and threshold; drop 0.1 if none is given."""
 

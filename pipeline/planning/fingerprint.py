@@ -36,6 +36,7 @@ NO_MATTER = frozenset(
         "worker_timeout",
         "keep_captures",
         "drift_limit",
+        "lineage",
         "schedule",
         "selection.allow_majority",
     }

@@ -35,7 +35,8 @@ class RayCluster:
     """Runs between `with` and its end. nodes: (CPUs, GPUs) of each; the first is the head.
 
     grows: node types that an autoscaler may start, as Ray's cluster files have them (available_node_types). networks:
-    node N stands in network N of these, as on a machine of its own. job_server: on the loopback of the head.
+    node N stands in network N of these, as on a machine of its own. job_server: on the loopback of the head. flags:
+    more of them for the head.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class RayCluster:
         env: Mapping[str, str] | None = None,
         networks: Networks | None = None,
         job_server: bool = False,
+        flags: Sequence[str] = (),
     ) -> None:
         # A short path of its own: Ray's sockets lie in it, and theirs may not exceed 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self._env = {name: value for name, value in {**os.environ, **(env or {})}.items() if name != "RAY_ADDRESS"}
         self._nodes, self._grows, self._networks = list(nodes), grows, networks
+        self._flags = flags
         self._dashboard = _free_port() if job_server else None
         if grows is not None:
             self._env |= {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID}
@@ -87,6 +90,7 @@ class RayCluster:
             flags = ["--head", f"--port={port}", f"--include-dashboard={str(bool(self._dashboard)).lower()}"]
             if self._dashboard:
                 flags += [f"--dashboard-host={LOOPBACK}", f"--dashboard-port={self._dashboard}"]
+            flags += self._flags
             if self._grows is not None:
                 flags.append(f"--autoscaling-config={self._autoscaling(cpus, gpus, port)}")
         else:
