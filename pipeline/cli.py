@@ -84,6 +84,15 @@ Show = Annotated[
         "used.",
     ),
 ]
+Rate = Annotated[
+    str | None,
+    typer.Option(
+        "--rate",
+        metavar="TOKENS|OUT",
+        help="For the time that the plan tells: tokens a second of one worker (of the corpus; for toss, under both "
+        "models), or the output of an earlier run that measured it.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
 
@@ -178,6 +187,7 @@ def plan(
     workers: Workers = None,
     set: Sets = None,
     show: Show = None,
+    rate: Rate = None,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
     made = _job(job, input, output, model, revision, method, drop, drop_count, threshold, workers, set)
@@ -186,7 +196,7 @@ def plan(
     from tamis.pipeline.commands.screens import show_plan
     from tamis.pipeline.curate import dry_run
 
-    planned, state = dry_run(made, address, 1 if show is None else show, with_texts=bool(show))
+    planned, state = dry_run(made, address, 1 if show is None else show, with_texts=bool(show), rate=rate)
     console = _console()
     show_plan(console, planned, state)
     show_samples(console, planned.samples)

@@ -72,6 +72,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "drop": _drop(job),
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
         **_placement(plan.placement),
+        **plan.forecast,
         "output": f"{job.output} ({_STATES[state]})",
     }
     grid = Table.grid(padding=(0, 2))

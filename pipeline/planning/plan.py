@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -70,7 +70,7 @@ class Plan:
     failed: planned shards that have failed since; they are not in `shards`. placement: where the workers will run, once
     that is known. parameters: of the model that a worker loads, where its files are at hand. unread: what lies in the
     input's folders and is not read. notes: how the columns are read. samples: rows as they are rendered, if asked
-    for."""
+    for. forecast: label -> what is said of a run that is only planned."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -92,6 +92,7 @@ class Plan:
     unread: Unread = NOTHING_UNREAD
     notes: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
+    forecast: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> ModelSource:
