@@ -220,8 +220,8 @@ def table(costs: Sequence[Cost]) -> str:
 
 
 def amount(value: float) -> str:
-    """A count in thousands, millions and billions, e.g. 2.4 M."""
-    for unit, over in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+    """A count in thousands to trillions, e.g. 2.44 M."""
+    for unit, over in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= over:
             return f"{value / over:.3g} {unit}"
     return f"{value:.0f}"

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import pyarrow as pa
@@ -107,8 +107,9 @@ class Plan:
         """The model's tokenizer, with the job's chat template."""
         return self.opened.tokenizer
 
-    @property
+    @cached_property
     def rows(self) -> int:
+        """Asked for at every receipt: counted once, or a run would take time by the square of its shards."""
         return sum(shard.rows for shard in self.shards)
 
     @property

@@ -26,6 +26,7 @@ from tamis.pipeline.planning.forecast import asks, clock, foretold, time
 from tamis.pipeline.planning.placement import HERE, placed
 from tamis.pipeline.planning.plan import Plan, make_plan
 from tamis.pipeline.planning.rates import Rate
+from tamis.pipeline.run.set_aside import set_aside
 from tamis.pipeline.storage.store import Store
 
 GPU = ("model.gpus_per_worker=1",)
@@ -317,3 +318,14 @@ def test_a_cluster_that_is_there_is_taken_as_it_is(plan: Planner) -> None:
     assert "2 workers, one a GPU, on 1 node" in said
     assert "asks for 2 GPUs, 1 a worker" in said
     assert "not here" not in said
+
+
+# --- the rows of a plan -------------------------------------------------------------------------------------------
+
+
+def test_the_rows_are_counted_anew_where_shards_are_left_out(fifty: Plan) -> None:
+    """They are counted once a plan; a plan of other shards is another one."""
+    assert fifty.rows == 50
+    assert replace(fifty, shards=fifty.shards[:7]).rows == 7
+    left = fifty.without([set_aside(fifty.shards[0], "too large")])
+    assert (left.rows, left.rows_in, fifty.rows) == (49, 50, 50)
