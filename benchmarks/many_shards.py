@@ -19,7 +19,7 @@ from typing import Any
 
 import machine
 import resume
-from scale import make_model
+from null_model import make_model
 from tables import markdown
 
 SMALL = 20

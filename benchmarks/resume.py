@@ -36,7 +36,7 @@ from typing import Any
 
 import machine
 import psutil
-from scale import make_model, write_corpus
+from null_model import make_model, write_corpus
 from tables import markdown
 
 from tamis.pipeline.job.job_file import Job, load_job

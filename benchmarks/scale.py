@@ -1,217 +1,213 @@
-"""How fast the pipeline is around the model, and whether the driver's memory grows with the corpus.
+"""How the pipeline around the model grows with the corpus: time, CPU seconds, the driver's memory, files, requests.
 
-    python benchmarks/scale.py                       rate on 50,000 rows, driver memory at 100,000 and 1,000,000
-    python benchmarks/scale.py --rate-only           a minute
-    python benchmarks/scale.py --json results.json
+    python benchmarks/scale.py                              100,000 and 1,000,000 rows: five minutes
+    python benchmarks/scale.py --rows 100000 5000000
+    python benchmarks/scale.py --rows 20000 --method toss   the bytes that TOSS writes
+    python benchmarks/scale.py --shards 1000 10000          few rows, many shards: what each shard costs
+    python benchmarks/scale.py --driver                     the driver's memory at up to 200,000 shards
+    python benchmarks/scale.py --requests                   requests to an S3 server of this machine, by kind
+    python benchmarks/scale.py --rate                       rows/s at 50,000 rows, three times: a minute
 
-A random model of one block and width 16 costs next to nothing, so what is measured is reading, tokenising, Ray,
-statistics and writing. The real command runs as a subprocess. Rates are from its manifest: capture is from the first
-forward pass to the end of the last; the start of the workers (importing torch, loading the model) is shown beside it.
-The driver's peak memory is the kernel's high-water mark of that one process (workers and Ray's own not counted).
+The real commands (`tamis curate` with its own Ray, then `tamis verify`) run with the model of null_model.py, whose
+forward pass costs next to nothing. Each stage is told by the line with which the command ends it; publish is the
+report, the manifest and the removal of _work. CPU seconds are those of the driver, of all workers, and of Ray's own
+processes (family.py); the driver's peak memory is the kernel's high-water mark of that process.
+
+Every mode writes its own section of the result file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import random
-import shutil
-import subprocess
+import statistics
 import sys
 import tempfile
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+import checkout
+import machine
+from driver_shards import measure_driver, show_driver
+from family import DRIVER
+from scale_requests import measure_requests, show_requests
+from tables import markdown
+from whole_runs import STAGES, Setting, make_models, run
 
-TARGET_RATE = 5000.0
-TARGET_GROWTH = 1.20
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+RESULTS = checkout.ROOT / "benchmarks" / "results" / "scale.json"
+WORK = ("capture", "fit", "emit", "publish")
+TARGET_RATE, TARGET_TIME, TARGET_MEMORY = 5000.0, 10.5, 1.20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate-only", action="store_true", help="leave out the memory runs, which take minutes")
-    parser.add_argument(
-        "--repeats", type=int, default=3, help="runs of the rate benchmark; the median counts (default 3)"
-    )
-    parser.add_argument("--json", type=Path, help="write the results here, too")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="tamis-scale-") as folder:
-        results = measure(Path(folder), arguments.rate_only, arguments.repeats)
-    show(results)
+    arguments = parse()
+    facts = machine.facts(also=("ray", "pyarrow", "fsspec", "s3fs"))
+    print(machine.line(facts["machine"]))
+    with tempfile.TemporaryDirectory(prefix="tamis-scale-") as name:
+        folder = Path(name)
+        if arguments.requests:
+            found, section, show = measure_requests(folder), "requests", show_requests
+        elif arguments.driver:
+            found, section, show = measure_driver(folder), "driver", show_driver
+        elif arguments.shards:
+            found, section, show = measure_shards(folder, arguments.shards), "shards", show_shards
+        elif arguments.rate:
+            found, section, show = measure_rate(folder, arguments.repeats), "rate", show_rate
+        else:
+            found, show = measure_rows(folder, arguments.rows, arguments.method), show_rows
+            section = "rows" if arguments.method == "saft" else f"rows, {arguments.method}"
+    show(found)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+        known[section] = facts | found
+        arguments.json.write_text(json.dumps(known, indent=2) + "\n")
 
 
-def measure(folder: Path, rate_only: bool, repeats: int) -> dict[str, Any]:
-    model = make_model(folder / "model")
-    rates = [run(folder, model, 50_000) for _ in range(repeats)]
-    rates.sort(key=lambda result: result["rows_per_second"])
-    results: dict[str, Any] = {
-        "command": "python benchmarks/scale.py",
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "memory_gb": round(_memory() / 1e9, 1)},
-        "rate": {
-            "median": rates[len(rates) // 2],
-            "all": [round(r["rows_per_second"]) for r in rates],
-            "target": TARGET_RATE,
-        },
+# --- what is measured ---------------------------------------------------------------------------------------------
+
+
+def measure_rows(folder: Path, sizes: list[int], method: str) -> dict[str, Any]:
+    model = make_models(folder)
+    runs = []
+    for rows in sizes:
+        runs.append(run(folder, model, Setting(rows, method)))
+        print(_said(runs[-1]), file=sys.stderr)
+    return {"runs": runs, "growth": growth(runs[0], runs[-1]), "target": {"time": TARGET_TIME, "memory": TARGET_MEMORY}}
+
+
+def measure_shards(folder: Path, counts: list[int]) -> dict[str, Any]:
+    """Twenty rows a shard: what grows with the shards, and not with their rows."""
+    model = make_models(folder)
+    runs = []
+    for shards in counts:
+        runs.append(run(folder, model, Setting(20 * shards, sets=("shard_rows=20",))))
+        print(_said(runs[-1]), file=sys.stderr)
+    first, last = runs[0], runs[-1]
+    more = last["shards"] - first["shards"]
+    each = {
+        "driver_kb": (last["peaks_mb"][DRIVER] - first["peaks_mb"][DRIVER]) * 1000 / more,
+        "driver_cpu_ms": (_of(last, DRIVER) - _of(first, DRIVER)) * 1000 / more,
+        "all_cpu_ms": (_of(last) - _of(first)) * 1000 / more,
+        "manifest_bytes": (last["manifest_bytes"] - first["manifest_bytes"]) / more,
     }
-    if not rate_only:
-        small, large = run(folder, model, 100_000), run(folder, model, 1_000_000)
-        results["memory"] = {
-            "runs": [small, large],
-            "growth": large["driver_peak_mb"] / small["driver_peak_mb"],
-            "target": TARGET_GROWTH,
-        }
-    return results
+    return {"runs": runs, "each_shard": each, "growth": growth(first, last)}
 
 
-def run(folder: Path, model: Path, rows: int) -> dict[str, Any]:
-    """Curate `rows` rows with the real command; its rates and the peak memory of its driver."""
-    corpus, output = folder / f"corpus-{rows}.jsonl", folder / "out"
-    if not corpus.exists():
-        write_corpus(corpus, rows)
-    shutil.rmtree(output, ignore_errors=True)
-    command = [str(Path(sys.executable).parent / "tamis"), "curate", "--input", str(corpus), "--model", str(model)]
-    command += ["--method", "saft", "--set", "saft.layer=0", "--output", str(output)]
-    began = time.perf_counter()
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, _high_water(process.pid))
-            time.sleep(0.1)
-    if process.returncode:
-        sys.exit(f"the run failed:\n{(folder / 'log').read_text()}")
-    timings = json.loads((output / "manifest.json").read_text())["timings"]
-    stages = {name: timings[name]["seconds"] for name in ("capture", "fit", "emit")}
-    worker_start = timings["capture"]["wall_seconds"] - timings["capture"]["seconds"]
+def measure_rate(folder: Path, repeats: int) -> dict[str, Any]:
+    model = make_models(folder)
+    runs = [run(folder, model, Setting(50_000)) for _ in range(repeats)]
+    runs.sort(key=lambda found: found["rows_per_second"])
     return {
-        "rows": rows,
-        "tokens_per_row": round(timings["capture"]["tokens_per_second"] / timings["capture"]["rows_per_second"], 1),
-        "rows_per_second": rows / sum(stages.values()),
-        "rows_per_second_with_worker_start": rows / (sum(stages.values()) + worker_start),
-        "worker_start_seconds": round(worker_start, 2),
-        "stage_seconds": {name: round(seconds, 2) for name, seconds in stages.items()},
-        "plan_seconds": round(timings["plan"]["seconds"], 2),
-        "ray_start_seconds": round(timings["ray_start"]["seconds"], 2),
-        "whole_command_seconds": round(time.perf_counter() - began, 1),
-        "driver_peak_mb": round(peak / 1e6, 1),
+        "median": runs[len(runs) // 2],
+        "all": [round(found["rows_per_second"]) for found in runs],
+        "target": TARGET_RATE,
     }
 
 
-def write_corpus(path: Path, rows: int) -> None:
-    """Short samples of about 60 tokens, seeded."""
-    chance = random.Random(0)
-    words = _words()
-    with path.open("w") as file:
-        for _ in range(rows):
-            instruction = " ".join(chance.choices(words, k=chance.randint(6, 20)))
-            output = " ".join(chance.choices(words, k=chance.randint(20, 60)))
-            file.write(json.dumps({"instruction": instruction, "input": "", "output": output}) + "\n")
+def growth(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, float]:
+    """How many times as much the large run took. work: without the start, which every run has."""
+
+    def work(run: Mapping[str, Any]) -> float:
+        return sum(run["stages"][stage]["seconds"] for stage in WORK)
+
+    return {
+        "rows": large["rows"] / small["rows"],
+        "whole_command": large["seconds"] / small["seconds"],
+        "work": work(large) / work(small),
+        "work_without_worker_start": (work(large) - large["worker_start_seconds"])
+        / (work(small) - small["worker_start_seconds"]),
+        "verify": large["verify"]["seconds"] / small["verify"]["seconds"],
+        "cpu_of_all": _of(large) / _of(small),
+        "cpu_of_driver": _of(large, DRIVER) / _of(small, DRIVER),
+        **{
+            f"cpu_of_{stage}": sum(large["stages"][stage]["cpu"].values()) / sum(small["stages"][stage]["cpu"].values())
+            for stage in WORK
+        },
+        "driver_memory": large["peaks_mb"][DRIVER] / small["peaks_mb"][DRIVER],
+    }
 
 
-def make_model(path: Path) -> Path:
-    """A random one-block model and a tokenizer trained on the corpus' words."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=1500,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+def _of(run: Mapping[str, Any], kind: str | None = None) -> float:
+    """CPU seconds of a kind of process (None: of all) in all stages."""
+    return sum(
+        seconds for stage in run["stages"].values() for name, seconds in stage["cpu"].items() if kind in (None, name)
     )
-    words = _words()
-    tokenizer.train_from_iterator([" ".join(words)] * 5, trainer)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
-    wrapped.add_special_tokens({"additional_special_tokens": special[2:]})
-    wrapped.chat_template = TEMPLATE
-    wrapped.save_pretrained(path)
-    config = LlamaConfig(
-        vocab_size=len(wrapped), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=2048,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(path, safe_serialization=True)
-    return path
 
 
-def _words() -> list[str]:
-    chance = random.Random(1)
-    syllables = [
-        "ka",
-        "ro",
-        "mi",
-        "ten",
-        "sol",
-        "bar",
-        "lin",
-        "du",
-        "fe",
-        "gra",
-        "po",
-        "ster",
-        "na",
-        "vi",
-        "qua",
-        "zen",
-    ]
-    return ["".join(chance.choices(syllables, k=chance.randint(1, 3))) for _ in range(800)]
+# --- on the screen ------------------------------------------------------------------------------------------------
 
 
-def _high_water(pid: int) -> int:
-    """Bytes of VmHWM; 0 once the process is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return 0
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def show(results: dict[str, Any]) -> None:
-    table = Table(title=f"pipeline around a model that costs nothing, {results['machine']['cores']} cores")
-    for name in ("rows", "rows/s", "capture s", "fit s", "emit s", "workers' start s", "command s", "driver peak MB"):
-        table.add_column(name, justify="right")
-    for run_ in [results["rate"]["median"], *results.get("memory", {}).get("runs", [])]:
-        stages = [f"{run_['stage_seconds'][stage]:.1f}" for stage in ("capture", "fit", "emit")]
-        table.add_row(
-            f"{run_['rows']:,}", f"{run_['rows_per_second']:,.0f}", *stages, f"{run_['worker_start_seconds']:.1f}",
-            f"{run_['whole_command_seconds']:.1f}", f"{run_['driver_peak_mb']:,.0f}",
-        )  # fmt: skip
-    console = Console()
-    console.print(table)
-    median = results["rate"]["median"]
-    console.print(
-        f"rate: {median['rows_per_second']:,.0f} rows/s over capture, fit and emit (target {TARGET_RATE:,.0f}); "
-        f"{median['rows_per_second_with_worker_start']:,.0f} with the start of the workers and the model's load"
+def _said(found: Mapping[str, Any]) -> str:
+    stages = ", ".join(f"{name} {stage['seconds']:.1f}" for name, stage in found["stages"].items())
+    return (
+        f"{found['rows']:,} rows: {found['seconds']:.1f} s ({stages}), {_of(found):.1f} s of CPU, driver "
+        f"{found['peaks_mb'][DRIVER]:.0f} MB; load {found['load_average'][0]} to {found['load_average'][1]}"
     )
-    if "memory" in results:
-        console.print(
-            f"driver memory, 1,000,000 rows to 100,000: {results['memory']['growth']:.2f}x (target {TARGET_GROWTH})"
+
+
+def _table(runs: list[Mapping[str, Any]]) -> str:
+    rows = []
+    for found in runs:
+        work = {name: entry for name, entry in found["written"].items() if name.startswith("_work")}
+        receipts = sum(entry["files"] for name, entry in work.items() if "receipts" in name and "compact" not in name)
+        stages = found["stages"]
+        rows.append(
+            [
+                f"{found['rows']:,}",
+                f"{found['shards']:,}",
+                *(f"{stages[stage]['seconds']:.1f} / {sum(stages[stage]['cpu'].values()):.1f}" for stage in STAGES),
+                f"{found['verify']['seconds']:.1f} / {found['verify']['cpu']:.1f}",
+                f"{found['seconds']:.1f} / {_of(found):.1f}",
+                f"{_of(found, DRIVER):.1f}",
+                f"{found['peaks_mb'][DRIVER]:,.0f}",
+                f"{sum(entry['files'] for entry in found['written'].values()):,}",
+                f"{receipts:,}",
+            ]
         )
+    header = ["rows", "shards", *STAGES, "verify", "whole command", "driver's CPU s", "driver MB", "files", "receipts"]
+    return markdown(header, rows)
+
+
+def show_rows(found: Mapping[str, Any]) -> None:
+    print("seconds / CPU seconds of all processes\n")
+    print(_table(found["runs"]))
+    grown = found["growth"]
+    print(f"\n{grown['rows']:g} times the rows:")
+    for name, times in grown.items():
+        if name != "rows":
+            print(f"  {name.replace('_', ' '):<28} {times:.2f}")
+    print(f"targets: time {TARGET_TIME}, driver memory {TARGET_MEMORY}")
+
+
+def show_shards(found: Mapping[str, Any]) -> None:
+    print("seconds / CPU seconds of all processes\n")
+    print(_table(found["runs"]))
+    each = ", ".join(f"{value:.2f} {name.replace('_', ' ')}" for name, value in found["each_shard"].items())
+    print(f"\neach shard: {each}")
+
+
+def show_rate(found: Mapping[str, Any]) -> None:
+    middle = found["median"]
+    print(
+        f"rate: {middle['rows_per_second']:,} rows/s over capture, fit and emit (target {TARGET_RATE:,.0f}); all: "
+        f"{', '.join(f'{rate:,}' for rate in found['all'])}; median {statistics.median(found['all']):,}"
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes, the smallest first")
+    modes.add_argument("--shards", type=int, nargs=2, help="numbers of shards, of 20 rows each")
+    modes.add_argument("--driver", action="store_true", help="the driver's own work at up to 200,000 shards")
+    modes.add_argument("--requests", action="store_true", help="count requests to an S3 server of this machine")
+    modes.add_argument("--rate", action="store_true", help="rows/s at 50,000 rows")
+    parser.add_argument("--method", choices=["saft", "toss"], default="saft", help="of --rows (default saft)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of --rate; the median counts (default 3)")
+    parser.add_argument("--json", type=Path, default=RESULTS, help=f"where results go (default {RESULTS.name})")
+    parser.add_argument("--no-json", dest="json", action="store_const", const=None)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -107,6 +107,15 @@ Show = Annotated[
         "used.",
     ),
 ]
+Rate = Annotated[
+    str | None,
+    typer.Option(
+        "--rate",
+        metavar="TOKENS|OUT",
+        help="For the time that the plan tells: tokens a second of one worker (of the corpus; for toss, under both "
+        "models), or the output of an earlier run that measured it.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
 
@@ -227,6 +236,7 @@ def plan(
     lineage: Lineage = None,
     set: Sets = None,
     show: Show = None,
+    rate: Rate = None,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
     flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
@@ -239,11 +249,11 @@ def plan(
         showing.refuse_samples()
     rows = 1 if show is None else show
     if made.schedule is None:
-        planned, state = dry_run(made, address, rows, with_texts=bool(show))
+        planned, state = dry_run(made, address, rows, with_texts=bool(show), rate=rate)
     else:
         from tamis.pipeline.nights.night import plan_night
 
-        found = plan_night(made, address, showing.night, rows, with_texts=bool(show))
+        found = plan_night(made, address, showing.night, rows, with_texts=bool(show), rate=rate)
         if found is None:
             return
         planned, state = found

@@ -125,11 +125,18 @@ def curate(
 
 @at_work()
 def dry_run(
-    job: Job, address: str | None = None, show: int = 0, *, with_texts: bool = False, inputs: Inputs | None = None
+    job: Job,
+    address: str | None = None,
+    show: int = 0,
+    *,
+    with_texts: bool = False,
+    inputs: Inputs | None = None,
+    rate: str | None = None,
 ) -> tuple[Plan, run_folder.State]:
     """The plan and the state of the output folder; nothing is written. If there is a cluster to join, a large input is
-    scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine.
-    show, with_texts: as for make_plan. inputs: as for curate. Raises TamisError."""
+    scanned on it, and the plan says where the workers would run on it; otherwise where they would run on this machine,
+    or on a cluster that is not here (planning/elsewhere.py). show, with_texts: as for make_plan. inputs: as for curate.
+    rate: as for rate_of. Raises TamisError."""
     _refuse_all_nights(job, inputs)
     store = Store(job.output, job.storage_options)
     artifact = with_artifact(job)
@@ -143,7 +150,9 @@ def dry_run(
         scanned = _scan(files, job, known, cluster_now(address))
         plan = make_plan(job, scanned, show, found=listed, with_texts=with_texts, artifact=artifact)
         from tamis.pipeline.layers import find as layers
-        from tamis.pipeline.planning.placement import placed, this_machine
+        from tamis.pipeline.planning.elsewhere import placed_without_cluster
+        from tamis.pipeline.planning.forecast import foretold
+        from tamis.pipeline.planning.placement import placed
 
         phase("plan", _LOOKING)
         state = run_folder.state_of(store, plan.fingerprint, plan.changed)
@@ -151,7 +160,9 @@ def dry_run(
         if state == "complete":
             return plan, state
         with ray_early(address, needed=joins(address)):
-            return placed(plan, cluster_now(address) or this_machine()), state
+            cluster = cluster_now(address)
+            plan = placed_without_cluster(plan) if cluster is None else placed(plan, cluster)
+            return foretold(plan, rate), state
 
 
 def _check_lineage(job: Job) -> None:

@@ -97,10 +97,18 @@ def run_capture(
             "tokens_per_second": totals.new_tokens / max(totals.seconds, 1e-9),
             "forward_seconds": totals.forward_seconds,
             "wall_seconds": time.monotonic() - began,
+            **_workers(pool, totals),
         }
     if totals.rows + sum(item.rows for item in totals.failed) != plan.rows:
         raise InternalError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run again, and report this")
     return totals
+
+
+def _workers(pool: Pool, totals: CaptureTotals) -> dict[str, float]:
+    """What each worker had, so that a later plan knows whether its own will be as fast. No GPU where torch found
+    none."""
+    on_gpus = any("cuda" in precision for precision in totals.precisions)
+    return {"gpus_per_worker": pool.gpus_per_worker if on_gpus else 0.0, "threads": float(pool.threads or 0)}
 
 
 def shown_on(progress: Progress) -> Callable[[Signs], None]:

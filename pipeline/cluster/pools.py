@@ -10,7 +10,7 @@ from tamis.pipeline.errors import ClusterError
 from tamis.pipeline.job.job_file import LayersJob
 from tamis.pipeline.job.sections import WorkerRange
 
-_UNKNOWN_CPUS = 0.25
+UNKNOWN_CPUS = 0.25
 """The CPUs of a GPU worker whose node is not there yet: few enough for any node."""
 
 Workers = int | WorkerRange | None
@@ -39,11 +39,14 @@ class Pool:
 @dataclass(frozen=True)
 class Placement:
     """text: how many workers there will be, and where. weights: the weights that each one loads; empty where they are
-    not known. warnings: what a person should know before the run."""
+    not known. warnings: what a person should know before the run. pool: of these workers. readers: how many tasks
+    tokenise for them, at most; 0 where that was not asked."""
 
     text: str
     weights: str = ""
     warnings: tuple[str, ...] = ()
+    pool: Pool | None = None
+    readers: int = 0
 
 
 def pool_of(cluster: Cluster, job: LayersJob) -> Pool:
@@ -130,7 +133,7 @@ def _of_gpus(cluster: Cluster, workers: Workers, share: float) -> Pool:
     begin = min(max(now, least), most)
     on = [min(on_gpus(machine.gpus, share), most) for machine in hosts]
     cpus = min((_down(machine.cpus / (2 * count)) for machine, count in zip(hosts, on, strict=True)),
-               default=_UNKNOWN_CPUS)  # fmt: skip
+               default=UNKNOWN_CPUS)  # fmt: skip
     cpus = min(cpus, 1.0)
     threads = min((max(int(machine.cpus / count), 1) for machine, count in zip(hosts, on, strict=True)), default=1)
     beside = [machine.cpus - cpus * min(on_gpus(machine.gpus, share), most) for machine in cluster.machines]
@@ -170,15 +173,25 @@ def describe(pool: Pool, machines: tuple[Machine, ...]) -> str:
     hosts = min(sum(bool(on_gpus(m.gpus, share) if share else m.cpus) for m in machines), count)
     nodes = _many(hosts, "node")
     if share:
-        a_gpu = on_gpus(1, share)
-        each = f"{share:g} GPUs each" if share > 1 else f"{'one' if a_gpu == 1 else a_gpu} a GPU"
-        said = f"{_many(count, 'worker')}, {each}{f', on {nodes}' if hosts else ''}"
+        said = f"{_workers_on_gpus(count, share)}{f', on {nodes}' if hosts else ''}"
     else:
         said = f"{_many(count, 'worker')} on the CPUs{f' of {nodes}' if hosts else ''}"
     fit = min(room_for(machines, pool.cpus_per_worker, share), count)
     if fit >= count:
         return said
     return f"{pool.least} to {said}; {fit or 'none'} {'fits' if fit == 1 else 'fit'} now, the rest as nodes come"
+
+
+def on_gpus_text(pool: Pool) -> str:
+    """How many workers with GPUs there will be, without the nodes that they will be on."""
+    least = f"{pool.least} to " if pool.least < pool.workers else ""
+    return least + _workers_on_gpus(pool.workers, pool.gpus_per_worker)
+
+
+def _workers_on_gpus(count: int, share: float) -> str:
+    a_gpu = on_gpus(1, share)
+    each = f"{share:g} GPUs each" if share > 1 else f"{'one' if a_gpu == 1 else a_gpu} a GPU"
+    return f"{_many(count, 'worker')}, {each}"
 
 
 def _many(count: int, noun: str) -> str:

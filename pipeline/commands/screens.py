@@ -73,6 +73,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "artifact": _artifact(plan),
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
         **_placement(plan.placement),
+        **plan.forecast,
         "output": f"{job.output} ({_STATES[state]})",
         "lineage": "" if job.lineage is None else f"OpenLineage events to {job.lineage.to}",
     }

@@ -92,16 +92,16 @@ def emit(
     made: by the shard's name. on_set_aside: told of a shard whose workers all died or hung, or whose rows are too
     large; without it that is an error. timeout: seconds without progress after which workers are taken for hung.
     """
-    items = [(shard.to_json(), quota, made[shard.name]) for shard, quota in zip(shards, quotas, strict=True)]
+    items = [(shard, quota, made[shard.name]) for shard, quota in zip(shards, quotas, strict=True)]
     lost = telling(on_set_aside, shards)
     for _, receipt in stream(write_shard, items, spec, cpus=task_cpus, on_lost=lost, timeout=timeout):
         yield receipt
 
 
-def write_shard(item: tuple[str, int, Any], spec: EmitSpec) -> Receipt:
+def write_shard(item: tuple[Shard, int, Any], spec: EmitSpec) -> Receipt:
     began = time.perf_counter()
-    shard = Shard.from_json(item[0])
-    decided = spec.decide(shard, *item[1:])
+    shard, quota, made = item
+    decided = spec.decide(shard, quota, made)
     valid = pc.is_null(decided.captured.column("code")).to_numpy()
     kept_so = spec.keeps_unscored & _has_code(decided.captured, UNSCORED)
     out = ~valid & ~kept_so

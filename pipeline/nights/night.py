@@ -93,6 +93,7 @@ def plan_night(
     show: int = 0,
     *,
     with_texts: bool = False,
+    rate: str | None = None,
 ) -> tuple[Plan, run_folder.State] | None:
     """What `curate_night` would do; nothing is written. None if there is nothing to plan. Raises as it does."""
     spec = _schedule_of(job)
@@ -103,7 +104,8 @@ def plan_night(
     _refuse(spec, night)
     if not night.inputs.files:
         return None
-    return dry_run(_job_of(job, night), address, show, with_texts=with_texts, inputs=_with_facts(night))
+    given = {"with_texts": with_texts, "inputs": _with_facts(night), "rate": rate}
+    return dry_run(_job_of(job, night), address, show, **given)
 
 
 def look(job: Job) -> Night:

@@ -27,14 +27,16 @@ def placed(plan: Plan, cluster: Cluster, *, refuse: bool = True) -> Plan:
     refuse=False, the unchanged plan instead of an error."""
     try:
         found = placement_of(plan.job, cluster, plan.parameters)
-        readers = readers_for(plan, plan.rows, pool_of(cluster, plan.job))
+        pool = pool_of(cluster, plan.job)
+        readers = readers_for(plan, plan.rows, pool)
     except (ClusterError, ConfigError):
         if refuse:
             raise
         return plan
     most = min(readers, max(int(cluster.cpus), 1))
     fed = f"{found.text}; {most:,} reader{'s' if most > 1 else ''} at most"
-    return replace(plan, placement=replace(found, text=fed), warnings=(*plan.warnings, *found.warnings))
+    found = replace(found, text=fed, pool=pool, readers=most)
+    return replace(plan, placement=found, warnings=(*plan.warnings, *found.warnings))
 
 
 def placement_of(job: LayersJob, cluster: Cluster, parameters: int | None) -> Placement:

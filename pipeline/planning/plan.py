@@ -9,8 +9,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
 from typing import Any
 
 import pyarrow as pa
@@ -72,7 +72,7 @@ class Plan:
     that is known. parameters: of the model that a worker loads, where its files are at hand. unread: what lies in the
     input's folders and is not read. notes: how the columns are read. samples: rows as they are rendered, if asked
     for. artifact: what is applied instead of a fit, if the job names one; `job` has its settings then. night: of a
-    schedule, see `Inputs`."""
+    schedule, see `Inputs`. forecast: label -> what is said of a run that is only planned."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -96,6 +96,7 @@ class Plan:
     samples: tuple[Sample, ...] = ()
     artifact: FrozenJob | None = None
     night: Mapping[str, Any] | None = None
+    forecast: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> ModelSource:
@@ -110,8 +111,9 @@ class Plan:
         """The model's tokenizer, with the job's chat template."""
         return self.opened.tokenizer
 
-    @property
+    @cached_property
     def rows(self) -> int:
+        """Asked for at every receipt: counted once, or a run would take time by the square of its shards."""
         return sum(shard.rows for shard in self.shards)
 
     @property

@@ -36,13 +36,16 @@ class Trouble:
 @dataclass(frozen=True)
 class Estimate:
     """Estimates from a sample of rows at the head of the first files. Shares are of the sampled rows. bad: rows that
-    cannot be used, those not counted that are only too long. troubles: why, the most frequent first."""
+    cannot be used, those not counted that are only too long. troubles: why, the most frequent first. computed_per_row:
+    tokens that a model will read, over all sampled rows: those of bad rows are none, and long rows are cut or set
+    aside."""
 
     sampled: int
     tokens_per_row: float
     overlong: float
     bad: float
     troubles: tuple[Trouble, ...] = ()
+    computed_per_row: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ def sampled(
     mean = sum(lengths) / max(len(lengths), 1)
     troubles = _troubles([*problems, *(overlong if overlong_is_bad else [])], with_texts)
     bad = sum(problem.code not in UNSCORED for _, problem in problems)
-    found = Estimate(len(rows), mean, len(overlong) / among, bad / among, troubles)
+    computed = sum(length if length <= max_tokens else 0 if overlong_is_bad else max_tokens for length in lengths)
+    found = Estimate(len(rows), mean, len(overlong) / among, bad / among, troubles, computed / among)
     return found, tuple(samples)
 
 

@@ -48,7 +48,7 @@ def emitted(folder: Path, shard: Shard, cut: TokenCut, quota: int, **changes: An
     }  # fmt: skip
     [files] = scored(store, [shard])
     made = TokensMade(files, rows_digest(read(shard, {})))
-    receipt = write_shard((shard.to_json(), quota, made), TokenSpec(**{**settings, **changes}))
+    receipt = write_shard((shard, quota, made), TokenSpec(**{**settings, **changes}))
     assert store.read_facts(f"_work/receipts/{STAGE}/{shard.name}.json") == receipt
     names = [file["name"] for file in receipt["files"]]
     parts = {name.split("/")[0]: store.read_table(name) for name in names}

@@ -46,8 +46,7 @@ def kept(folder: Path, rows: Sequence[Row], shard_rows: int = 3) -> tuple[Path, 
     schema = settle(infer_rows(rows)).serialize().to_pybytes()
     spec = KeepAll(store=store, options={}, key="k", schema=schema)
     receipts = [
-        write_shard((shard.to_json(), 0, None), spec)
-        for shard in make_shards(scan(file, shard_rows, {}), "corpus", {}, 0)
+        write_shard((shard, 0, None), spec) for shard in make_shards(scan(file, shard_rows, {}), "corpus", {}, 0)
     ]
     store.write("README.md", render_card({}).encode())
     return folder / "out", receipts

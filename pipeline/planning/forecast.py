@@ -1,0 +1,117 @@
+"""What `tamis plan` says of a run beyond its plan: what it asks of the cluster, what it writes, how long it takes.
+
+All of it is arithmetic on the plan's own numbers. What they do not tell is not guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from tamis.pipeline.cluster.gpu_memory import shown
+from tamis.pipeline.cluster.machines import on_gpus
+from tamis.pipeline.cluster.pools import Pool
+from tamis.pipeline.job.sections import WorkerRange
+from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.planning.rates import Rate, rate_of
+from tamis.pipeline.run.paths import WORK
+
+_BYTES_OF_A_NUMBER = 4
+_CAPTURED_BYTES = 12
+"""Of one token under TOSS, at most: its id and two losses."""
+
+_TRAINED_BYTES = 17
+"""Of one token in kept/ under TOSS: input_ids, attention_mask, labels, token_risk."""
+
+
+def foretold(plan: Plan, rate: str | None) -> Plan:
+    """A placed plan with its forecast. rate: as for `rate_of`. Raises ConfigError as that does."""
+    assert plan.placement is not None
+    pool = plan.placement.pool
+    assert pool is not None
+    said = {
+        "asks for": asks(pool, plan.placement.readers, _least(plan, pool)),
+        "writes": writes(plan),
+        "time": time(plan, pool, rate_of(rate, plan, pool)),
+    }
+    return replace(plan, forecast=said)
+
+
+def _least(plan: Plan, pool: Pool) -> int:
+    """The fewest workers that the job may run with from its beginning to its end."""
+    return pool.least if isinstance(plan.job.workers, WorkerRange) else pool.workers
+
+
+def asks(pool: Pool, readers: int, least: int) -> str:
+    """GPUs and CPUs of all workers and readers together. least: the fewest workers."""
+    share, count = pool.gpus_per_worker, pool.workers
+    tasks = f"{readers:,} reader{'' if readers == 1 else 's'}"
+    if not share:
+        return f"{pool.cpus_per_worker:g} CPU for each worker, {pool.task_cpus:g} for each of {tasks}"
+    a_gpu = on_gpus(1, share)
+    gpus, fewest = (math.ceil(number / a_gpu) if a_gpu else number * share for number in (count, least))
+    wanted = f"{f'{fewest:g} to ' if fewest < gpus else ''}{gpus:g} GPU{'' if gpus == 1 else 's'}"
+    cpus = f"at most 1 CPU for each worker and each of {tasks}, {count + readers:,} in all"
+    return f"{wanted}, {share:g} a worker; {cpus}"
+
+
+def writes(plan: Plan) -> str:
+    """Bytes of what the stages leave for each other, and what the output holds."""
+    rows = f"the {plan.rows:,} rows again, as Parquet (the input has {shown(plan.bytes)})"
+    kept = "" if plan.job.keep_captures else ", removed at the end"
+    if plan.job.masks_tokens:
+        tokens = plan.estimate.computed_per_row * plan.rows
+        rounds = f"; each round {_BYTES_OF_A_NUMBER} bytes a token more" if plan.job.method == ["toss-pro"] else ""
+        return (
+            f"at most about {shown(tokens * _CAPTURED_BYTES)} of losses under {WORK}{kept}{rounds}; {rows}, with "
+            f"{shown(tokens * _TRAINED_BYTES)} of training columns before compression"
+        )
+    vectors = len(plan.requests) + plan.unsettled
+    size = plan.rows * vectors * plan.model_info.width * _BYTES_OF_A_NUMBER
+    return f"about {shown(size)} of vectors under {WORK}{kept}; {rows}, and scores"
+
+
+def time(plan: Plan, pool: Pool, rate: Rate) -> str:
+    """How long the forward passes over the whole corpus take."""
+    if rate.tokens is None:
+        return f"not known: {rate.said}"
+    tokens = plan.estimate.computed_per_row * plan.rows
+    if not tokens:
+        return "not known: no sampled row has tokens that would be computed"
+    counts = sorted({_least(plan, pool), pool.workers}, reverse=True)
+    shards = len(plan.shards)
+    # A shard is never shared: the last ones leave workers idle, and more workers than shards are of no use.
+    passes = {count: tokens / rate.tokens / shards * math.ceil(shards / count) for count in counts}
+    each = [f"{clock(passes[count])} on {count:,} worker{'' if count == 1 else 's'}" for count in counts]
+    if shards < counts[0]:
+        each[-1] += f" (with {shards:,} shard{'' if shards == 1 else 's'}, no more than that many have work)"
+    speed = f"{tokens:,.0f} tokens at {_number(rate.tokens)} a second and worker ({rate.said})"
+    return f"about {', '.join(each)}: {speed}. Not in it: {', '.join(_besides(plan))}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _besides(plan: Plan) -> list[str]:
+    """What else takes time."""
+    found = ["the start of Ray and of the workers", "the fit", "the output"]
+    if plan.unsettled:
+        found.insert(1, "the search for LARF's block")
+    if plan.job.masks_tokens:
+        found.insert(1, "the training of reference models")
+    if plan.job.method == ["toss-pro"]:
+        found.insert(2, f"{plan.job.toss.rounds:,} more pass{'es' * (plan.job.toss.rounds > 1)} under one model")
+    return found
+
+
+def clock(seconds: float) -> str:
+    """Two units at most, e.g. 5 h 12 min; a second at least."""
+    if seconds < 59.5:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    days, left = divmod(hours, 24)
+    if days:
+        return f"{days:,} d {left} h"
+    return f"{hours} h {rest:02d} min" if hours else f"{minutes} min"
