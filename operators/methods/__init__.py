@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from tamis.operators.methods.compliance import Compliance
+from tamis.operators.methods.contrast import Contrast
+from tamis.operators.methods.csa import Csa
 from tamis.operators.methods.larf import Larf
+from tamis.operators.methods.matching import Matching
 from tamis.operators.methods.protocol import Artifact, Features, Method, Reduce, setting
 from tamis.operators.methods.saft import Saft
 
-__all__ = ["METHODS", "Artifact", "Features", "Larf", "Method", "Reduce", "Saft", "setting"]
+__all__ = [
+    "METHODS",
+    "Artifact",
+    "Compliance",
+    "Contrast",
+    "Csa",
+    "Features",
+    "Larf",
+    "Matching",
+    "Method",
+    "Reduce",
+    "Saft",
+    "setting",
+]
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Larf, Saft)}
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Larf, Saft, Contrast, Matching, Compliance, Csa)}
 """The methods that come with tamis. Installed distributions may provide more: pipeline/job/methods.py."""

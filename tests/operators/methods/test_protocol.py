@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import pytest
@@ -56,18 +56,22 @@ def test_reduce_in_process_goes_by_source_and_order() -> None:
             reduce(rows, combine, source)
 
 
+def _settings(name: str) -> set[str]:
+    return {item.name for item in fields(METHODS[name])}  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_a_frozen_dataclass_with_defaults(name: str) -> None:
     method: Method = METHODS[name]()
     assert METHODS[name].name == name
     assert is_dataclass(method)
     assert METHODS[name].sources() == method.sources()
-    assert len(method.requests(12)) == 1
+    assert method.requests(12)
     with pytest.raises(AttributeError):
-        method.position = "response_mean"  # type: ignore[misc]
+        setattr(method, fields(method)[0].name, 0)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if "layer" in _settings(name)])
 def test_layers_are_checked(name: str) -> None:
     method = METHODS[name]
     assert method(layer=3).requests(4)[0].block == 3
@@ -76,7 +80,8 @@ def test_layers_are_checked(name: str) -> None:
     for bad in (-1, True, 1.0, "middle"):
         with pytest.raises(ValueError, match=f"{name}.layer"):
             method(layer=bad)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="position"):
-        method(position="first_token")
+    if "position" in _settings(name):
+        with pytest.raises(ValueError, match="position"):
+            method(position="first_token")  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="blocks=0"):
         method().requests(0)
