@@ -53,7 +53,7 @@ def test_every_citation_of_the_methods_names_a_section() -> None:
             assert set(cited) <= sections, file
 
 
-def test_the_citation_names_the_three_papers() -> None:
+def test_the_citation_names_the_papers_of_the_methods() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (citation["cff-version"], citation["title"]) == ("1.2.0", "tamis")
     assert citation["authors"] == [{"name": "The tamis authors"}]

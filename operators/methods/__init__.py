@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from tamis.operators.methods.compliance import Compliance
+from tamis.operators.methods.contrast import Contrast
 from tamis.operators.methods.larf import Larf
+from tamis.operators.methods.matching import Matching
 from tamis.operators.methods.protocol import AnyMethod, Artifact, Features, Method, Reduce, setting
 from tamis.operators.methods.saft import Saft
 from tamis.operators.methods.toss import Toss, TossPro
@@ -11,8 +14,11 @@ __all__ = [
     "METHODS",
     "AnyMethod",
     "Artifact",
+    "Compliance",
+    "Contrast",
     "Features",
     "Larf",
+    "Matching",
     "Method",
     "Reduce",
     "Saft",
@@ -21,5 +27,7 @@ __all__ = [
     "setting",
 ]
 
-METHODS: dict[str, type[AnyMethod]] = {kind.name: kind for kind in (Larf, Saft, Toss, TossPro)}
+METHODS: dict[str, type[AnyMethod]] = {
+    kind.name: kind for kind in (Larf, Saft, Contrast, Matching, Compliance, Toss, TossPro)
+}
 """The methods that come with tamis. Installed distributions may provide more: pipeline/job/methods.py."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from tamis.operators.methods.directions import Sum, add, sum_of, unit
 from tamis.operators.methods.protocol import (
     Artifact,
     Features,
@@ -48,15 +49,6 @@ _READING = (
 
 # Captured vectors have float32 noise of about 1e-7; a direction shorter than this is only noise.
 _NO_DIRECTION = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class _Sum:
-    """Over some reference vectors: their number, the number of zero vectors, and the sum, float64 (d,)."""
-
-    count: int
-    zeros: int
-    total: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -120,16 +112,14 @@ class Larf(Method):
         (request,) = self.requests(blocks)
         paired = self.form == "paired"
 
-        def sum_of(features: Features) -> _Sum:
-            rows = features[request.column].astype(np.float64)
-            zeros = int(np.count_nonzero(~rows.any(axis=1)))
-            return _Sum(len(rows), zeros, (unit(rows) if paired else rows).sum(axis=0))
+        def total(features: Features) -> Sum:
+            return sum_of(features[request.column], units=paired)
 
-        sums = {source: reduce(sum_of, _add, source) for source in self.sources()}
+        sums = {source: reduce(total, add, source) for source in self.sources()}
         for source, found in sums.items():
             if found.count == 0:
                 raise ValueError(f"larf: no usable {source} reference")
-        means = {source: found.total / found.count for source, found in sums.items()}
+        means = {source: found.mean for source, found in sums.items()}
         if not paired:
             means = {source: unit(mean[None])[0] for source, mean in means.items()}
         direction = means["unsafe"] - means["safe"]
@@ -165,17 +155,6 @@ def default_block(blocks: int) -> int:
     if blocks < 1:
         raise ValueError(f"blocks={blocks}: a model has at least one")
     return min(round(0.31 * blocks), blocks - 1)
-
-
-def unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """rows (n, d) scaled to length 1; a row of zeros stays zero."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    units: npt.NDArray[np.float64] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-    return units
-
-
-def _add(a: _Sum, b: _Sum) -> _Sum:
-    return _Sum(a.count + b.count, a.zeros + b.zeros, a.total + b.total)
 
 
 def _reference_warnings(facts: dict[str, Any]) -> list[str]:

@@ -180,10 +180,14 @@ def resolve_layer(method: str, layer: int | Literal["auto"], default: int, block
 
 
 def vectors_for(artifact: Artifact, features: Features, width: int) -> npt.NDArray[np.float64]:
-    """float64 (n, d): the one column that `artifact` was fitted on. ValueError if it is missing or has another
-    width.
-    """
+    """float64 (n, d): the one column that `artifact` was fitted on. ValueError as for `vectors`."""
     (column,) = artifact.facts["columns"]
+    return vectors(features, column, width)
+
+
+def vectors(features: Features, column: str, width: int) -> npt.NDArray[np.float64]:
+    """float64 (n, d): a column that an artifact of this width reads. ValueError if it is missing or has another
+    width."""
     if column not in features:
         raise ValueError(f"the artifact needs {column}; captured were {sorted(features)}")
     rows = features[column]

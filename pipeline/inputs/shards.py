@@ -43,7 +43,11 @@ HEAD_ROWS = 64
 
 CORPUS = "corpus"
 
-SHIPPED = {"larf.unsafe": unsafe_path, "larf.safe": safe_path, "toss.harmful": unsafe_path}
+SHIPPED = {
+    **{f"{method}.unsafe": unsafe_path for method in ("larf", "contrast", "matching", "compliance")},
+    **{f"{method}.safe": safe_path for method in ("larf", "compliance")},
+    "toss.harmful": unsafe_path,
+}
 """role -> path on this machine of the reference set that is shipped with tamis."""
 
 _PINNED = re.compile(r"@[0-9a-f]{40}(/|$)")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tamis.operators.methods.larf import Larf, default_block, unit
+from tamis.operators.methods.directions import unit
+from tamis.operators.methods.larf import Larf, default_block
 from tamis.operators.methods.protocol import Features, reduce_in_process
 
 COLUMN = "block_02.last_token"
