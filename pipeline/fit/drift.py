@@ -130,7 +130,7 @@ def drift_of(
     codes = sorted({*then["quarantine"], *quarantined})
     out = [[of.get(code, 0) for code in codes] for of in (then["quarantine"], quarantined)]
     placed = [[then["rows"] - sum(out[0]), *out[0]], [rows - sum(out[1]), *out[1]]]
-    figures.append(_figure("quarantine", *placed, [SCORED, *codes]))
+    figures.append(_figure("quarantine", placed[0], placed[1], [SCORED, *codes]))
     drift = {
         "artifact": frozen.where,
         "limit": limit,
