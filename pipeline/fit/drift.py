@@ -123,7 +123,7 @@ def drift_of(
     fell = [
         [each - beyond, beyond] for each, beyond in ((then["scored"], then["fell"]), (sums.count, selection.dropped))
     ]
-    figures.append(_figure("share beyond the cut", *fell, _FELL))
+    figures.append(_figure("share beyond the cut", fell[0], fell[1], _FELL))
     lengths = then["lengths"]
     counts = counted_lengths(sums.lengths, lengths["edges"])
     figures.append(_figure("answer lengths", lengths["counts"], counts.tolist(), lengths["edges"]))
