@@ -94,7 +94,7 @@ def _bins_of(store: Store, files: Sequence[Sealed], method: str) -> dict[str, An
 def _fine(group: Sequence[Sealed], store: Store, values: Values, wanted: Sequence[int]) -> np.ndarray[Any, Any]:
     """int64 (wanted, 65536): `fine_histogram` of each of these bins."""
     scores = [values(store, file) for file in group]
-    return np.stack([sum(fine_histogram(some, bin) for some in scores) for bin in wanted])  # type: ignore[misc]
+    return np.stack([sum(fine_histogram(some, bin) for some in scores) for bin in wanted])
 
 
 def _plain(bins: Bins) -> dict[str, Any]:
@@ -123,14 +123,14 @@ def drift_of(
     fell = [
         [each - beyond, beyond] for each, beyond in ((then["scored"], then["fell"]), (sums.count, selection.dropped))
     ]
-    figures.append(_figure("share beyond the cut", *fell, _FELL))
+    figures.append(_figure("share beyond the cut", fell[0], fell[1], _FELL))
     lengths = then["lengths"]
     counts = counted_lengths(sums.lengths, lengths["edges"])
     figures.append(_figure("answer lengths", lengths["counts"], counts.tolist(), lengths["edges"]))
     codes = sorted({*then["quarantine"], *quarantined})
     out = [[of.get(code, 0) for code in codes] for of in (then["quarantine"], quarantined)]
     placed = [[then["rows"] - sum(out[0]), *out[0]], [rows - sum(out[1]), *out[1]]]
-    figures.append(_figure("quarantine", *placed, [SCORED, *codes]))
+    figures.append(_figure("quarantine", placed[0], placed[1], [SCORED, *codes]))
     drift = {
         "artifact": frozen.where,
         "limit": limit,
