@@ -15,7 +15,7 @@ from outputs import Row, alpaca_rows, manifest_of, pair, write_jsonl
 from token_outputs import TRAINING, reference_rows, sets
 
 SENTINEL = "zykliker"
-BEATS = {"TAMIS_HEARTBEAT_SECONDS": "0.002"}
+BEATS = {"TAMIS_HEARTBEAT_SECONDS": "0.01"}
 
 
 def marked(rows: list[Row]) -> list[Row]:

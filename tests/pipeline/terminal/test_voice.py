@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,17 @@ def speaker(quiet: bool = False) -> tuple[Voice, io.StringIO]:
 def test_every_event_has_its_fields_and_none_a_common_name() -> None:
     assert set(FIELDS) == set(get_args(Event))
     assert not set(COMMON) & {name for names in FIELDS.values() for name in names}
+
+
+def test_the_reference_names_every_event_and_its_keys() -> None:
+    text = (Path(__file__).parents[3] / "docs/reference.md").read_text(encoding="utf-8")
+    table = text.partition("| event | when | further keys |\n")[2].partition("\n\n")[0]
+    rows = [line.split(" | ") for line in table.splitlines()[1:]]
+    told = {row[0].strip("| `"): set(re.findall(r"`(\w+)`", " ".join(row[2:]))) for row in rows}
+    keys: dict[str, set[str]] = {name: set(fields) for name, fields in FIELDS.items()}
+    told["result"] -= {"layers", "references", "verify", "export", "unlock", "doctor"}
+    assert told == keys
+    assert [name for name in re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) if name in COMMON] == list(COMMON)
 
 
 def test_a_line_is_an_object() -> None:
