@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -107,8 +108,9 @@ def test_somebody_else_s_manifest(store: Store, content: str) -> None:
 
 
 def test_the_facts_of_a_run(store: Store) -> None:
-    begin(store, {"fingerprint": FINGERPRINT, "rows": 5})
-    assert facts_in(store, RUN) == {"fingerprint": FINGERPRINT, "rows": 5}
+    made = begin(store, {"fingerprint": FINGERPRINT, "rows": 5})
+    assert facts_in(store, RUN) == {"fingerprint": FINGERPRINT, "rows": 5, "run_id": made}
+    assert begin(store, {"fingerprint": FINGERPRINT, "rows": 5}) == made == str(uuid.UUID(made))
 
 
 def test_a_folder_below_a_file(tmp_path: Path) -> None:
