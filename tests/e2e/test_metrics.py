@@ -102,7 +102,7 @@ def test_a_scraper_and_the_lineage_agree_with_the_manifest(tmp_path: Path, tiny_
     counts, codes = manifest["counts"], manifest["quarantine_codes"]
     unscored = manifest["unscored"]
     assert (counts["kept"], counts["quarantined"], unscored) == (7, 5, 7)
-    [[run]] = {tuple(totals(found, series, "run")) for series in found}
+    [[(run,)]] = {tuple(totals(found, series, "run")) for series in found}
     rows = totals(found, "ray_tamis_rows_total", "stage", "decision")
     scored = counts["rows_in"] - counts["quarantined"] - unscored
     assert rows == {
@@ -129,7 +129,7 @@ def test_a_scraper_and_the_lineage_agree_with_the_manifest(tmp_path: Path, tiny_
 
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert checked(events) == ["START", "FAIL", "START", "COMPLETE"]
-    assert {event["run"]["runId"] for event in events} == run
+    assert {event["run"]["runId"] for event in events} == {run}
     assert "allow_majority" in events[1]["run"]["facets"]["errorMessage"]["message"]
     outputs = {item["name"].rpartition("/")[2]: item for item in events[3]["outputs"]}
     rows_of = {part: item["outputFacets"]["outputStatistics"].get("rowCount") for part, item in outputs.items()}
