@@ -12,7 +12,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("s3", "gcs", "azure", "cluster")
+EXTRAS = ("s3", "gcs", "azure", "cluster", "lineage")
 RUNTIME = [
     Requirement(text)
     for texts in (PROJECT["dependencies"], *(PROJECT["optional-dependencies"][name] for name in EXTRAS))

@@ -10,6 +10,7 @@ import pytest
 
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job.job_file import Job, job_schema, load_job, storage_options
+from tamis.pipeline.job.methods import sections
 from tamis.pipeline.job.sections import WorkerRange
 
 MINIMAL: dict[str, Any] = {"input": "data.jsonl", "output": "out", "model": "models/m", "method": "larf"}
