@@ -111,12 +111,15 @@ class Cost:
 
 def measured(results: Mapping[str, Any]) -> Measured:
     """Raises KeyError for a mode of scale.py that has not been run."""
-    runs, each = results["rows"]["runs"], results["shards"]["each_shard"]
+    runs, each = results["rows"]["runs"], results["driver"]["each_shard"]
     small, large = runs[0], runs[-1]
     written, shards = large["written"], large["shards"]
     toss = results["rows, toss"]["runs"][-1]
     tokens = toss["rows"] * toss["tokens_per_row"]
     null_width = 16  # of null_model.py
+
+    def driver_cpu(run: Mapping[str, Any]) -> float:
+        return float(sum(stage["cpu"]["driver"] for stage in run["stages"].values()))
 
     def a_row(run: Mapping[str, Any], *folders: str) -> float:
         return float(sum(run["written"][folder]["bytes"] for folder in folders) / run["rows"])
@@ -124,7 +127,7 @@ def measured(results: Mapping[str, Any]) -> Measured:
     return Measured(
         base_mb=small["peaks_mb"]["driver"] - each["driver_kb"] * small["shards"] / 1000,
         driver_kb=each["driver_kb"],
-        driver_cpu_ms=each["driver_cpu_ms"],
+        driver_cpu_ms=1000 * (driver_cpu(large) - driver_cpu(small)) / (shards - small["shards"]),
         manifest_bytes=each["manifest_bytes"],
         receipt_bytes=sum(entry["bytes"] for name, entry in written.items() if "/receipts/" in name) / shards,
         capture_row=a_row(large, "_work/capture") - 4 * null_width,

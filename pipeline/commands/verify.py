@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -31,6 +31,7 @@ from tamis.pipeline.terminal.progress import Progress, at_work, phase
 _COUNTED = {KEPT: "kept", DROPPED: "dropped", QUARANTINE: "quarantined"}
 _BLOCK = 4 << 20
 _THREADS = 8
+_AT_A_TIME = 1000
 
 
 @dataclass
@@ -83,8 +84,7 @@ def verify(store: Store) -> Verified:
     shards: dict[str, Counter[str]] = defaultdict(Counter)
     progress = Progress("verify", len(files), unit="files")
     with ThreadPoolExecutor(_THREADS) as pool:
-        for future in as_completed([pool.submit(_check, store, file) for file in files]):
-            file, problem = future.result()
+        for file, problem in _checked(pool, store, files):
             progress.advance(1)
             if problem is not None:
                 found.problems.append(f"{file.name}: {problem}")
@@ -164,6 +164,14 @@ def _listed(entries: Iterable[Any], problems: list[str]) -> list[_File]:
 
 
 # --- one file -----------------------------------------------------------------------------------------------------
+
+
+def _checked(pool: ThreadPoolExecutor, store: Store, files: Sequence[_File]) -> Iterator[tuple[_File, str | None]]:
+    """`_check` of every file, some at a time: what waits for a thread takes more memory than the file's entry."""
+    for start in range(0, len(files), _AT_A_TIME):
+        asked = [pool.submit(_check, store, file) for file in files[start : start + _AT_A_TIME]]
+        for future in as_completed(asked):
+            yield future.result()
 
 
 def _check(store: Store, file: _File) -> tuple[_File, str | None]:
