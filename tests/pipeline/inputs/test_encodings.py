@@ -46,7 +46,8 @@ def test_rows_of_an_encoding_that_is_named(tmp_path: Path, name: str, encoding: 
     assert [row.value for shard in shards for row in read(shard, {})] == ROWS
     assert all("déjà" in row.raw_text() for shard in shards for row in read(shard, {}))
     plain = scanned(tmp_path / name)
-    assert plain.rows == 5 and not {shard.id for shard in shards} & {s.id for s in make_shards(plain, CORPUS, {}, 0)}
+    assert plain.rows == 5
+    assert not {shard.id for shard in shards} & {s.id for s in make_shards(plain, CORPUS, {}, 0)}
 
 
 def test_rows_that_are_not_utf8_name_the_setting(tmp_path: Path) -> None:
@@ -71,7 +72,9 @@ def test_a_byte_that_the_encoding_does_not_have(tmp_path: Path) -> None:
 def test_utf8_that_is_read_as_another_encoding_is_said(tmp_path: Path) -> None:
     for name, text in TEXTS.items():
         (tmp_path / name).write_text(text.replace("’", "'").replace("—", "-"))
-        assert scanned(tmp_path / name, "cp1252").notes[-1] == "seems to be UTF-8, and is read as cp1252 (input.encoding)"
+        assert (
+            scanned(tmp_path / name, "cp1252").notes[-1] == "seems to be UTF-8, and is read as cp1252 (input.encoding)"
+        )
 
 
 def test_encodings_that_can_be_named() -> None:

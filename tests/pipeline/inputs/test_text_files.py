@@ -326,7 +326,11 @@ def test_a_process_that_ends_with_an_archive_open_says_nothing_of_it() -> None:
 
 
 def test_quotes_escaped_by_a_backslash_are_named(tmp_path: Path) -> None:
-    rows = ['prompt,response\n"say \\"a\\"",b\n', 'prompt,response\n"a\\"",b\n"c",d\n', 'prompt,response\n"\\"a, b\\"",c\n']
+    rows = [
+        'prompt,response\n"say \\"a\\"",b\n',
+        'prompt,response\n"a\\"",b\n"c",d\n',
+        'prompt,response\n"\\"a, b\\"",c\n',
+    ]
     for text in rows:
         (tmp_path / "a.csv").write_text(text)
         with pytest.raises(ValueError, match="escaped by a backslash, as Spark and MySQL write them"):
