@@ -6,6 +6,7 @@ than one is left, the corpus is refused with the settings of each: nothing is gu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,9 +25,11 @@ from tamis.operators.conversation.dialects import (
     usual_inputs,
 )
 from tamis.operators.conversation.layouts import (
+    alternatives,
     are_texts,
     are_transcripts,
     chat_layout,
+    columns_named_by,
     filled_values,
     fits,
     holds_turns,
@@ -53,6 +56,8 @@ _RARE_PAIRS = (
     *(("instruction", "completion"), ("instruction", "answer"), ("prompt", "output"), ("prompt", "answer")),
 )
 """Tried if there is nothing else."""
+
+_ANSWER = re.compile(r"response|answer|completion|output|reply|ref|candidate|conversation|messages|chat", re.I)
 
 
 SampledRows = Sequence[Mapping[str, Any]]
@@ -124,6 +129,8 @@ def _detect(spelt: Mapping[str, str], rows: SampledRows, complete: bool) -> Dial
         readings = [chat for chat in chats if chat.column("response") is not None and chat.name in KEYS]
     if not readings and "text" in columns and are_transcripts(filled_values(rows, "text")):
         readings = [Dialect.of("text", text="text")]
+    for reading in readings:
+        _refuse_flags(reading, spelt, rows)
     if not readings:
         raise ValueError(
             f"no conversation found in the columns {listed([*spelt.values()])}; {_hint(columns, rows)}{BY_HAND}"
@@ -140,7 +147,35 @@ def _detect(spelt: Mapping[str, str], rows: SampledRows, complete: bool) -> Dial
     return with_media(made, columns)
 
 
+def _refuse_flags(reading: Dialect, spelt: Mapping[str, str], rows: SampledRows) -> None:
+    """ValueError for an answer's column that only names the column with the answer: chosen: "a" beside response_a."""
+    answer = reading.column("response") or reading.column("output") or reading.column("text")
+    named = columns_named_by(filled_values(rows, answer), [*spelt]) if answer is not None else []
+    prompt = reading.chat or reading.column("prompt") or reading.column("instruction")
+    if answer is None or not named:
+        return
+    names = [spelt[column] for column in named]
+    asked = "" if prompt is None else f"{'prompt' if reading.chat is None else 'messages'}: {spelt[prompt]}, "
+    one, itself = (f"{{{asked}response: {column}}}" for column in (names[0], spelt[answer]))
+    raise ValueError(
+        f"{spelt[answer]} seems to say which of {listed(names)} counts, and to be no answer itself; write the one that "
+        f"counts into a column of its own, or set input.columns={one} to take one column in all rows, or "
+        f"input.columns={itself} if it is the answer"
+    )
+
+
 def _hint(columns: Sequence[str], rows: SampledRows) -> str:
+    several = next(
+        (found for name in columns if _ANSWER.search(name) and len(found := alternatives(name, columns)) > 1), None
+    )
+    if several is not None:
+        return (
+            f"{listed(several)} seem to be answers or chats of which one counts; write that one into a column of its "
+            "own, or name one of them for all rows; "
+        )
+    for column in (*CHATS, *ANSWERS):
+        if column in columns and not filled_values(rows, column):
+            return f"{column} is null in all sampled rows; "
     for column in CHATS:
         if any(map(is_pythons_list, filled_values(rows, column))):
             return f"{column} holds a list as Python prints it; write it with json.dumps; "

@@ -12,6 +12,7 @@ from tamis.operators.conversation.values import absent, as_turns, blank, exchang
 from tamis.operators.problems import RowProblem
 
 _LABEL = re.compile(r"\s*[A-Za-z]{2,12}\s*:")
+_ALTERNATIVE = re.compile(r"(.*[^\W\d_].*?)[_ -]?((?<=[_ -])[A-Ha-h]|\d{1,2})", re.DOTALL)
 _PYTHON = re.compile(r"\s*\[\s*\{\s*'")
 
 
@@ -109,6 +110,32 @@ def _is_transcript(value: Any) -> bool:
         return isinstance(value, str) and any(role == "assistant" for role, _ in split_turns(value))
     except RowProblem:
         return False
+
+
+def alternatives(column: str, columns: Sequence[str]) -> list[str]:
+    """The columns whose names differ from this one's by one last word, of letters a to h or numbers: response_a and
+    response_b, answer1 and answer2. Only itself, or nothing, if it is none of several."""
+    found = _ALTERNATIVE.fullmatch(column)
+    if found is None:
+        return []
+    return [other for other in columns if (also := _ALTERNATIVE.fullmatch(other)) and also[1] == found[1]]
+
+
+def columns_named_by(values: Sequence[Any], columns: Sequence[str]) -> list[str]:
+    """The columns of which the values name one each: by its name, or by the last word of several columns that differ
+    in that only. Empty if some value is another text."""
+    wanted = {value.strip().lower() for value in values if isinstance(value, str)}
+    if not wanted or len(values) != sum(isinstance(value, str) for value in values):
+        return []
+    by_name = [column for column in columns if column.lower() in wanted]
+    if {column.lower() for column in by_name} == wanted:
+        return by_name
+    for column in columns:
+        group = alternatives(column, columns)
+        last = {found[2].lower() for each in group if (found := _ALTERNATIVE.fullmatch(each))}
+        if len(group) > 1 and wanted <= last:
+            return group
+    return []
 
 
 def is_pythons_list(value: Any) -> bool:

@@ -314,7 +314,7 @@ def _holds(kind: pa.DataType, found: pa.DataType, *, inside: bool = False) -> bo
     """Whether a column of this type, settled or not, takes values of the found type without loss."""
     if kind in (found, JSON) or pa.types.is_null(found) or _is_untyped(kind):
         return True
-    if pa.types.is_list(kind) and pa.types.is_list(found):
+    if _is_list(kind) and pa.types.is_list(found):
         return _holds(kind.value_type, found.value_type, inside=inside)
     if pa.types.is_struct(kind) and pa.types.is_struct(found):
         return [field.name for field in kind] == [field.name for field in found] and all(
@@ -428,7 +428,7 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
         return value if isinstance(value, str) else str(value)
     if pa.types.is_floating(kind):
         return float(value)
-    if pa.types.is_list(kind):
+    if _is_list(kind):
         return [_fit(element, kind.value_type) for element in value]
     if pa.types.is_struct(kind):
         return {field.name: _fit(value.get(field.name), field.type) for field in kind}

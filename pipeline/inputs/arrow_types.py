@@ -128,6 +128,33 @@ def one_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
     raise TypeError(f"{a} and {b} have no common type")
 
 
+def one_type_with_json(typed: pa.DataType, seen: pa.DataType, inside: bool = False) -> pa.DataType:
+    """The type that holds the values of a column of both unchanged, seen being that of its JSON rows. An object has the
+    keys that it has, and a number inside it is not converted. TypeError if there is none.
+
+    inside: the types are those of a field of an object."""
+    if typed == seen or pa.types.is_null(seen):
+        return typed
+    if pa.types.is_null(typed):
+        return seen
+    lists = pa.types.is_list(typed) or pa.types.is_large_list(typed)
+    if lists and pa.types.is_list(seen):
+        item = typed.value_field.with_type(one_type_with_json(typed.value_type, seen.value_type, inside))
+        make = pa.large_list if pa.types.is_large_list(typed) else pa.list_
+        return make(item.with_nullable(True))
+    if pa.types.is_struct(typed) and [field.name for field in typed] == [
+        *(field.name for field in (seen if pa.types.is_struct(seen) else ()))
+    ]:
+        pairs = zip(typed, seen, strict=True)
+        return pa.struct([a.with_type(one_type_with_json(a.type, b.type, True)).with_nullable(True) for a, b in pairs])
+    if pa.types.is_nested(typed) or pa.types.is_nested(seen):
+        raise TypeError(f"{typed} and {seen} differ")
+    kind = one_type(typed, seen)
+    if inside and pa.types.is_floating(kind) and not (pa.types.is_floating(typed) and pa.types.is_floating(seen)):
+        raise TypeError(f"{typed} and {seen} differ")
+    return kind
+
+
 def _fitting(kind: pa.DataType) -> pa.DataType:
     """The type that kept/ has for this one. ValueError if there is none."""
     if kind in _VIEWS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from tamis.operators.conversation.messages import Dialect
 from tamis.operators.conversation.schema import JSON, as_json, is_json, settle, to_table
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.errors import InputError
-from tamis.pipeline.inputs.arrow_types import one_type
+from tamis.pipeline.inputs.arrow_types import one_type_with_json
 from tamis.pipeline.inputs.files import TEXT_FORMATS
 from tamis.pipeline.inputs.shards import Row, Shard, read, read_table, rows_digest, rows_of
 
@@ -86,40 +85,36 @@ def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 def output_schema(typed: pa.Schema | None, seen: pa.Schema | None) -> pa.Schema:
     """The schema of kept/: of the typed files (Parquet, Arrow, CSV), of all JSON rows together, or of both.
 
-    Where JSON rows have no type for a column, typed files beside them are written as JSON, too."""
+    Where JSON rows have no type for a column, typed files beside them are written as JSON, too; and so are both where
+    lists or objects have types of their own in either."""
     if typed is None:
         return settle(seen if seen is not None else pa.schema([]))
     if seen is None:
         return typed
     seen = settle(seen)
-    untyped = {field.name for field in seen if is_json(field.type) and typed.get_field_index(field.name) >= 0}
-    typed, seen = (
-        pa.schema([f.with_type(JSON) if f.name in untyped else f for f in schema], metadata=schema.metadata)
-        for schema in (typed, seen)
-    )
-    try:
-        unified = pa.unify_schemas(_of_like_width(typed, seen))
-        # JSON rows may lack any of the columns.
-        return pa.schema([field.with_nullable(True) for field in unified], metadata=typed.metadata)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"the JSON files and the other files do not share one schema: {text}; curate them apart"
-        ) from None
-
-
-def _of_like_width(typed: pa.Schema, seen: pa.Schema) -> list[pa.Schema]:
-    """Both schemas, with one type for each column of text or numbers, of whose widths JSON knows only one."""
-    types: dict[str, pa.DataType] = {}
+    fields = {field.name: field for field in typed}
     for field in seen:
-        place = typed.get_field_index(field.name)
-        if place >= 0 and not pa.types.is_nested(field.type):
-            with suppress(TypeError):
-                types[field.name] = one_type(typed.field(place).type, field.type)
-    return [
-        pa.schema([field.with_type(types.get(field.name, field.type)) for field in schema], metadata=schema.metadata)
-        for schema in (typed, seen)
-    ]
+        there = fields.get(field.name)
+        if there is not None:
+            field = there.with_type(_beside_json(field.name, there.type, field.type))
+        fields[field.name] = field
+    # JSON rows may lack any of the columns.
+    return pa.schema([field.with_nullable(True) for field in fields.values()], metadata=typed.metadata)
+
+
+def _beside_json(name: str, typed: pa.DataType, seen: pa.DataType) -> pa.DataType:
+    """The type of a column that is in typed files and in JSON rows. InputError if there is none."""
+    if is_json(seen):
+        return JSON
+    try:
+        return one_type_with_json(typed, seen)
+    except TypeError:
+        if pa.types.is_nested(typed) and pa.types.is_nested(seen):
+            return JSON
+    raise InputError(
+        f"the JSON files and the other files do not share one schema: column {name} is {seen} in JSON and {typed} in "
+        "the others; write it in one type, or curate them apart"
+    )
 
 
 def decode_schema(text: str) -> pa.Schema:

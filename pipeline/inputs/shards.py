@@ -425,10 +425,26 @@ def rows_of(table: pa.Table, start_row: int, *, strict: bool = False) -> list[Ro
         values: list[Any] = table.to_pylist()
     except (UnicodeDecodeError, OverflowError):
         values = [_one(table.slice(i, 1)) for i in range(table.num_rows)]
+    except pa.ArrowInvalid:  # a time zone that is not known here: its times as they are stored, in UTC
+        naive = pa.schema([field.with_type(_without_zones(field.type)) for field in table.schema])
+        if naive == table.schema:
+            raise
+        return rows_of(table.cast(naive), start_row, strict=strict)
     how = converters(table.schema)
     if how:
         values = [value if isinstance(value, RowProblem) else made_plain(value, how, strict) for value in values]
     return [Row(start_row + i, value, None, None) for i, value in enumerate(values)]
+
+
+def _without_zones(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp(kind.unit)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(_without_zones(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_zones(field.type)) for field in kind])
+    return kind
 
 
 def _one(row: pa.Table) -> dict[str, Any] | RowProblem:

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
-from tamis.operators.conversation.dialects import Dialect
-from tamis.operators.conversation.schema import digit_notes, infer_rows, unify_schemas
+from tamis.operators.conversation.dialects import Dialect, listed
+from tamis.operators.conversation.schema import digit_notes, infer_rows, json_places, unify_schemas
 from tamis.operators.methods import Larf, Method
 from tamis.operators.model.info import ModelInfo
 from tamis.operators.requests import Request
@@ -245,6 +245,7 @@ def make_plan(
         raise InputError(f"the conversations of {len(problems)} file(s) are not understood:", problems)
     schema, differing = _typed_schema(files)
     notes.extend(differing)
+    as_text = json_note(files, schema)
     untyped = [scanned for scanned in files if scanned.schema is None]
     phase("plan", f"reading the first rows of {len(read):,} files as the model will")
     estimate, samples = sampled(
@@ -307,7 +308,7 @@ def make_plan(
         will_fail=bool(fatal),
         parameters=parameters,
         unread=found.unread,
-        notes=said.notes,
+        notes=(*said.notes, *as_text),
         samples=samples,
         artifact=artifact,
         night=_with_empty(found.night, everything),
@@ -420,13 +421,31 @@ def _typed_schema(files: Sequence[Scanned]) -> tuple[pa.Schema | None, tuple[str
         schema, notes = one_schema(typed)
     except ValueError as error:
         raise InputError(f"the files do not share one schema: {error}") from None
-    seen = [infer_rows(scanned.head) for scanned in [each for each in files if each.schema is None][:SAMPLED_FILES]]
-    if seen:
+    seen = _seen(files)
+    if seen is not None:
         # What emit will do, on tables without rows: it must not fail only after the capture.
-        kept = output_schema(schema, reduce(unify_schemas, seen))
+        kept = output_schema(schema, seen)
         for known in typed.values():
             conform(pa.Table.from_arrays([pa.nulls(0, field.type) for field in known], schema=known), kept)
     return schema, notes
+
+
+def _seen(files: Sequence[Scanned]) -> pa.Schema | None:
+    """The unsettled schema of the sampled JSON rows; None if there are none."""
+    untyped = [scanned for scanned in files if scanned.schema is None][:SAMPLED_FILES]
+    return reduce(unify_schemas, [infer_rows(scanned.head) for scanned in untyped]) if untyped else None
+
+
+def json_note(files: Sequence[Scanned], typed: pa.Schema | None) -> tuple[str, ...]:
+    """What of kept/ will be JSON text that is none in a file. typed: the schema of the typed files."""
+    seen = _seen(files)
+    if seen is None:
+        return ()
+    known = () if typed is None else json_places(typed)
+    found = [place for place in json_places(output_schema(typed, seen)) if place not in known]
+    if not found:
+        return ()
+    return (f"JSON text in kept/, as their keys or types differ by row in the sampled rows: {listed(found)}",)
 
 
 def _check_amounts(job: Job, rows: int, info: ModelInfo) -> None:

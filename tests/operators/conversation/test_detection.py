@@ -272,3 +272,33 @@ def test_lists_of_answers_are_no_turns() -> None:
         row = {"question": "q", "answer": answer}
         with pytest.raises(RowProblem, match="the response is a list or an object, and holds no turns"):
             parts_of_row(row, detect([*row], [row]))
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "chosen": "a"}, "response_a, response_b"),
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "chosen": "response_b"}, "response_b"),
+        ({"question": "q", "Answer 1": "x", "Answer 2": "y", "answer": "2"}, "Answer 1, Answer 2"),
+        ({"question": "q", "A": "x", "B": "y", "answer": "B"}, "B"),
+        ({"messages": [{"role": "user", "content": "q"}], "out_a": "x", "out_b": "y", "chosen": "B"}, "out_a, out_b"),
+    ],
+)
+def test_a_flag_is_no_answer(row: dict[str, Any], named: str) -> None:
+    for complete in (True, False):
+        with pytest.raises(ValueError, match=f"seems to say which of {named} counts, and to be no answer itself"):
+            detect(list(row), [row] * 3, complete)
+    said = {key: f"{value}, as I said" if key in ("chosen", "answer") else value for key, value in row.items()}
+    assert detect(list(said), [row, said]).column("response") in said  # one text that is none is enough
+
+
+@pytest.mark.parametrize("flag", [{"winner": "model_a"}, {"chosen": 0}, {}])
+def test_several_answers_without_one_that_counts_are_named(flag: dict[str, Any]) -> None:
+    row = {"prompt": "q", "response_0": "x", "response_1": "y", "meta_1": "z", "meta_2": "z", **flag}
+    with pytest.raises(ValueError, match="response_0, response_1 seem to be answers or chats of which one counts"):
+        detect(list(row), [row])
+
+
+def test_a_column_without_values_is_named() -> None:
+    with pytest.raises(ValueError, match="messages is null in all sampled rows"):
+        detect(["messages", "id"], [{"messages": None, "id": "x"}])

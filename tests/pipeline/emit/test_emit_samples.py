@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -79,7 +81,7 @@ def test_typed_files_and_json_side_by_side() -> None:
     assert found.names == ["a", "n", "more"]
     assert found.metadata == {b"who": b"me"}
     assert all(field.nullable for field in found)  # no JSON row has an `a`
-    with pytest.raises(InputError, match=r"do not share one schema: .*; curate them apart"):
+    with pytest.raises(InputError, match=r"share one schema: column n is .*; write it in one type, or curate"):
         output_schema(typed, infer_rows([{"n": "text"}]))
 
 
@@ -101,6 +103,48 @@ def test_text_and_numbers_of_typed_files_and_json_differ_in_width_only() -> None
     assert to_table(rows, found).to_pylist() == rows
     table = pa.Table.from_pylist([{"a": "b", "n": 7, "x": 0.5, "y": 3}], typed)
     assert conform(table, found).to_pylist() == table.to_pylist()
+
+
+STRUCT = pa.struct([("n", pa.int64()), ("s", pa.large_string())])
+
+
+@pytest.mark.parametrize(
+    ("typed", "values", "kept"),
+    [
+        (pa.list_(pa.large_string()), [["a"], []], pa.list_(pa.large_string())),
+        (pa.large_list(pa.large_string()), [["a"], None], pa.large_list(pa.large_string())),
+        (pa.large_list(pa.int32()), [[2**40]], pa.large_list(pa.int64())),
+        (pa.list_(pa.float64()), [[1, 2]], pa.list_(pa.float64())),
+        (pa.list_(pa.null()), [["a"]], pa.list_(pa.string())),
+        (pa.null(), [{"a": 1}], pa.struct([("a", pa.int64())])),
+        (STRUCT, [{"n": 1, "s": "x"}, None], STRUCT),
+        (pa.large_list(STRUCT), [[{"n": 1, "s": None}]], pa.large_list(STRUCT)),
+        # An object has the keys that it has, in its order, and its numbers are not converted.
+        (STRUCT, [{"n": 1}], JSON),
+        (STRUCT, [{"n": 1, "s": "x", "more": 1}], JSON),
+        (STRUCT, [{"s": "x", "n": 1}], JSON),
+        (STRUCT, [{"n": 1.5, "s": "x"}], JSON),
+        (pa.struct([("x", pa.float64())]), [{"x": 1}], JSON),
+        (pa.list_(pa.int64()), [["a"]], JSON),
+        (pa.list_(pa.int64()), [{"a": 1}], JSON),
+    ],
+)
+def test_nested_types_of_typed_files_and_json(typed: pa.DataType, values: list[Any], kept: pa.DataType) -> None:
+    rows = [{"c": value} for value in values]
+    schema = pa.schema([("c", typed)])
+    found = output_schema(schema, infer_rows(rows))
+    plain = [json.loads(v) if kept == JSON and v is not None else v for v in to_table(rows, found)["c"].to_pylist()]
+    assert plain == values
+    assert kept != JSON or json.dumps(plain) == json.dumps(values)
+    assert found.field("c").type.equals(kept) or str(found.field("c").type).replace("element", "item") == str(kept)
+    table = pa.Table.from_arrays([pa.nulls(2, typed)], schema=schema)
+    assert conform(table, found)["c"].to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize("typed", [pa.date32(), pa.binary(), pa.map_(pa.string(), pa.string()), pa.bool_()])
+def test_types_that_json_rows_do_not_have_are_refused(typed: pa.DataType) -> None:
+    with pytest.raises(InputError, match=r"column c is string in JSON and .* in the others; write it in one type"):
+        output_schema(pa.schema([("c", typed)]), infer_rows([{"c": "x"}]))
 
 
 def test_a_schema_survives_a_receipt() -> None:

@@ -22,7 +22,17 @@ from tamis.operators.problems import RowProblem
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs import shards as sources
 from tamis.pipeline.inputs.files import SourceFile, resolve
-from tamis.pipeline.inputs.shards import Row, Scanned, Shard, check_unchanged, make_shards, read, read_table, scan
+from tamis.pipeline.inputs.shards import (
+    CORPUS,
+    Row,
+    Scanned,
+    Shard,
+    check_unchanged,
+    make_shards,
+    read,
+    read_table,
+    scan,
+)
 
 ROWS = [{"prompt": f"q{i} é", "response": "a" * (i % 5) + "\n中"} for i in range(53)]
 KINDS = [
@@ -337,3 +347,17 @@ def test_raw_text_can_always_be_shown(tmp_path: Path) -> None:
 def test_scanned_rows() -> None:
     file = SourceFile("u", "n", "jsonl", None, 1, "")
     assert Scanned(file, (), (), None, ()).rows == 0
+
+
+def test_times_of_an_unknown_zone_do_no_harm(tmp_path: Path) -> None:
+    kind = pa.timestamp("us", tz="Mars/Olympus")
+    nested = pa.array([{"t": [1]}], pa.struct([("t", pa.list_(kind))]))
+    table = pa.table({"prompt": ["a"], "response": ["b"], "when": pa.array([1], kind), "deep": nested})
+    pq.write_table(table, tmp_path / "a.parquet")
+    [file] = resolve([str(tmp_path / "a.parquet")], "auto", {})
+    found = scan(file, 10, {})
+    assert found.head[0]["prompt"] == "a"
+    assert str(found.head[0]["when"]) == "1970-01-01 00:00:00.000001"
+    [shard] = make_shards(found, CORPUS, {}, 0)
+    assert read_table(shard, {}).schema.field("when").type == kind
+    assert len(read(shard, {})) == 1

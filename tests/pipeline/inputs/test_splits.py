@@ -160,7 +160,7 @@ def test_configs_of_a_card_are_not_mixed_either(tmp_path: Path) -> None:
 def test_splits_that_datasets_would_mix_are_told_too(tmp_path: Path, files: list[str], splits: list[str]) -> None:
     plant(tmp_path, files)
     assert list(splits_by_name(files)) == splits
-    with pytest.raises(InputError, match="has 2 splits: .*; choose one with --set input.split="):
+    with pytest.raises(InputError, match=r"has 2 splits: .*; choose one with --set input.split="):
         listed(tmp_path)
     for split, file in zip(splits, files, strict=True):
         found = listed(tmp_path, split=split)
