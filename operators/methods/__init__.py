@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tamis.operators.methods.larf import Larf
-from tamis.operators.methods.protocol import AnyMethod, Artifact, Features, Method, Reduce, setting
+from tamis.operators.methods.protocol import AnyMethod, Artifact, BlockSearch, Features, Method, Reduce, setting
 from tamis.operators.methods.saft import Saft
 from tamis.operators.methods.toss import Toss, TossPro
 
@@ -11,6 +11,7 @@ __all__ = [
     "METHODS",
     "AnyMethod",
     "Artifact",
+    "BlockSearch",
     "Features",
     "Larf",
     "Method",
