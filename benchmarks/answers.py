@@ -4,9 +4,10 @@
     python benchmarks/answers.py --model FOLDER  a chat model
 
 The same prompts, padded on the left in the same batches, 32 new tokens each; interleaved, medians. generate runs with
-its growing cache and with its StaticCache. "Equal" counts which of the first answers are those of generate on one
-prompt at a time. The layer search also keeps what lies below the scaled block and ends an answer that has refused;
-neither is part of this.
+its growing cache and with its StaticCache. Processor time stands beside wall time: on a busy machine it says more, and
+with --threads 1 it is what one would wait for on an idle one. "Equal" counts which of the first answers are those of
+generate on one prompt at a time. The layer search also keeps what lies below the scaled block and ends an answer that
+has refused; neither is part of this.
 
 Needs torch, transformers, pyarrow and numpy; neither Ray nor an installed tamis.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,7 +31,7 @@ import numpy.typing as npt
 import torch
 from layers import chosen_models, shipped_prompts
 from tables import markdown
-from timing import interleave, seconds, summarise
+from timing import cpu_seconds, interleave, seconds, summarise
 from transformers import AutoTokenizer
 
 from tamis.operators.generation.answers import Generator, batches_of, make_batch
@@ -58,12 +60,12 @@ def main() -> None:
             found = compare(path, prompts, arguments.repeats, arguments.dtype, device)
             results["models"].append({"model": name} | found)
             rows = [
-                [way, f"{took['median']:.2f}", f"{took['min']:.2f} to {took['max']:.2f}",
-                 f"{took['median'] / found['ways']['tamis']['median']:.2f}x", f"{found['equal'][way]} of {ALONE}"]
-                for way, took in found["ways"].items()
+                [way, f"{took['median']:.2f}", f"{took['min']:.2f} to {took['max']:.2f}", f"{cpu['median']:.2f}",
+                 f"{cpu['median'] / found['cpu']['tamis']['median']:.2f}x", f"{found['equal'][way]} of {ALONE}"]
+                for (way, took), cpu in zip(found["ways"].items(), found["cpu"].values(), strict=True)
             ]  # fmt: skip
             print(f"\n{name}, {found['dtype']}; {len(prompts)} prompts, {NEW_TOKENS} new tokens\n")
-            print(markdown(["answers", "seconds, median", "min to max", "of tamis'", "equal"], rows))
+            print(markdown(["answers", "seconds, median", "min to max", "CPU seconds", "of tamis'", "equal"], rows))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
         print(f"\nwritten to {arguments.json}")
@@ -85,11 +87,20 @@ def compare(path: Path, prompts: Sequence[str], repeats: int, dtype: str, device
     }
     alone = _theirs(model, ids, [np.array([row]) for row in range(ALONE)], stops, device, cache=None)[:ALONE]
     equal = {name: sum(a == b for a, b in zip(run(), alone, strict=False)) for name, run in ways.items()}
-    taken = interleave({name: partial(seconds, run, device) for name, run in ways.items()}, repeats)
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
+
+    def both(name: str) -> float:
+        walls: list[float] = []
+        cpu[name].append(cpu_seconds(lambda: walls.append(seconds(ways[name], device))))
+        return walls[0]
+
+    taken = interleave({name: partial(both, name) for name in ways}, repeats)
     return {
         "dtype": dtype,
         "equal": equal,
+        "load_average": round(os.getloadavg()[0], 1),
         "ways": {name: summarise(values).as_json() for name, values in taken.items()},
+        "cpu": {name: summarise(values).as_json() for name, values in cpu.items()},
     }
 
 

@@ -6,7 +6,7 @@ from tamis.operators.methods.compliance import Compliance
 from tamis.operators.methods.contrast import Contrast
 from tamis.operators.methods.larf import Larf
 from tamis.operators.methods.matching import Matching
-from tamis.operators.methods.protocol import AnyMethod, Artifact, Features, Method, Reduce, setting
+from tamis.operators.methods.protocol import AnyMethod, Artifact, BlockSearch, Features, Method, Reduce, setting
 from tamis.operators.methods.saft import Saft
 from tamis.operators.methods.toss import Toss, TossPro
 
@@ -14,6 +14,7 @@ __all__ = [
     "METHODS",
     "AnyMethod",
     "Artifact",
+    "BlockSearch",
     "Compliance",
     "Contrast",
     "Features",

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from tamis.operators.methods.directions import Sum, add, sum_of, unit
 from tamis.operators.methods.protocol import (
     Artifact,
+    BlockSearch,
     Features,
     Method,
     Reduce,
@@ -68,7 +69,6 @@ class Larf(Method):
         "unsafe": "File of harmful prompts with complying answers; default: the shipped set.",
         "safe": "File of the same prompts with refusals; default: the shipped set.",
     }
-    finds_block: ClassVar[bool] = True
 
     layer: Literal["auto", "fisher"] | int = setting(
         "auto",
@@ -101,6 +101,11 @@ class Larf(Method):
     @classmethod
     def explain(cls, facts: Mapping[str, Any]) -> str:
         return _READING.format(_FORMS.get(str(facts.get("form")), _FORMS["paired"]))
+
+    def block_search(self) -> BlockSearch:
+        return BlockSearch(
+            self.name, self.layer, self.over_rejection_prompts, tuple(self.refusal_markers), ("unsafe", "safe")
+        )
 
     def requests(self, blocks: int) -> tuple[Request, ...]:
         layer = "auto" if self.layer == "fisher" else self.layer

@@ -102,13 +102,38 @@ class AnyMethod(ABC):
         return f"{cls.title}: {cls.about}"
 
 
-class Method(AnyMethod):
-    """Base class for one way to score samples.
+@dataclass(frozen=True)
+class BlockSearch:
+    """What the search for a method's block needs of it.
 
-    finds_block: whether the layer search may choose its block.
+    method: its name. layer: "auto" for the block that the refusals name, "fisher" for the one that the Fisher ratios
+    name, or the block that a job has chosen. prompts: file of harmless prompts that sound unsafe; None for the shipped
+    one. markers: texts that mark a refusal, besides the usual ones. sets: the names of the two reference sets that the
+    ratios compare.
     """
 
-    finds_block: ClassVar[bool] = False
+    method: str
+    layer: str | int
+    prompts: str | None
+    markers: tuple[str, ...]
+    sets: tuple[str, str]
+
+    @property
+    def open(self) -> bool:
+        """Whether no block is chosen."""
+        return isinstance(self.layer, str)
+
+    @property
+    def by_refusals(self) -> bool:
+        return self.layer == "auto"
+
+
+class Method(AnyMethod):
+    """Base class for one way to score samples."""
+
+    def block_search(self) -> BlockSearch | None:
+        """What the layer search needs, if it may choose the block."""
+        return None
 
     @abstractmethod
     def requests(self, blocks: int) -> tuple[Request, ...]:

@@ -66,8 +66,8 @@ def _complaint(offer: importlib.metadata.EntryPoint, found: Mapping[str, Known])
             return "a name is of lower case letters, digits and underscores"
         if offer.name in found:
             return "another method has this name"
-        if kind.finds_block:
-            return "finds_block is for LARF alone, whose block the search looks for"
+        if kind.block_search is not Method.block_search:
+            return "block_search is for LARF alone, whose block the search looks for"
         if kind.models or kind.masks_tokens or kind.section_name() != kind.name:
             return "models, masks_tokens and section are for TOSS alone; a method of a distribution scores samples"
         section_of(kind)

@@ -47,7 +47,6 @@ from tamis.pipeline.terminal.progress import Progress, at_work, phase
 from tamis.pipeline.terminal.voice import VOICE, warn_once
 
 FISHER = "fisher"
-ROLES = ("unsafe", "safe")
 POSITIONS = ("last_token", "response_mean")
 
 
@@ -180,7 +179,7 @@ def find(store: Store, plan: LayerPlan, cluster: Cluster) -> dict[str, Any]:
 
 
 def _combined(plan: LayerPlan, searched: Part | None, ratios: Part | None) -> dict[str, Any]:
-    result = layer_result.combine(plan.job.of("larf").layer, searched, ratios)
+    result = layer_result.combine(plan.wanted.layer, searched, ratios)
     return {**result, "warnings": [*plan.warnings, *result["warnings"]]}
 
 
@@ -219,7 +218,7 @@ def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     left = [cell for cell in cells if cell.name not in done]
     if left:
         progress = Progress(STAGE, len(cells), unit="cells", skipped=len(done))
-        spec = search_spec(plan.job, plan.model.source, pool)
+        spec = search_spec(plan.job, plan.wanted.markers, plan.model.source, pool)
         for receipt in search(
             spec,
             plan.prompts.texts,
@@ -243,7 +242,7 @@ def _search(store: Store, plan: LayerPlan, pool: Pool) -> Part:
     facts = {
         "fingerprint": dict(plan.search_keys),
         "prompts": {"name": plan.prompts.name, "count": len(plan.prompts.texts), "sha256": plan.prompts.digest},
-        "markers": [*MARKERS, *plan.job.of("larf").refusal_markers],
+        "markers": [*MARKERS, *plan.wanted.markers],
         "factors": list(FACTORS),
         "new_tokens": NEW_TOKENS,
         "unscaled": done["unscaled"]["refusals"],
@@ -299,16 +298,18 @@ def _fisher(store: Store, plan: LayerPlan, pool: Pool) -> Part:
         raise InputError("reference rows could not be captured:", lines)
     phase(FISHER, f"computing the ratios of {plan.model.info.blocks} blocks")
     files = {receipt["shard"]: Sealed(receipt["file"]["name"], receipt["file"]["sha256"]) for receipt in done}
+    sets = plan.wanted.sets
     pieces = {
-        role: [dict(read_features(store, files[shard.name])) for shard in shards if shard.role == role_of("larf", role)]
-        for role in ROLES
+        name: [dict(read_features(store, files[shard.name])) for shard in shards if shard.role == role]
+        for name in sets
+        for role in [role_of(plan.wanted.method, name)]
     }
     # Popped, so that nothing is in memory twice: all blocks of a large model take a gigabyte.
     features = {}
     for request in requests:
-        unsafe, safe = (np.concatenate([piece.pop(request.column) for piece in pieces[role]]) for role in ROLES)
+        unsafe, safe = (np.concatenate([piece.pop(request.column) for piece in pieces[name]]) for name in sets)
         features[request.column] = (unsafe, safe)
-    counts = dict(zip(ROLES, map(len, features[requests[0].column]), strict=True))
+    counts = dict(zip(sets, map(len, features[requests[0].column]), strict=True))
     ratios = fisher_ratios(features, plan.model.info.blocks)
     facts = {
         "fingerprint": dict(plan.fisher_keys),

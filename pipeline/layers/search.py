@@ -59,11 +59,11 @@ class SearchSpec:
     markers: tuple[str, ...]
 
 
-def search_spec(job: LayersJob, model: ModelSource, pool: Pool) -> SearchSpec:
+def search_spec(job: LayersJob, markers: tuple[str, ...], model: ModelSource, pool: Pool) -> SearchSpec:
     return SearchSpec(
         model=handle_of(job.model, model, pool, job.storage_options),
         template=chat_template(job.model.template, job.storage_options),
-        markers=tuple(job.of("larf").refusal_markers),
+        markers=markers,
     )
 
 

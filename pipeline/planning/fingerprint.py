@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tamis.operators.methods import BlockSearch
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Shard, is_shipped
 from tamis.pipeline.job.job_file import Job, LayersJob
@@ -157,12 +158,12 @@ def given_keys_of(job: Job) -> dict[str, Any]:
     return keys
 
 
-def search_keys_of(job: LayersJob, prompts: Prompts) -> dict[str, Any]:
+def search_keys_of(wanted: BlockSearch, prompts: Prompts) -> dict[str, Any]:
     """The settings that the layer search depends on, besides the model."""
     return {
         "search format": SEARCH_FORMAT,
-        "larf.over_rejection_prompts": prompts.digest,
-        "larf.refusal_markers": job.of("larf").refusal_markers,
+        f"{wanted.method}.over_rejection_prompts": prompts.digest,
+        f"{wanted.method}.refusal_markers": list(wanted.markers),
     }
 
 

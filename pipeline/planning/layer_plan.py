@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tamis.operators.methods import Larf
+from tamis.operators.methods import BlockSearch, Larf
 from tamis.operators.statistics.sensitivity import NEW_TOKENS
 from tamis.operators.tokens.questions import QuestionTokenizer
 from tamis.pipeline.cluster.pools import Placement
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.job.job_file import LayersJob
+from tamis.pipeline.job.methods import settings_of
 from tamis.pipeline.models.checks import OpenedModel, check_files, open_model
 from tamis.pipeline.models.fetch import chat_template
 from tamis.pipeline.models.render_process import BoundedRenderer
@@ -29,11 +30,12 @@ NO_TEMPLATE = (
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """prompts: the prompts of the search; None where only the Fisher ratios are wanted.
-    search_keys, fisher_keys: the settings on which the numbers of each depend. placement: where the workers will run,
-    once that is known. parameters: of the model that a worker loads, where its files are at hand."""
+    """wanted: what the method says of the search. prompts: the prompts of the search; None where only the Fisher ratios
+    are wanted. search_keys, fisher_keys: the settings on which the numbers of each depend. placement: where the workers
+    will run, once that is known. parameters: of the model that a worker loads, where its files are at hand."""
 
     job: LayersJob
+    wanted: BlockSearch
     model: OpenedModel
     max_tokens: int
     prompts: Prompts | None
@@ -57,26 +59,36 @@ def plan_layers(job: LayersJob) -> LayerPlan:
         model = open_model(job.model, job.storage_options)
     parameters = check_files(model, model.info.blocks, head=True)
     max_tokens = longest_of(job, model)
-    references = plan_references(job, {"larf": Larf()}, model.tokenizer, max_tokens, 0, [])
-    return replace(layer_plan(job, model, max_tokens, references, search=True), parameters=parameters)
+    larf = Larf(**settings_of(Larf, job.of(Larf.name)))
+    references = plan_references(job, {Larf.name: larf}, model.tokenizer, max_tokens, 0, [])
+    plan = layer_plan(job, larf.block_search(), model, max_tokens, references, search=True)
+    return replace(plan, parameters=parameters)
 
 
 def layer_plan(
-    job: LayersJob, model: OpenedModel, max_tokens: int, references: tuple[Shard, ...], *, search: bool
+    job: LayersJob,
+    wanted: BlockSearch,
+    model: OpenedModel,
+    max_tokens: int,
+    references: tuple[Shard, ...],
+    *,
+    search: bool,
 ) -> LayerPlan:
-    """references: shards of LARF's two reference sets. InputError if the prompts cannot be used."""
+    """references: shards of the two reference sets. search: whether refusals are counted. InputError if the prompts
+    cannot be used."""
     prompts = None
     if search:
-        prompts = read_prompts(job.of("larf").over_rejection_prompts, job.storage_options)
+        prompts = read_prompts(wanted.prompts, job.storage_options)
         if not model.known:  # else they were checked before: prompts are part of a run's fingerprint
             _check_prompts(job, model, prompts)
     return LayerPlan(
         job=job,
+        wanted=wanted,
         model=model,
         max_tokens=max_tokens,
         prompts=prompts,
         references=references,
-        search_keys={**model.keys, **search_keys_of(job, prompts)} if prompts else {},
+        search_keys={**model.keys, **search_keys_of(wanted, prompts)} if prompts else {},
         fisher_keys={"fisher format": FISHER_FORMAT, **model.keys, **captured_keys_of(job, references, max_tokens)},
         warnings=() if model.tokenizer.has_template else (NO_TEMPLATE,),
     )

@@ -214,14 +214,14 @@ def make_plan(
         model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
     if artifact is not None:
         check_model(job, artifact.frozen, model)
-    found_later = {name for name, each in methods.items() if each.finds_block and isinstance(job.of(name).layer, str)}
-    undecided = bool(found_later)
-    requests = requests_of({name: methods[name] for name in methods if name not in found_later}, model.info)
+    searches = {name: wanted for name, each in methods.items() if (wanted := each.block_search()) and wanted.open}
+    undecided = bool(searches)
+    requests = requests_of({name: methods[name] for name in methods if name not in searches}, model.info)
     whole = undecided or job.masks_tokens
     blocks = model.info.blocks if whole else max(request.block for request in requests) + 1
     parameters = None
     if not model.known:
-        answers = job.masks_tokens or (undecided and job.of("larf").layer == "auto")
+        answers = job.masks_tokens or any(wanted.by_refusals for wanted in searches.values())
         parameters = check_files(model, blocks, head=answers, vectors=not job.masks_tokens)
     notes: list[str] = [*found.notes, *reading_notes(everything)]
     max_tokens = longest_of(job, model)
@@ -266,8 +266,8 @@ def make_plan(
         references = plan_references(job, methods, model.tokenizer, max_tokens, len(shards), notes)
         _check_amounts(job, sum(shard.rows for shard in shards), model.info)
     layers = None
-    if undecided:
-        layers = layer_plan(job, model, max_tokens, references, search=job.of("larf").layer == "auto")
+    for wanted in searches.values():  # at most one: no other method than LARF has its block found
+        layers = layer_plan(job, wanted, model, max_tokens, references, search=wanted.by_refusals)
     if not model.tokenizer.has_template:
         notes.append(NO_TEMPLATE)
     if (beyond := vocabulary_note(model.tokenizer, model.info)) is not None:

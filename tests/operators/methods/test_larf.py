@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tamis.operators.methods.directions import unit
 from tamis.operators.methods.larf import Larf, default_block
 from tamis.operators.methods.protocol import Features, reduce_in_process
+from tamis.operators.methods.saft import Saft
 
 COLUMN = "block_02.last_token"
 LARF = Larf(layer=2)
@@ -176,3 +177,16 @@ def test_settings_are_checked() -> None:
     assert Larf.sources() == ("unsafe", "safe")
     with pytest.raises(ValueError, match="form"):
         Larf(form="median")
+
+
+def test_it_hands_over_what_the_search_for_its_block_needs() -> None:
+    named = Larf(layer=3, over_rejection_prompts="p.jsonl", refusal_markers=["no"]).block_search()
+    assert (named.method, named.layer, named.prompts, named.markers) == ("larf", 3, "p.jsonl", ("no",))
+    assert set(named.sets) == set(Larf.references)
+    ways = {layer: Larf(layer=layer).block_search() for layer in ("auto", "fisher", 3)}
+    assert {layer: (way.open, way.by_refusals) for layer, way in ways.items()} == {
+        "auto": (True, True),
+        "fisher": (True, False),
+        3: (False, False),
+    }
+    assert Saft().block_search() is None

@@ -62,7 +62,9 @@ class Bare:
 @dataclass(frozen=True)
 class Searching(Good):
     name: ClassVar[str] = "searching"
-    finds_block: ClassVar[bool] = True
+
+    def block_search(self):
+        return None
 
 @dataclass(frozen=True)
 class Sharing(Good):
@@ -132,7 +134,7 @@ def test_a_method_of_a_distribution(offering: Callable[..., Mapping[str, methods
     [
         ({"bare": "tamis_more:Bare"}, "is no dataclass that derives from"),
         ({"other": "tamis_more:Good"}, "it calls itself good"),
-        ({"searching": "tamis_more:Searching"}, "finds_block is for LARF alone"),
+        ({"searching": "tamis_more:Searching"}, "block_search is for LARF alone"),
         ({"sharing": "tamis_more:Sharing"}, "section are for TOSS alone"),
         ({"larf": "tamis_more:Twin"}, "another method has this name"),
         ({"toss": "tamis_more:Token"}, "another method has this name"),
