@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from networks import ADDRESSES, LOOPBACK, Networks
 
-DEADLINE = 120.0
+DEADLINE = 300.0
 
 _HEAD_ID = "f" * 51 + "00000"
 """By which the pretended cloud knows the head."""
@@ -55,6 +55,8 @@ class RayCluster:
         self._nodes, self._grows, self._networks = list(nodes), grows, networks
         self._flags = flags
         self._dashboard = _free_port() if job_server else None
+        # On a busy machine a node and its dashboard agent take longer than the 30 s after which Ray gives up.
+        self._env |= {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
         if grows is not None:
             self._env |= {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID}
             # The first one tells nobody what it may bring.
@@ -109,7 +111,7 @@ class RayCluster:
         self._launchers.append(launcher)
         deadline = time.monotonic() + DEADLINE
         while "Ray runtime started" not in (said := log.read_text(errors="replace")) or not self.address:
-            if launcher.poll() is not None or time.monotonic() > deadline:
+            if any(each.poll() is not None for each in self._launchers) or time.monotonic() > deadline:
                 raise RuntimeError(f"ray start failed:\n{said}")
             time.sleep(0.05)
 
