@@ -85,6 +85,15 @@ TESTS = {
     "settings differ from those of a begun or finished run": [
         "e2e/test_bad_input.py::test_a_folder_of_other_settings_is_refused_with_the_keys_named"
     ],
+    "the artifact that a job names is damaged, of an unfinished run, or made with another model, template or settings": [
+        "pipeline/run/test_frozen.py::test_what_is_damaged_is_refused_in_one_line",
+        "pipeline/run/test_frozen.py::test_an_unfinished_run_is_refused",
+        "pipeline/planning/test_frozen_job.py::test_a_setting_that_differs_is_named_with_both_values",
+        "pipeline/planning/test_frozen_job.py::test_all_that_differs_is_named_in_one_line",
+    ],
+    "new data is not like that of the artifact": [
+        "e2e/test_artifact.py::test_drift_ends_with_code_6_and_the_output_is_whole"
+    ],
     "two commands work on one output": [
         "e2e/test_two_drivers.py::test_the_second_is_told",
         "e2e/test_two_drivers.py::test_unlock_says_whose_it_was_and_the_output_is_that_of_a_calm_run",

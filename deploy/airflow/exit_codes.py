@@ -9,8 +9,8 @@ Next = Literal["done", "retry", "page"]
 RETRY = {4: "incomplete: some shards failed", 5: "the cluster or the storage failed"}
 """The same command goes on where it stopped."""
 
-PAGE = {2: "the job is wrong", 3: "the input is wrong", 70: "a fault of tamis"}
-"""It would fail again."""
+PAGE = {2: "the job is wrong", 3: "the input is wrong", 6: "done, but the data has drifted", 70: "a fault of tamis"}
+"""It would end so again. After 6 the output is there, whole, for a person to look at."""
 
 
 def what_next(code: int) -> Next:

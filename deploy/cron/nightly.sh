@@ -34,6 +34,7 @@ for ((try = 0; ; try++)); do
             fi
             page "exit code $code after $((try + 1)) tries; run the same command to go on"
             ;;
+        6) page "exit code 6: done, but the data has drifted from the artifact; see the report of the output" ;;
         *) page "exit code $code; see the log" ;;
     esac
     exit "$code"

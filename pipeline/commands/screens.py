@@ -15,6 +15,7 @@ from tamis.pipeline.commands.token_screens import show_token_outcome
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.planning.sampling import Trouble
 from tamis.pipeline.report import text
+from tamis.pipeline.report.drift import lines as drift_lines
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
 from tamis.pipeline.run.paths import KEPT, LAYERS, LAYERS_PAGE, REPORT
@@ -237,6 +238,8 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     selection = manifest["selection"]
     cut = "" if selection["cut"] is None else f"; the cut is at score {selection['cut']:.6g}"
     grid.add_row("selection", plain(f"{selection['how']} by {manifest['selected_by']}{cut}"))
+    for line in drift_lines(manifest.get("drift")):
+        grid.add_row("drift", plain(line))
     spearman = manifest["score_length_spearman"]
     if spearman is not None:
         grid.add_row(

@@ -28,6 +28,7 @@ from tamis.pipeline.inputs.shards import rows_of
 from tamis.pipeline.job.methods import distributions
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.report import render_card, render_report
+from tamis.pipeline.report.drift import warnings as drift_warnings
 from tamis.pipeline.run.incomplete import warning, write_manifest
 from tamis.pipeline.run.paths import CARD, EMPTY_DROPPED, MANIFEST, REPORT, SCORES, table_of
 from tamis.pipeline.run.set_aside import SetAside
@@ -82,7 +83,8 @@ def publish(
             f"{counts['dropped']} rows were dropped where the cut says {selection.dropped}; please report this"
         )
     counts["truncated"] = captured.truncated
-    notes = [*warning(failed), *notes, *column_notes(captured, emitted)]
+    drifted = drift_warnings(drift) if drift is not None else []
+    notes = [*warning(failed), *drifted, *notes, *column_notes(captured, emitted)]
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
     if layers is not None and "larf" in artifacts:
         summary["layers"] = dict(layers)

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tamis.pipeline.report import charts, layers, prose, share_table, text, trust
+from tamis.pipeline.report import charts, drift, layers, prose, share_table, text, trust
 from tamis.pipeline.report.charts import Words
 from tamis.pipeline.report.html import render
 from tamis.pipeline.report.run_view import run_view
@@ -53,6 +53,7 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
         "sample_groups": _sample_groups(summary, by_draw),
         "methods": [_method(method, job) for method in methods],
         "numbering": prose.LAYERS,
+        "drift": drift.view(summary.get("drift")),
         "layers": layers.view(summary.get("layers"), _read_by_larf(methods)),
     }
 

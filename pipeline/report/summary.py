@@ -144,8 +144,42 @@ class Run(TypedDict):
     json_columns: NotRequired[list[str]]
 
 
+class ThenAndNow(TypedDict):
+    """then: of the corpus that the artifact was made on."""
+
+    then: int
+    now: int
+
+
+class DriftFigure(TypedDict):
+    """psi: operators/statistics/drift.py. by_chance: what it may be without any drift. then, now: rows of each bin;
+    bins: their edges, or their names."""
+
+    name: str
+    psi: float
+    by_chance: float
+    then: list[int]
+    now: list[int]
+    bins: list[float] | list[str]
+
+
+class Drift(TypedDict):
+    """Of a run with `artifact:`. exceeded: the names of the figures above the limit. fell: rows beyond the cut."""
+
+    artifact: str
+    limit: float | None
+    exceeded: list[str]
+    rows: ThenAndNow
+    scored: ThenAndNow
+    fell: ThenAndNow
+    majority_allowed: bool
+    figures: list[DriftFigure]
+    quarantine: dict[str, ThenAndNow]
+
+
 class Summary(Run):
-    """A run that drops samples. layers: the content of artifact/layers.json, if it exists and LARF has run."""
+    """A run that drops samples. layers: the content of artifact/layers.json, if it exists and LARF has run. drift: if
+    the job named an artifact."""
 
     methods: list[MethodRun]
     selected_by: str
@@ -158,6 +192,7 @@ class Summary(Run):
     borderline_dropped: list[Sample]
     borderline_kept: list[Sample]
     layers: NotRequired[dict[str, Any]]
+    drift: NotRequired[Drift]
 
 
 class Tokens(TypedDict):

@@ -14,7 +14,7 @@ from typing import Any
 import exit_codes
 import pytest
 
-from tamis.pipeline.errors import InternalError, TamisError
+from tamis.pipeline.errors import DriftError, InternalError, TamisError
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -29,6 +29,8 @@ def test_every_exit_code_of_tamis_is_decided_on() -> None:
     codes = {kind.exit_code for kind in subclasses(TamisError)}
     assert codes <= set(exit_codes.RETRY) | set(exit_codes.PAGE)
     assert InternalError.exit_code in exit_codes.PAGE
+    assert DriftError.exit_code in exit_codes.PAGE
+    assert "drifted" in exit_codes.in_words(DriftError.exit_code)
 
 
 @pytest.mark.parametrize(

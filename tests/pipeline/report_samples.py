@@ -103,6 +103,28 @@ def sample(content: str, **changes: Any) -> dict[str, Any]:
     return base | changes
 
 
+def drift(text: str = "larf scores", **changes: Any) -> dict[str, Any]:
+    """The drift of a run with an artifact. text: the name of a method's figure."""
+    figures = [
+        {"name": text, "psi": 0.31, "by_chance": 0.02, "then": [50, 50], "now": [80, 20], "bins": [0.1]},
+        {"name": "share beyond the cut", "psi": 0.0, "by_chance": 0.02, "then": [90, 10], "now": [80, 20], "bins": []},
+        {"name": "answer lengths", "psi": 0.2, "by_chance": 0.6, "then": [50, 50], "now": [50, 50], "bins": [7.0]},
+        {"name": "quarantine", "psi": 0.1, "by_chance": 0.02, "then": [98, 2], "now": [99, 1], "bins": []},
+    ]
+    return {
+        "artifact": "s3://bucket/made",
+        "limit": 0.25,
+        "exceeded": [text],
+        "rows": {"then": 1000, "now": 200},
+        "scored": {"then": 980, "now": 190},
+        "fell": {"then": 98, "now": 38},
+        "majority_allowed": False,
+        "figures": figures,
+        "quarantine": {"empty_response": {"then": 20, "now": 10}},
+        **changes,
+    }
+
+
 class Page(HTMLParser):
     """Collects tags, attributes and text; fails on unbalanced tags."""
 
@@ -187,6 +209,7 @@ def hostile_summary(text: str) -> dict[str, Any]:
         riskiest=[sample(text, source=text, sample_id=text)],
         borderline_dropped=[sample(text, messages=[{"role": text, "content": text}])],
         timings={text: {"seconds": 1.0}},
+        drift=drift(text, artifact=text, quarantine={text: {"then": 1, "now": 2}}),
         warnings=[text],
         input={
             "files": [{"path": text, "dialect": text, "rows": 1, "bytes": 1, "format": text}],
