@@ -49,7 +49,7 @@ def show_night(console: Console, night: Night) -> None:
         for note in night.inputs.notes:
             console.print(f"[yellow]warning:[/] {plain(note)}")
         if not found.changed:
-            console.print("nothing is new: every file of the input is covered; nothing was written")
+            console.print("nothing is new, and nothing was written")
     console.print()
 
 

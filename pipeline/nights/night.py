@@ -257,9 +257,9 @@ def _refuse(spec: ScheduleSpec, night: Night) -> None:
     if night.state != "new" or night.listing is None or spec.changed == "again" or not night.listing.changed:
         return
     raise InputError(
-        f"{len(night.listing.changed):,} files have changed since a night curated them, and their rows would be there "
-        "twice: put new rows into new files, or set schedule.changed: again to curate them whole once more (then leave "
-        "the earlier night's rows of them out yourself):",
+        f"{len(night.listing.changed):,} of the input files have changed since a night curated them, and their rows "
+        "would be there twice. Put new rows into new files, or set schedule.changed: again to curate these whole once "
+        "more, and leave the earlier night's rows of them out yourself:",
         [f"{twin.file.name}: curated by night {twin.entry.run}" for twin in night.listing.changed],
     )
 

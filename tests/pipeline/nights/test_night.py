@@ -169,7 +169,7 @@ def test_a_file_that_grew_is_refused_and_the_night_writes_nothing(place: Place) 
     place.deliver("b.jsonl", "{ }")
     shown: list[Night] = []
     for run in (curate_night, plan_night):
-        with pytest.raises(InputError, match=r"(?s)1 files have changed.*a\.jsonl: curated by night 2024-11-27"):
+        with pytest.raises(InputError, match=r"(?s)1 of the .* changed.*a\.jsonl: curated by night 2024-11-27"):
             run(place.job("2024-11-28"), None, shown.append)
     assert [[twin.file.name for twin in night.listing.changed] for night in shown] == [["a.jsonl"]] * 2
     assert not (place.root / "2024-11-28").exists()
