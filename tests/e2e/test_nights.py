@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def test_a_killed_night_leaves_its_files_to_the_next(tmp_path: Path, slow_model:
     driver = start("curate", "job.yaml", "--date", DAYS[0], cwd=tmp_path)
     receipts = nights.out(DAYS[0]) / "_work/receipts/capture"
     poll(lambda: any(receipts.glob("*.json")), driver, "the first receipt")
+    driver.send_signal(signal.SIGSTOP)  # so that it cannot end before the other one looks
     busy = nights.curate(DAYS[1], code=2)
     assert f"another tamis is at work in {nights.root}" in busy.output
     kill_all(driver)
