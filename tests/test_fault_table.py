@@ -85,7 +85,7 @@ TESTS = {
     "settings differ from those of a begun or finished run": [
         "e2e/test_bad_input.py::test_a_folder_of_other_settings_is_refused_with_the_keys_named"
     ],
-    "the artifact that a job names is damaged, of an unfinished run, or made with another model, template or settings": [
+    "the artifact of a job is damaged, of an unfinished run, or made with another model, template or settings": [
         "pipeline/run/test_frozen.py::test_what_is_damaged_is_refused_in_one_line",
         "pipeline/run/test_frozen.py::test_an_unfinished_run_is_refused",
         "pipeline/planning/test_frozen_job.py::test_a_setting_that_differs_is_named_with_both_values",

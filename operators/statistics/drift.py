@@ -102,7 +102,8 @@ def psi(then: Sequence[int], now: Sequence[int]) -> float:
 
 def _shares(counts: Sequence[int]) -> npt.NDArray[np.float64]:
     more = np.asarray(counts, dtype=np.float64) + _HALF
-    return more / more.sum()
+    shares: npt.NDArray[np.float64] = more / more.sum()
+    return shares
 
 
 def by_chance(bins: int, then: int, now: int) -> float:

@@ -94,7 +94,7 @@ def _bins_of(store: Store, files: Sequence[Sealed], method: str) -> dict[str, An
 def _fine(group: Sequence[Sealed], store: Store, values: Values, wanted: Sequence[int]) -> np.ndarray[Any, Any]:
     """int64 (wanted, 65536): `fine_histogram` of each of these bins."""
     scores = [values(store, file) for file in group]
-    return np.stack([sum(fine_histogram(some, bin) for some in scores) for bin in wanted])  # type: ignore[misc]
+    return np.stack([sum(fine_histogram(some, bin) for some in scores) for bin in wanted])
 
 
 def _plain(bins: Bins) -> dict[str, Any]:
