@@ -103,6 +103,10 @@ def plan_night(
     _refuse(spec, night)
     if not night.inputs.files:
         return None
+    if night.artifact.refit:
+        from tamis.pipeline.nights.refit import gather
+
+        gather(*_nights_to_fit(job, night))  # what would be missing is said now
     return dry_run(_job_of(job, night), address, show, with_texts=with_texts, inputs=_with_facts(night))
 
 
@@ -246,10 +250,16 @@ def _with_refit(job: Job, night: Night, address: str | None) -> Night:
 
     root = Store(_schedule_of(job).root, job.storage_options)
     name = f"{ARTIFACTS}/{night.name.replace('/', '-')}"
-    finished = [below(root, run.name) for run in read_runs(root, _schedule_of(job).name.count("/") + 1) if run.finished]
-    chosen = [below(root, used) for used in night.artifact.used_by]
-    refit(chosen, below(root, name), address, references=finished)
+    refit(*_nights_to_fit(job, night), below(root, name), address)
     return replace(night, artifact=Choice(name), facts={**night.facts, "artifact": name})
+
+
+def _nights_to_fit(job: Job, night: Night) -> tuple[list[Store], list[Store]]:
+    """The nights that a new artifact is fitted from, and all finished ones, which may have the references."""
+    spec = _schedule_of(job)
+    root = Store(spec.root, job.storage_options)
+    finished = [run.name for run in read_runs(root, spec.name.count("/") + 1) if run.finished and run.drops]
+    return [below(root, name) for name in night.artifact.used_by], [below(root, name) for name in finished]
 
 
 def _refuse(spec: ScheduleSpec, night: Night) -> None:

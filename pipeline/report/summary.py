@@ -10,8 +10,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class InputFile(TypedDict):
-    """dialect: for people. columns: the same as `Dialect.from_dict` reads it. url, identity: see `SourceFile`. sha256: of
-    its bytes, in a run of a schedule."""
+    """dialect: for people. columns: the same as `Dialect.from_dict` reads it. url, identity: see `SourceFile`. sha256:
+    of its bytes, in a run of a schedule."""
 
     path: str
     url: NotRequired[str]
