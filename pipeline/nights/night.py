@@ -23,7 +23,7 @@ from tamis.pipeline.nights.runs import Claim, Run, below, read_refits, read_runs
 from tamis.pipeline.planning.plan import Plan, list_inputs
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import lease
-from tamis.pipeline.run.paths import ARTIFACTS, MANIFEST, WORK
+from tamis.pipeline.run.paths import ARTIFACTS, MANIFEST, RUN, WORK
 from tamis.pipeline.storage.addresses import is_local_url, open_filesystem
 from tamis.pipeline.storage.store import Store
 
@@ -114,6 +114,8 @@ def look(job: Job) -> Night:
     """What there is to do tonight. Writes nothing. Raises ConfigError or InputError."""
     spec = _schedule_of(job)
     root = Store(spec.root, job.storage_options)
+    if root.exists(MANIFEST) or root.exists(RUN):
+        raise ConfigError(f"schedule.root: {root.path()} is itself the output of a run; name a folder above it")
     runs = read_runs(root, spec.name.count("/") + 1)
     mine = next((run for run in runs if run.name == spec.night), None)
     others = [run for run in runs if run.name != spec.night]

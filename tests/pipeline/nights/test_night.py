@@ -336,6 +336,14 @@ def test_other_things_under_the_root_are_left_alone(place: Place) -> None:
     assert place.look("2024-11-28").inputs.notes == ()
 
 
+@pytest.mark.parametrize("name", [MANIFEST, RUN])
+def test_the_output_of_a_run_is_no_root(place: Place, name: str) -> None:
+    place.deliver("a.jsonl", "{}")
+    Store(str(place.root)).write_facts(name, {"fingerprint": {}})
+    with pytest.raises(ConfigError, match=r"schedule\.root: .*root is itself the output of a run"):
+        place.look("2024-11-28")
+
+
 def test_nights_may_lie_deeper(place: Place) -> None:
     deep = {"name": "%Y/%m/%d"}
     place.deliver("a.jsonl", "{}")
