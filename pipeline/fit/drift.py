@@ -123,14 +123,14 @@ def drift_of(
     fell = [
         [each - beyond, beyond] for each, beyond in ((then["scored"], then["fell"]), (sums.count, selection.dropped))
     ]
-    figures.append(_figure("share beyond the cut", *fell, _FELL))
+    figures.append(_figure("share beyond the cut", fell[0], fell[1], _FELL))
     lengths = then["lengths"]
     counts = counted_lengths(sums.lengths, lengths["edges"])
     figures.append(_figure("answer lengths", lengths["counts"], counts.tolist(), lengths["edges"]))
     codes = sorted({*then["quarantine"], *quarantined})
     out = [[of.get(code, 0) for code in codes] for of in (then["quarantine"], quarantined)]
     placed = [[then["rows"] - sum(out[0]), *out[0]], [rows - sum(out[1]), *out[1]]]
-    figures.append(_figure("quarantine", *placed, [SCORED, *codes]))
+    figures.append(_figure("quarantine", placed[0], placed[1], [SCORED, *codes]))
     drift = {
         "artifact": frozen.where,
         "limit": limit,

@@ -106,7 +106,10 @@ def read_frozen(url: str, options: Mapping[str, Any]) -> Frozen:
     """The artifact in an output folder, or in its artifact/ alone. ConfigError, in one line, where there is none, it is
     damaged, or the run in an output folder is not finished."""
     store = Store(url, options)
-    folder, listed = _place(store)
+    try:
+        folder, listed = _place(store)
+    except ConfigError as error:  # the store calls every folder output
+        raise ConfigError(str(error).replace("output: ", "artifact: ", 1)) from None
     name = f"{folder}{FROZEN.removeprefix(f'{ARTIFACT}/')}"
     where = store.path(name)
     try:

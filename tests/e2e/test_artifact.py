@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import safetensors.numpy
-from command import Ran, curate, tamis
+from command import Ran, tamis
 from outputs import alpaca_rows, check_whole, manifest_of, merged, pair, rows_of, sentence, tables, write_jsonl
 
 from tamis.pipeline.storage.seals import opened, sealed
@@ -64,8 +64,10 @@ def nights(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, ray_addre
     flags += ["--set", f"larf.safe_references={folder}/safe.jsonl", "--set", "shard_rows=16"]
     # One row per batch: a row's numbers are then the same to the bit in any shard, and equal rows tie.
     flags += ["--set", "model.token_budget=1", "--output", folder / "parent"]
-    curate(*flags, cwd=folder, address=ray_address)
-    return Nights(folder, tiny_model, ray_address)
+    made = Nights(folder, tiny_model, ray_address)
+    ran = made(*flags)
+    assert ran.rc == 0, ran.output
+    return made
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ import pytest
 from frozen_samples import CUT, STATISTICS, artifacts_of, finish, freeze_plan
 from hypothesis import given
 from hypothesis import strategies as st
+from object_store import S3
 from plan_jobs import Planner, larf
 
 from tamis.operators.statistics.selection import Threshold
@@ -129,6 +130,25 @@ def test_where_there_is_none(run: Path, tmp_path: Path) -> None:
     (tmp_path / "early/artifact/frozen.json").unlink()
     with pytest.raises(ConfigError, match="an earlier tamis made it without"):
         read_frozen(str(tmp_path / "early"), {})
+
+
+def test_a_file_is_no_artifact(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^artifact: .*frozen.json cannot be looked into"):
+        read_frozen(str(run / "artifact/frozen.json"), {})
+
+
+def test_in_an_object_store(run: Path, moto: S3, storage_environment: dict[str, str]) -> None:
+    url, frozen = moto.make_bucket("frozen"), read_frozen(str(run), {})
+    for path in run.rglob("*"):
+        if path.is_file():
+            Store(f"{url}/run", moto.storage_options).write(str(path.relative_to(run)), path.read_bytes())
+    for place in (f"{url}/run", f"{url}/run/artifact"):
+        assert read_frozen(place, moto.storage_options).digest == frozen.digest
+    with pytest.raises(ConfigError, match=r"holds no artifact/frozen\.json"):
+        read_frozen(f"{url}/elsewhere", moto.storage_options)
+    Store(f"{url}/run", moto.storage_options).write("artifact/larf.safetensors", b"other")
+    with pytest.raises(ConfigError, match=r"s3://frozen/run/artifact/larf.safetensors: is not as it was written"):
+        read_frozen(f"{url}/run", moto.storage_options)
 
 
 def test_token_masks_cannot_be_applied(tmp_path: Path) -> None:
