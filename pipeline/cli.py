@@ -337,7 +337,7 @@ def refit(
 
     options = job.storage_options(storage_options or [])
     folder = Store(output, options)
-    made = run(runs_at([Store(night, options) for night in nights]), folder, address)
+    made = run(runs_at([Store(night, options) for night in nights]), [], folder, address)
     cut = "nothing falls" if made["cut"] is None else f"the cut is at score {made['cut']:.6g}"
     fitted = (
         f"fitted on {made['scored']:,} scored rows of {len(made['nights']):,} runs; {cut}, {made['fell']:,} beyond it"

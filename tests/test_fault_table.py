@@ -100,6 +100,10 @@ TESTS = {
         "e2e/test_two_drivers.py::test_the_second_is_told",
         "e2e/test_two_drivers.py::test_unlock_says_whose_it_was_and_the_output_is_that_of_a_calm_run",
     ],
+    "a night of a schedule does not end, and the next one comes": [
+        "e2e/test_nights.py::test_a_killed_night_leaves_its_files_to_the_next",
+        "pipeline/nights/test_night.py::test_the_next_night_takes_the_files_of_one_that_failed_and_it_cannot_go_on",
+    ],
     "other users on the machine look for tamis's Ray": [
         "pipeline/cluster/test_own_ray.py::test_another_user_gets_nowhere"
     ],

@@ -15,7 +15,7 @@ _SHOWN = 10
 
 
 FINISHED = "files that have come since are for the next night, or for a night that you name with --date"
-NOTHING = "nothing is new: every file of the input is covered; nothing was written"
+NOTHING = "nothing is new, and nothing was written"
 
 
 def in_a_line(night: Night) -> str:

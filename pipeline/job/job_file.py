@@ -146,6 +146,9 @@ class LayersJob(Section):
         description="With artifact: the population stability index (PSI) between its corpus and this one above which "
         "the run ends with exit code 6, its output written all the same; null: no limit.",
     )
+    schedule: ScheduleSpec | None = Field(
+        None, description="A run a night, each over what is new, in folders of their own under schedule.root."
+    )
     keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors, for your own analysis.")
     lineage: (
         Annotated[
@@ -202,9 +205,6 @@ class Job(LayersJob):
 
     input: _Input
     method: _MethodList = Field(min_length=1, description=_METHOD)
-    schedule: ScheduleSpec | None = Field(
-        None, description="A run a night, each over what is new, in folders of their own under schedule.root."
-    )
 
     @model_validator(mode="before")
     @classmethod

@@ -23,7 +23,7 @@ from tamis.pipeline.nights.runs import Claim, Run, below, read_refits, read_runs
 from tamis.pipeline.planning.plan import Plan, list_inputs
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import lease
-from tamis.pipeline.run.paths import ARTIFACTS, MANIFEST, WORK
+from tamis.pipeline.run.paths import ARTIFACTS, MANIFEST, RUN, WORK
 from tamis.pipeline.storage.addresses import is_local_url, open_filesystem
 from tamis.pipeline.storage.store import Store
 
@@ -104,6 +104,10 @@ def plan_night(
     _refuse(spec, night)
     if not night.inputs.files:
         return None
+    if night.artifact.refit:
+        from tamis.pipeline.nights.refit import gather
+
+        gather(*_nights_to_fit(job, night))  # what would be missing is said now
     given = {"with_texts": with_texts, "inputs": _with_facts(night), "rate": rate}
     return dry_run(_job_of(job, night), address, show, **given)
 
@@ -112,6 +116,8 @@ def look(job: Job) -> Night:
     """What there is to do tonight. Writes nothing. Raises ConfigError or InputError."""
     spec = _schedule_of(job)
     root = Store(spec.root, job.storage_options)
+    if root.exists(MANIFEST) or root.exists(RUN):
+        raise ConfigError(f"schedule.root: {root.path()} is itself the output of a run; name a folder above it")
     runs = read_runs(root, spec.name.count("/") + 1)
     mine = next((run for run in runs if run.name == spec.night), None)
     others = [run for run in runs if run.name != spec.night]
@@ -248,10 +254,16 @@ def _with_refit(job: Job, night: Night, address: str | None) -> Night:
 
     root = Store(_schedule_of(job).root, job.storage_options)
     name = f"{ARTIFACTS}/{night.name.replace('/', '-')}"
-    finished = [below(root, run.name) for run in read_runs(root, _schedule_of(job).name.count("/") + 1) if run.finished]
-    chosen = [below(root, used) for used in night.artifact.used_by]
-    refit(chosen, below(root, name), address, references=finished)
+    refit(*_nights_to_fit(job, night), below(root, name), address)
     return replace(night, artifact=Choice(name), facts={**night.facts, "artifact": name})
+
+
+def _nights_to_fit(job: Job, night: Night) -> tuple[list[Store], list[Store]]:
+    """The nights that a new artifact is fitted from, and all finished ones, which may have the references."""
+    spec = _schedule_of(job)
+    root = Store(spec.root, job.storage_options)
+    finished = [run.name for run in read_runs(root, spec.name.count("/") + 1) if run.finished and run.drops]
+    return [below(root, name) for name in night.artifact.used_by], [below(root, name) for name in finished]
 
 
 def _refuse(spec: ScheduleSpec, night: Night) -> None:
@@ -259,9 +271,9 @@ def _refuse(spec: ScheduleSpec, night: Night) -> None:
     if night.state != "new" or night.listing is None or spec.changed == "again" or not night.listing.changed:
         return
     raise InputError(
-        f"{len(night.listing.changed):,} files have changed since a night curated them, and their rows would be there "
-        "twice: put new rows into new files, or set schedule.changed: again to curate them whole once more (then leave "
-        "the earlier night's rows of them out yourself):",
+        f"{len(night.listing.changed):,} of the input files have changed since a night curated them, and their rows "
+        "would be there twice. Put new rows into new files, or set schedule.changed: again to curate these whole once "
+        "more, and leave the earlier night's rows of them out yourself:",
         [f"{twin.file.name}: curated by night {twin.entry.run}" for twin in night.listing.changed],
     )
 

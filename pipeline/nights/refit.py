@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from tamis.operators.methods import Larf, Method
 from tamis.operators.methods.protocol import CORPUS
 from tamis.pipeline.capture.spec import STAGE
 from tamis.pipeline.cluster.session import ray_session
-from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.errors import ConfigError, DamagedError
 from tamis.pipeline.fit.drift import statistics_of
 from tamis.pipeline.fit.scores import ScoreSpec, fit_methods, save_artifacts, score_shards, select_by
 from tamis.pipeline.inputs.files import SourceFile
@@ -32,9 +32,9 @@ from tamis.pipeline.nights.runs import nights_at
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze, read_frozen
-from tamis.pipeline.run.paths import MANIFEST, REFIT, SCORES, WORK
+from tamis.pipeline.run.paths import ARTIFACT, FITTED, MANIFEST, REFIT, SCORES, WORK
 from tamis.pipeline.storage.store import Sealed, Store
-from tamis.pipeline.terminal.progress import Progress
+from tamis.pipeline.terminal.progress import Progress, at_work, phase
 from tamis.pipeline.terminal.voice import say
 
 _RULES = ("drop", "drop_count", "threshold")
@@ -70,7 +70,7 @@ class Captures:
 
 @at_work()
 def refit(
-    nights: Sequence[Store], output: Store, address: str | None = None, references: Sequence[Store] = ()
+    nights: Sequence[Store], references: Sequence[Store], output: Store, address: str | None = None
 ) -> dict[str, Any]:
     """Fit the methods of these finished nights on all of their rows, and write the artifact below output/artifact.
     Returns its facts.
@@ -78,27 +78,18 @@ def refit(
     references: other runs in which the captures of the reference sets may be looked for. Raises ConfigError that names
     each night whose captures are gone or were made with other settings.
     """
-    if not nights:
-        raise ConfigError("refit: there is no finished night to fit from")
     phase("fit", f"reading what {len(nights):,} nights have captured")
-    found = [captures_in(store) for store in nights]
-    check_alike(found)
-    _check_free(output, [captures.store for captures in found])
-    first = found[0]
-    methods = methods_in(first)
-    shared = common([*(captures.store for captures in found), *references])
-    files: dict[str, list[Sealed]] = {CORPUS: []}
-    parts = in_order(found)
-    files[CORPUS] = [_seen_from(shared, store, part.file) for store, part in parts]
-    for role in [role_of(name, source) for name, method in methods.items() for source in method.sources()]:
-        files[role] = [_seen_from(shared, store, part.file) for store, part in _references(role, found, references)]
+    _check_free(output, nights)
+    gathered = gather(nights, references)
+    found, methods, shared, files = gathered.nights, gathered.methods, gathered.shared, gathered.files
+    first, parts = found[0], gathered.parts
     steps = sum(
         len(files[role])
         for name, method in methods.items()
         for role in [role_of(name, source) for source in method.sources()] or [CORPUS]
     )
     shards = [_shard(number, part) for number, (_, part) in enumerate(parts)]
-    with ray_session(address):
+    with ray_session(address), _named_damage(shared):
         progress = Progress("fit", len(shards) + steps, unit="shards")
         artifacts = fit_methods(shared, methods, first.blocks, files, progress.advance)
         settings = first.frozen.facts.settings
@@ -129,6 +120,42 @@ def refit(
     output.remove(WORK)
     output.write_facts(REFIT, made)
     return made
+
+
+@contextmanager
+def _named_damage(shared: Store) -> Iterator[None]:
+    """A capture that is not as it was written can only be made again by its own run: another try does not help."""
+    try:
+        yield
+    except DamagedError as error:
+        raise ConfigError(f"refit: {shared.path()}: {error}; leave that night out") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """All that a fit needs. shared: the folder that holds all runs. parts: the shards of the union, in order. files: by
+    role, below shared; those of the corpus are those of parts."""
+
+    nights: tuple[Captures, ...]
+    methods: Mapping[str, Method]
+    shared: Store
+    parts: tuple[tuple[Store, Part], ...]
+    files: Mapping[str, Sequence[Sealed]]
+
+
+def gather(nights: Sequence[Store], references: Sequence[Store] = ()) -> Gathered:
+    """Find the captures of these nights, and check that they belong together. Reads no capture. Raises as `refit`."""
+    if not nights:
+        raise ConfigError("refit: there is no finished night to fit from")
+    found = tuple(captures_in(store) for store in nights)
+    check_alike(found)
+    methods = methods_in(found[0])
+    shared = common([*(captures.store for captures in found), *references])
+    parts = tuple(in_order(found))
+    files = {CORPUS: [_seen_from(shared, store, part.file) for store, part in parts]}
+    for role in [role_of(name, source) for name, method in methods.items() for source in method.sources()]:
+        files[role] = [_seen_from(shared, store, part.file) for store, part in _references(role, found, references)]
+    return Gathered(found, methods, shared, parts, files)
 
 
 def runs_at(places: Sequence[Store]) -> list[Store]:
@@ -323,7 +350,8 @@ def _check_free(output: Store, nights: Sequence[Store]) -> None:
     """ConfigError if the output is a night, or holds something."""
     if output.path() in {store.path() for store in nights}:
         raise ConfigError(f"--output {output.path()} is one of the nights; choose another folder")
-    strangers = [name for name in output.list("") if name not in {"artifact", WORK} and not name.startswith(".")]
+    ours = {ARTIFACT, WORK, posixpath.basename(FITTED)}  # what a fit that was interrupted leaves
+    strangers = [name for name in [*output.list(""), *output.list(WORK)] if name not in ours and name[0] != "."]
     if strangers:
         raise ConfigError(f"--output {output.path()} is not empty (it holds {strangers[0]}); choose a new folder")
 

@@ -10,9 +10,13 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class InputFile(TypedDict):
-    """dialect: for people. columns: the same as `Dialect.from_dict` reads it."""
+    """dialect: for people. columns: the same as `Dialect.from_dict` reads it. url, identity: see `SourceFile`. sha256:
+    of its bytes, in a run of a schedule."""
 
     path: str
+    url: NotRequired[str]
+    identity: NotRequired[str]
+    sha256: NotRequired[str]
     dialect: str
     columns: NotRequired[dict[str, Any]]
     rows: int
@@ -126,6 +130,7 @@ class Timing(TypedDict):
 class Run(TypedDict):
     """What is said of any run. created is ISO 8601; timings maps the stages, in order, to their cost. json_columns: the
     places in kept/ that are JSON text of Arrow's json type. unscored: rows of kept/ of which a model learns nothing.
+    night: of a schedule, which files were new and why (docs/nights.md).
     """
 
     title: str
@@ -142,6 +147,7 @@ class Run(TypedDict):
     timings: dict[str, Timing]
     warnings: list[str]
     json_columns: NotRequired[list[str]]
+    night: NotRequired[dict[str, Any]]
 
 
 class ThenAndNow(TypedDict):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.job.job_file import Job, job_schema, load_job
+from tamis.pipeline.job.job_file import Job, job_schema, load_job, load_layers_job
 from tamis.pipeline.planning.fingerprint import settings_of
 
 DAY = "2024-02-29"
@@ -108,6 +108,12 @@ def test_token_masks_may_be_made_every_night() -> None:
         {"root": "r", "date": DAY, "artifact": "each_night"}, method="toss", toss={"utility_references": "good.jsonl"}
     )
     assert made.output == f"r/{DAY}"
+
+
+def test_the_layer_search_takes_a_job_with_a_schedule() -> None:
+    """As it takes any job; its own output must be named."""
+    found = load_layers_job(None, {"model": "m", "output": "o", "schedule": {"root": "r"}, "input": "in"})
+    assert found.output == "o"
 
 
 def test_a_job_needs_an_output_or_a_schedule() -> None:

@@ -169,7 +169,7 @@ def test_a_file_that_grew_is_refused_and_the_night_writes_nothing(place: Place) 
     place.deliver("b.jsonl", "{ }")
     shown: list[Night] = []
     for run in (curate_night, plan_night):
-        with pytest.raises(InputError, match=r"(?s)1 files have changed.*a\.jsonl: curated by night 2024-11-27"):
+        with pytest.raises(InputError, match=r"(?s)1 of the .* changed.*a\.jsonl: curated by night 2024-11-27"):
             run(place.job("2024-11-28"), None, shown.append)
     assert [[twin.file.name for twin in night.listing.changed] for night in shown] == [["a.jsonl"]] * 2
     assert not (place.root / "2024-11-28").exists()
@@ -334,6 +334,14 @@ def test_other_things_under_the_root_are_left_alone(place: Place) -> None:
     (place.root / "notes").mkdir(parents=True)
     (place.root / "README.md").write_text("about")
     assert place.look("2024-11-28").inputs.notes == ()
+
+
+@pytest.mark.parametrize("name", [MANIFEST, RUN])
+def test_the_output_of_a_run_is_no_root(place: Place, name: str) -> None:
+    place.deliver("a.jsonl", "{}")
+    Store(str(place.root)).write_facts(name, {"fingerprint": {}})
+    with pytest.raises(ConfigError, match=r"schedule\.root: .*root is itself the output of a run"):
+        place.look("2024-11-28")
 
 
 def test_nights_may_lie_deeper(place: Place) -> None:

@@ -155,8 +155,34 @@ def test_nights_on_different_storages_are_refused(urls: list[str]) -> None:
         refit.common([Store(url) for url in urls])
 
 
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "manifest.json", "refit.json", "_work/run.json", "_work/receipts/capture/x"]
+)
+def test_an_output_that_holds_something_is_refused_and_kept(tmp_path: Path, name: str) -> None:
+    """Of a night that has not ended, all work would be lost."""
+    out = Store(str(tmp_path / "out"))
+    out.write(name, b"{}")
+    with pytest.raises(ConfigError, match="is not empty"):
+        refit.refit([Store(str(tmp_path / "n1"))], [], out)
+    assert out.exists(name)
+
+
+def test_what_an_interrupted_fit_has_left_is_no_hindrance(tmp_path: Path) -> None:
+    out = Store(str(tmp_path / "out"))
+    for name in ("artifact/saft.safetensors", "_work/scores/000000-x.parquet"):
+        out.write(name, b"")
+    with pytest.raises(ConfigError, match="holds no finished run"):  # the next thing that is looked at
+        refit.refit([Store(str(tmp_path / "n1"))], [], out)
+
+
+def test_a_night_is_no_place_for_an_artifact(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "n1"))
+    with pytest.raises(ConfigError, match="is one of the nights"):
+        refit.refit([store], [], store)
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no finished run, and is no root of such"):
         refit.runs_at([Store(str(tmp_path))])
     with pytest.raises(ConfigError, match="there is no finished night to fit from"):
-        refit.refit([], Store(str(tmp_path / "out")))
+        refit.refit([], [], Store(str(tmp_path / "out")))
