@@ -23,6 +23,7 @@ from tamis.pipeline.run.paths import MANIFEST
 from tamis.pipeline.terminal.progress import phase
 from tamis.pipeline.terminal.streams import flush, prepare
 from tamis.pipeline.terminal.text import shown
+from tamis.pipeline.terminal.voice import VOICE
 
 app = Commands(
     help="Find and remove the fine-tuning samples that would erode an aligned model's safety.",
@@ -447,7 +448,9 @@ def schema() -> None:
     """Print the JSON schema of the job file."""
     from tamis.pipeline.job.job_file import job_schema
 
-    print(json.dumps(job_schema(), indent=2))
+    schema = json.dumps(job_schema(), indent=2)
+    VOICE.rest()
+    print(schema)
 
 
 def _job(

@@ -176,9 +176,16 @@ def outcome(manifest: Mapping[str, Any], store: Store, *, did_nothing: bool = Fa
         stage_seconds={name: timing["seconds"] for name, timing in manifest["timings"].items() if name != "total"},
         report=store.path(REPORT),
         corpus=store.path(KEPT),
+        **_drift(manifest.get("drift")),
     )
     if VOICE.as_json or VOICE.quiet:
         _warn(manifest["warnings"])
+
+
+def _drift(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {"drift": {item["name"]: item["psi"] for item in found["figures"]}, "drift_exceeded": found["exceeded"]}
 
 
 def references(trained: Sequence[Mapping[str, Any]], store: Store) -> None:

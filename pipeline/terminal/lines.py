@@ -41,11 +41,11 @@ class TextLines:
     @property
     def live(self) -> bool:
         """Whether there is a line that is written over."""
-        return self._out.isatty()
+        return self._out is not None and self._out.isatty()
 
     @property
-    def _out(self) -> TextIO:
-        return self._stream or sys.stderr
+    def _out(self) -> TextIO | None:
+        return self._stream or sys.stderr  # None in a process that has no stderr
 
     def write(self, line: Line) -> None:
         """Write a permanent line, in place of the live one."""
@@ -75,9 +75,9 @@ class TextLines:
             self._width = 0
 
     def _put(self, text: str) -> None:
-        out = self._out
-        out.write(text)
-        out.flush()
+        if (out := self._out) is not None:
+            out.write(text)
+            out.flush()
 
 
 class JsonLines:

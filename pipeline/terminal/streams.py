@@ -40,7 +40,11 @@ class Aside:
     def __init__(self) -> None:
         sys.stderr.flush()
         own = os.dup(2)
-        number, self._path = tempfile.mkstemp(prefix="tamis-stderr-", suffix=".log")
+        self._path = os.devnull
+        try:
+            number, self._path = tempfile.mkstemp(prefix="tamis-stderr-", suffix=".log")
+        except OSError:  # no room, or nothing may be written there
+            number = os.open(os.devnull, os.O_WRONLY)
         os.dup2(number, 2)
         os.close(number)
         VOICE.speak_json(os.fdopen(own, "w", encoding="ascii", newline="\n"))
@@ -49,6 +53,8 @@ class Aside:
         """Remove the file, unless the command failed and it may say why."""
         with suppress(OSError):
             sys.stderr.flush()
+            if self._path == os.devnull:
+                return
             if failed and os.path.getsize(self._path):
                 say(f"what was written to stderr beside these lines is in {self._path}", level="warning")
             else:

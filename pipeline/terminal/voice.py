@@ -48,6 +48,7 @@ class Voice:
         self.command_id = str(uuid.uuid4())
         self._lines: TextLines | JsonLines = TextLines(stream)
         self._doing: list[Doing] = []
+        self._last_stage: str | None = None
         self.began = self._said = self._drawn = time.monotonic()
         # Again from the same thread: tidying up, which Python may do at any time, may have something to say.
         self._lock = threading.RLock()
@@ -89,7 +90,9 @@ class Voice:
         with self._turn():
             if self._over or (self.quiet and level == "info" and not last):
                 return
-            stage = stage if stage is not None or not self._doing else self._doing[-1].stage
+            if stage is None:
+                # An error is said when what it ended is over.
+                stage = self._doing[-1].stage if self._doing else self._last_stage if event == "error" else None
             self._write(Line(event, message, level, stage, fields, spoken))
             if self._live and self._doing and self._doing[-1].shown:
                 self._draw(self._doing[-1])
@@ -151,6 +154,8 @@ class Voice:
         """Nothing is done any more."""
         with self._turn():
             self._hide()
+            if self._doing:
+                self._last_stage = self._doing[-1].stage
             self._doing.clear()
 
     def beat(self, after: float | None = None) -> None:
@@ -215,7 +220,7 @@ class Voice:
         while not self._over:
             with self._changed:
                 self._changed.wait(self._pause())
-            with suppress(OSError, ValueError):  # the terminal may be gone; who has something to say will notice
+            with suppress(OSError, ValueError):  # the terminal may be gone; whoever has something to say will notice
                 self.beat()
 
     def _pause(self) -> float | None:

@@ -60,6 +60,10 @@ def test_a_line_is_an_object() -> None:
     first, error, result = log_objects(out.getvalue())
     assert (first["event"], first["level"], first["stage"], first["run"]) == ("note", "info", None, None)
     assert (error["message"], error["exit_code"], error["stage"]) == ("two\nlines", 3, "plan")
+    voice.rest()
+    voice.say("later", "error", "error", exit_code=5)
+    voice.say("at the end", "end", exit_code=5, seconds=1.0)
+    assert [line["stage"] for line in log_objects(out.getvalue())[-2:]] == ["plan", None]
     assert error["run"] == result["run"] == "72840b3f-346d-46bf-ad16-38940f6129f8"
     assert (result["cut"], result["seconds"], result["rows_in"], result["models"]) == (None, 1.5, 3, [{"a": None}])
 
@@ -166,9 +170,9 @@ cli.main()
 """
 
 
-def run(body: str, folder: Path, *flags: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run(body: str, folder: Path, *flags: str, before: str = "", **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM.format(body=body, flags=list(flags))],
+        [sys.executable, "-P", "-c", before + PROGRAM.format(body=body, flags=list(flags))],
         env=os.environ | {"TMPDIR": str(folder)} | env,
         capture_output=True,
         text=True,
@@ -245,6 +249,14 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         ("end", None),
     ]
     assert process.returncode == said[-1]["exit_code"] == 143
+
+
+def test_without_room_for_what_others_write(tmp_path: Path) -> None:
+    done = run(
+        "os.write(2, b'native words'); sys.exit(5)", tmp_path, before="import tempfile; tempfile.tempdir='/none'"
+    )
+    assert done.returncode == 5
+    assert [line["event"] for line in log_objects(done.stderr)] == ["end"]
 
 
 def test_a_silence_that_nobody_can_mean(tmp_path: Path) -> None:
