@@ -19,7 +19,7 @@ from typing import Any, Literal
 from tamis.operators.problems import UNSCORED
 from tamis.pipeline.errors import error_text
 from tamis.pipeline.inputs.shards import CORPUS
-from tamis.pipeline.terminal.progress import warn_once
+from tamis.pipeline.terminal.voice import warn_once
 
 PREFIX = "ray_"
 """What Ray puts before the name of every metric that a scraper sees."""

@@ -33,7 +33,7 @@ from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.run.paths import ARTIFACT, ARTIFACT_FACTS, DROPPED, KEPT, LINEAGE, PARTS, QUARANTINE, SCORES
 from tamis.pipeline.storage.addresses import is_local_url
 from tamis.pipeline.storage.store import Store
-from tamis.pipeline.terminal.progress import say, warn_once
+from tamis.pipeline.terminal.voice import say, warn_once
 
 if TYPE_CHECKING:
     from openlineage.client import OpenLineageClient
