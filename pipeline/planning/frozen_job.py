@@ -58,7 +58,7 @@ def frozen_facts(
     return FrozenFacts(
         methods=methods,
         selected_by=job.selected_by,
-        how=f"{rule.replace('_', ' ')} {amount:g}",
+        how=f"{rule.replace('_', ' ')} {f'{int(amount):,}' if rule == 'drop_count' else f'{amount:g}'}",
         settings={name: value for name, value in fingerprint.items() if not _of_input(name)},
         dtype=dtype,
         device=device,
