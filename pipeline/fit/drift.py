@@ -43,7 +43,7 @@ from tamis.pipeline.storage.store import Sealed, Store
 
 SCORED = "scored"
 """The bin of the rows that are not quarantined."""
-MAJORITY = "majority"
+MAJORITY = "more than half beyond the cut"
 """Named in `exceeded` where the cut drops more than half of the rows."""
 
 _FELL = ("kept", "dropped")

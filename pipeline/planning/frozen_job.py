@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tamis.operators.methods import METHODS
@@ -58,13 +58,21 @@ def frozen_facts(
     return FrozenFacts(
         methods=methods,
         selected_by=job.selected_by,
-        how=f"{rule.replace('_', ' ')} {amount:g}",
+        how=f"{rule.replace('_', ' ')} {f'{int(amount):,}' if rule == 'drop_count' else f'{amount:g}'}",
         settings={name: value for name, value in fingerprint.items() if not _of_input(name)},
         dtype=dtype,
         device=device,
         model={"name": job.model.name, "revision": revision},
         template=chat_template(job.model.template, job.storage_options),
         **more,
+    )
+
+
+def other_device(precisions: Iterable[str], theirs: str) -> list[str]:
+    """What the run says where its scores were computed on another kind of device than those of the artifact."""
+    ours = sorted({precision.partition(" on ")[2] for precision in precisions} - {theirs})
+    return (
+        [f"scores were computed on {ours[0]}, the artifact's on {theirs}: they agree to rounding only"] if ours else []
     )
 
 
@@ -129,9 +137,13 @@ def _settle(job: Job, frozen: Frozen) -> tuple[Job, list[str], list[Differing]]:
     taken: list[str] = []
     if theirs.get("format") != FINGERPRINT_FORMAT:
         differing.append(("numbers of tamis", _there_and_now(theirs.get("format"), FINGERPRINT_FORMAT)))
+    changes: dict[str, Any] = {}
+    for take in (_longest, _template, _revision):
+        take(job, facts, changes, taken)
     if sorted(job.method) != sorted(facts.methods):
         differing.append(("method", _there_and_now(", ".join(facts.methods), ", ".join(job.method))))
-        return job, taken, differing
+        return _changed(job, changes), taken, differing
+    changes["method"] = list(facts.methods)
     if theirs.get("selection.control") is not None:
         differing.append(("selection.control", "the cut there was made by chance, and says nothing about other rows"))
     installed = distributions(job.method)
@@ -139,7 +151,6 @@ def _settle(job: Job, frozen: Frozen) -> tuple[Job, list[str], list[Differing]]:
         key = f"{name} distribution"
         if theirs.get(key) != installed.get(name):
             differing.append((key, _there_and_now(theirs.get(key), installed.get(name))))
-    changes: dict[str, Any] = {"method": list(facts.methods)}
     for key, value in _compared(theirs).items():
         try:
             given, ours = _of(job, key)
@@ -156,8 +167,7 @@ def _settle(job: Job, frozen: Frozen) -> tuple[Job, list[str], list[Differing]]:
     for key, ours in settings_of(job).items():
         if key not in {*theirs, *_ELSEWHERE} and not _of_input(key) and _of(job, key)[0]:
             differing.append((key, f"not set there, {ours!s:.80} now"))
-    for compare in (_longest, _rule, _template, _revision):
-        compare(job, facts, changes, taken, differing)
+    _rule(job, facts, changes, taken, differing)
     differing += _searched(job, theirs)
     differing += _references(job, facts)
     return _changed(job, changes), taken, differing
@@ -191,7 +201,7 @@ def _of(job: Job, key: str) -> tuple[bool, Any]:
     return (name or section) in holder.model_fields_set, json.loads(json.dumps(value, default=str))
 
 
-def _longest(job: Job, facts: FrozenFacts, changes: dict[str, Any], taken: list[str], _: list[Differing]) -> None:
+def _longest(job: Job, facts: FrozenFacts, changes: dict[str, Any], taken: list[str]) -> None:
     """Where the job sets max_tokens, the model's limit counts, too: see `model_differences`."""
     theirs = facts.settings.get("max_tokens")
     if "max_tokens" not in job.model_fields_set and job.max_tokens != theirs:
@@ -216,13 +226,13 @@ def _rule(job: Job, facts: FrozenFacts, changes: dict[str, Any], taken: list[str
             taken.append(f"selection.by {facts.selected_by}")
 
 
-def _template(job: Job, facts: FrozenFacts, changes: dict[str, Any], taken: list[str], _: list[Differing]) -> None:
+def _template(job: Job, facts: FrozenFacts, changes: dict[str, Any], taken: list[str]) -> None:
     if facts.template is not None and "template" not in job.model.model_fields_set:
         changes["model.template"] = facts.template
         taken.append("model.template")
 
 
-def _revision(job: Job, facts: FrozenFacts, changes: dict[str, Any], taken: list[str], _: list[Differing]) -> None:
+def _revision(job: Job, facts: FrozenFacts, changes: dict[str, Any], taken: list[str]) -> None:
     """A model of the hub: the same commit, though its main branch may have moved."""
     same = job.model.name == facts.model.get("name") and "://" not in job.model.name
     revision = facts.model.get("revision")

@@ -38,7 +38,7 @@ from tamis.pipeline.fit.scores import (
 from tamis.pipeline.inputs.originals import output_schema
 from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.layers import find as layers
-from tamis.pipeline.planning.frozen_job import frozen_facts
+from tamis.pipeline.planning.frozen_job import frozen_facts, other_device
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import incomplete
@@ -73,6 +73,8 @@ def curate_samples(
     if made.resolved < RESOLVED_ENOUGH:
         share = f"{made.resolved:.0%} resolved"
         notes.append(f"the scores lie so close together that ranks and quantiles are rough ({share})")
+    if plan.artifact is not None:
+        notes += other_device(captured.precisions, plan.artifact.frozen.facts.device)
     files = [*made.artifact_files]
     searched = layers.beside(store, plan)
     if searched is not None:

@@ -151,6 +151,30 @@ def test_what_cannot_be_loaded_is_named_and_left_out(installed: Installed) -> No
     assert "there is 'larf', 'saft', 'far', 'toss' or 'toss-pro'" in ran.stderr
 
 
+@pytest.mark.long
+def test_new_data_is_scored_with_its_artifact(installed: Installed) -> None:
+    """The same rows, without the trusted answers: the same scores and decisions."""
+    given: list[object] = ["--input", installed.folder / "data.jsonl", "--method", "far", *installed.flags[2:4]]
+    given += ["--artifact", installed.out, "--set=shard_rows=25", "--output", installed.folder / "again"]
+    ran = tamis("curate", *given, cwd=installed.folder, env=installed.env)
+    assert ran.rc == 0, ran.output
+    both = [
+        [pq.read_table(path) for path in sorted((out / "scores").glob("*.parquet"))]
+        for out in (installed.out, installed.folder / "again")
+    ]
+    for theirs, ours in zip(*both, strict=True):
+        np.testing.assert_allclose(ours.column("far"), theirs.column("far"), rtol=1e-5)
+        assert ours.column("sample_id").equals(theirs.column("sample_id"))
+    assert manifest_of(installed.folder / "again")["fingerprint"]["far.depth"] == 1
+    newer = installed.folder / "newer"
+    modules = {"tamis_far": (installed.folder / "site/tamis_far.py").read_text(encoding="utf-8")}
+    install(build_wheel(installed.folder, "tamis-far", "0.2", modules, "far = tamis_far:Far\n"), newer)
+    env = {"PYTHONPATH": installed.env["PYTHONPATH"].replace(str(installed.folder / "site"), str(newer))}
+    refused = tamis("plan", *given, cwd=installed.folder, env=env)
+    assert refused.rc == 2
+    assert "far distribution: tamis-far 0.1 there, tamis-far 0.2 now" in refused.stderr
+
+
 def test_without_the_distribution_its_output_is_not_gone_on_with(installed: Installed) -> None:
     ran = tamis("curate", *installed.flags, "--output", installed.out, cwd=installed.folder)
     assert ran.rc == 2

@@ -11,6 +11,7 @@ from frozen_samples import finish, freeze_plan
 from plan_jobs import Planner, larf, lines_of, rows_of
 
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.planning.frozen_job import other_device
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.run.frozen import FrozenCut
 
@@ -148,6 +149,22 @@ def test_all_that_differs_is_named_in_one_line(nights: Nights, tiny_model: Path)
     alone = nights.refused(model=str(other))
     assert "model: the model's files changed" in alone
     assert "overlong" not in alone
+
+
+def test_only_what_differs_is_named(nights: Nights) -> None:
+    said = nights.refused(method="saft")
+    assert said.count(" there, ") == 1
+    assert "max_tokens" not in said
+
+
+@pytest.mark.parametrize(
+    ("precisions", "says"),
+    [({"float32 on cpu"}, []), ({"float32 on cuda"}, ["scores were computed on cuda, the artifact's on cpu"])],
+)
+def test_another_device_is_told(precisions: set[str], says: list[str]) -> None:
+    found = other_device(precisions, "cpu")
+    assert len(found) == len(says)
+    assert all(line.startswith(start) for line, start in zip(found, says, strict=True))
 
 
 def test_references_may_be_named_if_they_are_those_of_the_artifact(nights: Nights) -> None:
