@@ -280,17 +280,17 @@ def _refuse(spec: ScheduleSpec, night: Night) -> None:
 
 def named(files: Sequence[SourceFile], paths: Sequence[str], options: Mapping[str, Any]) -> list[SourceFile]:
     """The files with names that are the same every night: below the folders that `paths` name, whatever else lies
-    there. The names in a listing depend on what it holds, and sample ids on the names."""
+    there; whole addresses where these have no folder in common. The names in a listing depend on what it holds, and
+    sample ids on the names."""
     places = [_place(path, options) for path in paths]
     whole = {_address(file.url) for file in files}
     folders = [posixpath.dirname(place) if place in whole else _fixed(place) for place in places]
     try:
         base = posixpath.commonpath(folders)
-    except ValueError:  # absolute ones and buckets
-        return list(files)
-    below_it = [_address(file.url).startswith(f"{base.rstrip('/')}/") for file in files]
-    if not base or not all(below_it):
-        return list(files)
+    except ValueError:  # a folder of this machine and a bucket
+        base = ""
+    if not base or not all(_address(file.url).startswith(f"{base.rstrip('/')}/") for file in files):
+        return [replace(file, name=_address(file.url)) for file in files]
     return [replace(file, name=posixpath.relpath(_address(file.url), base)) for file in files]
 
 

@@ -123,6 +123,21 @@ def test_names_of_several_inputs_begin_below_all_of_them(place: Place) -> None:
     assert new(place.look("2024-11-27", input=[f"{place.input}/x", f"{place.input}/y/*"])) == ["x/a.jsonl", "y/a.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("paths", "urls", "names"),
+    [
+        (["s3://one/in", "s3://two/in"], ["s3://one/in/a", "s3://two/in/a"], ["one/in/a", "two/in/a"]),
+        (["s3://one/in/*", "/data/in"], ["s3://one/in/a"], ["one/in/a"]),
+        (["s3://one/in", "s3://one/late/*"], ["s3://one/in/a", "s3://one/late/a"], ["in/a", "late/a"]),
+        (["/a/*", "/b/*"], ["/a/x", "/b/x"], ["a/x", "b/x"]),
+    ],
+)
+def test_names_of_inputs_in_several_places_are_stable_too(paths: list[str], urls: list[str], names: list[str]) -> None:
+    for chosen in (urls, urls[:1]):
+        files = [SourceFile(url, "as listed", "jsonl", None, 1, "1") for url in chosen]
+        assert [file.name for file in nights.named(files, paths, {})] == names[: len(chosen)]
+
+
 def test_a_skipped_night_leaves_its_files_to_the_next(place: Place) -> None:
     place.deliver("27.jsonl", "{}")
     place.finish("2024-11-27")
