@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tamis.pipeline.terminal.events import Event
 from tamis.pipeline.terminal.lines import Line
 from tamis.pipeline.terminal.voice import VOICE, Voice
 
@@ -96,7 +97,7 @@ class Progress:
         elif new and self.total > done and seconds >= _SETTLE_SECONDS:
             parts.append(f"{clock((self.total - done) / rate)} left")
             facts["seconds_left"] = round((self.total - done) / rate, 3)
-        event = "stage_done" if final else "progress"
+        event: Event = "stage_done" if final else "progress"
         return Line(event, " · ".join(parts), stage=self.stage, fields=facts)
 
 

@@ -261,8 +261,8 @@ def say_workers(line: str) -> None:
 def last_word(code: int) -> None:
     """The end of the command, for machines; nothing is said after it."""
     with suppress(OSError, ValueError):
-        facts = {"exit_code": code, "seconds": round(time.monotonic() - VOICE.began, 3)}
+        seconds = round(time.monotonic() - VOICE.began, 3)
         level: Level = "info" if code == 0 else "error"
         VOICE.rest()
-        say(f"ended with exit code {code}", "end", level, last=True, spoken=False, **facts)
+        say(f"ended with exit code {code}", "end", level, last=True, spoken=False, exit_code=code, seconds=seconds)
         VOICE.close()
