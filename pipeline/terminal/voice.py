@@ -38,6 +38,9 @@ class Doing(Protocol):
     def line(self, final: bool = False) -> Line:
         """How far it is. final: it is done."""
 
+    def so_far(self, done: int, total: int) -> None:
+        """Parts of it that are done, as whoever does them counts."""
+
 
 class Voice:
     """Says lines in one form, as text or as JSON, and leaves out what is not wanted. Any thread may call it."""
@@ -149,6 +152,11 @@ class Voice:
                 self._lines.settle(doing.line(final=True))
             else:
                 self._write(doing.line(final=True))
+
+    def so_far(self, done: int, total: int) -> None:
+        """Parts of what is being done that are done: for work that does not know what it is a part of."""
+        if self._doing:
+            self._doing[-1].so_far(done, total)
 
     def rest(self) -> None:
         """Nothing is done any more."""
