@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from tamis.operators.methods.protocol import tree_reduce
 from tamis.pipeline.cluster.session import first_line
 from tamis.pipeline.errors import ClusterError, TamisError, TooLargeError
+from tamis.pipeline.terminal.voice import VOICE
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -89,6 +90,7 @@ def stream(
                 dead = f"every worker that had it died ({first_line(error.__context__ or error)})"
                 on_lost(index, error.reason if isinstance(error, TooLargeError) else dead)
                 continue
+            VOICE.so_far(begun - len(running), len(items))
             yield index, result
     finally:
         for reference in let_end(list(running)):
@@ -137,6 +139,7 @@ def map_reduce(
             if number >= limit:
                 oldest = ahead.pop(0)
                 ray.wait([oldest], num_returns=1)
+                VOICE.so_far(number - limit + 1, len(groups))
                 if on_done is not None:
                     on_done(number - limit)
                 yield oldest

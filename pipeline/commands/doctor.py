@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from typing import Any
 
 from tamis.pipeline.cluster.session import ray_session
 from tamis.pipeline.commands import showing
@@ -31,8 +32,8 @@ def examine(model: str | None, address: str | None) -> bool:
         sound = sound and good
         words = shown(f"{found}{'' if good or not advice else f' -> {advice}'}")
         line = f"{'ok  ' if good else 'BAD '} {what:<12} {words}"
-        facts = {"ok": good, "name": what, "found": found, "advice": advice if advice and not good else None}
-        VOICE.show(lambda: print(line), f"{what}: {words}", "check", level="info" if good else "error", **facts)
+        facts: dict[str, Any] = {"ok": good, "name": what, "found": found, "advice": None if good else advice or None}
+        VOICE.show(lambda: print(line), f"{what}: {words}", "check", "info" if good else "error", **facts)
 
     say(
         sys.version_info >= (3, 11),

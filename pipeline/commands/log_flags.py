@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -17,6 +17,8 @@ from tamis.pipeline.commands.ending import fail
 from tamis.pipeline.terminal.progress import phase
 from tamis.pipeline.terminal.streams import Aside
 from tamis.pipeline.terminal.voice import BEAT_SECONDS, VOICE, last_word, say
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 HEARTBEAT = "TAMIS_HEARTBEAT_SECONDS"
 """Environment variable: the longest silence of a log, in seconds."""
@@ -52,9 +54,14 @@ _FLAGS = {
 class Commands(typer.Typer):
     """Commands that all have these two flags besides their own."""
 
-    def command(self, *arguments: Any, **options: Any) -> Any:
+    def command(self, *arguments: Any, **options: Any) -> Callable[[Function], Function]:
         register = super().command(*arguments, **options)
-        return lambda function: register(_with_flags(function))
+
+        def with_flags(function: Function) -> Function:
+            register(_with_flags(function))
+            return function
+
+        return with_flags
 
 
 def _with_flags(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -102,8 +102,8 @@ def plan(found: Plan, state: str, *, is_result: bool = False) -> None:
     for trouble in estimate.troubles:
         where = f"{trouble.file}, row {trouble.row}, counted from 0"
         words = f"{trouble.rows} x {trouble.code}: {trouble.message} ({where})"
-        facts = {"code": trouble.code, "file": trouble.file, "row": trouble.row}
-        say(words, "unusable", "warning", stage="plan", rows=trouble.rows, **facts)
+        facts: dict[str, Any] = {"rows": trouble.rows, "code": trouble.code, "file": trouble.file, "row": trouble.row}
+        say(words, "unusable", "warning", stage="plan", **facts)
 
 
 def samples(found: Plan) -> None:

@@ -47,8 +47,8 @@ def telling(
 
 def record(store: Store, stage: str, item: SetAside) -> None:
     store.write_json(f"{SET_ASIDE}/{stage}/{item.shard}.json", item.to_dict())
-    words, facts = f"set aside in {stage}: {item.describe()}", {"source": item.source, "rows": item.rows}
-    say(words, "set_aside", "warning", stage=stage, shard=item.shard, **facts)
+    words, source = f"set aside in {stage}: {item.describe()}", item.source
+    say(words, "set_aside", "warning", stage=stage, shard=item.shard, source=source, rows=item.rows)
 
 
 def forget(store: Store, stage: str, shards: Iterable[Shard]) -> None:

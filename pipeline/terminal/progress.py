@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tamis.pipeline.terminal.events import Event
 from tamis.pipeline.terminal.lines import Line
 from tamis.pipeline.terminal.voice import VOICE, Voice
 
@@ -62,6 +63,9 @@ class Progress:
             self._looked = now
             self.voice.beat(_LIVE_SECONDS)
 
+    def so_far(self, done: int, total: int) -> None:
+        """It counts by itself."""
+
     def finish(self) -> float:
         """Say the last line. Returns the seconds since the stage began."""
         self._within_rows = self._within_tokens = 0
@@ -96,25 +100,35 @@ class Progress:
         elif new and self.total > done and seconds >= _SETTLE_SECONDS:
             parts.append(f"{clock((self.total - done) / rate)} left")
             facts["seconds_left"] = round((self.total - done) / rate, 3)
-        event = "stage_done" if final else "progress"
+        event: Event = "stage_done" if final else "progress"
         return Line(event, " · ".join(parts), stage=self.stage, fields=facts)
 
 
 class Phase:
-    """Work that cannot count: what it is, and for how long. limit: the seconds after which it is given up."""
+    """Work that does not count by itself: what it is, and for how long. limit: the seconds after which it is given
+    up."""
 
     prompt = False
 
     def __init__(self, stage: str, doing: str, limit: float | None = None) -> None:
         self.stage, self.doing, self._limit = stage, doing, limit
         self.began, self.shown = time.monotonic(), False
+        self._parts: tuple[int, int] | None = None
+
+    def so_far(self, done: int, total: int) -> None:
+        """Show how many of its parts are done, where there are several."""
+        self._parts = (done, total) if total > 1 else None
 
     def line(self, final: bool = False) -> Line:
         """What it is, and for how long."""
         seconds = time.monotonic() - self.began
         took = clock(seconds) if self._limit is None else f"{clock(seconds)} of {clock(self._limit)} at most"
-        facts = {"doing": self.doing, "seconds": round(seconds, 3)}
-        return Line("progress", f"{self.stage:<8} {self.doing} ({took})", stage=self.stage, fields=facts)
+        facts: dict[str, Any] = {"doing": self.doing, "seconds": round(seconds, 3)}
+        doing = self.doing
+        if self._parts is not None:
+            doing += f": {self._parts[0]:,} of {self._parts[1]:,} parts"
+            facts |= {"done": self._parts[0], "total": self._parts[1], "unit": "parts"}
+        return Line("progress", f"{self.stage:<8} {doing} ({took})", stage=self.stage, fields=facts)
 
 
 def phase(stage: str, doing: str, voice: Voice = VOICE) -> None:

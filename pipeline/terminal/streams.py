@@ -84,7 +84,14 @@ class _Spoken(logging.Handler):
             _of_library(record.name, level, record.getMessage(), f"{os.path.basename(record.pathname)}:{record.lineno}")
 
 
-def _warned(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     if VOICE.as_json:
         _of_library(category.__name__, "warning", str(message), f"{os.path.basename(filename)}:{lineno}")
     else:

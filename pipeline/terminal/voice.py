@@ -38,6 +38,9 @@ class Doing(Protocol):
     def line(self, final: bool = False) -> Line:
         """How far it is. final: it is done."""
 
+    def so_far(self, done: int, total: int) -> None:
+        """Parts of it that are done, as whoever does them counts."""
+
 
 class Voice:
     """Says lines in one form, as text or as JSON, and leaves out what is not wanted. Any thread may call it."""
@@ -150,6 +153,11 @@ class Voice:
             else:
                 self._write(doing.line(final=True))
 
+    def so_far(self, done: int, total: int) -> None:
+        """Parts of what is being done that are done: for work that does not know what it is a part of."""
+        if self._doing:
+            self._doing[-1].so_far(done, total)
+
     def rest(self) -> None:
         """Nothing is done any more."""
         with self._turn():
@@ -261,8 +269,8 @@ def say_workers(line: str) -> None:
 def last_word(code: int) -> None:
     """The end of the command, for machines; nothing is said after it."""
     with suppress(OSError, ValueError):
-        facts = {"exit_code": code, "seconds": round(time.monotonic() - VOICE.began, 3)}
+        seconds = round(time.monotonic() - VOICE.began, 3)
         level: Level = "info" if code == 0 else "error"
         VOICE.rest()
-        say(f"ended with exit code {code}", "end", level, last=True, spoken=False, **facts)
+        say(f"ended with exit code {code}", "end", level, last=True, spoken=False, exit_code=code, seconds=seconds)
         VOICE.close()

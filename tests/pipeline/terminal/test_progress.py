@@ -233,6 +233,21 @@ def test_a_phase_forgets_what_a_failed_stage_left(clock: Clock) -> None:
     assert len(log.getvalue().splitlines()) == 1
 
 
+def test_a_phase_says_how_many_parts_are_done(clock: Clock) -> None:
+    log = io.StringIO()
+    voice = Voice(log, every=30.0)
+    voice.so_far(1, 2)  # by who is used without a phase
+    phase("publish", "comparing every file", voice)
+    for done, total in ((1, 1), (3, 1200)):
+        voice.so_far(done, total)
+        clock.now += 30.0
+        voice.beat()
+    assert log.getvalue().splitlines() == [
+        "publish  comparing every file (30 s)",
+        "publish  comparing every file: 3 of 1,200 parts (1 min 00 s)",
+    ]
+
+
 def test_a_brief_stage_is_heard_of_only_if_it_lasts(clock: Clock) -> None:
     log = io.StringIO()
     voice = Voice(log, every=30.0)

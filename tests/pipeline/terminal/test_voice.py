@@ -252,9 +252,8 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 
 def test_without_room_for_what_others_write(tmp_path: Path) -> None:
-    done = run(
-        "os.write(2, b'native words'); sys.exit(5)", tmp_path, before="import tempfile; tempfile.tempdir='/none'"
-    )
+    nowhere = "import tempfile; tempfile.tempdir = '/none'"
+    done = run("os.write(2, b'native words'); sys.exit(5)", tmp_path, before=nowhere)
     assert done.returncode == 5
     assert [line["event"] for line in log_objects(done.stderr)] == ["end"]
 
