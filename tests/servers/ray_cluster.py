@@ -48,6 +48,8 @@ class RayCluster:
         # A short path of its own: Ray's sockets lie in it, and theirs may not exceed 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self._env = {name: value for name, value in {**os.environ, **(env or {})}.items() if name != "RAY_ADDRESS"}
+        # On a busy machine, a node takes longer than the 30 seconds that Ray has for it.
+        self._env.setdefault("RAY_raylet_start_wait_time_s", f"{DEADLINE:.0f}")
         self._nodes, self._grows, self._flags = list(nodes), grows, flags
         if grows is not None:
             self._env |= {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID}
