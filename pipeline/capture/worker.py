@@ -133,12 +133,13 @@ class ModelWorker:
         for number, problem in problems.items():
             codes[places[number]], messages[places[number]] = problem.code, problem.message
         valid = np.array([code is None for code in codes], dtype=bool)
+        forward_seconds = time.perf_counter() - began
         timing = {
             "precision": self.precision,
             "fallback": self.fallback,
             "load_seconds": self.load_seconds,
             "started": started,
-            "forward_seconds": time.perf_counter() - began,
+            "forward_seconds": forward_seconds,
         }
         lengths = pc.list_value_length(batch.column("input_ids")).to_numpy()
         answers = batch.column("n_response_tokens").to_numpy()
@@ -157,7 +158,7 @@ class ModelWorker:
             }
         )
         receipt = write_shard(table, notes | timing, self.spec)
-        self.meter.shard(timing["forward_seconds"])
+        self.meter.shard(forward_seconds)
         return receipt
 
 

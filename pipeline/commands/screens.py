@@ -75,7 +75,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         **_placement(plan.placement),
         **plan.forecast,
         "output": f"{job.output} ({_STATES[state]})",
-        "lineage": "" if job.lineage is None else f"OpenLineage events to {job.lineage.to}",
+        "lineage": "" if job.lineage is None else f"OpenLineage events of `tamis curate` to {job.lineage.to}",
     }
     grid = Table.grid(padding=(0, 2))
     for name, said in facts.items():

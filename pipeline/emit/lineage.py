@@ -290,7 +290,7 @@ def _model(plan: Plan) -> InputDataset:
     where = dataset_name(name, plan.job.storage_options) if local or "://" in name else (HUB_MODELS, name)
     # A folder on this machine has no revision; the fingerprint has its content.
     version = str(plan.fingerprint.get("model", revision)) if revision == "local" else revision
-    facets = {"version": dataset_version_dataset.DatasetVersionDatasetFacet(version, producer=PRODUCER)}
+    facets: dict[str, Any] = {"version": dataset_version_dataset.DatasetVersionDatasetFacet(version, producer=PRODUCER)}
     return InputDataset(*where, facets=facets)
 
 

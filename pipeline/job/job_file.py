@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -485,5 +485,6 @@ def _did_you_mean(location: Sequence[int | str]) -> str:
 def _section_of(section: Any, name: str) -> Any:
     field = section.model_fields.get(name)
     kind = field.annotation if field is not None else None
-    kinds = [kind, *get_args(kind)]  # a section may be left out: `Section | None`
-    return next((each for each in kinds if isinstance(each, type) and issubclass(each, BaseModel)), None)
+    # A section that may be left out is one of two kinds, and the other is None.
+    kinds = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(kind) or (kind,)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

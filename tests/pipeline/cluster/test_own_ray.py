@@ -120,6 +120,17 @@ def test_it_listens_on_loopback_only(live: Live) -> None:
     assert len(family) > 4
 
 
+def test_it_has_no_job_server_and_no_exporter_where_ray_brings_them(live: Live) -> None:
+    from ray._private.utils import get_dashboard_dependency_error
+
+    assert get_dashboard_dependency_error() is None  # ray[default] is installed, and changes nothing here
+    children = psutil.Process(live.process.pid).children(recursive=True)
+    [agent] = [child for child in children if any("DashboardAgent" in word for word in child.cmdline())]
+    ports = [each for each in (getattr(agent, "net_connections", None) or agent.connections)(kind="inet")
+             if each.status == psutil.CONN_LISTEN]  # fmt: skip
+    assert len(ports) == 1  # for Ray's own processes
+
+
 def test_its_token_is_its_own(live: Live) -> None:
     assert len(live.said["token"]) == 64
     assert live.said["token"] not in {"0" * 64, os.environ.get("RAY_AUTH_TOKEN")}

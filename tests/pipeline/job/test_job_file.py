@@ -11,7 +11,7 @@ import pytest
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job.job_file import Job, job_schema, load_job, storage_options
 from tamis.pipeline.job.methods import sections
-from tamis.pipeline.job.sections import WorkerRange
+from tamis.pipeline.job.sections import LineageSpec, WorkerRange
 
 MINIMAL: dict[str, Any] = {"input": "data.jsonl", "output": "out", "model": "models/m", "method": "larf"}
 
@@ -92,6 +92,15 @@ def test_a_section_in_its_short_form_takes_further_keys(value: Any) -> None:
     assert made.input.path == ["data.jsonl"]
     assert made.input.columns == {"text": "chosen"}
     assert (made.model.name, made.model.dtype) == ("models/m", "float32")
+
+
+def test_lineage_is_a_file_or_a_section_or_left_out() -> None:
+    assert job().lineage is None
+    assert job(lineage="events.jsonl").lineage == LineageSpec(to="events.jsonl")
+    assert job("lineage.job=nightly", lineage="events.jsonl").lineage == LineageSpec(to="events.jsonl", job="nightly")
+    assert job(lineage={"to": "config"}).lineage == LineageSpec(to="config")
+    assert complaint("lineage.too=x").splitlines()[-1] == "unknown key lineage.too; did you mean lineage.to?"
+    assert "lineage.to is missing" in complaint("lineage.job=nightly")
 
 
 def test_the_command_line_overlays_the_file(tmp_path: Path) -> None:
