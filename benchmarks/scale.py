@@ -4,7 +4,7 @@
     python benchmarks/scale.py --rows 100000 5000000
     python benchmarks/scale.py --rows 20000 --method toss   the bytes that TOSS writes
     python benchmarks/scale.py --shards 1000 10000          few rows, many shards: what each shard costs
-    python benchmarks/scale.py --driver                     the driver's memory at up to 100,000 shards
+    python benchmarks/scale.py --driver                     the driver's memory at up to 50,000 shards
     python benchmarks/scale.py --requests                   requests to an S3 server of this machine, by kind
     python benchmarks/scale.py --rate                       rows/s at 50,000 rows, three times: a minute
 
@@ -200,7 +200,7 @@ def parse() -> argparse.Namespace:
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes, the smallest first")
     modes.add_argument("--shards", type=int, nargs=2, help="numbers of shards, of 20 rows each")
-    modes.add_argument("--driver", action="store_true", help="the driver's own work at up to 100,000 shards")
+    modes.add_argument("--driver", action="store_true", help="the driver's own work at up to 50,000 shards")
     modes.add_argument("--requests", action="store_true", help="count requests to an S3 server of this machine")
     modes.add_argument("--rate", action="store_true", help="rows/s at 50,000 rows")
     parser.add_argument("--method", choices=["saft", "toss"], default="saft", help="of --rows (default saft)")
