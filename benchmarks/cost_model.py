@@ -5,8 +5,9 @@
     python benchmarks/cost_model.py --gpu-dollars 2 --tokens 800 --shard-rows 16384
 
 What tamis does for each shard and each row is taken from benchmarks/results/scale.json, which `benchmarks/scale.py`
-measures (MEASURED names the entries). What no machine here can measure is in Assumed, each with its reason. The GPU
-time is arithmetic: floating-point operations of the blocks that are read, at a stated share of the card's peak.
+measures, or counted in the code where that is said. What no machine here can measure is in Assumed, each with its
+reason. The GPU time is arithmetic: floating-point operations of the blocks that are read, at a stated share of the
+card's peak.
 """
 
 from __future__ import annotations
@@ -85,6 +86,31 @@ class Measured:
     losses_token: float
     training_token: float
     requests: Mapping[str, Mapping[str, float]]
+    counted: frozenset[str] = frozenset()
+    """Which of these are counted in the code instead."""
+
+
+LOSSES_TOKEN, TRAINING_TOKEN = 12.0, 17.0
+"""Bytes before compression, by their types: an id (int32) and two losses (float32), if every token is an answer's; and
+input_ids (int32), attention_mask (int8), labels (int64), token_risk (float32)."""
+
+_SAMPLES = {
+    "PUT tables": 5.0,  # _work/capture, _work/scores, kept, dropped, scores
+    "PUT receipts": 2.0 + 2 / 256,
+    "GET input": 2.0,  # by capture and by emit
+    "HEAD input": 2.0,  # has it changed?
+    "GET _work/capture": 3.0,  # by fit, by scoring, by emit
+    "GET _work/scores": 4.0,  # the bin of the cut, its ties, the ranks, emit
+    "DELETE _work": 4.0,
+}
+COUNTED_REQUESTS: Mapping[str, Mapping[str, float]] = {
+    "saft": _SAMPLES,
+    # No _work/scores; the losses are read for the histogram, the bin, the ties, the statistics and by emit.
+    "toss": {**_SAMPLES, "PUT tables": 4.0, "GET _work/scores": 0.0, "GET _work/capture": 5.0, "DELETE _work": 3.0},
+}
+"""Of one shard whose parts are all there, counted in the code; `scale.py --requests` counts them at a server."""
+
+COUNTED = frozenset({"requests", "losses_token", "training_token"})
 
 
 @dataclass(frozen=True)
@@ -110,32 +136,28 @@ class Cost:
 
 
 def measured(results: Mapping[str, Any]) -> Measured:
-    """Raises KeyError for a mode of scale.py that has not been run."""
-    runs, each = results["rows"]["runs"], results["driver"]["each_shard"]
-    small, large = runs[0], runs[-1]
-    written, shards = large["written"], large["shards"]
-    toss = results["rows, toss"]["runs"][-1]
-    tokens = toss["rows"] * toss["tokens_per_row"]
+    """Raises KeyError for --rows and --driver, if they have not been run. What the other modes of scale.py have not
+    measured yet is counted instead."""
+    run, each = results["rows"]["runs"][-1], results["driver"]["each_shard"]
+    written = run["written"]
     null_width = 16  # of null_model.py
-
-    def driver_cpu(run: Mapping[str, Any]) -> float:
-        return float(sum(stage["cpu"]["driver"] for stage in run["stages"].values()))
-
-    def a_row(run: Mapping[str, Any], *folders: str) -> float:
-        return float(sum(run["written"][folder]["bytes"] for folder in folders) / run["rows"])
-
-    return Measured(
-        base_mb=small["peaks_mb"]["driver"] - each["driver_kb"] * small["shards"] / 1000,
+    found = Measured(
+        base_mb=run["peaks_mb"]["driver"],
         driver_kb=each["driver_kb"],
-        driver_cpu_ms=1000 * (driver_cpu(large) - driver_cpu(small)) / (shards - small["shards"]),
+        driver_cpu_ms=each["cpu_ms"],
         manifest_bytes=each["manifest_bytes"],
-        receipt_bytes=sum(entry["bytes"] for name, entry in written.items() if "/receipts/" in name) / shards,
-        capture_row=a_row(large, "_work/capture") - 4 * null_width,
-        score_row=a_row(large, "scores", "_work/scores"),
-        losses_token=toss["written"]["_work/losses"]["bytes"] / tokens,
-        training_token=(a_row(toss, "kept", "dropped") - a_row(large, "kept", "dropped")) * toss["rows"] / tokens,
-        requests={method: results["requests"][method]["curate"]["each_shard"] for method in ("saft", "toss")},
+        receipt_bytes=sum(entry["bytes"] for name, entry in written.items() if "/receipts/" in name) / run["shards"],
+        capture_row=written["_work/capture"]["bytes"] / run["rows"] - 4 * null_width,
+        score_row=(written["scores"]["bytes"] + written["_work/scores"]["bytes"]) / run["rows"],
+        losses_token=LOSSES_TOKEN,
+        training_token=TRAINING_TOKEN,
+        requests=COUNTED_REQUESTS,
+        counted=COUNTED,
     )
+    if "requests" in results:
+        requests = {method: results["requests"][method]["curate"]["each_shard"] for method in COUNTED_REQUESTS}
+        found = replace(found, requests=requests, counted=found.counted - {"requests"})
+    return found
 
 
 def cost(samples: int, model: str, method: str, found: Measured, assumed: Assumed) -> Cost:
@@ -201,7 +223,7 @@ def parameters(shape: Shape) -> int:
 
 def table(costs: Sequence[Cost]) -> str:
     header = ["samples", "GPU-hours", "days on 8 GPUs", "GPU $", "requests", "request $", "in _work", "output",
-              "receipts", "manifest.json", "driver's memory", "driver's CPU"]  # fmt: skip
+              "receipts", "manifest.json", "driver's memory", "driver's own CPU"]  # fmt: skip
     rows = [
         [
             f"{amount(each.samples)}, {each.model}, {each.method}",
@@ -245,19 +267,28 @@ def inputs(found: Measured, assumed: Assumed) -> str:
     """What the table was made from."""
     said = {
         "driver's memory": f"{found.base_mb:,.0f} MB and {found.driver_kb:.2f} kB a shard",
-        "driver's CPU": f"{found.driver_cpu_ms:.1f} ms a shard",
+        "driver's own CPU, without Ray's": f"{found.driver_cpu_ms:.2f} ms a shard",
         "manifest.json": f"{found.manifest_bytes:,.0f} bytes a shard",
         "receipts and their compact files": f"{found.receipt_bytes:,.0f} bytes a shard of both stages",
         "a captured row, besides its vectors": f"{found.capture_row:.1f} bytes",
         "scores of a row, before and after the cut": f"{found.score_row:.1f} bytes",
-        "losses and ids of a token (toss)": f"{found.losses_token:.2f} bytes",
-        "training columns of a token (toss)": f"{found.training_token:.2f} bytes",
+        "losses and ids of a token (toss)": f"{found.losses_token:.3g} bytes",
+        "training columns of a token (toss)": f"{found.training_token:.3g} bytes",
         **{
             f"requests a shard ({'toss' if method == 'toss' else 'larf, saft'})": f"{sum(kinds.values()):.1f}"
             for method, kinds in found.requests.items()
         },
     }
-    measured_rows = [[name, text, "measured"] for name, text in said.items()]
+    by_code = {
+        "requests": "requests a shard",
+        "losses_token": "losses and ids of a token",
+        "training_token": "training columns of a token",
+    }
+    counted = tuple(text for name, text in by_code.items() if name in found.counted)
+    measured_rows = [
+        [name, text, "counted in the code" if counted and name.startswith(counted) else "measured"]
+        for name, text in said.items()
+    ]
     assumed_rows = [[f"`{item.name}`", f"{getattr(assumed, item.name):.6g}", "assumed"] for item in fields(assumed)]
     return markdown(["what", "value", "from"], [*measured_rows, *assumed_rows])
 

@@ -31,7 +31,7 @@ from tamis.pipeline.planning.plan import make_plan
 from tamis.pipeline.run.incomplete import write_manifest
 from tamis.pipeline.storage.store import Store
 
-COUNTS = (1_000, 10_000, 50_000, 100_000)
+COUNTS = (1_000, 10_000, 50_000)
 ROWS = 5_000
 
 

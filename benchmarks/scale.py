@@ -4,7 +4,7 @@
     python benchmarks/scale.py --rows 100000 5000000
     python benchmarks/scale.py --rows 20000 --method toss   the bytes that TOSS writes
     python benchmarks/scale.py --shards 1000 10000          few rows, many shards: what each shard costs
-    python benchmarks/scale.py --driver                     the driver's memory at up to 100,000 shards
+    python benchmarks/scale.py --driver                     the driver's memory at up to 50,000 shards
     python benchmarks/scale.py --requests                   requests to an S3 server of this machine, by kind
     python benchmarks/scale.py --rate                       rows/s at 50,000 rows, three times: a minute
 
@@ -23,7 +23,8 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,34 +45,44 @@ def main() -> None:
     arguments = parse()
     facts = machine.facts(also=("ray", "pyarrow", "fsspec", "s3fs"))
     print(machine.line(facts["machine"]))
+
+    def save(section: str, found: Mapping[str, Any]) -> None:
+        if arguments.json is not None:
+            known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+            known[section] = facts | found
+            arguments.json.write_text(json.dumps(known, indent=2) + "\n")
+
     with tempfile.TemporaryDirectory(prefix="tamis-scale-") as name:
         folder = Path(name)
         if arguments.requests:
-            found, section, show = measure_requests(folder), "requests", show_requests
+            section, measure, show = "requests", measure_requests, show_requests
         elif arguments.driver:
-            found, section, show = measure_driver(folder), "driver", show_driver
+            section, measure, show = "driver", measure_driver, show_driver
         elif arguments.shards:
-            found, section, show = measure_shards(folder, arguments.shards), "shards", show_shards
+            section, measure, show = "shards", partial(measure_shards, counts=arguments.shards), show_shards
         elif arguments.rate:
-            found, section, show = measure_rate(folder, arguments.repeats), "rate", show_rate
+            section, measure, show = "rate", partial(measure_rate, repeats=arguments.repeats), show_rate
         else:
-            found, show = measure_rows(folder, arguments.rows, arguments.method), show_rows
             section = "rows" if arguments.method == "saft" else f"rows, {arguments.method}"
+            save_runs = partial(save, section)  # each when it is there: the next one may take an hour
+            measure = partial(measure_rows, sizes=arguments.rows, method=arguments.method, save=save_runs)
+            show = show_rows
+        found = measure(folder)
+    save(section, found)
     show(found)
-    if arguments.json is not None:
-        known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-        known[section] = facts | found
-        arguments.json.write_text(json.dumps(known, indent=2) + "\n")
 
 
 # --- what is measured ---------------------------------------------------------------------------------------------
 
 
-def measure_rows(folder: Path, sizes: list[int], method: str) -> dict[str, Any]:
+def measure_rows(
+    folder: Path, sizes: list[int], method: str, save: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
     model = make_models(folder)
     runs = []
     for rows in sizes:
         runs.append(run(folder, model, Setting(rows, method)))
+        save({"runs": runs})
         print(_said(runs[-1]), file=sys.stderr)
     return {"runs": runs, "growth": growth(runs[0], runs[-1]), "target": {"time": TARGET_TIME, "memory": TARGET_MEMORY}}
 
@@ -200,7 +211,7 @@ def parse() -> argparse.Namespace:
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes, the smallest first")
     modes.add_argument("--shards", type=int, nargs=2, help="numbers of shards, of 20 rows each")
-    modes.add_argument("--driver", action="store_true", help="the driver's own work at up to 100,000 shards")
+    modes.add_argument("--driver", action="store_true", help="the driver's own work at up to 50,000 shards")
     modes.add_argument("--requests", action="store_true", help="count requests to an S3 server of this machine")
     modes.add_argument("--rate", action="store_true", help="rows/s at 50,000 rows")
     parser.add_argument("--method", choices=["saft", "toss"], default="saft", help="of --rows (default saft)")

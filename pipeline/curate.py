@@ -162,7 +162,7 @@ def dry_run(
         with ray_early(address, needed=joins(address)):
             cluster = cluster_now(address)
             plan = placed_without_cluster(plan) if cluster is None else placed(plan, cluster)
-            return foretold(plan, rate), state
+            return foretold(plan, rate, begun=state == "started"), state
 
 
 def _check_lineage(job: Job) -> None:

@@ -24,8 +24,9 @@ _TRAINED_BYTES = 17
 """Of one token in kept/ under TOSS: input_ids, attention_mask, labels, token_risk."""
 
 
-def foretold(plan: Plan, rate: str | None) -> Plan:
-    """A placed plan with its forecast. rate: as for `rate_of`. Raises ConfigError as that does."""
+def foretold(plan: Plan, rate: str | None, *, begun: bool = False) -> Plan:
+    """A placed plan with its forecast. rate: as for `rate_of`. begun: whether an earlier command has done a part; the
+    forecast is of the whole run all the same. Raises ConfigError as `rate_of` does."""
     assert plan.placement is not None
     pool = plan.placement.pool
     assert pool is not None
@@ -34,6 +35,8 @@ def foretold(plan: Plan, rate: str | None) -> Plan:
         "writes": writes(plan),
         "time": time(plan, pool, rate_of(rate, plan, pool)),
     }
+    if begun:
+        said = {name: f"{text}; all of the run, with what is done already" for name, text in said.items()}
     return replace(plan, forecast=said)
 
 

@@ -219,6 +219,12 @@ def test_a_corpus_of_bad_rows_has_no_time(plan: Planner) -> None:
     assert "time not known: no sampled row has tokens" in told(made, "10")
 
 
+def test_a_run_that_was_begun_is_forecast_as_a_whole(plan: Planner) -> None:
+    said = foretold(placed_without_cluster(plan()), "10", begun=True).forecast
+    assert all(text.endswith("; all of the run, with what is done already") for text in said.values())
+    assert "done already" not in told(plan(), "10")
+
+
 # --- measured before ----------------------------------------------------------------------------------------------
 
 Earlier = Callable[..., str]
