@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -302,3 +303,17 @@ def test_several_answers_without_one_that_counts_are_named(flag: dict[str, Any])
 def test_a_column_without_values_is_named() -> None:
     with pytest.raises(ValueError, match="messages is null in all sampled rows"):
         detect(["messages", "id"], [{"messages": None, "id": "x"}])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("thread", CHAT, "thread seems to hold chats: set input.columns={messages: thread}"),
+        ("log", SHARED_QUESTION, "log seems to hold chats: set input.columns={conversations: log}"),
+        ("dialog", ["a", "b"], "set input.dialect=alternating and input.columns={messages: dialog}"),
+        ("what I said to it", "a", "in the columns ..., id; some of their names are sentences"),
+    ],
+)
+def test_a_chat_under_another_name_is_named(column: str, value: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        detect([column, "id"], [{column: value, "id": "x", "tags": ["a", "b"]}])
