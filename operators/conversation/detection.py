@@ -61,8 +61,6 @@ _SPOKEN = re.compile(r"dialog|turn|utterance|thread|chat|conv", re.IGNORECASE)
 _LONG, _WORDS = 60, 4
 """A name of a column with more characters or words is a sentence."""
 
-_ANSWER = re.compile(r"response|answer|completion|output|reply|ref|candidate|conversation|messages|chat", re.IGNORECASE)
-
 
 SampledRows = Sequence[Mapping[str, Any]]
 
@@ -178,9 +176,7 @@ def _hint(columns: Sequence[str], rows: SampledRows) -> str:
             "some of their names are sentences: if the first line of a CSV file is a row, write a line with the names "
             "of the columns before it; "
         )
-    several = next(
-        (found for name in columns if _ANSWER.search(name) and len(found := alternatives(name, columns)) > 1), None
-    )
+    several = next((group for name in columns if len(group := alternatives(name, columns)) > 1), None)
     if several is not None:
         return (
             f"{listed(several)} seem to be answers or chats of which one counts; write that one into a column of its "

@@ -282,6 +282,8 @@ def test_lists_of_answers_are_no_turns() -> None:
         ({"prompt": "q", "response_a": "x", "response_b": "y", "chosen": "response_b"}, "response_b"),
         ({"question": "q", "Answer 1": "x", "Answer 2": "y", "answer": "2"}, "Answer 1, Answer 2"),
         ({"question": "q", "A": "x", "B": "y", "answer": "B"}, "B"),
+        ({"question": "q", "answer_1": "x", "answer_2": "y", "answer": 2}, "answer_1, answer_2"),
+        ({"question": "q", "answer_a": "x", "answer_b": "y", "answer": 0}, "answer_a, answer_b"),
         ({"messages": [{"role": "user", "content": "q"}], "out_a": "x", "out_b": "y", "chosen": "B"}, "out_a, out_b"),
     ],
 )
