@@ -57,7 +57,9 @@ _RARE_PAIRS = (
 )
 """Tried if there is nothing else."""
 
-_ANSWER = re.compile(r"response|answer|completion|output|reply|ref|candidate|conversation|messages|chat", re.I)
+_SPOKEN = re.compile(r"dialog|turn|utterance|thread|chat|conv", re.IGNORECASE)
+_LONG, _WORDS = 60, 4
+"""A name of a column with more characters or words is a sentence."""
 
 
 SampledRows = Sequence[Mapping[str, Any]]
@@ -132,9 +134,7 @@ def _detect(spelt: Mapping[str, str], rows: SampledRows, complete: bool) -> Dial
     for reading in readings:
         _refuse_flags(reading, spelt, rows)
     if not readings:
-        raise ValueError(
-            f"no conversation found in the columns {listed([*spelt.values()])}; {_hint(columns, rows)}{BY_HAND}"
-        )
+        raise ValueError(f"no conversation found in {_names(spelt)}; {_hint(columns, rows)}{BY_HAND}")
     first = readings[0]
     others = [reading for reading in readings[1:] if not _agree(first, reading, rows)]
     if others:
@@ -164,15 +164,29 @@ def _refuse_flags(reading: Dialect, spelt: Mapping[str, str], rows: SampledRows)
     )
 
 
+def _names(spelt: Mapping[str, str]) -> str:
+    """The columns for a message. Names that may be the text of a row are not shown."""
+    shown = [name if len(name) <= _LONG and len(name.split()) <= _WORDS else "..." for name in spelt.values()]
+    return f"the columns {listed(shown)}"
+
+
 def _hint(columns: Sequence[str], rows: SampledRows) -> str:
-    several = next(
-        (found for name in columns if _ANSWER.search(name) and len(found := alternatives(name, columns)) > 1), None
-    )
+    if any(len(column) > _LONG or len(column.split()) > _WORDS for column in columns):
+        return (
+            "some of their names are sentences: if the first line of a CSV file is a row, write a line with the names "
+            "of the columns before it; "
+        )
+    several = next((group for name in columns if len(group := alternatives(name, columns)) > 1), None)
     if several is not None:
         return (
             f"{listed(several)} seem to be answers or chats of which one counts; write that one into a column of its "
             "own, or name one of them for all rows; "
         )
+    for column in columns:
+        layout = chat_layout(filled_values(rows, column)) if column not in CHATS else None
+        if layout is not None and (layout != "alternating" or _SPOKEN.search(column)):
+            setting = Dialect.of(layout, **{_chat_part(layout): column}).setting([column])
+            return f"{column} seems to hold chats: set {setting}; "
     for column in (*CHATS, *ANSWERS):
         if column in columns and not filled_values(rows, column):
             return f"{column} is null in all sampled rows; "

@@ -13,6 +13,10 @@ from tamis.operators.problems import RowProblem
 
 _LABEL = re.compile(r"\s*[A-Za-z]{2,12}\s*:")
 _ALTERNATIVE = re.compile(r"(.*[^\W\d_].*?)[_ -]?((?<=[_ -])[A-Ha-h]|\d{1,2})", re.DOTALL)
+_ANSWER = re.compile(
+    r"response|answer|completion|out|reply|ref|candidate|conversation|messages|chat|option|choice|text|generation|model",
+    re.IGNORECASE,
+)
 _PYTHON = re.compile(r"\s*\[\s*\{\s*'")
 
 
@@ -113,19 +117,19 @@ def _is_transcript(value: Any) -> bool:
 
 
 def alternatives(column: str, columns: Sequence[str]) -> list[str]:
-    """The columns whose names differ from this one's by one last word, of letters a to h or numbers: response_a and
-    response_b, answer1 and answer2. Only itself, or nothing, if it is none of several."""
+    """The columns of answers whose names differ from this one's by one last word, of letters a to h or numbers:
+    response_a and response_b, answer1 and answer2. Only itself, or nothing, if it is none of several."""
     found = _ALTERNATIVE.fullmatch(column)
-    if found is None:
+    if found is None or not _ANSWER.search(column):
         return []
     return [other for other in columns if (also := _ALTERNATIVE.fullmatch(other)) and also[1] == found[1]]
 
 
 def columns_named_by(values: Sequence[Any], columns: Sequence[str]) -> list[str]:
     """The columns of which the values name one each: by its name, or by the last word of several columns that differ
-    in that only. Empty if some value is another text."""
-    wanted = {value.strip().lower() for value in values if isinstance(value, str)}
-    if not wanted or len(values) != sum(isinstance(value, str) for value in values):
+    in that only, or by its number among these. Empty if some value is another text or number."""
+    wanted = {str(value).strip().lower() for value in values}
+    if not wanted or not all(isinstance(value, (str, int)) and not isinstance(value, bool) for value in values):
         return []
     by_name = [column for column in columns if column.lower() in wanted]
     if {column.lower() for column in by_name} == wanted:
@@ -133,7 +137,8 @@ def columns_named_by(values: Sequence[Any], columns: Sequence[str]) -> list[str]
     for column in columns:
         group = alternatives(column, columns)
         last = {found[2].lower() for each in group if (found := _ALTERNATIVE.fullmatch(each))}
-        if len(group) > 1 and wanted <= last:
+        numbers = {str(number) for number in range(len(group) + 1)}  # counted from 0 or from 1
+        if len(group) > 1 and (wanted <= last or wanted <= numbers):
             return group
     return []
 

@@ -30,6 +30,10 @@ _READ_IN_TURNS = frozenset(
     }
 )
 _LIKE_A_MARK = re.compile(r"(?:.*_)?(?:no_?)?(?:loss|mask|masked|train\w*|learn\w*|weights?)(?:_.*)?")
+_REASONS = re.compile(
+    r"(?:.*_)?(?:cot|chain_of_thought|thoughts?|thinking|think|reasoning(?:_content|_trace|_steps)?|rationale|scratchpad)"
+)
+_SPLITS = frozenset({"train", "training", "validation", "valid", "val", "dev", "test", "eval", "evaluation"})
 _RENDERED = re.compile(
     r"<\|(?:im_start|start_header_id|user|assistant|start|turn)\|>|\[INST\]|<start_of_turn>"
     r"|<\uff5c(?:User|Assistant)\uff5c>"
@@ -61,7 +65,7 @@ def remarks(dialect: Dialect, columns: Sequence[str], rows: Sequence[Mapping[str
     sample = _Sample(dialect, columns, rows, [_parts(row, dialect) for row in rows])
     labels, are_false = _labels(sample)
     warnings = [*_left_out(sample), *_open_ends(sample), *_transcripts(sample), *_own_systems(sample)]
-    warnings += [*_rendered(sample), *_marks(sample)]
+    warnings += [*_rendered(sample), *_marks(sample), *_reasons(sample), *_splits(sample)]
     warnings += labels if are_false else []
     notes = [
         *_order(sample),
@@ -208,6 +212,37 @@ def _marks(sample: _Sample) -> list[str]:
         f"not read, though it may say what is trained on: {listed(found)}; rows count from 0. Marks are read on turns, "
         "as train (true or false) or weight (0 or above)"
     ]
+
+
+def _reasons(sample: _Sample) -> list[str]:
+    """Columns of reasoning beside the answer, which trainers of reasoning put before it."""
+    filled = {
+        column: values
+        for column in sample.columns
+        if column not in sample.dialect.reads
+        and _REASONS.fullmatch(usual(column))
+        and any(map(_holds_text, (values := sample.filled(column)).values()))
+    }
+    if not filled:
+        return []
+    found = [f"{column} (row {min(values)})" for column, values in filled.items()]
+    return [
+        f"columns that may be the first part of the answer are not read: {listed(found)}; rows count from 0. If "
+        "a model is trained on them, join them with the answer in one column, as the trainer does"
+    ]
+
+
+def _splits(sample: _Sample) -> list[str]:
+    """A column that says of which split a row is: the rows of all of them are read."""
+    for column in sample.columns:
+        if usual(column) in ("split", "subset", "set", "partition") and column not in sample.dialect.parts:
+            values = {str(value).strip().lower() for value in sample.filled(column).values()}
+            if len(values) > 1 and values & _SPLITS:
+                return [
+                    f"{column} has {len(values)} values among the sampled rows, as of train and test; the rows of all "
+                    "of them are read as one corpus: take out beforehand what is not trained on"
+                ]
+    return []
 
 
 def _own_systems(sample: _Sample) -> list[str]:

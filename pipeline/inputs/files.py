@@ -14,7 +14,7 @@ from tamis.pipeline.errors import InputError, error_text
 from tamis.pipeline.inputs.contents import told_by_content
 from tamis.pipeline.inputs.discovery import Found, Listing, expand
 from tamis.pipeline.inputs.discovery import identity_of as identity_of
-from tamis.pipeline.inputs.formats import READ_HERE, has_no_ending, split_suffixes
+from tamis.pipeline.inputs.formats import READ_HERE, has_no_ending, known_otherwise, split_suffixes
 from tamis.pipeline.inputs.formats import TEXT_FORMATS as TEXT_FORMATS
 from tamis.pipeline.inputs.hub import DatasetPart
 from tamis.pipeline.storage.addresses import is_local
@@ -188,9 +188,11 @@ def _describe(found: Found, root: str, format: str, options: Mapping[str, Any]) 
         except (OSError, ValueError) as error:
             return f"{file}: {error_text(error)}"
     if kind is None:
-        why = "the ending does not say what it is"
+        why = known_otherwise(file) or "the ending does not say what it is"
         if found.in_folder:
             return _Passed(name, why)
+        if known_otherwise(file):
+            return f"{file}: {why}"
         return f"{file}: {why}; set input.format (jsonl, json, parquet, csv, tsv, arrow)"
     if compression is not None and kind not in TEXT_FORMATS:
         return f"{file}: {kind} is already compressed inside; unpack the {compression} layer first"

@@ -25,6 +25,12 @@ TEXT_FORMATS = frozenset({"jsonl", "json", "csv", "tsv"})
 READ_HERE = f"{', '.join(FORMATS)}; plain, {', '.join(COMPRESSIONS)}"
 """For messages: the suffixes of data files."""
 
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar")
+_NOT_READ = (
+    *(".orc", ".avro", ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml", ".html", ".pdf", ".db", ".sqlite", ".duckdb"),
+    *(".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5", ".tfrecord", ".lance", ".msgpack"),
+)
+
 _SPARK_PART = re.compile(r"part-[\w-]+\.c\d+")
 
 
@@ -35,6 +41,15 @@ def split_suffixes(file: str) -> tuple[str | None, str | None]:
     if compression is not None:
         last = posixpath.splitext(stem)[1]
     return FORMATS.get(last), compression
+
+
+def known_otherwise(file: str) -> str:
+    """What a file of a kind that is not read here is, and what to do; "" for any other."""
+    name = file.lower()
+    if name.endswith(_ARCHIVES):
+        return "an archive; unpack it and name the folder"
+    kind = next((ending for ending in _NOT_READ if name.endswith(ending)), None)
+    return "" if kind is None else f"a {kind} file, which is not read; convert it to Parquet or JSON lines"
 
 
 def has_no_ending(file: str) -> bool:

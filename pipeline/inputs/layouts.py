@@ -135,6 +135,10 @@ def _csv(head: bytes, whole: bool, format: str, delimiter: str, quoting: str) ->
     delimiters = [delimiter] if delimiter else [usual, *(each for each in _DELIMITERS if each != usual)]
     ways = [(each, quoted) for each in delimiters for quoted in _quotings(each, quoting)]
     text = head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    if "\r" in text and "\n" not in text and (whole or text.count("\r") > 1):
+        raise ValueError(
+            "its lines end in carriage returns alone, as on old Macs; convert it: tr '\\r' '\\n' < OLD > NEW"
+        )
     if note := re.match(r"sep=.(?=\r?\n)", text):
         raise ValueError(f"its first line ({note[0]}) is a note for Excel; take it out")
     if not whole:

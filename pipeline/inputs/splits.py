@@ -66,7 +66,7 @@ def splits_by_partition(files: Sequence[str]) -> Splits:
     for key, found in values.items():
         words = {split for value in found for split, rule in _IN_FOLDER.items() if rule.fullmatch(value.lower())}
         if len(found) > 1 and ("train" in words or (words and key.lower() in _SPLIT_KEYS)):
-            return found
+            return dict(sorted(found.items(), key=lambda each: _IN_FOLDER["train"].fullmatch(each[0].lower()) is None))
     return {}
 
 

@@ -445,7 +445,7 @@ def json_note(files: Sequence[Scanned], typed: pa.Schema | None) -> tuple[str, .
     found = [place for place in json_places(output_schema(typed, seen)) if place not in known]
     if not found:
         return ()
-    return (f"JSON text in kept/, as their keys or types differ by row in the sampled rows: {listed(found)}",)
+    return (f"JSON text in kept/, as their keys or types differ between the sampled rows: {listed(found)}",)
 
 
 def _check_amounts(job: Job, rows: int, info: ModelInfo) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -281,6 +282,8 @@ def test_lists_of_answers_are_no_turns() -> None:
         ({"prompt": "q", "response_a": "x", "response_b": "y", "chosen": "response_b"}, "response_b"),
         ({"question": "q", "Answer 1": "x", "Answer 2": "y", "answer": "2"}, "Answer 1, Answer 2"),
         ({"question": "q", "A": "x", "B": "y", "answer": "B"}, "B"),
+        ({"question": "q", "answer_1": "x", "answer_2": "y", "answer": 2}, "answer_1, answer_2"),
+        ({"question": "q", "answer_a": "x", "answer_b": "y", "answer": 0}, "answer_a, answer_b"),
         ({"messages": [{"role": "user", "content": "q"}], "out_a": "x", "out_b": "y", "chosen": "B"}, "out_a, out_b"),
     ],
 )
@@ -302,3 +305,17 @@ def test_several_answers_without_one_that_counts_are_named(flag: dict[str, Any])
 def test_a_column_without_values_is_named() -> None:
     with pytest.raises(ValueError, match="messages is null in all sampled rows"):
         detect(["messages", "id"], [{"messages": None, "id": "x"}])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("thread", CHAT, "thread seems to hold chats: set input.columns={messages: thread}"),
+        ("log", SHARED_QUESTION, "log seems to hold chats: set input.columns={conversations: log}"),
+        ("dialog", ["a", "b"], "set input.dialect=alternating and input.columns={messages: dialog}"),
+        ("what I said to it", "a", "in the columns ..., id; some of their names are sentences"),
+    ],
+)
+def test_a_chat_under_another_name_is_named(column: str, value: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        detect([column, "id"], [{column: value, "id": "x", "tags": ["a", "b"]}])

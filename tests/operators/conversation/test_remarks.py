@@ -164,3 +164,18 @@ def test_labels_of_kto_that_are_0_or_1() -> None:
             [warning] = of(*rows).warnings
             assert "the answers of 1 of 2 sampled rows are labelled false" in warning
     assert of({**row, "label": 0}, {**row, "label": 3}).warnings == ()
+
+
+@pytest.mark.parametrize("column", ["reasoning", "Complex_CoT", "thinking", "model_rationale"])
+def test_reasoning_beside_the_answer_is_said(column: str) -> None:
+    [warning] = of(PAIR, {**PAIR, column: "It hatches."}).warnings
+    assert warning.startswith(f"columns that may be the first part of the answer are not read: {column} (row 1); rows")
+    assert of({**PAIR, column: ""}).warnings == ()
+
+
+def test_rows_of_several_splits_are_said() -> None:
+    for values in (("train", "test"), ("Training", "held out")):
+        [warning] = of(*({**PAIR, "split": value} for value in values)).warnings
+        assert warning.startswith("split has 2 values among the sampled rows, as of train and test")
+    for values in (("train", "train"), ("en", "de")):
+        assert of(*({**PAIR, "split": value} for value in values)).warnings == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import fsspec
 import pytest
 
 from tamis.pipeline.errors import ConfigError, InputError
-from tamis.pipeline.inputs.files import SourceFile, identity_of, resolve
+from tamis.pipeline.inputs.files import SourceFile, find, identity_of, resolve
 
 LINE = b'{"a": 1}\n'
 
@@ -256,3 +257,21 @@ def test_identity_prefers_the_etag() -> None:
     assert identity_of({"ETag": '"abc"', "LastModified": "today"}) == "abc"
     assert identity_of({"LastModified": "today", "size": 3}) == "today"
     assert identity_of({"size": 3}) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a.zip", "an archive; unpack it and name the folder"),
+        ("a.tar.gz", "an archive; unpack it and name the folder"),
+        ("a.jsonl.tgz", "an archive; unpack it and name the folder"),
+        ("a.orc", "a .orc file, which is not read; convert it to Parquet or JSON lines"),
+        ("A.XLSX", "a .xlsx file, which is not read; convert it to Parquet or JSON lines"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=re.escape(f"{name}: {says}")):
+        resolve([str(tmp_path / name)], "auto", {})
+    (tmp_path / "b.jsonl").write_text("{}\n")
+    assert find([str(tmp_path)], "auto", {}).unread.files == (name,)

@@ -197,3 +197,9 @@ def test_a_header_that_comes_again_is_no_row(tmp_path: Path) -> None:
         again = values(scanned(tmp_path / "a.csv", f"{header}\n1,2\n\ufeff{header}\n3,4\n"))
         assert [getattr(value, "code", None) for value in again] == [None, "malformed_csv", None]
         assert "repeats the header" in again[1].message
+
+
+def test_carriage_returns_alone_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="its lines end in carriage returns alone, as on old Macs; convert it: tr"):
+        scanned(tmp_path / "a.csv", "prompt,response\ra,b\rc,d\r")
+    assert scanned(tmp_path / "b.csv", "prompt,response\r\na,b\r\n").rows == 1
