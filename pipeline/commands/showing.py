@@ -34,17 +34,11 @@ def night(found: Night) -> None:
     from tamis.pipeline.commands.night_screens import artifact_of, in_a_line, show_night
 
     sorts = found.listing
-    counts = (
-        {}
-        if sorts is None
-        else {
-            "new": len(found.inputs.files),
-            "covered": len(sorts.covered),
-            "touched": len(sorts.touched),
-            "duplicates": len(sorts.duplicates),
-            "changed": len(sorts.changed),
-        }
-    )
+    counts: dict[str, Any] = {}
+    if sorts is not None:
+        sizes = {"covered": sorts.covered, "touched": sorts.touched, "duplicates": sorts.duplicates}
+        counts = {name: len(files) for name, files in sizes.items()}
+        counts |= {"new": len(found.inputs.files), "changed": len(sorts.changed)}
     VOICE.show(
         lambda: show_night(console(), found),
         in_a_line(found),

@@ -108,8 +108,8 @@ def plan_night(
         from tamis.pipeline.nights.refit import gather
 
         gather(*_nights_to_fit(job, night))  # what would be missing is said now
-    given = {"with_texts": with_texts, "inputs": _with_facts(night), "rate": rate}
-    return dry_run(_job_of(job, night), address, show, **given)
+    mine, inputs = _job_of(job, night), _with_facts(night)
+    return dry_run(mine, address, show, with_texts=with_texts, inputs=inputs, rate=rate)
 
 
 def look(job: Job) -> Night:

@@ -288,6 +288,7 @@ def methods_in(captures: Captures) -> dict[str, Method]:
         section = section_of(kind)
         given = {key: value for key, value in given.items() if key in section.model_fields}
         method = kind(**settings_of(kind, section(**given)))
+        assert isinstance(method, Method), "an artifact is of methods that score samples"
         facts = captures.frozen.artifacts[name].facts
         if isinstance(method, Larf):
             method = replace(method, layer=facts["layer"], layer_chosen=facts["layer_chosen"])

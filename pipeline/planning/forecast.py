@@ -104,7 +104,8 @@ def _besides(plan: Plan) -> list[str]:
     if plan.job.masks_tokens:
         found.insert(1, "the training of reference models")
     if plan.job.method == ["toss-pro"]:
-        found.insert(2, f"{plan.job.toss.rounds:,} more pass{'es' * (plan.job.toss.rounds > 1)} under one model")
+        rounds = plan.job.of("toss-pro").rounds
+        found.insert(2, f"{rounds:,} more pass{'es' * (rounds > 1)} under one model")
     return found
 
 
