@@ -49,7 +49,8 @@ MethodFlag = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="larf, saft or one that an installed distribution offers (may be given again), or toss or toss-pro.",
+        help="contrast, larf, saft, matching, compliance or one that an installed distribution offers (may be given "
+        "again), or toss or toss-pro.",
     ),
 ]
 Drop = Annotated[

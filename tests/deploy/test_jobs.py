@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tamis.operators.methods import METHODS
 from tamis.pipeline.job.job_file import load_job
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -20,12 +21,7 @@ def test_an_example_job_is_valid(path: Path) -> None:
 
 def test_there_is_an_example_for_each_method() -> None:
     """Those that tamis brings; other distributions bring their own."""
-    assert {method for path in JOBS for method in load_job(str(path), {}).method} == {
-        "larf",
-        "saft",
-        "toss",
-        "toss-pro",
-    }
+    assert {method for path in JOBS for method in load_job(str(path), {}).method} == set(METHODS)
 
 
 @pytest.mark.parametrize("folder", ["deploy", *(f"deploy/{path.name}" for path in DEPLOY.iterdir() if path.is_dir())])
