@@ -36,7 +36,7 @@ from rich.table import Table
 from tamis.operators.conversation.messages import Conversation
 from tamis.operators.forward.representations import Representer
 from tamis.operators.methods import METHODS
-from tamis.operators.methods.protocol import Features, reduce_in_process
+from tamis.operators.methods.protocol import Features, Method, reduce_in_process
 from tamis.operators.requests import Request
 
 LAB = Path(__file__).resolve().parent / "lab"
@@ -77,7 +77,7 @@ def main() -> None:
         sys.exit("no model: give --model FOLDER, or --lab")
     blocks = number_of_blocks(model)
     layers = sorted({round(blocks * depth) for depth in (0.31, 0.5, 0.75)})
-    ways = [(name, layer) for name in METHODS for layer in layers if name != "csa"] + [("csa", None)]
+    ways = [(name, layer) for name, kind in METHODS.items() if issubclass(kind, Method) for layer in layers]
     found = {kind: represented(rows, model, wanted(ways, blocks)) for kind, rows in texts.items()}
     folds = [fold(found, half) for half in (0, 1)]
     rng = np.random.default_rng(0)
@@ -150,12 +150,12 @@ def number_of_blocks(model: Path) -> int:
     return int(json.loads((model / "config.json").read_text())["num_hidden_layers"])
 
 
-def wanted(ways: Sequence[tuple[str, int | None]], blocks: int) -> list[Request]:
+def wanted(ways: Sequence[tuple[str, int]], blocks: int) -> list[Request]:
     return sorted({request for name, layer in ways for request in method(name, layer).requests(blocks)})
 
 
-def method(name: str, layer: int | None) -> Any:
-    return METHODS[name]() if layer is None else METHODS[name](layer=layer)  # type: ignore[call-arg]
+def method(name: str, layer: int) -> Any:
+    return METHODS[name](layer=layer)  # type: ignore[call-arg]
 
 
 def represented(conversations: Sequence[Conversation], model: Path, requests: Sequence[Request]) -> Rows:
@@ -173,6 +173,7 @@ def scored(name: str, layer: int | None, blocks: int, each: Fold, rng: np.random
         return each.corpus.lengths.astype(np.float64)
     if name == "random":
         return rng.random(len(each.planted))
+    assert layer is not None
     chosen = method(name, layer)
     sources = {"corpus": [each.corpus.vectors], **{source: [rows] for source, rows in each.references.items()}}
     artifact = chosen.fit(reduce_in_process(sources), blocks)
