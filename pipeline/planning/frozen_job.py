@@ -120,7 +120,7 @@ def _refuse(frozen: Frozen, differing: list[Differing]) -> None:
         said = "; ".join(f"{key}: {what}" for key, what in differing)
         raise ConfigError(
             f"artifact: {frozen.where} was made with other settings, so its cut says nothing about these scores: "
-            f"{said}. Leave these settings out or set them as they were there, or fit anew without artifact"
+            f"{said}; leave these settings out, set them as they were, or fit anew without artifact"
         )
 
 
