@@ -233,7 +233,9 @@ def _expand_glob(filesystem: fsspec.AbstractFileSystem, pattern: str, shown: str
     inside = {str(parent) for file in files for parent in PurePosixPath(file).parents}
     folders = [file.rstrip("/") for file, info in meant.items() if info["type"] == "directory"]
     unread = {file: f"{_below(file, fixed)}/ (a folder)" for file in folders if file not in inside}
-    return Listing(found, unread, hidden)
+    splits = splits_by_name([_below(file, fixed) for file in files])
+    said = (f"{shown}: files of several splits ({', '.join(splits)}) become one corpus",) if _apart(splits) else ()
+    return Listing(found, unread, hidden, said)
 
 
 def _refuse_part(part: DatasetPart, shown: str) -> None:

@@ -78,8 +78,9 @@ def test_a_single_split_needs_no_name_and_configs_come_from_the_card(hub: Hub, t
     hub.add("datasets", "team/one", {"chats.jsonl": LINE})
     files = {"README.md": CARD, "en/a.jsonl": LINE, "en/b.jsonl.gz": b"x", "en/c.jsonl": LINE, "de/a.csv": b"a\nb\n"}
     hub.add("datasets", "team/two", files | {"notes.jsonl": LINE})
-    two = "hf://datasets/team/two"
-    one, english, german, open_, unknown = ask(
+    two, hive = "hf://datasets/team/two", "hf://datasets/team/hive"
+    hub.add("datasets", "team/hive", {f"n=1/split={split}/a.jsonl": LINE for split in ("train", "test")})
+    one, english, german, open_, unknown, mixed, test = ask(
         hub,
         tmp_path,
         [
@@ -88,6 +89,8 @@ def test_a_single_split_needs_no_name_and_configs_come_from_the_card(hub: Hub, t
             (two, {"config": "german"}),
             (two, {}),
             (two, {"config": "french"}),
+            (hive, {}),
+            (hive, {"split": "test"}),
         ],
     )
     assert one.names == ["chats.jsonl"]
@@ -96,6 +99,11 @@ def test_a_single_split_needs_no_name_and_configs_come_from_the_card(hub: Hub, t
     assert german.names == ["a.csv"]
     assert f"{two}: has 2 configs: english, german; choose one with --set input.config=english" in open_.problem
     assert unknown.problem == f"{two}: has no config french; it has english, german"
+    # Partitions, which `datasets` would read as one corpus.
+    assert f"{hive}: has 2 splits: train, test; choose one" in mixed.problem
+    assert [(file["url"].partition("/n=")[2], file["partition"]) for file in test.files] == [
+        ("1/split=test/a.jsonl", '[["n", "int32", 1], ["split", "string", "test"]]')
+    ]
 
 
 def test_paths_below_a_repository(hub: Hub, tmp_path: Path) -> None:

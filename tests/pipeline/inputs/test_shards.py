@@ -254,7 +254,7 @@ def test_a_table_may_have_no_rows(tmp_path: Path, kind: str) -> None:
     [
         ("open.csv", b'a,b\n1,"2\n', "not valid CSV near line"),
         ("twice.csv", b"a,a\n1,2\n", "names two columns 'a'"),
-        ("latin.csv", b"pr\xe9,b\n1,2\n", "its first line is not UTF-8; convert the file"),
+        ("latin.csv", b"pr\xe9,b\n1,2\n", "its first line is not UTF-8; set input.encoding"),
         ("object.json", b'{\n"a": 1}', "none of its keys (a) holds a list of objects"),
         ("text.json", b"words", "not JSON: a .json file holds an array of rows, or one object a line"),
         ("wide.jsonl", '{"a": 1}\n'.encode("utf-16"), "its text is UTF-16, and only UTF-8 is read; convert it: iconv"),

@@ -117,8 +117,11 @@ def test_splits_are_not_mixed_without_a_word(tmp_path: Path) -> None:
     assert found.unread.files == ("dataset_infos.json", "data/old.jsonl")
     with pytest.raises(InputError, match="has no split dev; it has train, test"):
         listed(tmp_path, split="dev")
-    # A glob names the files, so that nothing is unsaid.
-    assert len(listed(tmp_path / "data" / "*").files) == 3
+    for pattern in ("data/*", "*/*.jsonl"):
+        found = listed(tmp_path / pattern)
+        assert len(found.files) == 3
+        assert found.notes == (f"{tmp_path}/{pattern}: files of several splits (train, test) become one corpus",)
+    assert listed(tmp_path / "data" / "tr*").notes == ()
 
 
 def test_files_of_one_split_are_one_corpus(tmp_path: Path) -> None:
