@@ -6,8 +6,8 @@
 r is the residual stream after one block at one position. LARF's safe references are short refusals and its unsafe ones
 long answers, so its direction mixes "complies" with "is long". The corpus is the safe side here: what it has in common
 with the references, length and format among it, falls out of w. It is tamis's own method (docs/methods.md,
-"Contrast"). If a share p of the corpus is harmful in the way of the references, w is (1 - p) times as long and points the
-same way; where most of the corpus is harmful, little is left of it.
+"Contrast"). If a share p of the corpus is harmful in the way of the references, w is (1 - p) times as long and points
+the same way; where most of the corpus is harmful, little is left of it.
 """
 
 from __future__ import annotations
