@@ -174,10 +174,15 @@ class _Ahead:
                 self._ready.wait()
         if self._error is not None:
             raise self._error
-        alone = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # else the command has its own handler
-        if alone and threading.current_thread() is threading.main_thread():
-            # As Ray does where it is started in this thread, so that clean-up code runs.
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        if threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGTERM)
+            if handler is signal.SIG_DFL:
+                # As Ray does where it is started in this thread, so that clean-up code runs.
+                signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+            elif callable(handler):
+                # The command's own, again: Ray's C++ side has put one before it, which aborts the process 3 s later,
+                # however far the clean-up is.
+                signal.signal(signal.SIGTERM, handler)
 
     @property
     def stopped(self) -> bool:

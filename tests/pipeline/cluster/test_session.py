@@ -121,6 +121,27 @@ print(ray.is_initialized())
     assert printed.split() == ["1", "1", "42", "False", "False", "0", "True", "False"]
 
 
+def test_the_clean_up_of_a_stopped_command_has_more_than_three_seconds() -> None:
+    printed = run(
+        """
+import os, signal, time
+os.environ.pop("RAY_ADDRESS", None)
+from tamis.pipeline.cluster.session import ray_ahead, ray_session
+
+left = []
+# Ray's own handler, where it is left before this one, sets an alarm that aborts the process.
+signal.signal(signal.SIGTERM, lambda *_: left.append(signal.alarm(0)))
+with ray_ahead(None), ray_session(None):
+    os.kill(os.getpid(), signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while not left and time.monotonic() < deadline:
+        time.sleep(0.01)
+print(left)
+"""
+    )
+    assert printed.split() == ["[0]"]
+
+
 def test_nobody_uses_the_ray_that_starts_here_without_its_token() -> None:
     printed = run(
         """
