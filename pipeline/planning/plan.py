@@ -200,6 +200,7 @@ def make_plan(
     methods = methods_of(job)
     with waiting("plan", "opening the model"):
         model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
+    phase("plan", "looking at the model's files and the columns of the input")
     found_later = {name for name in methods if known()[name].kind.finds_block and isinstance(job.of(name).layer, str)}
     undecided = bool(found_later)
     requests = requests_of({name: methods[name] for name in methods if name not in found_later}, model.info)
