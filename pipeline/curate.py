@@ -223,6 +223,7 @@ def _opened(
         if job.masks_tokens and state != "complete":
             from tamis.pipeline.references.prepare import check_given
 
+            phase("plan", "looking at the reference models that the job names")
             check_given(plan)
         with ray_early(address, needed=needed and joins(address)):
             cluster = cluster_now(address)

@@ -212,6 +212,7 @@ def make_plan(
     methods = methods_of(job)
     with waiting("plan", "opening the model"):
         model = open_model(job.model, job.storage_options, Store(job.output, job.storage_options))
+    phase("plan", "looking at the model's files and the columns of the input")
     if artifact is not None:
         check_model(job, artifact.frozen, model)
     searches = {name: wanted for name, each in methods.items() if (wanted := each.block_search()) and wanted.open}

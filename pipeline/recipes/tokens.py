@@ -146,7 +146,6 @@ class _Run:
     def score(self) -> None:
         """Round 0: train both reference models, and compute the losses of all tokens under both."""
         began = time.monotonic()
-        phase("references", "looking for what is done already")
         for role in LOSS_COLUMNS:
             self.prepared[role] = self.models.prepare(role)
         if _rounds(self.plan):

@@ -29,6 +29,7 @@ from tamis.pipeline.references.training import TRAINING, reference_key, train_re
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run.paths import REFERENCES
 from tamis.pipeline.storage.store import Sealed, Store
+from tamis.pipeline.terminal.progress import phase
 
 TOKENISATION = "tokenizer and template"
 """A key of the fingerprint, and of training.json."""
@@ -80,6 +81,7 @@ class ReferenceModels:
     def prepare(self, role: str) -> Prepared:
         """The model `role` (utility or harmful), trained or adopted, as the job says."""
         given = self.plan.job.models_of(self.plan.job.method[0]).get(role)
+        phase("references", f"reading the {role} {'model' if given is not None else 'references'}")
         return self._adopt(role, given) if given is not None else self.train(role, role, self.rows(role))
 
     def train(self, role: str, name: str, rows: Sequence[Tokenised]) -> Prepared:
