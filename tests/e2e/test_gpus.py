@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from command import PROGRESS, Ran, kill_all, poll, start, tamis
-from outputs import alpaca_rows, check_whole, manifest_of, write_jsonl
+from outputs import alpaca_rows, check_whole, write_jsonl
 from ray_cluster import RayCluster
 from tiny_models import save_model
 from token_outputs import TRAINING, check_tokens_whole, reference_rows, sets
@@ -104,7 +104,6 @@ def data_of(out: Path) -> dict[str, bytes]:
     ("flags", "says"),
     [
         ([], "4 workers, one a GPU, on 1 node"),
-        (["--workers", 2], "2 workers, one a GPU, on 1 node"),
         (["--workers", 3, *sets("model.gpus_per_worker=0.5")], "3 workers, 2 a GPU, on 1 node"),
         (sets("model.gpus_per_worker=2"), "2 workers, 2 GPUs each, on 1 node"),
     ],
@@ -122,17 +121,8 @@ def test_samples_on_gpus(
     assert data_of(tmp_path / "out") == data_of(without)
 
 
-def test_one_gpu_of_four(sources: Sources, four: str, without: Path, tmp_path: Path) -> None:
-    """One worker computes on both cores, so it rounds differently; the counts are the same."""
-    done = ran(*sources.samples(tmp_path / "out", "--workers", 1), address=four)
-    assert "workers 1 worker, one a GPU, on 1 node" in words(done)
-    check_whole(tmp_path / "out", BOTH)
-    counts = manifest_of(tmp_path / "out")["counts"]
-    assert counts == manifest_of(without)["counts"]
-
-
 def test_layers_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
-    model = save_model(tmp_path / "model", blocks=2, width=32)  # few blocks, so few (block, factor) pairs
+    model = save_model(tmp_path / "model", blocks=1, width=32)  # few blocks, so few (block, factor) pairs
     out = tmp_path / "out"
     flags = [*sources.references, *sets('larf.refusal_markers=["qu", "ox"]', "shard_rows=24")]
     flags += ["--model", model, f"--set=larf.over_rejection_prompts={sources.folder}/prompts.jsonl"]
@@ -145,29 +135,35 @@ def test_layers_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
     assert blocks[0] is not None
     assert blocks[1] is not None
     assert blocks[0][0] == blocks[1][0]
-    curated = ["--input", sources.folder / "data.jsonl", "--method", "larf", "--output", out, "--drop", 0.2]
-    done = ran(*curated, *flags, address=four)
-    assert "layers " not in done.stderr, "the search is done"
-    check_whole(out, ["larf"])
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "workers"), [("toss", 2), ("toss-pro", 1)])
-def test_tokens_on_gpus(sources: Sources, four: str, tmp_path: Path, method: str, workers: int) -> None:
-    """Two workers train as a group of Ray Train, a single worker trains alone."""
-    job = ["--workers", workers]
-    if method == "toss":
-        trained = ran(*sources.tokens(method, tmp_path / "out", *job), address=four, command="references")
-        assert len(re.findall(FALLBACK, trained.stderr)) == 1
-        assert "train utility" in trained.stderr
-    done = ran(*sources.tokens(method, tmp_path / "out", *job), address=four)
+def test_tokens_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
+    """Two workers train as a group of Ray Train, in rounds."""
+    flags = ["--workers", 2]
+    done = ran(*sources.tokens("toss-pro", tmp_path / "out", *flags), address=four)
     assert len(re.findall(FALLBACK, done.stderr)) == 1
-    assert ("train utility" in done.stderr) == (method != "toss"), "it is done"
-    check_tokens_whole(tmp_path / "out", method, SHARE)
-    ran(*sources.tokens(method, tmp_path / "cpu", *job, *sets("model.device=cpu")), address=four)
+    assert "train harmful-1" in done.stderr
+    check_tokens_whole(tmp_path / "out", "toss-pro", SHARE)
+    ran(*sources.tokens("toss-pro", tmp_path / "cpu", *flags, *sets("model.device=cpu")), address=four)
     assert data_of(tmp_path / "out") == data_of(tmp_path / "cpu")
+
+
+def test_references_on_one_gpu(sources: Sources, four: str, tmp_path: Path) -> None:
+    """A single worker trains alone."""
+    for name, more in (("gpu", []), ("cpu", sets("model.device=cpu"))):
+        flags = sources.tokens("toss", tmp_path / name, "--workers", 1, *more)
+        trained = ran(*flags, address=four, command="references")
+        assert "train utility" in trained.stderr
+        assert len(re.findall(FALLBACK, trained.stderr)) == (name == "gpu")
+    for role in ("utility", "harmful"):
+        weights = [
+            (tmp_path / name / f"artifact/references/{role}/adapter_model.safetensors").read_bytes()
+            for name in ("gpu", "cpu")
+        ]
+        assert weights[0] == weights[1]
 
 
 # --- other clusters -----------------------------------------------------------------------------------------------
@@ -271,12 +267,11 @@ def test_patience_ends(sources: Sources, four: str, tmp_path: Path) -> None:
 # --- what cannot be -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["curate", "plan"])
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("command", "flags", "says"),
     [
-        (["--workers", 5], "5 workers of 1 GPU each do not fit the cluster's 4"),
-        (sets("model.gpus_per_worker=8"), "do not fit the cluster's 4 (at most 0 do; the largest node has 4)"),
+        ("curate", ["--workers", 5], "5 workers of 1 GPU each do not fit the cluster's 4"),
+        ("plan", sets("model.gpus_per_worker=8"), "do not fit the cluster's 4 (at most 0 do; the largest node has 4)"),
     ],
 )
 def test_more_than_there_is(
