@@ -233,10 +233,11 @@ class _Run:
     def _note_shared(self) -> None:
         """Find corpus rows that are also in a reference set: the run warns of them, and they must not be added to the
         harmful set again."""
+        read = {shard.role for shard in self.plan.reference_shards}
         digests = {
             role: frozenset(digest(row.input_ids) for row in self.models.rows(role))
             for role in LOSS_COLUMNS
-            if any(shard.role == training_role(self.plan.job, role) for shard in self.plan.reference_shards)
+            if training_role(self.plan.job, role) in read
         }
         for role, shared in shared_rows(self.store, self.scored(0), digests).items():
             count = sum(len(places) for places in shared.values())

@@ -74,7 +74,8 @@ class ReferenceModels:
         return self._rows[role]
 
     def _shards(self, role: str) -> list[Shard]:
-        return [shard for shard in self.plan.reference_shards if shard.role == training_role(self.plan.job, role)]
+        wanted = training_role(self.plan.job, role)
+        return [shard for shard in self.plan.reference_shards if shard.role == wanted]
 
     def prepare(self, role: str) -> Prepared:
         """The model `role` (utility or harmful), trained or adopted, as the job says."""
