@@ -68,9 +68,18 @@ def ray_address(_ray_cluster: tuple[str, Path]) -> str:
     return _ray_cluster[0]
 
 
+@pytest.fixture(scope="module")
+def driver(ray_address: str) -> Iterator[None]:
+    """This process as a driver on that cluster for all tests of a file: what one has started is warm for the next."""
+    from tamis.pipeline.cluster.session import ray_session
+
+    with ray_session(ray_address):
+        yield
+
+
 @pytest.fixture
 def session(ray_address: str) -> Iterator[None]:
-    """This process as a driver on that cluster."""
+    """This process as a driver on that cluster, anew for each test: its workers end with the test."""
     from tamis.pipeline.cluster.session import ray_session
 
     with ray_session(ray_address):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_every_method_but_our_own_has_a_paper() -> None:
 
 @pytest.mark.parametrize("name", [name for name, kind in SCORING.items() if "layer" in _settings(kind)])
 def test_layers_are_checked(name: str) -> None:
-    method = SCORING[name]
+    method: Any = SCORING[name]
     assert len({request.block for request in method().requests(12)}) == 1
     assert method(layer=3).requests(4)[0].block == 3
     with pytest.raises(ValueError, match=rf"{name}.layer=4: the model has blocks 0 to 3"):
@@ -96,8 +97,8 @@ def test_layers_are_checked(name: str) -> None:
     for bad in (-1, True, 1.0, "middle"):
         with pytest.raises(ValueError, match=f"{name}.layer"):
             method(layer=bad)  # type: ignore[arg-type]
-    if "position" in _settings(name):
+    if "position" in _settings(method):
         with pytest.raises(ValueError, match="position"):
-            method(position="first_token")  # type: ignore[call-arg]
+            method(position="first_token")
     with pytest.raises(ValueError, match="blocks=0"):
         method().requests(0)

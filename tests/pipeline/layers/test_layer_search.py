@@ -95,7 +95,7 @@ def test_a_model_that_broke_after_the_plan_is_named(tiny_model: Path, tmp_path: 
 # --- on actors ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("driver")
 def test_every_cell_is_counted_and_has_a_receipt(tiny_model: Path, expected: dict[str, int], tmp_path: Path) -> None:
     store, cells = Store(str(tmp_path)), all_cells(4)
     waits: list[str] = []
@@ -107,7 +107,7 @@ def test_every_cell_is_counted_and_has_a_receipt(tiny_model: Path, expected: dic
     assert {receipt["cell"]: receipt for receipt in receipts.done(store, STAGE, cells, "key")} == yielded
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("driver")
 def test_a_receipt_is_there_when_its_cell_is_yielded(tiny_model: Path, tmp_path: Path, actors: Actors) -> None:
     store = Store(str(tmp_path))
     running = search(spec_for(tiny_model), PROMPTS, all_cells(4), POOL, store, "key")
@@ -118,7 +118,7 @@ def test_a_receipt_is_there_when_its_cell_is_yielded(tiny_model: Path, tmp_path:
     actors.when(lambda found: not found)
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("driver")
 def test_an_error_in_a_worker_is_one_line_of_ours(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         list(search(spec_for(tmp_path), PROMPTS, all_cells(1), POOL, Store(str(tmp_path / "out")), "key"))
@@ -127,7 +127,7 @@ def test_an_error_in_a_worker_is_one_line_of_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("driver")
 def test_a_worker_that_dies_is_started_again(
     tiny_model: Path, expected: dict[str, int], tmp_path: Path, actors: Actors
 ) -> None:
@@ -142,7 +142,7 @@ def test_a_worker_that_dies_is_started_again(
     assert counts == expected
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("driver")
 def test_workers_that_keep_dying_end_the_search(
     tiny_model: Path, tmp_path: Path, actors: Actors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
