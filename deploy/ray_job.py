@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import select
 import shlex
 import signal
 import sys
@@ -31,7 +33,16 @@ STOPPED = 128 + signal.SIGTERM
 class Asked:
     """The first signal is noted, and the second ends this script at once, as if there were no handler."""
 
-    number = 0
+    def __init__(self) -> None:
+        self.number = 0
+        self._woken, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not through a signal."""
+        if select.select([self._woken], [], [], seconds)[0]:
+            os.read(self._woken, 64)
 
     def __call__(self, number: int, _: FrameType | None) -> None:
         self.number = number
@@ -64,7 +75,7 @@ def follow(client: JobSubmissionClient, job: str, asked: Asked, patience: float)
             if time.monotonic() - answered > patience:
                 _say(f"the job server does not answer ({_first_line(error)})")
                 return LOST
-            time.sleep(LOOK_SECONDS)
+            asked.wait(LOOK_SECONDS)
             continue
         answered = time.monotonic()
         print(log[seen:], end="", flush=True)
@@ -75,8 +86,7 @@ def follow(client: JobSubmissionClient, job: str, asked: Asked, patience: float)
                 code = 128 + asked.number
             _say(f"job {job}: {info.status.value.lower()}, exit code {code}")
             return code
-        # A signal that comes between the look and the sleep waits for its end: that is short.
-        time.sleep(LOOK_SECONDS)
+        asked.wait(LOOK_SECONDS)
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,14 @@ def test_no_job_server_is_a_fault_of_the_cluster_in_one_line() -> None:
     assert (done.returncode, done.stdout) == (5, "")
     [line] = done.stderr.splitlines()
     assert line.startswith("ray_job: no job server (")
+
+
+def test_a_signal_is_not_slept_through() -> None:
+    program = "import signal, sys; sys.path.insert(0, sys.argv[1]); import ray_job; asked = ray_job.Asked()\n"
+    program += "signal.signal(signal.SIGTERM, asked); print('up', flush=True); asked.wait(600); print(asked.number)"
+    command = [sys.executable, "-c", program, str(SCRIPT.parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        assert process.communicate(timeout=60)[0] == f"{int(signal.SIGTERM)}\n"

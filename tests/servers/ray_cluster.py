@@ -56,7 +56,7 @@ class RayCluster:
         self._flags = flags
         self._dashboard = _free_port() if job_server else None
         # On a busy machine a node and its dashboard agent take longer than the 30 s after which Ray gives up.
-        self._env |= {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
+        self._env |= {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
         if grows is not None:
             self._env |= {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID}
             # The first one tells nobody what it may bring.
