@@ -28,6 +28,7 @@ from faults import Request  # noqa: E402
 from whole_runs import _ENDED, inventory  # noqa: E402
 
 from tamis.pipeline.terminal.progress import Progress  # noqa: E402
+from tamis.pipeline.terminal.voice import Voice  # noqa: E402
 
 BURN = "import time\nwhile time.process_time() < {}: pass\n"
 
@@ -78,7 +79,7 @@ def test_files_are_counted_by_their_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["capture", "losses", "fit", "emit"])
 def test_the_line_that_ends_a_stage_is_known(stage: str) -> None:
     stream = io.StringIO()
-    progress = Progress(stage, 10, stream=stream)
+    progress = Progress(stage, 10, voice=Voice(stream))
     progress.advance(10, 50)
     progress.finish()
     lines = stream.getvalue().splitlines()
