@@ -210,7 +210,7 @@ def event_of(
                 "documentation": _documentation(plan),
             },
         ),
-        inputs=[*_inputs(plan), *_references(plan), _model(plan)],
+        inputs=[*_inputs(plan), *_references(plan), _model(plan), *_artifact(plan)],
         outputs=_outputs(plan, store, manifest),
     )
 
@@ -292,6 +292,19 @@ def _model(plan: Plan) -> InputDataset:
     version = str(plan.fingerprint.get("model", revision)) if revision == "local" else revision
     facets: dict[str, Any] = {"version": dataset_version_dataset.DatasetVersionDatasetFacet(version, producer=PRODUCER)}
     return InputDataset(*where, facets=facets)
+
+
+def _artifact(plan: Plan) -> list[InputDataset]:
+    """The artifact of an earlier run, if the job names one: with the name that it has among that run's outputs."""
+    from openlineage.client.event_v2 import InputDataset
+    from openlineage.client.facet_v2 import dataset_version_dataset
+
+    if plan.artifact is None:
+        return []
+    frozen = plan.artifact.frozen
+    where = dataset_name(frozen.folder, plan.job.storage_options)
+    version = dataset_version_dataset.DatasetVersionDatasetFacet(frozen.digest, producer=PRODUCER)
+    return [InputDataset(*where, facets={"version": version})]
 
 
 # --- outputs ------------------------------------------------------------------------------------------------------

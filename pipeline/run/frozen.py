@@ -80,13 +80,14 @@ class FrozenFacts:
 @dataclass(frozen=True, eq=False)
 class Frozen:
     """An artifact that was read and checked. where: for people. files: name under artifact/ -> content, of all that a
-    copy needs. digest: of frozen.json, which tells all files by their sha256."""
+    copy needs. digest: of frozen.json, which tells all files by their sha256. folder: that holds these files."""
 
     where: str
     facts: FrozenFacts
     artifacts: Mapping[str, Artifact]
     files: Mapping[str, bytes]
     digest: str
+    folder: str = ""
 
     def copy_to(self, store: Store) -> list[dict[str, Any]]:
         """Write the same artifact into another output; the entries of its files for a manifest."""
@@ -141,7 +142,7 @@ def read_frozen(url: str, options: Mapping[str, Any]) -> Frozen:
         if strangers:
             raise _damaged(store.path(f"{ARTIFACT}/{strangers[0]}"), f"it is not the file that {MANIFEST} lists")
     whole = {**contents, FROZEN.removeprefix(f"{ARTIFACT}/"): data}
-    return Frozen(store.path(), facts, artifacts, whole, sealed(tree)["seal"])
+    return Frozen(store.path(), facts, artifacts, whole, sealed(tree)["seal"], store.path(folder.rstrip("/")))
 
 
 def _place(store: Store) -> tuple[str, Mapping[str, str] | None]:

@@ -6,6 +6,7 @@ import json
 import sys
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from plan_jobs import Planner, larf
 from tamis.pipeline.emit import lineage
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.job.job_file import load_job
+from tamis.pipeline.planning.frozen_job import FrozenJob
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.run import paths
+from tamis.pipeline.run.frozen import Frozen
 from tamis.pipeline.storage.store import Store
 
 RUN = str(uuid.UUID(int=7))
@@ -115,6 +118,15 @@ def test_references_are_inputs(tmp_path: Path, tiny_model: Path, store: Store) -
     event = lineage.event_of(made, store, RUN, "START")
     names = [item.name for item in event.inputs or ()]
     assert names == [str(tmp_path / name) for name in ("data", "safe.jsonl", "unsafe.jsonl")] + [str(tiny_model)]
+
+
+def test_the_artifact_of_an_earlier_run_is_an_input(plan: Plan, store: Store, tmp_path: Path) -> None:
+    """By the name that it has among the outputs of that run."""
+    facts: Any = None
+    frozen = Frozen(str(tmp_path / "before"), facts, {}, {}, "0" * 64, str(tmp_path / "before/artifact"))
+    event = lineage.event_of(replace(plan, artifact=FrozenJob(plan.job, frozen, ())), store, RUN, "START")
+    found = (event.inputs or [])[-1]
+    assert (found.name, found.facets["version"].datasetVersion) == (str(tmp_path / "before/artifact"), "0" * 64)
 
 
 def test_the_job_is_named_as_asked(
