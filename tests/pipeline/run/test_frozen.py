@@ -39,6 +39,7 @@ def run(tmp_path: Path, plan: Plan) -> Path:
 
 def test_what_was_frozen_is_read_back_from_an_output_or_from_its_artifact_alone(run: Path, plan: Plan) -> None:
     whole, alone = (read_frozen(str(place), {}) for place in (run, run / "artifact"))
+    assert whole.folder == alone.folder == str(run / "artifact")
     assert whole.digest == alone.digest
     assert dict(whole.files) == dict(alone.files)
     assert set(whole.files) == {"larf.safetensors", "artifact.json", "frozen.json"}
