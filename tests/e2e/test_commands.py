@@ -189,7 +189,8 @@ def test_a_storage_that_fails_is_no_traceback(
             raise error
 
         monkeypatch.setattr(cli, "app", command)
-        monkeypatch.setattr(cli, "_settle", lambda: None)  # this process is pytest's
+        monkeypatch.setattr(cli, "_settle", lambda: None)  # this process is pytest's,
+        monkeypatch.setattr(cli, "last_words", lambda _: None)  # which has more to say
         cli.main()
 
     for error in (full, wrapped, wrapped.as_instanceof_cause()):
