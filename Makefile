@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: help install demo quick test test-all test-oldest fuzz chaos lint format types check clean
+.PHONY: help install demo quick test test-all test-oldest e2e-cluster fuzz chaos lint format types check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,8 +39,11 @@ quick: install  ## what needs neither Ray nor a server nor a whole run, in a min
 test: install  ## the tests but for those that kill, disturb or repeat whole runs, in two processes
 	@$(PYTEST) -m "not long"
 
-test-all: install  ## all tests, twice as long
-	@$(PYTEST)
+test-all: install  ## all tests but those of e2e-cluster, twice as long and more
+	@$(PYTEST) -m "not cluster"
+
+e2e-cluster: install  ## jobs on a cluster of two nodes, by ray job submit: stopped, submitted again, a node killed
+	@$(BIN)/python -m pytest -m cluster tests/e2e/test_submitted_job.py
 
 # an environment of its own, with the other end of the ranges in pyproject.toml
 OLDEST := VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

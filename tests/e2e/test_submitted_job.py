@@ -26,7 +26,7 @@ from object_store import S3
 from outputs import alpaca_rows
 from ray_cluster import RayCluster
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.cluster]
 
 ROWS, SHARD_ROWS = 120, 3
 SHARDS = ROWS // SHARD_ROWS
