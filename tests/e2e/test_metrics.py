@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from command import tamis
 from lineage_rules import checked
 from outputs import alpaca_rows, manifest_of, pair, tables, write_jsonl
 from prometheus_client.parser import text_string_to_metric_families
-from ray_cluster import RayCluster
+from ray_cluster import DEADLINE, RayCluster
 
 pytestmark = pytest.mark.long
 
@@ -65,8 +66,9 @@ def watching(port: int, series: str) -> Iterator[list[float]]:
     over = threading.Event()
 
     def scrape() -> None:
-        while not over.wait(1.0):
-            seen.extend(value for _, value in scraped(port).get(series, ()))
+        while not over.wait(0.25):
+            with suppress(OSError):  # a busy node may not answer in time; the next try will do
+                seen.extend(value for _, value in scraped(port).get(series, ()))
 
     thread = threading.Thread(target=scrape)
     thread.start()
@@ -75,6 +77,20 @@ def watching(port: int, series: str) -> Iterator[list[float]]:
     finally:
         over.set()
         thread.join()
+
+
+def settled(port: int, stage: str, rows: int) -> Samples:
+    """What a scraper sees once Ray has passed on all rows of this stage, which takes it some seconds; whatever there is
+    if that does not happen."""
+    until = time.monotonic() + DEADLINE
+    while time.monotonic() < until:
+        with suppress(OSError):
+            found = scraped(port)
+            by_stage = totals(found, "ray_tamis_rows_total", "stage") if "ray_tamis_rows_total" in found else Counter()
+            if by_stage[(stage,)] >= rows:
+                return found
+        time.sleep(0.25)
+    return scraped(port)
 
 
 def test_a_scraper_and_the_lineage_agree_with_the_manifest(tmp_path: Path, tiny_model: Path) -> None:
@@ -92,11 +108,11 @@ def test_a_scraper_and_the_lineage_agree_with_the_manifest(tmp_path: Path, tiny_
         with watching(port, "ray_tamis_forward_busy_ratio") as busy:
             failed = tamis(*words, "--address", cluster.address, cwd=tmp_path, env=LOOPBACK)
         assert failed.rc == 2, failed.output
-        first = scraped(port)
+        first = settled(port, "capture", 92)
         words += ["--set", "selection.allow_majority=true"]
         done = tamis(*words, "--address", cluster.address, cwd=tmp_path, env=LOOPBACK)
         assert done.rc == 0, done.output
-        found = scraped(port)
+        found = settled(port, "emit", 92)
     manifest = manifest_of(tmp_path / "out")
 
     counts, codes = manifest["counts"], manifest["quarantine_codes"]
