@@ -121,6 +121,7 @@ def test_samples_on_gpus(
     assert data_of(tmp_path / "out") == data_of(without)
 
 
+@pytest.mark.long
 def test_layers_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
     model = save_model(tmp_path / "model", blocks=1, width=32)  # few blocks, so few (block, factor) pairs
     out = tmp_path / "out"
@@ -140,6 +141,7 @@ def test_layers_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
 # --- tokens -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_tokens_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
     """Two workers train as a group of Ray Train, in rounds."""
     flags = ["--workers", 2]
@@ -151,6 +153,7 @@ def test_tokens_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
     assert data_of(tmp_path / "out") == data_of(tmp_path / "cpu")
 
 
+@pytest.mark.long
 def test_references_on_one_gpu(sources: Sources, four: str, tmp_path: Path) -> None:
     """A single worker trains alone."""
     for name, more in (("gpu", []), ("cpu", sets("model.device=cpu"))):
@@ -240,6 +243,7 @@ def test_a_cluster_that_others_use_in_part(sources: Sources, four: str, without:
     assert data_of(tmp_path / "out") == data_of(without)
 
 
+@pytest.mark.long
 def test_a_cluster_that_others_use_is_waited_for(sources: Sources, four: str, without: Path, tmp_path: Path) -> None:
     said = tmp_path / "said"
     with another_job(four, 4) as job:

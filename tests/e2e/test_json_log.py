@@ -9,10 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from command import Ran, kill_all, poll, start, tamis
 from log_objects import log_objects
 from outputs import Row, alpaca_rows, manifest_of, pair, write_jsonl
 from token_outputs import TRAINING, reference_rows, sets
+
+pytestmark = pytest.mark.long
 
 SENTINEL = "zykliker"
 BEATS = {"TAMIS_HEARTBEAT_SECONDS": "0.01"}
