@@ -30,7 +30,7 @@ sys.path.insert(0, str(LAB))
 
 from corpus import write_corpus, write_references  # noqa: E402
 
-METHODS = ("larf", "saft")
+METHODS = ("contrast", "larf", "saft")
 REFERENCE_PAIRS = 100
 LARF_LAYER = 2
 """At 31 % of the depth, where the paper found it for Llama-3-8B: a search (layer: auto) would take longer than all of
@@ -74,12 +74,13 @@ def prepare(folder: Path, rows: int, harmful_share: float, seed: int) -> np.ndar
         "output": str(folder / "result"),
         "model": str(LAB / "model"),
         "method": list(METHODS),
+        "contrast": {"unsafe_references": str(folder / "unsafe.jsonl")},
         "larf": {
             "layer": LARF_LAYER,
             "unsafe_references": str(folder / "unsafe.jsonl"),
             "safe_references": str(folder / "safe.jsonl"),
         },
-        "selection": {"drop": harmful_share, "by": "larf"},
+        "selection": {"drop": harmful_share, "by": "contrast"},
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False))
     return labels
@@ -114,7 +115,12 @@ def show(results: dict[str, Any], result: Path, seconds: float) -> None:
     table.add_column("score")
     table.add_column("AUROC", justify="right")
     table.add_column(f"planted among its {results['dropped']:,} riskiest", justify="right")
-    names = {"larf": "LARF (decided)", "saft": "SAFT", "n_response_tokens": "response length alone"}
+    names = {
+        "contrast": "Contrast (decided)",
+        "larf": "LARF",
+        "saft": "SAFT",
+        "n_response_tokens": "response length alone",
+    }
     for key, name in names.items():
         found = results["planted_among_riskiest"][key]
         share = found / max(results["planted"], 1)
