@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.pipeline.cluster.collecting import collect_rarely
+from tamis.pipeline.cluster.leaving import leave
 from tamis.pipeline.commands.ending import end, fail, reading
 from tamis.pipeline.commands.last_resort import watch_threads
 from tamis.pipeline.commands.log_flags import Commands, code_of, foreseen
@@ -127,9 +128,12 @@ def main() -> None:
     try:
         _main()
     except SystemExit as ending:
-        last_words(code_of(ending))
+        code = code_of(ending)
+        last_words(code)
+        leave(code)
         raise
     last_words(0)
+    leave(0)
 
 
 def _main() -> None:

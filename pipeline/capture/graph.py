@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from tamis.pipeline.capture.signs import Signs
 from tamis.pipeline.capture.spec import CaptureSpec
 from tamis.pipeline.capture.tokenise import PackedTokenizer, tokenise_portion
 from tamis.pipeline.capture.worker import ModelWorker
+from tamis.pipeline.cluster.leaving import GRAPH
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.tasks import let_end, own_error
 from tamis.pipeline.cluster.waiting import GRACE_SECONDS, Places
@@ -33,7 +34,7 @@ ACTOR_RESTARTS = 3 * TRIES
 """Restarts of one actor: enough for three shards that kill it. After that the graph ends and a new one starts."""
 
 _POLL_SECONDS = 1.0
-_JOIN_SECONDS = 10.0
+_JOIN_SECONDS, _LOOK_SECONDS = 10.0, 0.2
 _END = object()
 
 
@@ -76,7 +77,8 @@ def run_graph(
             outcomes.put(error)
 
     # In a thread of its own, because nothing can interrupt Ray Data while it waits.
-    consumer = threading.Thread(target=consume, name="graph", daemon=True)
+    others = _executors()
+    consumer = threading.Thread(target=consume, name=GRAPH, daemon=True)
     consumer.start()
     ended = False
     looked = time.monotonic()
@@ -109,7 +111,7 @@ def run_graph(
             yield said
     finally:
         if not ended:
-            _stop(dataset, consumer)
+            _stop(consumer, others)
 
 
 def _graph(
@@ -199,18 +201,30 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = inner if isinstance(inner, BaseException) else current.__cause__
 
 
-def _stop(dataset: Any, consumer: threading.Thread) -> None:
-    """Kill the graph's actors and drop its tasks. Ray Data has no public API for this; it does the same when it is
-    interrupted."""
+def _executors() -> set[Any]:
+    """The executors of Ray Data that run in this process; each is a thread."""
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+    return {thread for thread in threading.enumerate() if isinstance(thread, StreamingExecutor)}
+
+
+def _stop(consumer: threading.Thread, others: Collection[Any]) -> None:
+    """Kill the graph's actors and drop its tasks, also before its first outcome. Ray Data has no public API for this;
+    it does the same when it is interrupted. others: executors of other graphs."""
     from ray.data._internal.execution.operators.task_pool_map_operator import TaskPoolMapOperator
 
-    executor = getattr(dataset, "_current_executor", None)
-    if executor is not None:
-        for operator in list(executor._topology or ()):
-            if isinstance(operator, TaskPoolMapOperator):
-                operator._cancel_active_tasks = partial(_cancel_readers, operator)
-        executor.shutdown(force=True)
-    consumer.join(_JOIN_SECONDS)
+    until = time.monotonic() + _JOIN_SECONDS
+    stopped = set(others)
+    while True:
+        for executor in _executors() - stopped:
+            for operator in list(executor._topology or ()):
+                if isinstance(operator, TaskPoolMapOperator):
+                    operator._cancel_active_tasks = partial(_cancel_readers, operator)
+            executor.shutdown(force=True)
+            stopped.add(executor)
+        consumer.join(_LOOK_SECONDS)
+        if not consumer.is_alive() or time.monotonic() > until:
+            return
 
 
 def _cancel_readers(operator: Any, force: bool) -> None:

@@ -17,14 +17,17 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tamis.pipeline.cluster.file_limit import check_file_limit
 from tamis.pipeline.cluster.found import found
+from tamis.pipeline.cluster.leaving import in_use, leave_running
 from tamis.pipeline.cluster.machines import Cluster, alive
-from tamis.pipeline.cluster.own_ray import environment, native_log, own_ray
+from tamis.pipeline.cluster.own_ray import environment, folder_in_use, native_log, own_ray
 from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.errors import ClusterError, TamisError, error_text
 from tamis.pipeline.storage.retrying import WORKER
@@ -335,7 +338,8 @@ def _init(where: str, options: Mapping[str, Any]) -> None:
         except Exception as error:
             ray.shutdown()
             if local:
-                _end_processes_of(options["_temp_dir"])
+                # Ray ends what a failed start left running only with this process; it would block the next try.
+                _kill(_processes_of(options["_temp_dir"]))
             if isinstance(error, ValueError) or seconds == tries[-1]:
                 raise _not_started(where, error) from None
             words = "Ray has not started; the machine may be busy, it is tried again with more patience"
@@ -389,18 +393,36 @@ def _speak_for(folder: str) -> None:
             exit_code=ClusterError.exit_code,
         )
         last_word(ClusterError.exit_code)
-        _end_processes_of(folder)
-        shutil.rmtree(os.path.dirname(folder), ignore_errors=True)
+        _end_own_ray(Path(folder).parent)
         os._exit(ClusterError.exit_code)
 
 
-def _end_processes_of(folder: str) -> None:
-    """End the processes that a failed start left running: Ray ends them only with this process, and they would block
-    the next try."""
+def _end_own_ray(folder: Path | None) -> None:
+    """End the Ray in this folder without a word to it, and remove the folder. None: Ray is not ours, leave it alone."""
+    if folder is not None:
+        # Stopped processes write nothing into a folder that is being removed; killed at once, some still would.
+        processes = _processes_of(str(folder))
+        for process in processes:
+            with suppress(psutil.Error):
+                process.suspend()
+        shutil.rmtree(folder, ignore_errors=True)
+        _kill(processes)
+
+
+def _processes_of(folder: str) -> list[psutil.Process]:
+    """The processes that this one has started with this folder of Ray's."""
+    found = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if any(folder in word for word in child.cmdline()):
-                child.kill()
+                found.append(child)
+    return found
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def _not_started(where: str, error: Exception) -> ClusterError:
@@ -424,6 +446,9 @@ def _shutdown() -> None:
     import ray
 
     _ending.set()
+    if in_use():
+        leave_running(partial(_end_own_ray, folder_in_use()))
+        return
     with waiting("ray", "Ray is stopping"):
         ray.shutdown()
 

@@ -134,10 +134,12 @@ class Guard:
 
     def attend(self) -> None:
         """Report that this process has a place, from now until it ends."""
+        import ray
+
         this = Process.this()
 
         def say() -> None:
-            while True:
+            while ray.is_initialized():  # else the call would join a cluster by itself
                 self.watch.attend.remote(this)
                 time.sleep(_BEAT_SECONDS)
 

@@ -17,7 +17,7 @@ from plan_jobs import Planner
 
 from tamis.pipeline.capture import graph as generation
 from tamis.pipeline.capture import parcels
-from tamis.pipeline.capture.graph import _cancel_readers, _stop
+from tamis.pipeline.capture.graph import _cancel_readers, _executors, _stop
 from tamis.pipeline.capture.spec import capture_spec
 from tamis.pipeline.capture.tokenise import PackedTokenizer
 from tamis.pipeline.cluster import tasks as engine
@@ -91,12 +91,39 @@ def test_a_graph_is_stopped_without_breaking_off_what_it_reads(tmp_path: Path, m
         for _ in dataset.iter_rows():
             begun.set()
 
+    others = _executors()
     consumer = threading.Thread(target=consume, daemon=True)
     consumer.start()
     assert begun.wait(60)
-    _stop(dataset, consumer)
+    _stop(consumer, others)
+    assert not consumer.is_alive()
+    assert _executors() <= others
     marks = [path.suffix for path in tmp_path.iterdir()]
     assert 0 < marks.count(".done") == marks.count(".begun") < 40
+
+
+@pytest.mark.usefixtures("session")
+def test_a_graph_is_stopped_before_its_first_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_END_SECONDS", 0.1)
+    dataset = ray.data.from_items([{"folder": str(tmp_path)}], override_num_blocks=1).map_batches(
+        read_for_ever, batch_size=None, batch_format="pyarrow", num_cpus=0.5
+    )
+    others = _executors()
+    consumer = threading.Thread(target=lambda: list(dataset.iter_rows()), daemon=True)
+    consumer.start()
+    until = time.monotonic() + 60
+    while not any(tmp_path.iterdir()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    _stop(consumer, others)
+    assert not consumer.is_alive()
+    assert _executors() <= others
+
+
+def read_for_ever(batch: pa.Table) -> pa.Table:
+    (Path(batch["folder"][0].as_py()) / "begun").touch()
+    time.sleep(3600)
+    return batch
 
 
 def read_slowly(batch: pa.Table) -> pa.Table:
