@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,17 +72,21 @@ def make_random(config: LlamaConfig, *, dtype: torch.dtype, device: torch.device
 
 
 def save_up_to(model: Any, folder: Path, block: int) -> None:
-    """Write the folder of `model` as safetensors without the blocks above `block`.
+    """Write the folder of `model` as safetensors without the blocks above the one that follows `block`.
 
-    Config and names are the full model's. What reads only the blocks it needs, as tamis does, misses nothing; and
-    of a 32-block 8B model two thirds need not be written.
+    The config names as many blocks as are there: a folder whose weights and config differ is refused. What reads only
+    the blocks it needs, as tamis does, misses nothing; and of a 32-block 8B model two thirds need not be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.save_pretrained(folder)
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = min(block + 2, config.num_hidden_layers)
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    config.save_pretrained(folder)
     kept = {
         name: tensor.contiguous()
         for name, tensor in model.state_dict().items()
-        if not name.startswith("model.layers.") or int(name.split(".")[2]) <= block
+        if not name.startswith("model.layers.") or int(name.split(".")[2]) < config.num_hidden_layers
     }
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 

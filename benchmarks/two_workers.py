@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,8 @@ _IDLE = 0.5
 
 def main() -> None:
     arguments = parse()
+    # The cluster and the commands that join it; nothing is left in the home folder.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     results = machine.facts(also=("ray",)) | {"load_average_before": round(os.getloadavg()[0], 2)}
     if results["load_average_before"] > _IDLE:
         print(f"warning: the machine is not idle (load average {results['load_average_before']})", file=sys.stderr)
