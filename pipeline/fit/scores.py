@@ -232,11 +232,7 @@ def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: S
             raise ConfigError(f"{method_name}: a score in shard {name} is too large for float32; choose another layer")
         columns[method_name] = _spread(scores, valid)
     method_scores = columns[spec.decided_by].drop_null().to_numpy()
-    if spec.control_seed is None:
-        deciding = method_scores
-    else:
-        ids = sample_ids(source, start_row, len(valid))
-        deciding = random_keys([ids[place] for place in np.flatnonzero(valid)], spec.control_seed)
+    deciding = deciding_scores(method_scores, source, start_row, valid, spec.control_seed)
     lengths = table.column("n_response_tokens").to_numpy()[valid]
     columns[DECIDING] = _spread(deciding, valid)
     written = spec.store.write_table(table_of(FITTED, name), pa.table(columns))
@@ -247,6 +243,21 @@ def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: S
         float(method_scores.max(initial=-np.inf)),
         (written.sealed,),
     )
+
+
+def deciding_scores(
+    method_scores: np.ndarray[Any, Any],
+    source: str,
+    start_row: int,
+    valid: np.ndarray[Any, Any],
+    control_seed: int | None,
+) -> np.ndarray[Any, Any]:
+    """float32, one for each valid row of a shard: the method's scores, or the random ones of a control. valid: of all
+    rows of the shard, which begins at start_row of the file `source`."""
+    if control_seed is None:
+        return method_scores
+    ids = sample_ids(source, start_row, len(valid))
+    return random_keys([ids[place] for place in np.flatnonzero(valid)], control_seed)
 
 
 def _spread(scores: np.ndarray[Any, Any], valid: np.ndarray[Any, Any]) -> pa.Array:

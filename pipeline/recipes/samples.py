@@ -37,6 +37,7 @@ from tamis.pipeline.fit.scores import (
 )
 from tamis.pipeline.inputs.originals import output_schema
 from tamis.pipeline.inputs.shards import role_of
+from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.layers import find as layers
 from tamis.pipeline.planning.frozen_job import frozen_facts, other_device
 from tamis.pipeline.planning.plan import Plan
@@ -70,10 +71,7 @@ def curate_samples(
     phase("publish", "gathering what the report says")
     timings["total"] = {"seconds": time.monotonic() - began}
     plan, captured = made.plan, made.captured
-    notes = [*plan.warnings, *sorted(captured.fallbacks)[:1]]
-    if made.resolved < RESOLVED_ENOUGH:
-        share = f"{made.resolved:.0%} resolved"
-        notes.append(f"the scores lie so close together that ranks and quantiles are rough ({share})")
+    notes = [*plan.warnings, *sorted(captured.fallbacks)[:1], *rough(made.resolved)]
     if plan.artifact is not None:
         notes += other_device(captured.precisions, plan.artifact.frozen.facts.device)
     files = [*made.artifact_files]
@@ -118,7 +116,8 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
     phase("emit", "making room for the output, and ranking the scores")
     incomplete.make_room(store, key, plan.failed, fingerprint=plan.fingerprint, contested=held.contested)
-    spec, resolved = _emit_spec(plan, store, key, captured, selection)
+    schema = output_schema(plan.schema, captured.seen_schema()).serialize().to_pybytes()
+    spec, resolved = emit_spec(plan.job, store, key, tuple(plan.methods), selection, schema)
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
     phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
@@ -212,22 +211,23 @@ def _drift(plan: Plan, store: Store, frozen: Frozen, captured: CaptureTotals, se
 # --- emit ---------------------------------------------------------------------------------------------------------
 
 
-def _emit_spec(
-    plan: Plan, store: Store, key: str, captured: CaptureTotals, selection: Selection
+def emit_spec(
+    job: Job, store: Store, key: str, methods: tuple[str, ...], selection: Selection, schema: bytes
 ) -> tuple[SampleSpec, float]:
-    """The spec, and how much of the scores' order their bins preserve (0..1)."""
+    """The spec, and how much of the scores' order their bins preserve (0..1). key: of the receipts. methods: that
+    scored the rows. schema: of kept/, serialised."""
     sums = selection.sums
     bin_edges = rank_edges(sums.low, sums.high)
-    ranked = rank_histogram(store, sums.files, plan.job.selected_by, bin_edges)
+    ranked = rank_histogram(store, sums.files, job.selected_by, bin_edges)
     low, high = sums.low, max(sums.high, np.nextafter(np.float32(sums.low), np.float32(np.inf)))
     spec = SampleSpec(
         store=store,
-        options=plan.job.storage_options,
+        options=job.storage_options,
         key=key,
-        schema=output_schema(plan.schema, captured.seen_schema()).serialize().to_pybytes(),
-        methods=tuple(plan.methods),
-        decided_by=plan.job.selected_by,
-        control=plan.job.selection.control,
+        schema=schema,
+        methods=methods,
+        decided_by=job.selected_by,
+        control=job.selection.control,
         threshold=selection.threshold,
         scored=sums.count,
         edges=np.linspace(float(low), float(high), HISTOGRAM_BINS + 1),
@@ -237,6 +237,13 @@ def _emit_spec(
         decile_edges=length_deciles(sums.lengths),
     )
     return spec, resolved_share(ranked) if sums.count > 1 else 1.0
+
+
+def rough(resolved: float) -> list[str]:
+    """The report's warning about scores that are too close together for their bins."""
+    if resolved >= RESOLVED_ENOUGH:
+        return []
+    return [f"the scores lie so close together that ranks and quantiles are rough ({resolved:.0%} resolved)"]
 
 
 def _emit(

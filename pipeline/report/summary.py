@@ -10,13 +10,14 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class InputFile(TypedDict):
-    """dialect: for people. columns: the same as `Dialect.from_dict` reads it. url, identity: see `SourceFile`. sha256:
-    of its bytes, in a run of a schedule."""
+    """dialect: for people. columns: the same as `Dialect.from_dict` reads it. url, identity, partition: see
+    `SourceFile`. sha256: of its bytes, in a run of a schedule."""
 
     path: str
     url: NotRequired[str]
     identity: NotRequired[str]
     sha256: NotRequired[str]
+    partition: NotRequired[str]
     dialect: str
     columns: NotRequired[dict[str, Any]]
     rows: int

@@ -12,6 +12,9 @@ PARTS = (KEPT, DROPPED, QUARANTINE, SCORES)
 EMPTY_DROPPED = f"{DROPPED}/000000-none.parquet"
 """Written if nothing was dropped: the columns and no rows."""
 
+INPUT_DIGEST = "tamis.input"
+"""Key of the schema metadata of scores/: the digest of the shard's rows as they were read."""
+
 ARTIFACT = "artifact"
 ARTIFACT_FACTS = f"{ARTIFACT}/artifact.json"
 FROZEN = f"{ARTIFACT}/frozen.json"
