@@ -362,7 +362,10 @@ def select(
     threshold: ThresholdFlag = None,
     by: Annotated[
         str | None,
-        typer.Option("--by", help="The method whose score decides, of those of the run (default: as there)."),
+        typer.Option(
+            "--by",
+            help="The method of the run whose score decides, or ranks, the mean of all (default: as there).",
+        ),
     ] = None,
     control: Annotated[
         str | None,

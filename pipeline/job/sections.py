@@ -21,6 +21,9 @@ def as_list(value: Any) -> Any:
 Names = Annotated[list[str], Field(min_length=1)]
 DEFAULT_DROP = 0.1
 
+RANKS = "ranks"
+"""Instead of a method: the mean of the methods' ranks decides."""
+
 DRIFT_LIMIT = 0.25
 """The usual reading of a PSI: up to 0.1 alike, up to 0.25 moved, beyond that another population."""
 
@@ -189,7 +192,11 @@ class SelectionSpec(Section):
     drop: float | None = Field(None, gt=0, lt=1, description="Share of the scored rows to drop, the riskiest first.")
     drop_count: int | None = Field(None, ge=0, description="Number of rows to drop, the riskiest first.")
     threshold: float | None = Field(None, allow_inf_nan=False, description="Drop every row whose score is above this.")
-    by: str | None = Field(None, description="With several methods: whose score decides; default: the first.")
+    by: str | None = Field(
+        None,
+        description="With several methods: whose score decides; ranks: the mean of their ranks (0 to 1); default: the "
+        "first.",
+    )
     control: Literal["random"] | None = Field(
         None,
         description="random: drop the same number of rows at random instead (seeded), for a controlled comparison.",

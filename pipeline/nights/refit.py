@@ -27,7 +27,7 @@ from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Shard, role_of
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.methods import known, section_of, settings_of
-from tamis.pipeline.job.sections import SelectionSpec
+from tamis.pipeline.job.sections import RANKS, SelectionSpec
 from tamis.pipeline.nights.runs import nights_at
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import receipts
@@ -248,6 +248,8 @@ def check_alike(nights: Sequence[Captures]) -> None:
             "fitted together; leave them out:",
             *lines,
         )
+    if first.frozen.facts.selected_by == RANKS:
+        raise ConfigError("refit: these nights were cut by ranks among their own rows (selection.by); there is no cut")
     if first.frozen.facts.settings.get("selection.control"):
         raise ConfigError("refit: the cut of these nights was made by chance (selection.control); there is none to fit")
 

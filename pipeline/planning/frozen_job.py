@@ -17,6 +17,7 @@ from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.methods import distributions, known
+from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.models.checks import OpenedModel, open_model
 from tamis.pipeline.models.fetch import chat_template
 from tamis.pipeline.planning.fingerprint import FINGERPRINT_FORMAT, reference_digest, settings_of
@@ -146,6 +147,10 @@ def _settle(job: Job, frozen: Frozen) -> tuple[Job, list[str], list[Differing]]:
     changes["method"] = list(facts.methods)
     if theirs.get("selection.control") is not None:
         differing.append(("selection.control", "the cut there was made by chance, and says nothing about other rows"))
+    if facts.selected_by == RANKS:
+        differing.append(
+            ("selection.by", "the cut there is of ranks among its own rows, and says nothing about others")
+        )
     installed = distributions(job.method)
     for name in facts.methods:
         key = f"{name} distribution"

@@ -18,6 +18,7 @@ from tamis.pipeline.inputs.shards import CORPUS, Shard, check_unchanged, make_sh
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.job.methods import known
+from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.planning.fingerprint import selection_keys_of
 from tamis.pipeline.planning.scanning import scan_files
@@ -48,7 +49,7 @@ def job_of(parent: Parent, choice: Choice, output: str) -> Job:
     tree = dict(parent.manifest["job"])
     theirs = tree["selection"]
     by = choice.by or theirs.get("by")
-    if choice.by is not None and choice.by not in parent.methods:
+    if choice.by is not None and choice.by not in {RANKS, *parent.methods}:
         raise ConfigError(
             f"--by {choice.by}: {parent.store.path()} has no scores of it; there are those of "
             f"{', '.join(parent.methods)}"

@@ -6,7 +6,7 @@ Every stage skips the work that an earlier, interrupted run of the same job has 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,8 +25,10 @@ from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.fit.drift import check_majority, drift_of, select_at, statistics_of
+from tamis.pipeline.fit.mean_ranks import with_ranks
 from tamis.pipeline.fit.scores import (
     ScoreSpec,
+    ScoreSums,
     Selection,
     fit_methods,
     load_artifacts,
@@ -38,6 +40,7 @@ from tamis.pipeline.fit.scores import (
 from tamis.pipeline.inputs.originals import output_schema
 from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.layers import find as layers
 from tamis.pipeline.planning.frozen_job import frozen_facts, other_device
 from tamis.pipeline.planning.plan import Plan
@@ -163,8 +166,9 @@ def _fit(
     facts = {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": plan.model_info.blocks}
     files = save_artifacts(store, artifacts, facts) if frozen is None else frozen.copy_to(store)
     control = plan.job.seed if plan.job.selection.control is not None else None
-    spec = ScoreSpec(store, plan.methods, artifacts, plan.job.selected_by, control, plan.max_tokens)
-    sums = score_shards(spec, plan.shards, sources[CORPUS], progress.advance)
+    by = plan.job.selected_by
+    spec = ScoreSpec(store, plan.methods, artifacts, scored_by(by, plan.methods), control, plan.max_tokens)
+    sums = ranked(store, by, plan.methods, score_shards(spec, plan.shards, sources[CORPUS], progress.advance), control)
     drift = None
     if frozen is None:
         with waiting("fit", f"finding the exact cut of {sums.count:,} scores"):
@@ -208,6 +212,19 @@ def _drift(plan: Plan, store: Store, frozen: Frozen, captured: CaptureTotals, se
     return drift_of(store, frozen, selection, captured.rows, captured.codes, job.drift_limit, allow_majority=majority)
 
 
+def scored_by(by: str, methods: Iterable[str]) -> str:
+    """The method that the first pass over the scores goes by. by: who decides, a method or RANKS."""
+    return next(iter(methods)) if by == RANKS else by
+
+
+def ranked(store: Store, by: str, methods: Iterable[str], sums: ScoreSums, control: int | None) -> ScoreSums:
+    """The same scores with the mean of the methods' ranks, if that decides."""
+    if by != RANKS:
+        return sums
+    with waiting("fit", f"ranking {sums.count:,} rows by each method"):
+        return with_ranks(store, list(methods), sums, by_chance=control is not None)
+
+
 # --- emit ---------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +234,7 @@ def emit_spec(
     """The spec, and how much of the scores' order their bins preserve (0..1). key: of the receipts. methods: that
     scored the rows. schema: of kept/, serialised."""
     sums = selection.sums
+    columns = methods if job.selected_by in methods else (*methods, job.selected_by)
     bin_edges = rank_edges(sums.low, sums.high)
     ranked = rank_histogram(store, sums.files, job.selected_by, bin_edges)
     low, high = sums.low, max(sums.high, np.nextafter(np.float32(sums.low), np.float32(np.inf)))
@@ -225,7 +243,7 @@ def emit_spec(
         options=job.storage_options,
         key=key,
         schema=schema,
-        methods=methods,
+        methods=columns,
         decided_by=job.selected_by,
         control=job.selection.control,
         threshold=selection.threshold,

@@ -31,7 +31,7 @@ from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning.plan import keep_apart, methods_of, place_of
 from tamis.pipeline.planning.reselection import Choice, files_of, fingerprint_of, frozen_settings, job_of, shards_of
-from tamis.pipeline.recipes.samples import HISTOGRAM_BINS, emit_spec, rough
+from tamis.pipeline.recipes.samples import HISTOGRAM_BINS, emit_spec, ranked, rough, scored_by
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import incomplete, lease
 from tamis.pipeline.run.frozen import FrozenCut, freeze
@@ -162,9 +162,10 @@ class _Work:
     def _rescore(self) -> Rescored:
         phase("fit", "reading the scores of the finished run")
         control = self.job.seed if self.job.selection.control is not None else None
+        methods = self.parent.methods
         longest = int(self.parent.frozen.facts.settings["max_tokens"])
         spec = RescoreSpec(
-            self.store, self.parent.store, self.parent.methods, self.job.selected_by, control, longest
+            self.store, self.parent.store, methods, scored_by(self.job.selected_by, methods), control, longest
         )  # fmt: skip
         scored = []
         for shard in self.shards:
@@ -178,7 +179,7 @@ class _Work:
         progress.finish()
         if not found.sums.count:
             raise ConfigError(f"select: no row of {self.parent.store.path()} has a score")
-        return found
+        return replace(found, sums=ranked(self.store, self.job.selected_by, methods, found.sums, control))
 
     def _beside(self, selection: Selection) -> tuple[list[dict[str, Any]], bytes]:
         """Write the artifact with the new cut, and what else does not depend on it; the entries of these files, and the

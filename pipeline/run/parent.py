@@ -123,8 +123,8 @@ def read_parent(store: Store) -> Parent:
         raise _unreadable(store) from None
     if manifest.get("kind") == "tokens":
         raise ConfigError(
-            f"select: {store.path()} is of {manifest.get('method', 'toss')}, which masks tokens: there are no scores of "
-            "samples to cut anew; run its job with another toss.discard in a new output folder"
+            f"select: {store.path()} is of {manifest.get('method', 'toss')}, which masks tokens: there are no scores "
+            "of samples to cut anew; run its job with another toss.discard in a new output folder"
         )
     try:
         files = {safe_name(str(file["name"]), MANIFEST): file for file in manifest["files"]}
