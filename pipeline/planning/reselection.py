@@ -7,21 +7,19 @@ nor what has come into an input folder since.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.files import SourceFile
-from tamis.pipeline.inputs.shards import CORPUS, Shard, check_unchanged, make_shards
+from tamis.pipeline.inputs.shards import CORPUS, Scanned, Shard, check_unchanged, make_shards
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.job.methods import known
 from tamis.pipeline.job.sections import RANKS
-from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.planning.fingerprint import selection_keys_of
-from tamis.pipeline.planning.scanning import scan_files
 from tamis.pipeline.run.folder import SELECTED_FROM, of_selection
 from tamis.pipeline.run.parent import Parent
 
@@ -108,13 +106,14 @@ def files_of(parent: Parent, job: Job) -> list[SourceFile]:
     return found
 
 
-def shards_of(parent: Parent, files: Sequence[SourceFile], job: Job, *, spread: bool) -> list[Shard]:
-    """The run's shards, found again in its input. InputError if the rows do not lie as they did. spread: scan a large
-    input on Ray, which must be running."""
+def shards_of(
+    parent: Parent, files: Sequence[SourceFile], job: Job, scan: Callable[[Sequence[SourceFile], Job], list[Scanned]]
+) -> list[Shard]:
+    """The run's shards, found again in its input. InputError if the rows do not lie as they did. scan: `scan_files`, or
+    `scan_on_cluster` where Ray is running."""
     entries = {str(entry["path"]): entry for entry in parent.manifest["input"]["files"]}
-    scanned = scan_on_cluster(files, job) if spread and worth_it(files) else scan_files(files, job)
     shards: list[Shard] = []
-    for each in scanned:
+    for each in scan(files, job):
         shards.extend(make_shards(each, CORPUS, entries[each.file.name]["columns"], len(shards)))
     if tuple(shard.name for shard in shards) != parent.shards:
         raise InputError(

@@ -16,7 +16,7 @@ from tamis.pipeline.capture.spec import Captured
 from tamis.pipeline.capture.stage import Timings
 from tamis.pipeline.cluster import metrics
 from tamis.pipeline.cluster.machines import Cluster
-from tamis.pipeline.cluster.session import joins, ray_early, ray_session
+from tamis.pipeline.cluster.session import ray_early, ray_session
 from tamis.pipeline.emit import rivals
 from tamis.pipeline.emit.publish import in_words
 from tamis.pipeline.emit.reselected import publish_again
@@ -29,8 +29,10 @@ from tamis.pipeline.fit.rescored import Rescored, RescoreSpec, Scored, rescore
 from tamis.pipeline.fit.scores import Selection, select_by
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.planning.plan import keep_apart, methods_of, place_of
 from tamis.pipeline.planning.reselection import Choice, files_of, fingerprint_of, frozen_settings, job_of, shards_of
+from tamis.pipeline.planning.scanning import scan_files
 from tamis.pipeline.recipes.samples import HISTOGRAM_BINS, emit_spec, ranked, rough, scored_by
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import incomplete, lease
@@ -71,26 +73,32 @@ def select(run: Store, choice: Choice, output: str, address: str | None = None) 
     if state == "complete":
         return Selected(run_folder.facts_in(store, MANIFEST), store, did_nothing=True)
     files = files_of(parent, job)
-    with ray_early(address, needed=not joins(address)), ray_session(address) as cluster:
-        timings: Timings = {"ray_start": {"seconds": cluster.seconds_to_start}}
-        shards = shards_of(parent, files, job, spread=True)
-        phase("select", f"comparing {len(parent.files):,} files of the finished run with its manifest")
-        check_whole(parent)
-        sizes = {"shards": len(shards), "reference_shards": 0, "rows": sum(shard.rows for shard in shards)}
-        begun = {"fingerprint": fingerprint, **sizes, "masks_tokens": False, "selected_from": parent.store.path()}
-        known = run_folder.begin(store, begun)
-        VOICE.of_run(known)
-        timings = {"plan": {"seconds": time.monotonic() - began}, **timings}
-        with lease.held(store) as held, metrics.counting(known):
-            work = _Work(parent, job, store, fingerprint, shards, cluster, held, timings, began)
-            try:
-                manifest = run_folder.finished(store, fingerprint) or work.run()
-            except Exception:
-                # Another driver may have finished this selection, and removed the files that this one was reading.
-                theirs = run_folder.finished(store, fingerprint)
-                if theirs is None:
-                    raise
-                manifest = theirs
+    spread = worth_it(files)
+    with ray_early(address):
+        # Ray starts while a small input is scanned; a large one is scanned by Ray.
+        shards = [] if spread else shards_of(parent, files, job, scan_files)
+        with ray_session(address) as cluster:
+            shards = shards or shards_of(parent, files, job, scan_on_cluster)
+            phase("select", f"comparing {len(parent.files):,} files of the finished run with its manifest")
+            check_whole(parent)
+            timings: Timings = {
+                "plan": {"seconds": time.monotonic() - began},
+                "ray_start": {"seconds": cluster.seconds_to_start},
+            }
+            sizes = {"shards": len(shards), "reference_shards": 0, "rows": sum(shard.rows for shard in shards)}
+            begun = {"fingerprint": fingerprint, **sizes, "masks_tokens": False, "selected_from": run.path()}
+            known = run_folder.begin(store, begun)
+            VOICE.of_run(known)
+            with lease.held(store) as held, metrics.counting(known):
+                work = _Work(parent, job, store, fingerprint, shards, cluster, held, timings, began)
+                try:
+                    manifest = run_folder.finished(store, fingerprint) or work.run()
+                except Exception:
+                    # Another driver may have finished this selection, and removed the files that this one was reading.
+                    theirs = run_folder.finished(store, fingerprint)
+                    if theirs is None:
+                        raise
+                    manifest = theirs
     if manifest["complete"]:
         if held.contested:
             phase("publish", "settling with the other tamis whose report stays")
