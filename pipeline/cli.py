@@ -369,7 +369,13 @@ def select(
     ] = None,
     control: Annotated[
         str | None,
-        typer.Option("--control", help="random: drop as many rows at random instead, for a controlled comparison."),
+        typer.Option(
+            "--control", help="random or length_matched: drop as many rows at random instead, for a comparison."
+        ),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option("--within", help="source or length_decile: drop the same share inside every group of rows."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of a control (default: the run's).")] = None,
     allow_majority: Annotated[
@@ -388,7 +394,7 @@ def select(
     from tamis.pipeline.run.set_aside import SetAside
     from tamis.pipeline.storage.store import Store
 
-    choice = Choice(drop, drop_count, threshold, by, control, seed, allow_majority)
+    choice = Choice(drop, drop_count, threshold, by, control, within, seed, allow_majority)
     found = cut(Store(run, job.storage_options(storage_options or [])), choice, output, address)
     with reading(found.store.path()) if found.did_nothing else nullcontext():
         showing.outcome(found.manifest, found.store, did_nothing=found.did_nothing)

@@ -78,10 +78,12 @@ def publish(
     notes: list[str],
     layers: Mapping[str, Any] | None,
     drift: Mapping[str, Any] | None,
+    groups: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Write the remaining files and return the manifest. InternalError if a row is missing anywhere.
 
-    layers: the layer search in this folder, for the report. drift: from the corpus of the job's artifact.
+    layers: the layer search in this folder, for the report. drift: from the corpus of the job's artifact. groups: of
+    rows that have cuts of their own.
     """
     counts, failed = counted(plan, emitted)
     if not emitted.failed and counts["dropped"] != selection.dropped:
@@ -92,6 +94,8 @@ def publish(
     drifted = drift_warnings(drift) if drift is not None else []
     notes = [*warning(failed), *drifted, *notes, *column_notes(captured, emitted)]
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
+    if groups:
+        summary["selection"]["groups"] = list(groups)
     if layers is not None and "larf" in artifacts:
         summary["layers"] = dict(layers)
     if drift is not None:
@@ -248,6 +252,7 @@ def in_words(spec: SelectionSpec) -> str:
     """How much was to fall."""
     rule, amount = spec.rule
     said = f"{rule.replace('_', ' ')} {f'{int(amount):,}' if rule == 'drop_count' else f'{amount:g}'}"
+    said += f" within each {spec.within}" if spec.within else ""
     return said + (f", {spec.control} control" if spec.control else "")
 
 
@@ -255,12 +260,13 @@ def selection_facts(
     job: Job, shards: Sequence[Shard], selection: Selection, spec: SampleSpec, emitted: EmitTotals, how: str
 ) -> dict[str, Any]:
     """The part of a summary that follows from what fell. how: the cut, in words."""
-    samples = partial(_samples, {shard.index: shard for shard in shards}, by_chance=job.selection.control is not None)
+    unordered = job.selection.control is not None or job.selection.has_groups
+    samples = partial(_samples, {shard.index: shard for shard in shards}, by_chance=unordered)
     return {
         "selected_by": job.selected_by,
         "selection": {
             "how": how,
-            "cut": None if job.selection.control else shown_cut(selection.threshold),
+            "cut": None if unordered else shown_cut(selection.threshold),
             "requested": job.selection.rule[1],
             "at_cut": selection.at_cut,
         },
@@ -359,7 +365,7 @@ def _samples(
                 "source": shard.file.name,
                 "row": row,
                 "score": score,
-                # When chance decides, the rows on either side of the cut have no neighbouring ranks.
+                # When chance or each group decides, the rows on either side of the cut have no neighbouring ranks.
                 "rank": None if by_chance and first_rank != 1 else first_rank + step * number,
                 "n_response_tokens": length,
                 "shard": shard.name,

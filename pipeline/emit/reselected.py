@@ -42,10 +42,12 @@ def publish_again(
     files: list[dict[str, Any]],
     timings: Mapping[str, Mapping[str, float]],
     notes: list[str],
+    groups: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Write the remaining files of a new selection and return its manifest. InternalError if a row is missing anywhere.
 
     files: entries of what was written beside the emitted tables. notes: warnings besides those of the run and the cut.
+    groups: of rows that have cuts of their own.
     """
     failed = list(emitted.failed)
     if not failed and emitted.counts["dropped"] != selection.dropped:
@@ -77,6 +79,8 @@ def publish_again(
         "timings": {name: dict(timing) for name, timing in timings.items()},
         "warnings": list(dict.fromkeys(said)),
     }
+    if groups:
+        summary["selection"]["groups"] = groups
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)
     return finish(store, summary, [*emitted.files, *files], failed, spec.key, empty=empty, draw=draw)
 

@@ -21,7 +21,7 @@ from tamis.operators.statistics.ranking import coarse_histogram
 from tamis.pipeline.cluster.tasks import map_reduce
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fit.exact_cut import grouped, plus
-from tamis.pipeline.fit.scores import DECIDING, ScoreSums, deciding_scores
+from tamis.pipeline.fit.scores import DECIDING, LENGTHS, ScoreSums, deciding_scores
 from tamis.pipeline.run.paths import FITTED, INPUT_DIGEST, table_of
 from tamis.pipeline.storage.store import Sealed, Store
 
@@ -100,7 +100,7 @@ def _one(shard: Scored, spec: RescoreSpec) -> Rescored:
         **{name: table.column(name) for name in _BESIDE},
     }
     written = spec.store.write_table(table_of(FITTED, shard.name), pa.table(columns))
-    lengths = table.column("n_response_tokens").to_numpy()[valid]
+    lengths = table.column(LENGTHS).to_numpy()[valid]
     sums = ScoreSums(
         coarse_histogram(deciding),
         length_histogram(lengths, spec.longest),

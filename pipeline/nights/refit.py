@@ -248,8 +248,12 @@ def check_alike(nights: Sequence[Captures]) -> None:
             "fitted together; leave them out:",
             *lines,
         )
-    if first.frozen.facts.selected_by == RANKS:
-        raise ConfigError("refit: these nights were cut by ranks among their own rows (selection.by); there is no cut")
+    settings = first.frozen.facts.settings
+    if first.frozen.facts.selected_by == RANKS or settings.get("selection.within") is not None:
+        raise ConfigError(
+            "refit: the cut of these nights was made among their own rows (selection.by: ranks, or selection.within); "
+            "there is none to fit"
+        )
     if first.frozen.facts.settings.get("selection.control"):
         raise ConfigError("refit: the cut of these nights was made by chance (selection.control); there is none to fit")
 

@@ -30,7 +30,17 @@ from tamis.pipeline.storage.store import Store
 
 _RULES = ("drop", "drop_count", "threshold")
 _ELSEWHERE = frozenset(
-    {"format", "method", "model", "tokenizer and template", "model.device", "max_tokens", "selection.by", "seed"}
+    {
+        "format",
+        "method",
+        "model",
+        "tokenizer and template",
+        "model.device",
+        "max_tokens",
+        "selection.by",
+        "selection.within",
+        "seed",
+    }
     | {"search format", "fisher format", "larf.over_rejection_prompts", "larf.refusal_markers"}
     | {f"selection.{rule}" for rule in _RULES}
 )
@@ -147,6 +157,8 @@ def _settle(job: Job, frozen: Frozen) -> tuple[Job, list[str], list[Differing]]:
     changes["method"] = list(facts.methods)
     if theirs.get("selection.control") is not None:
         differing.append(("selection.control", "the cut there was made by chance, and says nothing about other rows"))
+    if theirs.get("selection.within") is not None:
+        differing.append(("selection.within", "the cuts there are of groups of its own rows, not of other rows"))
     if facts.selected_by == RANKS:
         differing.append(
             ("selection.by", "the cut there is of ranks among its own rows, and says nothing about others")

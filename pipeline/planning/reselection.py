@@ -31,13 +31,14 @@ _THREADS = 16
 @dataclass(frozen=True)
 class Choice:
     """What is to fall of the scores of a run. Keys as in the job file's `selection`; None: as the run had it, but for
-    `control`, which is never taken over. seed: of a control."""
+    `control` and `within`, which are never taken over. seed: of a control."""
 
     drop: float | None = None
     drop_count: int | None = None
     threshold: float | None = None
     by: str | None = None
     control: str | None = None
+    within: str | None = None
     seed: int | None = None
     allow_majority: bool = False
 
@@ -62,7 +63,7 @@ def job_of(parent: Parent, choice: Choice, output: str) -> Job:
                 f"--by {choice.by}: the run was cut at a threshold, which fits the scores of "
                 f"{parent.manifest['selected_by']} only; add --drop, --drop-count or --threshold"
             )
-    selection = {**rule, "by": by, "control": choice.control, "allow_majority": allowed}
+    selection = {**rule, "by": by, "control": choice.control, "within": choice.within, "allow_majority": allowed}
     changed = {"output": output, "selection": selection, "schedule": None, "lineage": None, "keep_captures": False}
     if choice.seed is not None:
         changed["seed"] = choice.seed

@@ -25,6 +25,7 @@ from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.fit.drift import check_majority, drift_of, select_at, statistics_of
+from tamis.pipeline.fit.grouped_cut import cut
 from tamis.pipeline.fit.mean_ranks import with_ranks
 from tamis.pipeline.fit.scores import (
     ScoreSpec,
@@ -35,7 +36,6 @@ from tamis.pipeline.fit.scores import (
     rank_histogram,
     save_artifacts,
     score_shards,
-    select,
 )
 from tamis.pipeline.inputs.originals import output_schema
 from tamis.pipeline.inputs.shards import role_of
@@ -84,14 +84,15 @@ def curate_samples(
         notes += searched["warnings"] if plan.layers is not None else []
     return publish(
         store, plan, made.artifacts, files, made.selection, made.spec, captured, made.emitted, timings, notes, searched,
-        made.drift,
+        made.drift, made.groups,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class _Made:
     """The results of a run when its output is written. plan: without the failed shards. resolved: how much of the
-    scores' order their bins preserve (0..1). drift: from the corpus of the job's artifact, if it names one."""
+    scores' order their bins preserve (0..1). drift: from the corpus of the job's artifact, if it names one. groups: of
+    rows that have cuts of their own."""
 
     plan: Plan
     captured: CaptureTotals
@@ -102,6 +103,7 @@ class _Made:
     resolved: float
     emitted: EmitTotals
     drift: dict[str, Any] | None
+    groups: list[dict[str, Any]]
 
 
 def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
@@ -113,7 +115,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     if not plan.shards:
         incomplete.refuse(plan.failed)
     key = incomplete.key_without(key, captured.failed)
-    artifacts, files, selection, drift = _fit(plan, store, key, captured, timings)
+    artifacts, files, selection, drift, groups = _fit(plan, store, key, captured, timings)
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
     # machine, the whole output is made again.
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
@@ -124,7 +126,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
     phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
-    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift)
+    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift, groups)
 
 
 # --- LARF's layer -------------------------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) 
 
 def _fit(
     plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
-) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None]:
+) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None, list[dict[str, Any]]]:
     began = time.monotonic()
     phase("fit", "looking for what is done already")
     sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
@@ -165,14 +167,14 @@ def _fit(
         artifacts = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
     facts = {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": plan.model_info.blocks}
     files = save_artifacts(store, artifacts, facts) if frozen is None else frozen.copy_to(store)
-    control = plan.job.seed if plan.job.selection.control is not None else None
+    control = seed_of(plan.job)
     by = plan.job.selected_by
     spec = ScoreSpec(store, plan.methods, artifacts, scored_by(by, plan.methods), control, plan.max_tokens)
     sums = ranked(store, by, plan.methods, score_shards(spec, plan.shards, sources[CORPUS], progress.advance), control)
-    drift = None
+    drift, groups = None, list[dict[str, Any]]()
     if frozen is None:
         with waiting("fit", f"finding the exact cut of {sums.count:,} scores"):
-            selection = select(plan.job, store, sums)
+            selection, groups = cut(plan.job, store, sums, plan.shards)
         if not plan.failed:  # else the cut is not that of the whole corpus
             files.append(_freeze(plan, store, artifacts, files, captured, selection))
     else:
@@ -181,7 +183,7 @@ def _fit(
     progress.finish()
     seconds = time.monotonic() - began
     timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
-    return artifacts, files, selection, drift
+    return artifacts, files, selection, drift, groups
 
 
 def _freeze(
@@ -200,10 +202,20 @@ def _freeze(
         plan.model.revision,
         tuple(artifacts),
         precision,
-        cut=FrozenCut.of(selection.threshold, selection.at_cut),
+        cut=frozen_cut(plan.job, selection),
         statistics=statistics_of(store, artifacts, selection, captured.rows, captured.codes),
     )
     return freeze(store, facts, files)
+
+
+def seed_of(job: Job) -> int | None:
+    """The seed of the random scores that decide instead of a method's from the start; None if they do not."""
+    return job.seed if job.selection.control == "random" else None
+
+
+def frozen_cut(job: Job, selection: Selection) -> FrozenCut:
+    """The cut for new data; where groups have cuts of their own, there is none."""
+    return FrozenCut(None, 0) if job.selection.has_groups else FrozenCut.of(selection.threshold, selection.at_cut)
 
 
 def _drift(plan: Plan, store: Store, frozen: Frozen, captured: CaptureTotals, selection: Selection) -> dict[str, Any]:
@@ -246,6 +258,7 @@ def emit_spec(
         methods=columns,
         decided_by=job.selected_by,
         control=job.selection.control,
+        within=job.selection.within,
         threshold=selection.threshold,
         scored=sums.count,
         edges=np.linspace(float(low), float(high), HISTOGRAM_BINS + 1),

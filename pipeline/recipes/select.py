@@ -25,18 +25,19 @@ from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fit.drift import statistics_of
+from tamis.pipeline.fit.grouped_cut import cut
 from tamis.pipeline.fit.rescored import Rescored, RescoreSpec, Scored, rescore
-from tamis.pipeline.fit.scores import Selection, select_by
+from tamis.pipeline.fit.scores import Selection
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.planning.plan import keep_apart, methods_of, place_of
 from tamis.pipeline.planning.reselection import Choice, files_of, fingerprint_of, frozen_settings, job_of, shards_of
 from tamis.pipeline.planning.scanning import scan_files
-from tamis.pipeline.recipes.samples import HISTOGRAM_BINS, emit_spec, ranked, rough, scored_by
+from tamis.pipeline.recipes.samples import HISTOGRAM_BINS, emit_spec, frozen_cut, ranked, rough, scored_by, seed_of
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import incomplete, lease
-from tamis.pipeline.run.frozen import FrozenCut, freeze
+from tamis.pipeline.run.frozen import freeze
 from tamis.pipeline.run.mending import check_output, until_whole
 from tamis.pipeline.run.parent import Parent, check_whole, named_damage, read_parent
 from tamis.pipeline.run.paths import MANIFEST, QUARANTINE, SCORES
@@ -146,7 +147,7 @@ class _Work:
         began = time.monotonic()
         rescored = self._rescore()
         with waiting("fit", f"finding the exact cut of {rescored.sums.count:,} scores"):
-            selection = select_by(self.job.selection, self.store, rescored.sums)
+            selection, groups = cut(self.job, self.store, rescored.sums, self.shards)
         with named_damage(self.parent):
             beside, schema = self._beside(selection)
         self.timings["fit"] = {"seconds": time.monotonic() - began}
@@ -164,13 +165,12 @@ class _Work:
             return theirs
         return publish_again(
             self.store, self.parent, self.job, self.fingerprint, self._methods(), list(self.shards), selection, spec,
-            emitted, beside, self.timings, rough(resolved),
+            emitted, beside, self.timings, rough(resolved), groups,
         )  # fmt: skip
 
     def _rescore(self) -> Rescored:
         phase("fit", "reading the scores of the finished run")
-        control = self.job.seed if self.job.selection.control is not None else None
-        methods = self.parent.methods
+        control, methods = seed_of(self.job), self.parent.methods
         longest = int(self.parent.frozen.facts.settings["max_tokens"])
         spec = RescoreSpec(
             self.store, self.parent.store, methods, scored_by(self.job.selected_by, methods), control, longest
@@ -199,7 +199,7 @@ class _Work:
             theirs,
             selected_by=self.job.selected_by,
             how=in_words(self.job.selection),
-            cut=FrozenCut.of(selection.threshold, selection.at_cut),
+            cut=frozen_cut(self.job, selection),
             settings=frozen_settings(parent, self.job),
             statistics=statistics_of(
                 store, parent.methods, selection, int(parent.manifest["counts"]["rows_in"]), parent.codes()

@@ -73,13 +73,15 @@ class MethodRun(TypedDict):
 class Selection(TypedDict):
     """how: in words ("share 0.1"). cut: the score that separates dropped from kept rows, None when there is none.
 
-    at_cut: how many rows have exactly this score (counting only the dropped ones is enough).
+    at_cut: how many rows have exactly this score (counting only the dropped ones is enough). groups: of rows that have
+    cuts of their own, each with group, rows, dropped, cut.
     """
 
     how: str
     cut: float | None
     requested: Any
     at_cut: int | None
+    groups: NotRequired[list[dict[str, Any]]]
 
 
 class Histogram(TypedDict):
