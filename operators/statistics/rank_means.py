@@ -64,7 +64,8 @@ def mean_ranks(ranks: Sequence[Float64s], count: int) -> npt.NDArray[np.float32]
     total = np.sum(np.stack(ranks), axis=0)  # multiples of a half: exact
     if np.isnan(total).any():
         raise ValueError("a score has no rank: the scores changed while they were ranked")
-    return (total / (len(ranks) * count)).astype(np.float32)
+    means: npt.NDArray[np.float32] = (total / (len(ranks) * count)).astype(np.float32)
+    return means
 
 
 def ranges_of(coarse: npt.NDArray[np.int64], most: int) -> list[tuple[int, int, int]]:

@@ -75,7 +75,7 @@ def publish_again(
         "parent": parent.facts(),
         "versions": versions(),
         "counts": {"rows_in": theirs["rows_in"], **counts, "truncated": theirs["truncated"]},
-        **selection_facts(job, shards, selection, spec, emitted, how_again(parent, job)),
+        **selection_facts(job, shards, selection, spec, emitted, in_words(job.selection)),
         "timings": {name: dict(timing) for name, timing in timings.items()},
         "warnings": list(dict.fromkeys(said)),
     }
@@ -83,11 +83,6 @@ def publish_again(
         summary["selection"]["groups"] = groups
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)
     return finish(store, summary, [*emitted.files, *files], failed, spec.key, empty=empty, draw=draw)
-
-
-def how_again(parent: Parent, job: Job) -> str:
-    """The cut, in words."""
-    return f"{in_words(job.selection)}, of the scores in {parent.store.path()}"
 
 
 def _of_the_rows(parent: Parent, methods: Mapping[str, Method]) -> list[str]:

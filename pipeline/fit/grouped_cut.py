@@ -87,7 +87,7 @@ def cut(job: Job, store: Store, sums: ScoreSums, shards: Sequence[Shard]) -> tup
     values = _Values(edges, job.seed if matched else None)
     wanted = _dropped_by_decile(store, members, select_by(spec, store, sums), edges) if matched and edges else None
     parts: list[list[_Part]] = [[] for _ in members]
-    facts = []
+    facts: list[dict[str, Any]] = []
     for name, decile, places in _groups(members, by_length=by_length):
         own = [members[place] for place in places]
         inside = partial(values.inside, decile=decile)

@@ -65,12 +65,11 @@ def job_of(parent: Parent, choice: Choice, output: str) -> Job:
             )
     selection = {**rule, "by": by, "control": choice.control, "within": choice.within, "allow_majority": allowed}
     changed = {"output": output, "selection": selection, "schedule": None, "lineage": None, "keep_captures": False}
-    if choice.seed is not None:
-        changed["seed"] = choice.seed
+    seed = tree["seed"] if choice.seed is None else choice.seed
     gone = [name for name in parent.methods if name not in known()]
     if gone:
         raise ConfigError(f"select: {parent.store.path()} used {gone[0]}, which is not installed here; install it")
-    return load_job(None, {**tree, **changed})
+    return load_job(None, {**tree, **changed, "seed": seed})
 
 
 def fingerprint_of(parent: Parent, job: Job) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def files_of(parent: Parent, job: Job) -> list[SourceFile]:
         try:
             check_unchanged(Shard(0, CORPUS, file, (), Span(0, 0, 0, 0), {}), job.storage_options)
         except InputError as error:
-            return f"{file.name}: {error.problems[0] if error.problems else 'its size or its time has changed'}"
+            return error.problems[0] if error.problems else f"{file.name}: its size or its time has changed"
         return None
 
     with ThreadPoolExecutor(_THREADS) as pool:

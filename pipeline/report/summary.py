@@ -188,7 +188,7 @@ class Drift(TypedDict):
 
 class Summary(Run):
     """A run that drops samples. layers: the content of artifact/layers.json, if it exists and LARF has run. drift: if
-    the job named an artifact."""
+    the job named an artifact. parent: the run whose scores were cut anew (`Parent.facts`), after `tamis select`."""
 
     methods: list[MethodRun]
     selected_by: str
@@ -202,6 +202,7 @@ class Summary(Run):
     borderline_kept: list[Sample]
     layers: NotRequired[dict[str, Any]]
     drift: NotRequired[Drift]
+    parent: NotRequired[dict[str, Any]]
 
 
 class Tokens(TypedDict):
