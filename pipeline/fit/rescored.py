@@ -121,7 +121,7 @@ def _problems(shard: Scored, table: pa.Table, spec: RescoreSpec) -> tuple[pa.Arr
     out = pc.equal(decisions, "quarantined").to_numpy(zero_copy_only=False)
     set_aside = None if shard.quarantine is None else spec.parent.read_table(shard.quarantine, ["code", "message"])
     if int(out.sum()) != (0 if set_aside is None else set_aside.num_rows):
-        raise _not_ours(shard, spec, "quarantine/ has another number of rows than it says")
+        raise _not_ours(shard, spec, "it says another number of quarantined rows than there is")
     codes = np.full(table.num_rows, None, dtype=object)
     messages = codes.copy()
     # Rows of which a model learns nothing are in kept/, without a score.

@@ -40,7 +40,7 @@ from tamis.pipeline.run import incomplete, lease
 from tamis.pipeline.run.frozen import freeze
 from tamis.pipeline.run.mending import check_output, until_whole
 from tamis.pipeline.run.parent import Parent, check_whole, named_damage, read_parent
-from tamis.pipeline.run.paths import MANIFEST, QUARANTINE, SCORES
+from tamis.pipeline.run.paths import ARTIFACT, MANIFEST, QUARANTINE, SCORES
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import Progress, at_work, phase, waiting
 from tamis.pipeline.terminal.voice import VOICE
@@ -194,7 +194,7 @@ class _Work:
         schema of kept/."""
         store, parent, theirs = self.store, self.parent, self.parent.frozen.facts
         written = [store.write(file.name, parent.store.read(file)).to_receipt() for file in parent.beside()]
-        names = {f"artifact/{name}" for name in parent.frozen.files}
+        names = {f"{ARTIFACT}/{name}" for name in parent.frozen.files}
         facts = replace(
             theirs,
             selected_by=self.job.selected_by,
