@@ -353,6 +353,60 @@ def refit(
 
 
 @app.command()
+def select(
+    run: Annotated[str, typer.Argument(help="The output folder of a finished run.", show_default=False)],
+    output: Annotated[
+        str, typer.Option("--output", help="Folder or URL of the new output; it must not hold anything.")
+    ],
+    drop: Annotated[
+        float | None,
+        typer.Option("--drop", help="Share of the scored rows to drop, the riskiest first (default: the run's rule)."),
+    ] = None,
+    drop_count: DropCount = None,
+    threshold: ThresholdFlag = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            help="The method of the run whose score decides, or ranks, the mean of all (default: as there).",
+        ),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            "--control", help="random or length_matched: drop as many rows at random instead, for a comparison."
+        ),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option("--within", help="source or length_decile: drop the same share inside every group of rows."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of a control (default: the run's).")] = None,
+    allow_majority: Annotated[
+        bool, typer.Option("--allow-majority", help="Permit a cut that drops more than half of the rows.")
+    ] = False,
+    address: Address = None,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Cut the scores of a finished run anew, into another output: seconds, and no model."""
+    _quiet_libraries()
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.planning.reselection import Choice
+    from tamis.pipeline.recipes.select import select as cut
+    from tamis.pipeline.run.incomplete import refuse
+    from tamis.pipeline.run.set_aside import SetAside
+    from tamis.pipeline.storage.store import Store
+
+    choice = Choice(drop, drop_count, threshold, by, control, within, seed, allow_majority)
+    found = cut(Store(run, job.storage_options(storage_options or [])), choice, output, address)
+    with reading(found.store.path()) if found.did_nothing else nullcontext():
+        showing.outcome(found.manifest, found.store, did_nothing=found.did_nothing)
+    if not found.manifest["complete"]:
+        refuse([SetAside(**item) for item in found.manifest["failed"]])
+
+
+@app.command()
 def status(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Say how far the run in an output folder is, and who is at work on it."""
     from tamis.pipeline.commands.status import show_status
