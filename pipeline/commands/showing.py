@@ -6,6 +6,7 @@ reads from it. No sample text is in any of the objects.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -225,6 +226,20 @@ def layers(result: Mapping[str, Any], store: Store, *, did_nothing: bool) -> Non
     )
     if VOICE.as_json or VOICE.quiet:
         _warn(result["warnings"])
+
+
+def evaluation(found: Mapping[str, Any], *, as_json: bool) -> None:
+    """The scores and the decision of a run against labels."""
+    from tamis.pipeline.commands.evaluate_screen import in_a_line, show_evaluation
+
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+        return
+    labelled, where = found["labels"]["labelled"], found["output"]
+    words = shown(in_a_line(found))
+    VOICE.show(lambda: show_evaluation(console(), found), words, "result", last=True, rows=labelled, output=where)
+    if VOICE.as_json or VOICE.quiet:
+        _warn(found["notes"])
 
 
 def result(line: str, **facts: Any) -> None:
