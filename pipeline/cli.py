@@ -436,6 +436,33 @@ def evaluate(
 
 
 @app.command()
+def tune(
+    output: OutputFolder,
+    labels: LabelsFlag,
+    write: Annotated[
+        str | None, typer.Option("--write", metavar="FRAGMENT", help="Write the best as part of a job file (.yaml).")
+    ] = None,
+    as_json: AsJson = False,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Rank every method, block, position and k that the kept vectors of a run allow by labels, without the model."""
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.tune import check_free
+    from tamis.pipeline.commands.tune import tune as run
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(output, job.storage_options(storage_options or []))
+    if write is not None:
+        check_free(write)
+    with reading(store.path()):
+        found = run(store, labels)
+    if write is not None:
+        Path(write).write_text(found["fragment"], encoding="utf-8")
+    showing.tuning(found, as_json=as_json)
+
+
+@app.command()
 def export(
     output: OutputFolder,
     to: Annotated[str, typer.Option("--output", help="Folder for the export; it must not hold anything.")],

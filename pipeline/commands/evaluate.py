@@ -152,7 +152,7 @@ class _Judge:
         scored = ~np.isnan(scores)
         values, labels = scores[scored], self.harmful[scored]
         ranking = Ranking.of(values, labels)
-        alike = _codes_of_lengths(self.lengths)
+        alike = codes_of_lengths(self.lengths)
         parts = [
             Within.of(values, labels, codes[scored], count)
             for codes, count in (
@@ -204,7 +204,7 @@ def _codes_of(strata: Sequence[_Stratum], rows: int) -> npt.NDArray[np.int64]:
     return codes
 
 
-def _codes_of_lengths(lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def codes_of_lengths(lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """int64 (n,): rows of one code have lengths that differ by less than a tenth; -1 without a length."""
     known = np.nan_to_num(lengths) >= 1
     codes = np.full(len(lengths), -1, dtype=np.int64)

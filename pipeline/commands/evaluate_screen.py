@@ -60,7 +60,8 @@ def number(figure: Mapping[str, Any], digits: int = 3) -> str:
     return text
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
+    """A table whose first column is words, and the others numbers."""
     table = Table(box=None, pad_edge=False)
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
@@ -69,7 +70,7 @@ def _table(*columns: str) -> Table:
 
 def _scores(found: Mapping[str, Any]) -> Table:
     several = len(found["sources"]) > 1
-    table = _table(
+    table = table_of(
         *("score", "block", "AUROC", "within length", "equal length"),
         *(["within source"] if several else []),
         *("AUPRC", "FPR at 95 % TPR"),
@@ -92,7 +93,7 @@ def _scores(found: Mapping[str, Any]) -> Table:
 
 def _decisions(found: Mapping[str, Any]) -> Table:
     deciding = next((m for m in found["methods"] if m["decided"]), None)
-    table = _table("rows", "labelled", "harmful", "dropped", "precision", "recall", "harmless dropped", "AUROC")
+    table = table_of("rows", "labelled", "harmful", "dropped", "precision", "recall", "harmless dropped", "AUROC")
 
     def add(name: str, part: Mapping[str, Any], auroc: Mapping[str, Any] | None) -> None:
         counts = [f"{part[key]:,}" for key in ("rows", "harmful", "dropped")]
@@ -112,7 +113,7 @@ def _decisions(found: Mapping[str, Any]) -> Table:
 
 def _risks(found: Mapping[str, Any]) -> Table:
     first = found["methods"][0]["risk_coverage"]
-    table = _table("kept", *(f"{point['coverage']:.0%}" for point in first))
+    table = table_of("kept", *(f"{point['coverage']:.0%}" for point in first))
     for method in found["methods"]:
         shares = [point["harmful_share"] for point in method["risk_coverage"]]
         table.add_row(plain(method["name"]), *("-" if share is None else f"{share:.2%}" for share in shares))

@@ -33,6 +33,11 @@ SOURCES = ["a.jsonl"] * 35 + ["b.jsonl"] * 25
 DECILES = [{"low": 1, "high": 9}, {"low": 10, "high": 20}, {"low": 21, "high": 39}]
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tamis.pipeline.commands.evaluate.RESAMPLES", 100)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path / "out"))
