@@ -35,7 +35,8 @@ DECILES = [{"low": 1, "high": 9}, {"low": 10, "high": 20}, {"low": 21, "high": 3
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tamis.pipeline.commands.evaluate.RESAMPLES", 100)
+    monkeypatch.setattr("tamis.pipeline.commands.evaluate.RESAMPLES", 30)
+    monkeypatch.setattr("tamis.pipeline.commands.evaluate.FEWEST_RESAMPLES", 30)
 
 
 @pytest.fixture
