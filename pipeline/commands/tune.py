@@ -151,7 +151,7 @@ def _variants(kind: type[Method], job: Mapping[str, Any], kept: KeptVectors) -> 
     """The method as the job has it, at every block and position that was captured, and with every k."""
     section = section_of(kind)
     given = {key: value for key, value in (job.get(kind.name) or {}).items() if key in section.model_fields}
-    base = kind(**settings_of(kind, section(**given)))
+    base: Any = kind(**settings_of(kind, section(**given)))
     names = {item.name for item in dataclasses.fields(base)}
     blocks = sorted({request.block for request in kept.requests})
     positions = sorted({request.position for request in kept.requests})
@@ -161,7 +161,7 @@ def _variants(kind: type[Method], job: Mapping[str, Any], kept: KeptVectors) -> 
     if "position" in names:
         axes["position"] = list(positions)
     if "k" in names:
-        axes["k"] = sorted({*KS, int(getattr(base, "k"))})  # noqa: B009 - not every method has it
+        axes["k"] = sorted({*KS, int(base.k)})
     settings: list[dict[str, Any]] = [{}]
     for name, values in axes.items():
         settings = [{**before, name: value} for before in settings for value in values]
@@ -176,7 +176,7 @@ def _is_current(method: Method, manifest: Mapping[str, Any]) -> bool:
     """Whether the run decided by this method, at this block, position and k."""
     if method.name != manifest["selected_by"]:
         return False
-    [theirs] = [each for each in manifest["methods"] if each["name"] == method.name]
+    theirs = next(each for each in manifest["methods"] if each["name"] == method.name)
     facts = theirs.get("facts") or {}
     return all(
         getattr(method, name, None) in (None, facts.get(name, theirs.get(name))) for name in ("layer", "position", "k")
