@@ -60,7 +60,7 @@ def reference_tests(
     seed: int,
 ) -> list[Test]:
     """The tests of all methods, in their order. captures: by role; CORPUS and each method's reference sets."""
-    columns = sorted({name for artifact in artifacts.values() for name in artifact.facts["columns"]})
+    columns = sorted({request.column for method in methods.values() for request in method.requests(blocks)})
     wanted = _sample(captures[CORPUS], seed)
     corpus: Rows = map_reduce(_corpus_rows, _beside, grouped(wanted), store, columns)
     corpus = Rows(corpus.features, corpus.lengths, np.arange(len(corpus)))
@@ -128,8 +128,9 @@ def _test(
 ) -> list[Test]:
     [name] = group
     method, artifact = methods[name], artifacts[name]
+    columns = [request.column for request in method.requests(blocks)]
     try:
-        sets, borrowed = _sets(name, method, methods, store, artifact.facts["columns"], references)
+        sets, borrowed = _sets(name, method, methods, store, columns, references)
         found = held_out(method, blocks, artifact, sets, corpus)
         tested = [(against, tell(folds)) for against, folds in found.items()]
     except Untested as error:

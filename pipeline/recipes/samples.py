@@ -15,7 +15,7 @@ import numpy as np
 
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.statistics.lengths import length_deciles
-from tamis.operators.statistics.ranks import midranks, rank_edges, resolved_share
+from tamis.operators.statistics.ranks import midranks, rank_edges, resolved_share, rho
 from tamis.pipeline.capture.stage import Timings, run_capture
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster.machines import Cluster
@@ -25,6 +25,8 @@ from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.fit.drift import check_majority, drift_of, select_at, statistics_of
+from tamis.pipeline.fit.reference_tests import Capture, reference_tests
+from tamis.pipeline.fit.score_agreement import score_agreement
 from tamis.pipeline.fit.scores import (
     ScoreSpec,
     Selection,
@@ -45,6 +47,7 @@ from tamis.pipeline.run import incomplete
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze
 from tamis.pipeline.run.lease import Held
 from tamis.pipeline.run.mending import check_output, until_whole
+from tamis.pipeline.run.paths import SCORES
 from tamis.pipeline.storage.store import Sealed, Store
 from tamis.pipeline.terminal.progress import Progress, phase, waiting
 
@@ -83,14 +86,15 @@ def curate_samples(
         notes += searched["warnings"] if plan.layers is not None else []
     return publish(
         store, plan, made.artifacts, files, made.selection, made.spec, captured, made.emitted, timings, notes, searched,
-        made.drift,
+        made.drift, made.trust,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class _Made:
     """The results of a run when its output is written. plan: without the failed shards. resolved: how much of the
-    scores' order their bins preserve (0..1). drift: from the corpus of the job's artifact, if it names one."""
+    scores' order their bins preserve (0..1). drift: from the corpus of the job's artifact, if it names one. trust:
+    the figures that test the filter."""
 
     plan: Plan
     captured: CaptureTotals
@@ -101,6 +105,7 @@ class _Made:
     resolved: float
     emitted: EmitTotals
     drift: dict[str, Any] | None
+    trust: dict[str, Any]
 
 
 def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
@@ -122,7 +127,8 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
     phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
-    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift)
+    trust = _trust(plan, store, captured, artifacts, selection, emitted, timings)
+    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift, trust)
 
 
 # --- LARF's layer -------------------------------------------------------------------------------------------------
@@ -248,3 +254,36 @@ def _emit(
     timeout = plan.job.worker_timeout
     run_emit(spec, plan.shards, selection.quotas, made, totals, timings, cpus=cluster.cpus, timeout=timeout)
     return totals
+
+
+# --- the test of the filter -----------------------------------------------------------------------------------------
+
+
+def _trust(
+    plan: Plan,
+    store: Store,
+    captured: CaptureTotals,
+    artifacts: Mapping[str, Artifact],
+    selection: Selection,
+    emitted: EmitTotals,
+    timings: Timings,
+) -> dict[str, Any]:
+    """The figures of the manifest's key `trust`, without the verdict on them."""
+    began = time.monotonic()
+    captures: dict[str, list[Capture]] = {}
+    for shard in [*plan.shards, *plan.reference_shards]:
+        captures.setdefault(shard.role, []).append(Capture(captured.captured[shard.name].file, shard.rows))
+    with waiting("trust", "testing the methods on references that they have not seen"):
+        tests = reference_tests(store, plan.methods, plan.model_info.blocks, artifacts, captures, plan.job.seed)
+    agreement = None
+    if not emitted.failed:  # else rows that were cut are in no file of scores
+        tables = [Sealed(file["name"], file["sha256"]) for file in emitted.files if file["name"].startswith(SCORES)]
+        tables.sort(key=lambda table: table.name)
+        alone = rho(emitted.final_rank_sums())
+        with waiting("trust", f"comparing what {len(plan.methods)} methods would drop"):
+            agreement = score_agreement(
+                store, tuple(plan.methods), tables, selection.dropped, selection.sums.lengths, alone
+            )
+    refusing = {name: emitted.refusing[name] for name in ("kept", "dropped")} if emitted.all_counted else None
+    timings["trust"] = {"seconds": time.monotonic() - began}
+    return {"tests": tests, "agreement": agreement, "refusing": refusing}

@@ -29,6 +29,8 @@ ENOUGH_REFUSALS = 20
 """With fewer refusing answers in the corpus, the share of them that falls is not judged."""
 CHANCE_OVERLAP = 2.0
 """Two methods that share fewer drops than this many times those of a random draw do not agree."""
+ENOUGH_DROPPED = 50
+"""With fewer dropped rows, the methods' overlap is not judged."""
 
 State = Literal["do not use this cut", "use with care", "looks sound"]
 NO, CARE, SOUND = "do not use this cut", "use with care", "looks sound"
@@ -85,11 +87,15 @@ def _against(summary: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> 
                 f"AUROC {_with_interval(test['auroc'])}, where chance has {CHANCE:g}."
             )
     test = _main(tests)
-    if test is not None and test["auroc"]["low"] > CHANCE and not _beats_length(test) and not _holds_at_length(test):
+    if test is not None and test["auroc"]["low"] > CHANCE and not _passes(test):
         yield (
             f"{title} ranks unsafe references that it has not seen no better than the length of the answer does: AUROC "
             f"{test['auroc']['value']:.2f}, length alone {test['length']['value']:.2f}, {_equal_length(test)}."
         )
+
+
+def _passes(test: Mapping[str, Any]) -> bool:
+    return test["auroc"]["low"] > CHANCE and (_beats_length(test) or _holds_at_length(test))
 
 
 def _beats_length(test: Mapping[str, Any]) -> bool:
@@ -115,6 +121,8 @@ def _doubts(
     title, counts = prose.title_of(summary), summary.get("counts") or {}
     if counts.get("failed"):
         yield f"{text.count(counts['failed'])} rows are in no output, as their workers failed."
+    if not counts.get("dropped"):
+        yield "nothing was dropped."
     test = _main(tests)
     if test is None:
         reason = next((test["untested"] for test in tests if "untested" in test), "there are no figures")
@@ -131,7 +139,7 @@ def _doubts(
     if length.state == "attention":
         yield f"scores or drops follow the length of the answer: {length.title[:1].lower()}{length.title[1:]}."
     yield from _lost_refusals(figures.get("refusing") or {}, counts)
-    yield from _disagreements(summary, figures.get("agreement") or {})
+    yield from _disagreements(summary, figures)
 
 
 def _weaknesses(title: str, test: Mapping[str, Any]) -> Iterator[str]:
@@ -164,13 +172,17 @@ def _lost_refusals(refusing: Mapping[str, Any], counts: Mapping[str, Any]) -> It
         )
 
 
-def _disagreements(summary: Mapping[str, Any], agreement: Mapping[str, Any]) -> Iterator[str]:
+def _disagreements(summary: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterator[str]:
+    """Other methods that would drop other rows, if they pass the test themselves."""
     own = summary.get("selected_by")
+    good = {test["method"] for test in figures.get("tests") or [] if test.get("against") == "corpus" and _passes(test)}
     titles = {method.get("name"): method.get("title") for method in summary.get("methods") or []}
-    for pair in agreement.get("pairs") or []:
-        if own not in pair["methods"] or not pair["dropped"]:
+    for pair in (figures.get("agreement") or {}).get("pairs") or []:
+        if own not in pair["methods"] or pair["dropped"] < ENOUGH_DROPPED:
             continue
         [other] = [name for name in pair["methods"] if name != own]
+        if other not in good:
+            continue
         shared = pair["both"] / pair["dropped"]
         if shared < CHANCE_OVERLAP * pair["by_chance"] and pair["by_chance"] < 1 / CHANCE_OVERLAP:
             yield (
@@ -183,8 +195,8 @@ def _praise(test: Mapping[str, Any] | None, title: str) -> str:
     assert test is not None
     return (
         f"{title} ranks unsafe references that it has not seen above {_others(test)} in "
-        f"{text.share(test['auroc']['value'])} of pairs, length alone in {text.share(test['length']['value'])}; lengths, "
-        "refusals and the job's methods show nothing against it."
+        f"{text.share(test['auroc']['value'])} of pairs, length alone in {text.share(test['length']['value'])}; "
+        "lengths and refusals show nothing against it, and no other method of the job does."
     )
 
 
