@@ -18,7 +18,7 @@ from tamis.pipeline.report import text
 from tamis.pipeline.report.drift import lines as drift_lines
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
-from tamis.pipeline.report.verdict import words
+from tamis.pipeline.report.verdict import CARE, SOUND, words
 from tamis.pipeline.run.paths import KEPT, LAYERS, LAYERS_PAGE, REPORT
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.text import shown
@@ -272,7 +272,7 @@ def verdict_line(trust: Mapping[str, Any] | None) -> str:
     found = (trust or {}).get("verdict")
     if not found:
         return ""
-    style = {"looks sound": "green", "use with care": "yellow"}.get(found["verdict"], "bold red")
+    style = {SOUND: "green", CARE: "yellow"}.get(found["verdict"], "bold red")
     return f"[{style}]{plain(words(found))}[/]"
 
 

@@ -11,6 +11,7 @@ Every verdict has its reasons, the gravest first. A pure function of the summary
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -25,7 +26,9 @@ ENOUGH_REFERENCES = 20
 """With fewer held-out unsafe references, even a good test is one of few subjects."""
 REFUSAL_EXCESS = 1.5
 """Refusing answers may fall this many times as often as all rows."""
-ENOUGH_REFUSALS = 20
+REFUSAL_DEVIATIONS = 3.0
+"""More fall than chance lets fall if they are this many standard deviations above what a random draw takes."""
+ENOUGH_REFUSALS = 10
 """With fewer refusing answers in the corpus, the share of them that falls is not judged."""
 CHANCE_OVERLAP = 2.0
 """Two methods that share fewer drops than this many times those of a random draw do not agree."""
@@ -33,7 +36,9 @@ ENOUGH_DROPPED = 50
 """With fewer dropped rows, the methods' overlap is not judged."""
 
 State = Literal["do not use this cut", "use with care", "looks sound"]
-NO, CARE, SOUND = "do not use this cut", "use with care", "looks sound"
+NO: State = "do not use this cut"
+CARE: State = "use with care"
+SOUND: State = "looks sound"
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,11 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
     tests = [test for test in figures.get("tests") or [] if test["method"] == summary.get("selected_by")]
     against = list(_against(summary, tests))
     if against:
-        return Verdict("do not use this cut", tuple(against))
+        return Verdict(NO, tuple(against))
     doubts = list(_doubts(summary, figures, tests))
     if doubts:
-        return Verdict("use with care", tuple(doubts))
-    return Verdict("looks sound", (_praise(_main(tests), prose.title_of(summary)),))
+        return Verdict(CARE, tuple(doubts))
+    return Verdict(SOUND, (_praise(_main(tests), prose.title_of(summary)),))
 
 
 def words(found: Mapping[str, Any]) -> str:
@@ -66,6 +71,15 @@ def words(found: Mapping[str, Any]) -> str:
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     said = str(found.get("verdict") or "")
     return f"{said[:1].upper()}{said[1:]}: {reasons[0] if reasons else ''}{more}"
+
+
+def finding(test: Mapping[str, Any]) -> str:
+    """What one test says of its method, in a few words."""
+    if test["auroc"]["low"] <= CHANCE:
+        return "no better than chance"
+    if _beats_length(test):
+        return "better than length"
+    return "as length does, and more at equal length" if _holds_at_length(test) else "no better than length"
 
 
 def _main(tests: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -135,9 +149,8 @@ def _doubts(
                 f"between unsafe and safe references, {title} (AUROC {other['auroc']['value']:.2f}) cannot be told "
                 f"from a filter of length ({other['length']['value']:.2f}), {_equal_length(other)}."
             )
-    length = trust.length_check(summary)
-    if length.state == "attention":
-        yield f"scores or drops follow the length of the answer: {length.title[:1].lower()}{length.title[1:]}."
+    if by_length := trust.length_reasons(summary):
+        yield f"it may be a length filter: {'; '.join(by_length)}."
     yield from _lost_refusals(figures.get("refusing") or {}, counts)
     yield from _disagreements(summary, figures)
 
@@ -164,7 +177,8 @@ def _lost_refusals(refusing: Mapping[str, Any], counts: Mapping[str, Any]) -> It
     if kept + dropped < ENOUGH_REFUSALS or not scored:
         return
     share, overall = dropped / (kept + dropped), text.whole(counts.get("dropped")) / scored
-    if share > REFUSAL_EXCESS * overall:
+    by_chance = math.sqrt(overall * (1 - overall) * (kept + dropped))
+    if share > REFUSAL_EXCESS * overall and dropped - overall * (kept + dropped) > REFUSAL_DEVIATIONS * by_chance:
         yield (
             f"the cut takes {text.share(share)} of the refusing answers ({text.count(dropped)} of "
             f"{text.count(kept + dropped)}), and {text.share(overall)} of all rows: refusals of harmful requests teach "
