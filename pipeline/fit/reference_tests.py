@@ -67,6 +67,7 @@ def reference_tests(
     found: list[Test] = map_reduce(
         _test, _join, [[name] for name in methods], store, dict(methods), blocks, dict(artifacts),
         {role: files for role, files in captures.items() if role != CORPUS}, corpus,
+        MOST_REFERENCES,
     )  # fmt: skip
     return found
 
@@ -125,12 +126,13 @@ def _test(
     artifacts: Mapping[str, Artifact],
     references: Mapping[str, Sequence[Capture]],
     corpus: Rows,
+    most: int,
 ) -> list[Test]:
     [name] = group
     method, artifact = methods[name], artifacts[name]
     columns = [request.column for request in method.requests(blocks)]
     try:
-        sets, borrowed = _sets(name, method, methods, store, columns, references)
+        sets, borrowed = _sets(name, method, methods, store, columns, references, most)
         found = held_out(method, blocks, artifact, sets, corpus)
         tested = [(against, tell(folds)) for against, folds in found.items()]
     except Untested as error:
@@ -150,6 +152,7 @@ def _sets(
     store: Store,
     columns: Sequence[str],
     references: Mapping[str, Sequence[Capture]],
+    most: int,
 ) -> tuple[dict[str, Rows], str | None]:
     """The rows to test a method on by source, and the method that they are of where it is another one. Untested."""
     owner = name
@@ -165,7 +168,7 @@ def _sets(
     roles = {source: references.get(role_of(owner, source), ()) for source in sources}
     if not any(roles.values()):
         raise Untested(FROZEN)
-    step = max(-(-sum(capture.rows for capture in files) // MOST_REFERENCES) for files in roles.values())
+    step = max(-(-sum(capture.rows for capture in files) // most) for files in roles.values())
     return {source: _set(store, files, columns, step) for source, files in roles.items() if files}, (
         None if owner == name else owner
     )

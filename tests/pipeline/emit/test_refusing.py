@@ -23,7 +23,7 @@ from tamis.pipeline.inputs.text_files import Span
 def counted(rows: list[dict[str, Any]], dropped: list[bool]) -> dict[str, int]:
     table = to_table(rows, settle(infer_rows(rows)))
     file = SourceFile("a.jsonl", "a.jsonl", "jsonl", None, 1, "")
-    shard = Shard(0, "corpus", file, (), Span(0, len(rows), 0, 1), detect(rows).to_dict())
+    shard = Shard(0, "corpus", file, (), Span(0, len(rows), 0, 1), detect(list(rows[0]), rows).to_dict())
     return refusing(shard, table, np.array(dropped, dtype=bool))
 
 

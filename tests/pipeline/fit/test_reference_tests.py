@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pytest
+from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
 from report_samples import summary
 
 from tamis.operators.methods import Artifact, Contrast, Features, Larf, Method, Reduce, Saft
@@ -52,9 +54,11 @@ class Guess(Method):
 
 @pytest.fixture(autouse=True, scope="module")
 def session(ray_address: str) -> Iterator[None]:
+    register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
     with ray_session(ray_address), pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact_cut, "GROUP", 2)
         yield
+    unregister_pickle_by_value(sys.modules[__name__])
 
 
 def captures(store: Store, seed: int = 0, rows: int = 240) -> dict[str, list[Capture]]:
