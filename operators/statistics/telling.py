@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,7 +118,7 @@ def _draw(rng: np.random.Generator, rows: int) -> Float64s:
     return np.concatenate([np.ones((1, rows)), again.astype(np.float64)])
 
 
-def _above(positive: npt.NDArray[np.generic], negative: npt.NDArray[np.generic]) -> Float64s:
+def _above(positive: npt.NDArray[Any], negative: npt.NDArray[Any]) -> Float64s:
     """float64 (p, n): 1 where the positive is larger, 0.5 where both are equal."""
     a, b = positive[:, None], negative[None]
     won: Float64s = (a > b) + 0.5 * (a == b)
@@ -163,7 +164,7 @@ def _spearman(folds: Sequence[Fold]) -> tuple[float | None, float | None]:
     return plain, partial(plain, correlation(gram, 0, 2), correlation(gram, 1, 2))
 
 
-def _ranks(values: npt.NDArray[np.generic]) -> Float64s:
+def _ranks(values: npt.NDArray[Any]) -> Float64s:
     """float64 (n,): centred midranks over n, in (-0.5, 0.5)."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     midranks = np.cumsum(counts) - (counts - 1) / 2

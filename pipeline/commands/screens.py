@@ -230,8 +230,8 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
         return
     counts, timings = manifest["counts"], manifest["timings"]
     console.print(f"[bold]{plain(manifest['title'])}[/]", highlight=False)
-    if said := verdict_line(manifest.get("trust")):
-        console.print(said, highlight=False)
+    if line := verdict_line(manifest.get("trust")):
+        console.print(line, highlight=False)
     table = counts_table(counts)
     console.print(table)
     console.print()

@@ -5,7 +5,7 @@ tests = [
      auroc, length, better_by: {value, low, high}, longer,                  figures of operators/statistics/telling.py
      equal_length: {value, low, high} or null, equal_pairs, spearman, partial_spearman}
     {method, untested}                                                      why, in words
-]
+]                                                                           of_artifact: true where it brought them
 
 borrowed: the method whose references were used, where the method takes none of its own. The vectors were captured for
 the fit already; the corpus side is a seeded sample of its rows. One task for each method; the driver holds the sample.
@@ -37,7 +37,8 @@ MOST_REFERENCES = 1000
 """Of one set. Of a larger one, every second, third, ... row is used."""
 
 FROZEN = (
-    "this run applies an artifact and captures no references; the report of the run that made the artifact has the test"
+    "this run captures no references, and applies an artifact that brings no test of its methods (an earlier tamis "
+    "made it, or it was fitted again from the captures of nights)"
 )
 
 

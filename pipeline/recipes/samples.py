@@ -117,7 +117,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     if not plan.shards:
         incomplete.refuse(plan.failed)
     key = incomplete.key_without(key, captured.failed)
-    artifacts, files, selection, drift = _fit(plan, store, key, captured, timings)
+    artifacts, files, selection, drift, tests = _fit(plan, store, key, captured, timings)
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
     # machine, the whole output is made again.
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
@@ -127,7 +127,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
     phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
-    trust = _trust(plan, store, captured, artifacts, selection, emitted, timings)
+    trust = _trust(plan, store, tests, selection, emitted, timings)
     return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift, trust)
 
 
@@ -150,7 +150,8 @@ def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) 
 
 def _fit(
     plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
-) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None]:
+) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None, list[dict[str, Any]]]:
+    """The artifacts and their files, the cut, the drift from the job's artifact, and the tests of the methods."""
     began = time.monotonic()
     phase("fit", "looking for what is done already")
     sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
@@ -172,19 +173,19 @@ def _fit(
     control = plan.job.seed if plan.job.selection.control is not None else None
     spec = ScoreSpec(store, plan.methods, artifacts, plan.job.selected_by, control, plan.max_tokens)
     sums = score_shards(spec, plan.shards, sources[CORPUS], progress.advance)
-    drift = None
+    drift, tests = None, _tests(plan, store, captured, artifacts, timings)
     if frozen is None:
         with waiting("fit", f"finding the exact cut of {sums.count:,} scores"):
             selection = select(plan.job, store, sums)
         if not plan.failed:  # else the cut is not that of the whole corpus
-            files.append(_freeze(plan, store, artifacts, files, captured, selection))
+            files.append(_freeze(plan, store, artifacts, files, captured, selection, tests))
     else:
         selection = select_at(frozen.facts.cut, store, sums)
         drift = _drift(plan, store, frozen, captured, selection)
     progress.finish()
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - began - timings.get("trust", {"seconds": 0.0})["seconds"]
     timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
-    return artifacts, files, selection, drift
+    return artifacts, files, selection, drift, tests
 
 
 def _freeze(
@@ -194,6 +195,7 @@ def _freeze(
     files: Sequence[Mapping[str, Any]],
     captured: CaptureTotals,
     selection: Selection,
+    tests: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Write what makes the artifact complete: the cut, how it was made, and the statistics of this corpus."""
     [precision] = captured.precisions
@@ -205,6 +207,7 @@ def _freeze(
         precision,
         cut=FrozenCut.of(selection.threshold, selection.at_cut),
         statistics=statistics_of(store, artifacts, selection, captured.rows, captured.codes),
+        tests=tests,
     )
     return freeze(store, facts, files)
 
@@ -259,31 +262,42 @@ def _emit(
 # --- the test of the filter -----------------------------------------------------------------------------------------
 
 
+def _tests(
+    plan: Plan, store: Store, captured: CaptureTotals, artifacts: Mapping[str, Artifact], timings: Timings
+) -> list[dict[str, Any]]:
+    """The methods on references that their fit has not seen; of an artifact that is applied, as it brings them."""
+    if plan.artifact is not None and plan.artifact.frozen.facts.tests:
+        return [{**test, "of_artifact": True} for test in plan.artifact.frozen.facts.tests]
+    began = time.monotonic()
+    captures: dict[str, list[Capture]] = {}
+    for shard in [*plan.shards, *plan.reference_shards]:
+        captures.setdefault(shard.role, []).append(Capture(captured.captured[shard.name].file, shard.rows))
+    with waiting("fit", "testing the methods on references that they have not seen"):
+        found = reference_tests(store, plan.methods, plan.model_info.blocks, artifacts, captures, plan.job.seed)
+    timings["trust"] = {"seconds": time.monotonic() - began}
+    return found
+
+
 def _trust(
     plan: Plan,
     store: Store,
-    captured: CaptureTotals,
-    artifacts: Mapping[str, Artifact],
+    tests: list[dict[str, Any]],
     selection: Selection,
     emitted: EmitTotals,
     timings: Timings,
 ) -> dict[str, Any]:
     """The figures of the manifest's key `trust`, without the verdict on them."""
     began = time.monotonic()
-    captures: dict[str, list[Capture]] = {}
-    for shard in [*plan.shards, *plan.reference_shards]:
-        captures.setdefault(shard.role, []).append(Capture(captured.captured[shard.name].file, shard.rows))
-    with waiting("trust", "testing the methods on references that they have not seen"):
-        tests = reference_tests(store, plan.methods, plan.model_info.blocks, artifacts, captures, plan.job.seed)
     agreement = None
     if not emitted.failed:  # else rows that were cut are in no file of scores
         tables = [Sealed(file["name"], file["sha256"]) for file in emitted.files if file["name"].startswith(SCORES)]
         tables.sort(key=lambda table: table.name)
         alone = rho(emitted.final_rank_sums())
-        with waiting("trust", f"comparing what {len(plan.methods)} methods would drop"):
+        with waiting("publish", f"comparing what {len(plan.methods)} methods would drop"):
             agreement = score_agreement(
                 store, tuple(plan.methods), tables, selection.dropped, selection.sums.lengths, alone
             )
     refusing = {name: emitted.refusing[name] for name in ("kept", "dropped")} if emitted.all_counted else None
-    timings["trust"] = {"seconds": time.monotonic() - began}
+    seconds = timings.get("trust", {"seconds": 0.0})["seconds"] + time.monotonic() - began
+    timings["trust"] = {"seconds": seconds}
     return {"tests": tests, "agreement": agreement, "refusing": refusing}

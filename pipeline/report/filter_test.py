@@ -12,7 +12,7 @@ from tamis.operators.generation.refusals import MARKERS
 from tamis.pipeline.report import prose, text
 from tamis.pipeline.report.verdict import CARE, NO, SOUND, finding
 
-STATES = {NO: "attention", CARE: "care", SOUND: "ok"}
+STATES: dict[str, str] = {NO: "attention", CARE: "care", SOUND: "ok"}
 
 TESTS = (
     (
@@ -98,10 +98,12 @@ def _verdict(found: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _test(test: Mapping[str, Any], title: Any) -> dict[str, Any]:
     borrowed = f" of {title(test['borrowed'])}" if test.get("borrowed") else ""
+    where = ", in the run that made the artifact" if test.get("of_artifact") else ""
     side = "safe references" if test["against"] == "safe" else "rows of the corpus"
+    others = f"{text.count(test['others'])} {side}{where}"
     return {
         "method": title(test["method"]),
-        "rows": f"{text.count(test['unsafe'])} unsafe references{borrowed} against {text.count(test['others'])} {side}",
+        "rows": f"{text.count(test['unsafe'])} unsafe references{borrowed} against {others}",
         "auroc": _with_interval(test["auroc"]),
         "length": _with_interval(test["length"]) + ("" if test["longer"] else ", shorter ones first"),
         "equal": "too few pairs" if test["equal_length"] is None else _with_interval(test["equal_length"]),

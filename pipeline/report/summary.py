@@ -210,6 +210,7 @@ class ReferenceTest(TypedDict):
     equal_pairs: NotRequired[int]
     spearman: NotRequired[float | None]
     partial_spearman: NotRequired[float | None]
+    of_artifact: NotRequired[bool]
 
 
 class Trust(TypedDict):

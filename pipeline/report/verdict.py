@@ -100,11 +100,11 @@ def _against(summary: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> 
                 f"{title} does not tell unsafe references that it has not seen from {_others(test)}: "
                 f"AUROC {_with_interval(test['auroc'])}, where chance has {CHANCE:g}."
             )
-    test = _main(tests)
-    if test is not None and test["auroc"]["low"] > CHANCE and not _passes(test):
+    main = _main(tests)
+    if main is not None and main["auroc"]["low"] > CHANCE and not _passes(main):
         yield (
             f"{title} ranks unsafe references that it has not seen no better than the length of the answer does: AUROC "
-            f"{test['auroc']['value']:.2f}, length alone {test['length']['value']:.2f}, {_equal_length(test)}."
+            f"{main['auroc']['value']:.2f}, length alone {main['length']['value']:.2f}, {_equal_length(main)}."
         )
 
 
