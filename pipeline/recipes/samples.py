@@ -15,7 +15,7 @@ import numpy as np
 
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.statistics.lengths import length_deciles
-from tamis.operators.statistics.ranks import midranks, rank_edges, resolved_share, rho
+from tamis.operators.statistics.ranks import midranks, rank_edges, resolved_share
 from tamis.pipeline.capture.stage import Timings, run_capture
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster.machines import Cluster
@@ -24,9 +24,9 @@ from tamis.pipeline.emit.publish import publish
 from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
+from tamis.pipeline.emit.trust_figures import trust_figures
 from tamis.pipeline.fit.drift import check_majority, drift_of, select_at, statistics_of
 from tamis.pipeline.fit.reference_tests import Capture, reference_tests
-from tamis.pipeline.fit.score_agreement import score_agreement
 from tamis.pipeline.fit.scores import (
     ScoreSpec,
     Selection,
@@ -47,7 +47,6 @@ from tamis.pipeline.run import incomplete
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze
 from tamis.pipeline.run.lease import Held
 from tamis.pipeline.run.mending import check_output, until_whole
-from tamis.pipeline.run.paths import SCORES
 from tamis.pipeline.storage.store import Sealed, Store
 from tamis.pipeline.terminal.progress import Progress, phase, waiting
 
@@ -127,7 +126,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
     phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
-    trust = _trust(plan, store, tests, selection, emitted, timings)
+    trust = _figures(plan, store, tests, selection, emitted, timings)
     return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift, trust)
 
 
@@ -278,7 +277,7 @@ def _tests(
     return found
 
 
-def _trust(
+def _figures(
     plan: Plan,
     store: Store,
     tests: list[dict[str, Any]],
@@ -286,18 +285,9 @@ def _trust(
     emitted: EmitTotals,
     timings: Timings,
 ) -> dict[str, Any]:
-    """The figures of the manifest's key `trust`, without the verdict on them."""
     began = time.monotonic()
-    agreement = None
-    if not emitted.failed:  # else rows that were cut are in no file of scores
-        tables = [Sealed(file["name"], file["sha256"]) for file in emitted.files if file["name"].startswith(SCORES)]
-        tables.sort(key=lambda table: table.name)
-        alone = rho(emitted.final_rank_sums())
-        with waiting("publish", f"comparing what {len(plan.methods)} methods would drop"):
-            agreement = score_agreement(
-                store, tuple(plan.methods), tables, selection.dropped, selection.sums.lengths, alone
-            )
-    refusing = {name: emitted.refusing[name] for name in ("kept", "dropped")} if emitted.all_counted else None
+    with waiting("publish", f"comparing what {len(plan.methods)} methods would drop"):
+        found = trust_figures(store, tuple(plan.methods), tests, selection, emitted)
     seconds = timings.get("trust", {"seconds": 0.0})["seconds"] + time.monotonic() - began
     timings["trust"] = {"seconds": seconds}
-    return {"tests": tests, "agreement": agreement, "refusing": refusing}
+    return found

@@ -146,6 +146,25 @@ def test_compliance_is_tested_with_both_of_its_columns() -> None:
     assert set(found) == {SAFE, CORPUS}
 
 
+class Fragile(Larf):
+    """A method that others have written may fail in ways of its own."""
+
+    def score(self, artifact: Artifact, features: Features) -> Any:
+        raise KeyError("a secret of the sample")
+
+
+class Refusing(Larf):
+    def fit(self, reduce: Reduce, blocks: int) -> Artifact:
+        raise KeyError("a secret of the sample")
+
+
+@pytest.mark.parametrize(("method", "said"), [(Fragile(layer=2), "score some"), (Refusing(layer=2), "without a fold")])
+def test_a_method_that_fails_here_is_untested_and_ends_no_run(method: Method, said: str) -> None:
+    known, corpus = sets(np.random.default_rng(7))
+    with pytest.raises(Untested, match=said + r".*\(KeyError\)"):
+        held_out(method, BLOCKS, Artifact({}), known, corpus)
+
+
 def test_too_few_rows_and_fits_that_fail_are_said() -> None:
     known, corpus = sets(np.random.default_rng(6), count=9)
     with pytest.raises(Untested, match="only 9 unsafe and 9 safe could be used; it takes 10 of each"):
