@@ -18,6 +18,7 @@ from tamis.pipeline.report import text
 from tamis.pipeline.report.drift import lines as drift_lines
 from tamis.pipeline.report.layers import lead, marks
 from tamis.pipeline.report.prose import layer_found
+from tamis.pipeline.report.verdict import CARE, SOUND, words
 from tamis.pipeline.run.paths import KEPT, LAYERS, LAYERS_PAGE, REPORT
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.text import shown
@@ -230,6 +231,8 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
         return
     counts, timings = manifest["counts"], manifest["timings"]
     console.print(f"[bold]{plain(manifest['title'])}[/]", highlight=False)
+    if line := verdict_line(manifest.get("trust")):
+        console.print(line, highlight=False)
     table = counts_table(counts)
     console.print(table)
     console.print()
@@ -250,7 +253,7 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
             "score and length",
             f"Spearman {spearman:+.2f} (near +1 or -1 it would be a length filter)",
         )
-    for stage in ("capture", "fit", "emit"):
+    for stage in ("capture", "fit", "emit", "trust"):
         if stage in timings:
             grid.add_row(stage, rates(timings[stage]))
     extra = [f"{label} {timings[key]['seconds']:.1f} s" for key, label in _OVERHEADS.items() if key in timings]
@@ -263,6 +266,15 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     console.print()
     console.print(f"report   {shown(store.path(REPORT))}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"corpus   {shown(store.path(KEPT))}/*.parquet", soft_wrap=True, markup=False, highlight=False)
+
+
+def verdict_line(trust: Mapping[str, Any] | None) -> str:
+    """What the test of the filter found, with its first reason, styled; empty where an older tamis has not tested."""
+    found = (trust or {}).get("verdict")
+    if not found:
+        return ""
+    style = {SOUND: "green", CARE: "yellow"}.get(found["verdict"], "bold red")
+    return f"[{style}]{plain(words(found))}[/]"
 
 
 _OVERHEADS = {"plan": "plan", "ray_start": "Ray's start", "layers": "layer search", "model_load": "model load"}

@@ -171,10 +171,16 @@ def outcome(manifest: Mapping[str, Any], store: Store, *, did_nothing: bool = Fa
         stage_seconds={name: timing["seconds"] for name, timing in manifest["timings"].items() if name != "total"},
         report=store.path(REPORT),
         corpus=store.path(KEPT),
+        **_verdict(manifest.get("trust")),
         **_drift(manifest.get("drift")),
     )
     if VOICE.as_json or VOICE.quiet:
         _warn(manifest["warnings"])
+
+
+def _verdict(trust: Mapping[str, Any] | None) -> dict[str, Any]:
+    found = (trust or {}).get("verdict")
+    return {"verdict": found["verdict"], "verdict_reasons": found["reasons"]} if found else {}
 
 
 def _drift(found: Mapping[str, Any] | None) -> dict[str, Any]:

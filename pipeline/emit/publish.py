@@ -33,6 +33,7 @@ from tamis.pipeline.job.sections import SelectionSpec
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.report.drift import warnings as drift_warnings
+from tamis.pipeline.report.verdict import verdict
 from tamis.pipeline.run.folder import run_id
 from tamis.pipeline.run.incomplete import warning, write_manifest
 from tamis.pipeline.run.paths import CARD, EMPTY_DROPPED, MANIFEST, REPORT, SCORES, table_of
@@ -79,11 +80,12 @@ def publish(
     layers: Mapping[str, Any] | None,
     drift: Mapping[str, Any] | None,
     groups: Sequence[Mapping[str, Any]],
+    trust: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write the remaining files and return the manifest. InternalError if a row is missing anywhere.
 
     layers: the layer search in this folder, for the report. drift: from the corpus of the job's artifact. groups: of
-    rows that have cuts of their own.
+    rows that have cuts of their own. trust: the figures that test the filter; the verdict on them is added here.
     """
     counts, failed = counted(plan, emitted)
     if not emitted.failed and counts["dropped"] != selection.dropped:
@@ -100,6 +102,8 @@ def publish(
         summary["layers"] = dict(layers)
     if drift is not None:
         summary["drift"] = dict(drift)
+    summary["trust"] = {**trust}
+    summary["trust"]["verdict"] = verdict(summary).to_dict()
     files = [*emitted.files, *artifact_files]
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)
     return finish(store, summary, files, failed, spec.key, empty=empty, draw=draw)

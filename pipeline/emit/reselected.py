@@ -21,6 +21,7 @@ from tamis.pipeline.fit.scores import Selection
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.report.drift import warnings as drift_warnings
+from tamis.pipeline.report.verdict import verdict
 from tamis.pipeline.run.incomplete import warning
 from tamis.pipeline.run.parent import Parent
 from tamis.pipeline.storage.store import Store
@@ -43,11 +44,12 @@ def publish_again(
     timings: Mapping[str, Mapping[str, float]],
     notes: list[str],
     groups: list[dict[str, Any]],
+    trust: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write the remaining files of a new selection and return its manifest. InternalError if a row is missing anywhere.
 
     files: entries of what was written beside the emitted tables. notes: warnings besides those of the run and the cut.
-    groups: of rows that have cuts of their own.
+    groups: of rows that have cuts of their own. trust: the figures that test the filter; the verdict is added here.
     """
     failed = list(emitted.failed)
     if not failed and emitted.counts["dropped"] != selection.dropped:
@@ -81,6 +83,8 @@ def publish_again(
     }
     if groups:
         summary["selection"]["groups"] = groups
+    summary["trust"] = {**trust}
+    summary["trust"]["verdict"] = verdict(summary).to_dict()
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)
     return finish(store, summary, [*emitted.files, *files], failed, spec.key, empty=empty, draw=draw)
 

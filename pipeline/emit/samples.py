@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,6 +14,7 @@ from tamis.operators.statistics.lengths import decile_of
 from tamis.operators.statistics.ranks import RankSums, rank_bins, rank_sums
 from tamis.operators.statistics.selection import Threshold, decide
 from tamis.pipeline.capture.spec import Captured
+from tamis.pipeline.emit.refusing import refusing
 from tamis.pipeline.emit.shard import Decided, EmitSpec
 from tamis.pipeline.fit.scores import DECIDING
 from tamis.pipeline.inputs.shards import Shard
@@ -63,6 +64,9 @@ class SampleSpec(EmitSpec):
             scores={name: scores.column(name) for name in self.methods},
             facts=_facts(shown, dropped, valid, captured.column("n_response_tokens").to_numpy(), self),
         )
+
+    def observed(self, shard: Shard, rows: pa.Table, dropped: np.ndarray[Any, Any]) -> Mapping[str, Any]:
+        return {"refusing": refusing(shard, rows, dropped)}
 
 
 def _reasons(scores: np.ndarray[Any, Any], spec: SampleSpec) -> dict[str, pa.Array]:

@@ -38,12 +38,15 @@ class Emitted:
 
 @dataclass
 class EmitTotals(Emitted):
-    """Of samples that were scored. bins: of the histogram. sources: rows and dropped rows of each file."""
+    """Of samples that were scored. bins: of the histogram. sources: rows and dropped rows of each file. refusing: rows
+    of kept and dropped whose answer refuses; not `all_counted` where an earlier version has written a receipt."""
 
     bins: int = 0
     sources: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     deciles: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros((2, 10), dtype=np.int64))
     rank_sums: RankSums = field(default_factory=RankSums)
+    refusing: Counter[str] = field(default_factory=Counter)
+    all_counted: bool = True
     riskiest: list[Pick] = field(default_factory=list)
     borderline_dropped: list[Pick] = field(default_factory=list)
     borderline_kept: list[Pick] = field(default_factory=list)
@@ -60,6 +63,8 @@ class EmitTotals(Emitted):
         self.histogram += np.array([receipt["histogram"]["kept"], receipt["histogram"]["dropped"]])
         self.deciles += np.array([receipt["deciles"]["rows"], receipt["deciles"]["dropped"]])
         self._sums[receipt["index"]] = receipt["rank_sums"]
+        self.refusing.update(receipt.get("refusing", {}))
+        self.all_counted &= "refusing" in receipt
         self.riskiest = self._best(self.riskiest, receipt, "riskiest", SHOWN_RISKIEST, -1)
         self.borderline_dropped = self._best(
             self.borderline_dropped, receipt, "borderline_dropped", SHOWN_BORDERLINE, 1

@@ -148,10 +148,11 @@ def reduce_over(store: Store, captures: Mapping[str, Sequence[Sealed]], on_done:
 
 def read_features(store: Store, file: Sealed) -> Features:
     """Column -> float32 (n, d): the rows of one captured shard that are not quarantined."""
-    return _features(store.read_table(file))
+    return features_of(store.read_table(file))
 
 
-def _features(table: pa.Table) -> Features:
+def features_of(table: pa.Table) -> Features:
+    """The same of a captured table, or of rows of it."""
     valid = table.filter(pc.is_null(table.column("code"))).combine_chunks()
     features: dict[str, np.ndarray[Any, Any]] = {}
     for field in table.schema:
@@ -225,7 +226,7 @@ def _score_group(group: Sequence[tuple[str, str, int, Sealed]], spec: ScoreSpec)
 def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: ScoreSpec) -> ScoreSums:
     table = (spec.captures or spec.store).read_table(captured)
     valid = pc.is_null(table.column("code")).to_numpy()
-    features = _features(table)
+    features = features_of(table)
     columns: dict[str, Any] = {}
     for method_name, method in spec.methods.items():
         scores = method.score(spec.artifacts[method_name], features)

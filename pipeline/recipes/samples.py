@@ -24,9 +24,11 @@ from tamis.pipeline.emit.publish import publish
 from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
+from tamis.pipeline.emit.trust_figures import trust_figures
 from tamis.pipeline.fit.drift import check_majority, drift_of, select_at, statistics_of
 from tamis.pipeline.fit.grouped_cut import cut
 from tamis.pipeline.fit.mean_ranks import with_ranks
+from tamis.pipeline.fit.reference_tests import Capture, reference_tests
 from tamis.pipeline.fit.scores import (
     ScoreSpec,
     ScoreSums,
@@ -84,7 +86,7 @@ def curate_samples(
         notes += searched["warnings"] if plan.layers is not None else []
     return publish(
         store, plan, made.artifacts, files, made.selection, made.spec, captured, made.emitted, timings, notes, searched,
-        made.drift, made.groups,
+        made.drift, made.groups, made.trust,
     )  # fmt: skip
 
 
@@ -92,7 +94,7 @@ def curate_samples(
 class _Made:
     """The results of a run when its output is written. plan: without the failed shards. resolved: how much of the
     scores' order their bins preserve (0..1). drift: from the corpus of the job's artifact, if it names one. groups: of
-    rows that have cuts of their own."""
+    rows that have cuts of their own. trust: the figures that test the filter."""
 
     plan: Plan
     captured: CaptureTotals
@@ -104,6 +106,7 @@ class _Made:
     emitted: EmitTotals
     drift: dict[str, Any] | None
     groups: list[dict[str, Any]]
+    trust: dict[str, Any]
 
 
 def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
@@ -115,7 +118,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     if not plan.shards:
         incomplete.refuse(plan.failed)
     key = incomplete.key_without(key, captured.failed)
-    artifacts, files, selection, drift, groups = _fit(plan, store, key, captured, timings)
+    artifacts, files, selection, drift, groups, tests = _fit(plan, store, key, captured, timings)
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
     # machine, the whole output is made again.
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
@@ -126,7 +129,8 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
     phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
-    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift, groups)
+    trust = _figures(plan, store, tests, selection, emitted, timings)
+    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift, groups, trust)
 
 
 # --- LARF's layer -------------------------------------------------------------------------------------------------
@@ -149,6 +153,8 @@ def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) 
 def _fit(
     plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
 ) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None, list[dict[str, Any]]]:
+    """The artifacts and their files, the cut, the drift from the job's artifact, the groups with cuts of their own, and
+    the tests of the methods."""
     began = time.monotonic()
     phase("fit", "looking for what is done already")
     sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
@@ -172,18 +178,19 @@ def _fit(
     spec = ScoreSpec(store, plan.methods, artifacts, scored_by(by, plan.methods), control, plan.max_tokens)
     sums = ranked(store, by, plan.methods, score_shards(spec, plan.shards, sources[CORPUS], progress.advance), control)
     drift, groups = None, list[dict[str, Any]]()
+    tests = _tests(plan, store, captured, artifacts, timings)
     if frozen is None:
         with waiting("fit", f"finding the exact cut of {sums.count:,} scores"):
             selection, groups = cut(plan.job, store, sums, plan.shards)
         if not plan.failed:  # else the cut is not that of the whole corpus
-            files.append(_freeze(plan, store, artifacts, files, captured, selection))
+            files.append(_freeze(plan, store, artifacts, files, captured, selection, tests))
     else:
         selection = select_at(frozen.facts.cut, store, sums)
         drift = _drift(plan, store, frozen, captured, selection)
     progress.finish()
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - began - timings.get("trust", {"seconds": 0.0})["seconds"]
     timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
-    return artifacts, files, selection, drift, groups
+    return artifacts, files, selection, drift, groups, tests
 
 
 def _freeze(
@@ -193,6 +200,7 @@ def _freeze(
     files: Sequence[Mapping[str, Any]],
     captured: CaptureTotals,
     selection: Selection,
+    tests: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Write what makes the artifact complete: the cut, how it was made, and the statistics of this corpus."""
     [precision] = captured.precisions
@@ -204,6 +212,7 @@ def _freeze(
         precision,
         cut=frozen_cut(plan.job, selection),
         statistics=statistics_of(store, artifacts, selection, captured.rows, captured.codes),
+        tests=tests,
     )
     return freeze(store, facts, files)
 
@@ -286,3 +295,38 @@ def _emit(
     timeout = plan.job.worker_timeout
     run_emit(spec, plan.shards, selection.quotas, made, totals, timings, cpus=cluster.cpus, timeout=timeout)
     return totals
+
+
+# --- the test of the filter -----------------------------------------------------------------------------------------
+
+
+def _tests(
+    plan: Plan, store: Store, captured: CaptureTotals, artifacts: Mapping[str, Artifact], timings: Timings
+) -> list[dict[str, Any]]:
+    """The methods on references that their fit has not seen; of an artifact that is applied, as it brings them."""
+    if plan.artifact is not None and plan.artifact.frozen.facts.tests:
+        return [{**test, "of_artifact": True} for test in plan.artifact.frozen.facts.tests]
+    began = time.monotonic()
+    captures: dict[str, list[Capture]] = {}
+    for shard in [*plan.shards, *plan.reference_shards]:
+        captures.setdefault(shard.role, []).append(Capture(captured.captured[shard.name].file, shard.rows))
+    with waiting("fit", "testing the methods on references that they have not seen"):
+        found = reference_tests(store, plan.methods, plan.model_info.blocks, artifacts, captures, plan.job.seed)
+    timings["trust"] = {"seconds": time.monotonic() - began}
+    return found
+
+
+def _figures(
+    plan: Plan,
+    store: Store,
+    tests: list[dict[str, Any]],
+    selection: Selection,
+    emitted: EmitTotals,
+    timings: Timings,
+) -> dict[str, Any]:
+    began = time.monotonic()
+    with waiting("publish", f"comparing what {len(plan.methods)} methods would drop"):
+        found = trust_figures(store, tuple(plan.methods), tests, selection, emitted)
+    seconds = timings.get("trust", {"seconds": 0.0})["seconds"] + time.monotonic() - began
+    timings["trust"] = {"seconds": seconds}
+    return found

@@ -23,6 +23,7 @@ from tamis.pipeline.emit.reselected import publish_again
 from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
+from tamis.pipeline.emit.trust_figures import trust_figures
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fit.drift import statistics_of
 from tamis.pipeline.fit.grouped_cut import cut
@@ -160,12 +161,13 @@ class _Work:
         phase("publish", "comparing every written file with its receipt")
         check_output(self.store, [*emitted.files, *beside], [shard.name for shard in self.shards])
         phase("publish", "gathering what the report says")
+        trust = trust_figures(self.store, self.parent.methods, self.parent.frozen.facts.tests, selection, emitted)
         self.timings["total"] = {"seconds": time.monotonic() - self.began}
         if (theirs := self._theirs()) is not None:
             return theirs
         return publish_again(
             self.store, self.parent, self.job, self.fingerprint, self._methods(), list(self.shards), selection, spec,
-            emitted, beside, self.timings, rough(resolved), groups,
+            emitted, beside, self.timings, rough(resolved), groups, trust,
         )  # fmt: skip
 
     def _rescore(self) -> Rescored:

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tamis.pipeline.report import charts, drift, layers, prose, share_table, text, trust
+from tamis.pipeline.report import charts, drift, filter_test, layers, prose, share_table, text, trust
 from tamis.pipeline.report.charts import Words
 from tamis.pipeline.report.html import render
 from tamis.pipeline.report.run_view import run_view
@@ -42,6 +42,7 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
         "method_lines": prose.method_lines(summary),
         "composition": charts.composition([(name, counts[name]) for name in ("kept", "dropped", "quarantined")]),
         "checks": trust.checks(summary),
+        "test": filter_test.view(summary),
         "selected_by": selected_by,
         "histogram": score_histogram(histogram, cut, selected_by),
         "bins": charts.filled(histogram, "dropped"),

@@ -18,6 +18,7 @@ _STAGES = {
     "capture": "Capture (forward pass)",
     "fit": "Fit",
     "emit": "Emit (write output)",
+    "trust": "Test of the filter",
     "total": "Total",
 }
 

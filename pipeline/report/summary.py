@@ -186,9 +186,51 @@ class Drift(TypedDict):
     quarantine: dict[str, ThenAndNow]
 
 
+class Figure(TypedDict):
+    """With an interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ReferenceTest(TypedDict):
+    """A method on unsafe references that its fit has not seen (pipeline/fit/reference_tests.py), against its safe
+    references or rows of the corpus; or only why it is untested. See `Told` in operators/statistics/telling.py."""
+
+    method: str
+    untested: NotRequired[str]
+    against: NotRequired[Literal["safe", "corpus"]]
+    borrowed: NotRequired[str | None]
+    folds: NotRequired[int]
+    unsafe: NotRequired[int]
+    others: NotRequired[int]
+    auroc: NotRequired[Figure]
+    length: NotRequired[Figure]
+    longer: NotRequired[bool]
+    better_by: NotRequired[Figure]
+    equal_length: NotRequired[Figure | None]
+    equal_pairs: NotRequired[int]
+    spearman: NotRequired[float | None]
+    partial_spearman: NotRequired[float | None]
+    of_artifact: NotRequired[bool]
+
+
+class Trust(TypedDict):
+    """The test of the filter. agreement: see pipeline/fit/score_agreement.py; None where shards are missing. refusing:
+    rows of kept and dropped whose answer refuses; None where an earlier tamis wrote some of them. verdict: its words,
+    and the reasons (verdict.py)."""
+
+    tests: list[ReferenceTest]
+    agreement: dict[str, Any] | None
+    refusing: dict[str, int] | None
+    verdict: dict[str, Any]
+
+
 class Summary(Run):
     """A run that drops samples. layers: the content of artifact/layers.json, if it exists and LARF has run. drift: if
-    the job named an artifact. parent: the run whose scores were cut anew (`Parent.facts`), after `tamis select`."""
+    the job named an artifact. parent: the run whose scores were cut anew (`Parent.facts`), after `tamis select`. trust:
+    of every run since it is tested."""
 
     methods: list[MethodRun]
     selected_by: str
@@ -203,6 +245,7 @@ class Summary(Run):
     layers: NotRequired[dict[str, Any]]
     drift: NotRequired[Drift]
     parent: NotRequired[dict[str, Any]]
+    trust: NotRequired[Trust]
 
 
 class Tokens(TypedDict):

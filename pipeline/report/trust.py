@@ -49,20 +49,8 @@ def length_check(summary: Mapping[str, Any]) -> Check:
     """Whether mainly long (or short) answers were dropped: Spearman beyond 0.5, or a decile's share beyond 3 times the
     overall share."""
     correlation = text.number(summary.get("score_length_spearman"))
-    deciles = [decile for decile in summary.get("length_deciles") or [] if decile["rows"]]
-    overall = share_table.share(deciles, "dropped", "rows")
-    excess = [decile for decile in deciles if overall and decile["dropped"] / decile["rows"] > DECILE_EXCESS * overall]
-    reasons = []
-    if correlation is not None and abs(correlation) > STRONG_CORRELATION:
-        which = "longer" if correlation > 0 else "shorter"
-        reasons.append(f"{which} answers get higher scores (Spearman correlation {correlation:+.2f})")
-    for decile in excess:
-        reasons.append(
-            f"of the answers with {text.count(decile['low'])} to {text.count(decile['high'])} tokens "
-            f"{text.share(decile['dropped'], decile['rows'])} went "
-            f"({text.count(decile['dropped'])} of {text.count(decile['rows'])}), "
-            f"against {text.share(overall)} overall"
-        )
+    _, overall = _deciles(summary)
+    reasons = length_reasons(summary)
     if reasons:
         return Check(
             "attention",
@@ -77,6 +65,31 @@ def length_check(summary: Mapping[str, Any]) -> Check:
     if overall:
         words += f"; no tenth of the lengths lost more than {DECILE_EXCESS:.0f} times the overall share"
     return Check("ok", "No sign of a mere length filter", words + ".")
+
+
+def _deciles(summary: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], float | None]:
+    """The deciles that have rows, and the share that was dropped of all."""
+    deciles = [decile for decile in summary.get("length_deciles") or [] if decile["rows"]]
+    return deciles, share_table.share(deciles, "dropped", "rows")
+
+
+def length_reasons(summary: Mapping[str, Any]) -> list[str]:
+    """What shows that mainly long (or short) answers were dropped; empty if nothing does."""
+    correlation = text.number(summary.get("score_length_spearman"))
+    deciles, overall = _deciles(summary)
+    excess = [decile for decile in deciles if overall and decile["dropped"] / decile["rows"] > DECILE_EXCESS * overall]
+    reasons = []
+    if correlation is not None and abs(correlation) > STRONG_CORRELATION:
+        which = "longer" if correlation > 0 else "shorter"
+        reasons.append(f"{which} answers get higher scores (Spearman correlation {correlation:+.2f})")
+    for decile in excess:
+        reasons.append(
+            f"of the answers with {text.count(decile['low'])} to {text.count(decile['high'])} tokens "
+            f"{text.share(decile['dropped'], decile['rows'])} went "
+            f"({text.count(decile['dropped'])} of {text.count(decile['rows'])}), "
+            f"against {text.share(overall)} overall"
+        )
+    return reasons
 
 
 def overlaps(deciles: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:

@@ -54,7 +54,8 @@ class FrozenFacts:
 
     methods: in the order of the job that made it. settings: of its fingerprint, without the input. dtype, device: of
     its forward passes. model: name and revision. template: model.template as text, if the job had one. statistics: of
-    its corpus (pipeline/fit/drift.py).
+    its corpus (pipeline/fit/drift.py). tests: of its methods on references that they have not seen
+    (pipeline/fit/reference_tests.py); none in an artifact of an earlier tamis, or one that nights have refitted.
     """
 
     methods: tuple[str, ...]
@@ -67,13 +68,15 @@ class FrozenFacts:
     model: Mapping[str, Any]
     template: str | None
     statistics: Mapping[str, Any]
+    tests: Sequence[Mapping[str, Any]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "methods": list(self.methods), "cut": vars(self.cut)}
+        plain = {"methods": list(self.methods), "cut": vars(self.cut), "tests": list(self.tests)}
+        return {**vars(self), **plain}
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> FrozenFacts:
-        known = {name: tree[name] for name in cls.__dataclass_fields__}
+        known = {name: tree[name] for name in cls.__dataclass_fields__ if name != "tests" or name in tree}
         return cls(**{**known, "methods": tuple(tree["methods"]), "cut": FrozenCut(**tree["cut"])})
 
 

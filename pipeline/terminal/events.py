@@ -56,7 +56,7 @@ FIELDS: dict[Event, tuple[str, ...]] = {
         *("complete", "did_nothing", "rows_in", "kept", "dropped", "quarantined", "failed", "truncated", "unscored"),
         *("cut", "response_tokens", "discarded_tokens", "quarantine_codes", "seconds", "stage_seconds", "report"),
         *("corpus", "block", "chosen_by", "numbers", "page", "models", "files", "bytes", "rows", "leftovers"),
-        *("trainer", "start", "taken", "ready", "output", "drift", "drift_exceeded"),
+        *("trainer", "start", "taken", "ready", "output", "drift", "drift_exceeded", "verdict", "verdict_reasons"),
     ),
     "stopping": ("signal", "at_once"),
     "error": ("exit_code",),

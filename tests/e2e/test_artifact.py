@@ -87,6 +87,8 @@ def test_the_same_data_gets_the_same_scores_and_decisions(nights: Nights) -> Non
     assert theirs_larf["facts"]["layer_chosen"].startswith("fisher")
     assert manifest["methods"][0]["layer"] == theirs_larf["layer"]
     assert not (nights.folder / "same/artifact/layers.json").exists()
+    tests = manifest_of(nights.parent)["trust"]["tests"]
+    assert manifest["trust"]["tests"] == [{**test, "of_artifact": True} for test in tests]
     drift = manifest["drift"]
     assert [figure["psi"] for figure in drift["figures"]] == pytest.approx([0.0] * 5)
     assert drift["exceeded"] == []

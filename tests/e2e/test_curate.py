@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from command import Ran, curate
 from outputs import Row, alpaca_rows, check_whole, merged, pair, rows_of, sentence, tables, write_jsonl
@@ -209,6 +210,49 @@ def test_scores_are_those_of_the_definition(main_run: tuple[Path, Ran], naive: N
     assert larf.std() > 0.02
     saft = np.array([row["saft"] for row in scored])
     np.testing.assert_allclose(saft, naive.saft, rtol=1e-4, atol=1e-4 * naive.saft.mean())
+
+
+def test_the_filter_is_tested_and_judged(main_run: tuple[Path, Ran], corpus: Corpus, count: int) -> None:
+    """The figures are those of a naive computation from the captured references and scores/."""
+    out, ran = main_run
+    manifest = check_whole(out, METHODS, work_kept=True)
+    trust = manifest["trust"]
+    column = Request(LARF_LAYER, "last_token").column
+    names = {path.name for path in (out / "scores").glob("*.parquet")}
+    captured = [pq.read_table(path) for path in sorted((out / "_work/capture").glob("*")) if
+                path.name not in names]  # fmt: skip
+    unsafe, safe = (np.array(table.column(column).to_pylist(), np.float64) for table in captured)
+    u, s = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (unsafe, safe))
+    won = []
+    for fold in range(5):
+        held = np.arange(10) % 5 == fold
+        direction = u[~held].mean(axis=0) - s[~held].mean(axis=0)
+        won += [(a > b) for a in (u[held] @ direction) for b in (s[held] @ direction)]
+    larf_safe, larf, saft = trust["tests"]
+    assert (larf_safe["method"], larf_safe["against"], larf_safe["unsafe"]) == ("larf", "safe", 10)
+    assert larf_safe["auroc"]["value"] == pytest.approx(np.mean(won), abs=0.011)  # float32 scores, 20 pairs of 5 folds
+    assert (larf["against"], larf["others"]) == ("corpus", len(usable(corpus)))
+    assert saft["borrowed"] == "larf"
+
+    scored = [row for row in rows_of(out, "scores") if row["decision"] != "quarantined"]
+    scores = {name: [row[name] for row in scored] for name in METHODS}
+    [pair] = trust["agreement"]["pairs"]
+    ranks = [pa.array(scores[name]) for name in METHODS]
+    mid = [(pc.rank(x, tiebreaker="min").to_numpy() + pc.rank(x, tiebreaker="max").to_numpy()) / 2.0 for x in ranks]
+    assert pair["spearman"] == pytest.approx(float(np.corrcoef(*mid)[0, 1]), abs=1e-3)
+    dropped = [dropped_places(scores[name], count) for name in METHODS]
+    assert (pair["both"], pair["dropped"]) == (len(dropped[0] & dropped[1]), count)
+    assert trust["agreement"]["lengths"][0]["spearman"] == pytest.approx(manifest["score_length_spearman"], abs=1e-9)
+
+    refusing = {"kept": 0, "dropped": 0}
+    for decision, row in merged(out):
+        if decision in refusing:
+            refusing[decision] += any(word in row["output"][:200] for word in ("cannot", "can't", "can not", "sorry"))
+    assert trust["refusing"] == refusing
+    said = " ".join(ran.stdout.split())
+    assert trust["verdict"]["verdict"] in said.lower()
+    assert " ".join(trust["verdict"]["reasons"][0].split()[:6]) in said
+    assert trust["verdict"]["verdict"] in (out / "report.html").read_text().lower()
 
 
 def test_saft_equals_a_full_svd_of_the_captured_vectors(main_run: tuple[Path, Ran]) -> None:

@@ -97,6 +97,9 @@ def test_it_runs_as_those_of_tamis_do(installed: Installed) -> None:
     assert (manifest["counts"]["kept"], manifest["counts"]["dropped"]) == (48, 12)
     [method] = manifest["methods"]
     assert (method["name"], method["title"], method["distribution"]) == ("far", "Far", "tamis-far 0.1")
+    untested = {"method": "far", "untested": "it has no unsafe references to be tested on"}
+    assert manifest["trust"]["tests"] == [untested]
+    assert manifest["trust"]["verdict"]["verdict"] == "use with care"
     assert manifest["fingerprint"]["far.depth"] == 1
     assert manifest["fingerprint"]["far distribution"] == "tamis-far 0.1"
     assert tamis("verify", installed.out, cwd=installed.folder).rc == 0
