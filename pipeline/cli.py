@@ -336,7 +336,7 @@ def refit(
     nights: Annotated[
         list[str],
         typer.Argument(
-            help="Outputs of finished runs with keep_captures, or a root that holds them.", show_default=False
+            help="Outputs of finished runs with keep_captures: vectors, or a root that holds them.", show_default=False
         ),
     ],
     output: Annotated[str, typer.Option("--output", help="Folder for the artifact; it must not hold anything.")],

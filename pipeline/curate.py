@@ -75,8 +75,7 @@ def train_references(
     theirs = run_folder.finished(store, plan.fingerprint)
     if theirs is not None:  # another driver has finished the whole run meanwhile
         found = theirs["references"]
-        if not job.keep_captures:
-            run_folder.remove_work(store, shared=True)
+        run_folder.clear_work(store, job.keep_captures, shared=True)
     return found
 
 
@@ -117,9 +116,9 @@ def curate(
 
         phase("publish", "settling with the other tamis whose report stays")
         manifest = rivals.agree(store)
-    if manifest["complete"] and not job.keep_captures:
+    if manifest["complete"] and job.keep_captures != "vectors":
         phase("publish", "removing what the stages left for each other")
-        run_folder.remove_work(store, shared=held.contested)
+        run_folder.clear_work(store, job.keep_captures, shared=held.contested)
     return Outcome(manifest, did_nothing=False)
 
 
@@ -264,5 +263,4 @@ def _run(
 def _remove_leftovers(store: Store) -> None:
     """Remove the leftovers of a run that was killed after its manifest; captures stay if the job keeps them."""
     store.remove(paths.INCOMPLETE)
-    if not run_folder.facts_in(store, paths.MANIFEST)["job"]["keep_captures"]:
-        run_folder.remove_work(store)
+    run_folder.clear_work(store, run_folder.facts_in(store, paths.MANIFEST)["job"]["keep_captures"])

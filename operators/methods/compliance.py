@@ -41,6 +41,7 @@ class Compliance(Method):
     title: ClassVar[str] = "Compliance"
     papers: ClassVar[tuple[str, ...]] = ("2606.00160",)
     about: ClassVar[str] = "how far the answer moves from its request towards compliance with harm, at one block."
+    reads_corpus: ClassVar[bool] = False
     references: ClassVar[Mapping[str, str]] = {
         "unsafe": "File of harmful prompts with complying answers; default: the shipped set.",
         "safe": "File of the same prompts with refusals; default: the shipped set.",

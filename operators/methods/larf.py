@@ -65,6 +65,7 @@ class Larf(Method):
     title: ClassVar[str] = "LARF"
     papers: ClassVar[tuple[str, ...]] = ("2507.18631",)
     about: ClassVar[str] = "cosine to harmful compliance minus cosine to refusal, at one block."
+    reads_corpus: ClassVar[bool] = False
     references: ClassVar[Mapping[str, str]] = {
         "unsafe": "File of harmful prompts with complying answers; default: the shipped set.",
         "safe": "File of the same prompts with refusals; default: the shipped set.",

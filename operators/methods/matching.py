@@ -41,6 +41,7 @@ class Matching(Method):
     title: ClassVar[str] = "Matching"
     papers: ClassVar[tuple[str, ...]] = ("2404.01099",)
     about: ClassVar[str] = "cosine to the nearest of the unsafe references, at one block."
+    reads_corpus: ClassVar[bool] = False
     references: ClassVar[Mapping[str, str]] = {
         "unsafe": "File of harmful prompts with complying answers; default: the shipped set.",
     }

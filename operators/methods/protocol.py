@@ -129,7 +129,13 @@ class BlockSearch:
 
 
 class Method(AnyMethod):
-    """Base class for one way to score samples."""
+    """Base class for one way to score samples.
+
+    reads_corpus: whether `fit` reads the source CORPUS. Where it reads reference sets alone, a method may be fitted
+    before the corpus is captured, and score it in the pass that captures it.
+    """
+
+    reads_corpus: ClassVar[bool] = True
 
     def block_search(self) -> BlockSearch | None:
         """What the layer search needs, if it may choose the block."""

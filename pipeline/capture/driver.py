@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tamis.operators.problems import RowProblem
+from tamis.operators.requests import Request
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.capture.graph import GraphLost, run_graph
 from tamis.pipeline.capture.signs import Signs
@@ -33,7 +34,7 @@ from tamis.pipeline.run.set_aside import SetAside, lines
 from tamis.pipeline.terminal.voice import say_workers
 
 if TYPE_CHECKING:
-    from tamis.operators.forward.representations import Representer
+    from tamis.operators.forward.representations import Representer, Vectors
 
 WORKER_TIMEOUT = 1800.0
 
@@ -71,10 +72,16 @@ class Forward(ModelWorker):
     def run(
         self, rows: TokenRows, on_batch: Callable[[int], None] | None
     ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
-        vectors, problems = self.representer.represent(
+        vectors, problems = self.vectors(rows, on_batch)
+        return {request.column: _vector_column(vectors[request]) for request in self.spec.requests}, problems
+
+    def vectors(
+        self, rows: TokenRows, on_batch: Callable[[int], None] | None
+    ) -> tuple[dict[Request, Vectors], dict[int, RowProblem]]:
+        """Request -> float32 (rows, d), NaN for rows with a problem; and the problems by row."""
+        return self.representer.represent(
             rows.input_ids, rows.finals, token_budget=self.token_budget, exact=self.spec.exact, on_batch=on_batch
         )
-        return {request.column: _vector_column(vectors[request]) for request in self.spec.requests}, problems
 
 
 def _vector_column(vectors: np.ndarray[Any, Any]) -> pa.Array:

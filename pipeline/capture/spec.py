@@ -12,11 +12,31 @@ from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.job.job_file import LayersJob
 from tamis.pipeline.models.fetch import ModelSource
 from tamis.pipeline.models.handle import ModelHandle, handle_of
-from tamis.pipeline.run.paths import stage_folder
+from tamis.pipeline.run.paths import SCORED_STAGE, VECTORS_STAGE, stage_folder
 from tamis.pipeline.storage.store import Sealed, Store
 
-STAGE = "capture"
+STAGE = VECTORS_STAGE
 CAPTURES = stage_folder(STAGE)
+SCORED = SCORED_STAGE
+
+
+def known_as(stage: str) -> str:
+    """The stage as people and metrics know it: both are the pass of the model over the corpus."""
+    return STAGE if stage == SCORED else stage
+
+
+def score_column(method: str) -> str:
+    """The column of a method's scores in a table of SCORED."""
+    return f"score.{method}"
+
+
+SAMPLED_ROWS = 500
+"""Of so many rows of the corpus, SCORED keeps the vectors, too: the methods are tested on them."""
+
+
+def sample_column(column: str) -> str:
+    """The column of those vectors in a table of SCORED; null in all other rows. column: of the request."""
+    return f"sample.{column}"
 
 
 class Captured(NamedTuple):

@@ -11,13 +11,13 @@ from functools import partial
 from tamis.operators.problems import UNSCORED
 from tamis.pipeline.capture.driver import capture
 from tamis.pipeline.capture.signs import Signs
-from tamis.pipeline.capture.spec import STAGE, capture_spec
+from tamis.pipeline.capture.spec import STAGE, capture_spec, known_as
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster import metrics
 from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.cluster.pools import Pool, pool_of, refit
 from tamis.pipeline.errors import ConfigError, IncompleteError, InputError, InternalError
-from tamis.pipeline.inputs.shards import Shard
+from tamis.pipeline.inputs.shards import CORPUS, Shard
 from tamis.pipeline.planning.placement import readers_for
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.run import receipts, set_aside
@@ -42,13 +42,17 @@ def run_capture(
     shards: Sequence[Shard],
     stage: str = STAGE,
     start: Start | None = None,
+    before: CaptureTotals | None = None,
+    said: str | None = None,
 ) -> CaptureTotals:
     """Capture the shards that have no receipt yet. start: runs the stage's workers on some shards; default: `capture`
-    with the plan's requests. Raises InputError when too many rows are bad, ConfigError for mixed precisions,
+    with the plan's requests. before: of shards that were captured apart, to which the totals are added. said:
+    the stage's name for people. Raises InputError when too many rows are bad, ConfigError for mixed precisions,
     IncompleteError when a shard of references failed; failed shards of the corpus are in the totals.
     """
-    phase(stage, f"looking for what is done of {len(shards):,} shards")
-    totals = CaptureTotals()
+    known = said or known_as(stage)
+    phase(known, f"looking for what is done of {len(shards):,} shards")
+    totals = CaptureTotals() if before is None else before.beside()
     finished = set()
     for receipt in receipts.done(store, stage, shards, key):
         totals.add(receipt, new=False)
@@ -57,11 +61,11 @@ def run_capture(
     _check_quarantine(plan, totals)
     rows = sum(shard.rows for shard in shards)
     if not left:
-        Progress(stage, rows, skipped=rows).finish()
+        Progress(known, rows, skipped=rows).finish()
     else:
         pool = pool_of(cluster, plan.job)
         pool = replace(pool, readers=readers_for(plan, sum(shard.rows for shard in left), pool))
-        progress = Progress(stage, rows, skipped=rows - sum(shard.rows for shard in left))
+        progress = Progress(known, rows, skipped=rows - sum(shard.rows for shard in left))
         began = time.monotonic()
         set_aside.forget(store, stage, left)
         corpus = {shard.name for shard in plan.shards}
@@ -83,7 +87,7 @@ def run_capture(
         with closing(captures(**watched, hopeful=bool(finished))) as new:
             for receipt in receipts.compacted(store, stage, key, new):
                 totals.add(receipt, new=True)
-                metrics.ledger().captured(receipt, stage, names_codes=not plan.job.masks_tokens)
+                metrics.ledger().captured(receipt, known, names_codes=not plan.job.masks_tokens)
                 progress.advance(receipt["rows"], receipt["tokens"])
                 check_precision(store, totals)
                 if receipt.get("fallback") is not None:
@@ -91,7 +95,7 @@ def run_capture(
                 _check_quarantine(plan, totals)
         progress.finish()
         timings["model_load"] = {"seconds": totals.load_seconds}
-        timings[stage] = {
+        timings[known] = {
             "seconds": totals.seconds,
             "rows_per_second": totals.new_rows / max(totals.seconds, 1e-9),
             "tokens_per_second": totals.new_tokens / max(totals.seconds, 1e-9),
@@ -99,8 +103,9 @@ def run_capture(
             "wall_seconds": time.monotonic() - began,
             **_workers(pool, totals),
         }
-    if totals.rows + sum(item.rows for item in totals.failed) != plan.rows:
-        raise InternalError(f"{totals.rows:,} rows were captured of {plan.rows:,}; run again, and report this")
+    wanted = sum(shard.rows for shard in shards if shard.role == CORPUS)
+    if totals.rows + sum(item.rows for item in totals.failed) != wanted:
+        raise InternalError(f"{totals.rows:,} rows were captured of {wanted:,}; run again, and report this")
     return totals
 
 

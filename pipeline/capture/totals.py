@@ -46,6 +46,12 @@ class CaptureTotals:
     _started: float = float("inf")
     _finished: float = 0.0
 
+    def beside(self) -> CaptureTotals:
+        """For more shards: what of these counts for them, too. Their rows and their time do not."""
+        return CaptureTotals(
+            precisions=set(self.precisions), fallbacks=set(self.fallbacks), captured=dict(self.captured)
+        )
+
     def add(self, receipt: Receipt, *, new: bool) -> None:
         """Add a receipt. new: captured by this command, not by an earlier one that was interrupted."""
         if new:

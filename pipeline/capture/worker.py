@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.capture.parcels import unpack
-from tamis.pipeline.capture.spec import CaptureSpec
+from tamis.pipeline.capture.spec import CaptureSpec, known_as
 from tamis.pipeline.cluster.metrics import Meter
 from tamis.pipeline.cluster.watchdog import Beats, Guard, Part
 from tamis.pipeline.errors import TamisError, as_facts, error_text
@@ -122,7 +122,7 @@ class ModelWorker:
         began = time.perf_counter()
         self.load(self.spec.model.fetch())
         self.load_seconds = time.perf_counter() - began
-        self.meter = Meter(self.spec.run, self.spec.stage)
+        self.meter = Meter(self.spec.run, known_as(self.spec.stage))
 
     def _capture(self, batch: pa.Table, notes: dict[str, Any], on_batch: Callable[[int], None] | None) -> Receipt:
         started = time.time()

@@ -12,6 +12,7 @@ from rich.table import Table
 from tamis.pipeline.cluster.pools import Placement
 from tamis.pipeline.commands.screen_parts import counts_table, plain, rates
 from tamis.pipeline.commands.token_screens import show_token_outcome
+from tamis.pipeline.planning.order import writes_scores
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.planning.sampling import Trouble
 from tamis.pipeline.report import text
@@ -175,7 +176,8 @@ def _captured(plan: Plan) -> str:
     blocks = [f"block {r.block} (0-based), {r.position}" for r in plan.requests]
     if plan.unsettled:
         return ", ".join([*blocks, "larf's block"])
-    return f"{', '.join(blocks)}; blocks above {max(r.block for r in plan.requests)} are not loaded"
+    order = "; the references first, then the corpus as scores" if writes_scores(plan) and plan.artifact is None else ""
+    return f"{', '.join(blocks)}; blocks above {max(r.block for r in plan.requests)} are not loaded{order}"
 
 
 def show_layer_plan(console: Console, plan: LayerPlan, state: str) -> None:

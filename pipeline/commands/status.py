@@ -22,8 +22,10 @@ from tamis.pipeline.run.paths import (
     MANIFEST,
     REFERENCES,
     RUN,
+    SCORED_STAGE,
     SET_ASIDE,
     TRAINING_WORK,
+    VECTORS_STAGE,
 )
 from tamis.pipeline.run.set_aside import SetAside, lines
 from tamis.pipeline.storage.store import Store
@@ -74,8 +76,10 @@ def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
             )
     else:
         if selected_from is None:
-            captured = receipts.count(store, "capture")
-            yield _stage("captured", captured, shards + references, aside.get("capture"))
+            failed = [*aside.get(VECTORS_STAGE, ()), *aside.get(SCORED_STAGE, ())]
+            # Where an earlier command kept vectors and this one scores, a shard has both.
+            captured = receipts.count(store, VECTORS_STAGE) + receipts.count(store, SCORED_STAGE)
+            yield _stage("captured", min(captured, shards + references), shards + references, failed)
         fitted = sum(name.endswith(".parquet") for name in store.list(FITTED))
         if fitted:
             yield _stage("fitted", fitted, shards, None)

@@ -8,29 +8,33 @@ tests = [
 ]                                                                           of_artifact: true where it brought them
 
 borrowed: the method whose references were used, where the method takes none of its own. The vectors were captured for
-the fit already; the corpus side is a seeded sample of its rows. One task for each method; the driver holds the sample.
+the fit already; the corpus side is a sample of its rows, seeded, or where the corpus pass wrote scores, those whose
+vectors it kept. One task for each method; the driver holds the sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.operators.methods import Method
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.methods.reference_test import FOLDS, UNSAFE, Rows, Untested, held_out
 from tamis.operators.statistics.telling import tell
+from tamis.pipeline.capture.spec import SAMPLED_ROWS, sample_column
 from tamis.pipeline.cluster.tasks import map_reduce
 from tamis.pipeline.fit.exact_cut import grouped
 from tamis.pipeline.fit.scores import features_of
 from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.storage.store import Sealed, Store
 
-CORPUS_ROWS = 500
+CORPUS_ROWS = SAMPLED_ROWS
 CORPUS_SHARDS = 64
 """The sample comes from at most so many shards, spread over the corpus: a captured shard is read whole."""
 MOST_REFERENCES = 1000
@@ -59,11 +63,17 @@ def reference_tests(
     artifacts: Mapping[str, Artifact],
     captures: Mapping[str, Sequence[Capture]],
     seed: int,
+    *,
+    scored: bool = False,
 ) -> list[Test]:
-    """The tests of all methods, in their order. captures: by role; CORPUS and each method's reference sets."""
+    """The tests of all methods, in their order. captures: by role; CORPUS and each method's reference sets. scored: the
+    corpus pass wrote scores, and vectors of a sample."""
     columns = sorted({request.column for method in methods.values() for request in method.requests(blocks)})
-    wanted = _sample(captures[CORPUS], seed)
-    corpus: Rows = map_reduce(_corpus_rows, _beside, grouped(wanted), store, columns)
+    if scored:
+        some = [captures[CORPUS][place].file for place in _spread(len(captures[CORPUS]), CORPUS_ROWS)]
+        corpus: Rows = map_reduce(_kept_rows, _beside, grouped(some), store, columns)
+    else:
+        corpus = map_reduce(_corpus_rows, _beside, grouped(_sample(captures[CORPUS], seed)), store, columns)
     corpus = Rows(corpus.features, corpus.lengths, np.arange(len(corpus)))
     found: list[Test] = map_reduce(
         _test, _join, [[name] for name in methods], store, dict(methods), blocks, dict(artifacts),
@@ -103,7 +113,27 @@ def _corpus_rows(group: Sequence[tuple[Sealed, list[int]]], store: Store, column
     return rows
 
 
+def _kept_rows(group: Sequence[Sealed], store: Store, columns: Sequence[str]) -> Rows:
+    """The rows of these scored shards whose vectors were kept. Rows.places: in the shard."""
+    found = []
+    for file in group:
+        table = store.read_table(file, ["n_response_tokens", *map(sample_column, columns)])
+        kept = table.column(sample_column(columns[0])).is_valid().to_numpy()
+        table = table.filter(kept)
+        features = {name: _vectors(table.column(sample_column(name))) for name in columns}
+        lengths = table.column("n_response_tokens").to_numpy().astype(np.int64)
+        found.append(Rows(features, lengths, np.flatnonzero(kept)))
+    return reduce(_beside, found)
+
+
+def _vectors(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    values = column.combine_chunks().flatten().to_numpy().astype(np.float32, copy=False)
+    return values.reshape(len(column), -1) if len(column) else np.zeros((0, 0), np.float32)
+
+
 def _beside(a: Rows, b: Rows) -> Rows:
+    if not len(a) or not len(b):
+        return a if len(a) else b
     features = {name: np.concatenate([a.features[name], b.features[name]]) for name in a.features}
     return Rows(features, np.concatenate([a.lengths, b.lengths]), np.concatenate([a.places, b.places]))
 

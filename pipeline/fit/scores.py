@@ -20,6 +20,7 @@ import safetensors.numpy
 
 from tamis.operators.methods import Method
 from tamis.operators.methods.protocol import CORPUS, Artifact, Features, Reduce, tree_reduce
+from tamis.operators.methods.scoring import scores_of
 from tamis.operators.statistics.lengths import length_histogram
 from tamis.operators.statistics.ranking import coarse_histogram
 from tamis.operators.statistics.ranks import rank_bins
@@ -28,6 +29,7 @@ from tamis.operators.statistics.selection import (
     drop_count_of,
     random_keys,
 )
+from tamis.pipeline.capture.spec import score_column
 from tamis.pipeline.cluster.tasks import map_reduce
 from tamis.pipeline.errors import ConfigError, DamagedError
 from tamis.pipeline.fit.exact_cut import exact_cut, grouped, plus
@@ -51,7 +53,7 @@ LENGTHS = "n_response_tokens"
 @dataclass(frozen=True)
 class ScoreSpec:
     """How to score captured shards. control_seed: None, or the seed of random scores that decide instead. captures:
-    where the captures lie, if not in the store that gets the scores."""
+    where the captures lie, if not in the store that gets the scores. ready: the captures hold scores already."""
 
     store: Store
     methods: Mapping[str, Method]
@@ -60,6 +62,7 @@ class ScoreSpec:
     control_seed: int | None
     longest: int
     captures: Store | None = None
+    ready: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,15 +229,8 @@ def _score_group(group: Sequence[tuple[str, str, int, Sealed]], spec: ScoreSpec)
 def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: ScoreSpec) -> ScoreSums:
     table = (spec.captures or spec.store).read_table(captured)
     valid = pc.is_null(table.column("code")).to_numpy()
-    features = features_of(table)
-    columns: dict[str, Any] = {}
-    for method_name, method in spec.methods.items():
-        scores = method.score(spec.artifacts[method_name], features)
-        if scores.shape != (valid.sum(),):  # numpy would spread one number over all rows
-            raise ConfigError(f"{method_name}: gave scores of shape {scores.shape} for {valid.sum()} rows; repair it")
-        if not np.isfinite(scores).all():
-            raise ConfigError(f"{method_name}: a score in shard {name} is too large for float32; choose another layer")
-        columns[method_name] = _spread(scores, valid)
+    scores = _ready(table, spec, valid) if spec.ready else _computed(table, spec, name, int(valid.sum()))
+    columns: dict[str, Any] = {method: _spread(found, valid) for method, found in scores.items()}
     method_scores = columns[spec.decided_by].drop_null().to_numpy()
     deciding = deciding_scores(method_scores, source, start_row, valid, spec.control_seed)
     lengths = table.column(LENGTHS).to_numpy()[valid]
@@ -263,6 +259,18 @@ def deciding_scores(
         return method_scores
     ids = sample_ids(source, start_row, len(valid))
     return random_keys([ids[place] for place in np.flatnonzero(valid)], control_seed)
+
+
+def _computed(table: pa.Table, spec: ScoreSpec, shard: str, rows: int) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        return scores_of(spec.methods, spec.artifacts, features_of(table), rows)
+    except ValueError as error:
+        raise ConfigError(f"shard {shard}: {error}") from None
+
+
+def _ready(table: pa.Table, spec: ScoreSpec, valid: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """The scores that the corpus pass has written, as `_computed` gives them."""
+    return {name: table.column(score_column(name)).to_numpy()[valid].astype(np.float32) for name in spec.methods}
 
 
 def _spread(scores: np.ndarray[Any, Any], valid: np.ndarray[Any, Any]) -> pa.Array:

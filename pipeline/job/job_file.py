@@ -87,6 +87,11 @@ _Workers = Annotated[
 ]
 
 
+def _kept(value: Any) -> Any:
+    """The forms of earlier versions: true was for vectors."""
+    return {True: "vectors", False: "none"}[value] if isinstance(value, bool) else value
+
+
 class LayersJob(Section):
     """What `tamis layers` reads: the keys of a Job, of which only output and model must be there."""
 
@@ -150,7 +155,15 @@ class LayersJob(Section):
     schedule: ScheduleSpec | None = Field(
         None, description="A run a night, each over what is new, in folders of their own under schedule.root."
     )
-    keep_captures: bool = Field(False, description="Keep OUT/_work with the captured vectors, for your own analysis.")
+    keep_captures: Annotated[
+        Literal["none", "scores", "vectors"],
+        BeforeValidator(_kept, json_schema_input_type=Literal["none", "scores", "vectors"] | bool),
+    ] = Field(
+        "none",
+        description="What stays in OUT/_work. vectors (or true): all, for tamis refit and your own analysis. scores: "
+        "all but the vectors. none (or false): nothing. With scores, and with none above 1 GiB of vectors, no vector "
+        "of the corpus is written where the methods are fitted to references alone, or an artifact is applied.",
+    )
     lineage: (
         Annotated[
             LineageSpec,
@@ -240,9 +253,9 @@ class Job(LayersJob):
             )
         if self.artifact is not None and self.schedule.artifact != "frozen":
             raise ValueError("artifact names the one to use, and schedule.artifact another way: leave one of them out")
-        if self.schedule.refit_every is not None and not self.keep_captures:
+        if self.schedule.refit_every is not None and self.keep_captures != "vectors":
             raise ValueError(
-                "schedule.artifact: refit_every fits from the captures of the nights before: set keep_captures: true"
+                "schedule.artifact: refit_every fits from the captures of the nights before: set keep_captures: vectors"
             )
         hub = [path for path in self.input.path if scheme_of(path) == "hf"]
         if hub:

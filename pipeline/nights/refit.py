@@ -196,7 +196,7 @@ def captures_in(store: Store) -> Captures:
     if not wanted or {receipt["shard"] for receipt in corpus} != wanted:
         raise ConfigError(
             f"refit: {store.path()} has kept the captures of {len(corpus):,} of its {len(wanted):,} shards; only runs "
-            "with keep_captures: true keep them. Leave it out"
+            "with keep_captures: vectors keep them. Leave it out"
         )
     precisions = {str(receipt["precision"]) for receipt in corpus}
     if len(precisions) > 1:

@@ -12,6 +12,7 @@ from tamis.pipeline.cluster.gpu_memory import shown
 from tamis.pipeline.cluster.machines import on_gpus
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.job.sections import WorkerRange
+from tamis.pipeline.planning.order import bytes_of_scores, bytes_of_vectors, writes_scores
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.planning.rates import Rate, rate_of
 from tamis.pipeline.run.paths import WORK
@@ -61,7 +62,7 @@ def asks(pool: Pool, readers: int, least: int) -> str:
 def writes(plan: Plan) -> str:
     """Bytes of what the stages leave for each other, and what the output holds."""
     rows = f"the {plan.rows:,} rows again, as Parquet (the input has {shown(plan.bytes)})"
-    kept = "" if plan.job.keep_captures else ", removed at the end"
+    kept = ", removed at the end" if plan.job.keep_captures == "none" else ""
     if plan.job.masks_tokens:
         tokens = plan.estimate.computed_per_row * plan.rows
         rounds = f"; each round {_BYTES_OF_A_NUMBER} bytes a token more" if plan.job.method == ["toss-pro"] else ""
@@ -69,9 +70,15 @@ def writes(plan: Plan) -> str:
             f"at most about {shown(tokens * _CAPTURED_BYTES)} of losses under {WORK}{kept}{rounds}; {rows}, with "
             f"{shown(tokens * _TRAINED_BYTES)} of training columns before compression"
         )
-    vectors = len(plan.requests) + plan.unsettled
-    size = plan.rows * vectors * plan.model_info.width * _BYTES_OF_A_NUMBER
-    return f"about {shown(size)} of vectors under {WORK}{kept}; {rows}, and scores"
+    vectors = shown(bytes_of_vectors(plan))
+    if writes_scores(plan):
+        scores = shown(bytes_of_scores(plan))
+        first = "" if plan.artifact is not None else ", after the references were captured and fitted"
+        return (
+            f"about {scores} of scores under {WORK}{kept}, in place of {vectors} of vectors{first}; {rows}, and scores"
+        )
+    gone = ", removed at the end" if plan.job.keep_captures != "vectors" else ""
+    return f"about {vectors} of vectors under {WORK}{gone}; {rows}, and scores"
 
 
 def time(plan: Plan, pool: Pool, rate: Rate) -> str:

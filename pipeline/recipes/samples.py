@@ -1,4 +1,5 @@
-"""LARF and SAFT, from top to bottom: LARF's layer, the vectors, the fit, the output.
+"""Methods that score samples, from top to bottom: LARF's layer, the vectors, the fit, the output. Where the methods
+need none of the corpus to be fitted (planning/order.py): the references, the fit, the scores, the output.
 
 Every stage skips the work that an earlier, interrupted run of the same job has done. To resume, run again.
 """
@@ -16,6 +17,8 @@ import numpy as np
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.statistics.lengths import length_deciles
 from tamis.operators.statistics.ranks import midranks, rank_edges, resolved_share
+from tamis.pipeline.capture.scored import scored_key, scoring
+from tamis.pipeline.capture.spec import SCORED, STAGE
 from tamis.pipeline.capture.stage import Timings, run_capture
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster.machines import Cluster
@@ -28,7 +31,7 @@ from tamis.pipeline.emit.trust_figures import trust_figures
 from tamis.pipeline.fit.drift import check_majority, drift_of, select_at, statistics_of
 from tamis.pipeline.fit.grouped_cut import cut
 from tamis.pipeline.fit.mean_ranks import with_ranks
-from tamis.pipeline.fit.reference_tests import Capture, reference_tests
+from tamis.pipeline.fit.reference_tests import FROZEN, Capture, reference_tests
 from tamis.pipeline.fit.scores import (
     ScoreSpec,
     ScoreSums,
@@ -45,14 +48,16 @@ from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.layers import find as layers
 from tamis.pipeline.planning.frozen_job import frozen_facts, other_device
+from tamis.pipeline.planning.order import writes_scores
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.run import folder as run_folder
-from tamis.pipeline.run import incomplete
+from tamis.pipeline.run import incomplete, receipts
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze
 from tamis.pipeline.run.lease import Held
 from tamis.pipeline.run.mending import check_output, until_whole
 from tamis.pipeline.storage.store import Sealed, Store
 from tamis.pipeline.terminal.progress import Progress, phase, waiting
+from tamis.pipeline.terminal.voice import say
 
 HISTOGRAM_BINS = 80
 RESOLVED_ENOUGH = 0.95
@@ -110,15 +115,22 @@ class _Made:
 
 
 def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
-    """The vectors, the fit, the output. DamagedError if a file is not as an earlier stage or command wrote it."""
+    """The captures, the fit, the output. DamagedError if a file is not as an earlier stage or command wrote it."""
     # The captured vectors depend on the block, however it was chosen.
     key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
-    captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
+    fitted = None
+    if _scores_first(plan, store, key):
+        fitted = _fit_references(plan, store, key, cluster, timings)
+        key = scored_key(key, fitted.sealed)
+        start = scoring(plan, store, key, fitted.sealed)
+        captured = run_capture(plan, store, key, cluster, timings, plan.shards, SCORED, start, fitted.references)
+    else:
+        captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
     plan = plan.without(captured.failed)
     if not plan.shards:
         incomplete.refuse(plan.failed)
     key = incomplete.key_without(key, captured.failed)
-    artifacts, files, selection, drift, groups, tests = _fit(plan, store, key, captured, timings)
+    artifacts, files, selection, drift, groups, tests = _fit(plan, store, key, captured, timings, fitted)
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
     # machine, the whole output is made again.
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
@@ -147,14 +159,66 @@ def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) 
     return layers.settled(store, plan)
 
 
+# --- the references first -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """What is known before the corpus is captured. references: the totals of their capture. files: of the artifact, as
+    for a manifest."""
+
+    references: CaptureTotals
+    artifacts: dict[str, Artifact]
+    files: list[dict[str, Any]]
+
+    @property
+    def sealed(self) -> list[Sealed]:
+        return [Sealed(file["name"], file["sha256"]) for file in self.files]
+
+
+def _scores_first(plan: Plan, store: Store, key: str) -> bool:
+    """Whether the corpus pass writes scores. A run whose vectors were begun goes on with them."""
+    if not writes_scores(plan):
+        return False
+    begun = next(receipts.done(store, STAGE, plan.shards, key), None) is not None
+    if begun:
+        say("capture: goes on with vectors, as an earlier command has begun")
+    return not begun
+
+
+def _fit_references(plan: Plan, store: Store, key: str, cluster: Cluster, timings: Timings) -> _Fitted:
+    """The artifacts of methods that need none of the corpus: those of the job's artifact, or fitted to the
+    references."""
+    began = time.monotonic()
+    if plan.artifact is not None:
+        frozen = plan.artifact.frozen
+        return _Fitted(CaptureTotals(), dict(frozen.artifacts), frozen.copy_to(store))
+    references = run_capture(plan, store, key, cluster, {}, plan.reference_shards, said="references")
+    sources: dict[str, list[Sealed]] = {CORPUS: []}
+    for shard in plan.reference_shards:
+        sources.setdefault(shard.role, []).append(references.captured[shard.name].file)
+    artifacts = load_artifacts(store, key)
+    if artifacts is None:
+        progress = Progress("fit", len(plan.reference_shards), unit="shards", brief=True)
+        artifacts = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
+        progress.finish()
+    files = save_artifacts(store, artifacts, _artifact_facts(plan, key))
+    timings["references"] = {"seconds": time.monotonic() - began}
+    return _Fitted(references, artifacts, files)
+
+
+def _artifact_facts(plan: Plan, key: str) -> dict[str, Any]:
+    return {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": plan.model_info.blocks}
+
+
 # --- fit ----------------------------------------------------------------------------------------------------------
 
 
 def _fit(
-    plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
+    plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings, fitted: _Fitted | None
 ) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None, list[dict[str, Any]]]:
     """The artifacts and their files, the cut, the drift from the job's artifact, the groups with cuts of their own, and
-    the tests of the methods."""
+    the tests of the methods. fitted: where the captured tables hold scores by it, in place of vectors."""
     began = time.monotonic()
     phase("fit", "looking for what is done already")
     sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
@@ -167,18 +231,25 @@ def _fit(
     )
     frozen = plan.artifact.frozen if plan.artifact is not None else None
     # The artifact of an interrupted run is used again, because part of its output was written with it.
-    artifacts = load_artifacts(store, key) if frozen is None else dict(frozen.artifacts)
+    if fitted is not None:
+        artifacts: dict[str, Artifact] | None = fitted.artifacts
+    else:
+        artifacts = load_artifacts(store, key) if frozen is None else dict(frozen.artifacts)
     progress = Progress("fit", len(plan.shards) + (steps if artifacts is None else 0), unit="shards")
     if artifacts is None:
         artifacts = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
-    facts = {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": plan.model_info.blocks}
-    files = save_artifacts(store, artifacts, facts) if frozen is None else frozen.copy_to(store)
-    control = seed_of(plan.job)
+    if fitted is not None:
+        files = list(fitted.files)
+    else:
+        facts = _artifact_facts(plan, key)
+        files = save_artifacts(store, artifacts, facts) if frozen is None else frozen.copy_to(store)
+    control, ready = seed_of(plan.job), fitted is not None
     by = plan.job.selected_by
-    spec = ScoreSpec(store, plan.methods, artifacts, scored_by(by, plan.methods), control, plan.max_tokens)
+    first = scored_by(by, plan.methods)
+    spec = ScoreSpec(store, plan.methods, artifacts, first, control, plan.max_tokens, ready=ready)
     sums = ranked(store, by, plan.methods, score_shards(spec, plan.shards, sources[CORPUS], progress.advance), control)
     drift, groups = None, list[dict[str, Any]]()
-    tests = _tests(plan, store, captured, artifacts, timings)
+    tests = _tests(plan, store, captured, artifacts, timings, scored=ready)
     if frozen is None:
         with waiting("fit", f"finding the exact cut of {sums.count:,} scores"):
             selection, groups = cut(plan.job, store, sums, plan.shards)
@@ -301,17 +372,26 @@ def _emit(
 
 
 def _tests(
-    plan: Plan, store: Store, captured: CaptureTotals, artifacts: Mapping[str, Artifact], timings: Timings
+    plan: Plan,
+    store: Store,
+    captured: CaptureTotals,
+    artifacts: Mapping[str, Artifact],
+    timings: Timings,
+    *,
+    scored: bool,
 ) -> list[dict[str, Any]]:
-    """The methods on references that their fit has not seen; of an artifact that is applied, as it brings them."""
-    if plan.artifact is not None and plan.artifact.frozen.facts.tests:
-        return [{**test, "of_artifact": True} for test in plan.artifact.frozen.facts.tests]
+    """The methods on references that their fit has not seen; of an artifact that is applied, as it brings them. scored:
+    the corpus pass wrote scores."""
+    if plan.artifact is not None:
+        brought = plan.artifact.frozen.facts.tests or [{"method": name, "untested": FROZEN} for name in plan.methods]
+        return [{**test, "of_artifact": True} for test in brought]
     began = time.monotonic()
     captures: dict[str, list[Capture]] = {}
     for shard in [*plan.shards, *plan.reference_shards]:
         captures.setdefault(shard.role, []).append(Capture(captured.captured[shard.name].file, shard.rows))
+    blocks, seed = plan.model_info.blocks, plan.job.seed
     with waiting("fit", "testing the methods on references that they have not seen"):
-        found = reference_tests(store, plan.methods, plan.model_info.blocks, artifacts, captures, plan.job.seed)
+        found = reference_tests(store, plan.methods, blocks, artifacts, captures, seed, scored=scored)
     timings["trust"] = {"seconds": time.monotonic() - began}
     return found
 

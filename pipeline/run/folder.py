@@ -14,7 +14,18 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.run.paths import ARTIFACT, LAYERS, LAYERS_PAGE, LAYERS_RUN, MANIFEST, RUN, WORK
+from tamis.pipeline.run.paths import (
+    ARTIFACT,
+    LAYERS,
+    LAYERS_PAGE,
+    LAYERS_RUN,
+    MANIFEST,
+    RECEIPTS,
+    RUN,
+    VECTORS_STAGE,
+    WORK,
+    stage_folder,
+)
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.voice import say_damaged, warn_once
 
@@ -168,6 +179,16 @@ def remove_work(store: Store, *, shared: bool = False) -> None:
         except OSError:  # a file was written while its folder was being emptied
             if attempt + 1 == _REMOVALS and not shared:
                 raise
+
+
+def clear_work(store: Store, kept: str | bool, *, shared: bool = False) -> None:
+    """Remove what a finished run need not keep. kept: keep_captures of its job, also as earlier versions wrote it.
+    shared: as for `remove_work`."""
+    if kept in ("none", False):
+        remove_work(store, shared=shared)
+    elif kept == "scores":
+        store.remove(stage_folder(VECTORS_STAGE))
+        store.remove(f"{RECEIPTS}/{VECTORS_STAGE}")
 
 
 def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,11 +130,7 @@ def read_frozen(url: str, options: Mapping[str, Any]) -> Frozen:
         facts = FrozenFacts.from_dict(tree)
         files = {safe_name(file["name"], where): file["sha256"] for file in tree["files"]}
         contents = {each: store.read(Sealed(f"{folder}{each}", sha256)) for each, sha256 in files.items()}
-        found = json.loads(contents[ARTIFACT_FACTS.removeprefix(f"{ARTIFACT}/")])["methods"]
-        artifacts = {
-            method: Artifact(safetensors.numpy.load(contents[f"{method}.safetensors"]), found[method])
-            for method in facts.methods
-        }
+        artifacts = artifacts_of(contents, facts.methods)
     except DamagedError as error:
         raise _damaged(store.path(error.name), str(error).partition(": ")[2]) from None
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -146,6 +142,20 @@ def read_frozen(url: str, options: Mapping[str, Any]) -> Frozen:
             raise _damaged(store.path(f"{ARTIFACT}/{strangers[0]}"), f"it is not the file that {MANIFEST} lists")
     whole = {**contents, FROZEN.removeprefix(f"{ARTIFACT}/"): data}
     return Frozen(store.path(), facts, artifacts, whole, sealed(tree)["seal"], store.path(folder.rstrip("/")))
+
+
+def artifacts_of(contents: Mapping[str, bytes], methods: Iterable[str]) -> dict[str, Artifact]:
+    """The artifacts of these methods. contents: by name under artifact/. LookupError, TypeError or ValueError where
+    they are not as tamis writes them."""
+    facts = json.loads(contents[ARTIFACT_FACTS.removeprefix(f"{ARTIFACT}/")])["methods"]
+    return {name: Artifact(safetensors.numpy.load(contents[f"{name}.safetensors"]), facts[name]) for name in methods}
+
+
+def read_artifacts(store: Store, files: Iterable[Sealed], methods: Iterable[str]) -> dict[str, Artifact]:
+    """The artifacts of these methods in an output. files: all of its artifact/ that they need. DamagedError if a file
+    is not as it was written."""
+    contents = {file.name.removeprefix(f"{ARTIFACT}/"): store.read(file) for file in files}
+    return artifacts_of(contents, methods)
 
 
 def _place(store: Store) -> tuple[str, Mapping[str, str] | None]:

@@ -51,6 +51,10 @@ TRAINING_WORK = f"{WORK}/references"
 """Rows and checkpoints of the reference models."""
 SET_ASIDE = f"{WORK}/set_aside"
 RECEIPTS = f"{WORK}/receipts"
+VECTORS_STAGE = "capture"
+"""The stage that writes vectors: its folder, and that of its receipts."""
+SCORED_STAGE = "scored"
+"""In its place where the corpus pass writes scores, so that no reader of vectors ever opens a table of scores."""
 
 
 REFIT = "refit.json"

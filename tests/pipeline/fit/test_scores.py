@@ -78,7 +78,7 @@ def test_a_score_for_each_row_that_has_one(tmp_path: Path) -> None:
         ("one", r"sums: gave scores of shape \(1,\) for 3 rows"),
         ("none", r"sums: gave scores of shape \(0,\) for 3 rows"),
         ("two", r"sums: gave scores of shape \(3, 2\) for 3 rows"),
-        ("nan", "sums: a score in shard shard is too large for float32"),
+        ("nan", "shard shard: sums: a score is too large for float32"),
     ],
 )
 def test_a_method_that_gives_something_else_is_named(tmp_path: Path, wrong: str, says: str) -> None:

@@ -54,7 +54,7 @@ def test_defaults() -> None:
     assert (made.saft.layer, made.saft.k, made.saft.weighted) == ("auto", 1, False)
     assert made.selection.rule == ("drop", 0.1)
     assert (made.max_tokens, made.overlong, made.max_quarantined) == (2048, "quarantine", 0.01)
-    assert (made.shard_rows, made.workers, made.seed, made.keep_captures) == (2048, None, 0, False)
+    assert (made.shard_rows, made.workers, made.seed, made.keep_captures) == (2048, None, 0, "none")
     assert made.storage_options == {}
 
 
@@ -119,7 +119,9 @@ def test_the_command_line_overlays_the_file(tmp_path: Path) -> None:
     [
         ("seed=3", 3),
         ("seed = 3", 3),
-        ("keep_captures=true", True),
+        ("keep_captures=true", "vectors"),
+        ("keep_captures=false", "none"),
+        ("keep_captures=scores", "scores"),
         ("workers=null", None),
         ("model.template={{ bos_token }}={% for m in messages %}x{% endfor %}", None),
         ("output=a=b", "a=b"),

@@ -88,7 +88,7 @@ def test_what_cannot_be_meant_is_told(schedule: Any, said: str) -> None:
     ("schedule", "settings", "said"),
     [
         ({}, {"output": "o"}, "give output or schedule, not both"),
-        ({"artifact": {"refit_every": 7}}, {}, "set keep_captures: true"),
+        ({"artifact": {"refit_every": 7}}, {}, "set keep_captures: vectors"),
         ({"artifact": {"refit_every": 7}}, {"keep_captures": True, "artifact": "a"}, "leave one of them out"),
         ({"artifact": "each_night"}, {"artifact": "a"}, "leave one of them out"),
         (

@@ -1,0 +1,114 @@
+"""The corpus pass where the artifacts are known before it: each worker scores its vectors and writes the scores alone.
+
+A vector of 4,096 numbers takes 16 kB in a captured table, a score 4 bytes. The vectors go through the methods' own
+`score` in the worker, all rows of a shard at once, as the fit would have read them from the table: so the scores are
+those that it would have written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tamis.operators.methods import Method
+from tamis.operators.methods.scoring import scores_of
+from tamis.operators.problems import RowProblem
+from tamis.pipeline.capture.driver import Forward, capture
+from tamis.pipeline.capture.spec import SAMPLED_ROWS, SCORED, CaptureSpec, capture_spec, sample_column, score_column
+from tamis.pipeline.capture.stage import Captures, Start
+from tamis.pipeline.capture.worker import TokenRows
+from tamis.pipeline.cluster.pools import Pool
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.inputs.shards import Shard
+from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.run.folder import key_of
+from tamis.pipeline.run.frozen import read_artifacts
+from tamis.pipeline.storage.store import Sealed, Store
+
+Numbers = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class ScoringSpec(CaptureSpec):
+    """methods: by name. artifact: the files of the output's artifact/ that hold what they were fitted to. A worker
+    reads them itself: the tasks that tokenise get this spec, too, and need none of it. sampled: how many rows of each
+    shard keep their vectors, for the test of the methods."""
+
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    artifact: tuple[Sealed, ...] = ()
+    sampled: int = 0
+
+
+class Scorer(Forward):
+    """Captures one float32 column per method: the score of each row."""
+
+    spec: ScoringSpec
+
+    def load(self, path: str) -> None:
+        self.artifacts = read_artifacts(self.spec.store, self.spec.artifact, self.spec.methods)
+        super().load(path)
+
+    def run(
+        self, rows: TokenRows, on_batch: Callable[[int], None] | None
+    ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
+        vectors, problems = self.vectors(rows, on_batch)
+        valid = np.ones(len(rows.input_ids), dtype=bool)
+        valid[list(problems)] = False
+        features = {request.column: found[valid] for request, found in vectors.items()}
+        try:
+            scores = scores_of(self.spec.methods, self.artifacts, features, int(valid.sum()))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        columns = {score_column(name): _spread(found, valid) for name, found in scores.items()}
+        if self.spec.sampled:
+            chosen = evenly(np.flatnonzero(valid), self.spec.sampled)
+            columns |= {sample_column(request.column): _only(found, chosen) for request, found in vectors.items()}
+        return columns, problems
+
+
+def _spread(scores: Numbers, valid: Numbers) -> pa.Array:
+    """One score per row, null where the row has a problem."""
+    full = np.zeros(len(valid), dtype=np.float32)
+    full[valid] = scores
+    return pa.array(full, mask=~valid)
+
+
+def evenly(places: Numbers, most: int) -> Numbers:
+    """At most so many of these numbers, from the middles of equal parts."""
+    count = min(most, len(places))
+    chosen: Numbers = places[((np.arange(count) + 0.5) * len(places) / max(count, 1)).astype(np.int64)]
+    return chosen
+
+
+def _only(vectors: Numbers, chosen: Numbers) -> pa.Array:
+    """The vectors of the chosen rows, null in the others. As lists of any length: pyarrow before 26 cannot read nulls
+    among those of a fixed one."""
+    taken = np.zeros(len(vectors), dtype=bool)
+    taken[chosen] = True
+    offsets = np.concatenate([[0], np.cumsum(taken * vectors.shape[1])]).astype(np.int32)
+    values = pa.array(vectors[taken].reshape(-1))
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(~taken))
+
+
+def scored_key(key: str, artifact: Sequence[Sealed]) -> str:
+    """The key of the corpus pass that scores: scores of another fit never count. key: of captured vectors."""
+    return key_of({"captured": key, "scored with": sorted(artifact)})
+
+
+def scoring(plan: Plan, store: Store, key: str, artifact: Sequence[Sealed]) -> Start:
+    """The workers of SCORED. key: as `scored_key` gives it."""
+
+    def start(shards: Sequence[Shard], pool: Pool) -> Captures:
+        base = capture_spec(plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests, SCORED)
+        # An artifact that is applied brings the test of its methods along.
+        sampled = 0 if plan.artifact is not None else math.ceil(SAMPLED_ROWS / len(plan.shards))
+        spec = ScoringSpec(**vars(base), methods=plan.methods, artifact=tuple(artifact), sampled=sampled)
+        return partial(capture, spec, plan.tokenizer, shards, pool, Scorer)
+
+    return start

@@ -1,0 +1,239 @@
+"""Scores from the corpus pass itself are those of the captured vectors: the workers' steps, called without Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from plan_jobs import Planner, lines_of, rows_of
+
+from tamis.operators.methods import Artifact
+from tamis.operators.methods.protocol import CORPUS, reduce_in_process
+from tamis.operators.tokens.tokenizer import ChatTokenizer
+from tamis.pipeline.capture.driver import Forward
+from tamis.pipeline.capture.parcels import unpack
+from tamis.pipeline.capture.scored import Scorer, ScoringSpec, scored_key
+from tamis.pipeline.capture.spec import SCORED, STAGE, CaptureSpec, score_column
+from tamis.pipeline.capture.tokenise import PackedTokenizer, tokenise_shard
+from tamis.pipeline.errors import ConfigError, DamagedError, from_facts
+from tamis.pipeline.fit.scores import ScoreSpec, _score_one, read_features, save_artifacts
+from tamis.pipeline.inputs.shards import Shard, role_of
+from tamis.pipeline.models.handle import ModelHandle
+from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.run import receipts
+from tamis.pipeline.run.paths import stage_folder, table_of
+from tamis.pipeline.storage.store import Sealed, Store
+
+METHODS = ("larf", "matching", "compliance")
+ODD, ODD_ROW = "Ω", 35
+"""A character of one row alone: its tokens can be made to spoil the model."""
+
+
+@dataclass
+class Bench:
+    """Both ways through one plan. worked: called with each worker before it works."""
+
+    plan: Plan
+    store: Store
+    model: Path
+    worked: Callable[[Forward], None] = lambda worker: None
+
+    def __post_init__(self) -> None:
+        self.tokenizer = PackedTokenizer.pack(ChatTokenizer.load(str(self.model)))
+
+    def spec(self, stage: str, key: str) -> CaptureSpec:
+        return CaptureSpec(
+            store=self.store, options={}, key=key, model=ModelHandle("tiny", str(self.model), None, device="cpu"),
+            token_budget="auto", attention="padded", compile=False, exact=False, max_tokens=128, overlong="quarantine",
+            columns=tuple(request.column for request in self.plan.requests), stage=stage,
+        )  # fmt: skip
+
+    def ran(self, worker: Forward, shards: Sequence[Shard]) -> list[dict[str, Any]]:
+        self.worked(worker)
+        parcels = [tokenise_shard(shard.to_json(), worker.spec, self.tokenizer) for shard in shards]
+        return [json.loads(worker(parcel).column("receipt")[0].as_py()) for parcel in parcels]
+
+    def vectors(self, shards: Sequence[Shard]) -> list[Sealed]:
+        return [sealed(receipt) for receipt in self.ran(Forward(self.spec(STAGE, "k")), shards)]
+
+    def fitted(self) -> tuple[dict[str, Artifact], list[Sealed]]:
+        """Fitted to the references alone: there is no corpus to read."""
+        shards = self.plan.reference_shards
+        by_role: dict[str, list[Any]] = {}
+        for shard, file in zip(shards, self.vectors(shards), strict=True):
+            by_role.setdefault(shard.role, []).append(read_features(self.store, file))
+        artifacts = {
+            name: method.fit(
+                reduce_in_process({source: by_role[role_of(name, source)] for source in method.sources()}),
+                self.plan.model_info.blocks,
+            )
+            for name, method in self.plan.methods.items()
+        }
+        files = save_artifacts(self.store, artifacts, {"key": "k"})
+        return artifacts, [Sealed(file["name"], file["sha256"]) for file in files]
+
+    def scorer(self, artifact: Sequence[Sealed], **changes: Any) -> Scorer:
+        base = vars(self.spec(SCORED, scored_key("k", artifact)))
+        return Scorer(ScoringSpec(**base, **{"methods": self.plan.methods, "artifact": tuple(artifact), **changes}))
+
+    def fit_tables(self, artifacts: dict[str, Artifact], files: Sequence[Sealed], ready: bool) -> list[pa.Table]:
+        """What the fit writes of each shard, with the sums over it."""
+        spec = ScoreSpec(self.store, self.plan.methods, artifacts, "larf", None, 128, ready=ready)
+        found = []
+        for shard, file in zip(self.plan.shards, files, strict=True):
+            sums = _score_one(shard.name, shard.file.name, shard.span.start_row, file, spec)
+            facts = {"low": str(sums.low), "high": str(sums.high), "lengths": str(sums.lengths.tolist())}
+            found.append(self.store.read_table(sums.files[0]).replace_schema_metadata(facts))
+        return found
+
+    def both_ways(self) -> tuple[list[pa.Table], list[pa.Table], list[dict[str, Any]]]:
+        """By the vectors, by the scores, and the receipts of the scores."""
+        artifacts, files = self.fitted()
+        by_vectors = self.fit_tables(artifacts, self.vectors(self.plan.shards), ready=False)
+        receipts_ = self.ran(self.scorer(files), self.plan.shards)
+        return by_vectors, self.fit_tables(artifacts, [sealed(each) for each in receipts_], ready=True), receipts_
+
+
+def sealed(receipt: dict[str, Any]) -> Sealed:
+    return Sealed(receipt["file"]["name"], receipt["file"]["sha256"])
+
+
+def out_of_memory_above(rows: int) -> Callable[[Forward], None]:
+    def hook(module: Any, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+        if len(kwargs["input_ids"]) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return lambda worker: worker.representer._model.register_forward_pre_hook(hook, with_kwargs=True) and None
+
+
+def poisoned(bench: Bench) -> Callable[[Forward], None]:
+    """Where ODD stands, the model's states are not finite."""
+    spec = bench.spec(STAGE, "k")
+    parcels = [tokenise_shard(shard.to_json(), spec, bench.tokenizer) for shard in bench.plan.shards]
+    rows = [row for parcel in parcels for row in unpack(parcel)[1].column("input_ids").to_pylist()]
+    [token, *_] = {*rows[ODD_ROW]} - {token for number, row in enumerate(rows) if number != ODD_ROW for token in row}
+
+    def spoil(worker: Forward) -> None:
+        worker.representer._model.get_input_embeddings().weight.data[token] = float("nan")
+
+    return spoil
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tiny_model: Path) -> Callable[..., Bench]:
+    planner = Planner(tmp_path, tiny_model)
+    rows = [*rows_of(20), {"prompt": "no answer", "response": ""}, *rows_of(9, 9), b"{broken", *rows_of(4, 1)]
+    rows += [{"prompt": "question", "response": f"answer {ODD}"}, {"prompt": "p", "response": "word " * 300}]
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows))
+    # Answers that differ from set to set, so that there is a direction between them.
+    (tmp_path / "safe.jsonl").write_bytes(lines_of([{"prompt": f"question {i}", "response": "no"} for i in range(3)]))
+
+    def made(shard_rows: int, methods: Sequence[str] = METHODS) -> Bench:
+        roles = {
+            f"{name}.{role}_references": str(tmp_path / f"{role}.jsonl")
+            for name in methods
+            for role in ("unsafe", "safe")
+            if (name, role) != ("matching", "safe")
+        }
+        overlay = {"method": list(methods), "larf.layer": 1, "max_quarantined": 0.9, **roles}
+        plan = planner(f"shard_rows={shard_rows}", **overlay)
+        return Bench(plan, Store(str(tmp_path / f"out-{shard_rows}")), tiny_model)
+
+    return made
+
+
+@pytest.mark.parametrize("shard_rows", [1000, 7, 1])
+def test_the_scores_are_those_of_the_vectors_to_the_bit(bench: Callable[..., Bench], shard_rows: int) -> None:
+    """Also of shards in which no row can be used."""
+    by_vectors, by_scores, _ = bench(shard_rows).both_ways()
+    for vectors, scores in zip(by_vectors, by_scores, strict=True):
+        assert scores.equals(vectors, check_metadata=True)
+    all_scores = pa.concat_tables(table.replace_schema_metadata(None) for table in by_scores)
+    assert all_scores.column("larf").null_count == 3
+    assert len({*all_scores.column("compliance").drop_null().to_pylist()}) > 10
+
+
+def test_rows_whose_states_are_not_finite_have_no_score(bench: Callable[..., Bench]) -> None:
+    made = bench(10)
+    made.worked = poisoned(made)
+    by_vectors, by_scores, found = made.both_ways()
+    assert sum((receipt["quarantined"].get("non_finite", 0) for receipt in found), 0) == 1
+    for vectors, scores in zip(by_vectors, by_scores, strict=True):
+        assert scores.equals(vectors, check_metadata=True)
+
+
+def test_batches_that_are_halved_give_the_same_scores(bench: Callable[..., Bench]) -> None:
+    made = bench(1000)
+    usual, _, _ = made.both_ways()
+    made.worked = out_of_memory_above(2)
+    by_vectors, by_scores, found = made.both_ways()
+    assert [receipt["quarantined"].get("forward_failed") for receipt in found] == [None] * len(found)
+    for vectors, scores, whole in zip(by_vectors, by_scores, usual, strict=True):
+        assert scores.equals(vectors, check_metadata=True)
+        for name in METHODS:
+            a, b = (np.array(table.column(name).to_pylist(), dtype=float) for table in (scores, whole))
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_of_scores_holds_no_vector(bench: Callable[..., Bench]) -> None:
+    made = bench(1000)
+    _, files = made.fitted()
+    receipt = made.ran(made.scorer(files), made.plan.shards[:1])[0]
+    name = table_of(stage_folder(SCORED), made.plan.shards[0].name)
+    assert receipt["file"]["name"] == name
+    schema = made.store.read_table(name).schema
+    numbers = [field.name for field in schema if pa.types.is_floating(field.type)]
+    assert numbers == [score_column(method) for method in METHODS]
+    assert not any(pa.types.is_nested(field.type) for field in schema)
+    # A reader of vectors does not find it.
+    shards = made.plan.shards[:1]
+    assert list(receipts.done(made.store, STAGE, shards, "k")) == []
+    assert len(list(receipts.done(made.store, SCORED, shards, scored_key("k", files)))) == 1
+
+
+def test_scores_of_another_fit_do_not_count(bench: Callable[..., Bench]) -> None:
+    made = bench(1000)
+    artifacts, files = made.fitted()
+    made.ran(made.scorer(files), made.plan.shards)
+    again = save_artifacts(made.store, artifacts, {"key": "k"})
+    assert scored_key("k", [Sealed(file["name"], file["sha256"]) for file in again]) == scored_key("k", files)
+    other = artifacts["larf"].arrays["direction"].copy()
+    other[0] = np.nextafter(other[0], np.float32(np.inf))
+    artifacts["larf"].arrays["direction"] = other
+    others = [Sealed(file["name"], file["sha256"]) for file in save_artifacts(made.store, artifacts, {"key": "k"})]
+    assert list(receipts.done(made.store, SCORED, made.plan.shards, scored_key("k", others))) == []
+
+
+def test_a_damaged_artifact_stops_the_worker(bench: Callable[..., Bench]) -> None:
+    made = bench(1000)
+    _, files = made.fitted()
+    made.store.write("artifact/larf.safetensors", b"other")
+    worker = made.scorer(files)
+    said = json.loads(
+        worker(tokenise_shard(made.plan.shards[0].to_json(), worker.spec, made.tokenizer))["receipt"][0].as_py()
+    )
+    error = from_facts(said["error"])
+    assert isinstance(error, DamagedError)
+    assert error.name == "artifact/larf.safetensors"
+
+
+def test_a_score_that_is_no_number_is_an_error_that_names_the_method(bench: Callable[..., Bench]) -> None:
+    made = bench(1000)
+    artifacts, _ = made.fitted()
+    artifacts["compliance"].arrays["direction"] *= 1e300
+    files = [Sealed(file["name"], file["sha256"]) for file in save_artifacts(made.store, artifacts, {"key": "k"})]
+    worker = made.scorer(files)
+    parcel = tokenise_shard(made.plan.shards[0].to_json(), worker.spec, made.tokenizer)
+    with pytest.raises(ConfigError, match="compliance: a score is too large for float32"):
+        worker(parcel)
+
+
+def test_the_corpus_is_no_source_of_these_methods(bench: Callable[..., Bench]) -> None:
+    assert all(not method.reads_corpus and CORPUS not in method.sources() for method in bench(9).plan.methods.values())
