@@ -240,7 +240,7 @@ def _decided(harmful: Bools, decisions: npt.NDArray[Any], here: Bools) -> dict[s
 
 def _about(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
     # A score that is made of others, such as their mean rank, is no method.
-    method = next((method for method in manifest["methods"] if method["name"] == name), {})
+    method: Mapping[str, Any] = next((method for method in manifest["methods"] if method["name"] == name), {})
     return {
         "name": name,
         "title": method.get("title", name),

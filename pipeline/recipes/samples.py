@@ -80,37 +80,45 @@ def curate_samples(
         return theirs  # another driver's manifest
     phase("publish", "gathering what the report says")
     timings["total"] = {"seconds": time.monotonic() - began}
-    plan, captured = made.plan, made.captured
+    plan, captured, decided = made.plan, made.captured, made.decided
     notes = [*plan.warnings, *sorted(captured.fallbacks)[:1], *rough(made.resolved)]
     if plan.artifact is not None:
         notes += other_device(captured.precisions, plan.artifact.frozen.facts.device)
-    files = [*made.artifact_files]
+    files = [*decided.files]
     searched = layers.beside(store, plan)
     if searched is not None:
         files += layers.publish(store, searched)
         notes += searched["warnings"] if plan.layers is not None else []
     return publish(
-        store, plan, made.artifacts, files, made.selection, made.spec, captured, made.emitted, timings, notes, searched,
-        made.drift, made.groups, made.trust,
+        store, plan, decided.artifacts, files, decided.selection, made.spec, captured, made.emitted, timings, notes,
+        searched, decided.drift, decided.groups, made.trust,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Decided:
+    """artifacts, files: of the methods. drift: from the corpus of the job's artifact. groups: of rows that have cuts of
+    their own. tests: of the methods, on references that their fit has not seen."""
+
+    artifacts: dict[str, Artifact]
+    files: list[dict[str, Any]]
+    selection: Selection
+    drift: dict[str, Any] | None
+    groups: list[dict[str, Any]]
+    tests: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class _Made:
     """The results of a run when its output is written. plan: without the failed shards. resolved: how much of the
-    scores' order their bins preserve (0..1). drift: from the corpus of the job's artifact, if it names one. groups: of
-    rows that have cuts of their own. trust: the figures that test the filter."""
+    scores' order their bins preserve (0..1). trust: the figures that test the filter."""
 
     plan: Plan
     captured: CaptureTotals
-    artifacts: dict[str, Artifact]
-    artifact_files: list[dict[str, Any]]
-    selection: Selection
+    decided: _Decided
     spec: SampleSpec
     resolved: float
     emitted: EmitTotals
-    drift: dict[str, Any] | None
-    groups: list[dict[str, Any]]
     trust: dict[str, Any]
 
 
@@ -130,7 +138,8 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     if not plan.shards:
         incomplete.refuse(plan.failed)
     key = incomplete.key_without(key, captured.failed)
-    artifacts, files, selection, drift, groups, tests = _fit(plan, store, key, captured, timings, fitted)
+    decided = _fit(plan, store, key, captured, timings, fitted)
+    selection = decided.selection
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
     # machine, the whole output is made again.
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
@@ -140,9 +149,9 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     spec, resolved = emit_spec(plan.job, store, key, tuple(plan.methods), selection, schema)
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
     phase("publish", "comparing every written file with its receipt")
-    check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
-    trust = _figures(plan, store, tests, selection, emitted, timings)
-    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift, groups, trust)
+    check_output(store, [*emitted.files, *decided.files], [shard.name for shard in plan.shards])
+    trust = _figures(plan, store, decided.tests, selection, emitted, timings)
+    return _Made(plan, captured, decided, spec, resolved, emitted, trust)
 
 
 # --- LARF's layer -------------------------------------------------------------------------------------------------
@@ -216,9 +225,8 @@ def _artifact_facts(plan: Plan, key: str) -> dict[str, Any]:
 
 def _fit(
     plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings, fitted: _Fitted | None
-) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None, list[dict[str, Any]]]:
-    """The artifacts and their files, the cut, the drift from the job's artifact, the groups with cuts of their own, and
-    the tests of the methods. fitted: where the captured tables hold scores by it, in place of vectors."""
+) -> _Decided:
+    """fitted: where the captured tables hold scores by it, in place of vectors."""
     began = time.monotonic()
     phase("fit", "looking for what is done already")
     sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
@@ -261,7 +269,7 @@ def _fit(
     progress.finish()
     seconds = time.monotonic() - began - timings.get("trust", {"seconds": 0.0})["seconds"]
     timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
-    return artifacts, files, selection, drift, groups, tests
+    return _Decided(artifacts, files, selection, drift, groups, tests)
 
 
 def _freeze(
