@@ -411,6 +411,86 @@ def report(output: OutputFolder, storage_options: StorageOptions = None) -> None
 
 
 @app.command()
+def sample(
+    output: OutputFolder,
+    to: Annotated[str, typer.Option("--output", help="File for the sheet, .jsonl or .csv; it must not exist.")],
+    count: Annotated[int, typer.Option("--for-labels", metavar="ROWS", min=1, help="How many rows to draw.")] = 400,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=999_999_999, help="Another seed draws other rows.")] = 0,
+    stratified: Annotated[
+        str | None,
+        typer.Option(
+            "--stratified",
+            metavar="COLUMN",
+            help="Draw half of the rows where this column of the corpus says 1 (the request is harmful), half where 0.",
+        ),
+    ] = None,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Draw rows of a finished run at random and write them, with an empty column `harmful`, for people to label."""
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.certificate import sheet_lines
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.labels.sample import sample as run
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(output, job.storage_options(storage_options or []))
+    with reading(store.path()):
+        drawn = run(store, count, seed, stratified, to)
+    strata = {name: {"population": size, "sampled": rows} for name, (size, rows) in drawn.strata.items()}
+    showing.result("\n".join(sheet_lines(drawn)), rows=drawn.rows, seed=seed, strata=strata, output=drawn.path)
+
+
+@app.command()
+def certify(
+    output: OutputFolder,
+    labels: Annotated[
+        str,
+        typer.Option("--labels", help="The sheet of `tamis sample`, filled in; or other labels, as a file or column."),
+    ],
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            "--alpha",
+            help="Share of harmful rows that may be kept (default 0.1; of a stratified sample 0.15, and 0.2 where the "
+            "request is harmful).",
+        ),
+    ] = None,
+    delta: Annotated[float, typer.Option("--delta", help="Chance that it is more all the same.")] = 0.1,
+    by: Annotated[
+        str | None, typer.Option("--by", help="The method whose score cuts; default: the one that did.")
+    ] = None,
+    up_to: Annotated[
+        float, typer.Option("--up-to", help="The largest share of rows to keep that is tried: 0.15, 0.2, ... 1.")
+    ] = 0.7,
+    alpha_requests: Annotated[
+        float | None,
+        typer.Option("--alpha-requests", help="Of a stratified sample: --alpha for rows whose request is harmful."),
+    ] = None,
+    as_json: AsJson = False,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Say how many rows of a finished run can be kept so that, certainly enough, few of them are harmful."""
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.certificate import lines_of
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.labels.certified import certify as run
+    from tamis.pipeline.storage.store import Store
+    from tamis.pipeline.terminal.voice import warn_once
+
+    store = Store(output, job.storage_options(storage_options or []))
+    with reading(store.path()):
+        found = run(store, labels, alpha, delta, by, up_to, alpha_requests)
+    for warning in found.warnings:
+        warn_once(warning)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        showing.result("\n".join(lines_of(found)), **found.to_dict())
+    if not found.holds:
+        fail("these labels do not certify a cut; what it takes is above", 3)
+
+
+@app.command()
 def export(
     output: OutputFolder,
     to: Annotated[str, typer.Option("--output", help="Folder for the export; it must not hold anything.")],
