@@ -52,8 +52,8 @@ def _result(part: Certified) -> Iterator[str]:
         return
     share = best.kept.size / part.pool
     yield (
-        f"{where}certified: keep the {best.kept.size:,} of {part.pool:,} scored rows ({share:.1%}) whose {part.by} score "
-        f"is at most {best.kept.threshold!r}"
+        f"{where}certified: keep the {best.kept.size:,} of {part.pool:,} scored rows ({share:.1%}) whose {part.by} "
+        f"score is at most {best.kept.threshold!r}"
     )
 
 

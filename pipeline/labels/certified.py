@@ -225,7 +225,7 @@ def _shares(alpha: float | None, alpha_requests: float | None, delta: float, loo
     try:
         for rate in (alpha, alpha_requests):
             check_rates(0.0 if rate is None else rate, delta)
-        return grid(Fraction(repr(loosest)))
+        return grid(Fraction(repr(loosest)) if math.isfinite(loosest) else Fraction(-1))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

@@ -239,7 +239,10 @@ def cells_of(
     for part, decision in ((KEPT, "kept"), (DROPPED, "dropped")):
         places = np.flatnonzero(decisions == decision)
         name = f"{part}/{shard}"
-        values = store.read_table(sealed[name], [column]).column(0).to_pylist() if name in sealed else []
+        found = store.read_table(sealed[name], [column]) if name in sealed else None
+        if found is not None and found.column_names != [column]:
+            raise ConfigError(f"the corpus has no column {column} (see the rows in {store.path(KEPT)})")
+        values = [] if found is None else found.column(0).to_pylist()
         if len(values) != len(places):
             raise InputError(
                 f"{store.path(name)} has {len(values):,} rows, {SCORES}/ {len(places):,}; see `tamis verify`"
