@@ -118,6 +118,16 @@ Rate = Annotated[
         "models), or the output of an earlier run that measured it.",
     ),
 ]
+LabelsFlag = Annotated[
+    str,
+    typer.Option(
+        "--labels",
+        metavar="FILE|COLUMN",
+        help="Which rows are harmful: a file (JSONL, CSV, Parquet) with sample_id or row, and harmful (1 or 0), or a "
+        "column of the corpus.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
 
@@ -488,6 +498,48 @@ def certify(
         showing.result("\n".join(lines_of(found)), **found.to_dict())
     if not found.holds:
         fail("these labels do not certify a cut; what it takes is above", 3)
+
+
+@app.command()
+def evaluate(
+    output: OutputFolder, labels: LabelsFlag, as_json: AsJson = False, storage_options: StorageOptions = None
+) -> None:
+    """Compare the scores and the decision of a finished run with labels: AUROC, precision, recall, within length."""
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.evaluate import evaluate as run
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(output, job.storage_options(storage_options or []))
+    with reading(store.path()):
+        showing.evaluation(run(store, labels), as_json=as_json)
+
+
+@app.command()
+def tune(
+    output: OutputFolder,
+    labels: LabelsFlag,
+    write: Annotated[
+        str | None, typer.Option("--write", metavar="FRAGMENT", help="Write the best as part of a job file (.yaml).")
+    ] = None,
+    as_json: AsJson = False,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Rank every method, block, position and k that the kept vectors of a run allow by labels, without the model."""
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.tune import check_free
+    from tamis.pipeline.commands.tune import tune as run
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(output, job.storage_options(storage_options or []))
+    if write is not None:
+        check_free(write)
+    with reading(store.path()):
+        found = run(store, labels)
+    if write is not None:
+        Path(write).write_text(found["fragment"], encoding="utf-8")
+    showing.tuning(found, as_json=as_json)
 
 
 @app.command()

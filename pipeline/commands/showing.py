@@ -6,8 +6,9 @@ reads from it. No sample text is in any of the objects.
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -225,6 +226,32 @@ def layers(result: Mapping[str, Any], store: Store, *, did_nothing: bool) -> Non
     )
     if VOICE.as_json or VOICE.quiet:
         _warn(result["warnings"])
+
+
+def evaluation(found: Mapping[str, Any], *, as_json: bool) -> None:
+    """The scores and the decision of a run against labels."""
+    from tamis.pipeline.commands.evaluate_screen import in_a_line, show_evaluation
+
+    _figures(found, show_evaluation, in_a_line(found), as_json)
+
+
+def tuning(found: Mapping[str, Any], *, as_json: bool) -> None:
+    """Every way to score the corpus of a run, against labels."""
+    from tamis.pipeline.commands.tune_screen import in_a_line, show_tuning
+
+    _figures(found, show_tuning, in_a_line(found), as_json)
+
+
+def _figures(found: Mapping[str, Any], draw: Callable[..., None], line: str, as_json: bool) -> None:
+    """Figures over labelled rows: as JSON, or as a screen."""
+    if as_json:
+        VOICE.rest()
+        print(json.dumps(found, indent=2, allow_nan=False))
+        return
+    labelled, where = found["labels"]["labelled"], found["output"]
+    VOICE.show(lambda: draw(console(), found), shown(line), "result", last=True, rows=labelled, output=where)
+    if VOICE.as_json or VOICE.quiet:
+        _warn(found["notes"])
 
 
 def result(line: str, **facts: Any) -> None:

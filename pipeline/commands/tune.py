@@ -1,0 +1,353 @@
+"""`tamis tune`: every method x block x position x k that the kept vectors of a run allow, against labels.
+
+Half of the labelled rows, drawn at random within each class, choose; the other half confirms, because the best of many
+looks better on the rows that chose it than it is. Every way is fitted and scored by the method's own class, in this
+process, on the whole corpus; labels only rank the ways.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from tamis.operators.methods import Method
+from tamis.operators.methods.protocol import CORPUS, Features, reduce_in_process
+from tamis.operators.statistics.labelled import Ranking, Within, interval, resamples
+from tamis.pipeline.commands.evaluate import FEW, codes_of_lengths, figure, number_of_resamples
+from tamis.pipeline.commands.kept_vectors import KeptVectors, Shards, kept_vectors
+from tamis.pipeline.errors import ConfigError, DamagedError, InputError
+from tamis.pipeline.job.methods import known, section_of, settings_of
+from tamis.pipeline.labels.read import Labels, finished_run, read_labels
+from tamis.pipeline.storage.store import Store
+from tamis.pipeline.terminal.progress import Progress, at_work, phase
+
+KS = (1, 2, 4, 8)
+"""Numbers of directions that are tried, besides the job's."""
+SPLIT_SEED, BOOTSTRAP_SEED = 0, 1
+
+Bools = npt.NDArray[np.bool_]
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A method with its settings, and the shards of its sources. current: whether the run decided so."""
+
+    method: Method
+    sources: Mapping[str, Shards]
+    current: bool
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
+    def setting(self, name: str) -> Any:
+        return getattr(self.method, name, None)
+
+
+@at_work()
+def tune(store: Store, source: str) -> dict[str, Any]:
+    """The ways, best first, with their figures on both halves, as plain values for JSON.
+
+    Raises as `read_labels` and `kept_vectors`; InputError for fewer than two rows of a class that have vectors;
+    ConfigError if no method can be computed.
+    """
+    manifest = finished_run(store)
+    labels = read_labels(source, store)
+    labels.need_both()
+    phase("tune", "looking for the vectors that the run has kept")
+    kept = kept_vectors(store, manifest)
+    there = kept.has_vectors(labels.places)
+    harmful, places = labels.harmful[there], labels.places[there]
+    first = halves(harmful)
+    ways, left_out = _ways(manifest, kept)
+    scored, failed = _scores(ways, kept, places, int(manifest["model"]["blocks"]), store)
+    if not scored:
+        raise ConfigError(f"{store.path()}: no method can be computed from its vectors: {'; '.join(failed)}")
+    lengths = labels.rows.column("n_response_tokens").to_numpy(zero_copy_only=False)[there].astype(np.float64)
+    columns = [*(scores for _, scores in scored), lengths]
+    judged = [
+        {"chosen": chosen, "confirmed": confirmed}
+        for chosen, confirmed in zip(
+            *(_judged(columns, harmful, lengths, half) for half in (first, ~first)), strict=True
+        )
+    ]
+    order = sorted(range(len(scored)), key=lambda n: (-judged[n]["chosen"]["auroc"]["value"], not scored[n][0].current))
+    found = [{**_about(scored[n][0]), **judged[n]} for n in order]
+    counts = [
+        {"harmful": int(harmful[half].sum()), "harmless": int((~harmful[half]).sum())} for half in (first, ~first)
+    ]
+    result = {
+        "output": store.path(),
+        "labels": {
+            "from": labels.source,
+            "labelled": len(labels),
+            "rows": labels.total,
+            "without_vectors": int((~there).sum()),
+        },
+        "halves": {"chosen": counts[0], "confirmed": counts[1], "seed": SPLIT_SEED},
+        "captured": [request.column for request in kept.requests],
+        "ways": [_without_draws(way) for way in found],
+        "answer_length": _without_draws(judged[-1]),
+        "left_out": [*left_out, *failed],
+        "interval": {"level": 0.95, "resamples": number_of_resamples(int(first.sum())), "seed": BOOTSTRAP_SEED},
+    }
+    return {
+        **result,
+        "against_current": _against_current(found),
+        "notes": _notes(found, result, labels),
+        "fragment": fragment(scored[order[0]][0].method, manifest["job"], found[0], counts),
+    }
+
+
+def halves(harmful: Bools) -> Bools:
+    """bool (n,): the rows that choose; half of either class, one more where a number is odd. InputError if a half would
+    lack a class."""
+    chosen = np.zeros(len(harmful), dtype=bool)
+    rng = np.random.default_rng(SPLIT_SEED)
+    for name, rows in (("harmful", np.flatnonzero(harmful)), ("harmless", np.flatnonzero(~harmful))):
+        if len(rows) < 2:
+            raise InputError(
+                f"--labels: {len(rows)} {name} row(s) with vectors are labelled; tune needs at least two of either "
+                "class, one half to choose by and the other to confirm"
+            )
+        chosen[rng.permutation(rows)[: (len(rows) + 1) // 2]] = True
+    return chosen
+
+
+# --- the ways -----------------------------------------------------------------------------------------------------
+
+
+def _ways(manifest: Mapping[str, Any], kept: KeptVectors) -> tuple[list[Way], list[str]]:
+    """Every way that the vectors allow, and the methods that they do not."""
+    blocks, job = int(manifest["model"]["blocks"]), manifest["job"]
+    found, left_out = [], []
+    for name, item in known().items():
+        if not issubclass(item.kind, Method):
+            continue
+        ours = []
+        for method in _variants(item.kind, job, kept):
+            try:
+                sources = kept.sources_of(method, blocks, job)
+            except ValueError:  # no such block for this method
+                continue
+            if sources is not None:
+                ours.append(Way(method, sources, _is_current(method, manifest)))
+        found.extend(ours)
+        if not ours:
+            left_out.append(f"{name}: the run has not captured what it reads")
+    return found, left_out
+
+
+def _variants(kind: type[Method], job: Mapping[str, Any], kept: KeptVectors) -> Iterator[Method]:
+    """The method as the job has it, at every block and position that was captured, and with every k."""
+    section = section_of(kind)
+    given = {key: value for key, value in (job.get(kind.name) or {}).items() if key in section.model_fields}
+    base = kind(**settings_of(kind, section(**given)))
+    names = {item.name for item in dataclasses.fields(base)}
+    blocks = sorted({request.block for request in kept.requests})
+    positions = sorted({request.position for request in kept.requests})
+    axes: dict[str, list[Any]] = {}
+    if "layer" in names:
+        axes["layer"] = list(blocks)
+    if "position" in names:
+        axes["position"] = list(positions)
+    if "k" in names:
+        axes["k"] = sorted({*KS, int(getattr(base, "k"))})  # noqa: B009 - not every method has it
+    settings: list[dict[str, Any]] = [{}]
+    for name, values in axes.items():
+        settings = [{**before, name: value} for before in settings for value in values]
+    for setting in settings:
+        try:
+            yield dataclasses.replace(base, **setting)
+        except (TypeError, ValueError):  # a method of a distribution may mean something else by the name
+            return
+
+
+def _is_current(method: Method, manifest: Mapping[str, Any]) -> bool:
+    """Whether the run decided by this method, at this block, position and k."""
+    if method.name != manifest["selected_by"]:
+        return False
+    [theirs] = [each for each in manifest["methods"] if each["name"] == method.name]
+    facts = theirs.get("facts") or {}
+    return all(
+        getattr(method, name, None) in (None, facts.get(name, theirs.get(name))) for name in ("layer", "position", "k")
+    )
+
+
+def _scores(
+    ways: Sequence[Way], kept: KeptVectors, places: npt.NDArray[np.int64], blocks: int, store: Store
+) -> tuple[list[tuple[Way, Scores]], list[str]]:
+    """The scores of the labelled rows by each way, and which ways cannot be computed, with why."""
+    rows = kept.of_rows(places)
+    found: list[tuple[Way, Scores]] = []
+    failed = []
+    progress = Progress("tune", len(ways), unit="ways")
+    for way in ways:
+        settings = [(key, way.setting(key)) for key in ("layer", "position", "k")]
+        name = ", ".join([way.name, *(f"{key} {value}" for key, value in settings if value is not None)])
+        try:
+            artifact = way.method.fit(reduce_in_process(way.sources), blocks)
+            parts = [
+                way.method.score(artifact, _some(features, chosen))
+                for features, chosen in zip(way.sources[CORPUS], rows, strict=True)
+                if len(chosen)
+            ]
+        except ValueError as error:
+            failed.append(f"{name}: {error}")
+        except DamagedError as error:
+            raise InputError(f"{store.path()}: {error}; run the job again in another folder") from None
+        else:
+            scores = np.concatenate(parts).astype(np.float64)
+            if np.isfinite(scores).all():
+                found.append((way, scores))
+            else:
+                failed.append(f"{name}: a score is too large for float32")
+        progress.advance(1)
+    progress.finish()
+    return found, failed
+
+
+def _some(features: Features, rows: npt.NDArray[np.int64]) -> Features:
+    return {column: values[rows] for column, values in features.items()}
+
+
+def _about(way: Way) -> dict[str, Any]:
+    return {
+        "method": way.name,
+        "layer": way.setting("layer"),
+        "position": way.setting("position"),
+        "k": way.setting("k"),
+        "current": way.current,
+    }
+
+
+# --- the figures --------------------------------------------------------------------------------------------------
+
+_DRAWN = "drawn"
+
+
+def _without_draws(way: Mapping[str, Any]) -> dict[str, Any]:
+    halves = {half: {key: value for key, value in way[half].items() if key != _DRAWN} for half in _HALVES}
+    return {**way, **halves}
+
+
+_HALVES = ("chosen", "confirmed")
+
+
+def _judged(columns: Sequence[Scores], harmful: Bools, lengths: Scores, half: Bools) -> list[dict[str, Any]]:
+    """The figures of each column of scores on one half. The same resamples for all, so that differences can be told."""
+    labels, alike = harmful[half], codes_of_lengths(lengths[half])
+    count = int(alike.max(initial=-1)) + 1
+    rankings = [Ranking.of(scores[half], labels) for scores in columns]
+    strata = [Within.of(scores[half], labels, alike, count) for scores in columns]
+    drawn = np.zeros((number_of_resamples(len(labels)), len(columns), 2))
+    progress = Progress("tune", len(drawn), unit="resamples", brief=True)
+    for number, weights in enumerate(resamples(labels, len(drawn), BOOTSTRAP_SEED)):
+        for place, (ranking, within) in enumerate(zip(rankings, strata, strict=True)):
+            drawn[number, place] = ranking.curve(weights).auroc, within.auroc(weights)[0]
+        progress.advance(1)
+    progress.finish()
+    found = []
+    for place, (ranking, within) in enumerate(zip(rankings, strata, strict=True)):
+        values = (ranking.curve().auroc, within.auroc()[0])
+        auroc, equal = (
+            figure(value, None if math.isnan(value) else interval(drawn[:, place, which]))
+            for which, value in enumerate(values)
+        )
+        found.append({"auroc": auroc, "equal_length": equal, _DRAWN: drawn[:, place, 0]})
+    return found
+
+
+def _against_current(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """By how much the best is above the way by which the run decided, on the half that chose nothing; None where they
+    are the same, or the run decided otherwise."""
+    best, current = found[0]["confirmed"], next((way["confirmed"] for way in found if way["current"]), None)
+    if current is None or found[0]["current"]:
+        return None
+    return figure(best["auroc"]["value"] - current["auroc"]["value"], interval(best[_DRAWN] - current[_DRAWN]))
+
+
+def overlap(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether the intervals of two figures have a value in common."""
+    (low_a, high_a), (low_b, high_b) = a["interval"], b["interval"]
+    return bool(low_a <= high_b and low_b <= high_a)
+
+
+def _notes(found: Sequence[Mapping[str, Any]], result: Mapping[str, Any], labels: Labels) -> list[str]:
+    """What to know before the fragment is used, in sentences."""
+    best = found[0]
+    notes = [
+        "the half that chose flatters the best; the other half is the one to quote, and rows that were in neither are "
+        "better still"
+    ]
+    few = min(min(half.values()) for half in (result["halves"]["chosen"], result["halves"]["confirmed"]))
+    if few < FEW:
+        notes.insert(0, f"a half has only {few:,} rows of a class; label more before you decide by these figures")
+    if len(found) > 1 and overlap(best["chosen"]["auroc"], found[1]["chosen"]["auroc"]):
+        notes.insert(0, "the intervals of the best and the next overlap: these labels do not tell which is better")
+    current = next((way for way in found if way["current"]), None)
+    if current is not None and current is not best and overlap(best["chosen"]["auroc"], current["chosen"]["auroc"]):
+        notes.insert(
+            0,
+            "the intervals of the best and of the run's own way overlap: these labels do not show that a change helps",
+        )
+    length = result["answer_length"]["confirmed"]["auroc"]["value"]
+    if best["confirmed"]["auroc"]["interval"][0] <= length:
+        notes.append(f"answer length alone has an AUROC of {length:.3f}: the best may be no better")
+    alike = best["confirmed"]["equal_length"]["interval"]
+    if alike is not None and alike[0] <= 0.5:
+        notes.append("among answers of equal length the best may be no better than chance")
+    if len(labels) < labels.total:
+        notes.append(
+            f"{len(labels):,} of {labels.total:,} rows are labelled; unless they were drawn at random, the figures say "
+            "little about the others"
+        )
+    if result["labels"]["without_vectors"]:
+        notes.append(f"{result['labels']['without_vectors']:,} labelled rows have no vectors, and are left out")
+    return notes
+
+
+# --- the fragment -------------------------------------------------------------------------------------------------
+
+
+def fragment(
+    method: Method, job: Mapping[str, Any], best: Mapping[str, Any], halves: Sequence[Mapping[str, int]]
+) -> str:
+    """The keys of a job file that choose this way, with its figures as a comment."""
+    section = section_of(type(method))
+    theirs = job.get(method.name) or {}
+    values = {}
+    for name in section.model_fields:
+        value = getattr(method, name, theirs.get(name))
+        if isinstance(value, str | int | float | bool) or (isinstance(value, list) and value):
+            values[name] = value
+    tree = {"method": method.name, method.name: values}
+    figures = [
+        f"{best[half]['auroc']['value']:.3f} ({best[half]['auroc']['interval'][0]:.3f} to "
+        f"{best[half]['auroc']['interval'][1]:.3f})"
+        for half in _HALVES
+    ]
+    words = [
+        f"# tamis tune: AUROC {figures[1]} on {halves[1]['harmful']:,} harmful and {halves[1]['harmless']:,} harmless "
+        "labelled rows",
+        f"# that did not choose it; {figures[0]} on those that did.",
+    ]
+    return "\n".join([*words, yaml.safe_dump(tree, sort_keys=False).rstrip(), ""])
+
+
+def check_free(path: str) -> None:
+    """ConfigError if the file is there, or cannot be written. Before the work is done."""
+    if os.path.lexists(path):
+        raise ConfigError(f"--write {path}: is there already; choose another name")
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise ConfigError(f"--write {path}: its folder is not there, or may not be written to")

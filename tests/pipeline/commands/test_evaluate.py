@@ -1,0 +1,195 @@
+"""`tamis evaluate`: its figures against ones counted by hand from the same rows, and what it says of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from labelled_runs import write_run
+from rich.console import Console
+from typer.testing import CliRunner
+
+from tamis.pipeline.cli import app
+from tamis.pipeline.commands.evaluate import evaluate
+from tamis.pipeline.commands.evaluate_screen import in_a_line, show_evaluation
+from tamis.pipeline.errors import InputError
+from tamis.pipeline.storage.store import Store
+
+ROWS = 60
+RNG = np.random.default_rng(7)
+HARMFUL = RNG.random(ROWS) < 0.3
+LENGTHS = RNG.integers(1, 40, ROWS)
+LARF = np.round(RNG.normal(size=ROWS) + HARMFUL, 1).astype(np.float32)
+SAFT = np.round(RNG.normal(size=ROWS) - 2.0 * HARMFUL, 1).astype(np.float32)
+OUT, UNSCORED = 11, 13
+"""Rows in quarantine, and kept without a score."""
+DECISIONS = ["dropped" if score > 0.8 else "kept" for score in LARF.tolist()]
+DECISIONS[OUT], DECISIONS[UNSCORED] = "quarantined", "kept"
+SOURCES = ["a.jsonl"] * 35 + ["b.jsonl"] * 25
+DECILES = [{"low": 1, "high": 9}, {"low": 10, "high": 20}, {"low": 21, "high": 39}]
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tamis.pipeline.commands.evaluate.RESAMPLES", 30)
+    monkeypatch.setattr("tamis.pipeline.commands.evaluate.FEWEST_RESAMPLES", 30)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(str(tmp_path / "out"))
+    rows = [{"text": "words", "harmful": bool(bad)} for bad in HARMFUL]
+    scores = {
+        name: [None if row in (OUT, UNSCORED) else float(value) for row, value in enumerate(values)]
+        for name, values in (("larf", LARF), ("saft", SAFT))
+    }
+    files = {"a.jsonl": rows[:35], "b.jsonl": rows[35:]}
+    write_run(made, files, scores, DECISIONS, LENGTHS.tolist(), length_deciles=DECILES)
+    return made
+
+
+def labels(folder: Path, rows: list[int]) -> str:
+    path = folder / "labels.jsonl"
+    path.write_text("".join(json.dumps({"row": row, "harmful": int(HARMFUL[row])}) + "\n" for row in rows))
+    return str(path)
+
+
+def auroc(scores: Any, rows: list[int]) -> float:
+    bad, good = [r for r in rows if HARMFUL[r]], [r for r in rows if not HARMFUL[r]]
+    pairs = [(scores[b] > scores[g]) + 0.5 * (scores[b] == scores[g]) for b in bad for g in good]
+    return math.fsum(pairs) / len(pairs) if pairs else math.nan
+
+
+def within(scores: Any, strata: list[list[int]]) -> float:
+    """The AUROC of each stratum, weighted by its pairs."""
+    weights = [sum(HARMFUL[r] for r in rows) * sum(not HARMFUL[r] for r in rows) for rows in strata]
+    return math.fsum(auroc(scores, rows) * w for rows, w in zip(strata, weights, strict=True) if w) / sum(weights)
+
+
+SCORED = [row for row in range(ROWS) if row not in (OUT, UNSCORED)]
+STRATA = [[row for row in SCORED if each["low"] <= LENGTHS[row] <= each["high"]] for each in DECILES]
+
+
+def test_scores_against_figures_counted_by_hand(store: Store, tmp_path: Path) -> None:
+    found = evaluate(store, labels(tmp_path, list(range(ROWS))))
+    alike: dict[int, list[int]] = {}
+    for row in SCORED:
+        alike.setdefault(math.floor(math.log(LENGTHS[row]) / math.log(1.1)), []).append(row)
+    for method, scores in zip([*found["methods"], found["answer_length"]], (LARF, SAFT, LENGTHS), strict=True):
+        rows = [row for row in range(ROWS) if row != OUT] if scores is LENGTHS else SCORED
+        strata = [[r for r in rows if each["low"] <= LENGTHS[r] <= each["high"]] for each in DECILES]
+        assert method["auroc"]["value"] == pytest.approx(auroc(scores, rows))
+        assert method["within_length"]["value"] == pytest.approx(within(scores, strata))
+        files = [[row for row in rows if SOURCES[row] == name] for name in ("a.jsonl", "b.jsonl")]
+        assert method["within_source"]["value"] == pytest.approx(within(scores, files))
+        for part, here in zip(method["length_deciles"], strata, strict=True):
+            assert part["auroc"]["value"] == pytest.approx(auroc(scores, here))
+        for part, here in zip(method["sources"], files, strict=True):
+            assert part["auroc"]["value"] == pytest.approx(auroc(scores, here))
+        low, high = method["auroc"]["interval"]
+        assert low < method["auroc"]["value"] < high
+    for method, scores in zip(found["methods"], (LARF, SAFT), strict=True):
+        assert method["equal_length"]["value"] == pytest.approx(within(scores, list(alike.values())))
+        assert method["risk_coverage"][0] == {
+            "coverage": 1.0,
+            "harmful_share": pytest.approx(HARMFUL[SCORED].sum() / len(SCORED)),
+        }
+    assert [method["decided"] for method in found["methods"]] == [True, False]
+
+
+def test_the_decision_counted_by_hand(store: Store, tmp_path: Path) -> None:
+    found = evaluate(store, labels(tmp_path, list(range(ROWS))))
+    rows = [row for row in range(ROWS) if row != OUT]
+    parts = [(found["decision"], rows)]
+    parts += [
+        (part, [r for r in rows if part["low"] <= LENGTHS[r] <= part["high"]]) for part in found["length_deciles"]
+    ]
+    parts += [(part, [r for r in rows if SOURCES[r] == part["source"]]) for part in found["sources"]]
+    assert len(parts) == 1 + 3 + 2
+    for part, here in parts:
+        bad = [row for row in here if HARMFUL[row]]
+        dropped = [row for row in here if DECISIONS[row] == "dropped"]
+        both = len(set(bad) & set(dropped))
+        assert (part["rows"], part["harmful"], part["dropped"]) == (len(here), len(bad), len(dropped))
+        assert part["precision"]["value"] == pytest.approx(both / len(dropped))
+        assert part["recall"]["value"] == pytest.approx(both / len(bad))
+        assert part["harmful_share_kept"]["value"] == pytest.approx((len(bad) - both) / (len(here) - len(dropped)))
+        low, high = part["recall"]["interval"]
+        assert low < both / len(bad) < high
+    counted = found["labels"]
+    assert (counted["labelled"], counted["rows"], counted["in_quarantine"]) == (ROWS, ROWS, 1)
+    assert any("1 labelled rows were kept without a score" in note for note in found["notes"])
+    assert any("1 labelled rows (" in note and "in quarantine" in note for note in found["notes"])
+    assert any("SAFT: its AUROC is below 0.5" in note for note in found["notes"])
+
+
+def test_a_column_gives_the_same_as_a_file(store: Store, tmp_path: Path) -> None:
+    """But for the row in quarantine, whose columns could not be read."""
+    by_file = evaluate(store, labels(tmp_path, [row for row in range(ROWS) if row != OUT]))
+    by_column = evaluate(store, "harmful")
+    assert by_column["methods"] == by_file["methods"]
+    assert by_column["decision"] == by_file["decision"]
+
+
+def test_intervals_are_seeded(store: Store) -> None:
+    assert evaluate(store, "harmful") == evaluate(store, "harmful")
+
+
+def test_it_says_that_labels_are_no_random_sample(store: Store, tmp_path: Path) -> None:
+    some = [row for row in range(ROWS) if row != OUT][:40]
+    assert any("unless they were drawn at random" in note for note in evaluate(store, labels(tmp_path, some))["notes"])
+    picked = [row for row in range(ROWS) if DECISIONS[row] == "dropped"]
+    picked += [row for row in range(ROWS) if DECISIONS[row] == "kept" and not HARMFUL[row]][:2]
+    notes = evaluate(store, labels(tmp_path, picked))["notes"]
+    assert notes[0].startswith("the labelled rows are no random sample")
+
+
+def test_it_says_that_there_are_few_labels(store: Store, tmp_path: Path) -> None:
+    bad, good = np.flatnonzero(HARMFUL).tolist(), np.flatnonzero(~HARMFUL).tolist()
+    notes = evaluate(store, labels(tmp_path, [*bad[:2], *good[:12]]))["notes"]
+    assert any(note.startswith("only 2 harmful rows are labelled") for note in notes)
+
+
+def test_a_score_that_is_the_length_is_no_better_than_length(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "out"))
+    rows = [{"harmful": bool(bad)} for bad in HARMFUL]
+    write_run(store, {"a.jsonl": rows}, {"long": LENGTHS.tolist()}, DECISIONS, LENGTHS.tolist())
+    found = evaluate(store, "harmful")
+    assert found["methods"][0]["auroc"] == found["answer_length"]["auroc"]
+    assert found["methods"][0]["auroc_above_length"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    assert any("these labels do not show that it beats length" in note for note in found["notes"]) or any(
+        "is below 0.5" in note for note in found["notes"]
+    )
+
+
+def test_one_class_only_is_an_error(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="all 2 labelled rows are harmful"):
+        evaluate(store, labels(tmp_path, np.flatnonzero(HARMFUL).tolist()[:2]))
+
+
+def test_the_command(store: Store, tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["evaluate", store.path(), "--labels", "harmful", "--json"])
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    assert found == json.loads(json.dumps(evaluate(store, "harmful")))
+    assert CliRunner().invoke(app, ["evaluate", store.path()]).exit_code == 2  # no labels
+
+
+def test_the_screen_shows_every_method_and_escapes_names(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "out"))
+    rows = [{"harmful": bool(bad)} for bad in HARMFUL]
+    files = {"[bold]\x1b[31m.jsonl": rows[:30], "b.jsonl": rows[30:]}
+    write_run(store, files, {"larf": LARF.tolist(), "saft": SAFT.tolist()}, DECISIONS, LENGTHS.tolist())
+    console = Console(width=200, record=True, force_terminal=False)
+    found = evaluate(store, "harmful")
+    show_evaluation(console, found)
+    text = console.export_text()
+    assert "\x1b" not in text
+    assert "[bold]" in text
+    for name in ("larf *", "saft", "answer length", "b.jsonl", "harmful rows above the others"):
+        assert name in text
+    assert f"AUROC {found['methods'][0]['auroc']['value']:.3f}" in in_a_line(found)
