@@ -479,23 +479,16 @@ def certify(
     as_json: AsJson = False,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Say how many rows of a finished run can be kept so that, certainly enough, few of them are harmful."""
+    """Say how many rows of a finished run can be kept, with proof by labels that few of them are harmful."""
     from tamis.pipeline.commands import showing
-    from tamis.pipeline.commands.certificate import lines_of
     from tamis.pipeline.job import job_file as job
     from tamis.pipeline.labels.certified import certify as run
     from tamis.pipeline.storage.store import Store
-    from tamis.pipeline.terminal.voice import warn_once
 
     store = Store(output, job.storage_options(storage_options or []))
     with reading(store.path()):
         found = run(store, labels, alpha, delta, by, up_to, alpha_requests)
-    for warning in found.warnings:
-        warn_once(warning)
-    if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
-    else:
-        showing.result("\n".join(lines_of(found)), **found.to_dict())
+    showing.certificate(found, as_json=as_json)
     if not found.holds:
         fail("these labels do not certify a cut; what it takes is above", 3)
 
