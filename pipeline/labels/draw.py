@@ -123,7 +123,7 @@ def pool_of(store: Store, manifest: Mapping[str, Any], method: str, column: str 
             yield Part(WHOLE, shard, before, table, here + before, scores)
             continue
         cells = cells_of(store, sealed, shard, table, column, as_json)
-        answers = np.array([_answer(cells[place], column, before + place) for place in here], dtype=bool)
+        answers = np.array([_answer(cells[place], column, before + place) for place in here.tolist()], dtype=np.bool_)
         for name, chosen in zip(strata_of(column), (answers, ~answers), strict=True):
             yield Part(name, shard, before, table, here[chosen] + before, scores[chosen])
 

@@ -128,10 +128,9 @@ def _with_texts(
         texts = _texts(store, sealed, name.removeprefix(f"{SCORES}/"), table, wanted[low:high] - before, dialects)
         for here, text in texts.items():
             stratum = stratum_of[before + here]
-            [row] = table.slice(here, 1).select(["sample_id", "source", "row"]).to_pylist()
+            sample_id, source, row = (table.column(name)[here].as_py() for name in ("sample_id", "source", "row"))
             population, sampled = strata[stratum]
-            design = {"stratum": stratum, "population": population, "sampled": sampled, "seed": seed}
-            found[before + here] = Drawn(text, **row, **design)
+            found[before + here] = Drawn(text, sample_id, source, row, stratum, population, sampled, seed)
         before += table.num_rows
         progress.advance(1)
     progress.finish()
