@@ -30,6 +30,10 @@ STRATUM, POPULATION, SAMPLED, SEED = DESIGN = ("stratum", "population", "sampled
 """The columns of a sheet that say how its rows were drawn."""
 WHOLE = "all"
 """The stratum of a sample that was not stratified."""
+_AT_ONCE = 65_536
+"""Rows that are gathered before they are sorted."""
+_Rows = tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.float32]]
+"""Keys, places and scores."""
 _ANSWERS = {"yes": True, "no": False}
 
 
@@ -67,27 +71,29 @@ class Smallest:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._keys = np.empty(0, np.uint64)
-        self._places = np.empty(0, np.int64)
-        self._scores = np.empty(0, np.float32)
+        self._kept: list[_Rows] = [(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.float32))]
 
     def add(self, keys: npt.NDArray[np.uint64], places: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> None:
         """places: the rows' numbers in the corpus."""
-        self._keys = np.concatenate([self._keys, keys])
-        self._places = np.concatenate([self._places, places])
-        self._scores = np.concatenate([self._scores, scores])
-        first = np.lexsort((self._places, self._keys))[: self.count]
-        self._keys, self._places, self._scores = self._keys[first], self._places[first], self._scores[first]
+        self._kept.append((keys, places, scores))
+        if sum(len(part[0]) for part in self._kept[1:]) > max(self.count, _AT_ONCE):
+            self._settle()
+
+    def _settle(self) -> _Rows:
+        keys, places, scores = (np.concatenate(column) for column in zip(*self._kept, strict=True))
+        first = np.lexsort((places, keys))[: self.count]
+        self._kept = [(keys[first], places[first], scores[first])]
+        return self._kept[0]
 
     @property
     def places(self) -> npt.NDArray[np.int64]:
         """int64 (at most count,), in the order of the draw."""
-        return self._places
+        return self._settle()[1]
 
     @property
     def scores(self) -> npt.NDArray[np.float32]:
         """float32, of the same rows."""
-        return self._scores
+        return self._settle()[2]
 
 
 @dataclass(frozen=True, eq=False)

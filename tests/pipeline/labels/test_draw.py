@@ -56,6 +56,16 @@ def test_the_smallest_are_those_of_a_sort(keys: list[int], cuts: list[int], coun
     assert found.scores.tolist() == [2 * place for place in expected]
 
 
+def test_many_rows_are_gathered_in_little_room() -> None:
+    keys, found = keys_of(IDS, 1), Smallest(9)
+    for turn in range(10):
+        for start in range(0, len(IDS), 1_000):
+            places = np.arange(start, start + 1_000) + turn * len(IDS)
+            found.add(keys[start : start + 1_000], places, np.zeros(1_000, np.float32))
+    first = np.argsort(keys)[:1].tolist()
+    assert found.places.tolist() == [first[0] + turn * len(IDS) for turn in range(9)]
+
+
 @given(populations=st.lists(st.integers(0, 50), min_size=1, max_size=3), count=st.integers(0, 160))
 def test_allotting_is_even_and_complete(populations: list[int], count: int) -> None:
     if count > sum(populations):
