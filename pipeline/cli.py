@@ -128,6 +128,12 @@ LabelsFlag = Annotated[
         show_default=False,
     ),
 ]
+DeltaFlag = Annotated[
+    float, typer.Option("--delta", help="Chance that more of the kept rows are harmful than certified.")
+]
+UpTo = Annotated[
+    float, typer.Option("--up-to", help="The largest share of rows to keep that is tried: 0.15, 0.2, ... 1.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
 
@@ -359,6 +365,79 @@ def refit(
 
 
 @app.command()
+def select(
+    run: Annotated[str, typer.Argument(help="The output folder of a finished run.", show_default=False)],
+    output: Annotated[
+        str, typer.Option("--output", help="Folder or URL of the new output; it must not hold anything.")
+    ],
+    drop: Annotated[
+        float | None,
+        typer.Option("--drop", help="Share of the scored rows to drop, the riskiest first (default: the run's rule)."),
+    ] = None,
+    drop_count: DropCount = None,
+    threshold: ThresholdFlag = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            help="The method of the run whose score decides, or ranks, the mean of all (default: as there).",
+        ),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            "--control", help="random or length_matched: drop as many rows at random instead, for a comparison."
+        ),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option("--within", help="source or length_decile: drop the same share inside every group of rows."),
+    ] = None,
+    certify: Annotated[
+        float | None,
+        typer.Option(
+            "--certify",
+            metavar="ALPHA",
+            help="Keep the most rows of which, by --labels, at most this share is harmful.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="FILE|COLUMN", help="For --certify: as `tamis certify` has them.")
+    ] = None,
+    delta: DeltaFlag = 0.1,
+    up_to: UpTo = 0.7,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of a control (default: the run's).")] = None,
+    allow_majority: Annotated[
+        bool, typer.Option("--allow-majority", help="Permit a cut that drops more than half of the rows.")
+    ] = False,
+    address: Address = None,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Cut the scores of a finished run anew, into another output: seconds, and no model."""
+    _quiet_libraries()
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.certified_cut import certified_choice
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.planning.reselection import Choice
+    from tamis.pipeline.recipes.select import select as cut
+    from tamis.pipeline.run.incomplete import refuse
+    from tamis.pipeline.run.set_aside import SetAside
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(run, job.storage_options(storage_options or []))
+    choice = Choice(drop, drop_count, threshold, by, control, within, seed, allow_majority)
+    with reading(store.path()):
+        choice, certificate = certified_choice(store, choice, certify, labels, delta, up_to)
+    if certificate is not None:
+        showing.certified(certificate)
+    found = cut(store, choice, output, address, certificate)
+    with reading(found.store.path()) if found.did_nothing else nullcontext():
+        showing.outcome(found.manifest, found.store, did_nothing=found.did_nothing)
+    if not found.manifest["complete"]:
+        refuse([SetAside(**item) for item in found.manifest["failed"]])
+
+
+@app.command()
 def status(output: OutputFolder, storage_options: StorageOptions = None) -> None:
     """Say how far the run in an output folder is, and who is at work on it."""
     from tamis.pipeline.commands.status import show_status
@@ -465,13 +544,11 @@ def certify(
             "request is harmful).",
         ),
     ] = None,
-    delta: Annotated[float, typer.Option("--delta", help="Chance that it is more all the same.")] = 0.1,
+    delta: DeltaFlag = 0.1,
     by: Annotated[
         str | None, typer.Option("--by", help="The method whose score cuts; default: the one that did.")
     ] = None,
-    up_to: Annotated[
-        float, typer.Option("--up-to", help="The largest share of rows to keep that is tried: 0.15, 0.2, ... 1.")
-    ] = 0.7,
+    up_to: UpTo = 0.7,
     alpha_requests: Annotated[
         float | None,
         typer.Option("--alpha-requests", help="Of a stratified sample: --alpha for rows whose request is harmful."),

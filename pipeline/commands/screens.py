@@ -138,6 +138,7 @@ def _drop(plan: Plan) -> str:
         return f"no samples; the loss of {toss.discard:g} of the response tokens is masked ({toss.scope})"
     rule, amount = job.selection.rule
     control = f", {job.selection.control} control" if job.selection.control else ""
+    control += f", within each {job.selection.within}" if job.selection.within else ""
     return f"{rule.replace('_', ' ')} {amount:g}, by {job.selected_by}{control}"
 
 

@@ -256,6 +256,15 @@ def certificate(found: Certificate, *, as_json: bool) -> None:
     result("\n".join(lines_of(found)), **facts)
 
 
+def certified(found: Certificate) -> None:
+    """The certificate of a cut that is about to be made."""
+    from tamis.pipeline.commands.certificate import lines_of
+
+    _warn(found.warnings)
+    for line in lines_of(found):
+        say(line.strip(), stage="select")
+
+
 def _figures(found: Mapping[str, Any], draw: Callable[..., None], line: str, as_json: bool) -> None:
     """Figures over labelled rows: as JSON, or as a screen."""
     if as_json:

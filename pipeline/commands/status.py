@@ -59,7 +59,9 @@ def _say(*lines: str) -> None:
 
 def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
     shards, references = run["shards"], run["reference_shards"]
-    yield f"unfinished: {run['rows']:,} rows in {shards:,} shards (and {references} of references)"
+    selected_from = run.get("selected_from")
+    what = f"(and {references} of references)" if selected_from is None else f"selected anew from {selected_from}"
+    yield f"unfinished: {run['rows']:,} rows in {shards:,} shards {what}"
     if receipts.count(store, "layers") and not store.exists(LAYERS):
         yield f"  {_cells(store)}"
     aside = dict(_set_aside(store))
@@ -71,8 +73,9 @@ def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
                 f" (round {number})" if number else ""
             )
     else:
-        captured = receipts.count(store, "capture")
-        yield _stage("captured", captured, shards + references, aside.get("capture"))
+        if selected_from is None:
+            captured = receipts.count(store, "capture")
+            yield _stage("captured", captured, shards + references, aside.get("capture"))
         fitted = sum(name.endswith(".parquet") for name in store.list(FITTED))
         if fitted:
             yield _stage("fitted", fitted, shards, None)
@@ -81,7 +84,7 @@ def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
         yield from _reasons(f"set aside in {stage}", items)
     if store.exists(INCOMPLETE):
         yield from _of_incomplete(store)
-    yield from _at_work(store, "`tamis curate`")
+    yield from _at_work(store, "`tamis curate`" if selected_from is None else "`tamis select`")
 
 
 def _stage(name: str, done: int, total: int, failed: Sequence[SetAside] | None) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 
 from tamis.operators.conversation.messages import Dialect, normalise
 from tamis.operators.conversation.schema import digit_notes, json_places
+from tamis.operators.methods import Method
 from tamis.operators.methods.protocol import Artifact
 from tamis.operators.problems import UNSCORED, RowProblem
 from tamis.operators.statistics.ranks import rho
@@ -24,8 +26,10 @@ from tamis.pipeline.emit.totals import Emitted, EmitTotals, Pick, TokenTotals
 from tamis.pipeline.errors import InternalError
 from tamis.pipeline.fit.scores import Selection, shown_cut
 from tamis.pipeline.inputs.sample_ids import sample_ids
-from tamis.pipeline.inputs.shards import rows_of
+from tamis.pipeline.inputs.shards import Shard, rows_of
+from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.methods import distributions
+from tamis.pipeline.job.sections import SelectionSpec
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.report.drift import warnings as drift_warnings
@@ -74,10 +78,12 @@ def publish(
     notes: list[str],
     layers: Mapping[str, Any] | None,
     drift: Mapping[str, Any] | None,
+    groups: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Write the remaining files and return the manifest. InternalError if a row is missing anywhere.
 
-    layers: the layer search in this folder, for the report. drift: from the corpus of the job's artifact.
+    layers: the layer search in this folder, for the report. drift: from the corpus of the job's artifact. groups: of
+    rows that have cuts of their own.
     """
     counts, failed = counted(plan, emitted)
     if not emitted.failed and counts["dropped"] != selection.dropped:
@@ -88,6 +94,8 @@ def publish(
     drifted = drift_warnings(drift) if drift is not None else []
     notes = [*warning(failed), *drifted, *notes, *column_notes(captured, emitted)]
     summary = _summary(plan, artifacts, selection, spec, captured, emitted, timings, counts, notes)
+    if groups:
+        summary["selection"]["groups"] = list(groups)
     if layers is not None and "larf" in artifacts:
         summary["layers"] = dict(layers)
     if drift is not None:
@@ -192,17 +200,11 @@ def _summary(
     notes: list[str],
 ) -> dict[str, Any]:
     job = plan.job
-    rule, amount = job.selection.rule
-    scored = selection.sums.count
-    dropped_share = selection.dropped / scored
     installed = distributions(job.method)
-    warnings = list(dict.fromkeys(notes))
-    for name, method in plan.methods.items():
-        warnings.extend(method.warnings(artifacts[name], dropped_share if name == job.selected_by else 0.0))
-    if not selection.dropped:
-        warnings.append(
-            "nothing was dropped: the cut lies above every score, or the share of so few rows is less than one"
-        )
+    about_the_cut = cut_warnings(plan.methods, artifacts, job.selected_by, selection.dropped, spec.scored)
+    warnings = [*dict.fromkeys(notes), *about_the_cut]
+    frozen = plan.artifact.frozen.facts if plan.artifact is not None else None
+    how = in_words(job.selection) if frozen is None else f"at the cut of the artifact, made by {frozen.how}"
     facts = run_facts(plan, counts, captured)
     codes = facts.pop("quarantine_codes")
     unscored = sum(codes.pop(code)["rows"] for code in UNSCORED & codes.keys())
@@ -226,17 +228,46 @@ def _summary(
             }
             for name, artifact in artifacts.items()
         ],
+        **selection_facts(job, plan.shards, selection, spec, emitted, how),
+        "timings": {name: dict(timing) for name, timing in timings.items()},
+        "warnings": warnings,
+    }
+
+
+def cut_warnings(
+    methods: Mapping[str, Method], artifacts: Mapping[str, Artifact], selected_by: str, dropped: int, scored: int
+) -> list[str]:
+    """What a person should know of a cut that drops so many of the scored rows."""
+    warnings = []
+    for name, method in methods.items():
+        warnings.extend(method.warnings(artifacts[name], dropped / scored if name == selected_by else 0.0))
+    if not dropped:
+        warnings.append(
+            "nothing was dropped: the cut lies above every score, or the share of so few rows is less than one"
+        )
+    return warnings
+
+
+def in_words(spec: SelectionSpec) -> str:
+    """How much was to fall."""
+    rule, amount = spec.rule
+    said = f"{rule.replace('_', ' ')} {f'{int(amount):,}' if rule == 'drop_count' else f'{amount:g}'}"
+    said += f" within each {spec.within}" if spec.within else ""
+    return said + (f", {spec.control} control" if spec.control else "")
+
+
+def selection_facts(
+    job: Job, shards: Sequence[Shard], selection: Selection, spec: SampleSpec, emitted: EmitTotals, how: str
+) -> dict[str, Any]:
+    """The part of a summary that follows from what fell. how: the cut, in words."""
+    unordered = job.selection.control is not None or job.selection.has_groups
+    samples = partial(_samples, {shard.index: shard for shard in shards}, by_chance=unordered)
+    return {
         "selected_by": job.selected_by,
         "selection": {
-            "how": (
-                rule.replace("_", " ")
-                + (f" {amount:g}" if rule != "drop_count" else f" {int(amount):,}")
-                + (f", {job.selection.control} control" if job.selection.control else "")
-                if plan.artifact is None
-                else f"at the cut of the artifact, made by {plan.artifact.frozen.facts.how}"
-            ),
-            "cut": None if job.selection.control else shown_cut(selection.threshold),
-            "requested": amount,
+            "how": how,
+            "cut": None if unordered else shown_cut(selection.threshold),
+            "requested": job.selection.rule[1],
             "at_cut": selection.at_cut,
         },
         "histogram": {
@@ -250,11 +281,9 @@ def _summary(
         ],
         "length_deciles": _deciles(spec, selection, emitted),
         "score_length_spearman": rho(emitted.final_rank_sums()),
-        "riskiest": _samples(plan, emitted.riskiest, first_rank=1, step=1),
-        "borderline_dropped": _samples(plan, emitted.borderline_dropped, first_rank=selection.dropped, step=-1),
-        "borderline_kept": _samples(plan, emitted.borderline_kept, first_rank=selection.dropped + 1, step=1),
-        "timings": {name: dict(timing) for name, timing in timings.items()},
-        "warnings": warnings,
+        "riskiest": samples(emitted.riskiest, first_rank=1, step=1),
+        "borderline_dropped": samples(emitted.borderline_dropped, first_rank=selection.dropped, step=-1),
+        "borderline_kept": samples(emitted.borderline_kept, first_rank=selection.dropped + 1, step=1),
     }
 
 
@@ -276,6 +305,7 @@ def run_facts(plan: Plan, counts: Mapping[str, int], quarantined: CaptureTotals 
                     "url": item.file.url,
                     "identity": item.file.identity,
                     **({"sha256": item.file.sha256} if item.file.sha256 else {}),
+                    **({"partition": item.file.partition} if item.file.partition else {}),
                     "dialect": item.dialect.describe(),
                     "columns": item.dialect.to_dict(),
                     "rows": item.rows,
@@ -321,9 +351,9 @@ def _deciles(spec: SampleSpec, selection: Selection, emitted: EmitTotals) -> lis
     ]
 
 
-def _samples(plan: Plan, picks: list[Pick], first_rank: int, step: int) -> list[dict[str, Any]]:
-    shards = {shard.index: shard for shard in plan.shards}
-    by_chance = plan.job.selection.control is not None
+def _samples(
+    shards: Mapping[int, Shard], picks: list[Pick], first_rank: int, step: int, *, by_chance: bool
+) -> list[dict[str, Any]]:
     samples = []
     for number, (score, index, place, length) in enumerate(picks):
         shard = shards[index]
@@ -335,7 +365,7 @@ def _samples(plan: Plan, picks: list[Pick], first_rank: int, step: int) -> list[
                 "source": shard.file.name,
                 "row": row,
                 "score": score,
-                # When chance decides, the rows on either side of the cut have no neighbouring ranks.
+                # When chance or each group decides, the rows on either side of the cut have no neighbouring ranks.
                 "rank": None if by_chance and first_rank != 1 else first_rank + step * number,
                 "n_response_tokens": length,
                 "shard": shard.name,

@@ -32,7 +32,7 @@ class Made(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class SampleSpec(EmitSpec):
     """edges: of the score histogram; rank_edges: of the bins in which scores are ranked; score_ranks, length_ranks:
-    midranks by those bins and by number of response tokens."""
+    midranks by those bins and by number of response tokens. within: the groups that have cuts of their own, if any."""
 
     methods: tuple[str, ...]
     decided_by: str
@@ -44,6 +44,7 @@ class SampleSpec(EmitSpec):
     score_ranks: np.ndarray[Any, Any]
     length_ranks: np.ndarray[Any, Any]
     decile_edges: np.ndarray[Any, Any]
+    within: str | None = None
     keeps_unscored: ClassVar[bool] = True
 
     def decide(self, shard: Shard, quota: int, made: Made) -> Decided:
@@ -65,7 +66,10 @@ class SampleSpec(EmitSpec):
 
 
 def _reasons(scores: np.ndarray[Any, Any], spec: SampleSpec) -> dict[str, pa.Array]:
-    if spec.control is None:
+    if spec.control is None and spec.within is not None:
+        group = spec.within.replace("_", " ")
+        reasons = [f"{spec.decided_by} score {score:.6g} is at or above the cut of its {group}" for score in scores]
+    elif spec.control is None:
         cut = spec.threshold.value
         reasons = [
             f"{spec.decided_by} score {score:.6g} is {'above' if score > cut else 'at'} the cut {cut:.6g}"

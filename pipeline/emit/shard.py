@@ -25,7 +25,7 @@ from tamis.pipeline.inputs.originals import originals, quarantine_table
 from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.run import receipts
-from tamis.pipeline.run.paths import DROPPED, KEPT, QUARANTINE, SCORES, table_of
+from tamis.pipeline.run.paths import DROPPED, INPUT_DIGEST, KEPT, QUARANTINE, SCORES, table_of
 from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.run.set_aside import SetAside, telling
 from tamis.pipeline.storage.store import Store
@@ -157,6 +157,7 @@ def _has_code(captured: pa.Table, codes: frozenset[str]) -> np.ndarray[Any, Any]
 
 
 def _scores_table(shard: Shard, out: np.ndarray[Any, Any], decided: Decided) -> pa.Table:
+    """With the digest of the rows that were scored, so that `tamis select` knows them again."""
     decisions = np.where(out, "quarantined", np.where(decided.dropped, "dropped", "kept"))
     return pa.table(
         {
@@ -166,5 +167,6 @@ def _scores_table(shard: Shard, out: np.ndarray[Any, Any], decided: Decided) -> 
             **decided.scores,
             "decision": pa.array(decisions.tolist(), pa.string()),
             **{name: decided.captured.column(name) for name in _CAPTURED},
-        }
+        },
+        metadata={INPUT_DIGEST: decided.input},
     )

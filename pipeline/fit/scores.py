@@ -33,7 +33,6 @@ from tamis.pipeline.errors import ConfigError, DamagedError
 from tamis.pipeline.fit.exact_cut import exact_cut, grouped, plus
 from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.inputs.shards import Shard, role_of
-from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.sections import SelectionSpec
 from tamis.pipeline.run.paths import ARTIFACT, ARTIFACT_FACTS, FITTED, table_of
 from tamis.pipeline.storage.store import Sealed, Store
@@ -43,6 +42,10 @@ T = TypeVar("T")
 
 DECIDING = "deciding"
 """The column of FITTED that decides: a method's score, or the seeded random score of a control."""
+
+
+LENGTHS = "n_response_tokens"
+"""The column of FITTED, and of captured tables, with the length of each row's answers."""
 
 
 @dataclass(frozen=True)
@@ -232,13 +235,10 @@ def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: S
             raise ConfigError(f"{method_name}: a score in shard {name} is too large for float32; choose another layer")
         columns[method_name] = _spread(scores, valid)
     method_scores = columns[spec.decided_by].drop_null().to_numpy()
-    if spec.control_seed is None:
-        deciding = method_scores
-    else:
-        ids = sample_ids(source, start_row, len(valid))
-        deciding = random_keys([ids[place] for place in np.flatnonzero(valid)], spec.control_seed)
-    lengths = table.column("n_response_tokens").to_numpy()[valid]
+    deciding = deciding_scores(method_scores, source, start_row, valid, spec.control_seed)
+    lengths = table.column(LENGTHS).to_numpy()[valid]
     columns[DECIDING] = _spread(deciding, valid)
+    columns[LENGTHS] = table.column(LENGTHS)
     written = spec.store.write_table(table_of(FITTED, name), pa.table(columns))
     return ScoreSums(
         coarse_histogram(deciding),
@@ -247,6 +247,21 @@ def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: S
         float(method_scores.max(initial=-np.inf)),
         (written.sealed,),
     )
+
+
+def deciding_scores(
+    method_scores: np.ndarray[Any, Any],
+    source: str,
+    start_row: int,
+    valid: np.ndarray[Any, Any],
+    control_seed: int | None,
+) -> np.ndarray[Any, Any]:
+    """float32, one for each valid row of a shard: the method's scores, or the random ones of a control. valid: of all
+    rows of the shard, which begins at start_row of the file `source`."""
+    if control_seed is None:
+        return method_scores
+    ids = sample_ids(source, start_row, len(valid))
+    return random_keys([ids[place] for place in np.flatnonzero(valid)], control_seed)
 
 
 def _spread(scores: np.ndarray[Any, Any], valid: np.ndarray[Any, Any]) -> pa.Array:
@@ -279,11 +294,6 @@ def _count_ranks(group: Sequence[Sealed], store: Store, column: str, edges: np.n
 
 
 # --- the cut ------------------------------------------------------------------------------------------------------
-
-
-def select(job: Job, store: Store, sums: ScoreSums) -> Selection:
-    """The exact cut that the job requests. Raises as `select_by`."""
-    return select_by(job.selection, store, sums)
 
 
 def select_by(wanted: SelectionSpec, store: Store, sums: ScoreSums) -> Selection:

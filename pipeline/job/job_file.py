@@ -34,6 +34,7 @@ from tamis.pipeline.job.methods import known, sections, settings_of
 from tamis.pipeline.job.schedule import ScheduleSpec
 from tamis.pipeline.job.sections import (
     DRIFT_LIMIT,
+    RANKS,
     InputSpec,
     LineageSpec,
     ModelSpec,
@@ -184,7 +185,9 @@ class LayersJob(Section):
     def _consistent(self) -> LayersJob:
         if len(set(self.method)) != len(self.method):
             raise ValueError("method names a method twice")
-        if self.selection.by is not None and self.selection.by not in self.method:
+        if self.selection.by == RANKS and len(self.method) < 2:
+            raise ValueError("selection.by is ranks, the mean over several methods: name more than one in method")
+        if self.selection.by not in {None, RANKS, *self.method}:
             raise ValueError(
                 f"selection.by is {self.selection.by}, which is not among method: {', '.join(self.method)}"
             )
@@ -223,6 +226,11 @@ class Job(LayersJob):
 
     @model_validator(mode="after")
     def _can_be_scheduled(self) -> Job:
+        if self.selection.by == RANKS and (self.artifact is not None or self._cuts_with_an_artifact):
+            raise ValueError(
+                "selection.by is ranks, which are among the rows of one run: a cut of another run says nothing about "
+                "them; leave artifact out, and set schedule.artifact: each_night"
+            )
         if self.schedule is None:
             return self
         if self.masks_tokens and self.schedule.artifact != "each_night":
@@ -242,8 +250,12 @@ class Job(LayersJob):
         return self
 
     @property
+    def _cuts_with_an_artifact(self) -> bool:
+        return self.schedule is not None and self.schedule.artifact != "each_night"
+
+    @property
     def selected_by(self) -> str:
-        """The method whose score decides."""
+        """The method whose score decides, or RANKS."""
         return self.selection.by or self.method[0]
 
     @property

@@ -21,6 +21,9 @@ def as_list(value: Any) -> Any:
 Names = Annotated[list[str], Field(min_length=1)]
 DEFAULT_DROP = 0.1
 
+RANKS = "ranks"
+"""Instead of a method: the mean of the methods' ranks decides."""
+
 DRIFT_LIMIT = 0.25
 """The usual reading of a PSI: up to 0.1 alike, up to 0.25 moved, beyond that another population."""
 
@@ -189,10 +192,20 @@ class SelectionSpec(Section):
     drop: float | None = Field(None, gt=0, lt=1, description="Share of the scored rows to drop, the riskiest first.")
     drop_count: int | None = Field(None, ge=0, description="Number of rows to drop, the riskiest first.")
     threshold: float | None = Field(None, allow_inf_nan=False, description="Drop every row whose score is above this.")
-    by: str | None = Field(None, description="With several methods: whose score decides; default: the first.")
-    control: Literal["random"] | None = Field(
+    by: str | None = Field(
         None,
-        description="random: drop the same number of rows at random instead (seeded), for a controlled comparison.",
+        description="With several methods: whose score decides; ranks: the mean of their ranks (0 to 1); default: the "
+        "first.",
+    )
+    control: Literal["random", "length_matched"] | None = Field(
+        None,
+        description="For a controlled comparison, drop the same number of rows at random instead (seeded); "
+        "length_matched: as many of each tenth by answer length as the cut would drop.",
+    )
+    within: Literal["source", "length_decile"] | None = Field(
+        None,
+        description="Drop the same share inside every group of rows: of each input file, or of each tenth by answer "
+        "length.",
     )
     allow_majority: bool = Field(False, description="Permit a cut-off that drops more than half of the corpus.")
 
@@ -203,6 +216,10 @@ class SelectionSpec(Section):
             raise ValueError(f"give only one of {', '.join(given)}")
         if self.control is not None and self.threshold is not None:
             raise ValueError("control needs drop or drop_count: a threshold fits one method's scores only")
+        if self.within is not None and (self.threshold is not None or self.drop_count is not None):
+            raise ValueError("within drops the same share of every group; give drop, not drop_count or threshold")
+        if self.within is not None and self.control == "length_matched":
+            raise ValueError("control: length_matched has groups of its own, so within cannot be given with it")
         if self.drop is not None and self.drop > 0.5 and not self.allow_majority:
             raise ValueError(f"drop {self.drop:g} is more than half; set allow_majority: true if that is meant")
         return self
@@ -211,6 +228,11 @@ class SelectionSpec(Section):
     def is_default(self) -> bool:
         """Whether the job sets nothing in this section."""
         return self == SelectionSpec()
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether groups of rows have cuts of their own, so that no score separates what fell from what did not."""
+        return self.within is not None or self.control == "length_matched"
 
     @property
     def rule(self) -> tuple[Literal["drop", "drop_count", "threshold"], float]:

@@ -27,7 +27,7 @@ from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Shard, role_of
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.methods import known, section_of, settings_of
-from tamis.pipeline.job.sections import SelectionSpec
+from tamis.pipeline.job.sections import RANKS, SelectionSpec
 from tamis.pipeline.nights.runs import nights_at
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import receipts
@@ -247,6 +247,12 @@ def check_alike(nights: Sequence[Captures]) -> None:
             f"refit: these nights were made with other settings than {first.store.path()}, so their rows cannot be "
             "fitted together; leave them out:",
             *lines,
+        )
+    settings = first.frozen.facts.settings
+    if first.frozen.facts.selected_by == RANKS or settings.get("selection.within") is not None:
+        raise ConfigError(
+            "refit: the cut of these nights was made among their own rows (selection.by: ranks, or selection.within); "
+            "there is none to fit"
         )
     if first.frozen.facts.settings.get("selection.control"):
         raise ConfigError("refit: the cut of these nights was made by chance (selection.control); there is none to fit")

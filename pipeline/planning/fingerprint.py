@@ -101,12 +101,18 @@ def fingerprint_of(
     keys.update(layer_keys)
     if job.masks_tokens:
         return keys
+    return {**keys, **selection_keys_of(job)}
+
+
+def selection_keys_of(job: Job) -> dict[str, Any]:
+    """The part of a fingerprint that says which samples fall."""
     rule, amount = job.selection.rule
-    keys[f"selection.{rule}"] = amount
-    keys["selection.by"] = job.selected_by
-    if job.selection.control is not None:
-        keys["seed"] = job.seed
-    return keys
+    return {
+        **{name: value for name, value in settings_of(job).items() if name.startswith("selection.")},
+        f"selection.{rule}": amount,
+        "selection.by": job.selected_by,
+        **({} if job.selection.control is None else {"seed": job.seed}),
+    }
 
 
 def settings_of(job: LayersJob) -> dict[str, Any]:

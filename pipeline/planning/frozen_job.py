@@ -17,6 +17,7 @@ from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.methods import distributions, known
+from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.models.checks import OpenedModel, open_model
 from tamis.pipeline.models.fetch import chat_template
 from tamis.pipeline.planning.fingerprint import FINGERPRINT_FORMAT, reference_digest, settings_of
@@ -29,7 +30,17 @@ from tamis.pipeline.storage.store import Store
 
 _RULES = ("drop", "drop_count", "threshold")
 _ELSEWHERE = frozenset(
-    {"format", "method", "model", "tokenizer and template", "model.device", "max_tokens", "selection.by", "seed"}
+    {
+        "format",
+        "method",
+        "model",
+        "tokenizer and template",
+        "model.device",
+        "max_tokens",
+        "selection.by",
+        "selection.within",
+        "seed",
+    }
     | {"search format", "fisher format", "larf.over_rejection_prompts", "larf.refusal_markers"}
     | {f"selection.{rule}" for rule in _RULES}
 )
@@ -146,6 +157,12 @@ def _settle(job: Job, frozen: Frozen) -> tuple[Job, list[str], list[Differing]]:
     changes["method"] = list(facts.methods)
     if theirs.get("selection.control") is not None:
         differing.append(("selection.control", "the cut there was made by chance, and says nothing about other rows"))
+    if theirs.get("selection.within") is not None:
+        differing.append(("selection.within", "the cuts there are of groups of its own rows, not of other rows"))
+    if facts.selected_by == RANKS:
+        differing.append(
+            ("selection.by", "the cut there is of ranks among its own rows, and says nothing about others")
+        )
     installed = distributions(job.method)
     for name in facts.methods:
         key = f"{name} distribution"

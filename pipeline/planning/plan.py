@@ -162,13 +162,13 @@ def find_inputs(job: Job) -> list[Scanned]:
 
 def list_inputs(job: Job) -> Inputs:
     """The input files, not scanned yet. Raises ConfigError or InputError."""
-    _keep_apart(job)
+    keep_apart(job)
     part = DatasetPart(job.input.config, job.input.split, job.input.revision)
     quoting = "" if job.input.quoting == "auto" else job.input.quoting
     wanted = Wanted(job.input.delimiter or "", quoting, job.input.field or "", job.input.encoding or "")
     found = find(job.input.path, job.input.format, job.storage_options, part, wanted)
     _refuse_unused(job, {file.format for file in found.files})
-    own = [file.name for file in found.files if _place(file.url).startswith(_place(job.output))]
+    own = [file.name for file in found.files if place_of(file.url).startswith(place_of(job.output))]
     if own:
         raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
     return found
@@ -382,13 +382,13 @@ def check_columns(names: Iterable[str]) -> None:
         raise ConfigError(f"the corpus has a column {taken[0]}, which the method writes; rename it first")
 
 
-def _keep_apart(job: Job) -> None:
+def keep_apart(job: Job) -> None:
     """Refuse an output inside an input folder: the next run would read it as input."""
     for address in (*job.input.path, job.output):
         refuse_credentials(address)
         refuse_unshared(address)
     for path in job.input.path:
-        if _place(job.output).startswith(_place(path)):
+        if place_of(job.output).startswith(place_of(path)):
             raise ConfigError(f"output: {job.output} lies inside the input folder {path}; choose a folder beside it")
         if _finds(path, job.output):
             raise ConfigError(f"output: {job.output} lies where {path} finds input; choose another folder")
@@ -401,13 +401,13 @@ def _finds(pattern: str, output: str) -> bool:
         return False
     fixed, slash, _ = pattern[: mark.start()].rpartition("/")
     try:
-        found = re.compile(glob_translate(_place(fixed + slash) + pattern[len(fixed + slash) :]))
+        found = re.compile(glob_translate(place_of(fixed + slash) + pattern[len(fixed + slash) :]))
     except (ValueError, re.error):
         return False
-    return any(found.match(_place(output) + name) for name in _WRITES)
+    return any(found.match(place_of(output) + name) for name in _WRITES)
 
 
-def _place(url: str) -> str:
+def place_of(url: str) -> str:
     """The address, ending in a slash, in a form in which a folder lies in another one if it starts with its address."""
     path = os.path.realpath(os.path.expanduser(url.removeprefix("file://"))) if is_local_url(url) else url
     return path.rstrip("/") + "/"

@@ -6,7 +6,7 @@ Every stage skips the work that an earlier, interrupted run of the same job has 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,18 +25,22 @@ from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.fit.drift import check_majority, drift_of, select_at, statistics_of
+from tamis.pipeline.fit.grouped_cut import cut
+from tamis.pipeline.fit.mean_ranks import with_ranks
 from tamis.pipeline.fit.scores import (
     ScoreSpec,
+    ScoreSums,
     Selection,
     fit_methods,
     load_artifacts,
     rank_histogram,
     save_artifacts,
     score_shards,
-    select,
 )
 from tamis.pipeline.inputs.originals import output_schema
 from tamis.pipeline.inputs.shards import role_of
+from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.layers import find as layers
 from tamis.pipeline.planning.frozen_job import frozen_facts, other_device
 from tamis.pipeline.planning.plan import Plan
@@ -70,10 +74,7 @@ def curate_samples(
     phase("publish", "gathering what the report says")
     timings["total"] = {"seconds": time.monotonic() - began}
     plan, captured = made.plan, made.captured
-    notes = [*plan.warnings, *sorted(captured.fallbacks)[:1]]
-    if made.resolved < RESOLVED_ENOUGH:
-        share = f"{made.resolved:.0%} resolved"
-        notes.append(f"the scores lie so close together that ranks and quantiles are rough ({share})")
+    notes = [*plan.warnings, *sorted(captured.fallbacks)[:1], *rough(made.resolved)]
     if plan.artifact is not None:
         notes += other_device(captured.precisions, plan.artifact.frozen.facts.device)
     files = [*made.artifact_files]
@@ -83,14 +84,15 @@ def curate_samples(
         notes += searched["warnings"] if plan.layers is not None else []
     return publish(
         store, plan, made.artifacts, files, made.selection, made.spec, captured, made.emitted, timings, notes, searched,
-        made.drift,
+        made.drift, made.groups,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class _Made:
     """The results of a run when its output is written. plan: without the failed shards. resolved: how much of the
-    scores' order their bins preserve (0..1). drift: from the corpus of the job's artifact, if it names one."""
+    scores' order their bins preserve (0..1). drift: from the corpus of the job's artifact, if it names one. groups: of
+    rows that have cuts of their own."""
 
     plan: Plan
     captured: CaptureTotals
@@ -101,6 +103,7 @@ class _Made:
     resolved: float
     emitted: EmitTotals
     drift: dict[str, Any] | None
+    groups: list[dict[str, Any]]
 
 
 def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
@@ -112,17 +115,18 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     if not plan.shards:
         incomplete.refuse(plan.failed)
     key = incomplete.key_without(key, captured.failed)
-    artifacts, files, selection, drift = _fit(plan, store, key, captured, timings)
+    artifacts, files, selection, drift, groups = _fit(plan, store, key, captured, timings)
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
     # machine, the whole output is made again.
     key = run_folder.key_of({"captured": key, "decided": selection.digest})
     phase("emit", "making room for the output, and ranking the scores")
     incomplete.make_room(store, key, plan.failed, fingerprint=plan.fingerprint, contested=held.contested)
-    spec, resolved = _emit_spec(plan, store, key, captured, selection)
+    schema = output_schema(plan.schema, captured.seen_schema()).serialize().to_pybytes()
+    spec, resolved = emit_spec(plan.job, store, key, tuple(plan.methods), selection, schema)
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
     phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *files], [shard.name for shard in plan.shards])
-    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift)
+    return _Made(plan, captured, artifacts, files, selection, spec, resolved, emitted, drift, groups)
 
 
 # --- LARF's layer -------------------------------------------------------------------------------------------------
@@ -144,7 +148,7 @@ def _choose_layer(plan: Plan, store: Store, cluster: Cluster, timings: Timings) 
 
 def _fit(
     plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings
-) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None]:
+) -> tuple[dict[str, Artifact], list[dict[str, Any]], Selection, dict[str, Any] | None, list[dict[str, Any]]]:
     began = time.monotonic()
     phase("fit", "looking for what is done already")
     sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
@@ -163,13 +167,14 @@ def _fit(
         artifacts = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
     facts = {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": plan.model_info.blocks}
     files = save_artifacts(store, artifacts, facts) if frozen is None else frozen.copy_to(store)
-    control = plan.job.seed if plan.job.selection.control is not None else None
-    spec = ScoreSpec(store, plan.methods, artifacts, plan.job.selected_by, control, plan.max_tokens)
-    sums = score_shards(spec, plan.shards, sources[CORPUS], progress.advance)
-    drift = None
+    control = seed_of(plan.job)
+    by = plan.job.selected_by
+    spec = ScoreSpec(store, plan.methods, artifacts, scored_by(by, plan.methods), control, plan.max_tokens)
+    sums = ranked(store, by, plan.methods, score_shards(spec, plan.shards, sources[CORPUS], progress.advance), control)
+    drift, groups = None, list[dict[str, Any]]()
     if frozen is None:
         with waiting("fit", f"finding the exact cut of {sums.count:,} scores"):
-            selection = select(plan.job, store, sums)
+            selection, groups = cut(plan.job, store, sums, plan.shards)
         if not plan.failed:  # else the cut is not that of the whole corpus
             files.append(_freeze(plan, store, artifacts, files, captured, selection))
     else:
@@ -178,7 +183,7 @@ def _fit(
     progress.finish()
     seconds = time.monotonic() - began
     timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
-    return artifacts, files, selection, drift
+    return artifacts, files, selection, drift, groups
 
 
 def _freeze(
@@ -197,10 +202,20 @@ def _freeze(
         plan.model.revision,
         tuple(artifacts),
         precision,
-        cut=FrozenCut.of(selection.threshold, selection.at_cut),
+        cut=frozen_cut(plan.job, selection),
         statistics=statistics_of(store, artifacts, selection, captured.rows, captured.codes),
     )
     return freeze(store, facts, files)
+
+
+def seed_of(job: Job) -> int | None:
+    """The seed of the random scores that decide instead of a method's from the start; None if they do not."""
+    return job.seed if job.selection.control == "random" else None
+
+
+def frozen_cut(job: Job, selection: Selection) -> FrozenCut:
+    """The cut for new data; where groups have cuts of their own, there is none."""
+    return FrozenCut(None, 0) if job.selection.has_groups else FrozenCut.of(selection.threshold, selection.at_cut)
 
 
 def _drift(plan: Plan, store: Store, frozen: Frozen, captured: CaptureTotals, selection: Selection) -> dict[str, Any]:
@@ -209,25 +224,41 @@ def _drift(plan: Plan, store: Store, frozen: Frozen, captured: CaptureTotals, se
     return drift_of(store, frozen, selection, captured.rows, captured.codes, job.drift_limit, allow_majority=majority)
 
 
+def scored_by(by: str, methods: Iterable[str]) -> str:
+    """The method that the first pass over the scores goes by. by: who decides, a method or RANKS."""
+    return next(iter(methods)) if by == RANKS else by
+
+
+def ranked(store: Store, by: str, methods: Iterable[str], sums: ScoreSums, control: int | None) -> ScoreSums:
+    """The same scores with the mean of the methods' ranks, if that decides."""
+    if by != RANKS:
+        return sums
+    with waiting("fit", f"ranking {sums.count:,} rows by each method"):
+        return with_ranks(store, list(methods), sums, by_chance=control is not None)
+
+
 # --- emit ---------------------------------------------------------------------------------------------------------
 
 
-def _emit_spec(
-    plan: Plan, store: Store, key: str, captured: CaptureTotals, selection: Selection
+def emit_spec(
+    job: Job, store: Store, key: str, methods: tuple[str, ...], selection: Selection, schema: bytes
 ) -> tuple[SampleSpec, float]:
-    """The spec, and how much of the scores' order their bins preserve (0..1)."""
+    """The spec, and how much of the scores' order their bins preserve (0..1). key: of the receipts. methods: that
+    scored the rows. schema: of kept/, serialised."""
     sums = selection.sums
+    columns = methods if job.selected_by in methods else (*methods, job.selected_by)
     bin_edges = rank_edges(sums.low, sums.high)
-    ranked = rank_histogram(store, sums.files, plan.job.selected_by, bin_edges)
+    ranked = rank_histogram(store, sums.files, job.selected_by, bin_edges)
     low, high = sums.low, max(sums.high, np.nextafter(np.float32(sums.low), np.float32(np.inf)))
     spec = SampleSpec(
         store=store,
-        options=plan.job.storage_options,
+        options=job.storage_options,
         key=key,
-        schema=output_schema(plan.schema, captured.seen_schema()).serialize().to_pybytes(),
-        methods=tuple(plan.methods),
-        decided_by=plan.job.selected_by,
-        control=plan.job.selection.control,
+        schema=schema,
+        methods=columns,
+        decided_by=job.selected_by,
+        control=job.selection.control,
+        within=job.selection.within,
         threshold=selection.threshold,
         scored=sums.count,
         edges=np.linspace(float(low), float(high), HISTOGRAM_BINS + 1),
@@ -237,6 +268,13 @@ def _emit_spec(
         decile_edges=length_deciles(sums.lengths),
     )
     return spec, resolved_share(ranked) if sums.count > 1 else 1.0
+
+
+def rough(resolved: float) -> list[str]:
+    """The report's warning about scores that are too close together for their bins."""
+    if resolved >= RESOLVED_ENOUGH:
+        return []
+    return [f"the scores lie so close together that ranks and quantiles are rough ({resolved:.0%} resolved)"]
 
 
 def _emit(

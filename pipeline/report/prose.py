@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tamis.operators.methods import METHODS
+from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.report import text
 
 NAMES = {name: kind.title for name, kind in METHODS.items()}
@@ -76,6 +77,8 @@ def method_name(name: str) -> str:
 def title_of(summary: Mapping[str, Any]) -> str:
     """The display name of the method whose scores decided."""
     name = str(summary.get("selected_by") or "")
+    if name == RANKS:
+        return "the mean of the methods' ranks"
     methods = {str(method.get("name")): method.get("title") for method in summary.get("methods") or []}
     return str(methods.get(name) or method_name(name))
 
@@ -132,8 +135,12 @@ def selection_line(summary: Mapping[str, Any]) -> str:
     selection = summary.get("selection") or {}
     how, cut = str(selection.get("how") or ""), text.number(selection.get("cut"))
     rule = f"Selection: {how}." if how else "Selection: not known."
+    if parent := summary.get("parent"):
+        rule += f" It was made anew from the scores of run {parent.get('run_id')} of {parent.get('created')}."
     if control(summary):
         return rule + " The scores did not decide."
+    if groups := selection.get("groups"):
+        return rule + f" The riskiest of each of {len(groups):,} groups go; each has a cut of its own (manifest.json)."
     return rule + (
         " There is no cut." if cut is None else f" The riskiest go; the cut fell at a score of {text.score(cut)}."
     )

@@ -10,13 +10,14 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class InputFile(TypedDict):
-    """dialect: for people. columns: the same as `Dialect.from_dict` reads it. url, identity: see `SourceFile`. sha256:
-    of its bytes, in a run of a schedule."""
+    """dialect: for people. columns: the same as `Dialect.from_dict` reads it. url, identity, partition: see
+    `SourceFile`. sha256: of its bytes, in a run of a schedule."""
 
     path: str
     url: NotRequired[str]
     identity: NotRequired[str]
     sha256: NotRequired[str]
+    partition: NotRequired[str]
     dialect: str
     columns: NotRequired[dict[str, Any]]
     rows: int
@@ -72,13 +73,15 @@ class MethodRun(TypedDict):
 class Selection(TypedDict):
     """how: in words ("share 0.1"). cut: the score that separates dropped from kept rows, None when there is none.
 
-    at_cut: how many rows have exactly this score (counting only the dropped ones is enough).
+    at_cut: how many rows have exactly this score (counting only the dropped ones is enough). groups: of rows that have
+    cuts of their own, each with group, rows, dropped, cut.
     """
 
     how: str
     cut: float | None
     requested: Any
     at_cut: int | None
+    groups: NotRequired[list[dict[str, Any]]]
 
 
 class Histogram(TypedDict):
@@ -185,7 +188,7 @@ class Drift(TypedDict):
 
 class Summary(Run):
     """A run that drops samples. layers: the content of artifact/layers.json, if it exists and LARF has run. drift: if
-    the job named an artifact."""
+    the job named an artifact. parent: the run whose scores were cut anew (`Parent.facts`), after `tamis select`."""
 
     methods: list[MethodRun]
     selected_by: str
@@ -199,6 +202,7 @@ class Summary(Run):
     borderline_kept: list[Sample]
     layers: NotRequired[dict[str, Any]]
     drift: NotRequired[Drift]
+    parent: NotRequired[dict[str, Any]]
 
 
 class Tokens(TypedDict):

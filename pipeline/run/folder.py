@@ -20,12 +20,17 @@ from tamis.pipeline.terminal.voice import say_damaged, warn_once
 
 State = Literal["new", "started", "complete"]
 _REMOVALS = 3
+_FINISHED = "holds the finished result"
+
+SELECTED_FROM = "selected from"
+"""The key of a fingerprint that ties a selection (`tamis select`) to the scores it was made of."""
 
 MEANING = {
     "input": "the files, their content, the way they are read or shard_rows",
     "model": "the model's files",
     "tokenizer and template": "the tokenizer or the chat template",
     "larf.over_rejection_prompts": "the over-rejection prompts",
+    SELECTED_FROM: "the finished run whose scores were cut anew, if any,",
 }
 """Keys of a fingerprint whose values say nothing to people, in words."""
 
@@ -46,7 +51,7 @@ def state_of(store: Store, fingerprint: Mapping[str, Any], changed: str | None =
     begun = _is_ours(store, RUN, fingerprint)
     if store.exists(MANIFEST) and not (begun and _is_damaged(store, MANIFEST)):
         manifest = facts_in(store, MANIFEST)
-        _compare(store, fingerprint, manifest["fingerprint"], "holds the finished result")
+        _compare(store, fingerprint, manifest["fingerprint"], _FINISHED)
         if changed is not None and manifest.get("input", {}).get("changed", changed) != changed:
             raise ConfigError(
                 f"output: {store.path()} holds a finished result, and its input files were changed, renamed or copied "
@@ -68,7 +73,7 @@ def layers_state_of(store: Store, search_keys: Mapping[str, Any], fisher_keys: M
 
     Raises ConfigError also where the folder holds a complete run without a layer search: nothing may be added to it.
     """
-    for name, holds in ((MANIFEST, "holds the finished result"), (RUN, "belongs to an unfinished run")):
+    for name, holds in ((MANIFEST, _FINISHED), (RUN, "belongs to an unfinished run")):
         if store.exists(name) and not (name == RUN and _is_damaged(store, RUN)):
             theirs = facts_in(store, name)["fingerprint"]
             _compare(store, {**search_keys, **fisher_keys}, theirs, holds, shared_only=True)
@@ -232,6 +237,11 @@ def facts_in(store: Store, name: str) -> dict[str, Any]:
     return facts
 
 
+def of_selection(key: str) -> bool:
+    """Whether the key of a fingerprint says which samples fall, and nothing of how they score."""
+    return key == "seed" or key.startswith("selection.")
+
+
 def _compare(
     store: Store, ours: Mapping[str, Any], theirs: Mapping[str, Any], holds: str, *, shared_only: bool = False
 ) -> None:
@@ -249,8 +259,10 @@ def _compare(
             lines.append(f"  - {key}: {MEANING[key]} changed")
         else:
             lines.append(f"  - {key}: {theirs.get(key)!s:.80} there, {ours.get(key)!s:.80} now")
+    again = holds == _FINISHED and all(map(of_selection, differing))
     raise ConfigError(
         f"output: {store.path()} {holds} of other settings:",
         *lines,
+        *([f"`tamis select {store.path()} --output NEW` makes another selection from its scores"] if again else []),
         "choose another output folder, go back to those settings, or delete the folder",
     )

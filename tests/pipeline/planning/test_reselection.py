@@ -1,0 +1,113 @@
+"""The job of a new selection: what is taken of the run, what is not, and what its scores do not allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.job.job_file import Job, load_job
+from tamis.pipeline.planning.fingerprint import selection_keys_of
+from tamis.pipeline.planning.reselection import Choice, files_of, fingerprint_of, frozen_settings, job_of
+from tamis.pipeline.run.frozen import Frozen, FrozenCut, FrozenFacts
+from tamis.pipeline.run.parent import Parent
+from tamis.pipeline.storage.store import Store
+
+METHODS = ("larf", "saft")
+
+
+def theirs(**selection: Any) -> Job:
+    given = {
+        "input": "corpus.jsonl",
+        "output": "out",
+        "model": "gone",
+        "method": list(METHODS),
+        "seed": 3,
+        "keep_captures": True,
+        "lineage": "events.jsonl",
+        "selection": selection,
+    }
+    return load_job(None, given)
+
+
+def parent(job: Job, files: list[dict[str, Any]] | None = None) -> Parent:
+    fingerprint = {"format": 4, "input": "abc", "model": "def", **selection_keys_of(job)}
+    facts = FrozenFacts(METHODS, job.selected_by, "", FrozenCut(0.5, None), fingerprint, "float32", "cpu", {}, None, {})
+    manifest = {
+        "job": job.model_dump(mode="json"),
+        "fingerprint": fingerprint,
+        "selected_by": job.selected_by,
+        "input": {"files": files or []},
+    }
+    listed = {"scores/0.parquet": {"name": "scores/0.parquet", "bytes": 1, "sha256": "s"}}
+    return Parent(Store("out"), manifest, "m", Frozen("out", facts, {}, {}, "d"), listed)
+
+
+def test_the_rule_of_the_run_stays_where_none_is_given() -> None:
+    job = job_of(parent(theirs(drop=0.2)), Choice(by="saft"), "new")
+    assert (job.selection.rule, job.selected_by, job.output) == (("drop", 0.2), "saft", "new")
+
+
+def test_a_rule_takes_the_place_of_the_run_s_whichever_it_is() -> None:
+    job = job_of(parent(theirs(drop=0.2, by="saft")), Choice(threshold=0.7), "new")
+    assert (job.selection.rule, job.selected_by) == (("threshold", 0.7), "saft")
+
+
+def test_controls_groups_captures_and_events_are_not_taken_over() -> None:
+    job = job_of(parent(theirs(drop=0.2, control="random")), Choice(), "new")
+    assert (job.selection.control, job.selection.within, job.keep_captures, job.lineage) == (None, None, False, None)
+    assert job_of(parent(theirs(drop=0.2)), Choice(control="random", seed=9), "new").seed == 9
+
+
+def test_the_fingerprint_is_that_of_a_fresh_run_and_of_its_scores() -> None:
+    run, fresh = parent(theirs(drop=0.2, control="random")), theirs(drop_count=7, by="saft")
+    job = job_of(run, Choice(drop_count=7, by="saft"), "new")
+    expected = {"format": 4, "input": "abc", "model": "def", **selection_keys_of(fresh)}
+    assert frozen_settings(run, job) == expected
+    assert fingerprint_of(run, job) == {**expected, "selected from": run.digest}
+    assert "seed" not in expected
+
+
+@pytest.mark.parametrize(
+    ("selection", "choice", "says"),
+    [
+        ({}, Choice(by="contrast"), "--by contrast: .* has no scores of it; there are those of larf, saft"),
+        ({"threshold": 3.0}, Choice(by="saft"), "fits the scores of larf only"),
+        ({}, Choice(drop=0.1, drop_count=5), "give only one of drop, drop_count"),
+        ({}, Choice(drop=0.7), "more than half"),
+        ({}, Choice(drop=1.5), "selection.drop"),
+        ({}, Choice(control="dice"), "selection.control"),
+        ({}, Choice(within="language"), "selection.within"),
+        ({}, Choice(within="source", drop_count=5), "give drop, not drop_count or threshold"),
+        ({}, Choice(within="source", control="length_matched"), "within cannot be given"),
+        ({}, Choice(threshold=0.1, control="random"), "control needs drop or drop_count"),
+    ],
+)
+def test_what_the_scores_do_not_allow(selection: dict[str, Any], choice: Choice, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        job_of(parent(theirs(**selection)), choice, "new")
+
+
+def test_files_are_found_at_their_addresses_and_must_be_as_they_were(tmp_path: Path) -> None:
+    file = tmp_path / "corpus.jsonl.gz"
+    file.write_bytes(b"1234")
+    entry = {
+        "path": "corpus.jsonl.gz",
+        "url": str(file),
+        "identity": str(file.stat().st_mtime_ns),
+        "bytes": 4,
+        "format": "jsonl (gzip)",
+        "partition": "[]",
+    }
+    run = parent(theirs(), [entry])
+    job = job_of(run, Choice(), "new")
+    [found] = files_of(run, job)
+    assert (found.format, found.compression, found.partition) == ("jsonl", "gzip", "[]")
+    file.write_bytes(b"12345")
+    with pytest.raises(InputError, match=r"corpus\.jsonl\.gz: its size or its time has changed"):
+        files_of(run, job)
+    file.unlink()
+    with pytest.raises(InputError, match=r"corpus\.jsonl\.gz"):
+        files_of(run, job)
