@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tamis.pipeline.cli import app
-from tamis.pipeline.commands.tune import SPLIT_SEED, halves, overlap, tune
+from tamis.pipeline.commands.tune import SPLIT_SEED, _overlaps, halves, overlap, tune
 from tamis.pipeline.commands.tune_screen import in_a_line, show_tuning
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.files import SourceFile
@@ -164,9 +164,9 @@ def test_the_runs_own_way_is_known_and_compared(tuned: Any) -> None:
     [current] = [way for way in tuned["ways"] if way["current"]]
     assert (current["method"], current["layer"], current["position"]) == ("larf", 1, "last_token")
     best = tuned["ways"][0]["confirmed"]["auroc"]["value"]
-    assert tuned["against_current"]["value"] == pytest.approx(best - current["confirmed"]["auroc"]["value"])
-    low, high = tuned["against_current"]["interval"]
-    assert low < tuned["against_current"]["value"] < high
+    assert tuned["above_current"]["value"] == pytest.approx(best - current["confirmed"]["auroc"]["value"])
+    low, high = tuned["above_current"]["interval"]
+    assert low < tuned["above_current"]["value"] < high
 
 
 def test_the_split_is_by_class_seeded_and_has_no_row_twice() -> None:
@@ -190,12 +190,37 @@ def test_rows_without_vectors_are_left_out(store: Store, tuned: Any, tmp_path: P
 
 
 def test_intervals_that_overlap_are_said(tuned: Any) -> None:
-    best, following = tuned["ways"][:2]
-    said = any("the best and the next overlap" in note for note in tuned["notes"])
-    assert said == overlap(best["chosen"]["auroc"], following["chosen"]["auroc"])
+    best = tuned["ways"][0]
+    [current] = [way for way in tuned["ways"] if way["current"]]
+    for other, words in ((tuned["ways"][1], "the next"), (current, "the run's own way")):
+        said = any(f"of the best and of {words} overlap" in note for note in tuned["notes"])
+        assert said == overlap(best["chosen"]["auroc"], other["chosen"]["auroc"])
     assert not overlap({"interval": [0.1, 0.2]}, {"interval": [0.21, 0.3]})
     assert overlap({"interval": [0.1, 0.25]}, {"interval": [0.21, 0.3]})
     assert any("the half that chose flatters" in note for note in tuned["notes"])
+    assert not any("rows are labelled; unless" in note for note in tuned["notes"])  # but the one in quarantine
+
+
+@pytest.mark.parametrize(
+    ("interval", "above", "words"),
+    [
+        ([0.7, 0.8], [-0.01, 0.2], ["overlap: these labels do not tell which is better"]),
+        (
+            [0.7, 0.8],
+            [0.01, 0.2],
+            ["overlap: on the half that confirms, though, the best is above it by 0.010 to 0.200"],
+        ),
+        ([0.5, 0.6], [-0.01, 0.2], []),
+    ],
+)
+def test_what_an_overlap_means(interval: list[float], above: list[float], words: list[str]) -> None:
+    best, other = ({"chosen": {"auroc": {"interval": each}}} for each in ([0.75, 0.9], interval))
+    said = list(
+        _overlaps(best, {"next": other, "current": None}, {"above_next": {"interval": above}, "above_current": None})
+    )
+    assert len(said) == len(words)
+    for note, part in zip(said, words, strict=True):
+        assert part in note
 
 
 def test_the_fragment_is_part_of_a_job(tuned: Any) -> None:
