@@ -174,14 +174,18 @@ def _variants(kind: type[Method], job: Mapping[str, Any], kept: KeptVectors) -> 
 
 
 def _is_current(method: Method, manifest: Mapping[str, Any]) -> bool:
-    """Whether the run decided by this method, at this block, position and k."""
-    if method.name != manifest["selected_by"]:
+    """Whether the run decided by this method, at this block, position and k, fitted on its own corpus."""
+    if method.name != manifest["selected_by"] or _had_artifact(manifest):
         return False
     theirs = next(each for each in manifest["methods"] if each["name"] == method.name)
     facts = theirs.get("facts") or {}
     return all(
         getattr(method, name, None) in (None, facts.get(name, theirs.get(name))) for name in ("layer", "position", "k")
     )
+
+
+def _had_artifact(manifest: Mapping[str, Any]) -> bool:
+    return manifest["job"].get("artifact") is not None
 
 
 def _scores(
@@ -317,6 +321,8 @@ def _notes(
     alike = best["confirmed"]["equal_length"]["interval"]
     if alike is not None and alike[0] <= 0.5:
         yield ("among answers of equal length the best may be no better than chance")
+    if _had_artifact(manifest):
+        yield "the run scored with an artifact of another run; the ways here are fitted on this corpus"
     if some_unlabelled(labels, manifest):
         yield (
             f"{len(labels):,} of {labels.total:,} rows are labelled; unless they were drawn at random, the figures say "

@@ -17,14 +17,16 @@ from labelled_runs import write_run
 from rich.console import Console
 from typer.testing import CliRunner
 
+from tamis.operators.methods import METHODS, Method
 from tamis.pipeline.cli import app
-from tamis.pipeline.commands.tune import SPLIT_SEED, _overlaps, halves, overlap, tune
+from tamis.pipeline.commands.tune import SPLIT_SEED, _overlaps, fragment, halves, overlap, tune
 from tamis.pipeline.commands.tune_screen import in_a_line, show_tuning
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.job_file import load_job
+from tamis.pipeline.job.methods import settings_of
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.paths import WORK, table_of
 from tamis.pipeline.storage.store import Store
@@ -231,6 +233,29 @@ def test_the_fragment_is_part_of_a_job(tuned: Any) -> None:
     assert section.layer == best["layer"]
     assert section.position == best["position"]
     assert f"{best['confirmed']['auroc']['value']:.3f}" in tuned["fragment"].splitlines()[0]
+
+
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if issubclass(kind, Method)])
+def test_every_methods_fragment_loads_as_the_same_method(name: str) -> None:
+    flags = {"input.path": ["a.jsonl"], "output": "out", "model.name": "m", "method": [name], f"{name}.layer": 3}
+    if METHODS[name].references:
+        flags[f"{name}.unsafe_references"] = "mine.jsonl"
+    job = load_job(None, flags)
+    method = METHODS[name](**settings_of(METHODS[name], job.of(name)))
+    figures = {half: {"auroc": {"value": 0.5, "interval": [0.4, 0.6]}} for half in ("chosen", "confirmed")}
+    text = fragment(method, job.model_dump(mode="json"), figures, [{"harmful": 1, "harmless": 1}] * 2)
+    again = load_job(None, {**{key: flags[key] for key in list(flags)[:3]}, **_dotted(yaml.safe_load(text))})
+    assert again.method == [name]
+    assert again.of(name) == job.of(name)
+
+
+def test_a_run_with_an_artifact_was_fitted_elsewhere(store: Store) -> None:
+    manifest = store.read_facts("manifest.json")
+    manifest["job"]["artifact"] = "other"
+    store.write_facts("manifest.json", manifest)
+    found = tune(store, "harmful")
+    assert not any(way["current"] for way in found["ways"])
+    assert any("with an artifact of another run" in note for note in found["notes"])
 
 
 def _dotted(tree: dict[str, Any]) -> dict[str, Any]:
