@@ -100,7 +100,8 @@ class Ranking:
             raise ValueError("scores hold NaN; leave those rows out first")
         order = np.argsort(-scores.astype(np.float64), kind="stable")
         ranked = scores[order]
-        ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, len(ranked)) if len(ranked) else np.zeros(0)
+        last = [len(ranked)] if len(ranked) else []
+        ends = np.concatenate([np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, last])
         return cls(order, ends.astype(np.int64), harmful[order])
 
     def curve(self, weights: Int64s | None = None) -> Curve:
@@ -144,8 +145,8 @@ class Within:
         sort = np.lexsort((-values, codes))
         order, values, codes = rows[sort], values[sort], codes[sort]
         changes = (values[1:] != values[:-1]) | (codes[1:] != codes[:-1])
-        ends = np.append(np.flatnonzero(changes) + 1, len(order)) if len(order) else np.zeros(0)
-        ends = ends.astype(np.int64)
+        last = [len(order)] if len(order) else []
+        ends = np.concatenate([np.flatnonzero(changes) + 1, last]).astype(np.int64)
         return cls(order, harmful[order], ends, codes[ends - 1].astype(np.int64), count)
 
     def auroc(self, weights: Int64s | None = None) -> tuple[float, Float64s]:
@@ -165,7 +166,7 @@ class Within:
         return np.diff(np.cumsum(each)[self.ends - 1], prepend=0.0) if len(self.ends) else np.zeros(0)
 
     def _of_strata(self, each: Float64s) -> Float64s:
-        return np.bincount(self.strata, weights=each, minlength=self.count)
+        return np.bincount(self.strata, weights=each, minlength=self.count).astype(np.float64)
 
 
 # --- intervals ----------------------------------------------------------------------------------------------------

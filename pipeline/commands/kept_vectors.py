@@ -71,23 +71,19 @@ class KeptVectors:
 
     def sources_of(self, method: Method, blocks: int, job: Mapping[str, Any]) -> dict[str, Shards] | None:
         """The shards of every source that the method needs, by source; None if one of its vectors was not captured.
-        ValueError if the model has no such block."""
+        A reference set may have been captured for another method whose job names the same file. ValueError if the model
+        has no such block."""
         wanted = {request.column for request in method.requests(blocks)}
         if not wanted <= self.columns[CORPUS]:
             return None
         found = {CORPUS: self.corpus}
         for source in method.sources():
-            role = self._role_of(method.name, source, job)
-            if role is None or not wanted <= self.columns[role]:
+            ours = _set_named(role_of(method.name, source), job)
+            roles = [role for role in self.sets if _set_named(role, job) == ours and wanted <= self.columns[role]]
+            if not roles:
                 return None
-            found[source] = self.sets[role]
+            found[source] = self.sets[roles[0]]
         return found
-
-    def _role_of(self, name: str, source: str, job: Mapping[str, Any]) -> str | None:
-        """The captured role whose references are those that the job names for this method, for another one perhaps."""
-        ours = _set_named(role_of(name, source), job)
-        roles = (role_of(name, source), *sorted(self.sets))
-        return next((role for role in roles if role in self.sets and _set_named(role, job) == ours), None)
 
     def of_rows(self, places: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """For each corpus shard, the rows of its vectors that are these rows of the corpus. places: ascending; all of
@@ -143,6 +139,11 @@ def kept_vectors(store: Store, manifest: Mapping[str, Any]) -> KeptVectors:
 
     sets = {role: shards(found) for role, found in by_role.items()}
     starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+    if starts[-1] != manifest["counts"]["rows_in"]:
+        raise InputError(
+            f"{store.path()}: the captures hold {starts[-1]:,} rows, the manifest says "
+            f"{manifest['counts']['rows_in']:,}; run the job again in another folder"
+        )
     return KeptVectors(store, shards(corpus), sets, columns, starts, valid)
 
 

@@ -196,11 +196,10 @@ def certify(
     """
     shares = _shares(alpha, alpha_requests, delta, loosest)
     manifest = finished_run(store)
-    methods = [method["name"] for method in manifest["methods"]]
     by = manifest["selected_by"] if by is None else by
-    if by not in methods:
-        raise ConfigError(f"--by {by}: the run has no scores of it; it has {', '.join(methods)}")
     found = read_labels(labels, store)
+    if by not in found.methods:
+        raise ConfigError(f"--by {by}: the run has no scores of it; it has {', '.join(found.methods)}")
     design = None if found.column is not None else design_in(labels, store.options)
     with undamaged(store):
         pools = _pools(store, manifest, by, design, shares)

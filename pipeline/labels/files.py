@@ -62,8 +62,13 @@ def read_file(path: str, options: Mapping[str, Any]) -> Entries:
 
 def rows_in(path: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each row of a file of labels, and its place for messages."""
-    for file in resolve([path], "auto", options):
-        for shard in make_shards(scan(file, _SHARD_ROWS, options), "labels", {}, 0):
+    try:
+        files = [scan(file, _SHARD_ROWS, options) for file in resolve([path], "auto", options)]
+    except InputError as error:
+        raise InputError(f"--labels: {'; '.join(error.problems) or error}") from None
+    for scanned in files:
+        file = scanned.file
+        for shard in make_shards(scanned, "labels", {}, 0):
             for row in read(shard, options):
                 where = f"{file.name} row {row.number}"
                 if isinstance(row.value, RowProblem):

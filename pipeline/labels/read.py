@@ -44,9 +44,9 @@ class Labels:
 
     rows: the columns of scores/ (sample_id, source, row, the methods' scores, decision, n_response_tokens, ...), a row
     for each labelled one. A score is null where the row is in quarantine, or was kept without one. harmful: bool (n,).
-    places: int64 (n,), the rows' numbers in the corpus, from 0 on through all files. methods: the score columns. total:
-    the rows of the corpus. empty: rows whose label is empty. source: what was read, for people. column: that was read,
-    None for a file.
+    places: int64 (n,), the rows' numbers in the corpus, from 0 on through all files. methods: the score columns, those
+    that hold fractions. total: the rows of the corpus. empty: rows whose label is empty. source: what was read, in
+    words. column: that was read, None for a file.
     """
 
     rows: pa.Table
@@ -98,7 +98,6 @@ def read_labels(source: str, store: Store) -> Labels:
     phase("labels", "reading the labels")
     manifest = finished_run(store)
     sealed = {entry["name"]: Sealed(entry["name"], entry["sha256"]) for entry in manifest["files"]}
-    methods = tuple(method["name"] for method in manifest["methods"])
     total = int(manifest["counts"]["rows_in"])
     try:
         column = _column(source, store, sealed)
@@ -121,6 +120,7 @@ def read_labels(source: str, store: Store) -> Labels:
     rows = pa.concat_tables([table for table, _, _ in labelled])
     harmful = np.concatenate([label for _, label, _ in labelled])
     places = np.concatenate([place for _, _, place in labelled])
+    methods = tuple(field.name for field in rows.schema if pa.types.is_floating(field.type))
     return Labels(rows, harmful, places, methods, total, empty, words, column)
 
 
