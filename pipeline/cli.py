@@ -129,6 +129,12 @@ LabelsFlag = Annotated[
         show_default=False,
     ),
 ]
+DeltaFlag = Annotated[
+    float, typer.Option("--delta", help="Chance that more of the kept rows are harmful than certified.")
+]
+UpTo = Annotated[
+    float, typer.Option("--up-to", help="The largest share of rows to keep that is tried: 0.15, 0.2, ... 1.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
 
@@ -391,6 +397,19 @@ def select(
         str | None,
         typer.Option("--within", help="source or length_decile: drop the same share inside every group of rows."),
     ] = None,
+    certify: Annotated[
+        float | None,
+        typer.Option(
+            "--certify",
+            metavar="ALPHA",
+            help="Keep the most rows of which, by --labels, at most this share is harmful.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="FILE|COLUMN", help="For --certify: as `tamis certify` has them.")
+    ] = None,
+    delta: DeltaFlag = 0.1,
+    up_to: UpTo = 0.7,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of a control (default: the run's).")] = None,
     allow_majority: Annotated[
         bool, typer.Option("--allow-majority", help="Permit a cut that drops more than half of the rows.")
@@ -401,6 +420,7 @@ def select(
     """Cut the scores of a finished run anew, into another output: seconds, and no model."""
     _quiet_libraries()
     from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.certified_cut import certified_choice
     from tamis.pipeline.job import job_file as job
     from tamis.pipeline.planning.reselection import Choice
     from tamis.pipeline.recipes.select import select as cut
@@ -408,8 +428,13 @@ def select(
     from tamis.pipeline.run.set_aside import SetAside
     from tamis.pipeline.storage.store import Store
 
+    store = Store(run, job.storage_options(storage_options or []))
     choice = Choice(drop, drop_count, threshold, by, control, within, seed, allow_majority)
-    found = cut(Store(run, job.storage_options(storage_options or [])), choice, output, address)
+    with reading(store.path()):
+        choice, certificate = certified_choice(store, choice, certify, labels, delta, up_to)
+    if certificate is not None:
+        showing.certified(certificate)
+    found = cut(store, choice, output, address, certificate)
     with reading(found.store.path()) if found.did_nothing else nullcontext():
         showing.outcome(found.manifest, found.store, did_nothing=found.did_nothing)
     if not found.manifest["complete"]:
@@ -476,6 +501,77 @@ def report(output: OutputFolder, storage_options: StorageOptions = None) -> None
     with reading(store.path()):
         phase("report", "drawing the report")
         showing.outcome(rewrite_report(store), store)
+
+
+@app.command()
+def sample(
+    output: OutputFolder,
+    to: Annotated[str, typer.Option("--output", help="File for the sheet, .jsonl or .csv; it must not exist.")],
+    count: Annotated[int, typer.Option("--for-labels", metavar="ROWS", min=1, help="How many rows to draw.")] = 400,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=999_999_999, help="Another seed draws other rows.")] = 0,
+    stratified: Annotated[
+        str | None,
+        typer.Option(
+            "--stratified",
+            metavar="COLUMN",
+            help="Draw half of the rows where this column of the corpus says 1 (the request is harmful), half where 0.",
+        ),
+    ] = None,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Draw rows of a finished run at random and write them, with an empty column `harmful`, for people to label."""
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.certificate import sheet_lines
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.labels.sample import sample as run
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(output, job.storage_options(storage_options or []))
+    with reading(store.path()):
+        drawn = run(store, count, seed, stratified, to)
+    strata = {name: {"population": size, "sampled": rows} for name, (size, rows) in drawn.strata.items()}
+    showing.result("\n".join(sheet_lines(drawn)), rows=drawn.rows, seed=seed, strata=strata, output=drawn.path)
+
+
+@app.command()
+def certify(
+    output: OutputFolder,
+    labels: Annotated[
+        str,
+        typer.Option("--labels", help="The sheet of `tamis sample`, filled in; or other labels, as a file or column."),
+    ],
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            "--alpha",
+            help="Share of harmful rows that may be kept (default 0.1; of a stratified sample 0.15, and 0.2 where the "
+            "request is harmful).",
+        ),
+    ] = None,
+    delta: DeltaFlag = 0.1,
+    by: Annotated[
+        str | None, typer.Option("--by", help="The method whose score cuts; default: the one that did.")
+    ] = None,
+    up_to: UpTo = 0.7,
+    alpha_requests: Annotated[
+        float | None,
+        typer.Option("--alpha-requests", help="Of a stratified sample: --alpha for rows whose request is harmful."),
+    ] = None,
+    as_json: AsJson = False,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Say how many rows of a finished run can be kept, with proof by labels that few of them are harmful."""
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.labels.certified import certify as run
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(output, job.storage_options(storage_options or []))
+    with reading(store.path()):
+        found = run(store, labels, alpha, delta, by, up_to, alpha_requests)
+    showing.certificate(found, as_json=as_json)
+    if not found.holds:
+        fail("these labels do not certify a cut; what it takes is above", 3)
 
 
 @app.command()

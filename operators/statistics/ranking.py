@@ -66,6 +66,14 @@ def fine_histogram(scores: npt.NDArray[np.float32], coarse_bin: int) -> Counts:
     return np.bincount(inside.astype(np.int64), minlength=BINS).astype(np.int64, copy=False)
 
 
+def bin_of_nth_largest(n: int, coarse: Counts) -> int:
+    """The bin of `coarse` for which `nth_largest` asks `fine`, so that one pass serves several n. Raises as it does."""
+    total = int(coarse.sum())
+    if not 1 <= n <= total:
+        raise ValueError(f"n={n}: there are {total} scores to rank")
+    return _descend(coarse, n)[0]
+
+
 def nth_largest(n: int, coarse: Callable[[], Counts], fine: Callable[[int], Counts]) -> Cut:
     """The exact n-th largest score (n counts from 1).
 
@@ -74,10 +82,8 @@ def nth_largest(n: int, coarse: Callable[[], Counts], fine: Callable[[int], Coun
     scores.
     """
     upper = coarse()
-    total = int(upper.sum())
-    if not 1 <= n <= total:
-        raise ValueError(f"n={n}: there are {total} scores to rank")
-    coarse_bin, above = _descend(upper, n)
+    coarse_bin = bin_of_nth_largest(n, upper)
+    above = int(upper[coarse_bin + 1 :].sum())
     lower = fine(coarse_bin)
     if int(lower.sum()) != int(upper[coarse_bin]):
         raise ValueError(

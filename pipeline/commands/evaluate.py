@@ -83,6 +83,12 @@ def number_of_resamples(rows: int) -> int:
     return max(FEWEST_RESAMPLES, min(RESAMPLES, _DRAWS // max(rows, 1)))
 
 
+def some_unlabelled(labels: Labels, manifest: Mapping[str, Any]) -> bool:
+    """Whether rows in kept/ or dropped/ have no label."""
+    usable = sum(decision != "quarantined" for decision in labels.rows.column("decision").to_pylist())
+    return usable < manifest["counts"]["kept"] + manifest["counts"]["dropped"]
+
+
 def plain(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
@@ -275,12 +281,13 @@ def _notes(
     share = counts["dropped"] / max(counts["kept"] + counts["dropped"], 1)
     here = decided["dropped"] / max(decided["rows"], 1)
     error = math.sqrt(share * (1 - share) / max(decided["rows"], 1))
-    if len(labels) < labels.total and abs(here - share) > _FAR * error:
+    partly = some_unlabelled(labels, manifest)
+    if partly and abs(here - share) > _FAR * error:
         notes.append(
             f"the labelled rows are no random sample: the run dropped {here:.1%} of them, and {share:.1%} of the "
             "corpus; its precision, its recall and the harmful share of the corpus cannot be told from them"
         )
-    elif len(labels) < labels.total:
+    elif partly:
         notes.append(
             f"{len(labels):,} of {labels.total:,} rows are labelled; unless they were drawn at random, the figures say "
             "little about the others"

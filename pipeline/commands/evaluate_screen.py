@@ -10,6 +10,8 @@ from rich.table import Table
 
 from tamis.pipeline.commands.screen_parts import plain
 
+_SHARES = ("precision", "recall", "harmless_dropped_share", "harmful_share_kept")
+
 
 def show_evaluation(console: Console, found: Mapping[str, Any]) -> None:
     """Every figure that is not of a single decile and method; those are in the JSON."""
@@ -93,11 +95,14 @@ def _scores(found: Mapping[str, Any]) -> Table:
 
 def _decisions(found: Mapping[str, Any]) -> Table:
     deciding = next((m for m in found["methods"] if m["decided"]), None)
-    table = table_of("rows", "labelled", "harmful", "dropped", "precision", "recall", "harmless dropped", "AUROC")
+    table = table_of(
+        *("rows", "labelled", "harmful", "dropped", "precision", "recall", "harmless dropped", "harmful in kept"),
+        "AUROC",
+    )
 
     def add(name: str, part: Mapping[str, Any], auroc: Mapping[str, Any] | None) -> None:
         counts = [f"{part[key]:,}" for key in ("rows", "harmful", "dropped")]
-        shares = [number(part[key], 2) for key in ("precision", "recall", "harmless_dropped_share")]
+        shares = [number(part[key], 2) for key in _SHARES]
         table.add_row(plain(name), *counts, *shares, "-" if auroc is None else number(auroc, 2))
 
     add("all", found["decision"], deciding and deciding["auroc"])

@@ -139,6 +139,11 @@ def kept_vectors(store: Store, manifest: Mapping[str, Any]) -> KeptVectors:
 
     sets = {role: shards(found) for role, found in by_role.items()}
     starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+    if starts[-1] != manifest["counts"]["rows_in"]:
+        raise InputError(
+            f"{store.path()}: the captures hold {starts[-1]:,} rows, the manifest says "
+            f"{manifest['counts']['rows_in']:,}; run the job again in another folder"
+        )
     return KeptVectors(store, shards(corpus), sets, columns, starts, valid)
 
 

@@ -20,6 +20,7 @@ from tamis.pipeline.terminal.text import shown
 from tamis.pipeline.terminal.voice import VOICE, say, warn_once
 
 if TYPE_CHECKING:
+    from tamis.pipeline.labels.certified import Certificate
     from tamis.pipeline.nights.night import Night
     from tamis.pipeline.planning.layer_plan import LayerPlan
     from tamis.pipeline.planning.plan import Plan
@@ -246,6 +247,28 @@ def tuning(found: Mapping[str, Any], *, as_json: bool) -> None:
     from tamis.pipeline.commands.tune_screen import in_a_line, show_tuning
 
     _figures(found, show_tuning, in_a_line(found), as_json)
+
+
+def certificate(found: Certificate, *, as_json: bool) -> None:
+    """What labels certify of a run, after the warnings about them."""
+    from tamis.pipeline.commands.certificate import lines_of
+
+    facts = found.to_dict()
+    _warn(found.warnings)
+    if as_json:
+        VOICE.rest()
+        print(json.dumps(facts, indent=2, allow_nan=False))
+        return
+    result("\n".join(lines_of(found)), **facts)
+
+
+def certified(found: Certificate) -> None:
+    """The certificate of a cut that is about to be made."""
+    from tamis.pipeline.commands.certificate import lines_of
+
+    _warn(found.warnings)
+    for line in lines_of(found):
+        say(line.strip(), stage="select")
 
 
 def _figures(found: Mapping[str, Any], draw: Callable[..., None], line: str, as_json: bool) -> None:

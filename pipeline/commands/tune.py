@@ -21,7 +21,7 @@ import yaml
 from tamis.operators.methods import Method
 from tamis.operators.methods.protocol import CORPUS, Features, reduce_in_process
 from tamis.operators.statistics.labelled import Ranking, Within, interval, resamples
-from tamis.pipeline.commands.evaluate import FEW, codes_of_lengths, figure, number_of_resamples
+from tamis.pipeline.commands.evaluate import FEW, codes_of_lengths, figure, number_of_resamples, some_unlabelled
 from tamis.pipeline.commands.kept_vectors import KeptVectors, Shards, kept_vectors
 from tamis.pipeline.errors import ConfigError, DamagedError, InputError
 from tamis.pipeline.job.methods import known, section_of, settings_of
@@ -100,10 +100,11 @@ def tune(store: Store, source: str) -> dict[str, Any]:
         "left_out": [*left_out, *failed],
         "interval": {"level": 0.95, "resamples": number_of_resamples(int(first.sum())), "seed": BOOTSTRAP_SEED},
     }
+    others = {"next": found[1] if len(found) > 1 else None, "current": next((w for w in found if w["current"]), None)}
+    result |= {f"above_{name}": _above(found[0], other) for name, other in others.items()}
     return {
         **result,
-        "against_current": _against_current(found),
-        "notes": _notes(found, result, labels),
+        "notes": [*_overlaps(found[0], others, result), *_notes(found[0], result, labels, manifest)],
         "fragment": fragment(scored[order[0]][0].method, manifest["job"], found[0], counts),
     }
 
@@ -173,14 +174,18 @@ def _variants(kind: type[Method], job: Mapping[str, Any], kept: KeptVectors) -> 
 
 
 def _is_current(method: Method, manifest: Mapping[str, Any]) -> bool:
-    """Whether the run decided by this method, at this block, position and k."""
-    if method.name != manifest["selected_by"]:
+    """Whether the run decided by this method, at this block, position and k, fitted on its own corpus."""
+    if method.name != manifest["selected_by"] or _had_artifact(manifest):
         return False
     theirs = next(each for each in manifest["methods"] if each["name"] == method.name)
     facts = theirs.get("facts") or {}
     return all(
         getattr(method, name, None) in (None, facts.get(name, theirs.get(name))) for name in ("layer", "position", "k")
     )
+
+
+def _had_artifact(manifest: Mapping[str, Any]) -> bool:
+    return manifest["job"].get("artifact") is not None
 
 
 def _scores(
@@ -267,13 +272,13 @@ def _judged(columns: Sequence[Scores], harmful: Bools, lengths: Scores, half: Bo
     return found
 
 
-def _against_current(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """By how much the best is above the way by which the run decided, on the half that chose nothing; None where they
-    are the same, or the run decided otherwise."""
-    best, current = found[0]["confirmed"], next((way["confirmed"] for way in found if way["current"]), None)
-    if current is None or found[0]["current"]:
+def _above(best: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """By how much the AUROC of the best is above that of another way on the half that chose nothing, in paired
+    resamples. None where there is no other."""
+    if other is None or other is best:
         return None
-    return figure(best["auroc"]["value"] - current["auroc"]["value"], interval(best[_DRAWN] - current[_DRAWN]))
+    ours, theirs = best["confirmed"], other["confirmed"]
+    return figure(ours["auroc"]["value"] - theirs["auroc"]["value"], interval(ours[_DRAWN] - theirs[_DRAWN]))
 
 
 def overlap(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -282,38 +287,49 @@ def overlap(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return bool(low_a <= high_b and low_b <= high_a)
 
 
-def _notes(found: Sequence[Mapping[str, Any]], result: Mapping[str, Any], labels: Labels) -> list[str]:
+def _overlaps(
+    best: Mapping[str, Any], others: Mapping[str, Mapping[str, Any] | None], result: Mapping[str, Any]
+) -> Iterator[str]:
+    """Which intervals overlap that of the best, and whether it is above all the same, resample by resample."""
+    for name, words in (("current", "the run's own way"), ("next", "the next")):
+        other, above = others[name], result[f"above_{name}"]
+        if other is None or above is None or not overlap(best["chosen"]["auroc"], other["chosen"]["auroc"]):
+            continue
+        low, high = above["interval"]
+        if low <= 0:
+            so = "these labels do not tell which is better"
+        else:
+            by = f"{low:.3f} to {high:.3f}"
+            so = f"on the half that confirms, though, the best is above it by {by} in paired resamples"
+        yield f"the intervals of the best and of {words} overlap: {so}"
+
+
+def _notes(
+    best: Mapping[str, Any], result: Mapping[str, Any], labels: Labels, manifest: Mapping[str, Any]
+) -> Iterator[str]:
     """What to know before the fragment is used, in sentences."""
-    best = found[0]
-    notes = [
-        "the half that chose flatters the best; the other half is the one to quote, and rows that were in neither are "
-        "better still"
-    ]
     few = min(min(half.values()) for half in (result["halves"]["chosen"], result["halves"]["confirmed"]))
     if few < FEW:
-        notes.insert(0, f"a half has only {few:,} rows of a class; label more before you decide by these figures")
-    if len(found) > 1 and overlap(best["chosen"]["auroc"], found[1]["chosen"]["auroc"]):
-        notes.insert(0, "the intervals of the best and the next overlap: these labels do not tell which is better")
-    current = next((way for way in found if way["current"]), None)
-    if current is not None and current is not best and overlap(best["chosen"]["auroc"], current["chosen"]["auroc"]):
-        notes.insert(
-            0,
-            "the intervals of the best and of the run's own way overlap: these labels do not show that a change helps",
-        )
+        yield f"a half has only {few:,} rows of a class; label more before you decide by these figures"
+    yield (
+        "the half that chose flatters the best; the other half is the one to quote, and rows that were in neither are "
+        "better still"
+    )
     length = result["answer_length"]["confirmed"]["auroc"]["value"]
     if best["confirmed"]["auroc"]["interval"][0] <= length:
-        notes.append(f"answer length alone has an AUROC of {length:.3f}: the best may be no better")
+        yield (f"answer length alone has an AUROC of {length:.3f}: the best may be no better")
     alike = best["confirmed"]["equal_length"]["interval"]
     if alike is not None and alike[0] <= 0.5:
-        notes.append("among answers of equal length the best may be no better than chance")
-    if len(labels) < labels.total:
-        notes.append(
+        yield ("among answers of equal length the best may be no better than chance")
+    if _had_artifact(manifest):
+        yield "the run scored with an artifact of another run; the ways here are fitted on this corpus"
+    if some_unlabelled(labels, manifest):
+        yield (
             f"{len(labels):,} of {labels.total:,} rows are labelled; unless they were drawn at random, the figures say "
             "little about the others"
         )
     if result["labels"]["without_vectors"]:
-        notes.append(f"{result['labels']['without_vectors']:,} labelled rows have no vectors, and are left out")
-    return notes
+        yield (f"{result['labels']['without_vectors']:,} labelled rows have no vectors, and are left out")
 
 
 # --- the fragment -------------------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ def show_tuning(console: Console, found: Mapping[str, Any]) -> None:
     if len(found["ways"]) > _MOST:
         console.print(f"... and {len(found['ways']) - _MOST:,} more; --json has all", highlight=False)
     console.print("\n95 % intervals; * decided in this run; equal length: confirming, among lengths within 10 %\n")
-    if found["against_current"] is not None:
-        difference = found["against_current"]
+    difference = found["above_current"]
+    if difference is not None:
         low, high = difference["interval"]
         console.print(
             f"the best minus *, confirming: {difference['value']:+.3f} ({low:+.3f} to {high:+.3f})", highlight=False

@@ -20,6 +20,7 @@ from tamis.pipeline.errors import InternalError
 from tamis.pipeline.fit.scores import Selection
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.labels.certified import Certificate
 from tamis.pipeline.report.drift import warnings as drift_warnings
 from tamis.pipeline.report.verdict import verdict
 from tamis.pipeline.run.incomplete import warning
@@ -45,11 +46,13 @@ def publish_again(
     notes: list[str],
     groups: list[dict[str, Any]],
     trust: Mapping[str, Any],
+    certificate: Certificate | None = None,
 ) -> dict[str, Any]:
     """Write the remaining files of a new selection and return its manifest. InternalError if a row is missing anywhere.
 
     files: entries of what was written beside the emitted tables. notes: warnings besides those of the run and the cut.
     groups: of rows that have cuts of their own. trust: the figures that test the filter; the verdict is added here.
+    certificate: where the threshold comes from.
     """
     failed = list(emitted.failed)
     if not failed and emitted.counts["dropped"] != selection.dropped:
@@ -65,6 +68,7 @@ def publish_again(
     said = [
         *warning(failed),
         *notes,
+        *(certificate.warnings if certificate is not None else ()),
         *_of_the_rows(parent, methods),
         *cut_warnings(methods, parent.frozen.artifacts, job.selected_by, selection.dropped, spec.scored),
     ]
@@ -83,6 +87,8 @@ def publish_again(
     }
     if groups:
         summary["selection"]["groups"] = groups
+    if certificate is not None:
+        summary["selection"]["certificate"] = certificate.to_dict()
     summary["trust"] = {**trust}
     summary["trust"]["verdict"] = verdict(summary).to_dict()
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)

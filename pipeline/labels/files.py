@@ -40,7 +40,7 @@ def read_file(path: str, options: Mapping[str, Any]) -> Entries:
     no label, or contradicts itself."""
     found = Entries()
     empty = 0
-    for where, value in _rows(path, options):
+    for where, value in rows_in(path, options):
         name = next((name for name in LABEL_COLUMNS if name in value), None)
         if name is None:
             raise InputError(f"--labels: {where} has no column harmful (or label); add it")
@@ -60,10 +60,15 @@ def read_file(path: str, options: Mapping[str, Any]) -> Entries:
     return Entries(found.harmful, found.lines, empty)
 
 
-def _rows(path: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each row, and its place for messages."""
-    for file in resolve([path], "auto", options):
-        for shard in make_shards(scan(file, _SHARD_ROWS, options), "labels", {}, 0):
+def rows_in(path: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each row of a file of labels, and its place for messages."""
+    try:
+        files = [scan(file, _SHARD_ROWS, options) for file in resolve([path], "auto", options)]
+    except InputError as error:
+        raise InputError(f"--labels: {'; '.join(error.problems) or error}") from None
+    for scanned in files:
+        file = scanned.file
+        for shard in make_shards(scanned, "labels", {}, 0):
             for row in read(shard, options):
                 where = f"{file.name} row {row.number}"
                 if isinstance(row.value, RowProblem):
@@ -74,15 +79,15 @@ def _rows(path: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[
 def _key(value: Mapping[str, Any], where: str) -> Key:
     sample_id = value.get("sample_id")
     if sample_id is not None and str(sample_id).strip():
-        return str(sample_id).strip()
-    number = _whole(value.get("row"))
+        return str(sample_id).strip().removeprefix("'")  # see cells.py
+    number = whole(value.get("row"))
     if number is None:
         raise InputError(f"--labels: {where} has a label, and neither sample_id nor row (a number from 0 on); add one")
     source = value.get("source")
     return (source, number) if isinstance(source, str) and source else number
 
 
-def _whole(cell: Any) -> int | None:
+def whole(cell: Any) -> int | None:
     """A whole number from 0 on; None if the cell is none."""
     if isinstance(cell, str):
         cell = cell.strip().removesuffix(".0")

@@ -46,7 +46,7 @@ class Labels:
     for each labelled one. A score is null where the row is in quarantine, or was kept without one. harmful: bool (n,).
     places: int64 (n,), the rows' numbers in the corpus, from 0 on through all files. methods: the score columns, those
     that hold fractions. total: the rows of the corpus. empty: rows whose label is empty. source: what was read, in
-    words.
+    words. column: that was read, None for a file.
     """
 
     rows: pa.Table
@@ -56,6 +56,7 @@ class Labels:
     total: int
     empty: int
     source: str
+    column: str | None = None
 
     def __len__(self) -> int:
         return len(self.harmful)
@@ -120,7 +121,7 @@ def read_labels(source: str, store: Store) -> Labels:
     harmful = np.concatenate([label for _, label, _ in labelled])
     places = np.concatenate([place for _, _, place in labelled])
     methods = tuple(field.name for field in rows.schema if pa.types.is_floating(field.type))
-    return Labels(rows, harmful, places, methods, total, empty, words)
+    return Labels(rows, harmful, places, methods, total, empty, words, column)
 
 
 # --- a file or a column -------------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ _Part = tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.int64]]
 """Some rows of one shard's scores, their labels, and their numbers in the corpus."""
 
 
-def _scores(store: Store, sealed: Mapping[str, Sealed]) -> Iterator[tuple[str, pa.Table, int]]:
+def scores_of(store: Store, sealed: Mapping[str, Sealed]) -> Iterator[tuple[str, pa.Table, int]]:
     """Every shard of scores/ in corpus order: its file name, its table, and the number of its first row."""
     names = sorted(name for name in sealed if name.startswith(f"{SCORES}/"))
     progress = Progress("labels", len(names), unit="files", brief=True)
@@ -222,30 +223,42 @@ class _Matched:
 
 
 def _of_file(store: Store, sealed: Mapping[str, Sealed], matched: _Matched) -> Iterator[_Part]:
-    for _, table, before in _scores(store, sealed):
+    for _, table, before in scores_of(store, sealed):
         labels = matched.of(table, before)
         places = np.array(sorted(labels), dtype=np.int64)
         harmful = np.array([labels[int(place)] for place in places], dtype=bool)
         yield table.take(pa.array(places)), harmful, places + before
 
 
+def cells_of(
+    store: Store, sealed: Mapping[str, Sealed], shard: str, table: pa.Table, column: str, as_json: bool
+) -> list[Any]:
+    """What a column of the corpus holds, for each row of a shard's scores; None for rows in quarantine."""
+    decisions = np.array(table.column("decision").to_pylist(), dtype=object)
+    cells: list[Any] = [None] * table.num_rows
+    for part, decision in ((KEPT, "kept"), (DROPPED, "dropped")):
+        places = np.flatnonzero(decisions == decision)
+        name = f"{part}/{shard}"
+        found = store.read_table(sealed[name], [column]) if name in sealed else None
+        if found is not None and found.column_names != [column]:
+            raise ConfigError(f"the corpus has no column {column} (see the rows in {store.path(KEPT)})")
+        values = [] if found is None else found.column(0).to_pylist()
+        if len(values) != len(places):
+            raise InputError(
+                f"{store.path(name)} has {len(values):,} rows, {SCORES}/ {len(places):,}; see `tamis verify`"
+            )
+        for place, value in zip(places, values, strict=True):
+            cells[place] = json.loads(value) if as_json and isinstance(value, str) else value
+    return cells
+
+
 def _of_column(
     store: Store, sealed: Mapping[str, Sealed], column: str, as_json: bool, empty: list[int]
 ) -> Iterator[_Part]:
     """empty: [0] grows by the empty labels. Rows in quarantine have no label: their columns could not be read."""
-    for shard, table, before in _scores(store, sealed):
+    for shard, table, before in scores_of(store, sealed):
+        cells = cells_of(store, sealed, shard, table, column, as_json)
         decisions = np.array(table.column("decision").to_pylist(), dtype=object)
-        cells: list[Any] = [None] * table.num_rows
-        for part, decision in ((KEPT, "kept"), (DROPPED, "dropped")):
-            places = np.flatnonzero(decisions == decision)
-            name = f"{part}/{shard}"
-            values = store.read_table(sealed[name], [column]).column(0).to_pylist() if name in sealed else []
-            if len(values) != len(places):
-                raise InputError(
-                    f"{store.path(name)} has {len(values):,} rows, {SCORES}/ {len(places):,}; see `tamis verify`"
-                )
-            for place, value in zip(places, values, strict=True):
-                cells[place] = json.loads(value) if as_json and isinstance(value, str) else value
         labels: dict[int, bool] = {}
         for place in np.flatnonzero(decisions != "quarantined"):
             try:

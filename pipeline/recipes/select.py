@@ -24,13 +24,14 @@ from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.emit.trust_figures import trust_figures
-from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.errors import ConfigError, InternalError
 from tamis.pipeline.fit.drift import statistics_of
 from tamis.pipeline.fit.grouped_cut import cut
 from tamis.pipeline.fit.rescored import Rescored, RescoreSpec, Scored, rescore
 from tamis.pipeline.fit.scores import Selection
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.job.job_file import Job
+from tamis.pipeline.labels.certified import Certificate
 from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.planning.plan import keep_apart, methods_of, place_of
 from tamis.pipeline.planning.reselection import Choice, files_of, fingerprint_of, frozen_settings, job_of, shards_of
@@ -57,10 +58,13 @@ class Selected:
 
 
 @at_work()
-def select(run: Store, choice: Choice, output: str, address: str | None = None) -> Selected:
+def select(
+    run: Store, choice: Choice, output: str, address: str | None = None, certificate: Certificate | None = None
+) -> Selected:
     """Cut the scores of the finished run anew, into another output folder. Raises TamisError.
 
-    Nothing is written before every file of the run was compared with its manifest.
+    Nothing is written before every file of the run was compared with its manifest. certificate: that the choice's
+    threshold comes from, for the manifest.
     """
     began = time.monotonic()
     phase("select", "reading the finished run")
@@ -92,7 +96,7 @@ def select(run: Store, choice: Choice, output: str, address: str | None = None) 
             known = run_folder.begin(store, begun)
             VOICE.of_run(known)
             with lease.held(store) as held, metrics.counting(known):
-                work = _Work(parent, job, store, fingerprint, shards, cluster, held, timings, began)
+                work = _Work(parent, job, store, fingerprint, shards, cluster, held, timings, began, certificate)
                 try:
                     manifest = run_folder.finished(store, fingerprint) or work.run()
                 except Exception:
@@ -136,6 +140,7 @@ class _Work:
     held: lease.Held
     timings: Timings
     began: float
+    certificate: Certificate | None = None
 
     def run(self) -> dict[str, Any]:
         return until_whole(self.store, self._make, over=lambda: self._theirs() is not None)
@@ -149,6 +154,7 @@ class _Work:
         rescored = self._rescore()
         with waiting("fit", f"finding the exact cut of {rescored.sums.count:,} scores"):
             selection, groups = cut(self.job, self.store, rescored.sums, self.shards)
+        self._compare(selection)
         with named_damage(self.parent):
             beside, schema = self._beside(selection)
         self.timings["fit"] = {"seconds": time.monotonic() - began}
@@ -167,8 +173,17 @@ class _Work:
             return theirs
         return publish_again(
             self.store, self.parent, self.job, self.fingerprint, self._methods(), list(self.shards), selection, spec,
-            emitted, beside, self.timings, rough(resolved), groups, trust,
+            emitted, beside, self.timings, rough(resolved), groups, trust, self.certificate,
         )  # fmt: skip
+
+    def _compare(self, selection: Selection) -> None:
+        """InternalError if what falls is not what the certificate speaks of."""
+        for part in self.certificate.parts if self.certificate is not None else ():
+            kept = selection.sums.count - selection.dropped
+            if part.best is None or part.best.kept.size != kept:
+                raise InternalError(
+                    f"{kept:,} rows would be kept, and the certificate is of others; please report this"
+                )
 
     def _rescore(self) -> Rescored:
         phase("fit", "reading the scores of the finished run")

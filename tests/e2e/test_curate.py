@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from command import Ran, curate
+from command import Ran, curate, tamis
 from outputs import Row, alpaca_rows, check_whole, merged, pair, rows_of, sentence, tables, write_jsonl
 
 from tamis.operators.requests import Request
+from tamis.pipeline.commands.tune import halves
 
 LARF_LAYER, SAFT_LAYER = 1, 2
 MALFORMED = ['{"instruction": "half a', '{"instruction": "no answer", "input": "", "output": ""}']
@@ -331,3 +332,44 @@ def test_batches_shipped_references_and_a_share(corpus: Corpus, naive: Naive, ra
     assert dropped == dropped_places(saft, usable_rows // 4)
     facts = manifest["methods"][0]["facts"]
     assert facts["references"] == {"unsafe": 120, "safe": 120}
+
+
+def test_evaluate_and_tune_meet_the_scores_of_the_run(main_run: tuple[Path, Ran], tmp_path: Path) -> None:
+    """Labels by the number in the corpus and by the number in the file, over three files, many shards and a row in
+    quarantine in two of them. tune fits and scores anew from the kept vectors, and must find the same scores."""
+    out, _ = main_run
+    scored = rows_of(out, "scores")
+    chance = random.Random(5)
+    labels = [
+        {
+            **({"row": number} if number % 2 else {"source": row["source"], "row": row["row"]}),
+            "harmful": chance.random() < 0.4,
+        }
+        for number, row in enumerate(scored)
+    ]
+    path = write_jsonl(tmp_path / "labels.jsonl", labels)
+    usable = [number for number, row in enumerate(scored) if row["decision"] != "quarantined"]
+    harmful = np.array([labels[number]["harmful"] for number in usable])
+    first = halves(harmful)
+    evaluated, tuned = (
+        json.loads(tamis(command, out, "--labels", path, "--json", cwd=tmp_path).stdout)
+        for command in ("evaluate", "tune")
+    )
+    assert [method["name"] for method in evaluated["methods"]] == METHODS
+    for method in evaluated["methods"]:
+        scores = np.array([scored[number][method["name"]] for number in usable])
+        assert method["auroc"]["value"] == pytest.approx(auroc(scores, harmful), abs=1e-12)
+        [way] = [
+            way
+            for way in tuned["ways"]
+            if (way["method"], way["layer"], way["k"] or 1) == (method["name"], method["layer"], 1)
+        ]
+        assert way["chosen"]["auroc"]["value"] == pytest.approx(auroc(scores[first], harmful[first]), abs=1e-12)
+        assert way["confirmed"]["auroc"]["value"] == pytest.approx(auroc(scores[~first], harmful[~first]), abs=1e-12)
+    assert {way["layer"] for way in tuned["ways"]} == {LARF_LAYER, SAFT_LAYER}
+    assert evaluated["labels"]["in_quarantine"] == tuned["labels"]["without_vectors"] == 2
+
+
+def auroc(scores: np.ndarray[Any, Any], harmful: np.ndarray[Any, Any]) -> float:
+    bad, good = scores[harmful][:, None], scores[~harmful][None]
+    return float(((bad > good) + 0.5 * (bad == good)).mean())

@@ -195,3 +195,31 @@ def test_curate_names_the_command_where_only_the_selection_differs(runs: Runs) -
     with pytest.raises(ConfigError) as caught:
         state_of(Store(str(runs.run)), {**theirs, "selection.drop": 0.3, "max_tokens": 7})
     assert "tamis select" not in str(caught.value)
+
+
+def test_a_cut_that_labels_certify(runs: Runs) -> None:
+    """Every row is labelled, so what is certified is the truth; and what is kept is what the certificate speaks of."""
+    scores = pa.concat_tables(tables(runs.run, "scores"))
+    saft = scores.filter(pc.is_valid(scores.column("saft")))
+    limit = float(np.quantile(saft.column("saft").to_numpy(), 0.8))
+    rows = [
+        {"sample_id": row["sample_id"], "harmful": int(row["saft"] > limit)}
+        for row in saft.select(["sample_id", "saft"]).to_pylist()
+    ]
+    write_jsonl(runs.folder / "labels.jsonl", rows)
+    flags = ("--labels", runs.folder / "labels.jsonl", "--by", "saft", "--up-to", 1)
+    none = runs.select("--certify", 0, *flags, "--drop", 0.1, to="certified")
+    assert none.rc == 2
+    assert "leave --drop out" in none.stderr
+    ran = runs.select("--certify", 0.05, *flags, to="certified")
+    assert ran.rc == 0, ran.output
+    assert "certified: keep the" in ran.stderr
+    manifest = manifest_of(runs.folder / "certified")
+    [part] = manifest["selection"]["certificate"]["parts"]
+    new = pa.concat_tables(tables(runs.folder / "certified", "scores"))
+    kept = new.filter(pc.and_(pc.equal(new.column("decision"), "kept"), pc.is_valid(new.column("saft"))))
+    values = kept.column("saft").to_numpy()
+    assert (len(values), float(values.max())) == (part["kept"], part["threshold"])
+    assert 0.7 * saft.num_rows < len(values)
+    assert (values > limit).mean() <= 0.05
+    assert manifest["selection"]["cut"] == part["threshold"]

@@ -17,14 +17,16 @@ from labelled_runs import write_run
 from rich.console import Console
 from typer.testing import CliRunner
 
+from tamis.operators.methods import METHODS, Method
 from tamis.pipeline.cli import app
-from tamis.pipeline.commands.tune import SPLIT_SEED, halves, overlap, tune
+from tamis.pipeline.commands.tune import SPLIT_SEED, _overlaps, fragment, halves, overlap, tune
 from tamis.pipeline.commands.tune_screen import in_a_line, show_tuning
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.job_file import load_job
+from tamis.pipeline.job.methods import settings_of
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.paths import WORK, table_of
 from tamis.pipeline.storage.store import Store
@@ -164,9 +166,9 @@ def test_the_runs_own_way_is_known_and_compared(tuned: Any) -> None:
     [current] = [way for way in tuned["ways"] if way["current"]]
     assert (current["method"], current["layer"], current["position"]) == ("larf", 1, "last_token")
     best = tuned["ways"][0]["confirmed"]["auroc"]["value"]
-    assert tuned["against_current"]["value"] == pytest.approx(best - current["confirmed"]["auroc"]["value"])
-    low, high = tuned["against_current"]["interval"]
-    assert low < tuned["against_current"]["value"] < high
+    assert tuned["above_current"]["value"] == pytest.approx(best - current["confirmed"]["auroc"]["value"])
+    low, high = tuned["above_current"]["interval"]
+    assert low < tuned["above_current"]["value"] < high
 
 
 def test_the_split_is_by_class_seeded_and_has_no_row_twice() -> None:
@@ -190,12 +192,37 @@ def test_rows_without_vectors_are_left_out(store: Store, tuned: Any, tmp_path: P
 
 
 def test_intervals_that_overlap_are_said(tuned: Any) -> None:
-    best, following = tuned["ways"][:2]
-    said = any("the best and the next overlap" in note for note in tuned["notes"])
-    assert said == overlap(best["chosen"]["auroc"], following["chosen"]["auroc"])
+    best = tuned["ways"][0]
+    [current] = [way for way in tuned["ways"] if way["current"]]
+    for other, words in ((tuned["ways"][1], "the next"), (current, "the run's own way")):
+        said = any(f"of the best and of {words} overlap" in note for note in tuned["notes"])
+        assert said == overlap(best["chosen"]["auroc"], other["chosen"]["auroc"])
     assert not overlap({"interval": [0.1, 0.2]}, {"interval": [0.21, 0.3]})
     assert overlap({"interval": [0.1, 0.25]}, {"interval": [0.21, 0.3]})
     assert any("the half that chose flatters" in note for note in tuned["notes"])
+    assert not any("rows are labelled; unless" in note for note in tuned["notes"])  # but the one in quarantine
+
+
+@pytest.mark.parametrize(
+    ("interval", "above", "words"),
+    [
+        ([0.7, 0.8], [-0.01, 0.2], ["overlap: these labels do not tell which is better"]),
+        (
+            [0.7, 0.8],
+            [0.01, 0.2],
+            ["overlap: on the half that confirms, though, the best is above it by 0.010 to 0.200"],
+        ),
+        ([0.5, 0.6], [-0.01, 0.2], []),
+    ],
+)
+def test_what_an_overlap_means(interval: list[float], above: list[float], words: list[str]) -> None:
+    best, other = ({"chosen": {"auroc": {"interval": each}}} for each in ([0.75, 0.9], interval))
+    said = list(
+        _overlaps(best, {"next": other, "current": None}, {"above_next": {"interval": above}, "above_current": None})
+    )
+    assert len(said) == len(words)
+    for note, part in zip(said, words, strict=True):
+        assert part in note
 
 
 def test_the_fragment_is_part_of_a_job(tuned: Any) -> None:
@@ -206,6 +233,29 @@ def test_the_fragment_is_part_of_a_job(tuned: Any) -> None:
     assert section.layer == best["layer"]
     assert section.position == best["position"]
     assert f"{best['confirmed']['auroc']['value']:.3f}" in tuned["fragment"].splitlines()[0]
+
+
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if issubclass(kind, Method)])
+def test_every_methods_fragment_loads_as_the_same_method(name: str) -> None:
+    flags = {"input.path": ["a.jsonl"], "output": "out", "model.name": "m", "method": [name], f"{name}.layer": 3}
+    if METHODS[name].references:
+        flags[f"{name}.unsafe_references"] = "mine.jsonl"
+    job = load_job(None, flags)
+    method = METHODS[name](**settings_of(METHODS[name], job.of(name)))
+    figures = {half: {"auroc": {"value": 0.5, "interval": [0.4, 0.6]}} for half in ("chosen", "confirmed")}
+    text = fragment(method, job.model_dump(mode="json"), figures, [{"harmful": 1, "harmless": 1}] * 2)
+    again = load_job(None, {**{key: flags[key] for key in list(flags)[:3]}, **_dotted(yaml.safe_load(text))})
+    assert again.method == [name]
+    assert again.of(name) == job.of(name)
+
+
+def test_a_run_with_an_artifact_was_fitted_elsewhere(store: Store) -> None:
+    manifest = store.read_facts("manifest.json")
+    manifest["job"]["artifact"] = "other"
+    store.write_facts("manifest.json", manifest)
+    found = tune(store, "harmful")
+    assert not any(way["current"] for way in found["ways"])
+    assert any("with an artifact of another run" in note for note in found["notes"])
 
 
 def _dotted(tree: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from labelled_runs import write_run
 
-from tamis.pipeline.errors import ConfigError, InputError, TamisError
+from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.labels.read import read_labels
 from tamis.pipeline.run.paths import MANIFEST
@@ -158,8 +159,34 @@ def test_neither_a_file_nor_a_column(source: str, message: str, store: Store) ->
 
 
 def test_a_file_that_is_not_there(store: Store) -> None:
-    with pytest.raises(TamisError, match=r"gone\.jsonl"):
+    with pytest.raises(InputError, match=r"--labels: .*gone\.jsonl") as caught:
         read_labels("gone.jsonl", store)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("l.jsonl", b""), ("l.csv", b"row,harmful\n"), ("l.parquet", b"PAR1 not really PAR1")]
+)
+def test_a_file_without_labels_or_broken(name: str, content: bytes, store: Store, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=r"^--labels: ") as caught:
+        read_labels(str(tmp_path / name), store)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_line_that_is_no_json(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "l.jsonl"
+    path.write_text('{"row": 0, "harmful": 1}\n{"row": 1, "text": "' + TEXT + "\n")
+    with pytest.raises(InputError, match=r"l\.jsonl row 1 cannot be read") as caught:
+        read_labels(str(path), store)
+    assert TEXT not in str(caught.value)
+
+
+def test_packed_and_tab_separated_labels(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "l.tsv.gz"
+    path.write_bytes(gzip.compress(b"row\tharmful\n0\tyes\n1\tno\n5\t\n"))
+    found = read_labels(str(path), store)
+    assert (found.places.tolist(), found.harmful.tolist(), found.empty) == ([0, 1], [True, False], 1)
 
 
 def test_both_a_file_and_a_column(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
