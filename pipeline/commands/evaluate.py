@@ -106,13 +106,14 @@ _Stratum = tuple[dict[str, Any], Bools]
 
 def _deciles(manifest: Mapping[str, Any], lengths: npt.NDArray[np.float64], usable: Bools) -> list[_Stratum]:
     """Tenths of the corpus by the answers' tokens, as the report has them; of the labelled rows where it has none."""
-    edges = [int(decile["high"]) for decile in manifest.get("length_deciles") or []]
+    known = manifest.get("length_deciles") or []
+    edges = [int(decile["high"]) for decile in known]
     counted = np.where(usable, np.nan_to_num(lengths), 0).astype(np.int64)
     if not edges:
         edges = length_deciles(length_histogram(counted[usable], int(counted.max(initial=0)))).tolist()
         edges = [*dict.fromkeys(edges), int(counted.max(initial=0))]
     place = np.minimum(np.searchsorted(edges, counted, side="left"), len(edges) - 1)
-    lows = [0, *(edge + 1 for edge in edges[:-1])]
+    lows = [int(known[0]["low"]) if known else 0, *(edge + 1 for edge in edges[:-1])]
     return [({"low": lows[j], "high": edges[j]}, (place == j) & usable) for j in range(len(edges))]
 
 
