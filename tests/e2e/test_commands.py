@@ -22,7 +22,7 @@ from outputs import alpaca_rows, check_whole, manifest_of, snapshot, write_jsonl
 from tamis.pipeline import cli
 from tamis.pipeline.errors import ConfigError
 
-COMMANDS = ("curate", "layers", "plan", "status", "verify", "unlock", "report", "export", "doctor", "schema")
+COMMANDS = ("curate", "layers", "plan", "select", "status", "verify", "unlock", "report", "export", "doctor", "schema")
 
 
 @dataclass(frozen=True)
