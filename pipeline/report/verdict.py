@@ -20,6 +20,9 @@ from tamis.pipeline.report import prose, text, trust
 
 CHANCE = 0.5
 """The AUROC of a score that knows nothing: an interval that reaches down to it fails the test."""
+EQUAL_LENGTH = 0.55
+"""Among pairs of equal length, the interval must lie above this: they may differ by a tenth, and so even the length
+itself ranks them a little better than chance."""
 WEAK_AUROC = 0.75
 """Below this, a random pair is ranked wrongly once in four times or more often."""
 ENOUGH_REFERENCES = 20
@@ -117,7 +120,7 @@ def _beats_length(test: Mapping[str, Any]) -> bool:
 
 
 def _holds_at_length(test: Mapping[str, Any]) -> bool:
-    return test["equal_length"] is not None and test["equal_length"]["low"] > CHANCE
+    return test["equal_length"] is not None and test["equal_length"]["low"] > EQUAL_LENGTH
 
 
 def _equal_length(test: Mapping[str, Any]) -> str:
