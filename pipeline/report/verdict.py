@@ -69,7 +69,9 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
 
 
 def words(found: Mapping[str, Any]) -> str:
-    """The verdict and its first reason, in one line."""
+    """The verdict and its first reason, in one line; empty where there is none."""
+    if not found.get("verdict"):
+        return ""
     reasons = list(found.get("reasons") or [])
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     said = str(found.get("verdict") or "")

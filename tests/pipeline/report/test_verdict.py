@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 from report_samples import Page, summary
 from trust_samples import a_test, figure, judged, pair, trusted
 
-from tamis.pipeline.report import render_report
+from tamis.operators.statistics.telling import Fold, tell
+from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.report.verdict import CARE, NO, SOUND, Verdict, verdict, words
 
 
@@ -129,6 +132,21 @@ def test_good_methods_that_disagree_are_a_doubt(other: dict[str, Any], given: di
     assert (state == CARE) == ("SAFT would drop only 19.9 % of the same rows" in found.reasons[0])
 
 
+def test_a_filter_of_length_is_seen_through_with_many_references() -> None:
+    """Pairs of equal length differ by up to a tenth, so the length itself ranks even those better than chance."""
+    rng = np.random.default_rng(2)
+    folds = []
+    for _ in range(5):
+        sides = [np.maximum(rng.lognormal(mean, sd, 120), 1).astype(np.int64) for mean, sd in ((4.9, 0.3), (4.0, 0.8))]
+        folds.append(Fold(*(side.astype(np.float64) for side in sides), *sides))
+    told = asdict(tell(folds))
+    assert told["auroc"]["low"] > 0.8
+    assert told["equal_length"]["value"] > 0.5
+    found = of(a_test() | {name: told[name] for name in ("auroc", "length", "better_by", "equal_length")})
+    assert found.verdict == NO
+    assert "no better than the length of the answer" in found.reasons[0]
+
+
 def test_without_figures_it_says_so_and_without_anything_too() -> None:
     assert verdict(summary()).reasons == ("LARF is untested: there are no figures.",)
     assert verdict({}).verdict == CARE
@@ -180,6 +198,13 @@ def test_the_page_shows_pairs_and_gaps() -> None:
     ):
         assert said in shown, said
     assert "Refusing answers" not in shown
+
+
+def test_the_card_has_the_verdict_in_one_line() -> None:
+    data = summary(trust=trusted(a_test(auroc=0.5)))
+    data["trust"]["verdict"] = verdict(data).to_dict()
+    assert "**The run's own test of its filter.** Do not use this cut: LARF does not tell" in render_card(data)
+    assert "own test" not in render_card(summary())
 
 
 def test_a_run_of_an_earlier_tamis_has_a_page_without_the_test() -> None:
