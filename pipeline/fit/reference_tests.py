@@ -63,8 +63,9 @@ def reference_tests(
     """The tests of all methods, in their order. captures: by role; CORPUS and each method's reference sets."""
     columns = sorted({request.column for method in methods.values() for request in method.requests(blocks)})
     wanted = _sample(captures[CORPUS], seed)
-    corpus: Rows = map_reduce(_corpus_rows, _beside, grouped(wanted), store, columns)
-    corpus = Rows(corpus.features, corpus.lengths, np.arange(len(corpus)))
+    corpus: Rows | None = map_reduce(_corpus_rows, _also, grouped(wanted), store, columns)
+    if corpus is not None:
+        corpus = Rows(corpus.features, corpus.lengths, np.arange(len(corpus)))
     found: list[Test] = map_reduce(
         _test, _join, [[name] for name in methods], store, dict(methods), blocks, dict(artifacts),
         {role: files for role, files in captures.items() if role != CORPUS}, corpus,
@@ -95,12 +96,16 @@ def _spread(count: int, most: int) -> list[int]:
     return sorted({place * count // most for place in range(most)}) if count > most else list(range(count))
 
 
-def _corpus_rows(group: Sequence[tuple[Sealed, list[int]]], store: Store, columns: Sequence[str]) -> Rows:
-    found = [_read(store, file, columns, np.array(places)) for file, places in group]
-    rows = found[0]
-    for more in found[1:]:
-        rows = _beside(rows, more)
+def _corpus_rows(group: Sequence[tuple[Sealed, list[int]]], store: Store, columns: Sequence[str]) -> Rows | None:
+    """None where a shard holds no vectors, but only what was made of them."""
+    rows = _read(store, group[0][0], columns, np.array(group[0][1]))
+    for file, places in group[1:]:
+        rows = _also(rows, _read(store, file, columns, np.array(places)))
     return rows
+
+
+def _also(a: Rows | None, b: Rows | None) -> Rows | None:
+    return None if a is None or b is None else _beside(a, b)
 
 
 def _beside(a: Rows, b: Rows) -> Rows:
@@ -108,9 +113,11 @@ def _beside(a: Rows, b: Rows) -> Rows:
     return Rows(features, np.concatenate([a.lengths, b.lengths]), np.concatenate([a.places, b.places]))
 
 
-def _read(store: Store, file: Sealed, columns: Sequence[str], places: np.ndarray[Any, Any]) -> Rows:
-    """These rows of a captured shard, without the quarantined ones. Rows.places: in the shard."""
+def _read(store: Store, file: Sealed, columns: Sequence[str], places: np.ndarray[Any, Any]) -> Rows | None:
+    """These rows of a captured shard, without the quarantined ones. Rows.places: in the shard. None without vectors."""
     table = store.read_table(file, ["code", "n_response_tokens", *columns]).take(places)
+    if not set(columns) <= set(table.schema.names):
+        return None
     valid = pc.is_null(table.column("code")).to_numpy()
     lengths = table.column("n_response_tokens").to_numpy()[valid].astype(np.int64)
     return Rows(features_of(table), lengths, places[valid])
@@ -126,7 +133,7 @@ def _test(
     blocks: int,
     artifacts: Mapping[str, Artifact],
     references: Mapping[str, Sequence[Capture]],
-    corpus: Rows,
+    corpus: Rows | None,
     most: int,
 ) -> list[Test]:
     [name] = group
@@ -181,6 +188,8 @@ def _set(store: Store, captures: Sequence[Capture], columns: Sequence[str], step
     for capture in captures:
         places = np.arange(-before % step, capture.rows, step)
         rows = _read(store, capture.file, columns, places)
+        if rows is None:
+            raise Untested("no vectors of its references were captured")
         found.append(Rows(rows.features, rows.lengths, (rows.places + before) // step))
         before += capture.rows
     rows = found[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_samples import Page, summary
+from report_samples import HOSTILE, Page, assert_self_contained, retyped, summary
 from trust_samples import a_test, figure, judged, pair, trusted
 
 from tamis.operators.statistics.telling import Fold, tell
@@ -87,6 +87,13 @@ def test_what_raises_a_doubt_in_the_tests(test: dict[str, Any], said: str) -> No
     found = of(test)
     assert found.verdict == CARE
     assert any(said in reason for reason in found.reasons)
+
+
+def test_without_a_test_against_the_corpus_nothing_looks_sound() -> None:
+    found = of(a_test(against="safe"))
+    assert found.verdict == CARE
+    assert "on its safe references only" in found.reasons[0]
+    assert of(a_test(against="safe", auroc=0.5)).verdict == NO
 
 
 def test_safe_references_that_differ_in_length_only_are_a_doubt() -> None:
@@ -211,6 +218,24 @@ def test_a_run_of_an_earlier_tamis_has_a_page_without_the_test() -> None:
     shown = Page(render_report(summary())).shown
     assert "Does the filter work?" not in shown
     assert "Can I trust it?" in shown
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_in_the_figures_stays_text(text: str) -> None:
+    figures = trusted(
+        a_test(text, borrowed=text),
+        {"method": text, "untested": text},
+        agreement={
+            "lengths": [{"method": text, "spearman": 0.1, "left": 0.9}],
+            "pairs": [pair(9, methods=[text, "x"])],
+        },
+        verdict={"verdict": "use with care", "reasons": [text, text]},
+    )
+    data = summary(trust=figures, methods=[{"name": text, "title": text, "facts": {}}])
+    html = render_report(data)
+    assert_self_contained(Page(html), html)
+    assert Page(html).tags == Page(render_report(retyped(data, text, "x"))).tags
+    render_card(data)
 
 
 def test_every_part_of_the_figures_may_be_missing() -> None:
