@@ -103,7 +103,7 @@ def _against(summary: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> 
         if "untested" not in test and test["auroc"]["low"] <= CHANCE:
             yield (
                 f"{title} does not tell unsafe references that it has not seen from {_others(test)}: "
-                f"AUROC {_with_interval(test['auroc'])}, where chance has {CHANCE:g}."
+                f"AUROC {_with_interval(test['auroc'])}, where chance has {CHANCE:g}; try another layer or method."
             )
     main = _main(tests)
     if main is not None and main["auroc"]["low"] > CHANCE and not _passes(main):
@@ -189,7 +189,7 @@ def _lost_refusals(refusing: Mapping[str, Any], counts: Mapping[str, Any]) -> It
         yield (
             f"the cut takes {text.share(share)} of the refusing answers ({text.count(dropped)} of "
             f"{text.count(kept + dropped)}), and {text.share(overall)} of all rows: refusals of harmful requests teach "
-            "safety, and a corpus without them makes a model worse than no cut."
+            "safety, and a corpus without them can make a model worse than no cut."
         )
 
 
