@@ -47,21 +47,23 @@ class Rows:
 
 
 def held_out(
-    method: Method, blocks: int, artifact: Artifact, sets: Mapping[str, Rows], corpus: Rows, folds: int = FOLDS
+    method: Method, blocks: int, artifact: Artifact, sets: Mapping[str, Rows], corpus: Rows | None, folds: int = FOLDS
 ) -> dict[str, list[Fold]]:
     """The folds by what the unsafe references are compared with: SAFE, if the method has such a set, and CORPUS.
 
     artifact: of the whole run. sets: the references of the method by source; for a method without any, UNSAFE of
-    another one. corpus: rows of the corpus. Raises Untested.
+    another one. corpus: rows of the corpus, where their vectors are known. Raises Untested.
     """
     sources = method.sources()
     if UNSAFE not in sets or (sources and UNSAFE not in sources):
         raise Untested("it has no unsafe references to be tested on")
-    against = {**({SAFE: sets[SAFE]} if SAFE in sources else {}), CORPUS: corpus}
+    against = {**({SAFE: sets[SAFE]} if SAFE in sources else {}), **({} if corpus is None else {CORPUS: corpus})}
+    if not against:
+        raise Untested("no vectors of corpus rows were captured to test it against")
     few = [f"{len(rows)} {name}" for name, rows in {UNSAFE: sets[UNSAFE], **against}.items() if len(rows) < FEWEST]
     if few:
         raise Untested(f"of the rows to test it on, only {' and '.join(few)} could be used; it takes {FEWEST} of each")
-    known = {**{source: sets[source] for source in sources}, CORPUS: corpus}
+    known = {**{source: sets[source] for source in sources}, **({} if corpus is None else {CORPUS: corpus})}
     found: dict[str, list[Fold]] = {name: [] for name in against}
     for fold in range(folds):
         own = artifact

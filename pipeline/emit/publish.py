@@ -78,13 +78,14 @@ def publish(
     notes: list[str],
     layers: Mapping[str, Any] | None,
     drift: Mapping[str, Any] | None,
-    groups: Sequence[Mapping[str, Any]],
-    trust: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]] = (),
+    trust: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the remaining files and return the manifest. InternalError if a row is missing anywhere.
 
     layers: the layer search in this folder, for the report. drift: from the corpus of the job's artifact. groups: of
-    rows that have cuts of their own. trust: the figures that test the filter; the verdict on them is added here.
+    rows that have cuts of their own. trust: the figures that test the filter, if it was tested; the verdict on them is
+    added here.
     """
     counts, failed = counted(plan, emitted)
     if not emitted.failed and counts["dropped"] != selection.dropped:
@@ -101,8 +102,9 @@ def publish(
         summary["layers"] = dict(layers)
     if drift is not None:
         summary["drift"] = dict(drift)
-    summary["trust"] = {**trust}
-    summary["trust"]["verdict"] = verdict(summary).to_dict()
+    if trust is not None:
+        summary["trust"] = {**trust}
+        summary["trust"]["verdict"] = verdict(summary).to_dict()
     files = [*emitted.files, *artifact_files]
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)
     return finish(store, summary, files, failed, spec.key, empty=empty, draw=draw)

@@ -71,10 +71,11 @@ def reference_tests(
     columns = sorted({request.column for method in methods.values() for request in method.requests(blocks)})
     if scored:
         some = [captures[CORPUS][place].file for place in _spread(len(captures[CORPUS]), CORPUS_ROWS)]
-        corpus: Rows = map_reduce(_kept_rows, _beside, grouped(some), store, columns)
+        corpus: Rows | None = map_reduce(_kept_rows, _beside, grouped(some), store, columns)
     else:
-        corpus = map_reduce(_corpus_rows, _beside, grouped(_sample(captures[CORPUS], seed)), store, columns)
-    corpus = Rows(corpus.features, corpus.lengths, np.arange(len(corpus)))
+        corpus = map_reduce(_corpus_rows, _also, grouped(_sample(captures[CORPUS], seed)), store, columns)
+    if corpus is not None:
+        corpus = Rows(corpus.features, corpus.lengths, np.arange(len(corpus)))
     found: list[Test] = map_reduce(
         _test, _join, [[name] for name in methods], store, dict(methods), blocks, dict(artifacts),
         {role: files for role, files in captures.items() if role != CORPUS}, corpus,
@@ -105,11 +106,11 @@ def _spread(count: int, most: int) -> list[int]:
     return sorted({place * count // most for place in range(most)}) if count > most else list(range(count))
 
 
-def _corpus_rows(group: Sequence[tuple[Sealed, list[int]]], store: Store, columns: Sequence[str]) -> Rows:
-    found = [_read(store, file, columns, np.array(places)) for file, places in group]
-    rows = found[0]
-    for more in found[1:]:
-        rows = _beside(rows, more)
+def _corpus_rows(group: Sequence[tuple[Sealed, list[int]]], store: Store, columns: Sequence[str]) -> Rows | None:
+    """None where a shard holds no vectors, but only what was made of them."""
+    rows = _read(store, group[0][0], columns, np.array(group[0][1]))
+    for file, places in group[1:]:
+        rows = _also(rows, _read(store, file, columns, np.array(places)))
     return rows
 
 
@@ -131,6 +132,10 @@ def _vectors(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     return values.reshape(len(column), -1) if len(column) else np.zeros((0, 0), np.float32)
 
 
+def _also(a: Rows | None, b: Rows | None) -> Rows | None:
+    return None if a is None or b is None else _beside(a, b)
+
+
 def _beside(a: Rows, b: Rows) -> Rows:
     if not len(a) or not len(b):
         return a if len(a) else b
@@ -138,9 +143,11 @@ def _beside(a: Rows, b: Rows) -> Rows:
     return Rows(features, np.concatenate([a.lengths, b.lengths]), np.concatenate([a.places, b.places]))
 
 
-def _read(store: Store, file: Sealed, columns: Sequence[str], places: np.ndarray[Any, Any]) -> Rows:
-    """These rows of a captured shard, without the quarantined ones. Rows.places: in the shard."""
+def _read(store: Store, file: Sealed, columns: Sequence[str], places: np.ndarray[Any, Any]) -> Rows | None:
+    """These rows of a captured shard, without the quarantined ones. Rows.places: in the shard. None without vectors."""
     table = store.read_table(file, ["code", "n_response_tokens", *columns]).take(places)
+    if not set(columns) <= set(table.schema.names):
+        return None
     valid = pc.is_null(table.column("code")).to_numpy()
     lengths = table.column("n_response_tokens").to_numpy()[valid].astype(np.int64)
     return Rows(features_of(table), lengths, places[valid])
@@ -156,7 +163,7 @@ def _test(
     blocks: int,
     artifacts: Mapping[str, Artifact],
     references: Mapping[str, Sequence[Capture]],
-    corpus: Rows,
+    corpus: Rows | None,
     most: int,
 ) -> list[Test]:
     [name] = group
@@ -211,6 +218,8 @@ def _set(store: Store, captures: Sequence[Capture], columns: Sequence[str], step
     for capture in captures:
         places = np.arange(-before % step, capture.rows, step)
         rows = _read(store, capture.file, columns, places)
+        if rows is None:
+            raise Untested("no vectors of its references were captured")
         found.append(Rows(rows.features, rows.lengths, (rows.places + before) // step))
         before += capture.rows
     rows = found[0]

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from tamis.pipeline.report import prose, text, token_prose
 from tamis.pipeline.report.run_view import COUNTS
+from tamis.pipeline.report.verdict import words
 from tamis.pipeline.run.paths import KEPT
 
 FILES_SHOWN, COLUMNS_SHOWN = 20, 10
@@ -63,6 +64,7 @@ def _of_samples(summary: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str,
         "reading": [prose.how_to_read(method, job) for method in summary.get("methods") or []],
         "layers": bool(summary.get("layers")),
         "control": prose.control(summary),
+        "verdict": words((summary.get("trust") or {}).get("verdict") or {}),
     }
 
 

@@ -20,6 +20,9 @@ from tamis.pipeline.report import prose, text, trust
 
 CHANCE = 0.5
 """The AUROC of a score that knows nothing: an interval that reaches down to it fails the test."""
+EQUAL_LENGTH = 0.55
+"""Among pairs of equal length, the interval must lie above this: they may differ by a tenth, and so even the length
+itself ranks them a little better than chance."""
 WEAK_AUROC = 0.75
 """Below this, a random pair is ranked wrongly once in four times or more often."""
 ENOUGH_REFERENCES = 20
@@ -66,7 +69,9 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
 
 
 def words(found: Mapping[str, Any]) -> str:
-    """The verdict and its first reason, in one line."""
+    """The verdict and its first reason, in one line; empty where there is none."""
+    if not found.get("verdict"):
+        return ""
     reasons = list(found.get("reasons") or [])
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     said = str(found.get("verdict") or "")
@@ -98,7 +103,7 @@ def _against(summary: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> 
         if "untested" not in test and test["auroc"]["low"] <= CHANCE:
             yield (
                 f"{title} does not tell unsafe references that it has not seen from {_others(test)}: "
-                f"AUROC {_with_interval(test['auroc'])}, where chance has {CHANCE:g}."
+                f"AUROC {_with_interval(test['auroc'])}, where chance has {CHANCE:g}; try another layer or method."
             )
     main = _main(tests)
     if main is not None and main["auroc"]["low"] > CHANCE and not _passes(main):
@@ -117,7 +122,7 @@ def _beats_length(test: Mapping[str, Any]) -> bool:
 
 
 def _holds_at_length(test: Mapping[str, Any]) -> bool:
-    return test["equal_length"] is not None and test["equal_length"]["low"] > CHANCE
+    return test["equal_length"] is not None and test["equal_length"]["low"] > EQUAL_LENGTH
 
 
 def _equal_length(test: Mapping[str, Any]) -> str:
@@ -138,7 +143,9 @@ def _doubts(
     if not counts.get("dropped"):
         yield "nothing was dropped."
     test = _main(tests)
-    if test is None:
+    if test is None and any("untested" not in each for each in tests):
+        yield f"{title} was tested on its safe references only: no vectors of corpus rows were captured."
+    elif test is None:
         reason = next((test["untested"] for test in tests if "untested" in test), "there are no figures")
         yield f"{title} is untested: {reason}."
     else:
@@ -182,7 +189,7 @@ def _lost_refusals(refusing: Mapping[str, Any], counts: Mapping[str, Any]) -> It
         yield (
             f"the cut takes {text.share(share)} of the refusing answers ({text.count(dropped)} of "
             f"{text.count(kept + dropped)}), and {text.share(overall)} of all rows: refusals of harmful requests teach "
-            "safety, and a corpus without them makes a model worse than no cut."
+            "safety, and a corpus without them can make a model worse than no cut."
         )
 
 

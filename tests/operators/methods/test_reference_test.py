@@ -146,6 +146,13 @@ def test_compliance_is_tested_with_both_of_its_columns() -> None:
     assert set(found) == {SAFE, CORPUS}
 
 
+def test_without_vectors_of_the_corpus_only_the_safe_references_are_left() -> None:
+    known, _ = sets(np.random.default_rng(8))
+    assert list(held_out(Larf(layer=2), BLOCKS, Artifact({}), known, None)) == [SAFE]
+    with pytest.raises(Untested, match="no vectors of corpus rows"):
+        held_out(Matching(layer=2), BLOCKS, Artifact({}), known, None)
+
+
 class Fragile(Larf):
     """A method that others have written may fail in ways of its own."""
 

@@ -141,6 +141,16 @@ def test_a_run_with_an_artifact_says_where_the_test_is(tmp_path: Path) -> None:
     ]
 
 
+def test_captures_that_hold_scores_instead_of_vectors(tmp_path: Path) -> None:
+    store, method = Store(str(tmp_path)), Larf(layer=2)
+    known = captures(store)
+    made = artifacts(store, {"larf": method}, known)
+    bare = store.read_table(known[CORPUS][0].file).drop_columns([COLUMN])
+    known[CORPUS][0] = Capture(store.write_table("bare.parquet", bare).sealed, bare.num_rows)
+    [test] = reference_tests(store, {"larf": method}, BLOCKS, made, known, 0)
+    assert (test["against"], test["unsafe"]) == ("safe", 60)
+
+
 def test_the_sample_of_a_large_corpus_is_seeded_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CORPUS_ROWS", 100)
     monkeypatch.setattr(module, "CORPUS_SHARDS", 3)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
-from report_samples import Page, summary
+from report_samples import HOSTILE, Page, assert_self_contained, retyped, summary
 from trust_samples import a_test, figure, judged, pair, trusted
 
-from tamis.pipeline.report import render_report
+from tamis.operators.statistics.telling import Fold, tell
+from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.report.verdict import CARE, NO, SOUND, Verdict, verdict, words
 
 
@@ -31,7 +34,7 @@ def test_a_good_test_and_nothing_against_it_looks_sound() -> None:
         (a_test(auroc=0.2), "AUROC 0.20"),
         (a_test(auroc=0.53), "where chance has 0.5"),
         (a_test(auroc=0.8, length=0.9, equal_length=None), "too few answers are of equal length to see more"),
-        (a_test(auroc=0.8, length=0.79, equal_length=figure(0.52)), "no better than the length of the answer"),
+        (a_test(auroc=0.8, length=0.79, equal_length=figure(0.57)), "no better than the length of the answer"),
     ],
 )
 def test_what_forbids_a_cut(test: dict[str, Any], said: str) -> None:
@@ -86,6 +89,13 @@ def test_what_raises_a_doubt_in_the_tests(test: dict[str, Any], said: str) -> No
     assert any(said in reason for reason in found.reasons)
 
 
+def test_without_a_test_against_the_corpus_nothing_looks_sound() -> None:
+    found = of(a_test(against="safe"))
+    assert found.verdict == CARE
+    assert "on its safe references only" in found.reasons[0]
+    assert of(a_test(against="safe", auroc=0.5)).verdict == NO
+
+
 def test_safe_references_that_differ_in_length_only_are_a_doubt() -> None:
     found = of(a_test(against="safe", auroc=1.0, length=1.0, equal_length=None), a_test())
     assert found.verdict == CARE
@@ -127,6 +137,21 @@ def test_good_methods_that_disagree_are_a_doubt(other: dict[str, Any], given: di
     found = verdict(summary(trust=figures))
     assert found.verdict == state
     assert (state == CARE) == ("SAFT would drop only 19.9 % of the same rows" in found.reasons[0])
+
+
+def test_a_filter_of_length_is_seen_through_with_many_references() -> None:
+    """Pairs of equal length differ by up to a tenth, so the length itself ranks even those better than chance."""
+    rng = np.random.default_rng(2)
+    folds = []
+    for _ in range(5):
+        sides = [np.maximum(rng.lognormal(mean, sd, 120), 1).astype(np.int64) for mean, sd in ((4.9, 0.3), (4.0, 0.8))]
+        folds.append(Fold(*(side.astype(np.float64) for side in sides), *sides))
+    told = asdict(tell(folds))
+    assert told["auroc"]["low"] > 0.8
+    assert told["equal_length"]["value"] > 0.5
+    found = of(a_test() | {name: told[name] for name in ("auroc", "length", "better_by", "equal_length")})
+    assert found.verdict == NO
+    assert "no better than the length of the answer" in found.reasons[0]
 
 
 def test_without_figures_it_says_so_and_without_anything_too() -> None:
@@ -182,10 +207,35 @@ def test_the_page_shows_pairs_and_gaps() -> None:
     assert "Refusing answers" not in shown
 
 
+def test_the_card_has_the_verdict_in_one_line() -> None:
+    data = summary(trust=trusted(a_test(auroc=0.5)))
+    data["trust"]["verdict"] = verdict(data).to_dict()
+    assert "**The run's own test of its filter.** Do not use this cut: LARF does not tell" in render_card(data)
+    assert "own test" not in render_card(summary())
+
+
 def test_a_run_of_an_earlier_tamis_has_a_page_without_the_test() -> None:
     shown = Page(render_report(summary())).shown
     assert "Does the filter work?" not in shown
     assert "Can I trust it?" in shown
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_in_the_figures_stays_text(text: str) -> None:
+    figures = trusted(
+        a_test(text, borrowed=text),
+        {"method": text, "untested": text},
+        agreement={
+            "lengths": [{"method": text, "spearman": 0.1, "left": 0.9}],
+            "pairs": [pair(9, methods=[text, "x"])],
+        },
+        verdict={"verdict": "use with care", "reasons": [text, text]},
+    )
+    data = summary(trust=figures, methods=[{"name": text, "title": text, "facts": {}}])
+    html = render_report(data)
+    assert_self_contained(Page(html), html)
+    assert Page(html).tags == Page(render_report(retyped(data, text, "x"))).tags
+    render_card(data)
 
 
 def test_every_part_of_the_figures_may_be_missing() -> None:
