@@ -14,6 +14,7 @@ import pytest
 import torch
 from plan_jobs import Planner, lines_of, rows_of
 
+from tamis.operators.methods import METHODS as METHODS_OF
 from tamis.operators.methods import Artifact
 from tamis.operators.methods.protocol import CORPUS, reduce_in_process
 from tamis.operators.tokens.tokenizer import ChatTokenizer
@@ -64,18 +65,17 @@ class Bench:
         return [sealed(receipt) for receipt in self.ran(Forward(self.spec(STAGE, "k")), shards)]
 
     def fitted(self) -> tuple[dict[str, Artifact], list[Sealed]]:
-        """Fitted to the references alone: there is no corpus to read."""
+        """Fitted to the references; a method that says so reads the corpus, too, as in a run before this one."""
         shards = self.plan.reference_shards
         by_role: dict[str, list[Any]] = {}
         for shard, file in zip(shards, self.vectors(shards), strict=True):
             by_role.setdefault(shard.role, []).append(read_features(self.store, file))
-        artifacts = {
-            name: method.fit(
-                reduce_in_process({source: by_role[role_of(name, source)] for source in method.sources()}),
-                self.plan.model_info.blocks,
-            )
-            for name, method in self.plan.methods.items()
-        }
+        artifacts = {}
+        for name, method in self.plan.methods.items():
+            sources = {source: by_role[role_of(name, source)] for source in method.sources()}
+            if method.reads_corpus:
+                sources[CORPUS] = [read_features(self.store, file) for file in self.vectors(self.plan.shards)]
+            artifacts[name] = method.fit(reduce_in_process(sources), self.plan.model_info.blocks)
         files = save_artifacts(self.store, artifacts, {"key": "k"})
         return artifacts, [Sealed(file["name"], file["sha256"]) for file in files]
 
@@ -140,13 +140,21 @@ def bench(tmp_path: Path, tiny_model: Path) -> Callable[..., Bench]:
             f"{name}.{role}_references": str(tmp_path / f"{role}.jsonl")
             for name in methods
             for role in ("unsafe", "safe")
-            if (name, role) != ("matching", "safe")
+            if role in METHODS_OF[name].references
         }
         overlay = {"method": list(methods), "larf.layer": 1, "max_quarantined": 0.9, **roles}
         plan = planner(f"shard_rows={shard_rows}", **overlay)
         return Bench(plan, Store(str(tmp_path / f"out-{shard_rows}")), tiny_model)
 
     return made
+
+
+def test_an_artifact_is_applied_also_of_methods_that_read_the_corpus(bench: Callable[..., Bench]) -> None:
+    """As a job with `artifact` does: everything is fitted before its corpus is read."""
+    by_vectors, by_scores, _ = bench(10, ("larf", "saft", "contrast")).both_ways()
+    for vectors, scores in zip(by_vectors, by_scores, strict=True):
+        assert scores.equals(vectors, check_metadata=True)
+        assert scores.column_names == ["larf", "saft", "contrast", "deciding"]
 
 
 @pytest.mark.parametrize("shard_rows", [1000, 7, 1])
