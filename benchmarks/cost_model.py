@@ -25,7 +25,6 @@ import checkout
 from tables import markdown
 
 from tamis.operators.methods.larf import default_block
-from tamis.pipeline.planning.order import BYTES_OF_A_NUMBER, LARGE
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "scale.json"
 BEGIN, END = "<!-- benchmarks/cost_model.py begins -->", "<!-- benchmarks/cost_model.py ends -->"
@@ -186,8 +185,6 @@ def cost(samples: int, model: str, method: str, found: Measured, assumed: Assume
     )
     text = samples * assumed.tokens * assumed.text_bytes
     vectors = (method.count("and") + 1) * 4 * shape.width
-    if method == "larf" and samples * vectors > LARGE:
-        vectors = BYTES_OF_A_NUMBER  # the corpus pass writes scores
     captured = samples * (found.losses_token * assumed.tokens if masks else vectors + found.capture_row)
     output = text * assumed.stored_share + samples * found.score_row
     output += samples * assumed.tokens * found.training_token * masks
