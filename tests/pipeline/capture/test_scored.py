@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tamis.pipeline.fit.scores import ScoreSpec, _score_one, read_features, save
 from tamis.pipeline.inputs.shards import Shard, role_of
 from tamis.pipeline.models.handle import ModelHandle
 from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.recipes.samples import _scores_first
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.paths import stage_folder, table_of
 from tamis.pipeline.storage.store import Sealed, Store
@@ -204,6 +205,21 @@ def test_a_table_of_scores_holds_no_vector(bench: Callable[..., Bench]) -> None:
     shards = made.plan.shards[:1]
     assert list(receipts.done(made.store, STAGE, shards, "k")) == []
     assert len(list(receipts.done(made.store, SCORED, shards, scored_key("k", files)))) == 1
+
+
+def test_a_run_that_has_begun_with_vectors_goes_on_with_them(
+    bench: Callable[..., Bench], capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = bench(10)
+    wanted = replace(made.plan, job=made.plan.job.model_copy(update={"keep_captures": "scores"}))
+    made.vectors(made.plan.reference_shards)  # these are captured in both orders
+    assert _scores_first(wanted, made.store, "k")
+    made.vectors(made.plan.shards[2:3])
+    assert _scores_first(wanted, made.store, "of other settings")
+    assert capfd.readouterr().err.count("goes on with vectors") == 0
+    assert not _scores_first(wanted, made.store, "k")
+    assert capfd.readouterr().err.count("capture: goes on with vectors, as an earlier command has begun") == 1
+    assert not _scores_first(made.plan, made.store, "of other settings")
 
 
 def test_scores_of_another_fit_do_not_count(bench: Callable[..., Bench]) -> None:
