@@ -176,8 +176,18 @@ def _captured(plan: Plan) -> str:
     blocks = [f"block {r.block} (0-based), {r.position}" for r in plan.requests]
     if plan.unsettled:
         return ", ".join([*blocks, "larf's block"])
-    order = "; the references first, then the corpus as scores" if writes_scores(plan) and plan.artifact is None else ""
-    return f"{', '.join(blocks)}; blocks above {max(r.block for r in plan.requests)} are not loaded{order}"
+    return f"{', '.join(blocks)}; blocks above {max(r.block for r in plan.requests)} are not loaded{_order(plan)}"
+
+
+def _order(plan: Plan) -> str:
+    if plan.artifact is not None:
+        return ""
+    if writes_scores(plan):
+        return "; the references first, then the corpus as scores"
+    if plan.job.keep_captures == "scores":
+        readers = [name for name, method in plan.methods.items() if method.reads_corpus]
+        return f"; as vectors, which {' and '.join(readers)} must read to be fitted, and which do not stay"
+    return ""
 
 
 def show_layer_plan(console: Console, plan: LayerPlan, state: str) -> None:

@@ -161,8 +161,8 @@ class LayersJob(Section):
     ] = Field(
         "none",
         description="What stays in OUT/_work. vectors (or true): all, for tamis refit and your own analysis. scores: "
-        "all but the vectors. none (or false): nothing. With scores, and with none above 1 GiB of vectors, no vector "
-        "of the corpus is written where the methods are fitted to references alone, or an artifact is applied.",
+        "all but the vectors, and no vector of the corpus is written where all methods are fitted to references alone "
+        "(they go first). none (or false): nothing. With artifact, vectors are written for vectors only.",
     )
     lineage: (
         Annotated[

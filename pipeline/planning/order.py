@@ -2,17 +2,14 @@
 
 As vectors, the corpus and the references are captured in one pass, then the methods are fitted, then each vector is
 read again for its score: 4 bytes a number, 16 kB a row and request where a state has 4,096 numbers. A method that is
-fitted on its references alone needs none of the corpus' vectors for that. So the references may be captured and fitted
-first, and the corpus pass writes scores: 4 bytes a row and method. It costs a second start of the workers, which takes
-seconds to minutes whatever the corpus; so small corpora are captured as vectors.
+fitted on its references alone needs none of the corpus' vectors for that. So with keep_captures: scores the references
+are captured and fitted first, and the corpus pass writes scores: 4 bytes a row and method. It costs a second start of
+the workers, seconds to minutes whatever the corpus.
 """
 
 from __future__ import annotations
 
 from tamis.pipeline.planning.plan import Plan
-
-LARGE = 1 << 30
-"""Bytes of vectors above which a second start of the workers is the smaller cost."""
 
 BYTES_OF_A_NUMBER = 4
 
@@ -24,16 +21,14 @@ def writes_scores(plan: Plan) -> bool:
         return False
     if plan.artifact is not None:
         return True  # everything is fitted already, and the workers start once
-    if any(method.reads_corpus for method in plan.methods.values()):
-        return False
-    return job.keep_captures == "scores" or bytes_of_vectors(plan) > LARGE
+    return job.keep_captures == "scores" and not any(method.reads_corpus for method in plan.methods.values())
 
 
 def bytes_of_vectors(plan: Plan) -> int:
-    """Of the whole corpus, also of shards that have failed since: what is decided by it stays so."""
+    """Of the whole corpus, LARF's too where its block is still to be found."""
     requests = len(plan.requests) + plan.unsettled
-    return plan.rows_in * requests * plan.model_info.width * BYTES_OF_A_NUMBER
+    return plan.rows * requests * plan.model_info.width * BYTES_OF_A_NUMBER
 
 
 def bytes_of_scores(plan: Plan) -> int:
-    return plan.rows_in * len(plan.methods) * BYTES_OF_A_NUMBER
+    return plan.rows * len(plan.methods) * BYTES_OF_A_NUMBER

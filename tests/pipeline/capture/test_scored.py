@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,22 @@ import pytest
 import torch
 from plan_jobs import Planner, lines_of, rows_of
 
+from tamis.operators.methods import METHODS as METHODS_OF
 from tamis.operators.methods import Artifact
 from tamis.operators.methods.protocol import CORPUS, reduce_in_process
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.capture.driver import Forward
 from tamis.pipeline.capture.parcels import unpack
 from tamis.pipeline.capture.scored import Scorer, ScoringSpec, scored_key
-from tamis.pipeline.capture.spec import SCORED, STAGE, CaptureSpec, score_column
+from tamis.pipeline.capture.spec import SCORED, STAGE, CaptureSpec, sample_column, score_column
 from tamis.pipeline.capture.tokenise import PackedTokenizer, tokenise_shard
 from tamis.pipeline.errors import ConfigError, DamagedError, from_facts
+from tamis.pipeline.fit.reference_tests import _kept_rows
 from tamis.pipeline.fit.scores import ScoreSpec, _score_one, read_features, save_artifacts
 from tamis.pipeline.inputs.shards import Shard, role_of
 from tamis.pipeline.models.handle import ModelHandle
 from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.recipes.samples import _scores_first
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.paths import stage_folder, table_of
 from tamis.pipeline.storage.store import Sealed, Store
@@ -64,18 +67,17 @@ class Bench:
         return [sealed(receipt) for receipt in self.ran(Forward(self.spec(STAGE, "k")), shards)]
 
     def fitted(self) -> tuple[dict[str, Artifact], list[Sealed]]:
-        """Fitted to the references alone: there is no corpus to read."""
+        """Fitted to the references; a method that says so reads the corpus, too, as in a run before this one."""
         shards = self.plan.reference_shards
         by_role: dict[str, list[Any]] = {}
         for shard, file in zip(shards, self.vectors(shards), strict=True):
             by_role.setdefault(shard.role, []).append(read_features(self.store, file))
-        artifacts = {
-            name: method.fit(
-                reduce_in_process({source: by_role[role_of(name, source)] for source in method.sources()}),
-                self.plan.model_info.blocks,
-            )
-            for name, method in self.plan.methods.items()
-        }
+        artifacts = {}
+        for name, method in self.plan.methods.items():
+            sources = {source: by_role[role_of(name, source)] for source in method.sources()}
+            if method.reads_corpus:
+                sources[CORPUS] = [read_features(self.store, file) for file in self.vectors(self.plan.shards)]
+            artifacts[name] = method.fit(reduce_in_process(sources), self.plan.model_info.blocks)
         files = save_artifacts(self.store, artifacts, {"key": "k"})
         return artifacts, [Sealed(file["name"], file["sha256"]) for file in files]
 
@@ -140,13 +142,21 @@ def bench(tmp_path: Path, tiny_model: Path) -> Callable[..., Bench]:
             f"{name}.{role}_references": str(tmp_path / f"{role}.jsonl")
             for name in methods
             for role in ("unsafe", "safe")
-            if (name, role) != ("matching", "safe")
+            if role in METHODS_OF[name].references
         }
         overlay = {"method": list(methods), "larf.layer": 1, "max_quarantined": 0.9, **roles}
         plan = planner(f"shard_rows={shard_rows}", **overlay)
         return Bench(plan, Store(str(tmp_path / f"out-{shard_rows}")), tiny_model)
 
     return made
+
+
+def test_an_artifact_is_applied_also_of_methods_that_read_the_corpus(bench: Callable[..., Bench]) -> None:
+    """As a job with `artifact` does: everything is fitted before its corpus is read."""
+    by_vectors, by_scores, _ = bench(10, ("larf", "saft", "contrast")).both_ways()
+    for vectors, scores in zip(by_vectors, by_scores, strict=True):
+        assert scores.equals(vectors, check_metadata=True)
+        assert scores.column_names == ["larf", "saft", "contrast", "deciding"]
 
 
 @pytest.mark.parametrize("shard_rows", [1000, 7, 1])
@@ -196,6 +206,44 @@ def test_a_table_of_scores_holds_no_vector(bench: Callable[..., Bench]) -> None:
     shards = made.plan.shards[:1]
     assert list(receipts.done(made.store, STAGE, shards, "k")) == []
     assert len(list(receipts.done(made.store, SCORED, shards, scored_key("k", files)))) == 1
+
+
+def test_a_run_that_has_begun_with_vectors_goes_on_with_them(
+    bench: Callable[..., Bench], capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = bench(10)
+    wanted = replace(made.plan, job=made.plan.job.model_copy(update={"keep_captures": "scores"}))
+    made.vectors(made.plan.reference_shards)  # these are captured in both orders
+    assert _scores_first(wanted, made.store, "k")
+    made.vectors(made.plan.shards[2:3])
+    assert _scores_first(wanted, made.store, "of other settings")
+    assert capfd.readouterr().err.count("goes on with vectors") == 0
+    assert not _scores_first(wanted, made.store, "k")
+    assert capfd.readouterr().err.count("capture: goes on with vectors, as an earlier command has begun") == 1
+    assert not _scores_first(made.plan, made.store, "of other settings")
+
+
+@pytest.mark.parametrize("sampled", [1, 4, 1000])
+def test_some_rows_keep_their_vectors_for_the_test_of_the_methods(bench: Callable[..., Bench], sampled: int) -> None:
+    made = bench(7)
+    _, files = made.fitted()
+    vectors = made.vectors(made.plan.shards)
+    scored = [sealed(receipt) for receipt in made.ran(made.scorer(files, sampled=sampled), made.plan.shards)]
+    columns = [request.column for request in made.plan.requests]
+    for all_of_them, few in zip(vectors, scored, strict=True):
+        whole, table = made.store.read_table(all_of_them), made.store.read_table(few)
+        usable = whole.column("code").is_null().to_numpy().sum()
+        for column in columns:
+            kept = table.column(sample_column(column)).to_pylist()
+            expected = whole.column(column).to_pylist()
+            assert sum(vector is not None for vector in kept) == min(sampled, usable)
+            assert all(vector is None or vector == full for vector, full in zip(kept, expected, strict=True))
+        rows = _kept_rows([few], made.store, columns)
+        assert len(rows) == min(sampled, usable)
+        assert set(rows.lengths) <= set(whole.column("n_response_tokens").to_pylist())
+    every = _kept_rows(scored, made.store, columns)
+    assert len(every) == sum(len(_kept_rows([few], made.store, columns)) for few in scored)
+    assert all(every.features[column].shape == (len(every), 32) for column in columns)
 
 
 def test_scores_of_another_fit_do_not_count(bench: Callable[..., Bench]) -> None:

@@ -69,6 +69,19 @@ def test_stage_by_stage(folder: Folder) -> None:
     assert folder.said()[1:4] == ["  captured 12 of 12", "  fitted   1 of 10, 9 left", "  emitted  3 of 10, 7 left"]
 
 
+def test_a_corpus_that_is_captured_as_scores(folder: Folder) -> None:
+    """The references' vectors lie in the other folder; what an earlier order has left there does not count twice."""
+    folder.begin()
+    folder.finish("capture", 2)
+    folder.finish("scored", 5)
+    assert folder.said()[1] == "  captured 7 of 12, 5 left"
+    folder.set_aside("scored", 5)
+    assert folder.said()[1] == "  captured 7 of 12, 5 set aside"
+    assert folder.said()[3] == "set aside in scored: 5 shards with 50 rows"
+    folder.finish("capture", 12)
+    assert folder.said()[1].startswith("  captured 12 of 12")
+
+
 def test_shards_that_were_set_aside(folder: Folder) -> None:
     folder.begin()
     folder.finish("capture", 7)

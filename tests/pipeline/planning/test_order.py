@@ -10,10 +10,9 @@ import pytest
 from frozen_samples import finish, freeze_plan
 from plan_jobs import Planner, larf
 
-from tamis.pipeline.planning import order
+from tamis.pipeline.commands.screens import _captured
 from tamis.pipeline.planning.forecast import writes
 from tamis.pipeline.planning.order import bytes_of_vectors, writes_scores
-from tamis.pipeline.run.set_aside import set_aside
 
 
 @pytest.fixture
@@ -21,18 +20,11 @@ def plan(tmp_path: Path, tiny_model: Path) -> Planner:
     return Planner(tmp_path, tiny_model)
 
 
-@pytest.mark.parametrize(
-    ("kept", "large", "scores"),
-    [("none", False, False), ("none", True, True), ("scores", False, True), ("scores", True, True),
-     ("vectors", False, False), ("vectors", True, False)],
-)  # fmt: skip
-def test_methods_of_references_alone(
-    plan: Planner, tmp_path: Path, kept: str, large: bool, scores: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("kept", "scores"), [("none", False), ("scores", True), ("vectors", False)])
+def test_methods_of_references_alone(plan: Planner, tmp_path: Path, kept: str, scores: bool) -> None:
     made = plan(f"keep_captures={kept}", **larf(tmp_path))
-    assert bytes_of_vectors(made) == 50 * made.model_info.width * 4
-    monkeypatch.setattr(order, "LARGE", bytes_of_vectors(made) - large)
     assert writes_scores(made) == scores
+    assert bytes_of_vectors(made) == 50 * made.model_info.width * 4
 
 
 @pytest.mark.parametrize("method", [["saft"], ["larf", "saft"], ["contrast"], ["matching", "contrast"]])
@@ -40,15 +32,8 @@ def test_methods_that_read_the_corpus_keep_the_vectors(plan: Planner, tmp_path: 
     own = {key: value for key, value in larf(tmp_path).items() if "larf" in method}
     made = plan("keep_captures=scores", **own | {"method": method})
     assert not writes_scores(made)
+    assert "; as vectors, which " + " and ".join({*method} & {"saft", "contrast"}) + " must read" in _captured(made)
     assert "of vectors under _work, removed at the end;" in writes(made)
-
-
-def test_what_is_decided_does_not_change_with_shards_that_fail(
-    plan: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = plan("shard_rows=10", **larf(tmp_path))
-    monkeypatch.setattr(order, "LARGE", bytes_of_vectors(made) - 1)
-    assert writes_scores(made.without([set_aside(made.shards[0], "it failed")]))
 
 
 def test_an_artifact_is_applied_in_the_corpus_pass(plan: Planner, tmp_path: Path) -> None:
@@ -67,5 +52,7 @@ def test_the_plan_says_what_is_written(plan: Planner, tmp_path: Path) -> None:
     assert said.startswith("about 0.0 MB of scores under _work, in place of ")
     assert f"in place of {vectors} of vectors, after the references were captured and fitted; the 50 rows" in said
     assert "removed at the end" not in said
+    assert _captured(made).endswith("are not loaded; the references first, then the corpus as scores")
+    assert "scores" not in _captured(plan(**larf(tmp_path)))
     million = replace(made.shards[0], span=replace(made.shards[0].span, stop_row=10**6))
     assert writes(replace(made, shards=(million,))).startswith("about 4.0 MB of scores")

@@ -15,6 +15,7 @@ import pytest
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.run.folder import (
     begin,
+    clear_work,
     facts_in,
     finished,
     key_of,
@@ -228,6 +229,25 @@ def test_whether_another_driver_has_finished_it(store: Store) -> None:
     assert finished(store, FINGERPRINT) is None
     store.write_facts(MANIFEST, {"fingerprint": FINGERPRINT, "rows": 5})
     assert finished(store, FINGERPRINT) == {"fingerprint": FINGERPRINT, "rows": 5}
+
+
+ALL = ["capture", "receipts", "scored"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "left"),
+    [("none", []), (False, []), ("vectors", ALL), (True, ALL), ("scores", ["receipts", "scored"])],
+)
+def test_what_stays_of_a_finished_run(store: Store, kept: str | bool, left: list[str]) -> None:
+    """True and False are in the manifests of earlier versions."""
+    for stage in ("capture", "scored"):
+        store.write(f"_work/{stage}/a.parquet", b"x")
+        store.write(f"_work/receipts/{stage}/a.json", b"{}")
+    clear_work(store, kept)
+    assert sorted(store.list("_work")) == left
+    if left:
+        assert store.exists("_work/receipts/scored/a.json")
+        assert store.exists("_work/receipts/capture/a.json") == ("capture" in left)
 
 
 def test_the_work_folder_goes_though_another_driver_writes_into_it(store: Store) -> None:
