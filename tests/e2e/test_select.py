@@ -156,7 +156,7 @@ def test_a_selection_of_a_selection(runs: Runs) -> None:
     assert contents(runs.folder / "second") == contents(runs.fresh)
 
 
-@pytest.mark.parametrize("part", ["scores", "kept", "quarantine", "artifact"])
+@pytest.mark.parametrize("part", ["scores", "kept", "artifact"])
 def test_a_damaged_run_is_refused_before_anything_is_written(runs: Runs, tmp_path: Path, part: str) -> None:
     copy = shutil.copytree(runs.run, tmp_path / "copy")
     file = next((copy / part).iterdir())
