@@ -86,7 +86,7 @@ def number_of_resamples(rows: int) -> int:
 def some_unlabelled(labels: Labels, manifest: Mapping[str, Any]) -> bool:
     """Whether rows in kept/ or dropped/ have no label."""
     usable = sum(decision != "quarantined" for decision in labels.rows.column("decision").to_pylist())
-    return usable < manifest["counts"]["kept"] + manifest["counts"]["dropped"]
+    return bool(usable < manifest["counts"]["kept"] + manifest["counts"]["dropped"])
 
 
 def plain(value: float) -> float | None:
@@ -247,7 +247,7 @@ def _decided(harmful: Bools, decisions: npt.NDArray[Any], here: Bools) -> dict[s
 
 def _about(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
     # A score that is made of others, such as their mean rank, is no method.
-    method = next((method for method in manifest["methods"] if method["name"] == name), {})
+    method: Mapping[str, Any] = next((method for method in manifest["methods"] if method["name"] == name), {})
     return {
         "name": name,
         "title": method.get("title", name),
