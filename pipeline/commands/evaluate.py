@@ -86,7 +86,7 @@ def number_of_resamples(rows: int) -> int:
 def some_unlabelled(labels: Labels, manifest: Mapping[str, Any]) -> bool:
     """Whether rows in kept/ or dropped/ have no label."""
     usable = sum(decision != "quarantined" for decision in labels.rows.column("decision").to_pylist())
-    return usable < manifest["counts"]["kept"] + manifest["counts"]["dropped"]
+    return bool(usable < manifest["counts"]["kept"] + manifest["counts"]["dropped"])
 
 
 def plain(value: float) -> float | None:
