@@ -86,7 +86,7 @@ def number_of_resamples(rows: int) -> int:
 def some_unlabelled(labels: Labels, manifest: Mapping[str, Any]) -> bool:
     """Whether rows in kept/ or dropped/ have no label."""
     usable = sum(decision != "quarantined" for decision in labels.rows.column("decision").to_pylist())
-    return usable < manifest["counts"]["kept"] + manifest["counts"]["dropped"]
+    return bool(usable < manifest["counts"]["kept"] + manifest["counts"]["dropped"])
 
 
 def plain(value: float) -> float | None:
@@ -106,13 +106,14 @@ _Stratum = tuple[dict[str, Any], Bools]
 
 def _deciles(manifest: Mapping[str, Any], lengths: npt.NDArray[np.float64], usable: Bools) -> list[_Stratum]:
     """Tenths of the corpus by the answers' tokens, as the report has them; of the labelled rows where it has none."""
-    edges = [int(decile["high"]) for decile in manifest.get("length_deciles") or []]
+    known = manifest.get("length_deciles") or []
+    edges = [int(decile["high"]) for decile in known]
     counted = np.where(usable, np.nan_to_num(lengths), 0).astype(np.int64)
     if not edges:
         edges = length_deciles(length_histogram(counted[usable], int(counted.max(initial=0)))).tolist()
         edges = [*dict.fromkeys(edges), int(counted.max(initial=0))]
     place = np.minimum(np.searchsorted(edges, counted, side="left"), len(edges) - 1)
-    lows = [0, *(edge + 1 for edge in edges[:-1])]
+    lows = [int(known[0]["low"]) if known else 0, *(edge + 1 for edge in edges[:-1])]
     return [({"low": lows[j], "high": edges[j]}, (place == j) & usable) for j in range(len(edges))]
 
 
@@ -246,7 +247,7 @@ def _decided(harmful: Bools, decisions: npt.NDArray[Any], here: Bools) -> dict[s
 
 def _about(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
     # A score that is made of others, such as their mean rank, is no method.
-    method = next((method for method in manifest["methods"] if method["name"] == name), {})
+    method: Mapping[str, Any] = next((method for method in manifest["methods"] if method["name"] == name), {})
     return {
         "name": name,
         "title": method.get("title", name),

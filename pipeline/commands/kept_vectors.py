@@ -114,7 +114,7 @@ def kept_vectors(store: Store, manifest: Mapping[str, Any]) -> KeptVectors:
     if len(corpus) < len(wanted) or not wanted:
         raise ConfigError(
             f"{store.path()} has kept the vectors of {len(corpus):,} of its {len(wanted):,} shards, and tune needs "
-            "them all: run the job again, in another folder, with keep_captures: true"
+            "them all: run the job again, in another folder, with its vectors kept (keep_captures)"
         )
     by_role: dict[str, list[Mapping[str, Any]]] = {}
     for receipt in kept:
@@ -128,8 +128,8 @@ def kept_vectors(store: Store, manifest: Mapping[str, Any]) -> KeptVectors:
         raise InputError(f"{store.path()}: {error}; run the job again in another folder") from None
     if not columns[CORPUS]:
         raise ConfigError(
-            f"{store.path()} has kept no vectors, only scores: run the job again, in another folder, with "
-            "keep_captures: true"
+            f"{store.path()} has kept no vectors, only scores: run the job again, in another folder, with its vectors "
+            "kept (keep_captures)"
         )
     size = sum(int(receipt["file"]["bytes"]) for receipt in kept)
     rows = [len(each) for each in valid]

@@ -85,7 +85,7 @@ def tune(store: Store, source: str) -> dict[str, Any]:
     counts = [
         {"harmful": int(harmful[half].sum()), "harmless": int((~harmful[half]).sum())} for half in (first, ~first)
     ]
-    result = {
+    result: dict[str, Any] = {
         "output": store.path(),
         "labels": {
             "from": labels.source,
@@ -100,7 +100,10 @@ def tune(store: Store, source: str) -> dict[str, Any]:
         "left_out": [*left_out, *failed],
         "interval": {"level": 0.95, "resamples": number_of_resamples(int(first.sum())), "seed": BOOTSTRAP_SEED},
     }
-    others = {"next": found[1] if len(found) > 1 else None, "current": next((w for w in found if w["current"]), None)}
+    others: dict[str, Mapping[str, Any] | None] = {
+        "next": found[1] if len(found) > 1 else None,
+        "current": next((w for w in found if w["current"]), None),
+    }
     result |= {f"above_{name}": _above(found[0], other) for name, other in others.items()}
     return {
         **result,

@@ -106,7 +106,8 @@ def read_labels(source: str, store: Store) -> Labels:
             matched = _Matched(entries)
             parts = list(_of_file(store, sealed, matched))
             matched.check()
-            empty, words = entries.empty, f"the file {posixpath.basename(source)}"
+            ways = " and ".join(_ways(entries, len(manifest["input"]["files"])))
+            empty, words = entries.empty, f"the file {posixpath.basename(source)} ({ways})"
         else:
             as_json = column in manifest.get("json_columns", [])
             counted = [0]
@@ -122,6 +123,14 @@ def read_labels(source: str, store: Store) -> Labels:
     places = np.concatenate([place for _, _, place in labelled])
     methods = tuple(field.name for field in rows.schema if pa.types.is_floating(field.type))
     return Labels(rows, harmful, places, methods, total, empty, words, column)
+
+
+def _ways(entries: Entries, files: int) -> list[str]:
+    """How the labels name their rows: with several files, a number means two things."""
+    numbers = "by row number" + (f" through all {files:,} files" if files > 1 else "")
+    ways = {str: "by sample_id", int: numbers, tuple: "by row number in each file"}
+    used = {type(key) for key in entries.harmful}
+    return [words for kind, words in ways.items() if kind in used]
 
 
 # --- a file or a column -------------------------------------------------------------------------------------------

@@ -77,6 +77,8 @@ def test_each_label_finds_its_row(
     assert found.rows.column("decision").to_pylist() == [DECISIONS[place] for place in found.places]
     assert found.rows.column("larf").to_pylist() == pytest.approx([0.9, 0.2, 0.8, None, 0.4])
     assert (found.total, found.empty, found.methods) == (8, 1, ("larf",))
+    assert found.source.startswith(f"the file labels.{write.__name__} (by ")
+    assert ("through all 2 files" in found.source) == (naming(0) == {"row": 0})
     assert found.by_sample_id[sample_ids("b.jsonl", 2, 1)[0]] is True
 
 
