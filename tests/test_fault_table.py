@@ -93,6 +93,10 @@ TESTS = {
         "pipeline/planning/test_frozen_job.py::test_a_setting_that_differs_is_named_with_both_values",
         "pipeline/planning/test_frozen_job.py::test_all_that_differs_is_named_in_one_line",
     ],
+    "the run or the input of `tamis select` is damaged or changed": [
+        "e2e/test_select.py::test_a_damaged_run_is_refused_before_anything_is_written",
+        "e2e/test_select.py::test_changed_input_is_refused",
+    ],
     "new data is not like that of the artifact": [
         "e2e/test_artifact.py::test_drift_ends_with_code_6_and_the_output_is_whole"
     ],

@@ -29,7 +29,6 @@ from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.inputs.shards import Shard, rows_of
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.methods import distributions
-from tamis.pipeline.job.sections import SelectionSpec
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.report.drift import warnings as drift_warnings
@@ -204,7 +203,7 @@ def _summary(
     about_the_cut = cut_warnings(plan.methods, artifacts, job.selected_by, selection.dropped, spec.scored)
     warnings = [*dict.fromkeys(notes), *about_the_cut]
     frozen = plan.artifact.frozen.facts if plan.artifact is not None else None
-    how = in_words(job.selection) if frozen is None else f"at the cut of the artifact, made by {frozen.how}"
+    how = job.selection.in_words if frozen is None else f"at the cut of the artifact, made by {frozen.how}"
     facts = run_facts(plan, counts, captured)
     codes = facts.pop("quarantine_codes")
     unscored = sum(codes.pop(code)["rows"] for code in UNSCORED & codes.keys())
@@ -246,14 +245,6 @@ def cut_warnings(
             "nothing was dropped: the cut lies above every score, or the share of so few rows is less than one"
         )
     return warnings
-
-
-def in_words(spec: SelectionSpec) -> str:
-    """How much was to fall."""
-    rule, amount = spec.rule
-    said = f"{rule.replace('_', ' ')} {f'{int(amount):,}' if rule == 'drop_count' else f'{amount:g}'}"
-    said += f" within each {spec.within}" if spec.within else ""
-    return said + (f", {spec.control} control" if spec.control else "")
 
 
 def selection_facts(

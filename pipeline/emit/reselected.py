@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tamis.operators.methods import Method
-from tamis.pipeline.emit.publish import cut_warnings, draw, finish, in_words, selection_facts, versions
+from tamis.pipeline.emit.publish import cut_warnings, draw, finish, selection_facts, versions
 from tamis.pipeline.emit.samples import SampleSpec
 from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.emit.totals import EmitTotals
@@ -78,7 +78,7 @@ def publish_again(
         "parent": parent.facts(),
         "versions": versions(),
         "counts": {"rows_in": theirs["rows_in"], **counts, "truncated": theirs["truncated"]},
-        **selection_facts(job, shards, selection, spec, emitted, in_words(job.selection)),
+        **selection_facts(job, shards, selection, spec, emitted, job.selection.in_words),
         "timings": {name: dict(timing) for name, timing in timings.items()},
         "warnings": list(dict.fromkeys(said)),
     }

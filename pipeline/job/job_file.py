@@ -226,10 +226,11 @@ class Job(LayersJob):
 
     @model_validator(mode="after")
     def _can_be_scheduled(self) -> Job:
-        if self.selection.by == RANKS and (self.artifact is not None or self._cuts_with_an_artifact):
+        of_its_rows = self.selection.by == RANKS or self.selection.within is not None
+        if of_its_rows and (self.artifact is not None or self._cuts_with_an_artifact):
             raise ValueError(
-                "selection.by is ranks, which are among the rows of one run: a cut of another run says nothing about "
-                "them; leave artifact out, and set schedule.artifact: each_night"
+                "selection.by: ranks and selection.within cut among the rows of one run, and a cut of another run says "
+                "nothing about them: leave artifact out, and set schedule.artifact: each_night"
             )
         if self.schedule is None:
             return self

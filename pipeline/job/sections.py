@@ -235,6 +235,14 @@ class SelectionSpec(Section):
         return self.within is not None or self.control == "length_matched"
 
     @property
+    def in_words(self) -> str:
+        """What is to fall, for people: "drop 0.1"."""
+        rule, amount = self.rule
+        said = f"{rule.replace('_', ' ')} {f'{int(amount):,}' if rule == 'drop_count' else f'{amount:g}'}"
+        said += f" within each {self.within}" if self.within else ""
+        return said + (f", {self.control} control" if self.control else "")
+
+    @property
     def rule(self) -> tuple[Literal["drop", "drop_count", "threshold"], float]:
         """Which of the three rules applies, and its number."""
         if self.drop_count is not None:

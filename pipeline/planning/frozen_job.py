@@ -64,12 +64,11 @@ def frozen_facts(
 ) -> FrozenFacts:
     """The facts of an artifact that a run of `job` has made. revision: of its model. precision: of its forward passes,
     e.g. "float32 on cpu". more: cut and statistics."""
-    rule, amount = job.selection.rule
     dtype, _, device = precision.partition(" on ")
     return FrozenFacts(
         methods=methods,
         selected_by=job.selected_by,
-        how=f"{rule.replace('_', ' ')} {f'{int(amount):,}' if rule == 'drop_count' else f'{amount:g}'}",
+        how=job.selection.in_words,
         settings={name: value for name, value in fingerprint.items() if not _of_input(name)},
         dtype=dtype,
         device=device,

@@ -64,7 +64,9 @@ def job_of(parent: Parent, choice: Choice, output: str) -> Job:
                 f"{parent.manifest['selected_by']} only; add --drop, --drop-count or --threshold"
             )
     selection = {**rule, "by": by, "control": choice.control, "within": choice.within, "allow_majority": allowed}
-    changed = {"output": output, "selection": selection, "schedule": None, "lineage": None, "keep_captures": False}
+    changed = {"output": output, "selection": selection, "keep_captures": False}
+    # The cut is not that of an artifact that the run may have applied, and no night and no event belongs to it.
+    changed |= dict.fromkeys(("artifact", "schedule", "lineage"))
     seed = tree["seed"] if choice.seed is None else choice.seed
     gone = [name for name in parent.methods if name not in known()]
     if gone:

@@ -18,7 +18,6 @@ from tamis.pipeline.cluster import metrics
 from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.cluster.session import ray_early, ray_session
 from tamis.pipeline.emit import rivals
-from tamis.pipeline.emit.publish import in_words
 from tamis.pipeline.emit.reselected import publish_again
 from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
@@ -213,7 +212,7 @@ class _Work:
         facts = replace(
             theirs,
             selected_by=self.job.selected_by,
-            how=in_words(self.job.selection),
+            how=self.job.selection.in_words,
             cut=frozen_cut(self.job, selection),
             settings=frozen_settings(parent, self.job),
             statistics=statistics_of(

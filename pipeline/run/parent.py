@@ -127,7 +127,10 @@ def read_parent(store: Store) -> Parent:
             "of samples to cut anew; run its job with another toss.discard in a new output folder"
         )
     try:
-        files = {safe_name(str(file["name"]), MANIFEST): file for file in manifest["files"]}
+        files = {
+            safe_name(str(file["name"]), MANIFEST): {key: file[key] for key in ("name", "bytes", "sha256")}
+            for file in manifest["files"]
+        }
         frozen = read_frozen(store.url, store.options)
         parent = Parent(store, manifest, hashlib.sha256(store.read(MANIFEST)).hexdigest(), frozen, files)
         _ = parent.facts(), parent.codes(), parent.digest, parent.beside(), parent.kept()

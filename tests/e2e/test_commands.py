@@ -23,8 +23,8 @@ from tamis.pipeline import cli
 from tamis.pipeline.errors import ConfigError
 
 COMMANDS = (
-    *("curate", "layers", "plan", "status", "verify", "unlock", "report", "sample", "certify", "evaluate", "tune"),
-    *("export", "doctor", "schema"),
+    *("curate", "layers", "plan", "select", "status", "verify", "unlock", "report", "sample", "certify", "evaluate"),
+    *("tune", "export", "doctor", "schema"),
 )
 
 
