@@ -285,7 +285,7 @@ def _figures(found: Mapping[str, Any], draw: Callable[..., None], line: str, as_
 
 def result(line: str, **facts: Any) -> None:
     """The result of a command that has no screen. line: its lines on stdout."""
-    VOICE.show(lambda: print(line), "; ".join(line.splitlines()), "result", last=True, **facts)
+    VOICE.show(lambda: print(line), "; ".join(part.strip() for part in line.splitlines()), "result", last=True, **facts)
 
 
 def in_lines(lines: Sequence[str]) -> None:
