@@ -105,7 +105,7 @@ def _test(test: Mapping[str, Any], title: Any) -> dict[str, Any]:
         "method": title(test["method"]),
         "rows": f"{text.count(test['unsafe'])} unsafe references{borrowed} against {others}",
         "auroc": _with_interval(test["auroc"]),
-        "length": _with_interval(test["length"]) + ("" if test["longer"] else ", shorter ones first"),
+        "length": _with_interval(test["length"]) + ("" if test["longer"] else "\nshorter ones first"),
         "equal": "too few pairs" if test["equal_length"] is None else _with_interval(test["equal_length"]),
         "says": finding(test),
         "partial": f"{_signed(test['partial_spearman'])} ({_signed(test['spearman'])})",
@@ -135,7 +135,8 @@ def _refusing(refusing: Mapping[str, Any] | None, counts: Mapping[str, Any]) -> 
 
 
 def _with_interval(figure: Mapping[str, Any]) -> str:
-    return f"{figure['value']:.3f} ({figure['low']:.3f}–{figure['high']:.3f})"
+    """On two lines, which a narrow column keeps as they are."""
+    return f"{figure['value']:.3f}\n({figure['low']:.3f}–{figure['high']:.3f})"
 
 
 def _signed(value: Any) -> str:
