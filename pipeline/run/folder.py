@@ -172,9 +172,13 @@ def remove_work(store: Store, *, shared: bool = False) -> None:
 
     Raises OSError if they cannot be removed.
     """
+    _remove(store, WORK, shared=shared)
+
+
+def _remove(store: Store, name: str, *, shared: bool) -> None:
     for attempt in range(_REMOVALS):
         try:
-            store.remove(WORK)
+            store.remove(name)
             return
         except OSError:  # a file was written while its folder was being emptied
             if attempt + 1 == _REMOVALS and not shared:
@@ -187,8 +191,8 @@ def clear_work(store: Store, kept: str | bool, *, shared: bool = False) -> None:
     if kept in ("none", False):
         remove_work(store, shared=shared)
     elif kept == "scores":
-        store.remove(stage_folder(VECTORS_STAGE))
-        store.remove(f"{RECEIPTS}/{VECTORS_STAGE}")
+        for name in (stage_folder(VECTORS_STAGE), f"{RECEIPTS}/{VECTORS_STAGE}"):
+            _remove(store, name, shared=shared)
 
 
 def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> str:
