@@ -156,7 +156,7 @@ def test_an_artifact_is_applied_also_of_methods_that_read_the_corpus(bench: Call
     by_vectors, by_scores, _ = bench(10, ("larf", "saft", "contrast")).both_ways()
     for vectors, scores in zip(by_vectors, by_scores, strict=True):
         assert scores.equals(vectors, check_metadata=True)
-        assert scores.column_names == ["larf", "saft", "contrast", "deciding"]
+        assert scores.column_names == ["larf", "saft", "contrast", "deciding", "n_response_tokens"]
 
 
 @pytest.mark.parametrize("shard_rows", [1000, 7, 1])
