@@ -57,7 +57,7 @@ def test_a_rule_takes_the_place_of_the_run_s_whichever_it_is() -> None:
 
 def test_controls_groups_captures_and_events_are_not_taken_over() -> None:
     job = job_of(parent(theirs(drop=0.2, control="random")), Choice(), "new")
-    assert (job.selection.control, job.selection.within, job.keep_captures, job.lineage) == (None, None, False, None)
+    assert (job.selection.control, job.selection.within, job.keep_captures, job.lineage) == (None, None, "none", None)
     assert job_of(parent(theirs(drop=0.2)), Choice(control="random", seed=9), "new").seed == 9
 
 
