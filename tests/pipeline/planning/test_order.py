@@ -12,7 +12,7 @@ from plan_jobs import Planner, larf
 
 from tamis.pipeline.commands.screens import _captured
 from tamis.pipeline.planning.forecast import writes
-from tamis.pipeline.planning.order import bytes_of_vectors, writes_scores
+from tamis.pipeline.planning.order import LARGE, bytes_of_vectors, writes_scores
 
 
 @pytest.fixture
@@ -25,6 +25,23 @@ def test_methods_of_references_alone(plan: Planner, tmp_path: Path, kept: str, s
     made = plan(f"keep_captures={kept}", **larf(tmp_path))
     assert writes_scores(made) == scores
     assert bytes_of_vectors(made) == 50 * made.model_info.width * 4
+
+
+def test_a_large_corpus_is_scored_at_once(plan: Planner, tmp_path: Path) -> None:
+    made = plan(**larf(tmp_path))
+    most = LARGE // bytes_of_a_row(made)
+
+    def of(rows: int) -> Any:
+        shard = made.shards[0]
+        return replace(made, shards=(replace(shard, span=replace(shard.span, stop_row=shard.span.start_row + rows)),))
+
+    assert (writes_scores(of(most)), writes_scores(of(most + 1))) == (False, True)
+    kept = replace(of(most + 1), job=plan("keep_captures=vectors", **larf(tmp_path)).job)
+    assert not writes_scores(kept)
+
+
+def bytes_of_a_row(made: Any) -> int:
+    return bytes_of_vectors(made) // made.rows
 
 
 @pytest.mark.parametrize("method", [["saft"], ["larf", "saft"], ["contrast"], ["matching", "contrast"]])
