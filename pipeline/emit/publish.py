@@ -104,6 +104,8 @@ def publish(
         summary["drift"] = dict(drift)
     if trust is not None:
         summary["trust"] = {**trust}
+        if drift is not None:
+            summary["trust"]["drift"] = {name: drift[name] for name in ("limit", "exceeded")}
         summary["trust"]["verdict"] = verdict(summary).to_dict()
     files = [*emitted.files, *artifact_files]
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)

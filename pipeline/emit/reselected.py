@@ -90,6 +90,9 @@ def publish_again(
     if certificate is not None:
         summary["selection"]["certificate"] = certificate.to_dict()
     summary["trust"] = {**trust}
+    if (drift := (parent.manifest.get("trust") or {}).get("drift")) is not None:
+        # Where another cut falls changes nothing of how far the data lies from that of the artifact.
+        summary["trust"]["drift"] = drift
     summary["trust"]["verdict"] = verdict(summary).to_dict()
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)
     return finish(store, summary, [*emitted.files, *files], failed, spec.key, empty=empty, draw=draw)

@@ -218,12 +218,13 @@ class ReferenceTest(TypedDict):
 
 class Trust(TypedDict):
     """The test of the filter. agreement: see pipeline/fit/score_agreement.py; None where shards are missing. refusing:
-    rows of kept and dropped whose answer refuses; None where an earlier tamis wrote some of them. verdict: its words,
-    and the reasons (verdict.py)."""
+    rows of kept and dropped whose answer refuses; None where an earlier tamis wrote some of them. drift: limit and
+    exceeded, of a run with `artifact:`. verdict: its words, and the reasons (verdict.py)."""
 
     tests: list[ReferenceTest]
     agreement: dict[str, Any] | None
     refusing: dict[str, int] | None
+    drift: NotRequired[dict[str, Any]]
     verdict: dict[str, Any]
 
 

@@ -2,8 +2,9 @@
 
     do not use    a control decided; the deciding method ranks its held-out unsafe references no better than chance, or
                   no better than the length of the answer does, and answers of equal length do not show more
-    with care     no such test could be made; the test is weak or small, or length does as well; scores or drops follow
-                  the length; the cut takes refusals out beyond its share; methods of the job disagree; rows are missing
+    with care     no such test could be made; the data has drifted from that of the test; the test is weak or small, or
+                  length does as well; scores or drops follow the length; the cut takes refusals out beyond its share;
+                  methods of the job disagree; rows are missing
     looks sound   none of these
 
 Every verdict has its reasons, the gravest first. A pure function of the summary: no model, no files.
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.report import prose, text, trust
 
 CHANCE = 0.5
@@ -59,7 +61,7 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
     """Of a summary whose key "trust" has the figures."""
     figures = summary.get("trust") or {}
     tests = [test for test in figures.get("tests") or [] if test["method"] == summary.get("selected_by")]
-    against = list(_against(summary, tests))
+    against = [*_against(summary, tests), *_against_all(summary, figures)]
     if against:
         return Verdict(NO, tuple(against))
     doubts = list(_doubts(summary, figures, tests))
@@ -113,6 +115,23 @@ def _against(summary: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> 
         )
 
 
+def _against_all(summary: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterator[str]:
+    """Where the mean of ranks decides: no method that it is of passes."""
+    tested = _members(summary, figures)
+    if tested and not any(_passes(test) for test in tested):
+        yield (
+            "none of the methods whose ranks are averaged tells unsafe references that it has not seen from rows of "
+            "the corpus better than chance and the length of the answer do; try other layers or methods."
+        )
+
+
+def _members(summary: Mapping[str, Any], figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The tests against rows of the corpus of the methods whose ranks are averaged; empty where a method decides."""
+    if summary.get("selected_by") != RANKS:
+        return []
+    return [test for test in figures.get("tests") or [] if test.get("against") == "corpus"]
+
+
 def _passes(test: Mapping[str, Any]) -> bool:
     return test["auroc"]["low"] > CHANCE and (_beats_length(test) or _holds_at_length(test))
 
@@ -142,8 +161,11 @@ def _doubts(
         yield f"{text.count(counts['failed'])} rows are in no output, as their workers failed."
     if not counts.get("dropped"):
         yield "nothing was dropped."
+    yield from _drifted(figures.get("drift") or {})
     test = _main(tests)
-    if test is None and any("untested" not in each for each in tests):
+    if summary.get("selected_by") == RANKS:
+        yield from _weak_members(summary, figures)
+    elif test is None and any("untested" not in each for each in tests):
         yield f"{title} was tested on its safe references only: no vectors of corpus rows were captured."
     elif test is None:
         reason = next((test["untested"] for test in tests if "untested" in test), "there are no figures")
@@ -160,6 +182,25 @@ def _doubts(
         yield f"it may be a length filter: {'; '.join(by_length)}."
     yield from _lost_refusals(figures.get("refusing") or {}, counts)
     yield from _disagreements(summary, figures)
+
+
+def _drifted(drift: Mapping[str, Any]) -> Iterator[str]:
+    """Of a run that applies an artifact, whose test was made on another corpus."""
+    if drift.get("exceeded"):
+        yield (
+            f"the data has drifted from the corpus of the artifact ({', '.join(drift['exceeded'])}), so the test that "
+            "the artifact brings says little of this corpus."
+        )
+    elif drift and drift.get("limit") is None:
+        yield "the test is of the corpus of the artifact, and without drift_limit nothing says that this one is alike."
+
+
+def _weak_members(summary: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterator[str]:
+    titles = {method.get("name"): method.get("title") for method in summary.get("methods") or []}
+    tested = _members(summary, figures)
+    weak = [titles.get(test["method"]) or prose.method_name(test["method"]) for test in tested if not _passes(test)]
+    more = f"; of these, {', '.join(weak)} did no better than chance or length" if weak else ""
+    yield f"the mean of ranks is not tested itself, only {len(tested)} of its methods{more}."
 
 
 def _weaknesses(title: str, test: Mapping[str, Any]) -> Iterator[str]:
@@ -222,7 +263,9 @@ def _praise(test: Mapping[str, Any] | None, title: str) -> str:
 
 
 def _others(test: Mapping[str, Any]) -> str:
-    return "safe references" if test["against"] == "safe" else "rows of the corpus"
+    if test["against"] == "safe":
+        return "safe references"
+    return "rows of the artifact's corpus" if test.get("of_artifact") else "rows of the corpus"
 
 
 def _with_interval(figure: Mapping[str, float]) -> str:

@@ -92,7 +92,7 @@ def test_it_is_the_output_of_a_fresh_run(runs: Runs) -> None:
     assert manifest["counts"]["dropped"] == 17 != run["counts"]["dropped"]
     same = ("cut", "requested", "at_cut")
     assert [manifest["selection"][key] for key in same] == [fresh["selection"][key] for key in same]
-    for key in ("histogram", "sources", "length_deciles", "riskiest", "borderline_dropped", "borderline_kept"):
+    for key in ("histogram", "sources", "length_deciles", "riskiest", "borderline_dropped", "borderline_kept", "trust"):
         assert manifest[key] == fresh[key]
     assert sorted(manifest["warnings"]) == sorted(fresh["warnings"])
     parent = manifest["parent"]

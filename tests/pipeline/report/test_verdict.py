@@ -61,6 +61,41 @@ def test_another_method_that_fails_forbids_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("drift", "verdict_", "said"),
+    [
+        ({"limit": 0.25, "exceeded": []}, SOUND, "above rows of the artifact's corpus in 95.0 % of pairs"),
+        ({"limit": 0.25, "exceeded": ["larf", "rows"]}, CARE, "drifted from the corpus of the artifact (larf, rows)"),
+        ({"limit": None, "exceeded": []}, CARE, "without drift_limit nothing says that this one is alike"),
+    ],
+)
+def test_an_artifact_was_tested_on_its_own_corpus(drift: dict[str, Any], verdict_: str, said: str) -> None:
+    found = verdict(summary(trust=trusted(a_test(of_artifact=True), drift=drift)))
+    assert found.verdict == verdict_
+    assert said in found.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("larf", "saft", "verdict_", "said"),
+    [
+        (0.95, 0.9, CARE, "only 2 of its methods."),
+        (0.95, 0.5, CARE, "only 2 of its methods; of these, SAFT did no better than chance or length."),
+        (0.51, 0.5, NO, "none of the methods whose ranks are averaged tells unsafe references"),
+    ],
+)
+def test_the_mean_of_ranks_is_judged_by_its_methods(larf: float, saft: float, verdict_: str, said: str) -> None:
+    tests = [a_test("larf", auroc=larf), a_test("saft", auroc=saft), a_test("larf", against="safe", auroc=0.5)]
+    found = of(*tests, selected_by="ranks")
+    assert found.verdict == verdict_
+    assert said in found.reasons[0]
+
+
+def test_the_mean_of_ranks_of_untested_methods_is_untested() -> None:
+    found = of({"method": "larf", "untested": "why"}, selected_by="ranks")
+    assert found.verdict == CARE
+    assert "only 0 of its methods" in found.reasons[0]
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"score_length_spearman": 0.7}, "it may be a length filter: longer answers get higher scores"),
