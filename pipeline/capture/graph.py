@@ -221,7 +221,8 @@ def _stop(consumer: threading.Thread, others: Collection[Any]) -> None:
                 if isinstance(operator, TaskPoolMapOperator):
                     operator._cancel_active_tasks = partial(_cancel_readers, operator)
             executor.shutdown(force=True)
-            stopped.add(executor)
+            if executor._shutdown:  # else it was just about to start
+                stopped.add(executor)
         consumer.join(_LOOK_SECONDS)
         if not consumer.is_alive() or time.monotonic() > until:
             return

@@ -59,6 +59,8 @@ def run_capture(
         finished.add(receipt["shard"])
     left = [shard for shard in shards if shard.name not in finished]
     _check_quarantine(plan, totals)
+    if finished:
+        check_precision(store, totals)
     rows = sum(shard.rows for shard in shards)
     if not left:
         Progress(known, rows, skipped=rows).finish()
@@ -89,6 +91,8 @@ def run_capture(
                 totals.add(receipt, new=True)
                 metrics.ledger().captured(receipt, known, names_codes=not plan.job.masks_tokens)
                 progress.advance(receipt["rows"], receipt["tokens"])
+                if len(totals.precisions) > 1:
+                    receipts.forget(store, stage, [receipt["shard"]])
                 check_precision(store, totals)
                 if receipt.get("fallback") is not None:
                     warn_once(receipt["fallback"])

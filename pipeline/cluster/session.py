@@ -195,9 +195,9 @@ class _Ahead:
         """Stop Ray, unless it is stopped already."""
         if not self.stopped:
             self._ready.wait()
-            _shutdown()
-            self._over.set()
-            self._thread.join()
+            if _shutdown():  # else the thread stays: Ray would end with it
+                self._over.set()
+                self._thread.join()
 
 
 _ahead: _Ahead | None = None
@@ -442,15 +442,17 @@ def _cluster(where: str, began: float) -> Cluster:
     return Cluster(where, alive(), seconds)
 
 
-def _shutdown() -> None:
+def _shutdown() -> bool:
+    """Whether Ray has ended; if it is still in use, it is left to the end of the process."""
     import ray
 
     _ending.set()
     if in_use():
         leave_running(partial(_end_own_ray, folder_in_use()))
-        return
+        return False
     with waiting("ray", "Ray is stopping"):
         ray.shutdown()
+    return True
 
 
 def _messages_to_log() -> None:

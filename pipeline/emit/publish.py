@@ -24,6 +24,7 @@ from tamis.pipeline.emit.samples import SampleSpec
 from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.emit.totals import Emitted, EmitTotals, Pick, TokenTotals
 from tamis.pipeline.errors import InternalError
+from tamis.pipeline.fit.drift import MAJORITY
 from tamis.pipeline.fit.scores import Selection, shown_cut
 from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.inputs.shards import Shard, rows_of
@@ -54,6 +55,9 @@ _PACKAGES = (
 )
 _LISTED_UNREAD = 1000
 """The most names of files that were not read, in the manifest."""
+
+ROUGH = "the scores lie so close together that ranks and quantiles are rough"
+"""The begin of the warning about scores that are too close together for their bins."""
 
 SAMPLE_LISTS = ("riskiest", "borderline_dropped", "borderline_kept")
 
@@ -105,7 +109,8 @@ def publish(
     if trust is not None:
         summary["trust"] = {**trust}
         if drift is not None:
-            summary["trust"]["drift"] = {name: drift[name] for name in ("limit", "exceeded")}
+            above = [name for name in drift["exceeded"] if name != MAJORITY]
+            summary["trust"]["drift"] = {"limit": drift["limit"], "exceeded": above}
         summary["trust"]["verdict"] = verdict(summary).to_dict()
     files = [*emitted.files, *artifact_files]
     empty = empty_dropped(spec.opened_schema(), with_quantile=True)

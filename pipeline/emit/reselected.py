@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tamis.operators.methods import Method
-from tamis.pipeline.emit.publish import cut_warnings, draw, finish, selection_facts, versions
+from tamis.pipeline.emit.publish import ROUGH, cut_warnings, draw, finish, selection_facts, versions
 from tamis.pipeline.emit.samples import SampleSpec
 from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.emit.totals import EmitTotals
@@ -106,5 +106,6 @@ def _of_the_rows(parent: Parent, methods: Mapping[str, Method]) -> list[str]:
     gone = {
         *cut_warnings(methods, parent.frozen.artifacts, manifest["selected_by"], dropped, scored),
         *(drift_warnings(manifest["drift"]) if manifest.get("drift") is not None else ()),
+        *(manifest["selection"].get("certificate") or {}).get("warnings", ()),
     }
-    return [said for said in manifest["warnings"] if said not in gone]
+    return [said for said in manifest["warnings"] if said not in gone and not said.startswith(ROUGH)]

@@ -106,7 +106,8 @@ def refit(
     entries = save_artifacts(output, artifacts, {"key": key, "fingerprint": dict(settings), "blocks": first.blocks})
     cut = FrozenCut.of(selection.threshold, selection.at_cut)
     dtype, _, device = first.precision.partition(" on ")
-    facts = replace(first.frozen.facts, cut=cut, statistics=statistics, dtype=dtype, device=device)
+    # The tests of the first night's fit say nothing of this one.
+    facts = replace(first.frozen.facts, cut=cut, statistics=statistics, dtype=dtype, device=device, tests=())
     entries.append(freeze(output, facts, entries))
     made = {
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),

@@ -56,6 +56,11 @@ def job_of(parent: Parent, choice: Choice, output: str) -> Job:
     rule = {name: getattr(choice, name) for name in _RULES}
     allowed = choice.allow_majority
     if all(amount is None for amount in rule.values()):
+        if parent.manifest.get("drift") is not None:
+            raise ConfigError(
+                "select: the run was cut at the score that its artifact brought, not by a rule of its own; add --drop, "
+                f"--drop-count (there {parent.manifest['counts']['dropped']} rows fell) or --threshold"
+            )
         rule = {name: theirs.get(name) for name in _RULES}
         allowed = allowed or bool(theirs.get("allow_majority"))
         if rule["threshold"] is not None and (by or parent.methods[0]) != parent.manifest["selected_by"]:

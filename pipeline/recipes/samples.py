@@ -23,7 +23,7 @@ from tamis.pipeline.capture.stage import Timings, run_capture
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.cluster.session import ray_session
-from tamis.pipeline.emit.publish import publish
+from tamis.pipeline.emit.publish import ROUGH, publish
 from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
@@ -362,7 +362,7 @@ def rough(resolved: float) -> list[str]:
     """The report's warning about scores that are too close together for their bins."""
     if resolved >= RESOLVED_ENOUGH:
         return []
-    return [f"the scores lie so close together that ranks and quantiles are rough ({resolved:.0%} resolved)"]
+    return [f"{ROUGH} ({resolved:.0%} resolved)"]
 
 
 def _emit(

@@ -41,7 +41,7 @@ from tamis.pipeline.run import incomplete, lease
 from tamis.pipeline.run.frozen import freeze
 from tamis.pipeline.run.mending import check_output, until_whole
 from tamis.pipeline.run.parent import Parent, check_whole, named_damage, read_parent
-from tamis.pipeline.run.paths import ARTIFACT, MANIFEST, QUARANTINE, SCORES
+from tamis.pipeline.run.paths import ARTIFACT, INCOMPLETE, MANIFEST, QUARANTINE, SCORES
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import Progress, at_work, phase, waiting
 from tamis.pipeline.terminal.voice import VOICE
@@ -76,6 +76,8 @@ def select(
     phase("select", "looking at the output folder and the input files")
     state = run_folder.state_of(store, fingerprint)
     if state == "complete":
+        store.remove(INCOMPLETE)  # what one that was killed after its manifest has left
+        run_folder.remove_work(store)
         return Selected(run_folder.facts_in(store, MANIFEST), store, did_nothing=True)
     files = files_of(parent, job)
     spread = worth_it(files)
@@ -154,8 +156,11 @@ class _Work:
         with waiting("fit", f"finding the exact cut of {rescored.sums.count:,} scores"):
             selection, groups = cut(self.job, self.store, rescored.sums, self.shards)
         self._compare(selection)
+        statistics = statistics_of(
+            self.store, self.parent.methods, selection, self.parent.manifest["counts"]["rows_in"], self.parent.codes()
+        )
         with named_damage(self.parent):
-            beside, schema = self._beside(selection)
+            beside, schema = self._beside(selection, statistics)
         self.timings["fit"] = {"seconds": time.monotonic() - began}
         key = run_folder.key_of({**self.fingerprint, "decided": selection.digest})
         phase("emit", "making room for the output, and ranking the scores")
@@ -207,7 +212,7 @@ class _Work:
             raise ConfigError(f"select: no row of {self.parent.store.path()} has a score")
         return replace(found, sums=ranked(self.store, self.job.selected_by, methods, found.sums, control))
 
-    def _beside(self, selection: Selection) -> tuple[list[dict[str, Any]], bytes]:
+    def _beside(self, selection: Selection, statistics: dict[str, Any]) -> tuple[list[dict[str, Any]], bytes]:
         """Write the artifact with the new cut, and what else does not depend on it; the entries of these files, and the
         schema of kept/."""
         store, parent, theirs = self.store, self.parent, self.parent.frozen.facts
@@ -219,9 +224,7 @@ class _Work:
             how=self.job.selection.in_words,
             cut=frozen_cut(self.job, selection),
             settings=frozen_settings(parent, self.job),
-            statistics=statistics_of(
-                store, parent.methods, selection, int(parent.manifest["counts"]["rows_in"]), parent.codes()
-            ),
+            statistics=statistics,
         )
         written.append(freeze(store, facts, [file for file in written if file["name"] in names]))
         schema: bytes = parent.store.read_table(parent.kept()).schema.serialize().to_pybytes()

@@ -105,6 +105,7 @@ def night(
         model={"name": "m", "revision": "local"},
         template=None,
         statistics={},
+        tests=({"method": "larf", "untested": "of this night"},),
     )
     files.append(freeze(store, facts, files))
     files += [{"name": f"scores/{name}.parquet", "bytes": 1, "sha256": "0"} for name in names]
@@ -158,6 +159,7 @@ def test_a_fit_over_nights_is_that_over_all_of_their_rows(tmp_path: Path, ray_ad
     assert sum(statistics["scores"]["saft"]["counts"]) == len(rows)
     assert frozen.artifacts["larf"].facts["layer_chosen"] == "search"
     assert dict(frozen.facts.settings) == SETTINGS
+    assert not frozen.facts.tests  # those of the first night are of another fit
     assert not out.exists(WORK)
 
     # Where a capture is damaged, another try does not help; a night of other settings is named.

@@ -55,6 +55,15 @@ def test_a_rule_takes_the_place_of_the_run_s_whichever_it_is() -> None:
     assert (job.selection.rule, job.selected_by) == (("threshold", 0.7), "saft")
 
 
+def test_the_cut_of_an_artifact_is_no_rule() -> None:
+    run = parent(theirs(drop=0.2))
+    run.manifest.update(drift={"exceeded": []}, counts={"dropped": 37})  # type: ignore[attr-defined]
+    for choice in (Choice(), Choice(by="saft"), Choice(control="random"), Choice(within="source")):
+        with pytest.raises(ConfigError, match=r"--drop-count \(there 37 rows fell\) or --threshold"):
+            job_of(run, choice, "new")
+    assert job_of(run, Choice(drop_count=37, control="random"), "new").selection.rule == ("drop_count", 37)
+
+
 def test_controls_groups_captures_and_events_are_not_taken_over() -> None:
     job = job_of(parent(theirs(drop=0.2, control="random")), Choice(), "new")
     assert (job.selection.control, job.selection.within, job.keep_captures, job.lineage) == (None, None, "none", None)
