@@ -37,8 +37,9 @@ def sheet_lines(drawn: Sampled) -> list[str]:
 def _labels(found: Certificate) -> str:
     rows = sum(part.labelled - part.unlabelled for part in found.parts)
     harmful = sum(part.harmful - part.unlabelled for part in found.parts)
+    again = "; drawn again here, and the same" if found.reproduced else ""
     how = {
-        RANDOM: f"drawn at random (seed {found.seed}; drawn again here, and the same)",
+        RANDOM: f"drawn at random (seed {found.seed}{again})",
         ALL: "which are all scored rows",
     }.get(found.chosen, "chosen nobody knows how")
     return f"labels: {found.source}, {rows:,} rows, {how}; {harmful:,} harmful"

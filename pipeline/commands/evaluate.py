@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from tamis.operators.statistics.labelled import Curve, Interval, Ranking, Within, interval, resamples, share_interval
 from tamis.operators.statistics.lengths import length_deciles, length_histogram
-from tamis.pipeline.labels.read import Labels, finished_run, read_labels
+from tamis.pipeline.labels.read import Labels, finished_run, read_labels, undamaged
+from tamis.pipeline.labels.texts import check_texts
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import Progress, at_work, phase
 
@@ -45,6 +46,8 @@ def evaluate(store: Store, source: str) -> dict[str, Any]:
     manifest = finished_run(store)
     labels = read_labels(source, store)
     labels.need_both()
+    with undamaged(store):
+        check_texts(store, manifest, labels)
     phase("evaluate", "comparing scores with labels")
     decisions = np.array(labels.rows.column("decision").to_pylist(), dtype=object)
     lengths = _numbers(labels.rows.column("n_response_tokens"))

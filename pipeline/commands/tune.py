@@ -25,7 +25,8 @@ from tamis.pipeline.commands.evaluate import FEW, codes_of_lengths, figure, numb
 from tamis.pipeline.commands.kept_vectors import KeptVectors, Shards, kept_vectors
 from tamis.pipeline.errors import ConfigError, DamagedError, InputError
 from tamis.pipeline.job.methods import known, section_of, settings_of
-from tamis.pipeline.labels.read import Labels, finished_run, read_labels
+from tamis.pipeline.labels.read import Labels, finished_run, read_labels, undamaged
+from tamis.pipeline.labels.texts import check_texts
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import Progress, at_work, phase
 
@@ -63,6 +64,8 @@ def tune(store: Store, source: str) -> dict[str, Any]:
     manifest = finished_run(store)
     labels = read_labels(source, store)
     labels.need_both()
+    with undamaged(store):
+        check_texts(store, manifest, labels)
     phase("tune", "looking for the vectors that the run has kept")
     kept = kept_vectors(store, manifest)
     there = kept.has_vectors(labels.places)

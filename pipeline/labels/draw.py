@@ -39,10 +39,12 @@ _ANSWERS = {"yes": True, "no": False}
 
 @dataclass(frozen=True)
 class Design:
-    """How a sheet says that its rows were drawn. sampled: rows of each stratum, by its name."""
+    """How a sheet says that its rows were drawn. sampled: rows of each stratum, by its name. population: of how many
+    they were drawn."""
 
     seed: int
     sampled: Mapping[str, int]
+    population: Mapping[str, int]
 
     @property
     def column(self) -> str | None:
@@ -156,15 +158,16 @@ def design_in(path: str, options: Mapping[str, Any]) -> Design | None:
     Raises InputError where its rows were drawn in two ways, or some do not say how.
     """
     seeds: set[int] = set()
-    sampled: dict[str, set[int]] = {}
+    counts: dict[str, set[tuple[int, int]]] = {}
     silent = 0
     for _, value in rows_in(path, options):
-        seed, count, name = whole(value.get(SEED)), whole(value.get(SAMPLED)), value.get(STRATUM)
-        if seed is None or count is None or not isinstance(name, str) or not name:
+        seed, count, size = (whole(value.get(column)) for column in (SEED, SAMPLED, POPULATION))
+        name = value.get(STRATUM)
+        if seed is None or count is None or size is None or not isinstance(name, str) or not name:
             silent += 1
             continue
         seeds.add(seed)
-        sampled.setdefault(unshielded(name), set()).add(count)
+        counts.setdefault(unshielded(name), set()).add((count, size))
     if not seeds:
         return None
     if silent:
@@ -172,10 +175,12 @@ def design_in(path: str, options: Mapping[str, Any]) -> Design | None:
             f"--labels: {silent:,} rows of {path} do not say how they were drawn, and others do (columns "
             f"{', '.join(DESIGN)}); leave them out"
         )
-    columns = {name.rpartition("=")[0] if name != WHOLE else None for name in sampled}
-    if len(seeds) > 1 or len(columns) > 1 or any(len(counts) > 1 for counts in sampled.values()):
+    columns = {name.rpartition("=")[0] if name != WHOLE else None for name in counts}
+    if len(seeds) > 1 or len(columns) > 1 or any(len(said) > 1 for said in counts.values()):
         raise InputError(
             f"--labels: the rows of {path} come from more than one draw (columns {', '.join(DESIGN)} differ), so they "
             "are no random sample together; give the labels of one draw"
         )
-    return Design(seeds.pop(), {name: counts.pop() for name, counts in sampled.items()})
+    once = {name: said.pop() for name, said in counts.items()}
+    sampled = {name: count for name, (count, _) in once.items()}
+    return Design(seeds.pop(), sampled, {name: size for name, (_, size) in once.items()})

@@ -14,9 +14,9 @@ from tamis.pipeline.labels.sample import Sampled
 STRICT = KeepSet(Fraction(15, 100), 0.1, 300)
 
 
-def certificate(*steps: Step, chosen: str = RANDOM, stratum: str = "all") -> Certificate:
+def certificate(*steps: Step, chosen: str = RANDOM, stratum: str = "all", reproduced: bool = True) -> Certificate:
     part = Certified(stratum, "larf", 0.1, 0.1, 2_000, 400, 90, 0, steps)
-    return Certificate((part,), chosen, "the file l.csv", 7)
+    return Certificate((part,), chosen, "the file l.csv", 7, reproduced)
 
 
 def test_what_is_certified_and_where_the_walk_ended() -> None:
@@ -60,6 +60,11 @@ def test_what_it_would_take(labelled: int, harmful: int, said: str) -> None:
     assert said in lines[3]
     assert "without a certificate" in lines[4]
     assert len(lines) == 5
+
+
+def test_a_draw_that_was_not_found_again_is_not_called_the_same() -> None:
+    step = Step(STRICT, 60, 0, 0.001, True)
+    assert "drawn at random (seed 7); 90 harmful" in lines_of(certificate(step, reproduced=False))[0]
 
 
 def test_labels_of_unknown_origin_are_called_that() -> None:
