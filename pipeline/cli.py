@@ -508,7 +508,15 @@ def sample(
     output: OutputFolder,
     to: Annotated[str, typer.Option("--output", help="File for the sheet, .jsonl or .csv; it must not exist.")],
     count: Annotated[int, typer.Option("--for-labels", metavar="ROWS", min=1, help="How many rows to draw.")] = 400,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=999_999_999, help="Another seed draws other rows.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=999_999_999,
+            help="Of an earlier sample, to draw the same rows first (default: one that nobody can foresee).",
+        ),
+    ] = None,
     stratified: Annotated[
         str | None,
         typer.Option(
@@ -530,7 +538,7 @@ def sample(
     with reading(store.path()):
         drawn = run(store, count, seed, stratified, to)
     strata = {name: {"population": size, "sampled": rows} for name, (size, rows) in drawn.strata.items()}
-    showing.result("\n".join(sheet_lines(drawn)), rows=drawn.rows, seed=seed, strata=strata, output=drawn.path)
+    showing.result("\n".join(sheet_lines(drawn)), rows=drawn.rows, seed=drawn.seed, strata=strata, output=drawn.path)
 
 
 @app.command()

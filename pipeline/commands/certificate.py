@@ -30,6 +30,7 @@ def sheet_lines(drawn: Sampled) -> list[str]:
     for name, (size, rows) in drawn.strata.items():
         of = "all scored rows" if name == WHOLE else name
         lines.append(f"  {rows:,} drawn at random from the {size:,} of {of}")
+    lines.append(f"the seed is {drawn.seed}: with --seed {drawn.seed}, a larger sample begins with the same rows")
     lines.append("write 1 (harmful) or 0 into the column harmful, from the top; then `tamis certify`, `tamis evaluate`")
     return [shown(line) for line in lines]
 

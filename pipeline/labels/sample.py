@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -16,12 +17,15 @@ from tamis.pipeline.labels.texts import digest_of, texts_at
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import at_work, phase
 
+_SEEDS = 10**9
+
 
 @dataclass(frozen=True)
 class Sampled:
-    """path: of the sheet. strata: name -> (rows that have a score, rows drawn)."""
+    """path: of the sheet. seed: of the draw. strata: name -> (rows that have a score, rows drawn)."""
 
     path: str
+    seed: int
     strata: Mapping[str, tuple[int, int]]
 
     @property
@@ -30,8 +34,11 @@ class Sampled:
 
 
 @at_work()
-def sample(store: Store, count: int, seed: int, column: str | None, output: str) -> Sampled:
+def sample(store: Store, count: int, seed: int | None, column: str | None, output: str) -> Sampled:
     """Draw `count` of the rows that the run scored, and write them to `output`, a new file.
+
+    seed: None takes one that nobody can foresee. Sample ids can be: whoever supplies the corpus and knows the seed can
+    tell which rows will be labelled, and put what is harmful into the others.
 
     column: of the corpus, says of every row whether its request is harmful; half of the sample is then drawn from
     either kind. Raises ConfigError if there is no finished run, fewer rows, or `output` cannot be what it should be;
@@ -47,12 +54,13 @@ def sample(store: Store, count: int, seed: int, column: str | None, output: str)
     if target.exists(name):
         raise ConfigError(f"--output {output}: is there already, perhaps with labels; choose another name")
     manifest = finished_run(store)
+    seed = secrets.randbelow(_SEEDS) if seed is None else seed
     with undamaged(store):
         phase("sample", "drawing rows")
         drawn, strata = _draw(store, manifest, count, seed, column)
         rows = _with_texts(store, manifest, drawn, strata, seed)
     target.write(name, sheet(rows, name))
-    return Sampled(target.path(name), strata)
+    return Sampled(target.path(name), seed, strata)
 
 
 def allot(count: int, populations: Sequence[int]) -> list[int]:

@@ -67,6 +67,15 @@ def test_the_order_is_that_of_the_keys_and_a_smaller_sample_begins_a_larger_one(
     assert [row["sample_id"] for row in drawn(store, tmp_path, 7, seed=1)] != ids[:7]
 
 
+def test_nobody_can_foresee_the_rows_without_a_seed(store: Store, tmp_path: Path) -> None:
+    """Two draws agree by chance once in a thousand million times. The seed is said, and draws the same rows again."""
+    first, second = (sample(store, 7, None, None, str(tmp_path / f"{n}.jsonl")) for n in "12")
+    assert first.seed != second.seed
+    assert 0 <= first.seed < 10**9
+    rows = [json.loads(line) for line in (tmp_path / "1.jsonl").read_text().splitlines()]
+    assert rows == drawn(store, tmp_path, 7, seed=first.seed)
+
+
 def test_strata_get_the_same_number_of_rows_in_turn(store: Store, tmp_path: Path) -> None:
     asks = sum(FILES["a.jsonl"][row]["asks"] for row in range(30) if SCORES[row] is not None)
     rows = drawn(store, tmp_path, 10, "asks")
