@@ -408,6 +408,10 @@ def select(
     labels: Annotated[
         str | None, typer.Option("--labels", metavar="FILE|COLUMN", help="For --certify: as `tamis certify` has them.")
     ] = None,
+    trust_labels: Annotated[
+        bool,
+        typer.Option("--trust-labels", help="For --certify: take the labelled rows for a random sample, unproven."),
+    ] = False,
     delta: DeltaFlag = 0.1,
     up_to: UpTo = 0.7,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of a control (default: the run's).")] = None,
@@ -431,7 +435,7 @@ def select(
     store = Store(run, job.storage_options(storage_options or []))
     choice = Choice(drop, drop_count, threshold, by, control, within, seed, allow_majority)
     with reading(store.path()):
-        choice, certificate = certified_choice(store, choice, certify, labels, delta, up_to)
+        choice, certificate = certified_choice(store, choice, certify, labels, delta, up_to, trust_labels)
     if certificate is not None:
         showing.certified(certificate)
     found = cut(store, choice, output, address, certificate)

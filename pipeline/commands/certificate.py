@@ -15,7 +15,7 @@ def lines_of(found: Certificate) -> list[str]:
     """For a person, each line harmless for a terminal."""
     lines = [_labels(found)]
     for part in found.parts:
-        lines += [*_result(part), *(f"  {line}" for line in _details(part))]
+        lines += [*_result(part, found.assumes_random), *(f"  {line}" for line in _details(part))]
     if found.holds:
         lines.append(
             "this holds for one method and one --alpha, chosen before the labels were looked at, and one draw of "
@@ -46,15 +46,16 @@ def _labels(found: Certificate) -> str:
     return f"labels: {found.source}, {rows:,} rows, {how}; {harmful:,} harmful"
 
 
-def _result(part: Certified) -> Iterator[str]:
+def _result(part: Certified, assumes_random: bool) -> Iterator[str]:
     where = "" if part.stratum == WHOLE else f"{part.stratum}: "
     best = part.best
     if best is None:
         yield f"{where}no cut by {part.by} can be certified"
         return
     share = best.kept.size / part.pool
+    words = "would be certified, if these labels are a random sample" if assumes_random else "certified"
     yield (
-        f"{where}certified: keep the {best.kept.size:,} of {part.pool:,} scored rows ({share:.1%}) whose {part.by} "
+        f"{where}{words}: keep the {best.kept.size:,} of {part.pool:,} scored rows ({share:.1%}) whose {part.by} "
         f"score is at most {best.kept.threshold!r}"
     )
 

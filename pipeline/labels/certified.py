@@ -154,6 +154,11 @@ class Certificate:
         """Whether something is certified of each part."""
         return all(part.best is not None for part in self.parts)
 
+    @property
+    def assumes_random(self) -> bool:
+        """Whether nobody knows how the labelled rows were chosen, so that all hangs on their being a random sample."""
+        return self.chosen == UNKNOWN
+
     def to_dict(self) -> dict[str, Any]:
         """For a manifest, or a machine."""
         return {
@@ -162,7 +167,7 @@ class Certificate:
             "seed": self.seed,
             "reproduced": self.reproduced,
             "warnings": list(self.warnings),
-            "parts": [part.to_dict() for part in self.parts],
+            "parts": [{**part.to_dict(), "assumes_random": self.assumes_random} for part in self.parts],
         }
 
 

@@ -68,7 +68,12 @@ def test_a_draw_that_was_not_found_again_is_not_called_the_same() -> None:
 
 
 def test_labels_of_unknown_origin_are_called_that() -> None:
-    assert "chosen nobody knows how" in lines_of(certificate(Step(STRICT, 9, 0, 0.3, False), chosen=UNKNOWN))[0]
+    found = certificate(Step(STRICT, 60, 0, 0.001, True), chosen=UNKNOWN, reproduced=False)
+    lines = lines_of(found)
+    assert "chosen nobody knows how" in lines[0]
+    assert lines[1].startswith("would be certified, if these labels are a random sample: keep the 300 of 2,000")
+    assert found.to_dict()["parts"][0]["assumes_random"] is True
+    assert certificate(Step(STRICT, 60, 0, 0.001, True)).to_dict()["parts"][0]["assumes_random"] is False
 
 
 def test_a_sheet_is_named_with_its_strata() -> None:
