@@ -140,7 +140,7 @@ class Certified:
 class Certificate:
     """parts: one, or one for each stratum. chosen: how the labelled rows were chosen. reproduced: a sheet was drawn
     again from as many rows, and all its labels are of the rows and texts that were drawn. source: of the labels, for
-    people."""
+    people. sha256: of the files of labels, by name; of a column none, as the run's own files hold it."""
 
     parts: tuple[Certified, ...]
     chosen: str
@@ -148,6 +148,7 @@ class Certificate:
     seed: int | None = None
     reproduced: bool = False
     warnings: tuple[str, ...] = ()
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
@@ -163,6 +164,7 @@ class Certificate:
         """For a manifest, or a machine."""
         return {
             "labels": self.source,
+            "labels_sha256": dict(self.sha256),
             "chosen": self.chosen,
             "seed": self.seed,
             "reproduced": self.reproduced,
@@ -227,7 +229,9 @@ def certify(
             Certified(name, by, limit, rate, pool.size, len(scores), int(harmful.sum()), chosen.missing[name], steps)
         )
     seed = None if design is None else design.seed
-    return Certificate(tuple(parts), chosen.how, found.source, seed, chosen.reproduced, tuple(chosen.warnings))
+    return Certificate(
+        tuple(parts), chosen.how, found.source, seed, chosen.reproduced, tuple(chosen.warnings), found.sha256
+    )
 
 
 def _shares(alpha: float | None, alpha_requests: float | None, delta: float, loosest: float) -> tuple[Fraction, ...]:

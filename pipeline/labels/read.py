@@ -48,7 +48,8 @@ class Labels:
     places: int64 (n,), the rows' numbers in the corpus, from 0 on through all files. methods: the score columns, those
     that hold fractions. total: the rows of the corpus. empty: rows whose label is empty. source: what was read, in
     words. column: that was read, None for a file. digests: row's number -> what the labels say of the text that they
-    are of (see texts.py), for the rows of which they say it.
+    are of (see texts.py), for the rows of which they say it. sha256: of each file
+    that was read, by its name.
     """
 
     rows: pa.Table
@@ -60,6 +61,7 @@ class Labels:
     source: str
     column: str | None = None
     digests: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.harmful)
@@ -112,6 +114,7 @@ def read_labels(source: str, store: Store) -> Labels:
     sealed = {entry["name"]: Sealed(entry["name"], entry["sha256"]) for entry in manifest["files"]}
     total = int(manifest["counts"]["rows_in"])
     digests: Mapping[int, frozenset[str]] = {}
+    sha256: Mapping[str, str] = {}
     with undamaged(store):
         column = _column(source, store, sealed)
         if column is None:
@@ -119,6 +122,7 @@ def read_labels(source: str, store: Store) -> Labels:
             matched = _Matched(entries)
             parts = list(_of_file(store, sealed, matched))
             matched.check()
+            sha256 = entries.sha256
             digests = {place: frozenset(said) for place, said in matched.digests.items()}
             ways = " and ".join(_ways(entries, len(manifest["input"]["files"])))
             empty, words = entries.empty, f"the file {posixpath.basename(source)} ({ways})"
@@ -134,7 +138,7 @@ def read_labels(source: str, store: Store) -> Labels:
     harmful = np.concatenate([label for _, label, _ in labelled])
     places = np.concatenate([place for _, _, place in labelled])
     methods = tuple(each.name for each in rows.schema if pa.types.is_floating(each.type))
-    return Labels(rows, harmful, places, methods, total, empty, words, column, digests)
+    return Labels(rows, harmful, places, methods, total, empty, words, column, digests, sha256)
 
 
 def _ways(entries: Entries, files: int) -> list[str]:

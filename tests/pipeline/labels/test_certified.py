@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -281,4 +282,5 @@ def test_the_same_for_select(store: Store, tmp_path: Path) -> None:
     facts = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert facts["parts"][0]["threshold"] == found.parts[0].threshold
     assert facts["parts"][0]["certified"] is True
+    assert facts["labels_sha256"] == {"sheet.jsonl": hashlib.sha256(Path(sheet).read_bytes()).hexdigest()}
     assert len(facts["parts"][0]["tried"]) == len(found.parts[0].steps)
