@@ -31,7 +31,9 @@ def sheet_lines(drawn: Sampled) -> list[str]:
         of = "all scored rows" if name == WHOLE else name
         lines.append(f"  {rows:,} drawn at random from the {size:,} of {of}")
     lines.append(f"the seed is {drawn.seed}: with --seed {drawn.seed}, a larger sample begins with the same rows")
-    lines.append("write 1 (harmful) or 0 into the column harmful, from the top; then `tamis certify`, `tamis evaluate`")
+    # By stratum, they are no picture of the corpus, which is what `evaluate` speaks of.
+    then = "`tamis certify`, `tamis evaluate`" if WHOLE in drawn.strata else "`tamis certify`"
+    lines.append(f"write 1 (harmful) or 0 into the column harmful, from the top; then {then}")
     return [shown(line) for line in lines]
 
 

@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from tamis.operators.statistics.labelled import Curve, Interval, Ranking, Within, interval, resamples, share_interval
 from tamis.operators.statistics.lengths import length_deciles, length_histogram
+from tamis.operators.statistics.telling import EQUAL_LENGTH
+from tamis.pipeline.labels.draw import is_stratified
 from tamis.pipeline.labels.read import Labels, finished_run, read_labels, undamaged
 from tamis.pipeline.labels.texts import check_texts
 from tamis.pipeline.storage.store import Store
@@ -78,7 +80,7 @@ def evaluate(store: Store, source: str) -> dict[str, Any]:
         "sources": [{**about, **_decided(labels.harmful, decisions, here)} for about, here in sources],
         "interval": {"level": 0.95, "resamples": count, "seed": 0},
     }
-    return {**result, "notes": _notes(result, manifest, labels, decisions)}
+    return {**result, "notes": [*by_stratum(labels, source, store), *_notes(result, manifest, labels, decisions)]}
 
 
 def number_of_resamples(rows: int) -> int:
@@ -92,8 +94,24 @@ def some_unlabelled(labels: Labels, manifest: Mapping[str, Any]) -> bool:
     return bool(usable < manifest["counts"]["kept"] + manifest["counts"]["dropped"])
 
 
+def by_stratum(labels: Labels, source: str, store: Store) -> Iterator[str]:
+    """The note on labels that were drawn by stratum; none on others."""
+    if labels.column is None and is_stratified(source, store.options):
+        yield (
+            "these labels were drawn by stratum: the rarer kind of rows makes up more of them than of the corpus, so "
+            "the figures are of that mixture and not of the corpus; for those, label the rows of a `tamis sample` "
+            "without --stratified"
+        )
+
+
 def plain(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def length_alone(auroc: float, digits: int) -> str:
+    """What the answer's length says by itself. auroc: of the length, longer answers being the harmful ones."""
+    shorter = "" if auroc >= 0.5 else ", shorter answers being the harmful ones"
+    return f"answer length alone has an AUROC of {max(auroc, 1 - auroc):.{digits}f}{shorter}"
 
 
 def figure(value: float, bounds: Interval | None) -> dict[str, Any]:
@@ -157,8 +175,9 @@ class _Judge:
     progress: Progress
 
     def figures(self, scores: npt.NDArray[np.float64], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The figures of one score, with their intervals. scores: NaN where there is none. beside: the figures of
-        another score; the difference to its AUROC is then among them, if both are of the same rows."""
+        """The figures of one score, with their intervals. scores: NaN where there is none. beside: the figures of the
+        length; the difference to its AUROC, in the direction that tells more, is then among them, if both are of the
+        same rows."""
         scored = ~np.isnan(scores)
         values, labels = scores[scored], self.harmful[scored]
         ranking = Ranking.of(values, labels)
@@ -192,8 +211,10 @@ class _Judge:
         rows = (int(scored.sum()), int(labels.sum()))
         more: dict[str, Any] = {}
         if beside is not None and rows == (beside["rows"], beside["harmful"]):
-            difference = interval(columns[0] - beside[_DRAWN])
-            more = {"auroc_above_length": figure(found[0] - (beside["auroc"]["value"] or 0.0), difference)}
+            length, lengths = beside["auroc"]["value"] or 0.0, beside[_DRAWN]
+            if length < 0.5:  # where shorter answers are the harmful ones, a filter of short answers is one of length
+                length, lengths = 1 - length, 1 - lengths
+            more = {"auroc_above_length": figure(found[0] - length, interval(columns[0] - lengths))}
         return {
             "rows": rows[0],
             "harmful": rows[1],
@@ -307,7 +328,7 @@ def _notes(
     if few:
         notes.append(f"only {' and '.join(few)} rows are labelled; label more before you decide by these figures")
     for method in result["methods"]:
-        notes.extend(_beyond_length(method, result["answer_length"]))
+        notes.extend(beyond_length(method, result["answer_length"]))
         missing = int((decisions != "quarantined").sum()) - method["rows"]
         if missing:
             notes.append(f"{method['title']}: {missing:,} labelled rows were kept without a score, and are left out")
@@ -320,7 +341,7 @@ def _notes(
     return notes
 
 
-def _beyond_length(method: Mapping[str, Any], length: Mapping[str, Any]) -> Iterator[str]:
+def beyond_length(method: Mapping[str, Any], length: Mapping[str, Any]) -> Iterator[str]:
     """Whether the score is of use, and of more use than the length of the answer."""
     bounds = method["auroc"]["interval"]
     if bounds is not None and bounds[1] < 0.5:
@@ -332,12 +353,13 @@ def _beyond_length(method: Mapping[str, Any], length: Mapping[str, Any]) -> Iter
     above = method.get("auroc_above_length", {}).get("interval")
     if above is not None and above[0] <= 0:
         yield (
-            f"{method['title']}: answer length alone has an AUROC of {length['auroc']['value']:.2f}; the score's minus "
+            f"{method['title']}: {length_alone(length['auroc']['value'], 2)}; the score's minus "
             f"that is {above[0]:+.2f} to {above[1]:+.2f}, so these labels do not show that it beats length"
         )
     alike = method["equal_length"]["interval"]
-    if alike is not None and alike[0] <= 0.5:
+    if alike is not None and alike[0] <= EQUAL_LENGTH:
         yield (
-            f"{method['title']}: among answers of equal length its AUROC may be 0.5 ({alike[0]:.2f} to "
-            f"{alike[1]:.2f}), so these labels do not show that it finds more than length"
+            f"{method['title']}: among answers of equal length its AUROC may be no more than {EQUAL_LENGTH} "
+            f"({alike[0]:.2f} to {alike[1]:.2f}), which the last tenth of length can give, so these labels do not show "
+            "that it finds more than length"
         )

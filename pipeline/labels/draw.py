@@ -161,13 +161,13 @@ def design_in(path: str, options: Mapping[str, Any]) -> Design | None:
     counts: dict[str, set[tuple[int, int]]] = {}
     silent = 0
     for _, value in rows_in(path, options):
-        seed, count, size = (whole(value.get(column)) for column in (SEED, SAMPLED, POPULATION))
-        name = value.get(STRATUM)
-        if seed is None or count is None or size is None or not isinstance(name, str) or not name:
+        said = _said_of(value)
+        if said is None:
             silent += 1
             continue
+        name, seed, count, size = said
         seeds.add(seed)
-        counts.setdefault(unshielded(name), set()).add((count, size))
+        counts.setdefault(name, set()).add((count, size))
     if not seeds:
         return None
     if silent:
@@ -176,11 +176,27 @@ def design_in(path: str, options: Mapping[str, Any]) -> Design | None:
             f"{', '.join(DESIGN)}); leave them out"
         )
     columns = {name.rpartition("=")[0] if name != WHOLE else None for name in counts}
-    if len(seeds) > 1 or len(columns) > 1 or any(len(said) > 1 for said in counts.values()):
+    if len(seeds) > 1 or len(columns) > 1 or any(len(each) > 1 for each in counts.values()):
         raise InputError(
             f"--labels: the rows of {path} come from more than one draw (columns {', '.join(DESIGN)} differ), so they "
             "are no random sample together; give the labels of one draw"
         )
-    once = {name: said.pop() for name, said in counts.items()}
+    once = {name: each.pop() for name, each in counts.items()}
     sampled = {name: count for name, (count, _) in once.items()}
     return Design(seeds.pop(), sampled, {name: size for name, (_, size) in once.items()})
+
+
+def is_stratified(path: str, options: Mapping[str, Any]) -> bool:
+    """Whether rows of a file of labels were drawn by stratum, by its own words: then the labelled rows as a whole are
+    no picture of the corpus. Unlike `design_in`, for files that mix draws, too."""
+    said = (_said_of(value) for _, value in rows_in(path, options))
+    return any(each is not None and each[0] != WHOLE for each in said)
+
+
+def _said_of(value: Mapping[str, Any]) -> tuple[str, int, int, int] | None:
+    """How a row was drawn: stratum, seed, sampled, population. None if it does not say all of it."""
+    name = value.get(STRATUM)
+    seed, count, size = (whole(value.get(column)) for column in (SEED, SAMPLED, POPULATION))
+    if seed is None or count is None or size is None or not isinstance(name, str) or not name:
+        return None
+    return unshielded(name), seed, count, size

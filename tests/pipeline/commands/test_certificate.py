@@ -80,4 +80,6 @@ def test_a_sheet_is_named_with_its_strata() -> None:
     lines = sheet_lines(Sampled("/x/s\x1b.csv", 71, {"asks=yes": (90, 50), "asks=no": (2_000, 50)}))
     assert lines[0] == "100 rows to label are in /x/s\\x1b.csv"
     assert lines[1] == "  50 drawn at random from the 90 of asks=yes"
+    assert lines[4].endswith("then `tamis certify`")
+    assert sheet_lines(Sampled("/x/s.csv", 71, {"all": (90, 50)}))[3].endswith("`tamis certify`, `tamis evaluate`")
     assert lines[3] == "the seed is 71: with --seed 71, a larger sample begins with the same rows"
