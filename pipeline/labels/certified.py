@@ -52,6 +52,8 @@ from tamis.pipeline.terminal.progress import at_work
 ALPHA, DELTA = 0.1, 0.1
 ALPHA_OF_STRATA = (0.2, 0.15)
 """Of rows whose request is harmful, and of the rest."""
+FEW_LAST = 0.05
+"""Of a sheet: if no more of its last rows have no label, nobody has stopped early, and they count as harmful."""
 
 RANDOM, ALL, UNKNOWN = "drawn at random", "all rows", "not known"
 """How the labelled rows were chosen, as far as tamis can tell."""
@@ -346,19 +348,27 @@ def _as_they_are(labels: Labels, by: str, pool: int) -> _Chosen:
 
 
 def _as_drawn(labels: Labels, pools: Mapping[str, _Pool], design: Design) -> _Chosen:
-    """Labels of a sheet: its rows are drawn again. Up to the last one that has a label, those without are harmful."""
+    """Labels of a sheet: its rows are drawn again. Up to the last one that has a label, those without are harmful; the
+    rows after it count as never drawn, unless they are few: few may have been left out for what they say."""
     said = dict(zip(labels.places.tolist(), labels.harmful.tolist(), strict=True))
     found = _Chosen(RANDOM, {}, {}, [])
     drawn = early = blind = 0
+    order = {name: pool.drawn.places.tolist() for name, pool in pools.items()}
+    last = {
+        name: max((number + 1 for number, place in enumerate(places) if place in said), default=0)
+        for name, places in order.items()
+    }
+    total = sum(len(places) for places in order.values())
+    if total - sum(last.values()) < FEW_LAST * total:
+        last = {name: len(places) for name, places in order.items()}
     for name, pool in pools.items():
-        places = pool.drawn.places.tolist()
+        places, count = order[name], last[name]
         blind += sum(place in said and place not in labels.digests for place in places)
         if (population := design.population.get(name, pool.size)) != pool.size:
             found.warnings.append(
                 f"the sheet was drawn from {population:,} scored rows ({name}), and this run has {pool.size:,}; what "
                 "counts is what its seed draws from these"
             )
-        count = max((number + 1 for number, place in enumerate(places) if place in said), default=0)
         harmful = np.array([said.get(place, True) for place in places[:count]], dtype=bool)
         found.labelled[name] = (pool.drawn.scores[:count], harmful)
         found.missing[name] = sum(place not in said for place in places[:count])

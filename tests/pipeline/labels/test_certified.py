@@ -159,6 +159,19 @@ def test_an_unfinished_sheet_counts_up_to_its_last_label(store: Store, tmp_path:
     assert found.warnings[0].startswith("the last 70 rows of the sample have no label")
 
 
+@pytest.mark.parametrize(("left", "counted"), [(12, 250), (13, 237)])
+def test_a_few_last_rows_without_a_label_were_not_left_by_chance(
+    store: Store, tmp_path: Path, left: int, counted: int
+) -> None:
+    """12 of 250 are under 5 %: too few to have stopped early, and perhaps hard to tell. They count as harmful."""
+    drawn = order(5, ~GONE)[:250]
+    sheet = labelled_sheet(store, tmp_path, 250, **{str(row): None for row in drawn[-left:]})
+    [part] = certify(store, sheet, 0.1, 0.1, "good").parts
+    assert (part.labelled, part.unlabelled) == (counted, counted - (250 - left))
+    truth = TRUTH | dict.fromkeys(drawn[-left:], True)
+    assert part.threshold == expected(GOOD, ~GONE, drawn[:counted], truth, 0.1, 0.1)[0]
+
+
 def test_rows_that_were_not_drawn_are_left_out(store: Store, tmp_path: Path) -> None:
     """Someone swaps a row of the sheet for an easy one: the one that was drawn counts as harmful."""
     sheet = Path(labelled_sheet(store, tmp_path, 250))
