@@ -54,10 +54,10 @@ def evaluate(store: Store, source: str) -> dict[str, Any]:
     decisions = np.array(labels.rows.column("decision").to_pylist(), dtype=object)
     lengths = _numbers(labels.rows.column("n_response_tokens"))
     deciles = _deciles(manifest, lengths, decisions != "quarantined")
-    sources = _sources(labels)
+    files = _Files.of(labels)
     count = number_of_resamples(len(labels))
     progress = Progress("evaluate", (len(labels.methods) + 1) * count, unit="resamples", brief=True)
-    judge = _Judge(labels.harmful, lengths, deciles, sources, count, progress)
+    judge = _Judge(labels.harmful, lengths, deciles, files, count, progress)
     whole = decisions != "quarantined"
     length = judge.figures(np.where(whole, lengths, np.nan))
     scores = {name: np.where(whole, _numbers(labels.rows.column(name)), np.nan) for name in labels.methods}
@@ -77,7 +77,7 @@ def evaluate(store: Store, source: str) -> dict[str, Any]:
         "length_deciles": [
             {**about, **_decided(labels.harmful, decisions, here)} for about, here in deciles if here.any()
         ],
-        "sources": [{**about, **_decided(labels.harmful, decisions, here)} for about, here in sources],
+        "sources": [{**about, **_decided(labels.harmful, decisions, here)} for about, here in files.listed],
         "interval": {"level": 0.95, "resamples": count, "seed": 0},
     }
     return {**result, "notes": [*by_stratum(labels, source, store), *_notes(result, manifest, labels, decisions)]}
@@ -138,13 +138,27 @@ def _deciles(manifest: Mapping[str, Any], lengths: npt.NDArray[np.float64], usab
     return [({"low": lows[j], "high": edges[j]}, (place == j) & usable) for j in range(len(edges))]
 
 
-def _sources(labels: Labels) -> list[_Stratum]:
-    """The files with most labelled rows."""
-    column = labels.rows.column("source").combine_chunks().dictionary_encode()
-    codes = column.indices.to_numpy()
-    counts = np.bincount(codes)
-    largest = sorted(np.argsort(-counts, kind="stable")[:_MOST_SOURCES].tolist())
-    return [({"source": column.dictionary[code].as_py()}, codes == code) for code in largest]
+@dataclass(frozen=True, eq=False)
+class _Files:
+    """The files that the labelled rows are of. codes: int64 (n,), of each row. count: of all files. largest: the codes
+    of those with most labelled rows, which are listed."""
+
+    names: Sequence[str]
+    codes: npt.NDArray[np.int64]
+    count: int
+    largest: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labels: Labels) -> _Files:
+        column = labels.rows.column("source").combine_chunks().dictionary_encode()
+        codes = column.indices.to_numpy().astype(np.int64)
+        counts = np.bincount(codes)
+        largest = np.sort(np.argsort(-counts, kind="stable")[:_MOST_SOURCES])
+        return cls(column.dictionary.to_pylist(), codes, len(counts), largest)
+
+    @property
+    def listed(self) -> list[_Stratum]:
+        return [({"source": self.names[code]}, self.codes == code) for code in self.largest.tolist()]
 
 
 def _numbers(column: Any) -> npt.NDArray[np.float64]:
@@ -170,7 +184,7 @@ class _Judge:
     harmful: Bools
     lengths: npt.NDArray[np.float64]
     deciles: Sequence[_Stratum]
-    sources: Sequence[_Stratum]
+    files: _Files
     count: int
     progress: Progress
 
@@ -186,7 +200,7 @@ class _Judge:
             Within.of(values, labels, codes[scored], count)
             for codes, count in (
                 (_codes_of(self.deciles, len(scores)), len(self.deciles)),
-                (_codes_of(self.sources, len(scores)), len(self.sources)),
+                (self.files.codes, self.files.count),
                 (alike, int(alike.max(initial=-1)) + 1),
             )
         ]
@@ -195,7 +209,7 @@ class _Judge:
             curve = ranking.curve(weights)
             (decile, of_deciles), (source, of_sources), (equal, _) = (part.auroc(weights) for part in parts)
             named = [curve.auroc, decile, equal, source, curve.average_precision, curve.false_alarms_at(RECALL)]
-            return [*named, *of_deciles.tolist(), *of_sources.tolist()]
+            return [*named, *of_deciles.tolist(), *of_sources[self.files.largest].tolist()]
 
         found, drawn = figures(None), []
         for weights in resamples(labels, self.count, seed=0):
@@ -221,7 +235,7 @@ class _Judge:
             **dict(zip(names, both[: len(names)], strict=True)),
             **more,
             "length_deciles": [{**about, "auroc": next(strata)} for about, _ in self.deciles],
-            "sources": [{**about, "auroc": next(strata)} for about, _ in self.sources],
+            "sources": [{**about, "auroc": next(strata)} for about, _ in self.files.listed],
             "risk_coverage": _risks(ranking.curve()),
             _DRAWN: columns[0],
         }

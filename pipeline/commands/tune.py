@@ -344,6 +344,7 @@ def _notes(
         )
     if result["labels"]["without_vectors"]:
         yield (f"{result['labels']['without_vectors']:,} labelled rows have no vectors, and are left out")
+    yield "labels that chose a way cannot certify its cut: draw others with another `tamis sample`"
 
 
 def beyond_length(best: Mapping[str, Any], length: float) -> Iterator[str]:

@@ -148,6 +148,20 @@ def test_it_says_that_labels_are_no_random_sample(store: Store, tmp_path: Path) 
     assert notes[0].startswith("the labelled rows are no random sample")
 
 
+def test_within_source_is_over_all_files(tmp_path: Path) -> None:
+    """Of 25 files 20 are listed. The score tells the rows of the listed ones, and says the opposite in the others."""
+    store = Store(str(tmp_path / "out"))
+    sizes = [4] * 20 + [2] * 5
+    files = {f"{number:02}.jsonl": [{"harmful": row % 2} for row in range(size)] for number, size in enumerate(sizes)}
+    bad = [row % 2 for size in sizes for row in range(size)]
+    scores = [float(one) if place < 80 else -float(one) for place, one in enumerate(bad)]
+    write_run(store, files, {"larf": scores}, ["kept"] * len(bad))
+    found = evaluate(store, "harmful")
+    assert len(found["sources"]) == len(found["methods"][0]["sources"]) == 20
+    assert {part["auroc"]["value"] for part in found["methods"][0]["sources"]} == {1.0}
+    assert found["methods"][0]["within_source"]["value"] == pytest.approx(80 / 85)  # of 20 x 4 pairs and 5
+
+
 def test_labels_drawn_by_stratum_are_no_picture_of_the_corpus(store: Store, tmp_path: Path) -> None:
     design = {"population": 30, "sampled": 2, "seed": 1}
     for stratum, said in (("asks=yes", True), ("all", False)):
