@@ -53,7 +53,7 @@ ALPHA, DELTA = 0.1, 0.1
 ALPHA_OF_STRATA = (0.2, 0.15)
 """Of rows whose request is harmful, and of the rest."""
 FEW_LAST = 0.05
-"""Of a sheet: if no more of its last rows have no label, nobody has stopped early, and they count as harmful."""
+"""Of a sheet: where a smaller share, its last rows, has no label, nobody stopped early, and they count as harmful."""
 
 RANDOM, ALL, UNKNOWN = "drawn at random", "all rows", "not known"
 """How the labelled rows were chosen, as far as tamis can tell."""

@@ -33,8 +33,8 @@ Key = str | int | tuple[str, int]
 @dataclass(frozen=True, eq=False)
 class Entries:
     """harmful: the label of each row that is named. lines: where each was said first, for messages. empty: rows of the
-    file whose label is empty. digests: what is said of the row's text, where it is said.
-    sha256: of each file that was read, by its name."""
+    file whose label is empty. digests: what is said of the row's text, where it is said. sha256: of
+    each file that was read, by its name."""
 
     harmful: dict[Key, bool] = field(default_factory=dict)
     lines: dict[Key, str] = field(default_factory=dict)

@@ -48,8 +48,8 @@ class Labels:
     places: int64 (n,), the rows' numbers in the corpus, from 0 on through all files. methods: the score columns, those
     that hold fractions. total: the rows of the corpus. empty: rows whose label is empty. source: what was read, in
     words. column: that was read, None for a file. digests: row's number -> what the labels say of the text that they
-    are of (see texts.py), for the rows of which they say it. sha256: of each file
-    that was read, by its name.
+    are of (see texts.py), for the rows of which they say it. sha256: of each file that was read, by its
+    name.
     """
 
     rows: pa.Table

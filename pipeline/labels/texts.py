@@ -52,7 +52,7 @@ def check_texts(store: Store, manifest: Mapping[str, Any], labels: Labels) -> No
     if not labels.digests:
         return
     rows = texts_at(store, manifest, sorted(labels.digests), "labels")
-    if bad := sum(labels.digests[row.place] != {digest_of(row.text)} for row in rows):
+    if bad := sum(labels.digests[row.place] != frozenset((digest_of(row.text),)) for row in rows):
         raise InputError(
             f"--labels: {bad:,} rows hold another text than the one labelled; the corpus has changed, or other columns "
             "of it are read; draw and label anew"

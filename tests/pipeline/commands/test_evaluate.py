@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from labelled_runs import write_run
 from rich.console import Console
 from typer.testing import CliRunner
 
+from tamis.operators.conversation.dialects import Dialect
 from tamis.pipeline.cli import app
 from tamis.pipeline.commands.evaluate import beyond_length, evaluate
 from tamis.pipeline.commands.evaluate_screen import in_a_line, show_evaluation
+from tamis.pipeline.commands.tune import tune
 from tamis.pipeline.errors import InputError
+from tamis.pipeline.labels.texts import digest_of
 from tamis.pipeline.storage.store import Store
 
 ROWS = 60
@@ -160,6 +164,29 @@ def test_within_source_is_over_all_files(tmp_path: Path) -> None:
     assert len(found["sources"]) == len(found["methods"][0]["sources"]) == 20
     assert {part["auroc"]["value"] for part in found["methods"][0]["sources"]} == {1.0}
     assert found["methods"][0]["within_source"]["value"] == pytest.approx(80 / 85)  # of 20 x 4 pairs and 5
+
+
+@pytest.mark.parametrize("command", [evaluate, tune])
+def test_labels_of_other_texts_are_refused(tmp_path: Path, command: Callable[[Store, str], Any]) -> None:
+    """A sheet of the rows as they were before somebody changed one: the row's number and id are still the same."""
+    store = Store(str(tmp_path / "out"))
+    layout = Dialect.of("pair", prompt="prompt", response="response").to_dict()
+    files = {"a.jsonl": [{"prompt": f"p{row}", "response": f"r{row}"} for row in range(8)]}
+    write_run(
+        store, files, {"larf": list(range(8))}, ["kept"] * 8, input={"files": [{"path": "a.jsonl", "columns": layout}]}
+    )
+    sheet = tmp_path / "sheet.jsonl"
+
+    def fill(changed: int) -> None:
+        texts = [f"[user]\np{row}\n\n[assistant]\nr{row}" + "!" * (row == changed) for row in range(8)]
+        rows = [{"row": row, "harmful": row % 2, "text_digest": digest_of(text)} for row, text in enumerate(texts)]
+        sheet.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    fill(changed=5)
+    with pytest.raises(InputError, match="1 rows hold another text than the one labelled"):
+        command(store, str(sheet))
+    fill(changed=-1)
+    assert evaluate(store, str(sheet))["labels"]["labelled"] == 8
 
 
 def test_labels_drawn_by_stratum_are_no_picture_of_the_corpus(store: Store, tmp_path: Path) -> None:
