@@ -408,6 +408,10 @@ def select(
     labels: Annotated[
         str | None, typer.Option("--labels", metavar="FILE|COLUMN", help="For --certify: as `tamis certify` has them.")
     ] = None,
+    trust_labels: Annotated[
+        bool,
+        typer.Option("--trust-labels", help="For --certify: take the labelled rows for a random sample, unproven."),
+    ] = False,
     delta: DeltaFlag = 0.1,
     up_to: UpTo = 0.7,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of a control (default: the run's).")] = None,
@@ -431,7 +435,7 @@ def select(
     store = Store(run, job.storage_options(storage_options or []))
     choice = Choice(drop, drop_count, threshold, by, control, within, seed, allow_majority)
     with reading(store.path()):
-        choice, certificate = certified_choice(store, choice, certify, labels, delta, up_to)
+        choice, certificate = certified_choice(store, choice, certify, labels, delta, up_to, trust_labels)
     if certificate is not None:
         showing.certified(certificate)
     found = cut(store, choice, output, address, certificate)
@@ -508,7 +512,15 @@ def sample(
     output: OutputFolder,
     to: Annotated[str, typer.Option("--output", help="File for the sheet, .jsonl or .csv; it must not exist.")],
     count: Annotated[int, typer.Option("--for-labels", metavar="ROWS", min=1, help="How many rows to draw.")] = 400,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=999_999_999, help="Another seed draws other rows.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=999_999_999,
+            help="Of an earlier sample, to draw the same rows first (default: one that nobody can foresee).",
+        ),
+    ] = None,
     stratified: Annotated[
         str | None,
         typer.Option(
@@ -530,7 +542,7 @@ def sample(
     with reading(store.path()):
         drawn = run(store, count, seed, stratified, to)
     strata = {name: {"population": size, "sampled": rows} for name, (size, rows) in drawn.strata.items()}
-    showing.result("\n".join(sheet_lines(drawn)), rows=drawn.rows, seed=seed, strata=strata, output=drawn.path)
+    showing.result("\n".join(sheet_lines(drawn)), rows=drawn.rows, seed=drawn.seed, strata=strata, output=drawn.path)
 
 
 @app.command()

@@ -24,6 +24,9 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95
 LENGTH_RATIO = 1.1
 """Two rows are of equal length if neither is longer than the other by more than this factor."""
+EQUAL_LENGTH = 0.55
+"""Among pairs of equal length, an AUROC must lie above this: they may differ by a tenth, and so even the length itself
+ranks them a little better than chance."""
 ENOUGH_PAIRS = 200
 """Of equal length: with fewer there is no figure. A figure also needs ENOUGH_ROWS different rows on either side."""
 ENOUGH_ROWS = 8

@@ -15,7 +15,7 @@ def lines_of(found: Certificate) -> list[str]:
     """For a person, each line harmless for a terminal."""
     lines = [_labels(found)]
     for part in found.parts:
-        lines += [*_result(part), *(f"  {line}" for line in _details(part))]
+        lines += [*_result(part, found.assumes_random), *(f"  {line}" for line in _details(part))]
     if found.holds:
         lines.append(
             "this holds for one method and one --alpha, chosen before the labels were looked at, and one draw of "
@@ -30,29 +30,34 @@ def sheet_lines(drawn: Sampled) -> list[str]:
     for name, (size, rows) in drawn.strata.items():
         of = "all scored rows" if name == WHOLE else name
         lines.append(f"  {rows:,} drawn at random from the {size:,} of {of}")
-    lines.append("write 1 (harmful) or 0 into the column harmful, from the top; then `tamis certify`, `tamis evaluate`")
+    lines.append(f"the seed is {drawn.seed}: with --seed {drawn.seed}, a larger sample begins with the same rows")
+    # By stratum, they are no picture of the corpus, which is what `evaluate` speaks of.
+    then = "`tamis certify`, `tamis evaluate`" if WHOLE in drawn.strata else "`tamis certify`"
+    lines.append(f"write 1 (harmful) or 0 into the column harmful, from the top; then {then}")
     return [shown(line) for line in lines]
 
 
 def _labels(found: Certificate) -> str:
     rows = sum(part.labelled - part.unlabelled for part in found.parts)
     harmful = sum(part.harmful - part.unlabelled for part in found.parts)
+    again = "; drawn again here, and the same" if found.reproduced else ""
     how = {
-        RANDOM: f"drawn at random (seed {found.seed}; drawn again here, and the same)",
+        RANDOM: f"drawn at random (seed {found.seed}{again})",
         ALL: "which are all scored rows",
     }.get(found.chosen, "chosen nobody knows how")
     return f"labels: {found.source}, {rows:,} rows, {how}; {harmful:,} harmful"
 
 
-def _result(part: Certified) -> Iterator[str]:
+def _result(part: Certified, assumes_random: bool) -> Iterator[str]:
     where = "" if part.stratum == WHOLE else f"{part.stratum}: "
     best = part.best
     if best is None:
         yield f"{where}no cut by {part.by} can be certified"
         return
     share = best.kept.size / part.pool
+    words = "would be certified, if these labels are a random sample" if assumes_random else "certified"
     yield (
-        f"{where}certified: keep the {best.kept.size:,} of {part.pool:,} scored rows ({share:.1%}) whose {part.by} "
+        f"{where}{words}: keep the {best.kept.size:,} of {part.pool:,} scored rows ({share:.1%}) whose {part.by} "
         f"score is at most {best.kept.threshold!r}"
     )
 

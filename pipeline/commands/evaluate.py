@@ -21,7 +21,10 @@ import numpy.typing as npt
 
 from tamis.operators.statistics.labelled import Curve, Interval, Ranking, Within, interval, resamples, share_interval
 from tamis.operators.statistics.lengths import length_deciles, length_histogram
-from tamis.pipeline.labels.read import Labels, finished_run, read_labels
+from tamis.operators.statistics.telling import EQUAL_LENGTH
+from tamis.pipeline.labels.draw import is_stratified
+from tamis.pipeline.labels.read import Labels, finished_run, read_labels, undamaged
+from tamis.pipeline.labels.texts import check_texts
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import Progress, at_work, phase
 
@@ -45,14 +48,16 @@ def evaluate(store: Store, source: str) -> dict[str, Any]:
     manifest = finished_run(store)
     labels = read_labels(source, store)
     labels.need_both()
+    with undamaged(store):
+        check_texts(store, manifest, labels)
     phase("evaluate", "comparing scores with labels")
     decisions = np.array(labels.rows.column("decision").to_pylist(), dtype=object)
     lengths = _numbers(labels.rows.column("n_response_tokens"))
     deciles = _deciles(manifest, lengths, decisions != "quarantined")
-    sources = _sources(labels)
+    files = _Files.of(labels)
     count = number_of_resamples(len(labels))
     progress = Progress("evaluate", (len(labels.methods) + 1) * count, unit="resamples", brief=True)
-    judge = _Judge(labels.harmful, lengths, deciles, sources, count, progress)
+    judge = _Judge(labels.harmful, lengths, deciles, files, count, progress)
     whole = decisions != "quarantined"
     length = judge.figures(np.where(whole, lengths, np.nan))
     scores = {name: np.where(whole, _numbers(labels.rows.column(name)), np.nan) for name in labels.methods}
@@ -72,10 +77,10 @@ def evaluate(store: Store, source: str) -> dict[str, Any]:
         "length_deciles": [
             {**about, **_decided(labels.harmful, decisions, here)} for about, here in deciles if here.any()
         ],
-        "sources": [{**about, **_decided(labels.harmful, decisions, here)} for about, here in sources],
+        "sources": [{**about, **_decided(labels.harmful, decisions, here)} for about, here in files.listed],
         "interval": {"level": 0.95, "resamples": count, "seed": 0},
     }
-    return {**result, "notes": _notes(result, manifest, labels, decisions)}
+    return {**result, "notes": [*by_stratum(labels, source, store), *_notes(result, manifest, labels, decisions)]}
 
 
 def number_of_resamples(rows: int) -> int:
@@ -89,8 +94,24 @@ def some_unlabelled(labels: Labels, manifest: Mapping[str, Any]) -> bool:
     return bool(usable < manifest["counts"]["kept"] + manifest["counts"]["dropped"])
 
 
+def by_stratum(labels: Labels, source: str, store: Store) -> Iterator[str]:
+    """The note on labels that were drawn by stratum; none on others."""
+    if labels.column is None and is_stratified(source, store.options):
+        yield (
+            "these labels were drawn by stratum: the rarer kind of rows makes up more of them than of the corpus, so "
+            "the figures are of that mixture and not of the corpus; for those, label the rows of a `tamis sample` "
+            "without --stratified"
+        )
+
+
 def plain(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def length_alone(auroc: float, digits: int) -> str:
+    """What the answer's length says by itself. auroc: of the length, longer answers being the harmful ones."""
+    shorter = "" if auroc >= 0.5 else ", shorter answers being the harmful ones"
+    return f"answer length alone has an AUROC of {max(auroc, 1 - auroc):.{digits}f}{shorter}"
 
 
 def figure(value: float, bounds: Interval | None) -> dict[str, Any]:
@@ -117,13 +138,27 @@ def _deciles(manifest: Mapping[str, Any], lengths: npt.NDArray[np.float64], usab
     return [({"low": lows[j], "high": edges[j]}, (place == j) & usable) for j in range(len(edges))]
 
 
-def _sources(labels: Labels) -> list[_Stratum]:
-    """The files with most labelled rows."""
-    column = labels.rows.column("source").combine_chunks().dictionary_encode()
-    codes = column.indices.to_numpy()
-    counts = np.bincount(codes)
-    largest = sorted(np.argsort(-counts, kind="stable")[:_MOST_SOURCES].tolist())
-    return [({"source": column.dictionary[code].as_py()}, codes == code) for code in largest]
+@dataclass(frozen=True, eq=False)
+class _Files:
+    """The files that the labelled rows are of. codes: int64 (n,), of each row. count: of all files. largest: the codes
+    of those with most labelled rows, which are listed."""
+
+    names: Sequence[str]
+    codes: npt.NDArray[np.int64]
+    count: int
+    largest: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labels: Labels) -> _Files:
+        column = labels.rows.column("source").combine_chunks().dictionary_encode()
+        codes = column.indices.to_numpy().astype(np.int64)
+        counts = np.bincount(codes)
+        largest = np.sort(np.argsort(-counts, kind="stable")[:_MOST_SOURCES])
+        return cls(column.dictionary.to_pylist(), codes, len(counts), largest)
+
+    @property
+    def listed(self) -> list[_Stratum]:
+        return [({"source": self.names[code]}, self.codes == code) for code in self.largest.tolist()]
 
 
 def _numbers(column: Any) -> npt.NDArray[np.float64]:
@@ -149,13 +184,14 @@ class _Judge:
     harmful: Bools
     lengths: npt.NDArray[np.float64]
     deciles: Sequence[_Stratum]
-    sources: Sequence[_Stratum]
+    files: _Files
     count: int
     progress: Progress
 
     def figures(self, scores: npt.NDArray[np.float64], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The figures of one score, with their intervals. scores: NaN where there is none. beside: the figures of
-        another score; the difference to its AUROC is then among them, if both are of the same rows."""
+        """The figures of one score, with their intervals. scores: NaN where there is none. beside: the figures of the
+        length; the difference to its AUROC, in the direction that tells more, is then among them, if both are of the
+        same rows."""
         scored = ~np.isnan(scores)
         values, labels = scores[scored], self.harmful[scored]
         ranking = Ranking.of(values, labels)
@@ -164,7 +200,7 @@ class _Judge:
             Within.of(values, labels, codes[scored], count)
             for codes, count in (
                 (_codes_of(self.deciles, len(scores)), len(self.deciles)),
-                (_codes_of(self.sources, len(scores)), len(self.sources)),
+                (self.files.codes, self.files.count),
                 (alike, int(alike.max(initial=-1)) + 1),
             )
         ]
@@ -173,7 +209,7 @@ class _Judge:
             curve = ranking.curve(weights)
             (decile, of_deciles), (source, of_sources), (equal, _) = (part.auroc(weights) for part in parts)
             named = [curve.auroc, decile, equal, source, curve.average_precision, curve.false_alarms_at(RECALL)]
-            return [*named, *of_deciles.tolist(), *of_sources.tolist()]
+            return [*named, *of_deciles.tolist(), *of_sources[self.files.largest].tolist()]
 
         found, drawn = figures(None), []
         for weights in resamples(labels, self.count, seed=0):
@@ -189,15 +225,17 @@ class _Judge:
         rows = (int(scored.sum()), int(labels.sum()))
         more: dict[str, Any] = {}
         if beside is not None and rows == (beside["rows"], beside["harmful"]):
-            difference = interval(columns[0] - beside[_DRAWN])
-            more = {"auroc_above_length": figure(found[0] - (beside["auroc"]["value"] or 0.0), difference)}
+            length, lengths = beside["auroc"]["value"] or 0.0, beside[_DRAWN]
+            if length < 0.5:  # where shorter answers are the harmful ones, a filter of short answers is one of length
+                length, lengths = 1 - length, 1 - lengths
+            more = {"auroc_above_length": figure(found[0] - length, interval(columns[0] - lengths))}
         return {
             "rows": rows[0],
             "harmful": rows[1],
             **dict(zip(names, both[: len(names)], strict=True)),
             **more,
             "length_deciles": [{**about, "auroc": next(strata)} for about, _ in self.deciles],
-            "sources": [{**about, "auroc": next(strata)} for about, _ in self.sources],
+            "sources": [{**about, "auroc": next(strata)} for about, _ in self.files.listed],
             "risk_coverage": _risks(ranking.curve()),
             _DRAWN: columns[0],
         }
@@ -304,7 +342,7 @@ def _notes(
     if few:
         notes.append(f"only {' and '.join(few)} rows are labelled; label more before you decide by these figures")
     for method in result["methods"]:
-        notes.extend(_beyond_length(method, result["answer_length"]))
+        notes.extend(beyond_length(method, result["answer_length"]))
         missing = int((decisions != "quarantined").sum()) - method["rows"]
         if missing:
             notes.append(f"{method['title']}: {missing:,} labelled rows were kept without a score, and are left out")
@@ -317,7 +355,7 @@ def _notes(
     return notes
 
 
-def _beyond_length(method: Mapping[str, Any], length: Mapping[str, Any]) -> Iterator[str]:
+def beyond_length(method: Mapping[str, Any], length: Mapping[str, Any]) -> Iterator[str]:
     """Whether the score is of use, and of more use than the length of the answer."""
     bounds = method["auroc"]["interval"]
     if bounds is not None and bounds[1] < 0.5:
@@ -329,12 +367,13 @@ def _beyond_length(method: Mapping[str, Any], length: Mapping[str, Any]) -> Iter
     above = method.get("auroc_above_length", {}).get("interval")
     if above is not None and above[0] <= 0:
         yield (
-            f"{method['title']}: answer length alone has an AUROC of {length['auroc']['value']:.2f}; the score's minus "
+            f"{method['title']}: {length_alone(length['auroc']['value'], 2)}; the score's minus "
             f"that is {above[0]:+.2f} to {above[1]:+.2f}, so these labels do not show that it beats length"
         )
     alike = method["equal_length"]["interval"]
-    if alike is not None and alike[0] <= 0.5:
+    if alike is not None and alike[0] <= EQUAL_LENGTH:
         yield (
-            f"{method['title']}: among answers of equal length its AUROC may be 0.5 ({alike[0]:.2f} to "
-            f"{alike[1]:.2f}), so these labels do not show that it finds more than length"
+            f"{method['title']}: among answers of equal length its AUROC may be no more than {EQUAL_LENGTH} "
+            f"({alike[0]:.2f} to {alike[1]:.2f}), which the last tenth of length can give, so these labels do not show "
+            "that it finds more than length"
         )

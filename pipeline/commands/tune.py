@@ -21,11 +21,21 @@ import yaml
 from tamis.operators.methods import Method
 from tamis.operators.methods.protocol import CORPUS, Features, reduce_in_process
 from tamis.operators.statistics.labelled import Ranking, Within, interval, resamples
-from tamis.pipeline.commands.evaluate import FEW, codes_of_lengths, figure, number_of_resamples, some_unlabelled
+from tamis.operators.statistics.telling import EQUAL_LENGTH
+from tamis.pipeline.commands.evaluate import (
+    FEW,
+    by_stratum,
+    codes_of_lengths,
+    figure,
+    length_alone,
+    number_of_resamples,
+    some_unlabelled,
+)
 from tamis.pipeline.commands.kept_vectors import KeptVectors, Shards, kept_vectors
 from tamis.pipeline.errors import ConfigError, DamagedError, InputError
 from tamis.pipeline.job.methods import known, section_of, settings_of
-from tamis.pipeline.labels.read import Labels, finished_run, read_labels
+from tamis.pipeline.labels.read import Labels, finished_run, read_labels, undamaged
+from tamis.pipeline.labels.texts import check_texts
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import Progress, at_work, phase
 
@@ -63,6 +73,8 @@ def tune(store: Store, source: str) -> dict[str, Any]:
     manifest = finished_run(store)
     labels = read_labels(source, store)
     labels.need_both()
+    with undamaged(store):
+        check_texts(store, manifest, labels)
     phase("tune", "looking for the vectors that the run has kept")
     kept = kept_vectors(store, manifest)
     there = kept.has_vectors(labels.places)
@@ -107,7 +119,11 @@ def tune(store: Store, source: str) -> dict[str, Any]:
     result |= {f"above_{name}": _above(found[0], other) for name, other in others.items()}
     return {
         **result,
-        "notes": [*_overlaps(found[0], others, result), *_notes(found[0], result, labels, manifest)],
+        "notes": [
+            *by_stratum(labels, source, store),
+            *_overlaps(found[0], others, result),
+            *_notes(found[0], result, labels, manifest),
+        ],
         "fragment": fragment(scored[order[0]][0].method, manifest["job"], found[0], counts),
     }
 
@@ -318,12 +334,7 @@ def _notes(
         "the half that chose flatters the best; the other half is the one to quote, and rows that were in neither are "
         "better still"
     )
-    length = result["answer_length"]["confirmed"]["auroc"]["value"]
-    if best["confirmed"]["auroc"]["interval"][0] <= length:
-        yield (f"answer length alone has an AUROC of {length:.3f}: the best may be no better")
-    alike = best["confirmed"]["equal_length"]["interval"]
-    if alike is not None and alike[0] <= 0.5:
-        yield ("among answers of equal length the best may be no better than chance")
+    yield from beyond_length(best["confirmed"], result["answer_length"]["confirmed"]["auroc"]["value"])
     if _had_artifact(manifest):
         yield "the run scored with an artifact of another run; the ways here are fitted on this corpus"
     if some_unlabelled(labels, manifest):
@@ -333,6 +344,20 @@ def _notes(
         )
     if result["labels"]["without_vectors"]:
         yield (f"{result['labels']['without_vectors']:,} labelled rows have no vectors, and are left out")
+    yield "labels that chose a way cannot certify its cut: draw others with another `tamis sample`"
+
+
+def beyond_length(best: Mapping[str, Any], length: float) -> Iterator[str]:
+    """Whether the best is of more use than the length of the answer, whose AUROC is `length`. best: its figures on the
+    half that confirms."""
+    if best["auroc"]["interval"][0] <= max(length, 1 - length):
+        yield f"{length_alone(length, 3)}: the best may be no better"
+    alike = best["equal_length"]["interval"]
+    if alike is not None and alike[0] <= EQUAL_LENGTH:
+        yield (
+            f"among answers of equal length the AUROC of the best may be no more than {EQUAL_LENGTH}, which the last "
+            "tenth of length can give"
+        )
 
 
 # --- the fragment -------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@
 
 The mathematics is in operators/statistics/certify.py, what it means in docs/certify.md. Two passes over scores/, in
 constant memory, each file checked by its checksum. A sheet that `tamis sample` wrote says how its rows were drawn, and
-that is not believed but done again: rows that were drawn, and came back without a label, count as harmful.
+that is not believed but done again: rows that were drawn, and came back without a label, count as harmful. It also says
+which text each label is of, and that is compared with the run's.
 """
 
 from __future__ import annotations
@@ -42,14 +43,17 @@ from tamis.operators.statistics.ranking import (
 )
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.labels.draw import WHOLE, Design, Smallest, design_in, pool_of, strata_of
-from tamis.pipeline.labels.read import Labels, finished_run, read_labels
-from tamis.pipeline.labels.sample import undamaged
+from tamis.pipeline.labels.files import TEXT_DIGEST
+from tamis.pipeline.labels.read import Labels, finished_run, read_labels, undamaged
+from tamis.pipeline.labels.texts import check_texts
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import at_work
 
 ALPHA, DELTA = 0.1, 0.1
 ALPHA_OF_STRATA = (0.2, 0.15)
 """Of rows whose request is harmful, and of the rest."""
+FEW_LAST = 0.05
+"""Of a sheet: where a smaller share, its last rows, has no label, nobody stopped early, and they count as harmful."""
 
 RANDOM, ALL, UNKNOWN = "drawn at random", "all rows", "not known"
 """How the labelled rows were chosen, as far as tamis can tell."""
@@ -136,28 +140,38 @@ class Certified:
 
 @dataclass(frozen=True)
 class Certificate:
-    """parts: one, or one for each stratum. chosen: how the labelled rows were chosen. source: of the labels, for
-    people."""
+    """parts: one, or one for each stratum. chosen: how the labelled rows were chosen. reproduced: a sheet was drawn
+    again from as many rows, and all its labels are of the rows and texts that were drawn. source: of the labels, for
+    people. sha256: of the files of labels, by name; of a column none, as the run's own files hold it."""
 
     parts: tuple[Certified, ...]
     chosen: str
     source: str
     seed: int | None = None
+    reproduced: bool = False
     warnings: tuple[str, ...] = ()
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
         """Whether something is certified of each part."""
         return all(part.best is not None for part in self.parts)
 
+    @property
+    def assumes_random(self) -> bool:
+        """Whether nobody knows how the labelled rows were chosen, so that all hangs on their being a random sample."""
+        return self.chosen == UNKNOWN
+
     def to_dict(self) -> dict[str, Any]:
         """For a manifest, or a machine."""
         return {
             "labels": self.source,
+            "labels_sha256": dict(self.sha256),
             "chosen": self.chosen,
             "seed": self.seed,
+            "reproduced": self.reproduced,
             "warnings": list(self.warnings),
-            "parts": [part.to_dict() for part in self.parts],
+            "parts": [{**part.to_dict(), "assumes_random": self.assumes_random} for part in self.parts],
         }
 
 
@@ -202,6 +216,7 @@ def certify(
         raise ConfigError(f"--by {by}: the run has no scores of it; it has {', '.join(found.methods)}")
     design = None if found.column is not None else design_in(labels, store.options)
     with undamaged(store):
+        check_texts(store, manifest, found)
         pools = _pools(store, manifest, by, design, shares)
     alphas = _alphas(alpha, alpha_requests, design)
     chosen = _chosen(found, by, pools, design)
@@ -216,7 +231,9 @@ def certify(
             Certified(name, by, limit, rate, pool.size, len(scores), int(harmful.sum()), chosen.missing[name], steps)
         )
     seed = None if design is None else design.seed
-    return Certificate(tuple(parts), chosen.how, found.source, seed, tuple(chosen.warnings))
+    return Certificate(
+        tuple(parts), chosen.how, found.source, seed, chosen.reproduced, tuple(chosen.warnings), found.sha256
+    )
 
 
 def _shares(alpha: float | None, alpha_requests: float | None, delta: float, loosest: float) -> tuple[Fraction, ...]:
@@ -295,12 +312,13 @@ def _pools(
 @dataclass(eq=False)
 class _Chosen:
     """labelled: of each stratum, the scores of the rows that count, and whether they are harmful. missing: how many of
-    them have no label."""
+    them have no label. reproduced: see `Certificate`."""
 
     how: str
     labelled: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]
     missing: dict[str, int]
     warnings: list[str]
+    reproduced: bool = False
 
 
 def _chosen(labels: Labels, by: str, pools: Mapping[str, _Pool], design: Design | None) -> _Chosen:
@@ -330,22 +348,43 @@ def _as_they_are(labels: Labels, by: str, pool: int) -> _Chosen:
 
 
 def _as_drawn(labels: Labels, pools: Mapping[str, _Pool], design: Design) -> _Chosen:
-    """Labels of a sheet: its rows are drawn again. Up to the last one that has a label, those without are harmful."""
+    """Labels of a sheet: its rows are drawn again. Up to the last one that has a label, those without are harmful; the
+    rows after it count as never drawn, unless they are few: few may have been left out for what they say."""
     said = dict(zip(labels.places.tolist(), labels.harmful.tolist(), strict=True))
     found = _Chosen(RANDOM, {}, {}, [])
-    drawn = early = 0
+    drawn = early = blind = 0
+    order = {name: pool.drawn.places.tolist() for name, pool in pools.items()}
+    last = {
+        name: max((number + 1 for number, place in enumerate(places) if place in said), default=0)
+        for name, places in order.items()
+    }
+    total = sum(len(places) for places in order.values())
+    if total - sum(last.values()) < FEW_LAST * total:
+        last = {name: len(places) for name, places in order.items()}
     for name, pool in pools.items():
-        places = pool.drawn.places.tolist()
-        count = max((number + 1 for number, place in enumerate(places) if place in said), default=0)
+        places, count = order[name], last[name]
+        blind += sum(place in said and place not in labels.digests for place in places)
+        if (population := design.population.get(name, pool.size)) != pool.size:
+            found.warnings.append(
+                f"the sheet was drawn from {population:,} scored rows ({name}), and this run has {pool.size:,}; what "
+                "counts is what its seed draws from these"
+            )
         harmful = np.array([said.get(place, True) for place in places[:count]], dtype=bool)
         found.labelled[name] = (pool.drawn.scores[:count], harmful)
         found.missing[name] = sum(place not in said for place in places[:count])
         drawn += count - found.missing[name]
         early += len(places) - count
-    if others := len(said) - drawn:
+    others = len(said) - drawn
+    found.reproduced = not (found.warnings or others or blind)
+    if others:
         found.warnings.append(
             f"{others:,} labelled rows are none that seed {design.seed} draws from the scored rows of this run; they "
             "are left out"
+        )
+    if blind:
+        found.warnings.append(
+            f"{blind:,} labelled rows do not say which text was labelled (column {TEXT_DIGEST}); if the corpus has "
+            "changed since, these labels are of other texts, and nothing is certified"
         )
     if missing := sum(found.missing.values()):
         found.warnings.append(

@@ -39,10 +39,12 @@ _ANSWERS = {"yes": True, "no": False}
 
 @dataclass(frozen=True)
 class Design:
-    """How a sheet says that its rows were drawn. sampled: rows of each stratum, by its name."""
+    """How a sheet says that its rows were drawn. sampled: rows of each stratum, by its name. population: of how many
+    they were drawn."""
 
     seed: int
     sampled: Mapping[str, int]
+    population: Mapping[str, int]
 
     @property
     def column(self) -> str | None:
@@ -156,15 +158,16 @@ def design_in(path: str, options: Mapping[str, Any]) -> Design | None:
     Raises InputError where its rows were drawn in two ways, or some do not say how.
     """
     seeds: set[int] = set()
-    sampled: dict[str, set[int]] = {}
+    counts: dict[str, set[tuple[int, int]]] = {}
     silent = 0
     for _, value in rows_in(path, options):
-        seed, count, name = whole(value.get(SEED)), whole(value.get(SAMPLED)), value.get(STRATUM)
-        if seed is None or count is None or not isinstance(name, str) or not name:
+        said = _said_of(value)
+        if said is None:
             silent += 1
             continue
+        name, seed, count, size = said
         seeds.add(seed)
-        sampled.setdefault(unshielded(name), set()).add(count)
+        counts.setdefault(name, set()).add((count, size))
     if not seeds:
         return None
     if silent:
@@ -172,10 +175,28 @@ def design_in(path: str, options: Mapping[str, Any]) -> Design | None:
             f"--labels: {silent:,} rows of {path} do not say how they were drawn, and others do (columns "
             f"{', '.join(DESIGN)}); leave them out"
         )
-    columns = {name.rpartition("=")[0] if name != WHOLE else None for name in sampled}
-    if len(seeds) > 1 or len(columns) > 1 or any(len(counts) > 1 for counts in sampled.values()):
+    columns = {name.rpartition("=")[0] if name != WHOLE else None for name in counts}
+    if len(seeds) > 1 or len(columns) > 1 or any(len(each) > 1 for each in counts.values()):
         raise InputError(
             f"--labels: the rows of {path} come from more than one draw (columns {', '.join(DESIGN)} differ), so they "
             "are no random sample together; give the labels of one draw"
         )
-    return Design(seeds.pop(), {name: counts.pop() for name, counts in sampled.items()})
+    once = {name: each.pop() for name, each in counts.items()}
+    sampled = {name: count for name, (count, _) in once.items()}
+    return Design(seeds.pop(), sampled, {name: size for name, (_, size) in once.items()})
+
+
+def is_stratified(path: str, options: Mapping[str, Any]) -> bool:
+    """Whether rows of a file of labels were drawn by stratum, by its own words: then the labelled rows as a whole are
+    no picture of the corpus. Unlike `design_in`, for files that mix draws, too."""
+    said = (_said_of(value) for _, value in rows_in(path, options))
+    return any(each is not None and each[0] != WHOLE for each in said)
+
+
+def _said_of(value: Mapping[str, Any]) -> tuple[str, int, int, int] | None:
+    """How a row was drawn: stratum, seed, sampled, population. None if it does not say all of it."""
+    name = value.get(STRATUM)
+    seed, count, size = (whole(value.get(column)) for column in (SEED, SAMPLED, POPULATION))
+    if seed is None or count is None or size is None or not isinstance(name, str) or not name:
+        return None
+    return unshielded(name), seed, count, size

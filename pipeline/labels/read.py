@@ -16,7 +16,8 @@ import json
 import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,9 @@ class Labels:
     for each labelled one. A score is null where the row is in quarantine, or was kept without one. harmful: bool (n,).
     places: int64 (n,), the rows' numbers in the corpus, from 0 on through all files. methods: the score columns, those
     that hold fractions. total: the rows of the corpus. empty: rows whose label is empty. source: what was read, in
-    words. column: that was read, None for a file.
+    words. column: that was read, None for a file. digests: row's number -> what the labels say of the text that they
+    are of (see texts.py), for the rows of which they say it. sha256: of each file that was read, by its
+    name.
     """
 
     rows: pa.Table
@@ -57,6 +60,8 @@ class Labels:
     empty: int
     source: str
     column: str | None = None
+    digests: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.harmful)
@@ -87,6 +92,15 @@ def finished_run(store: Store) -> dict[str, Any]:
     return manifest
 
 
+@contextmanager
+def undamaged(store: Store) -> Iterator[None]:
+    """InputError for a file of a finished run that is not as the run wrote it: nothing can make it again."""
+    try:
+        yield
+    except DamagedError as error:
+        raise InputError(f"{store.path()}: {error}; put it back from a copy (see `tamis verify`)") from None
+
+
 def read_labels(source: str, store: Store) -> Labels:
     """The labels in a file, or in a column of the corpus, beside the scores of the run in `store`.
 
@@ -99,13 +113,17 @@ def read_labels(source: str, store: Store) -> Labels:
     manifest = finished_run(store)
     sealed = {entry["name"]: Sealed(entry["name"], entry["sha256"]) for entry in manifest["files"]}
     total = int(manifest["counts"]["rows_in"])
-    try:
+    digests: Mapping[int, frozenset[str]] = {}
+    sha256: Mapping[str, str] = {}
+    with undamaged(store):
         column = _column(source, store, sealed)
         if column is None:
             entries = read_file(source, store.options)
             matched = _Matched(entries)
             parts = list(_of_file(store, sealed, matched))
             matched.check()
+            sha256 = entries.sha256
+            digests = {place: frozenset(said) for place, said in matched.digests.items()}
             ways = " and ".join(_ways(entries, len(manifest["input"]["files"])))
             empty, words = entries.empty, f"the file {posixpath.basename(source)} ({ways})"
         else:
@@ -113,16 +131,14 @@ def read_labels(source: str, store: Store) -> Labels:
             counted = [0]
             parts = list(_of_column(store, sealed, column, as_json, counted))
             empty, words = counted[0], f"the corpus's column {column}"
-    except DamagedError as error:
-        raise InputError(f"{store.path()}: {error}; put it back from a copy (see `tamis verify`)") from None
     labelled = [part for part in parts if len(part[1])]
     if not labelled:
         raise InputError(f"--labels: {words} labels no row of this run; fill it in")
     rows = pa.concat_tables([table for table, _, _ in labelled])
     harmful = np.concatenate([label for _, label, _ in labelled])
     places = np.concatenate([place for _, _, place in labelled])
-    methods = tuple(field.name for field in rows.schema if pa.types.is_floating(field.type))
-    return Labels(rows, harmful, places, methods, total, empty, words, column)
+    methods = tuple(each.name for each in rows.schema if pa.types.is_floating(each.type))
+    return Labels(rows, harmful, places, methods, total, empty, words, column, digests, sha256)
 
 
 def _ways(entries: Entries, files: int) -> list[str]:
@@ -181,11 +197,12 @@ def scores_of(store: Store, sealed: Mapping[str, Sealed]) -> Iterator[tuple[str,
 
 
 class _Matched:
-    """Which labels of a file have found their row."""
+    """Which labels of a file have found their row. digests: what they say of its text, by the row's number."""
 
     def __init__(self, entries: Entries) -> None:
         self.entries = entries
         self.found: set[Key] = set()
+        self.digests: dict[int, set[str]] = {}
         self.ids = pa.array([key for key in entries.harmful if isinstance(key, str)], pa.string())
         self.numbers = np.array(sorted(key for key in entries.harmful if isinstance(key, int)), dtype=np.int64)
         self.in_files: dict[str, list[int]] = {}
@@ -198,6 +215,8 @@ class _Matched:
         said: dict[int, Key] = {}
         for place, key in self._named(table, before):
             self.found.add(key)
+            if key in self.entries.digests:
+                self.digests.setdefault(before + place, set()).update(self.entries.digests[key])
             other = said.setdefault(place, key)
             if self.entries.harmful[other] != self.entries.harmful[key]:
                 raise InputError(

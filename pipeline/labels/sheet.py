@@ -17,20 +17,23 @@ from typing import Any
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.labels.cells import shielded
 from tamis.pipeline.labels.draw import DESIGN
+from tamis.pipeline.labels.files import TEXT_DIGEST
 
-COLUMNS = ("harmful", "text", "sample_id", "source", "row", *DESIGN)
+COLUMNS = ("harmful", "text", "sample_id", "source", "row", TEXT_DIGEST, *DESIGN)
 ENDINGS = (".jsonl", ".csv")
 _BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One row to label. text: the whole conversation. stratum, population, sampled, seed: how it was drawn."""
+    """One row to label. text: the whole conversation. text_digest: of it. stratum, population, sampled, seed: how it
+    was drawn."""
 
     text: str
     sample_id: str
     source: str
     row: int
+    text_digest: str
     stratum: str
     population: int
     sampled: int

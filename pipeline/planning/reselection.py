@@ -6,6 +6,8 @@ nor what has come into an input folder since.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.job.methods import known
 from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.planning.fingerprint import selection_keys_of
-from tamis.pipeline.run.folder import SELECTED_FROM, of_selection
+from tamis.pipeline.run.folder import CERTIFICATE, SELECTED_FROM, of_selection
 from tamis.pipeline.run.parent import Parent
 
 _RULES = ("drop", "drop_count", "threshold")
@@ -79,10 +81,14 @@ def job_of(parent: Parent, choice: Choice, output: str) -> Job:
     return load_job(None, {**tree, **changed, "seed": seed})
 
 
-def fingerprint_of(parent: Parent, job: Job) -> dict[str, Any]:
-    """That of the run, with the new selection, and with what the scores are."""
+def fingerprint_of(parent: Parent, job: Job, certificate: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """That of the run, with the new selection, and with what the scores are. certificate: of the cut, as it is in the
+    manifest: with other labels, the same threshold has another certificate."""
     theirs = {key: value for key, value in parent.manifest["fingerprint"].items() if not of_selection(key)}
-    return {**theirs, **selection_keys_of(job), SELECTED_FROM: parent.digest}
+    keys = {**theirs, **selection_keys_of(job), SELECTED_FROM: parent.digest}
+    if certificate is not None:
+        keys[CERTIFICATE] = hashlib.sha256(json.dumps(certificate, sort_keys=True).encode()).hexdigest()
+    return keys
 
 
 def frozen_settings(parent: Parent, job: Job) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def select(
     job = job.model_copy(update={"storage_options": {**job.storage_options, **run.options}})
     store = Store(output, job.storage_options)
     _keep_apart(parent, job, store)
-    fingerprint = fingerprint_of(parent, job)
+    fingerprint = fingerprint_of(parent, job, None if certificate is None else certificate.to_dict())
     phase("select", "looking at the output folder and the input files")
     state = run_folder.state_of(store, fingerprint)
     if state == "complete":

@@ -35,6 +35,8 @@ _FINISHED = "holds the finished result"
 
 SELECTED_FROM = "selected from"
 """The key of a fingerprint that ties a selection (`tamis select`) to the scores it was made of."""
+CERTIFICATE = "selection.certificate"
+"""The key that ties a selection to the certificate of its threshold."""
 
 MEANING = {
     "input": "the files, their content, the way they are read or shard_rows",
@@ -42,6 +44,7 @@ MEANING = {
     "tokenizer and template": "the tokenizer or the chat template",
     "larf.over_rejection_prompts": "the over-rejection prompts",
     SELECTED_FROM: "the finished run whose scores were cut anew, if any,",
+    CERTIFICATE: "the certificate of the cut, if any (its labels, the share that may be harmful, or how sure that is),",
 }
 """Keys of a fingerprint whose values say nothing to people, in words."""
 

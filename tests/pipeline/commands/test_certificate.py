@@ -14,9 +14,9 @@ from tamis.pipeline.labels.sample import Sampled
 STRICT = KeepSet(Fraction(15, 100), 0.1, 300)
 
 
-def certificate(*steps: Step, chosen: str = RANDOM, stratum: str = "all") -> Certificate:
+def certificate(*steps: Step, chosen: str = RANDOM, stratum: str = "all", reproduced: bool = True) -> Certificate:
     part = Certified(stratum, "larf", 0.1, 0.1, 2_000, 400, 90, 0, steps)
-    return Certificate((part,), chosen, "the file l.csv", 7)
+    return Certificate((part,), chosen, "the file l.csv", 7, reproduced)
 
 
 def test_what_is_certified_and_where_the_walk_ended() -> None:
@@ -62,11 +62,24 @@ def test_what_it_would_take(labelled: int, harmful: int, said: str) -> None:
     assert len(lines) == 5
 
 
+def test_a_draw_that_was_not_found_again_is_not_called_the_same() -> None:
+    step = Step(STRICT, 60, 0, 0.001, True)
+    assert "drawn at random (seed 7); 90 harmful" in lines_of(certificate(step, reproduced=False))[0]
+
+
 def test_labels_of_unknown_origin_are_called_that() -> None:
-    assert "chosen nobody knows how" in lines_of(certificate(Step(STRICT, 9, 0, 0.3, False), chosen=UNKNOWN))[0]
+    found = certificate(Step(STRICT, 60, 0, 0.001, True), chosen=UNKNOWN, reproduced=False)
+    lines = lines_of(found)
+    assert "chosen nobody knows how" in lines[0]
+    assert lines[1].startswith("would be certified, if these labels are a random sample: keep the 300 of 2,000")
+    assert found.to_dict()["parts"][0]["assumes_random"] is True
+    assert certificate(Step(STRICT, 60, 0, 0.001, True)).to_dict()["parts"][0]["assumes_random"] is False
 
 
 def test_a_sheet_is_named_with_its_strata() -> None:
-    lines = sheet_lines(Sampled("/x/s\x1b.csv", {"asks=yes": (90, 50), "asks=no": (2_000, 50)}))
+    lines = sheet_lines(Sampled("/x/s\x1b.csv", 71, {"asks=yes": (90, 50), "asks=no": (2_000, 50)}))
     assert lines[0] == "100 rows to label are in /x/s\\x1b.csv"
     assert lines[1] == "  50 drawn at random from the 90 of asks=yes"
+    assert lines[4].endswith("then `tamis certify`")
+    assert sheet_lines(Sampled("/x/s.csv", 71, {"all": (90, 50)}))[3].endswith("`tamis certify`, `tamis evaluate`")
+    assert lines[3] == "the seed is 71: with --seed 71, a larger sample begins with the same rows"

@@ -41,6 +41,20 @@ def test_what_certifies_nothing_is_refused_with_all_that_is_said(store: Store) -
     assert any("no cut by poor can be certified" in problem for problem in caught.value.problems)
 
 
+def test_labels_that_nobody_drew_cut_only_for_who_vouches_for_them(store: Store, tmp_path: Path) -> None:
+    """Just the obviously fine rows are labelled."""
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(f'{{"row": {row}, "harmful": 0}}\n' for row in range(ROWS) if row % 5))
+    with pytest.raises(ConfigError, match="does not show that its rows were drawn at random"):
+        certified_choice(store, Choice(), 0.1, str(path), 0.1, 0.7)
+    choice, found = certified_choice(store, Choice(), 0.1, str(path), 0.1, 0.7, trusted=True)
+    assert found is not None
+    assert found.assumes_random
+    assert choice.threshold == found.parts[0].threshold
+    with pytest.raises(ConfigError, match="--trust-labels is for --certify"):
+        certified_choice(store, Choice(drop=0.1), None, None, 0.1, 0.7, trusted=True)
+
+
 def test_without_either_flag_nothing_is_certified(store: Store) -> None:
     assert certified_choice(store, Choice(drop=0.1), None, None, 0.1, 0.7) == (Choice(drop=0.1), None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from labelled_runs import write_run
 from rich.console import Console
 from typer.testing import CliRunner
 
+from tamis.operators.conversation.dialects import Dialect
 from tamis.pipeline.cli import app
-from tamis.pipeline.commands.evaluate import evaluate
+from tamis.pipeline.commands.evaluate import beyond_length, evaluate
 from tamis.pipeline.commands.evaluate_screen import in_a_line, show_evaluation
+from tamis.pipeline.commands.tune import tune
 from tamis.pipeline.errors import InputError
+from tamis.pipeline.labels.texts import digest_of
 from tamis.pipeline.storage.store import Store
 
 ROWS = 60
@@ -148,6 +152,53 @@ def test_it_says_that_labels_are_no_random_sample(store: Store, tmp_path: Path) 
     assert notes[0].startswith("the labelled rows are no random sample")
 
 
+def test_within_source_is_over_all_files(tmp_path: Path) -> None:
+    """Of 25 files 20 are listed. The score tells the rows of the listed ones, and says the opposite in the others."""
+    store = Store(str(tmp_path / "out"))
+    sizes = [4] * 20 + [2] * 5
+    files = {f"{number:02}.jsonl": [{"harmful": row % 2} for row in range(size)] for number, size in enumerate(sizes)}
+    bad = [row % 2 for size in sizes for row in range(size)]
+    scores = [float(one) if place < 80 else -float(one) for place, one in enumerate(bad)]
+    write_run(store, files, {"larf": scores}, ["kept"] * len(bad))
+    found = evaluate(store, "harmful")
+    assert len(found["sources"]) == len(found["methods"][0]["sources"]) == 20
+    assert {part["auroc"]["value"] for part in found["methods"][0]["sources"]} == {1.0}
+    assert found["methods"][0]["within_source"]["value"] == pytest.approx(80 / 85)  # of 20 x 4 pairs and 5
+
+
+@pytest.mark.parametrize("command", [evaluate, tune])
+def test_labels_of_other_texts_are_refused(tmp_path: Path, command: Callable[[Store, str], Any]) -> None:
+    """A sheet of the rows as they were before somebody changed one: the row's number and id are still the same."""
+    store = Store(str(tmp_path / "out"))
+    layout = Dialect.of("pair", prompt="prompt", response="response").to_dict()
+    files = {"a.jsonl": [{"prompt": f"p{row}", "response": f"r{row}"} for row in range(8)]}
+    write_run(
+        store, files, {"larf": list(range(8))}, ["kept"] * 8, input={"files": [{"path": "a.jsonl", "columns": layout}]}
+    )
+    sheet = tmp_path / "sheet.jsonl"
+
+    def fill(changed: int) -> None:
+        texts = [f"[user]\np{row}\n\n[assistant]\nr{row}" + "!" * (row == changed) for row in range(8)]
+        rows = [{"row": row, "harmful": row % 2, "text_digest": digest_of(text)} for row, text in enumerate(texts)]
+        sheet.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    fill(changed=5)
+    with pytest.raises(InputError, match="1 rows hold another text than the one labelled"):
+        command(store, str(sheet))
+    fill(changed=-1)
+    assert evaluate(store, str(sheet))["labels"]["labelled"] == 8
+
+
+def test_labels_drawn_by_stratum_are_no_picture_of_the_corpus(store: Store, tmp_path: Path) -> None:
+    design = {"population": 30, "sampled": 2, "seed": 1}
+    for stratum, said in (("asks=yes", True), ("all", False)):
+        rows = [json.loads(line) for line in Path(labels(tmp_path, list(range(20)))).read_text().splitlines()]
+        path = tmp_path / "sheet.jsonl"
+        path.write_text("".join(json.dumps({**row, **design, "stratum": stratum}) + "\n" for row in rows))
+        notes = evaluate(store, str(path))["notes"]
+        assert notes[0].startswith("these labels were drawn by stratum") is said
+
+
 def test_it_says_that_there_are_few_labels(store: Store, tmp_path: Path) -> None:
     bad, good = np.flatnonzero(HARMFUL).tolist(), np.flatnonzero(~HARMFUL).tolist()
     notes = evaluate(store, labels(tmp_path, [*bad[:2], *good[:12]]))["notes"]
@@ -157,13 +208,38 @@ def test_it_says_that_there_are_few_labels(store: Store, tmp_path: Path) -> None
 def test_a_score_that_is_the_length_is_no_better_than_length(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "out"))
     rows = [{"harmful": bool(bad)} for bad in HARMFUL]
-    write_run(store, {"a.jsonl": rows}, {"long": LENGTHS.tolist()}, DECISIONS, LENGTHS.tolist())
+    lengths = (LENGTHS + 9 * HARMFUL).tolist()
+    write_run(store, {"a.jsonl": rows}, {"long": lengths}, DECISIONS, lengths)
     found = evaluate(store, "harmful")
     assert found["methods"][0]["auroc"] == found["answer_length"]["auroc"]
     assert found["methods"][0]["auroc_above_length"] == {"value": 0.0, "interval": [0.0, 0.0]}
-    assert any("these labels do not show that it beats length" in note for note in found["notes"]) or any(
-        "is below 0.5" in note for note in found["notes"]
-    )
+    assert any("these labels do not show that it beats length" in note for note in found["notes"])
+
+
+def test_a_little_above_chance_among_equal_lengths_may_be_length() -> None:
+    """Lengths that differ by less than a tenth still tell a little: as much as a filter of nothing but length has."""
+    method = {"title": "M", "auroc": {"interval": [0.8, 0.9]}, "equal_length": {"interval": [0.516, 0.556]}}
+    assert [note[:40] for note in beyond_length(method, {})] == ["M: among answers of equal length its AUR"]
+    method["equal_length"] = {"interval": [0.56, 0.6]}
+    assert not list(beyond_length(method, {}))
+
+
+def test_a_filter_of_short_answers_is_one_of_length_too(tmp_path: Path) -> None:
+    """Harmful answers are shorter, and the score is minus the length: its AUROC is high, and all of it is length."""
+    store = Store(str(tmp_path / "out"))
+    rng = np.random.default_rng(3)
+    bad = np.arange(300) % 3 == 0
+    lengths = np.where(bad, rng.integers(20, 60, 300), rng.integers(30, 200, 300))
+    rows = [{"harmful": bool(each)} for each in bad]
+    write_run(store, {"a.jsonl": rows}, {"short": (-lengths).tolist()}, ["kept"] * 300, lengths.tolist())
+    found = evaluate(store, "harmful")
+    [method] = found["methods"]
+    assert method["auroc"]["value"] > 0.8
+    assert method["auroc_above_length"]["value"] == pytest.approx(0.0)
+    said = [note for note in found["notes"] if note.startswith("SHORT")]
+    assert len(said) == 2
+    assert "shorter answers being the harmful ones" in said[0]
+    assert "no more than 0.55" in said[1]
 
 
 def test_one_class_only_is_an_error(store: Store, tmp_path: Path) -> None:

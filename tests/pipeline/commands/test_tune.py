@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from tamis.operators.methods import METHODS, Method
 from tamis.pipeline.cli import app
-from tamis.pipeline.commands.tune import SPLIT_SEED, _overlaps, fragment, halves, overlap, tune
+from tamis.pipeline.commands.tune import SPLIT_SEED, _overlaps, beyond_length, fragment, halves, overlap, tune
 from tamis.pipeline.commands.tune_screen import in_a_line, show_tuning
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.files import SourceFile
@@ -200,6 +200,7 @@ def test_intervals_that_overlap_are_said(tuned: Any) -> None:
     assert not overlap({"interval": [0.1, 0.2]}, {"interval": [0.21, 0.3]})
     assert overlap({"interval": [0.1, 0.25]}, {"interval": [0.21, 0.3]})
     assert any("the half that chose flatters" in note for note in tuned["notes"])
+    assert tuned["notes"][-1].startswith("labels that chose a way cannot certify its cut")
     assert not any("rows are labelled; unless" in note for note in tuned["notes"])  # but the one in quarantine
 
 
@@ -223,6 +224,16 @@ def test_what_an_overlap_means(interval: list[float], above: list[float], words:
     assert len(said) == len(words)
     for note, part in zip(said, words, strict=True):
         assert part in note
+
+
+@pytest.mark.parametrize("length", [0.85, 0.15])
+def test_the_length_counts_in_the_direction_that_tells_more(length: float) -> None:
+    best = {"auroc": {"interval": [0.8, 0.9]}, "equal_length": {"interval": [0.516, 0.556]}}
+    above, alike = beyond_length(best, length)
+    assert above.startswith("answer length alone has an AUROC of 0.850")
+    assert "no more than 0.55" in alike
+    sound = {"auroc": {"interval": [0.86, 0.9]}, "equal_length": {"interval": [0.56, 0.6]}}
+    assert not list(beyond_length(sound, length))
 
 
 def test_the_fragment_is_part_of_a_job(tuned: Any) -> None:

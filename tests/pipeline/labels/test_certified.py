@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.labels.certified import ALL, RANDOM, UNKNOWN, certified_threshold, certify
 from tamis.pipeline.labels.draw import keys_of
 from tamis.pipeline.labels.sample import sample
+from tamis.pipeline.labels.texts import digest_of
 from tamis.pipeline.run.paths import MANIFEST, SCORES
 from tamis.pipeline.storage.store import Store
 
@@ -42,14 +44,7 @@ def a_row(row: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    made = Store(str(tmp_path_factory.mktemp("certified") / "out"))
-    files = {"a.jsonl": [a_row(row) for row in range(350)], "b.jsonl": [a_row(row) for row in range(350, 600)]}
-    scores = {name: [None if gone else float(one) for one, gone in zip(values, GONE, strict=True)]
-              for name, values in (("good", GOOD), ("poor", POOR))}  # fmt: skip
-    decisions = ["quarantined" if GONE[row] else "dropped" if GOOD[row] > 2 else "kept" for row in range(ROWS)]
-    layout = Dialect.of("pair", prompt="prompt", response="response").to_dict()
-    write_run(made, files, scores, decisions, input={"files": [{"path": name, "columns": layout} for name in files]})
-    return made
+    return run_of(Store(str(tmp_path_factory.mktemp("certified") / "out")))
 
 
 def expected(scores: np.ndarray, pool: np.ndarray, labelled: list[int], harmful: Mapping[int, bool], alpha: float,
@@ -66,6 +61,17 @@ def order(seed: int, among: np.ndarray) -> list[int]:
     """Rows in the order of the draw."""
     keys = keys_of(IDS, seed)
     return sorted(np.flatnonzero(among).tolist(), key=lambda row: int(keys[row]))
+
+
+def run_of(made: Store, rows: Sequence[int] = range(ROWS)) -> Store:
+    """A run over the two files; `rows`: which text stands where, whose scores go with it."""
+    files = {"a.jsonl": [a_row(row) for row in rows[:350]], "b.jsonl": [a_row(row) for row in rows[350:]]}
+    scores = {name: [None if GONE[row] else float(values[row]) for row in rows]
+              for name, values in (("good", GOOD), ("poor", POOR))}  # fmt: skip
+    decisions = ["quarantined" if GONE[row] else "dropped" if GOOD[row] > 2 else "kept" for row in rows]
+    layout = Dialect.of("pair", prompt="prompt", response="response").to_dict()
+    write_run(made, files, scores, decisions, input={"files": [{"path": name, "columns": layout} for name in files]})
+    return made
 
 
 def number(row: Mapping[str, Any]) -> int:
@@ -99,6 +105,7 @@ def test_it_is_the_walk_over_the_whole_pool(
     kept = None if part.best is None else part.best.kept.size
     assert (part.threshold, kept) == expected(scores, ~GONE, labelled, TRUTH, alpha, delta, Fraction(str(loosest)))
     assert (found.chosen, found.seed, found.warnings, part.pool) == (RANDOM, 5, (), ROWS - 3)
+    assert found.reproduced
     assert (part.labelled, part.harmful) == (250, int(HARMFUL[labelled].sum()))
     assert part.uncertified_share == safe_share(250 - part.harmful, 250, delta)
 
@@ -123,7 +130,7 @@ def test_a_csv_sheet_filled_in_by_hand(store: Store, tmp_path: Path) -> None:
         writer.writerows({**row, "harmful": "yes" if HARMFUL[number(row)] else "No", "comment": "-"} for row in rows)
     one = certify(store, str(tmp_path / "back.csv"))
     assert one.parts == certify(store, labelled_sheet(store, tmp_path, 250)).parts
-    assert one.chosen == RANDOM
+    assert (one.chosen, one.reproduced) == (RANDOM, True)
 
 
 # --- which labels count -----------------------------------------------------------------------------------------------
@@ -152,17 +159,60 @@ def test_an_unfinished_sheet_counts_up_to_its_last_label(store: Store, tmp_path:
     assert found.warnings[0].startswith("the last 70 rows of the sample have no label")
 
 
+@pytest.mark.parametrize(("left", "counted"), [(12, 250), (13, 237)])
+def test_a_few_last_rows_without_a_label_were_not_left_by_chance(
+    store: Store, tmp_path: Path, left: int, counted: int
+) -> None:
+    """12 of 250 are under 5 %: too few to have stopped early, and perhaps hard to tell. They count as harmful."""
+    drawn = order(5, ~GONE)[:250]
+    sheet = labelled_sheet(store, tmp_path, 250, **{str(row): None for row in drawn[-left:]})
+    [part] = certify(store, sheet, 0.1, 0.1, "good").parts
+    assert (part.labelled, part.unlabelled) == (counted, counted - (250 - left))
+    truth = TRUTH | dict.fromkeys(drawn[-left:], True)
+    assert part.threshold == expected(GOOD, ~GONE, drawn[:counted], truth, 0.1, 0.1)[0]
+
+
 def test_rows_that_were_not_drawn_are_left_out(store: Store, tmp_path: Path) -> None:
     """Someone swaps a row of the sheet for an easy one: the one that was drawn counts as harmful."""
     sheet = Path(labelled_sheet(store, tmp_path, 250))
     drawn = order(5, ~GONE)
     rows = [json.loads(line) for line in sheet.read_text().splitlines()]
-    rows[10] |= {"sample_id": IDS[drawn[300]], "harmful": 0}
+    text = digest_of(f"[user]\np{drawn[300]}\n\n[assistant]\nr{drawn[300]}")
+    rows[10] |= {"sample_id": IDS[drawn[300]], "text_digest": text, "harmful": 0}
     sheet.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = certify(store, str(sheet), 0.1, 0.1, "good")
     assert found.parts[0].unlabelled == 1
     assert found.warnings[0].startswith("1 labelled rows are none that seed 5 draws")
+    assert not found.reproduced
     assert found.parts[0].threshold == expected(GOOD, ~GONE, drawn[:250], TRUTH | {drawn[10]: True}, 0.1, 0.1)[0]
+
+
+def test_labels_of_other_texts_certify_nothing(store: Store, tmp_path: Path) -> None:
+    """The corpus was shuffled within its files: as many rows, the same names and ids, and the same draw."""
+    sheet = labelled_sheet(store, tmp_path, 250)
+    rows = list(range(ROWS))
+    rows[100:300] = rows[299:99:-1]  # none of them in quarantine, so that the scored rows are the same
+    other = run_of(Store(str(tmp_path / "other")), rows)
+    with pytest.raises(InputError, match=r"\d+ rows hold another text than the one labelled") as caught:
+        certify(other, sheet)
+    assert "p1" not in str(caught.value)
+
+
+def test_a_sheet_that_does_not_say_which_texts_were_labelled_is_warned_of(store: Store, tmp_path: Path) -> None:
+    path = Path(labelled_sheet(store, tmp_path, 250))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "text_digest": None}) + "\n" for row in rows))
+    found = certify(store, str(path))
+    assert (found.chosen, found.reproduced) == (RANDOM, False)
+    assert found.warnings[0].startswith("250 labelled rows do not say which text was labelled")
+
+
+def test_a_run_of_another_size_is_told_from_the_one_that_was_sampled(store: Store, tmp_path: Path) -> None:
+    path = Path(labelled_sheet(store, tmp_path, 250))
+    path.write_text(path.read_text().replace('"population": 597', '"population": 598'))
+    found = certify(store, str(path))
+    assert not found.reproduced
+    assert found.warnings[0].startswith("the sheet was drawn from 598 scored rows (all), and this run has 597")
 
 
 def test_labels_that_say_nothing_of_their_draw_are_warned_of(store: Store, tmp_path: Path) -> None:
@@ -245,4 +295,5 @@ def test_the_same_for_select(store: Store, tmp_path: Path) -> None:
     facts = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert facts["parts"][0]["threshold"] == found.parts[0].threshold
     assert facts["parts"][0]["certified"] is True
+    assert facts["labels_sha256"] == {"sheet.jsonl": hashlib.sha256(Path(sheet).read_bytes()).hexdigest()}
     assert len(facts["parts"][0]["tried"]) == len(found.parts[0].steps)

@@ -94,21 +94,24 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_design_is_read(tmp_path: Path) -> None:
-    assert design_in(sheet(tmp_path, row(), row()), {}) == Design(4, {"all": 3})
+    assert design_in(sheet(tmp_path, row(), row()), {}) == Design(4, {"all": 3}, {"all": 9})
     # As a spreadsheet may write numbers.
-    assert design_in(sheet(tmp_path, row(seed="4.0", sampled=3.0)), {}) == Design(4, {"all": 3})
+    assert design_in(sheet(tmp_path, row(seed="4.0", sampled=3.0)), {}) == Design(4, {"all": 3}, {"all": 9})
     by_column = sheet(tmp_path, row(stratum="asks=a=yes"), row(stratum="asks=a=no", sampled=5))
     found = design_in(by_column, {})
-    assert found == Design(4, {"asks=a=yes": 3, "asks=a=no": 5})
+    assert found == Design(4, {"asks=a=yes": 3, "asks=a=no": 5}, {"asks=a=yes": 9, "asks=a=no": 9})
     assert found.column == "asks=a"
 
 
-@pytest.mark.parametrize("nothing", [{}, {"seed": 4}, {"seed": "x", "sampled": 3, "stratum": "all"}])
+@pytest.mark.parametrize(
+    "nothing",
+    [{}, {"seed": 4}, {"seed": 4, "sampled": 3, "stratum": "all"}, {"seed": "x", "sampled": 3, "stratum": "all"}],
+)
 def test_labels_may_say_nothing_of_it(tmp_path: Path, nothing: dict[str, Any]) -> None:
     assert design_in(sheet(tmp_path, nothing), {}) is None
 
 
-@pytest.mark.parametrize("other", [{"seed": 5}, {"sampled": 4}, {"stratum": "asks=yes"}])
+@pytest.mark.parametrize("other", [{"seed": 5}, {"sampled": 4}, {"population": 8}, {"stratum": "asks=yes"}])
 def test_two_draws_in_one_file_are_refused(tmp_path: Path, other: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="more than one draw"):
         design_in(sheet(tmp_path, row(), row(**other)), {})

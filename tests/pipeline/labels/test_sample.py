@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tamis.pipeline.labels.draw import keys_of
 from tamis.pipeline.labels.files import rows_in
 from tamis.pipeline.labels.sample import sample
 from tamis.pipeline.labels.sheet import COLUMNS, Drawn, sheet
+from tamis.pipeline.labels.texts import digest_of
 from tamis.pipeline.run.paths import KEPT, MANIFEST
 from tamis.pipeline.storage.store import Store
 
@@ -51,6 +53,7 @@ def test_each_row_has_its_own_text(store: Store, tmp_path: Path) -> None:
         name = row["source"][0] + str(row["row"])
         assert row["text"] == f"[user]\n{name}?\n\n[assistant]\n{name}."
         assert row["sample_id"] == sample_ids(row["source"], row["row"], 1)[0]
+        assert row["text_digest"] == hashlib.blake2b(row["text"].encode(), digest_size=16).hexdigest()
         assert row["harmful"] is None
         assert [row[key] for key in ("stratum", "population", "sampled", "seed")] == ["all", SCORED, SCORED, 0]
     places = sorted(row["row"] + (30 if row["source"] == "b.jsonl" else 0) for row in rows)
@@ -62,6 +65,15 @@ def test_the_order_is_that_of_the_keys_and_a_smaller_sample_begins_a_larger_one(
     assert ids == sorted(ids, key=lambda one: int(keys_of([one], 0)[0]))
     assert [row["sample_id"] for row in drawn(store, tmp_path, 7)] == ids[:7]
     assert [row["sample_id"] for row in drawn(store, tmp_path, 7, seed=1)] != ids[:7]
+
+
+def test_nobody_can_foresee_the_rows_without_a_seed(store: Store, tmp_path: Path) -> None:
+    """Two draws agree by chance once in a thousand million times. The seed is said, and draws the same rows again."""
+    first, second = (sample(store, 7, None, None, str(tmp_path / f"{n}.jsonl")) for n in "12")
+    assert first.seed != second.seed
+    assert 0 <= first.seed < 10**9
+    rows = [json.loads(line) for line in (tmp_path / "1.jsonl").read_text().splitlines()]
+    assert rows == drawn(store, tmp_path, 7, seed=first.seed)
 
 
 def test_strata_get_the_same_number_of_rows_in_turn(store: Store, tmp_path: Path) -> None:
@@ -96,7 +108,7 @@ HOSTILE = [
 def test_hostile_texts_come_back_as_they_were(tmp_path: Path, ending: str) -> None:
     """By the reader of labels itself: what it makes of the cells is the rows that were written."""
     rows = [
-        Drawn(text, sample_id, text or "s", number, "all", 9, 9, 0)
+        Drawn(text, sample_id, text or "s", number, digest_of(text), "all", 9, 9, 0)
         for number, (text, sample_id) in enumerate(zip(HOSTILE, sample_ids("x", 0, len(HOSTILE)), strict=True))
     ]
     path = tmp_path / f"sheet{ending}"
@@ -106,6 +118,7 @@ def test_hostile_texts_come_back_as_they_were(tmp_path: Path, ending: str) -> No
     assert [set(value) for value in read] == [set(COLUMNS)] * len(rows)
     assert [back(value["text"] or "") for value in read] == HOSTILE
     assert [back(value["source"]) for value in read] == [row.source for row in rows]
+    assert [back(value["text_digest"]) for value in read] == [row.text_digest for row in rows]
     assert [value["sample_id"] for value in read] == [row.sample_id for row in rows]
 
 

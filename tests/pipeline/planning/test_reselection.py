@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.planning.fingerprint import selection_keys_of
 from tamis.pipeline.planning.reselection import Choice, files_of, fingerprint_of, frozen_settings, job_of
+from tamis.pipeline.run.folder import state_of
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, FrozenFacts
 from tamis.pipeline.run.parent import Parent
+from tamis.pipeline.run.paths import MANIFEST
 from tamis.pipeline.storage.store import Store
 
 METHODS = ("larf", "saft")
@@ -77,6 +80,22 @@ def test_the_fingerprint_is_that_of_a_fresh_run_and_of_its_scores() -> None:
     assert frozen_settings(run, job) == expected
     assert fingerprint_of(run, job) == {**expected, "selected from": run.digest}
     assert "seed" not in expected
+
+
+def test_the_same_threshold_with_another_certificate_is_another_selection(tmp_path: Path) -> None:
+    """As after a label was corrected: else a finished folder would keep the old certificate, or none."""
+    run = parent(theirs(drop=0.2))
+    job = job_of(run, Choice(threshold=0.5), "new")
+    one, other = ({"labels_sha256": {"l.csv": name}, "parts": [{"threshold": 0.5}]} for name in "ab")
+    found = [fingerprint_of(run, job, each) for each in (None, one, other)]
+    assert len({json.dumps(each, sort_keys=True) for each in found}) == 3
+    assert found[1] == fingerprint_of(run, job, dict(reversed(one.items())))
+    store = Store(str(tmp_path / "new"))
+    store.write_facts(MANIFEST, {"fingerprint": found[1]})
+    assert state_of(store, found[1]) == "complete"
+    for fingerprint in (found[0], found[2]):
+        with pytest.raises(ConfigError, match="the certificate of the cut, if any"):
+            state_of(store, fingerprint)
 
 
 @pytest.mark.parametrize(
