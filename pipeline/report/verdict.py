@@ -17,14 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from tamis.operators.statistics.telling import EQUAL_LENGTH
 from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.report import prose, text, trust
 
 CHANCE = 0.5
 """The AUROC of a score that knows nothing: an interval that reaches down to it fails the test."""
-EQUAL_LENGTH = 0.55
-"""Among pairs of equal length, the interval must lie above this: they may differ by a tenth, and so even the length
-itself ranks them a little better than chance."""
 WEAK_AUROC = 0.75
 """Below this, a random pair is ranked wrongly once in four times or more often."""
 ENOUGH_REFERENCES = 20
