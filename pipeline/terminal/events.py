@@ -57,6 +57,7 @@ FIELDS: dict[Event, tuple[str, ...]] = {
         *("cut", "response_tokens", "discarded_tokens", "quarantine_codes", "seconds", "stage_seconds", "report"),
         *("corpus", "block", "chosen_by", "numbers", "page", "models", "files", "bytes", "rows", "leftovers"),
         *("trainer", "start", "taken", "ready", "output", "drift", "drift_exceeded", "verdict", "verdict_reasons"),
+        *("seed", "strata", "labels", "labels_sha256", "chosen", "reproduced", "warnings", "parts"),
     ),
     "stopping": ("signal", "at_once"),
     "error": ("exit_code",),
