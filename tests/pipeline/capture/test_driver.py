@@ -18,7 +18,7 @@ from plan_jobs import Planner, lines_of, rows_of
 from tamis.operators.requests import Request
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.capture.driver import Forward
-from tamis.pipeline.capture.spec import CAPTURES, CaptureSpec
+from tamis.pipeline.capture.spec import CAPTURES, STAGE, CaptureSpec
 from tamis.pipeline.capture.stage import check_precision, run_capture
 from tamis.pipeline.capture.tokenise import PackedTokenizer, tokenise_shard
 from tamis.pipeline.capture.totals import CaptureTotals
@@ -30,6 +30,7 @@ from tamis.pipeline.inputs.originals import decode_schema
 from tamis.pipeline.inputs.shards import Shard, read, read_table
 from tamis.pipeline.models.handle import ModelHandle
 from tamis.pipeline.planning.placement import readers_of, tokens_of
+from tamis.pipeline.run import receipts
 from tamis.pipeline.storage.store import Store
 
 
@@ -163,6 +164,21 @@ def test_a_capture_of_which_all_was_done_before_says_so(
     assert totals.rows == plan.rows
     said = capfd.readouterr().err
     assert f"{plan.rows} / {plan.rows} rows 100% · {plan.rows} were done before" in said
+
+
+def test_a_capture_of_which_all_was_done_in_two_precisions_is_refused(
+    tmp_path: Path, tiny_model: Path, planner: Planner
+) -> None:
+    """Two commands on different machines: the second one had ended with this error, its last shard written."""
+    plan, spec = planner("shard_rows=25"), spec_for(tmp_path, tiny_model)
+    shards = [*plan.reference_shards, *plan.shards]
+    for shard in shards:
+        captured(shard, spec)
+    [other] = receipts.done(spec.store, STAGE, shards[-1:], spec.key)
+    receipts.forget(spec.store, STAGE, [shards[-1].name])
+    receipts.write(spec.store, STAGE, shards[-1], spec.key, other | {"precision": "bfloat16 on cuda"})
+    with pytest.raises(ConfigError, match="bfloat16 on cuda and float32 on cpu"):
+        run_capture(plan, spec.store, spec.key, Cluster("none", ()), {}, shards)
 
 
 class Here(Guard):
