@@ -225,7 +225,8 @@ def test_a_process_is_not_kept_by_its_heart(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    body = "print('at work', flush=True)\n    try: time.sleep(60)\n    finally: time.sleep(60)"
+    # The words come from inside of the try: a signal before it would end the program in order.
+    body = "try: print('at work', flush=True); time.sleep(60)\n    finally: time.sleep(60)"
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", PROGRAM.format(body=body, flags=["--quiet"])],
         env=os.environ | {"TMPDIR": str(tmp_path), "TAMIS_HEARTBEAT_SECONDS": "0.01"},
