@@ -65,7 +65,9 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         texts=[file.read_text(encoding="utf-8")],
     )  # fmt: skip
     captures: dict[int, list[dict[str, float]]] = {1: [], 2: []}
-    with RayCluster([(1, 0), (1, 0)], env={"RAY_worker_niceness": "0"}) as cluster:
+    # Else a node of one CPU ends its idle reader after a second, and starts a new one for the next shard.
+    env = {"RAY_worker_niceness": "0", "RAY_num_workers_soft_limit": "8"}
+    with RayCluster([(1, 0), (1, 0)], env=env) as cluster:
 
         def run(workers: int) -> float:
             captures[workers].append(_capture(folder, file, model, shape.block, cluster.address, workers))
