@@ -70,7 +70,9 @@ BUSY = Metric(
     "Share of a worker's time in the forward pass, from the end of one shard to the end of the next (0 to 1).",
     ("run", "stage"),
 )
-METRICS = (ROWS, TOKENS, QUARANTINED, SHARD_SECONDS, BATCH_TOKENS, BUSY)
+CELLS = Metric("tamis_layer_cells_total", "counter", "Cells of the layer search that are done.", ("run",))
+STEPS = Metric("tamis_training_steps_total", "counter", "Steps of the training of a reference model.", ("run", "model"))
+METRICS = (ROWS, TOKENS, QUARANTINED, SHARD_SECONDS, BATCH_TOKENS, BUSY, CELLS, STEPS)
 
 _made: dict[str, Any] = {}
 _broken = False
@@ -135,6 +137,14 @@ class Ledger:
         record(SHARD_SECONDS, receipt["seconds"], run=self.run, stage=stage)
         # Where tokens are masked, the rows that the output lacks are known only here.
         self._codes(receipt.get("quarantined", {}))
+
+    def searched(self) -> None:
+        """Count a cell of the layer search."""
+        record(CELLS, 1, run=self.run)
+
+    def trained(self, model: str, steps: int) -> None:
+        """Count steps of the training of a reference model. model: its name in the output."""
+        record(STEPS, steps, run=self.run, model=model)
 
     def _first(self, stage: str, index: int) -> bool:
         done = self.done.setdefault(stage, bytearray())

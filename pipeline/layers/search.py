@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tamis.operators.statistics.sensitivity import FACTORS
+from tamis.pipeline.cluster.metrics import ledger
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.cluster.tasks import own_error
@@ -100,7 +101,9 @@ def search(
                 left.remove(cell)
                 if facts["fallback"] is not None:
                     warn_once(facts["fallback"])
-                yield receipts.write_cell(store, STAGE, cell.name, key, facts)
+                receipt = receipts.write_cell(store, STAGE, cell.name, key, facts)
+                ledger().searched()
+                yield receipt
         failed_rounds = 0 if len(left) < before else failed_rounds + 1
         if failed_rounds == MAX_FAILED_ROUNDS:
             raise ClusterError(

@@ -16,6 +16,7 @@ from typing import Any
 from tamis.operators.methods.toss import Training
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.training.recipe import Recipe
+from tamis.pipeline.cluster.metrics import ledger
 from tamis.pipeline.cluster.pools import Pool, room
 from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, wait_for_room
@@ -228,6 +229,7 @@ class _Shown:
     def _advance(self, step: int, tokens: int = 0, note: str = "") -> None:
         if self._progress is not None and step > self._step:
             steps, self._step = step - self._step, step
+            ledger().trained(self._name, steps)
             self._progress.advance(steps, tokens, note)
 
     def finish(self) -> None:

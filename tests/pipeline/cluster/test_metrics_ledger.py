@@ -6,6 +6,7 @@ import random
 import string
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from tamis.operators.problems import UNSCORED
 from tamis.pipeline.cluster import metrics
+from tamis.pipeline.references.training import _Shown
 
 Noted = Counter[tuple[str, ...]]
 
@@ -120,6 +122,26 @@ def test_a_shard_counts_in_each_round_of_losses() -> None:
     tokens = {key[2]: value for key, value in sums.items() if key[0] == "tamis_tokens_total"}
     assert tokens == {"losses": 10, "losses-1": 10}
     assert not any(key[0] == "tamis_quarantined_total" for key in sums)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1))
+def test_a_step_that_a_restarted_training_repeats_counts_once(reported: list[int]) -> None:
+    """reported: the last step done, as the trainings report it; one that starts anew begins further back."""
+    sums, _ = noting()
+    with metrics.counting("r"), closing(_Shown("benign")) as shown:
+        shown.take({"begins": 0, "steps": 30})
+        for step in reported:
+            shown.take({"begins": step // 2})
+            shown.take({"point": {"step": step, "tokens": 10, "loss": 1.0}})
+    assert sums["tamis_training_steps_total", "r", "benign"] == max(reported)
+
+
+def test_a_cell_of_the_layer_search_counts() -> None:
+    sums, _ = noting()
+    ledger = metrics.Ledger("r")
+    ledger.searched()
+    ledger.searched()
+    assert sums["tamis_layer_cells_total", "r"] == 2
 
 
 def test_a_worker_tells_its_batches_and_how_busy_it_is() -> None:
