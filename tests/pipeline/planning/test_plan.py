@@ -57,6 +57,27 @@ def test_a_plan(plan: Planner, folder: Path, tiny_model: Path) -> None:
     assert not (folder / "out").exists()  # a plan writes nothing
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ({"meta": {"a": 1}}, {"meta": {"b": 1}}, "meta"),
+        ({"meta": [1, 2]}, {"meta": {"b": 1}}, "meta"),
+        ({"meta": {"a": [{"x": 1}]}}, {"meta": {"a": [{"y": 1}]}}, "meta"),
+        ({"meta": {"a": 1}}, {"meta": {"a": 2}}, None),
+        ({"meta": 1}, {"meta": None}, None),
+        ({"meta": 1}, {}, None),
+    ],
+)
+def test_what_will_be_json_text_is_said(
+    first: dict[str, Any], second: dict[str, Any], named: str | None, plan: Planner, folder: Path
+) -> None:
+    rows = [{**row, **(second if number % 2 else first)} for number, row in enumerate(rows_of(20))]
+    (folder / "data/a.jsonl").write_bytes(lines_of(rows))
+    said = [note for note in plan().notes if "JSON text in kept/" in note]
+    assert bool(said) == (named is not None)
+    assert all(note.endswith(f"rows: {named}") for note in said)
+
+
 def test_both_methods_capture_once(plan: Planner, folder: Path) -> None:
     made = plan("saft.layer=1", **{**larf(folder), "method": ["larf", "saft"]})
     assert made.requests == (Request(1, "last_token"),)
