@@ -156,11 +156,13 @@ def read_config(path: str | os.PathLike[str], *, revision: str | None, trust_rem
 
 def _choose_implementations(config: Any) -> None:
     """Resets the implementations that a config asks for: they may be code from the hub, or slow. With None,
-    transformers chooses the fastest implementation that the model supports.
+    transformers chooses the fastest implementation that the model supports, and some of its versions (5.17) choose
+    torch's attention for models with a soft cap on the attention's logits (Gemma 2), which leaves the cap out.
     """
     config.output_attentions = False  # must be set before the attention, because True would choose a slow one
     config.output_hidden_states = False
-    config._attn_implementation = None
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    config._attn_implementation = "eager" if capped else None
     config._experts_implementation = None
 
 

@@ -240,7 +240,7 @@ def test_an_adapter_of_another_shape_is_refused(
 
 def test_an_adapter_of_another_architecture_is_refused(base: Path, tmp_path: Path) -> None:
     stranger = save(CONFIGS["gpt2"], tmp_path / "stranger")
-    refuse(base, train(stranger, tmp_path / "adapter", target_modules=["c_attn"]), "c_attn.*not found")
+    refuse(base, train(stranger, tmp_path / "adapter", target_modules=["c_attn"]), "c_attn.*(not found|lacks)")
 
 
 def test_an_adapter_that_targets_one_module_too_many_is_refused(base: Path, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def edit(folder: Path, **changes: Any) -> None:
         ({"an_option_of_tomorrow": 3}, "sets an_option_of_tomorrow"),
         ({"r": 0}, "does not fit this model|is not valid"),
         ({"r": 5}, "has another shape for"),
-        ({"target_modules": ["no_such_module"]}, "no_such_module"),
+        ({"target_modules": ["no_such_module"]}, "no_such_module|this model lacks"),  # which, depends on peft
     ],
 )
 def test_what_is_not_plain_lora_is_refused(changes: dict[str, Any], message: str, base: Path, tmp_path: Path) -> None:

@@ -277,6 +277,17 @@ def test_the_attention_is_not_the_configs_to_choose(copy: Path, asked: Any) -> N
     assert config._attn_implementation == "sdpa"
 
 
+def test_a_soft_cap_on_the_attention_is_never_left_to_a_kernel_without_one(tmp_path: Path) -> None:
+    """transformers 5.17 gives Gemma 2 torch's attention, which has none."""
+    from transformers import Gemma2Config
+
+    from tamis.operators.model.architecture import read_config
+
+    for cap, chosen in ((50.0, "eager"), (None, None)):
+        Gemma2Config(attn_logit_softcapping=cap, architectures=["Gemma2ForCausalLM"]).save_pretrained(tmp_path)
+        assert read_config(tmp_path, revision=None, trust_remote_code=False)._attn_implementation == chosen
+
+
 def test_a_config_that_asks_for_more_than_is_read(copy: Path) -> None:
     from tamis.operators.model.architecture import read_config
 
