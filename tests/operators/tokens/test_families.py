@@ -92,6 +92,10 @@ def expected_text(name: str, messages: list[dict[str, Any]], variables: dict[str
             function = one["function"]
             if isinstance(function["arguments"], str) == (arguments is json.loads):
                 function["arguments"] = arguments(function["arguments"])
+        # Newer versions do this themselves; 5.17 shows a template its reasoning only if it has the template's name.
+        reasoning = next((spelt[key] for key in REASONING if key in spelt), None)
+        if reasoning is not None:
+            spelt = {"thinking": reasoning, **spelt, "reasoning_content": reasoning}
         given.append(spelt)
     try:
         return str(
