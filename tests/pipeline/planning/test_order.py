@@ -55,7 +55,7 @@ def test_csa_writes_scores_and_the_plan_says_which_blocks_and_how_many_direction
     }
     console = Console(width=300, record=True, file=io.StringIO())
     show_plan(console, plan(method="saft"), "new")
-    assert "csa" not in console.export_text()
+    assert "csa    " not in console.export_text()
     show_plan(console, made, "new")
     assert "csa         blocks 1, 2 and 3 (spread" in console.export_text()
 
