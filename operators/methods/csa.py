@@ -97,11 +97,10 @@ class Csa(Method):
         )
 
     def planned(self, blocks: int, references: Mapping[str, int]) -> str:
-        [*read] = _numbers(self.requests(blocks))
+        read = _numbers(self.requests(blocks))
         chosen = "spread over the depth; csa.blocks sets others" if self.blocks == "auto" else "by csa.blocks"
-        counts = {source: min(self.rank, count) for source, count in references.items()}
-        said = [f"{count} of the {source} references" for source, count in counts.items()]
-        rank = f"; at most {' and '.join(said)} as directions" if said else ""
+        ranks = [f"{min(self.rank, count)} of {count} {source} references" for source, count in references.items()]
+        rank = f"; rank {' and '.join(ranks)}" if ranks else ""
         return f"{_listed(read)} ({chosen}){rank}; squared norms, one model"
 
     def requests(self, blocks: int) -> tuple[Request, ...]:

@@ -227,7 +227,9 @@ def test_the_rank_is_at_most_the_number_of_references(unsafe: int, safe: int) ->
     np.testing.assert_allclose(CSA.score(artifact, corpus), naive, atol=1e-7)
     few = [line for line in CSA.warnings(artifact, 0.1) if "the paper at least 16" in line]
     assert len(few) == (unsafe < 16) + (safe < 16)
-    assert f"{min(16, unsafe)} of the unsafe references" in CSA.planned(8, {"unsafe": unsafe, "safe": safe})
+    assert f"rank {min(16, unsafe)} of {unsafe} unsafe references and " in CSA.planned(
+        8, {"unsafe": unsafe, "safe": safe}
+    )
     assert f"({min(16, unsafe)} and {min(16, safe)} directions)" in Csa.explain(artifact.facts)
 
 
@@ -405,6 +407,6 @@ def test_facts_are_json_and_an_artifact_says_all_that_score_needs() -> None:
 def test_the_plan_says_what_is_read() -> None:
     assert Csa().planned(8, {}).startswith("blocks 2, 4 and 6 (spread over the depth; csa.blocks sets others); squared")
     assert CSA.planned(8, {"unsafe": 9, "safe": 20}).startswith(
-        "blocks 1, 4 and 6 (by csa.blocks); at most 9 of the unsafe references and 16 of the safe references as "
+        "blocks 1, 4 and 6 (by csa.blocks); rank 9 of 9 unsafe references and 16 of 20 safe references; squared"
     )
     assert Csa(blocks=[3]).planned(8, {}).startswith("block 3 (by")

@@ -50,8 +50,8 @@ def test_csa_writes_scores_and_the_plan_says_which_blocks_and_how_many_direction
     assert writes_scores(made)
     assert bytes_of_vectors(made) == 50 * 3 * made.model_info.width * 4
     assert _said_by_methods(made) == {
-        "csa": "blocks 1, 2 and 3 (spread over the depth; csa.blocks sets others); at most 3 of the unsafe references "
-        "and 3 of the safe references as directions; squared norms, one model"
+        "csa": "blocks 1, 2 and 3 (spread over the depth; csa.blocks sets others); rank 3 of 3 unsafe references and 3 "
+        "of 3 safe references; squared norms, one model"
     }
     console = Console(width=300, record=True, file=io.StringIO())
     show_plan(console, plan(method="saft"), "new")
