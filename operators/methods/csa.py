@@ -76,7 +76,7 @@ class Csa(Method):
     def __post_init__(self) -> None:
         if self.blocks != "auto":
             numbers = isinstance(self.blocks, list) and self.blocks and all(map(_whole, self.blocks))
-            if not numbers or min(self.blocks) < 0:  # type: ignore[type-var]
+            if not numbers or min(self.blocks) < 0:
                 raise ValueError(f'csa.blocks={self.blocks!r}: write "auto" or a list of block numbers, from 0 on')
             if len(set(self.blocks)) < len(self.blocks):
                 raise ValueError(f"csa.blocks={self.blocks!r}: names a block twice")
