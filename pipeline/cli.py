@@ -50,8 +50,8 @@ MethodFlag = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="contrast, larf, saft, matching, compliance or one that an installed distribution offers (may be given "
-        "again), or toss or toss-pro.",
+        help="contrast, larf, saft, matching, compliance, csa or one that an installed distribution offers (may be "
+        "given again), or toss or toss-pro.",
     ),
 ]
 Drop = Annotated[

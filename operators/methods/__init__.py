@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tamis.operators.methods.compliance import Compliance
 from tamis.operators.methods.contrast import Contrast
+from tamis.operators.methods.csa import Csa
 from tamis.operators.methods.larf import Larf
 from tamis.operators.methods.matching import Matching
 from tamis.operators.methods.protocol import AnyMethod, Artifact, BlockSearch, Features, Method, Reduce, setting
@@ -17,6 +18,7 @@ __all__ = [
     "BlockSearch",
     "Compliance",
     "Contrast",
+    "Csa",
     "Features",
     "Larf",
     "Matching",
@@ -29,6 +31,6 @@ __all__ = [
 ]
 
 METHODS: dict[str, type[AnyMethod]] = {
-    kind.name: kind for kind in (Larf, Saft, Contrast, Matching, Compliance, Toss, TossPro)
+    kind.name: kind for kind in (Larf, Saft, Contrast, Matching, Compliance, Csa, Toss, TossPro)
 }
 """The methods that come with tamis. Installed distributions may provide more: pipeline/job/methods.py."""

@@ -23,9 +23,10 @@ class Sum:
 
 
 def unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """rows (n, d) scaled to length 1; a row of zeros stays zero."""
+    """rows (n, d) scaled to length 1; a row of zeros stays zero, and one that is not finite becomes NaN somewhere."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    units: npt.NDArray[np.float64] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    with np.errstate(invalid="ignore"):  # infinity by infinity
+        units: npt.NDArray[np.float64] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths != 0)
     return units
 
 

@@ -36,7 +36,7 @@ class Artifact:
 
     arrays: float32 or float64. facts: JSON-compatible values for the manifest and the report. A method that reads one
     vector per sample writes "layer" (0-based: the output of that block), "position" and "columns" (the Request.column
-    names that `score` reads).
+    names that `score` reads). One that reads several blocks writes "blocks", a list, in place of "layer".
     """
 
     arrays: dict[str, npt.NDArray[Any]]
@@ -74,7 +74,8 @@ class AnyMethod(ABC):
     not the name; methods that name the same one share it. references: name -> help text of each reference set that is
     needed besides the corpus; a job names its file as NAME_references. models: the same for each fine-tune of the
     model that is needed; it is trained on the reference set of its name, unless a job names one as NAME_model.
-    masks_tokens: whether it masks the loss of tokens instead of dropping samples.
+    masks_tokens: whether it masks the loss of tokens instead of dropping samples. not_offered: settings that a reader
+    of the paper may look for and that the method does not have, each with what to do instead.
     """
 
     name: ClassVar[str]
@@ -85,6 +86,7 @@ class AnyMethod(ABC):
     references: ClassVar[Mapping[str, str]] = {}
     models: ClassVar[Mapping[str, str]] = {}
     masks_tokens: ClassVar[bool] = False
+    not_offered: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def section_name(cls) -> str:
@@ -144,6 +146,11 @@ class Method(AnyMethod):
     @abstractmethod
     def requests(self, blocks: int) -> tuple[Request, ...]:
         """What to capture from a model with this number of blocks. ValueError if a layer does not exist."""
+
+    def planned(self, blocks: int, references: Mapping[str, int]) -> str:
+        """What a plan should say of it besides its settings, in one line. references: the rows of each of its sets;
+        empty where an artifact is applied."""
+        return ""
 
     def check(self, width: int) -> None:
         """ValueError if the settings do not fit vectors of `width` dimensions."""

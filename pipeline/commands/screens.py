@@ -12,6 +12,7 @@ from rich.table import Table
 from tamis.pipeline.cluster.pools import Placement
 from tamis.pipeline.commands.screen_parts import counts_table, plain, rates
 from tamis.pipeline.commands.token_screens import show_token_outcome
+from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.planning.order import writes_scores
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.planning.sampling import Trouble
@@ -69,6 +70,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "model": f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}",
         "method": ", ".join(job.method),
         "layer": _layer(plan),
+        **_said_by_methods(plan),
         "captured": _captured(plan),
         "references": ", ".join(f"{rows} {role} ({name})" for (role, name), rows in references.items()) or "none",
         "drop": _drop(plan),
@@ -151,6 +153,20 @@ def _layer(plan: Plan) -> str:
     if plan.unsettled:
         return f"larf: {_search_size(plan.layers)}, before anything else"
     return f"larf: block {plan.larf.layer}, {layer_found(plan.larf.layer_chosen)}"
+
+
+def _said_by_methods(plan: Plan) -> dict[str, str]:
+    """By name, what methods want said of what they will do."""
+    rows: Counter[str] = Counter()
+    for shard in plan.reference_shards:
+        rows[shard.role] += shard.rows
+    return {
+        name: method.planned(
+            plan.model_info.blocks,
+            {source: rows[role] for source in method.sources() if (role := role_of(name, source)) in rows},
+        )
+        for name, method in plan.methods.items()
+    }
 
 
 def _search_size(plan: LayerPlan) -> str:
@@ -251,7 +267,7 @@ def show_outcome(console: Console, manifest: Mapping[str, Any], store: Store) ->
     grid = Table.grid(padding=(0, 2))
     for method in manifest["methods"]:
         found = layer_found(method["facts"].get("layer_chosen"))
-        where = None if method["layer"] is None else f"output of block {method['layer']} (0-based)"
+        where = _read_at(method)
         said = [method["name"], where, method["position"], found]
         grid.add_row("method", plain(", ".join(part for part in said if part)))
     selection = manifest["selection"]
@@ -287,6 +303,14 @@ def verdict_line(trust: Mapping[str, Any] | None) -> str:
         return ""
     style = {SOUND: "green", CARE: "yellow"}.get(found["verdict"], "bold red")
     return f"[{style}]{plain(words(found))}[/]"
+
+
+def _read_at(method: Mapping[str, Any]) -> str | None:
+    """The block or the blocks that a method of a finished run has read."""
+    if method["layer"] is not None:
+        return f"output of block {method['layer']} (0-based)"
+    blocks = method["facts"].get("blocks")
+    return f"outputs of blocks {', '.join(map(str, blocks))} (0-based)" if isinstance(blocks, list) else None
 
 
 _OVERHEADS = {"plan": "plan", "ray_start": "Ray's start", "layers": "layer search", "model_load": "model load"}

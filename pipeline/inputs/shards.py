@@ -44,8 +44,8 @@ HEAD_ROWS = 64
 CORPUS = "corpus"
 
 SHIPPED = {
-    **{f"{method}.unsafe": unsafe_path for method in ("larf", "contrast", "matching", "compliance")},
-    **{f"{method}.safe": safe_path for method in ("larf", "compliance")},
+    **{f"{method}.unsafe": unsafe_path for method in ("larf", "contrast", "matching", "compliance", "csa")},
+    **{f"{method}.safe": safe_path for method in ("larf", "compliance", "csa")},
     "toss.harmful": unsafe_path,
 }
 """role -> path on this machine of the reference set that is shipped with tamis."""

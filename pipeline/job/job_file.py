@@ -455,9 +455,8 @@ def _explain(error: ValidationError) -> list[str]:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"] if not _is_union_branch(part))
         if problem["type"] == "extra_forbidden":
-            line = (
-                f"unknown key {where}{_did_you_mean([part for part in problem['loc'] if not _is_union_branch(part)])}"
-            )
+            location = [part for part in problem["loc"] if not _is_union_branch(part)]
+            line = _not_offered(location) or f"unknown key {where}{_did_you_mean(location)}"
         elif problem["type"] == "missing":
             line = f"{where} is missing; set it in the job file{_flag_for(where)}"
         else:
@@ -496,6 +495,14 @@ def _flag_for(key: str) -> str:
         "method": "--method",
     }
     return f" or with {flags[key]}" if key in flags else ""
+
+
+def _not_offered(location: Sequence[int | str]) -> str | None:
+    """What a method says of a setting that its paper has and it does not."""
+    section, name = str(location[0]), str(location[-1])
+    kinds = [item.kind for item in known().values() if item.kind.section_name() == section]
+    said = next((kind.not_offered[name] for kind in kinds if name in kind.not_offered), None)
+    return None if said is None or len(location) != 2 else f"{section}.{name}: {said}"
 
 
 def _did_you_mean(location: Sequence[int | str]) -> str:

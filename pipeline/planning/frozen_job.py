@@ -203,9 +203,9 @@ def _accepted(key: str, value: Any, frozen: Frozen) -> list[Any]:
     section, _, name = key.partition(".")
     if key == "model.dtype":
         return [value, frozen.facts.dtype]
-    layer = frozen.artifacts[section].facts.get("layer") if section in frozen.artifacts else None
-    if name == "layer" and section in METHODS and isinstance(layer, int):
-        return [value, layer]
+    found = frozen.artifacts[section].facts.get(name) if section in frozen.artifacts else None
+    if name in {"layer", "blocks"} and section in METHODS and found is not None:
+        return [value, found]
     return [value]
 
 

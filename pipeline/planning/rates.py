@@ -79,7 +79,7 @@ def _differences(manifest: Mapping[str, Any], plan: Plan, pool: Pool) -> list[st
     ours = {**plan.opened.keys, **vector_keys_of(plan.job.model)}
     found = [f"another {name}" for name, value in ours.items() if theirs.get(name) != value]
     if not plan.job.masks_tokens:
-        deepest = max(int(method["layer"]) for method in manifest["methods"])
+        deepest = max(_deepest(method) for method in manifest["methods"])
         if plan.unsettled:
             found.append("which block this one reads is not known yet")
         elif deepest != (wanted := max(request.block for request in plan.requests)):
@@ -89,6 +89,11 @@ def _differences(manifest: Mapping[str, Any], plan: Plan, pool: Pool) -> list[st
     elif not pool.gpus_per_worker and took["threads"] != (pool.threads or 0):
         found.append(f"{took['threads']:g} threads a worker, here {pool.threads or 0}")
     return found
+
+
+def _deepest(method: Mapping[str, Any]) -> int:
+    """The highest block that a method of a run has read."""
+    return int(method["layer"] if method["layer"] is not None else max(method["facts"]["blocks"]))
 
 
 def _same_kind(manifest: Mapping[str, Any], plan: Plan) -> bool:

@@ -154,6 +154,9 @@ def method_lines(summary: Mapping[str, Any]) -> list[str]:
         where = []
         if method.get("layer") is not None:
             where.append(f"layer {method['layer']}" + (f" of {blocks} (0 to {blocks - 1})" if blocks else ""))
+        elif isinstance(several := (method.get("facts") or {}).get("blocks"), list):
+            read = f"layers {', '.join(map(str, several))}"
+            where.append(read + (f" of {blocks} (0 to {blocks - 1})" if blocks else ""))
         if method.get("position"):
             where.append(f"position {method['position']}")
         if found := layer_found((method.get("facts") or {}).get("layer_chosen")):

@@ -46,12 +46,16 @@ def freeze_plan(
     cut: FrozenCut = CUT,
     statistics: Mapping[str, Any] = STATISTICS,
     settings: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Write folder/artifact, and return the entries of its files. settings: in place of some of the plan's."""
+    """Write folder/artifact, and return the entries of its files. settings: in place of some of the plan's. facts: more
+    of each method's."""
     store = Store(str(folder))
     artifacts = artifacts_of(plan, layer)
+    for name, more in (facts or {}).items():
+        artifacts[name].facts.update(more)
     files = save_artifacts(store, artifacts, {"key": "k", "fingerprint": {}, "blocks": plan.model_info.blocks})
-    facts = frozen_facts(
+    frozen = frozen_facts(
         {**plan.fingerprint, **(settings or {})},
         plan.job,
         plan.model.revision,
@@ -60,7 +64,7 @@ def freeze_plan(
         cut=cut,
         statistics=statistics,
     )
-    return [*files, freeze(store, facts, files)]
+    return [*files, freeze(store, frozen, files)]
 
 
 def finish(folder: Path, files: list[dict[str, Any]], **facts: Any) -> None:

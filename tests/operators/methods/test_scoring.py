@@ -57,3 +57,17 @@ def test_another_model_is_named() -> None:
         scores_of({"larf": method}, {"larf": artifact}, wider, 2)
     with pytest.raises(ValueError, match="larf: the artifact needs"):
         scores_of({"larf": method}, {"larf": Artifact(artifact.arrays, artifact.facts)}, {}, 0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", SCORING)
+def test_a_vector_that_is_not_finite_never_gets_a_score(name: str, bad: float) -> None:
+    """Such rows are in quarantine before they get here. If one got through, 0 would be a score like any other."""
+    method = SCORING[name]()
+    sources = {source: [shard(method, 5, number)] for number, source in enumerate((*method.sources(), CORPUS), start=1)}
+    artifact = method.fit(reduce_in_process(sources), BLOCKS)
+    for column in shard(method, 1, 3):
+        rows = shard(method, 4, 3)
+        rows[column][2, 1] = bad
+        with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=f"{name}: "):
+            scores_of({name: method}, {name: artifact}, rows, 4)

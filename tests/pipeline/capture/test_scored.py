@@ -34,7 +34,7 @@ from tamis.pipeline.run import receipts
 from tamis.pipeline.run.paths import stage_folder, table_of
 from tamis.pipeline.storage.store import Sealed, Store
 
-METHODS = ("larf", "matching", "compliance")
+METHODS = ("larf", "matching", "compliance", "csa")
 ODD, ODD_ROW = "Ω", 35
 """A character of one row alone: its tokens can be made to spoil the model."""
 
@@ -244,6 +244,24 @@ def test_some_rows_keep_their_vectors_for_the_test_of_the_methods(bench: Callabl
     every = _kept_rows(scored, made.store, columns)
     assert len(every) == sum(len(_kept_rows([few], made.store, columns)) for few in scored)
     assert all(every.features[column].shape == (len(every), 32) for column in columns)
+
+
+def test_references_are_rendered_as_the_corpus_is(tmp_path: Path, tiny_model: Path) -> None:
+    """Also where a conversation has a system prompt: the authors of CSA render references without it."""
+    turns = [("system", "Be brief."), ("user", "How?"), ("assistant", "So: {}.")]
+    rows = [[{"role": role, "content": text.format(n)} for role, text in turns] for n in range(3)]
+    planner = Planner(tmp_path, tiny_model)
+    for name, first in (("data/a.jsonl", 0), ("unsafe.jsonl", 0), ("safe.jsonl", 1)):
+        (tmp_path / name).write_bytes(lines_of([{"messages": row[first:]} for row in rows]))
+    sets = {f"csa.{role}_references": str(tmp_path / f"{role}.jsonl") for role in ("unsafe", "safe")}
+    made = Bench(planner(method="csa", **sets), Store(str(tmp_path / "out")), tiny_model)
+    tokens = {}
+    for shard in [*made.plan.shards, *made.plan.reference_shards]:
+        parcel = tokenise_shard(shard.to_json(), made.spec(STAGE, "k"), made.tokenizer)
+        tokens[shard.role] = unpack(parcel)[1].column("input_ids").to_pylist()
+    assert tokens["corpus"] == tokens["csa.unsafe"]
+    without = tokens["csa.safe"]  # the same without the system prompt
+    assert all(len(a) > len(b) for a, b in zip(tokens["corpus"], without, strict=True))
 
 
 def test_scores_of_another_fit_do_not_count(bench: Callable[..., Bench]) -> None:

@@ -248,7 +248,8 @@ def test_the_fragment_is_part_of_a_job(tuned: Any) -> None:
 
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if issubclass(kind, Method)])
 def test_every_methods_fragment_loads_as_the_same_method(name: str) -> None:
-    flags = {"input.path": ["a.jsonl"], "output": "out", "model.name": "m", "method": [name], f"{name}.layer": 3}
+    where = {"csa.blocks": [1, 3]} if name == "csa" else {f"{name}.layer": 3}
+    flags = {"input.path": ["a.jsonl"], "output": "out", "model.name": "m", "method": [name], **where}
     if METHODS[name].references:
         flags[f"{name}.unsafe_references"] = "mine.jsonl"
     job = load_job(None, flags)

@@ -15,6 +15,7 @@ from tamis.operators.methods import (
     METHODS,
     AnyMethod,
     Artifact,
+    Csa,
     Features,
     Larf,
     Method,
@@ -158,7 +159,7 @@ def test_what_is_no_method_is_named_and_left_out(
     assert says in said
 
 
-@pytest.mark.parametrize("kinds", [[Larf], [Saft], [Toss, TossPro]])
+@pytest.mark.parametrize("kinds", [[Larf], [Saft], [Csa], [Toss, TossPro]])
 def test_a_section_has_every_setting_and_its_default(kinds: list[type[AnyMethod]]) -> None:
     section = section_of(*kinds)
     settings = {item.name for kind in kinds for item in fields(kind) if item.metadata["in_job"]}  # type: ignore[arg-type]
@@ -168,6 +169,38 @@ def test_a_section_has_every_setting_and_its_default(kinds: list[type[AnyMethod]
     for kind in kinds:
         assert kind(**settings_of(kind, section())) == kind()
     assert methods.sections()[kinds[0].section_name()] is section
+
+
+def test_a_list_of_blocks_or_auto() -> None:
+    overlay = {**MINIMAL, "method": "csa"}
+    assert load_job(None, overlay).of("csa").blocks == "auto"
+    assert load_job(None, overlay, ["csa.blocks=[3, 1, 2]"]).of("csa").blocks == [3, 1, 2]
+    for value in ("[]", "[-1]", "3", "middle", "[1.5]"):
+        with pytest.raises(ConfigError) as caught:
+            load_job(None, overlay, [f"csa.blocks={value}"])
+        assert all(line.startswith("csa.blocks") for line in str(caught.value).splitlines()), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("models", ["a", "b"], "csa.models: CSA reads one model, that of model.name; "),
+        ("normalise", "clip_std", "csa.normalise: with one model, clip_std and none rank the rows alike"),
+        ("modles", ["a"], "unknown key csa.modles"),
+    ],
+)
+def test_what_a_paper_has_and_a_method_has_not_is_said_in_one_line(key: str, value: Any, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_job(None, {**MINIMAL, "method": "csa", f"csa.{key}": value})
+    [line] = str(caught.value).splitlines()
+    assert line.startswith(says)
+    assert key in line
+
+
+def test_no_setting_of_a_method_is_called_not_offered() -> None:
+    for item in known().values():
+        assert not set(item.kind.not_offered) & set(section_of(item.kind).model_fields)
+        assert all(said.endswith("leave it out") for said in item.kind.not_offered.values())
 
 
 def test_a_section_within_a_section() -> None:

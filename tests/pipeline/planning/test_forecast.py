@@ -257,6 +257,13 @@ def test_the_rate_of_an_earlier_run(plan: Planner, earlier: Earlier) -> None:
     assert f"tokens at 100 a second and worker (measured by the run in {where}, on its machines)" in told(plan(), where)
 
 
+def test_the_rate_of_a_run_that_read_several_blocks(plan: Planner, earlier: Earlier) -> None:
+    several = {"layer": None, "facts": {"blocks": [0, 1, 2]}}
+    assert "measured by the run in" in told(plan("saft.layer=2"), earlier(methods=[several]))
+    said = told(plan("saft.layer=1"), earlier(methods=[several, {"layer": 1}]))
+    assert "it ran the blocks up to 2, this one up to 1" in said
+
+
 def test_a_run_of_something_else_tells_nothing(plan: Planner, earlier: Earlier, tmp_path: Path) -> None:
     where = earlier()
     for made, why in (

@@ -72,6 +72,22 @@ def test_what_the_job_does_not_set_is_taken_from_the_artifact(nights: Nights) ->
         assert taken in said
 
 
+def test_the_blocks_of_csa_are_those_of_the_artifact(nights: Nights) -> None:
+    sets = {f"csa.{source}_references": str(nights.folder / f"{source}.jsonl") for source in ("unsafe", "safe")}
+    parent = nights.plan(method="csa", **sets)
+    facts = {"csa": {"blocks": [1, 2, 3]}}
+    place = nights.folder / "subspaces"
+    finish(place, freeze_plan(place, parent, facts=facts))
+    new = {"method": "csa", "artifact": str(place)}
+    plan = nights(**new)
+    assert [request.block for request in plan.requests] == [1, 2, 3]
+    assert plan.artifact is not None
+    assert "csa.blocks [1, 2, 3]" in plan.artifact.taken
+    assert nights("csa.blocks=[1, 2, 3]", **new).fingerprint == plan.fingerprint
+    assert "csa.blocks: auto there, [0, 1, 2] now" in nights.refused("csa.blocks=[0, 1, 2]", **new)
+    assert "csa.rank: 16 there, 8 now" in nights.refused("csa.rank=8", **new)
+
+
 def test_it_needs_no_references_and_no_search(nights: Nights) -> None:
     plan = nights()
     assert plan.reference_shards == ()

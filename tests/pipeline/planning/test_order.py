@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 from frozen_samples import finish, freeze_plan
 from plan_jobs import Planner, larf
+from rich.console import Console
 
-from tamis.pipeline.commands.screens import _captured
+from tamis.pipeline.commands.screens import _captured, _said_by_methods, show_plan
 from tamis.pipeline.planning.forecast import writes
 from tamis.pipeline.planning.order import LARGE, bytes_of_vectors, writes_scores
 
@@ -38,6 +40,24 @@ def test_a_large_corpus_is_scored_at_once(plan: Planner, tmp_path: Path) -> None
     assert (writes_scores(of(most)), writes_scores(of(most + 1))) == (False, True)
     kept = replace(of(most + 1), job=plan("keep_captures=vectors", **larf(tmp_path)).job)
     assert not writes_scores(kept)
+
+
+def test_csa_writes_scores_and_the_plan_says_which_blocks_and_how_many_directions(
+    plan: Planner, tmp_path: Path
+) -> None:
+    sets = {f"csa.{source}_references": str(tmp_path / f"{source}.jsonl") for source in ("unsafe", "safe")}
+    made = plan("keep_captures=scores", method="csa", **sets)
+    assert writes_scores(made)
+    assert bytes_of_vectors(made) == 50 * 3 * made.model_info.width * 4
+    assert _said_by_methods(made) == {
+        "csa": "blocks 1, 2 and 3 (spread over the depth; csa.blocks sets others); rank 3 of 3 unsafe references and 3 "
+        "of 3 safe references; squared norms, one model"
+    }
+    console = Console(width=300, record=True, file=io.StringIO())
+    show_plan(console, plan(method="saft"), "new")
+    assert "csa    " not in console.export_text()
+    show_plan(console, made, "new")
+    assert "csa         blocks 1, 2 and 3 (spread" in console.export_text()
 
 
 def bytes_of_a_row(made: Any) -> int:

@@ -32,13 +32,13 @@ class Runs:
     def run(self, name: str, **more: Any) -> dict[str, Any]:
         settings = {
             "input.path": [str(self.folder / "data.jsonl")], "model.name": str(self.model), "shard_rows": 12,
-            "workers": 1, "max_quarantined": 0.5, "method": ["larf", "compliance"], "larf.layer": 2,
+            "workers": 1, "max_quarantined": 0.5, "method": ["larf", "compliance", "csa"], "larf.layer": 2,
             "selection.drop": 0.2, "output": str(self.folder / name), **self.roles(), **more,
         }  # fmt: skip
         return dict(curate(load_job(None, settings), self.address).manifest)
 
     def roles(self) -> dict[str, str]:
-        kinds = [(name, role) for name in ("larf", "compliance") for role in ("unsafe", "safe")]
+        kinds = [(name, role) for name in ("larf", "compliance", "csa") for role in ("unsafe", "safe")]
         return {f"{name}.{role}_references": str(self.folder / f"{role}.jsonl") for name, role in kinds}
 
 
@@ -73,7 +73,7 @@ def test_both_orders_give_the_same_output(runs: Runs) -> None:
     runs.run("vectors", keep_captures="vectors")
     vectors, scores = runs.folder / "vectors", runs.folder / "scores"
     whole = results(vectors)
-    assert len(tables(vectors, "capture")) == 3 + 4
+    assert len(tables(vectors, "capture")) == 3 + 6
     assert len(captures_in(Store(str(vectors))).corpus) == 3
 
     manifest = runs.run("scores", keep_captures="scores")
