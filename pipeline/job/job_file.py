@@ -339,6 +339,16 @@ def load_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence
     return _validated(Job, _tree(path, overlay, assignments))
 
 
+def settings_in(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that such a job gives, and no defaults: of sections, as sections. Raises ConfigError where it cannot
+    be read; whether the values are allowed is told by `load_job`."""
+    tree = _tree(path, overlay, assignments)
+    for key, name in _SHORT_FORMS.items():
+        if key in tree and tree[key] is not None and not isinstance(tree[key], dict):
+            tree[key] = {name: tree[key]}
+    return tree
+
+
 def load_layers_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str] = ()) -> LayersJob:
     """The same for `tamis layers`, which needs no input and no method."""
     return _validated(LayersJob, _tree(path, overlay, assignments))
