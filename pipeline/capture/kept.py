@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,9 +50,12 @@ class Kept:
         return [receipt["file"] for found in self.receipts.values() for receipt in found]
 
     @property
-    def sets(self) -> tuple[str, ...]:
-        """The roles of the reference sets."""
-        return tuple(role for role in self.receipts if role != CORPUS)
+    def without(self) -> dict[str, Counter[str]]:
+        """For each role, how many of its rows have no vectors, by code."""
+        return {
+            role: sum((Counter(receipt["quarantined"]) for receipt in found), Counter[str]())
+            for role, found in self.receipts.items()
+        }
 
     @property
     def digest(self) -> str:

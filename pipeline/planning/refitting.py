@@ -8,11 +8,13 @@ method may use what was captured for another.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tamis.operators.methods import Larf, Method
+from tamis.operators.methods.protocol import CORPUS
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.inputs.shards import role_of
@@ -43,25 +45,37 @@ _FREE = (NO_MATTER - _NOT_HERE.keys()) | {"output", "method", "selection", "seed
 _OF_ROWS = ("format", "input", "model", "tokenizer and template", "max_tokens", "overlong", "input.join")
 _OF_SEARCH = ("search format", "fisher format", "larf.over_rejection_prompts", "larf.refusal_markers")
 """Keys of a fingerprint, besides `model.*`: of the captured rows, and of the search for LARF's block."""
+_BY_POSITION = {
+    "prompt_cut": "last_prompt_token",
+    "no_prompt_token": "last_prompt_token",
+    "no_response_token": "response_mean",
+}
+_BY_BLOCK = ("non_finite", "forward_failed")
+"""Codes of rows that have no vectors: because of a position that is read, or perhaps because of a block."""
 
 
 @dataclass(frozen=True, eq=False)
 class Refitting:
     """job, methods: as they will run. roles: of each reference set that they need, the role under which it was
-    captured. searched: whether the run's search for LARF's block is theirs, too."""
+    captured. searched: whether the run's search for LARF's block is theirs, too. notes: what differs from a fresh
+    run."""
 
     job: Job
     methods: Mapping[str, Method]
     roles: Mapping[str, str]
     searched: bool
+    notes: tuple[str, ...] = ()
 
 
 def refitting_of(
-    parent: Parent, given: Mapping[str, Any], captured: Collection[Request], sets: Collection[str]
+    parent: Parent,
+    given: Mapping[str, Any],
+    captured: Collection[Request],
+    sets: Mapping[str, Mapping[str, int]],
 ) -> Refitting:
-    """The run's job with what is given. captured, sets: what it has captured of every row, and the roles of its
-    reference sets. ConfigError, in one line, for what these captures do not allow; InputError for references or input
-    that cannot be read."""
+    """The run's job with what is given. captured: what it has captured of every row. sets: for CORPUS and the role of
+    each reference set, how many of its rows have no vectors, by code. ConfigError, in one line, for what these captures
+    do not allow; InputError for references or input that cannot be read."""
     if parent.manifest["fingerprint"].get("format") != FINGERPRINT_FORMAT:
         raise ConfigError(
             f"--from: {parent.store.path()} was captured by another version of tamis, which gives other numbers; run "
@@ -89,7 +103,9 @@ def refitting_of(
         methods["larf"], searched = _found_block(parent, job, larf, roles, captured), True
     for name, method in methods.items():
         _check_captured(parent, name, method, captured)
-    return Refitting(job, methods, roles, searched)
+    reads = {request for method in methods.values() for request in method.requests(_blocks(parent))}
+    notes = _set_aside(parent, reads, captured, [sets[role] for role in {CORPUS, *roles.values()}])
+    return Refitting(job, methods, roles, searched, notes)
 
 
 def settings_like_fresh(parent: Parent, wanted: Refitting) -> dict[str, Any]:
@@ -221,7 +237,8 @@ def _captured_as(
     role, key = role_of(name, source), f"{source}_references"
     theirs = parent.manifest["fingerprint"]
     section = known()[name].kind.section_name()
-    there = {each: str(theirs[f"references.{each}"]) for each in sorted(sets) if f"references.{each}" in theirs}
+    known_sets = sorted(each for each in sets if f"references.{each}" in theirs)
+    there = {each: str(theirs[f"references.{each}"]) for each in known_sets}
     if role in there and key not in (given.get(section) or {}):
         return role
     path = getattr(job.of(name), key)
@@ -264,10 +281,9 @@ def _found_block(parent: Parent, job: Job, larf: Larf, roles: Mapping[str, str],
 
 def _check_captured(parent: Parent, name: str, method: Method, captured: Collection[Request]) -> None:
     """ConfigError that names what a method reads and the run has not captured."""
-    facts = parent.manifest["model"]
     try:
-        wanted = method.requests(int(facts["blocks"]))
-        method.check(int(facts["width"]))
+        wanted = method.requests(_blocks(parent))
+        method.check(int(parent.manifest["model"]["width"]))
     except ValueError as error:
         said = str(error)
         raise ConfigError(said if said.startswith(name) else f"{name}: {said}") from None
@@ -279,6 +295,30 @@ def _check_captured(parent: Parent, name: str, method: Method, captured: Collect
             f"{_in_words(sorted(captured))}; set {settings or f'other settings of {name}'} to what was captured, or "
             f"run a job with {name} in method and keep_captures: vectors"
         )
+
+
+def _set_aside(
+    parent: Parent, reads: set[Request], captured: Collection[Request], codes: Sequence[Mapping[str, int]]
+) -> tuple[str, ...]:
+    """What to say of rows that have no vectors because of what the run has read of them. ConfigError where a run that
+    reads this alone would have scored them."""
+    rows = sum((Counter(each) for each in codes), Counter[str]())
+    positions = {request.position for request in reads}
+    lost = [code for code, position in _BY_POSITION.items() if rows[code] and position not in positions]
+    if lost:
+        raise ConfigError(
+            f"--from: {rows[lost[0]]:,} rows of {parent.store.path()} have no vectors ({lost[0]}) because it has read "
+            f"{_BY_POSITION[lost[0]]} of them; a run of these methods would score them: curate anew without --from"
+        )
+    unsure = [code for code in _BY_BLOCK if rows[code]]
+    if not unsure or reads == set(captured):
+        return ()
+    counts = " and ".join(f"{rows[code]:,} rows are set aside as {code}" for code in unsure)
+    return (f"{counts} by the run whose vectors were used, which has read more of them: a fresh run might score them",)
+
+
+def _blocks(parent: Parent) -> int:
+    return int(parent.manifest["model"]["blocks"])
 
 
 def _in_words(requests: Sequence[Request]) -> str:

@@ -41,7 +41,7 @@ from tamis.pipeline.run.parent import Parent, named_damage, read_parent
 from tamis.pipeline.run.paths import LAYERS, LAYERS_PAGE
 from tamis.pipeline.storage.store import Sealed, Store
 from tamis.pipeline.terminal.progress import Progress, at_work, phase, waiting
-from tamis.pipeline.terminal.voice import say
+from tamis.pipeline.terminal.voice import say, warn_once
 
 _BESIDE = ("code", "message", "n_tokens", "truncated")
 """Columns of the captures that the output needs of each row, besides the scores."""
@@ -58,7 +58,7 @@ def curate_kept(run: str, given: Mapping[str, Any], address: str | None = None) 
     phase("curate", "reading the finished run")
     parent = read_parent(Store(run, given.get("storage_options") or {}), said="--from")
     kept = kept_by(parent)
-    wanted = refitting_of(parent, given, kept.requests, kept.sets)
+    wanted = refitting_of(parent, given, kept.requests, kept.without)
     _say(parent, kept, wanted)
     return derive(
         parent,
@@ -84,6 +84,8 @@ def _say(parent: Parent, kept: Kept, wanted: Refitting) -> None:
         f"no model is opened; {wanted.job.selection.in_words}, by {wanted.job.selected_by}",
         stage="plan",
     )
+    for note in wanted.notes:
+        warn_once(note)
 
 
 def _make(work: Work, wanted: Refitting, kept: Kept) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _make(work: Work, wanted: Refitting, kept: Kept) -> dict[str, Any]:
     anew = Anew(artifacts, _methods_of_run(parent), wanted.searched)
     return publish_again(
         store, parent, work.job, work.fingerprint, wanted.methods, list(work.shards), selection, spec,
-        emitted, beside, work.timings, rough(resolved), groups, trust, anew=anew,
+        emitted, beside, work.timings, [*wanted.notes, *rough(resolved)], groups, trust, anew=anew,
     )  # fmt: skip
 
 
