@@ -36,7 +36,7 @@ from tamis.pipeline.planning.plan import Plan, make_plan
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.storage.store import Store
 
-LAYER = 1
+LAYER = 0
 
 
 def main() -> None:
@@ -121,7 +121,7 @@ def _notes(shard: Shard, rows: list[Any]) -> dict[str, Any]:
 
 
 def again(folder: Path, method: str) -> dict[str, float]:
-    """wall: of the whole command. work: from the begin of the command's own work to its manifest, without Ray's start."""
+    """wall: of the whole command. work: from when its modules are there to the manifest, without Ray's start."""
     output = folder / f"again-{method}"
     shutil.rmtree(output, ignore_errors=True)
     began = time.monotonic()

@@ -160,10 +160,10 @@ class LayersJob(Section):
         BeforeValidator(_kept, json_schema_input_type=Literal["none", "scores", "vectors"] | bool),
     ] = Field(
         "none",
-        description="What stays in OUT/_work. vectors (or true): all, for tamis refit and your own analysis. scores: "
-        "all but the vectors, and none are written, but for a sample, where all methods are fitted to references alone "
-        "(they go first; so also with none where the vectors would be over 1 GiB). none (or false): nothing. With "
-        "artifact, vectors are written for vectors only.",
+        description="What stays in OUT/_work. vectors (or true): all, for tamis curate --from, tune and "
+        "refit, and your own analysis. scores: all but the vectors, and none are written, but for a sample, where all "
+        "methods are fitted to references alone (they go first; so also with none where the vectors would be over 1 "
+        "GiB). none (or false): nothing. With artifact, vectors are written for vectors only.",
     )
     lineage: (
         Annotated[
