@@ -9,8 +9,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -22,55 +22,55 @@ from tamis.pipeline.inputs.shards import CORPUS
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.parent import Parent, named_damage
-from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.storage.store import Sealed
+
+
+class Table(NamedTuple):
+    """What was captured of one shard. index: its place among all. entry: name, bytes and sha256 of the file."""
+
+    index: int
+    shard: str
+    rows: int
+    entry: Mapping[str, Any]
+
+    @property
+    def file(self) -> Sealed:
+        return Sealed(str(self.entry["name"]), str(self.entry["sha256"]))
 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """receipts: by role, in the order of the corpus, or of a reference set. requests: what was captured of each row.
-    precision: of the forward passes, e.g. "float32 on cpu". totals: of all of it."""
+    """tables: by role, in the order of the corpus, or of a reference set. requests: what was captured of each row.
+    without: for each role, how many of its rows have no vectors, by code. precision: of the forward passes, e.g.
+    "float32 on cpu". totals: of the corpus."""
 
-    receipts: Mapping[str, Sequence[Receipt]]
+    tables: Mapping[str, Sequence[Table]]
     requests: tuple[Request, ...]
+    without: Mapping[str, Mapping[str, int]]
     precision: str
     totals: CaptureTotals
 
     def files(self, role: str) -> list[Sealed]:
         """The tables of a role, one for each of its shards."""
-        return [_sealed(receipt) for receipt in self.receipts[role]]
-
-    def rows(self, role: str) -> list[int]:
-        """The number of rows in each of them."""
-        return [int(receipt["rows"]) for receipt in self.receipts[role]]
+        return [table.file for table in self.tables[role]]
 
     @property
     def entries(self) -> list[Mapping[str, Any]]:
         """Name, size and digest of every table."""
-        return [receipt["file"] for found in self.receipts.values() for receipt in found]
-
-    @property
-    def without(self) -> dict[str, Counter[str]]:
-        """For each role, how many of its rows have no vectors, by code."""
-        return {
-            role: sum((Counter(receipt["quarantined"]) for receipt in found), Counter[str]())
-            for role, found in self.receipts.items()
-        }
+        return [table.entry for found in self.tables.values() for table in found]
 
     @property
     def digest(self) -> str:
         """Of all that was captured."""
-        files = [(role, self.files(role)) for role in sorted(self.receipts)]
+        files = [(role, self.files(role)) for role in sorted(self.tables)]
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def kept_by(parent: Parent) -> Kept:
     """What the run has kept. ConfigError, in one line, where a shard of it is missing, or is of another run."""
-    found = sorted(receipts.whole(parent.store, STAGE), key=lambda receipt: int(receipt["index"]))
-    shards = set(parent.shards)
-    own = [each for each in found if each["role"] != CORPUS or each["shard"] in shards]
-    corpus = [receipt for receipt in own if receipt["role"] == CORPUS]
-    if [receipt["shard"] for receipt in corpus] != list(parent.shards):
+    found = _read(parent)
+    corpus = found.tables.get(CORPUS, [])
+    if [table.shard for table in corpus] != list(parent.shards):
         raise ConfigError(
             f"{parent.said}: {parent.store.path()} has kept the vectors of {len(corpus):,} of its "
             f"{len(parent.shards):,} shards{_of_another(parent)}; run its job again, in another folder, with "
@@ -78,26 +78,49 @@ def kept_by(parent: Parent) -> Kept:
         )
     begun = run_folder.begun_by(parent.store, parent.manifest["fingerprint"]) or {}
     expected = int(begun.get("reference_shards", -1))
-    if len(own) - len(corpus) != expected:
-        raise _not_whole(parent, f"there are {len(own) - len(corpus):,} shards of references, of {max(expected, 0):,}")
-    by_role: dict[str, list[Receipt]] = {}
-    for receipt in own:
-        by_role.setdefault(str(receipt["role"]), []).append(receipt)
+    references = sum(len(tables) for role, tables in found.tables.items() if role != CORPUS)
+    if references != expected:
+        raise _not_whole(parent, f"there are {references:,} shards of references, of {max(expected, 0):,}")
     with named_damage(parent):
-        schema = parent.store.read_table(_sealed(corpus[0])).schema
-    requests = tuple(Request.parse(field.name) for field in schema if pa.types.is_fixed_size_list(field.type))
+        schema = parent.store.read_table(corpus[0].file).schema
+    requests = tuple(Request.parse(column.name) for column in schema if pa.types.is_fixed_size_list(column.type))
     key = run_folder.captures_key(parent.manifest["fingerprint"], [request.column for request in requests])
-    if strangers := [receipt for receipt in own if receipt["key"] != key]:
-        raise _not_whole(parent, f"{strangers[0]['shard']} was captured with other settings than the run has")
-    precisions = sorted({str(receipt["precision"]) for receipt in own})
+    if strangers := found.keys.keys() - {key}:
+        shard = min(found.keys[stranger] for stranger in strangers)
+        raise _not_whole(parent, f"{shard} was captured with other settings than the run has")
+    precisions = sorted(found.totals.precisions)
     if len(precisions) > 1:
         raise _not_whole(parent, f"they were captured in {' and '.join(precisions)}")
-    totals = CaptureTotals()
-    for receipt in own:
-        totals.add(receipt, new=False)
-    if totals.rows != parent.manifest["counts"]["rows_in"]:
-        raise _not_whole(parent, f"they are of {totals.rows:,} rows, of {parent.manifest['counts']['rows_in']:,}")
-    return Kept(by_role, requests, precisions[0], totals)
+    if found.totals.rows != parent.manifest["counts"]["rows_in"]:
+        raise _not_whole(parent, f"they are of {found.totals.rows:,} rows, of {parent.manifest['counts']['rows_in']:,}")
+    return Kept(found.tables, requests, found.without, precisions[0], found.totals)
+
+
+@dataclass(eq=False)
+class _Found:
+    """keys: of the receipts, with a shard that has it."""
+
+    tables: dict[str, list[Table]] = field(default_factory=dict)
+    without: dict[str, Counter[str]] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    totals: CaptureTotals = field(default_factory=CaptureTotals)
+
+
+def _read(parent: Parent) -> _Found:
+    """What the whole receipts say. One at a time: they may hold the schemas of many JSON rows."""
+    found, shards = _Found(), set(parent.shards)
+    for receipt in receipts.whole(parent.store, STAGE):
+        role, shard = str(receipt["role"]), str(receipt["shard"])
+        if role == CORPUS and shard not in shards:
+            continue
+        table = Table(int(receipt["index"]), shard, int(receipt["rows"]), receipt["file"])
+        found.tables.setdefault(role, []).append(table)
+        found.without.setdefault(role, Counter()).update(receipt["quarantined"])
+        found.keys.setdefault(str(receipt["key"]), shard)
+        found.totals.add(receipt, new=False)
+    for tables in found.tables.values():
+        tables.sort()
+    return found
 
 
 def _of_another(parent: Parent) -> str:
@@ -111,7 +134,3 @@ def _not_whole(parent: Parent, why: str) -> ConfigError:
         f"{parent.said}: the vectors in {parent.store.path()} are not as its run left them: {why}; put its _work back "
         "from a copy, or run its job again in another folder"
     )
-
-
-def _sealed(receipt: Mapping[str, Any]) -> Sealed:
-    return Sealed(str(receipt["file"]["name"]), str(receipt["file"]["sha256"]))

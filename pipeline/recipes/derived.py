@@ -166,7 +166,7 @@ def kept_schema(parent: Parent) -> bytes:
 
 
 def _stage(parent: Parent) -> str:
-    return "select" if parent.said == "select" else "curate"
+    return "select" if parent.said == "select" else "plan"
 
 
 def _keep_apart(parent: Parent, job: Job, store: Store) -> None:

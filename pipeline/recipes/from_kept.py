@@ -55,7 +55,7 @@ def curate_kept(run: str, given: Mapping[str, Any], address: str | None = None) 
     run, and every capture, was compared with what the run wrote.
     """
     began = time.monotonic()
-    phase("curate", "reading the finished run")
+    phase("plan", "reading the finished run")
     parent = read_parent(Store(run, given.get("storage_options") or {}), said="--from")
     kept = kept_by(parent)
     wanted = refitting_of(parent, given, kept.requests, kept.without)
@@ -142,8 +142,7 @@ def _tests(work: Work, wanted: Refitting, kept: Kept, artifacts: Mapping[str, Ar
     began = time.monotonic()
     roles = {CORPUS: CORPUS, **wanted.roles}
     captures = {
-        role: [Capture(file, rows) for file, rows in zip(kept.files(there), kept.rows(there), strict=True)]
-        for role, there in roles.items()
+        role: [Capture(table.file, table.rows) for table in kept.tables[there]] for role, there in roles.items()
     }
     blocks = int(work.parent.manifest["model"]["blocks"])
     with waiting("fit", "testing the methods on references that they have not seen"), named_damage(work.parent):

@@ -25,7 +25,6 @@ from tamis.pipeline.storage.store import Sealed, Store
 
 FINGERPRINT: dict[str, Any] = {"format": 4, "input": "abc"}
 COLUMNS = ["block_01.last_token", "block_03.response_mean"]
-ROLES = [CORPUS, "larf.unsafe", "larf.safe"]
 KEY = run_folder.captures_key(FINGERPRINT, COLUMNS)
 SHARDS = [(CORPUS, 3), (CORPUS, 2), ("larf.unsafe", 4), ("larf.unsafe", 1), ("larf.safe", 5)]
 
@@ -73,13 +72,14 @@ def refusal(parent: Parent) -> str:
 
 def test_all_of_it_in_the_order_of_the_corpus(parent: Parent) -> None:
     kept = kept_by(parent)
-    assert (kept.rows(CORPUS), kept.rows("larf.unsafe"), list(kept.receipts)) == ([3, 2], [4, 1], ROLES)
+    rows = {role: [table.rows for table in tables] for role, tables in kept.tables.items()}
+    assert rows == {CORPUS: [3, 2], "larf.unsafe": [4, 1], "larf.safe": [5]}
     assert kept.requests == (Request(1, "last_token"), Request(3, "response_mean"))
     assert [file.name[-21:] for file in kept.files("larf.unsafe")] == [f"{index:013x}.parquet" for index in (2, 3)]
     assert (kept.precision, kept.totals.rows, kept.totals.truncated) == ("float32 on cpu", 5, 2)
     assert [found.input for name, found in sorted(kept.totals.captured.items())][:2] == ["rows of 0", "rows of 1"]
     assert len(kept.entries) == len(SHARDS)
-    assert kept.without == {role: {} for role in ROLES}
+    assert kept.without == dict.fromkeys(rows, {})
     before = kept.digest
     capture(parent.store, 1, CORPUS, 2, truncated=0)
     assert kept_by(parent).digest == before
