@@ -110,14 +110,18 @@ def _read(parent: Parent) -> _Found:
     """What the whole receipts say. One at a time: they may hold the schemas of many JSON rows."""
     found, shards = _Found(), set(parent.shards)
     for receipt in receipts.whole(parent.store, STAGE):
-        role, shard = str(receipt["role"]), str(receipt["shard"])
+        role, shard = str(receipt.get("role")), str(receipt.get("shard"))
         if role == CORPUS and shard not in shards:
             continue
-        table = Table(int(receipt["index"]), shard, int(receipt["rows"]), receipt["file"])
+        try:
+            table = Table(int(receipt["index"]), shard, int(receipt["rows"]), receipt["file"])
+            codes = {str(code): int(rows) for code, rows in receipt["quarantined"].items()}
+            found.totals.add(receipt, new=False)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise _not_whole(parent, f"{shard}: its receipt is of another version of tamis") from None
         found.tables.setdefault(role, []).append(table)
-        found.without.setdefault(role, Counter()).update(receipt["quarantined"])
+        found.without.setdefault(role, Counter()).update(codes)
         found.keys.setdefault(str(receipt["key"]), shard)
-        found.totals.add(receipt, new=False)
     for tables in found.tables.values():
         tables.sort()
     return found

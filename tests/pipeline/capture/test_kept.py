@@ -79,7 +79,7 @@ def test_all_of_it_in_the_order_of_the_corpus(parent: Parent) -> None:
     assert (kept.precision, kept.totals.rows, kept.totals.truncated) == ("float32 on cpu", 5, 2)
     assert [found.input for name, found in sorted(kept.totals.captured.items())][:2] == ["rows of 0", "rows of 1"]
     assert len(kept.entries) == len(SHARDS)
-    assert kept.without == dict.fromkeys(rows, {})
+    assert kept.without == {role: {} for role in rows}
     before = kept.digest
     capture(parent.store, 1, CORPUS, 2, truncated=0)
     assert kept_by(parent).digest == before
@@ -121,6 +121,11 @@ def test_nothing_says_how_many_references_there_were(parent: Parent) -> None:
 def test_a_capture_is_of_other_settings(parent: Parent) -> None:
     capture(parent.store, 4, "larf.safe", 5, key="another")
     assert "000004-0000000000000004 was captured with other settings" in refusal(parent)
+
+
+def test_a_receipt_is_of_another_version(parent: Parent) -> None:
+    capture(parent.store, 1, CORPUS, 2, quarantined=None)
+    assert "its receipt is of another version of tamis" in refusal(parent)
 
 
 def test_captures_differ_in_precision(parent: Parent) -> None:
