@@ -17,6 +17,7 @@ from tamis.operators.methods import Larf, Method
 from tamis.operators.methods.protocol import CORPUS
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.job.methods import distributions, known, sections
@@ -30,7 +31,7 @@ from tamis.pipeline.planning.fingerprint import (
 )
 from tamis.pipeline.planning.plan import list_inputs, methods_of, place_of
 from tamis.pipeline.planning.reference_sets import scan_set
-from tamis.pipeline.planning.scanning import scan_files
+from tamis.pipeline.planning.scanning import scanned_or_broken
 from tamis.pipeline.run.folder import VECTORS_OF
 from tamis.pipeline.run.parent import Parent
 
@@ -217,7 +218,7 @@ def _check_input(parent: Parent, job: Job) -> None:
     found = {place_of(file.url): file for file in list_inputs(job).files}
     theirs = {place_of(str(entry["url"])) for entry in parent.manifest["input"]["files"]}
     more = [file for place, file in found.items() if place not in theirs]
-    with_rows = [scanned.file.name for scanned in scan_files(more, job) if scanned.rows] if more else []
+    with_rows = [file.name for file in more if _has_rows(file, job)]
     gone = sorted(place.rstrip("/") for place in theirs - found.keys())
     if with_rows or gone:
         what = f"holds {with_rows[0]}, which it has not read" if with_rows else f"lacks {gone[0]}, which it has read"
@@ -225,6 +226,12 @@ def _check_input(parent: Parent, job: Job) -> None:
             f"--from: the vectors of {parent.store.path()} are of another input: the one that is given {what}; leave "
             "input out, or curate anew without --from"
         )
+
+
+def _has_rows(file: SourceFile, job: Job) -> bool:
+    """Whether a run would read the file; one that is broken counts. A run lists no file without rows."""
+    found = scanned_or_broken(file, job.shard_rows, job.storage_options)
+    return isinstance(found, str) or found.rows > 0
 
 
 # --- what is needed of the captures -------------------------------------------------------------------------------

@@ -95,7 +95,8 @@ def _make(work: Work, wanted: Refitting, kept: Kept) -> dict[str, Any]:
     artifacts, sums = _fit(work, wanted, kept)
     with waiting("fit", f"finding the exact cut of {sums.count:,} scores"):
         selection, groups = cut(work.job, store, sums, work.shards)
-    work.timings["fit"] = {"seconds": time.monotonic() - began}
+    seconds = time.monotonic() - began
+    work.timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
     tests = _tests(work, wanted, kept, artifacts)
     with named_damage(parent):
         beside, schema = _beside(work, wanted, kept, artifacts, selection, tests), kept_schema(parent)

@@ -155,7 +155,7 @@ def test_another_input_is_refused_with_a_file_of_it(run: Run) -> None:
     assert "holds other.jsonl, which it has not read" in run.refusal(input={"path": [run.path("a"), run.path("other")]})
     said = run.refusal(input={"path": [run.path("other")]})
     assert "leave input out" in said
-    (run.folder / "empty.jsonl").write_text("")
+    (run.folder / "empty.jsonl").write_text("\n")
     run.refit(input={"path": [run.path("a"), run.path("empty")]})
 
 
