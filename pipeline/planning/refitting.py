@@ -296,7 +296,7 @@ def _check_captured(parent: Parent, name: str, method: Method, captured: Collect
         raise ConfigError(said if said.startswith(name) else f"{name}: {said}") from None
     missing = [request for request in wanted if request not in captured]
     if missing:
-        settings = " and ".join(f"{name}.{key}" for key in ("layer", "position") if hasattr(method, key))
+        settings = " and ".join(f"{name}.{key}" for key in ("layer", "blocks", "position") if hasattr(method, key))
         raise ConfigError(
             f"--from: {name} reads {_in_words(missing)}, and {parent.store.path()} has captured "
             f"{_in_words(sorted(captured))}; set {settings or f'other settings of {name}'} to what was captured, or "
