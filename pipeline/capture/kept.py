@@ -123,7 +123,7 @@ def _read(parent: Parent) -> _Found:
         found.without.setdefault(role, Counter()).update(codes)
         found.keys.setdefault(str(receipt["key"]), shard)
     for tables in found.tables.values():
-        tables.sort()
+        tables.sort(key=lambda table: table.index)
     return found
 
 
