@@ -26,9 +26,9 @@ from tamis.pipeline.storage.store import Sealed
 
 
 class Table(NamedTuple):
-    """What was captured of one shard. index: its place among all. entry: name, bytes and sha256 of the file."""
+    """What was captured of one shard. place: its number among all. entry: name, bytes and sha256 of the file."""
 
-    index: int
+    place: int
     shard: str
     rows: int
     entry: Mapping[str, Any]
@@ -123,7 +123,7 @@ def _read(parent: Parent) -> _Found:
         found.without.setdefault(role, Counter()).update(codes)
         found.keys.setdefault(str(receipt["key"]), shard)
     for tables in found.tables.values():
-        tables.sort(key=lambda table: table.index)
+        tables.sort(key=lambda table: table.place)
     return found
 
 
