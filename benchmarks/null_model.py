@@ -31,7 +31,7 @@ def write_corpus(path: Path, rows: int) -> None:
             file.write(json.dumps({"instruction": instruction, "input": "", "output": output}) + "\n")
 
 
-def make_model(path: Path, seed: int = 0) -> Path:
+def make_model(path: Path, seed: int = 0, width: int = 16) -> Path:
     """A random one-block model and a tokenizer trained on the corpus' words."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,7 +49,7 @@ def make_model(path: Path, seed: int = 0) -> Path:
     wrapped.chat_template = TEMPLATE
     wrapped.save_pretrained(path)
     config = LlamaConfig(
-        vocab_size=len(wrapped), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=len(wrapped), hidden_size=width, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=2048,
     )  # fmt: skip
     torch.manual_seed(seed)

@@ -66,6 +66,16 @@ ArtifactFlag = Annotated[
         help="Output of a finished run, or its artifact/: score and cut with what was fitted there, at the same score.",
     ),
 ]
+FromFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="OUT",
+        help="Output of a finished run with keep_captures: vectors: fit the methods to what it has captured, without "
+        "the model. Settings that are not given are those of that run.",
+        show_default=False,
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option("--address", help="Address of a Ray cluster to join (or RAY_ADDRESS); default: Ray on this machine."),
@@ -209,9 +219,13 @@ def curate(
     date: DateFlag = None,
     lineage: Lineage = None,
     set: Sets = None,
+    from_run: FromFlag = None,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
     flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    if from_run is not None:
+        _curate_kept(from_run, _settings(job, *flags, artifact, date, lineage), address)
+        return
     made = _job(job, *flags, artifact, date, lineage)
     _quiet_libraries()
     from tamis.pipeline.commands import showing
@@ -238,6 +252,24 @@ def curate(
         from tamis.pipeline.fit import drift
 
         drift.refuse(outcome.manifest["drift"], made.drift_limit, store.path())
+
+
+def _curate_kept(run: str, settings: tuple[str | None, dict[str, Any], list[str]], address: str | None) -> None:
+    """`tamis curate --from`."""
+    from tamis.pipeline.job.job_file import settings_in
+
+    given = settings_in(*settings)
+    _quiet_libraries()
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.recipes.from_kept import curate_kept
+    from tamis.pipeline.run.incomplete import refuse
+    from tamis.pipeline.run.set_aside import SetAside
+
+    found = curate_kept(run, given, address)
+    with reading(found.store.path()) if found.did_nothing else nullcontext():
+        showing.outcome(found.manifest, found.store, did_nothing=found.did_nothing)
+    if not found.manifest["complete"]:
+        refuse([SetAside(**item) for item in found.manifest["failed"]])
 
 
 @app.command()
@@ -672,7 +704,14 @@ def schema() -> None:
     print(schema)
 
 
-def _job(
+def _job(*arguments: Any) -> Any:
+    """The job of a job file and flags."""
+    from tamis.pipeline.job.job_file import load_job
+
+    return load_job(*_settings(*arguments))
+
+
+def _settings(
     positional: list[str] | None,
     input: list[str] | None,
     output: str | None,
@@ -687,9 +726,8 @@ def _job(
     artifact: str | None = None,
     date: str | None = None,
     lineage: str | None = None,
-) -> Any:
-    from tamis.pipeline.job.job_file import load_job
-
+) -> tuple[str | None, dict[str, Any], list[str]]:
+    """The job file, what flags set of it, and the assignments."""
     job_files = [name for name in positional or [] if Path(name).suffix in {".yaml", ".yml"}]
     others = [name for name in positional or [] if name not in job_files]
     if len(job_files) > 1:
@@ -712,7 +750,7 @@ def _job(
         # A flag replaces the job file's rule, whichever rule it is.
         for key in ("selection.drop", "selection.drop_count", "selection.threshold"):
             overlay.setdefault(key, None)
-    return load_job(job_files[0] if job_files else None, overlay, assignments or [])
+    return job_files[0] if job_files else None, overlay, assignments or []
 
 
 def _model_flags(output: str | None, model: str | None, revision: str | None, workers: int | None) -> dict[str, Any]:

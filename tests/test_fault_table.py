@@ -93,7 +93,9 @@ TESTS = {
         "pipeline/planning/test_frozen_job.py::test_a_setting_that_differs_is_named_with_both_values",
         "pipeline/planning/test_frozen_job.py::test_all_that_differs_is_named_in_one_line",
     ],
-    "the run or the input of `tamis select` is damaged or changed": [
+    "the run, its captures or the input of `tamis select` or `tamis curate --from` are damaged or changed": [
+        "e2e/test_curate_from.py::test_nothing_is_written_where_the_captures_do_not_allow_it",
+        "pipeline/capture/test_kept.py::test_a_reference_shard_is_missing",
         "e2e/test_select.py::test_a_damaged_run_is_refused_before_anything_is_written",
         "e2e/test_select.py::test_changed_input_is_refused",
     ],

@@ -61,8 +61,9 @@ def _say(*lines: str) -> None:
 
 def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
     shards, references = run["shards"], run["reference_shards"]
-    selected_from = run.get("selected_from")
+    selected_from, vectors_of = run.get("selected_from"), run.get("vectors_of")
     what = f"(and {references} of references)" if selected_from is None else f"selected anew from {selected_from}"
+    what = what if vectors_of is None else f"with the vectors of {vectors_of}"
     yield f"unfinished: {run['rows']:,} rows in {shards:,} shards {what}"
     if receipts.count(store, "layers") and not store.exists(LAYERS):
         yield f"  {_cells(store)}"
@@ -75,7 +76,7 @@ def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
                 f" (round {number})" if number else ""
             )
     else:
-        if selected_from is None:
+        if selected_from is None and vectors_of is None:
             failed = [*aside.get(VECTORS_STAGE, ()), *aside.get(SCORED_STAGE, ())]
             # Where an earlier command kept vectors and this one scores, a shard has both.
             captured = receipts.count(store, VECTORS_STAGE) + receipts.count(store, SCORED_STAGE)
@@ -88,7 +89,8 @@ def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
         yield from _reasons(f"set aside in {stage}", items)
     if store.exists(INCOMPLETE):
         yield from _of_incomplete(store)
-    yield from _at_work(store, "`tamis curate`" if selected_from is None else "`tamis select`")
+    command = "`tamis curate`" if vectors_of is None else "`tamis curate --from`"
+    yield from _at_work(store, command if selected_from is None else "`tamis select`")
 
 
 def _stage(name: str, done: int, total: int, failed: Sequence[SetAside] | None) -> str:

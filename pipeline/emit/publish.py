@@ -212,7 +212,6 @@ def _summary(
     notes: list[str],
 ) -> dict[str, Any]:
     job = plan.job
-    installed = distributions(job.method)
     about_the_cut = cut_warnings(plan.methods, artifacts, job.selected_by, selection.dropped, spec.scored)
     warnings = [*dict.fromkeys(notes), *about_the_cut]
     frozen = plan.artifact.frozen.facts if plan.artifact is not None else None
@@ -228,22 +227,28 @@ def _summary(
         **facts,
         "quarantine_codes": codes,
         "unscored": unscored,
-        "methods": [
-            {
-                "name": name,
-                "title": plan.methods[name].title,
-                "reading": plan.methods[name].explain(artifact.facts),
-                **({"distribution": installed[name]} if name in installed else {}),
-                "layer": artifact.facts.get("layer"),
-                "position": artifact.facts.get("position"),
-                "facts": artifact.facts,
-            }
-            for name, artifact in artifacts.items()
-        ],
+        "methods": method_facts(plan.methods, artifacts),
         **selection_facts(job, plan.shards, selection, spec, emitted, how),
         "timings": {name: dict(timing) for name, timing in timings.items()},
         "warnings": warnings,
     }
+
+
+def method_facts(methods: Mapping[str, Method], artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """What a summary says of each method."""
+    installed = distributions(list(artifacts))
+    return [
+        {
+            "name": name,
+            "title": methods[name].title,
+            "reading": methods[name].explain(artifact.facts),
+            **({"distribution": installed[name]} if name in installed else {}),
+            "layer": artifact.facts.get("layer"),
+            "position": artifact.facts.get("position"),
+            "facts": artifact.facts,
+        }
+        for name, artifact in artifacts.items()
+    ]
 
 
 def cut_warnings(

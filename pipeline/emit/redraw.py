@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from tamis.pipeline.emit import publish, token_publish
+from tamis.pipeline.emit import publish
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.report import render_card
 from tamis.pipeline.run.folder import facts_in
@@ -19,8 +20,7 @@ def rewrite_report(store: Store) -> dict[str, Any]:
         raise ConfigError(f"{store.path()}: no finished run here (there is no {MANIFEST}); see `tamis status`")
     manifest = facts_in(store, MANIFEST)
     try:
-        draw = token_publish.draw if manifest.get("kind") == "tokens" else publish.draw
-        page, card = draw(store, manifest).encode(), render_card(manifest).encode()
+        page, card = _draw(store, manifest).encode(), render_card(manifest).encode()
         listed = {file["name"]: file for file in manifest["files"]}
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -32,3 +32,12 @@ def rewrite_report(store: Store) -> dict[str, Any]:
     manifest["files"] = list(listed.values())
     store.write_facts(MANIFEST, manifest)
     return manifest
+
+
+def _draw(store: Store, manifest: Mapping[str, Any]) -> str:
+    if manifest.get("kind") != "tokens":
+        return publish.draw(store, manifest)
+    # It imports what trains, which takes 5 seconds; every run asks for this module.
+    from tamis.pipeline.emit import token_publish
+
+    return token_publish.draw(store, manifest)

@@ -53,7 +53,8 @@ LENGTHS = "n_response_tokens"
 @dataclass(frozen=True)
 class ScoreSpec:
     """How to score captured shards. control_seed: None, or the seed of random scores that decide instead. captures:
-    where the captures lie, if not in the store that gets the scores. ready: the captures hold scores already."""
+    where the captures lie, if not in the store that gets the scores. ready: the captures hold scores already. carried:
+    columns of the captures that stand beside the scores, too."""
 
     store: Store
     methods: Mapping[str, Method]
@@ -63,6 +64,7 @@ class ScoreSpec:
     longest: int
     captures: Store | None = None
     ready: bool = False
+    carried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +237,7 @@ def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: S
     deciding = deciding_scores(method_scores, source, start_row, valid, spec.control_seed)
     lengths = table.column(LENGTHS).to_numpy()[valid]
     columns[DECIDING] = _spread(deciding, valid)
-    columns[LENGTHS] = table.column(LENGTHS)
+    columns |= {name: table.column(name) for name in (LENGTHS, *spec.carried)}
     written = spec.store.write_table(table_of(FITTED, name), pa.table(columns))
     return ScoreSums(
         coarse_histogram(deciding),

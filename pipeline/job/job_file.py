@@ -160,10 +160,10 @@ class LayersJob(Section):
         BeforeValidator(_kept, json_schema_input_type=Literal["none", "scores", "vectors"] | bool),
     ] = Field(
         "none",
-        description="What stays in OUT/_work. vectors (or true): all, for tamis refit and your own analysis. scores: "
-        "all but the vectors, and none are written, but for a sample, where all methods are fitted to references alone "
-        "(they go first; so also with none where the vectors would be over 1 GiB). none (or false): nothing. With "
-        "artifact, vectors are written for vectors only.",
+        description="What stays in OUT/_work. vectors (or true): all, for tamis curate --from, tune and "
+        "refit, and your own analysis. scores: all but the vectors, and none are written, but for a sample, where all "
+        "methods are fitted to references alone (they go first; so also with none where the vectors would be over 1 "
+        "GiB). none (or false): nothing. With artifact, vectors are written for vectors only.",
     )
     lineage: (
         Annotated[
@@ -337,6 +337,16 @@ def load_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence
     Raises ConfigError with one line per problem, which names the key, the value and what is allowed.
     """
     return _validated(Job, _tree(path, overlay, assignments))
+
+
+def settings_in(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that such a job gives, and no defaults: of sections, as sections. Raises ConfigError where it cannot
+    be read; whether the values are allowed is told by `load_job`."""
+    tree = _tree(path, overlay, assignments)
+    for key, name in _SHORT_FORMS.items():
+        if key in tree and tree[key] is not None and not isinstance(tree[key], dict):
+            tree[key] = {name: tree[key]}
+    return tree
 
 
 def load_layers_job(path: str | None, overlay: Mapping[str, Any], assignments: Sequence[str] = ()) -> LayersJob:

@@ -125,7 +125,7 @@ def _run(store: Store, name: str) -> Run | None:
 def finished_run(manifest: Mapping[str, Any], name: str) -> Run:
     """What a manifest says of the files that its run has curated."""
     if manifest.get("parent") is not None:
-        return Run(name, "it is a selection of another run")
+        return Run(name, "it was made of another run")
     night = manifest.get("night") or {}
     try:
         curated = [Entry.from_dict(item, name) for item in [*manifest["input"]["files"], *night.get("empty", ())]]

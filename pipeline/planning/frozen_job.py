@@ -46,6 +46,9 @@ _ELSEWHERE = frozenset(
 )
 """Keys of a fingerprint that are compared in another way than by their value in the job, or not at all."""
 
+OTHER_DEVICE = "scores were computed on"
+"""The begin of the warning about scores on another device than the artifact's."""
+
 Differing = tuple[str, str]
 """A key, and what differs, for people."""
 
@@ -69,7 +72,7 @@ def frozen_facts(
         methods=methods,
         selected_by=job.selected_by,
         how=job.selection.in_words,
-        settings={name: value for name, value in fingerprint.items() if not _of_input(name)},
+        settings=without_input(fingerprint),
         dtype=dtype,
         device=device,
         model={"name": job.model.name, "revision": revision},
@@ -78,12 +81,15 @@ def frozen_facts(
     )
 
 
+def without_input(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an artifact, of the fingerprint of the run that makes it."""
+    return {name: value for name, value in fingerprint.items() if not _of_input(name)}
+
+
 def other_device(precisions: Iterable[str], theirs: str) -> list[str]:
     """What the run says where its scores were computed on another kind of device than those of the artifact."""
     ours = sorted({precision.partition(" on ")[2] for precision in precisions} - {theirs})
-    return (
-        [f"scores were computed on {ours[0]}, the artifact's on {theirs}: they agree to rounding only"] if ours else []
-    )
+    return [f"{OTHER_DEVICE} {ours[0]}, the artifact's on {theirs}: they agree to rounding only"] if ours else []
 
 
 def _of_input(key: str) -> bool:

@@ -112,8 +112,8 @@ def files_of(parent: Parent, job: Job) -> list[SourceFile]:
         problems = [said for said in pool.map(problem, found) if said is not None]
     if problems:
         raise InputError(
-            f"select: {len(problems):,} of the input files of {parent.store.path()} are not as it has read them; put "
-            "them back, or curate what is there now in a new output folder:",
+            f"{parent.said}: {len(problems):,} of the input files of {parent.store.path()} are not as it has read "
+            "them; put them back, or curate what is there now in a new output folder:",
             problems,
         )
     return found
@@ -130,8 +130,8 @@ def shards_of(
         shards.extend(make_shards(each, CORPUS, entries[each.file.name]["columns"], len(shards)))
     if tuple(shard.name for shard in shards) != parent.shards:
         raise InputError(
-            f"select: the rows of the input do not lie as {parent.store.path()} has found them (an input file has "
-            "changed, or this is another version of tamis); curate them in a new output folder"
+            f"{parent.said}: the rows of the input do not lie as {parent.store.path()} has found them (an input file "
+            "has changed, or this is another version of tamis); curate them in a new output folder"
         )
     return shards
 

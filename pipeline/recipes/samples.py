@@ -125,7 +125,7 @@ class _Made:
 def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
     """The captures, the fit, the output. DamagedError if a file is not as an earlier stage or command wrote it."""
     # The captured vectors depend on the block, however it was chosen.
-    key = run_folder.key_of({**plan.fingerprint, "requests": [request.column for request in plan.requests]})
+    key = run_folder.captures_key(plan.fingerprint, [request.column for request in plan.requests])
     fitted = None
     if _scores_first(plan, store, key):
         fitted = _fit_references(plan, store, key, cluster, timings)

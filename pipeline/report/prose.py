@@ -136,7 +136,8 @@ def selection_line(summary: Mapping[str, Any]) -> str:
     how, cut = str(selection.get("how") or ""), text.number(selection.get("cut"))
     rule = f"Selection: {how}." if how else "Selection: not known."
     if parent := summary.get("parent"):
-        rule += f" It was made anew from the scores of run {parent.get('run_id')} of {parent.get('created')}."
+        reused = parent.get("reused") or "scores"
+        rule += f" It was made anew from the {reused} of run {parent.get('run_id')} of {parent.get('created')}."
     if control(summary):
         return rule + " The scores did not decide."
     if groups := selection.get("groups"):

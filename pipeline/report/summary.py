@@ -230,8 +230,8 @@ class Trust(TypedDict):
 
 class Summary(Run):
     """A run that drops samples. layers: the content of artifact/layers.json, if it exists and LARF has run. drift: if
-    the job named an artifact. parent: the run whose scores were cut anew (`Parent.facts`), after `tamis select`. trust:
-    of every run since it is tested."""
+    the job named an artifact. parent: the run that it was made of (`Parent.facts`; reused: its scores after `tamis
+    select`, its vectors after `tamis curate --from`). trust: of every run since it is tested."""
 
     methods: list[MethodRun]
     selected_by: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tamis.pipeline.errors import ConfigError
@@ -35,6 +35,8 @@ _FINISHED = "holds the finished result"
 
 SELECTED_FROM = "selected from"
 """The key of a fingerprint that ties a selection (`tamis select`) to the scores it was made of."""
+VECTORS_OF = "vectors of"
+"""The key that ties a run (`tamis curate --from`) to the captures of another one, which it was fitted to."""
 CERTIFICATE = "selection.certificate"
 """The key that ties a selection to the certificate of its threshold."""
 
@@ -44,6 +46,7 @@ MEANING = {
     "tokenizer and template": "the tokenizer or the chat template",
     "larf.over_rejection_prompts": "the over-rejection prompts",
     SELECTED_FROM: "the finished run whose scores were cut anew, if any,",
+    VECTORS_OF: "the finished run whose vectors were scored anew, if any,",
     CERTIFICATE: "the certificate of the cut, if any (its labels, the share that may be harmful, or how sure that is),",
 }
 """Keys of a fingerprint whose values say nothing to people, in words."""
@@ -52,6 +55,11 @@ MEANING = {
 def key_of(fingerprint: Mapping[str, Any]) -> str:
     """A short digest of the fingerprint, which every receipt contains."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def captures_key(fingerprint: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The key of the receipts of captured vectors. columns: of the requests, which depend on a block that was found."""
+    return key_of({**fingerprint, "requests": list(columns)})
 
 
 def state_of(store: Store, fingerprint: Mapping[str, Any], changed: str | None = None) -> State:
@@ -226,6 +234,16 @@ def run_id(store: Store, fingerprint: Mapping[str, Any], name: str = RUN) -> str
             found = store.read_facts(file).get("run_id")
             if isinstance(found, str):
                 return found
+    return None
+
+
+def begun_by(store: Store, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the run that was begun here wrote of itself (`begin`), if it is there and whole, and of this run."""
+    for file in (RUN, _twin(RUN, fingerprint)):
+        if not _is_damaged(store, file):
+            facts = store.read_facts(file)
+            if facts.get("fingerprint") == dict(fingerprint):
+                return facts
     return None
 
 

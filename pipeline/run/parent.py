@@ -1,4 +1,5 @@
-"""A finished run whose scores are cut anew: its manifest, its artifact, and whether its files are as they were written.
+"""A finished run whose scores are cut anew, or whose vectors are scored anew: its manifest, its artifact, and whether
+its files are as they were written.
 
 Nothing of it is changed, and nothing of the model is read.
 """
@@ -40,13 +41,14 @@ _SHOWN = 3
 @dataclass(frozen=True, eq=False)
 class Parent:
     """manifest: its content, of a run that drops samples. sha256: of the manifest as it lies there. frozen: what it has
-    fitted. files: of the manifest, by name."""
+    fitted. files: of the manifest, by name. said: with what it was named, for messages."""
 
     store: Store
     manifest: Mapping[str, Any]
     sha256: str
     frozen: Frozen
     files: Mapping[str, Mapping[str, Any]]
+    said: str = "select"
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ class Parent:
         """One of the tables of kept/: all have one schema."""
         found = self.table(KEPT, self.shards[0])
         if found is None:
-            raise _unreadable(self.store)
+            raise _unreadable(self.store, self.said)
         return found
 
     def beside(self) -> list[Sealed]:
@@ -107,24 +109,24 @@ class Parent:
         }
 
 
-def read_parent(store: Store) -> Parent:
-    """The finished run in this folder. ConfigError, in one line, if there is none, it masks tokens, or its manifest or
-    its artifact is damaged."""
+def read_parent(store: Store, said: str = "select") -> Parent:
+    """The finished run in this folder. said: with what it was named, for messages. ConfigError, in one line, if there
+    is none, it masks tokens, or its manifest or its artifact is damaged."""
     if not store.exists(MANIFEST):
         begun = store.exists(RUN) or store.exists(INCOMPLETE)
         raise ConfigError(
-            f"select: the run in {store.path()} is not finished; run its command again first"
+            f"{said}: the run in {store.path()} is not finished; run its command again first"
             if begun
-            else f"select: {store.path()} holds no finished run (there is no {MANIFEST})"
+            else f"{said}: {store.path()} holds no finished run (there is no {MANIFEST})"
         )
     try:
         manifest = facts_in(store, MANIFEST)
     except ConfigError:
-        raise _unreadable(store) from None
+        raise _unreadable(store, said) from None
     if manifest.get("kind") == "tokens":
         raise ConfigError(
-            f"select: {store.path()} is of {manifest.get('method', 'toss')}, which masks tokens: there are no scores "
-            "of samples to cut anew; run its job with another toss.discard in a new output folder"
+            f"{said}: {store.path()} is of {manifest.get('method', 'toss')}, which masks tokens: it has no scores or "
+            "vectors of samples; run its job with another toss.discard in a new output folder"
         )
     try:
         files = {
@@ -132,21 +134,22 @@ def read_parent(store: Store) -> Parent:
             for file in manifest["files"]
         }
         frozen = read_frozen(store.url, store.options)
-        parent = Parent(store, manifest, hashlib.sha256(store.read(MANIFEST)).hexdigest(), frozen, files)
+        parent = Parent(store, manifest, hashlib.sha256(store.read(MANIFEST)).hexdigest(), frozen, files, said)
         _ = parent.facts(), parent.codes(), parent.digest, parent.beside(), parent.kept()
         _ = manifest["job"]["selection"], manifest["input"]["files"][0]["url"], manifest["counts"]["rows_in"]
     except (AttributeError, LookupError, TypeError, ValueError):
-        raise _unreadable(store) from None
+        raise _unreadable(store, said) from None
     except ConfigError as error:
-        raise ConfigError(str(error).replace("artifact: ", "select: ", 1)) from None
+        raise ConfigError(str(error).replace("artifact: ", f"{said}: ", 1)) from None
     return parent
 
 
-def check_whole(parent: Parent) -> None:
-    """ConfigError that names the files of the run that are missing or not as its manifest says. Ray must be running."""
-    bad = sorted(damaged(parent.store, parent.files.values()))
+def check_whole(parent: Parent, captures: Sequence[Mapping[str, Any]] = ()) -> None:
+    """ConfigError that names the files of the run that are missing or not as its manifest says. captures: entries of
+    further files, which it has kept. Ray must be running."""
+    bad = sorted(damaged(parent.store, [*parent.files.values(), *captures]))
     if bad:
-        raise _damaged(parent.store, bad)
+        raise _damaged(parent, bad)
 
 
 @contextmanager
@@ -155,20 +158,20 @@ def named_damage(parent: Parent) -> Iterator[None]:
     try:
         yield
     except DamagedError as error:
-        raise _damaged(parent.store, [error.name]) from None
+        raise _damaged(parent, [error.name]) from None
 
 
-def _damaged(store: Store, names: Sequence[str]) -> ConfigError:
+def _damaged(parent: Parent, names: Sequence[str]) -> ConfigError:
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ConfigError(
-        f"select: {store.path()} is damaged: {', '.join(names[:_SHOWN])}{more} is missing or not as its manifest says; "
-        "put it back from a copy, or run its job again in a new output folder"
+        f"{parent.said}: {parent.store.path()} is damaged: {', '.join(names[:_SHOWN])}{more} is missing or not as it "
+        "was written; put it back from a copy, or run its job again in a new output folder"
     )
 
 
-def _unreadable(store: Store) -> ConfigError:
+def _unreadable(store: Store, said: str) -> ConfigError:
     return ConfigError(
-        f"select: {store.path(MANIFEST)} is damaged, or of another version of tamis; put it back from a copy, or run "
+        f"{said}: {store.path(MANIFEST)} is damaged, or of another version of tamis; put it back from a copy, or run "
         "its job again in a new output folder"
     )
 

@@ -168,3 +168,13 @@ def test_a_layer_search(folder: Folder) -> None:
 def test_no_run(folder: Folder) -> None:
     with pytest.raises(ConfigError, match="no run of tamis has been here"):
         folder.said()
+
+
+def test_a_run_on_the_vectors_of_another_one(folder: Folder) -> None:
+    folder.begin(vectors_of="/runs/first")
+    folder.finish("emit", 3)
+    assert folder.said() == [
+        "unfinished: 2,000 rows in 10 shards with the vectors of /runs/first",
+        "  emitted  3 of 10, 7 left",
+        NOBODY.replace("`tamis curate`", "`tamis curate --from`"),
+    ]

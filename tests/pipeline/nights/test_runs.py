@@ -17,4 +17,4 @@ def test_a_run_of_its_own_counts() -> None:
 def test_a_selection_of_another_run_is_no_night() -> None:
     """It has fitted nothing, and its parent's captures are not below it."""
     run = finished_run(MANIFEST | {"parent": {"path": "elsewhere"}}, "selected")
-    assert (run.finished, run.why) == (False, "it is a selection of another run")
+    assert (run.finished, run.why) == (False, "it was made of another run")
