@@ -138,7 +138,7 @@ class LayersJob(Section):
         description="Seconds without progress, on a shard or in a training, after which a worker is taken for hung "
         "and replaced.",
     )
-    seed: int = Field(0, description="Seed of everything random (only selection.control is).")
+    seed: int = Field(0, description="Seed of everything random (selection.control, contrast.sample).")
     artifact: str | None = Field(
         None,
         min_length=1,
