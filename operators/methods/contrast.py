@@ -150,8 +150,9 @@ class Contrast(Method):
         if (error := sampling_error(artifact)) > ROUGH_DIRECTION:
             drawn = artifact.facts["corpus_sample"]
             warnings.append(
-                f"Contrast's direction is known to {error:.0%} of its length only, because {drawn['usable']:,} rows "
-                f"stand for the {drawn['of']:,} of the corpus; another draw would rank otherwise. Raise contrast.sample."
+                f"Contrast's direction is known to {error:.0%} of its length only, as {drawn['usable']:,} rows stand "
+                f"for the {drawn['of']:,} of the corpus: with others drawn, samples would rank otherwise; raise "
+                "contrast.sample."
             )
         references = artifact.facts["references"]["unsafe"]
         if references < FEW_REFERENCES:

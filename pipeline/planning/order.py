@@ -10,7 +10,8 @@ captured as vectors, unless keep_captures says scores.
 
 from __future__ import annotations
 
-from tamis.pipeline.planning.corpus_sample import without_vectors
+from tamis.pipeline.cluster.gpu_memory import shown
+from tamis.pipeline.planning.corpus_sample import corpus_sides, without_vectors
 from tamis.pipeline.planning.plan import BYTES_OF_A_NUMBER, Plan
 
 
@@ -30,6 +31,20 @@ def bytes_of_vectors(plan: Plan) -> int:
     """Of the whole corpus, LARF's too where its block is still to be found."""
     requests = len(plan.requests) + plan.unsettled
     return plan.rows * requests * plan.model_info.width * BYTES_OF_A_NUMBER
+
+
+def bytes_of_drawn(plan: Plan) -> int:
+    """Of the vectors of the rows that are drawn for the fit."""
+    rows = sum(drawn.count for drawn in plan.corpus_samples.values())
+    return rows * bytes_of_vectors(plan) // max(plan.rows, 1)
+
+
+def corpus_side(plan: Plan) -> str:
+    """Which rows stand for the corpus where a method can do with a sample, and why; empty where none can."""
+    if plan.artifact is not None:
+        return ""
+    vectors, kept = shown(bytes_of_vectors(plan)), plan.job.keep_captures
+    return "; ".join(corpus_sides(plan.methods, plan.corpus_samples, plan.rows, vectors, kept))
 
 
 def bytes_of_scores(plan: Plan) -> int:

@@ -45,7 +45,7 @@ MEANING = {
     "model": "the model's files",
     "tokenizer and template": "the tokenizer or the chat template",
     "larf.over_rejection_prompts": "the over-rejection prompts",
-    "contrast.sample": "how many rows stand for the corpus (contrast.sample; where it is auto, keep_captures counts too)",
+    "contrast.sample": "how many rows stand for the corpus (by contrast.sample; if that is auto, by keep_captures too)",
     SAMPLE_SEED: "the seed by which these rows are drawn",
     SELECTED_FROM: "the finished run whose scores were cut anew, if any,",
     CERTIFICATE: "the certificate of the cut, if any (its labels, the share that may be harmful, or how sure that is),",
