@@ -11,8 +11,9 @@ from frozen_samples import finish, freeze_plan
 from plan_jobs import Planner, larf
 
 from tamis.pipeline.commands.screens import _captured
+from tamis.pipeline.planning.corpus_sample import LARGE
 from tamis.pipeline.planning.forecast import writes
-from tamis.pipeline.planning.order import LARGE, bytes_of_vectors, writes_scores
+from tamis.pipeline.planning.order import bytes_of_vectors, writes_scores
 
 
 @pytest.fixture
