@@ -301,6 +301,8 @@ def make_plan(
         rows = sum(shard.rows for shard in shards)
         vectors = rows * (len(requests) + undecided) * model.info.width * BYTES_OF_A_NUMBER
         counts = sizes(methods, rows, vectors, job.keep_captures)
+        if counts:
+            phase("plan", "drawing the rows that stand for the corpus")
         if counts and job.schedule is not None and job.schedule.refit_every is not None:
             name = next(iter(counts))
             raise ConfigError(f"{name}.sample: refit_every fits from all rows of the nights; set {name}.sample: all")

@@ -8,6 +8,7 @@ from typing import Any
 
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.pipeline.capture.totals import CaptureTotals
+from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fit.scores import fit_methods, save_artifacts
 from tamis.pipeline.inputs.shards import Shard, role_of
 from tamis.pipeline.planning.plan import Plan
@@ -32,14 +33,19 @@ def fit_plan(
 ) -> dict[str, Artifact]:
     """The artifacts. Of a method that rows were drawn for, the facts have `corpus_sample`: drawn, of, seed, sha256,
     usable (rows that it was fitted to) and set_aside (rows whose shard has failed). ConfigError as `fit_methods`."""
-    found = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
     gone = {item.shard: item.rows for item in captured.drawn_failed}
+    facts = {}
     for name, drawn in plan.corpus_samples.items():
         set_aside = sum(gone.get(shard.name, 0) for shard in drawn.shards)
         usable = drawn.count - set_aside - captured.drawn_bad[role_of(name, CORPUS)]
-        facts = {**drawn.facts, "usable": usable, "set_aside": set_aside}
-        found[name] = replace(found[name], facts={**found[name].facts, "corpus_sample": facts})
-    return found
+        if not usable:
+            raise ConfigError(
+                f"{name}: none of the {drawn.count:,} rows that were drawn to stand for the corpus can be used; raise "
+                f"{name}.sample"
+            )
+        facts[name] = {"corpus_sample": {**drawn.facts, "usable": usable, "set_aside": set_aside}}
+    found = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
+    return {name: replace(made, facts={**made.facts, **facts.get(name, {})}) for name, made in found.items()}
 
 
 def save(plan: Plan, store: Store, key: str, artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
