@@ -24,7 +24,8 @@ def writes_scores(plan: Plan) -> bool:
         return True  # everything is fitted already, and the workers start once
     if any(method.reads_corpus and name not in plan.corpus_samples for name, method in plan.methods.items()):
         return False
-    return without_vectors(job.keep_captures, bytes_of_vectors(plan))
+    # What rows are drawn for is that no vectors need be written.
+    return bool(plan.corpus_samples) or without_vectors(job.keep_captures, bytes_of_vectors(plan))
 
 
 def bytes_of_vectors(plan: Plan) -> int:
