@@ -184,7 +184,8 @@ def _order(plan: Plan) -> str:
     if plan.artifact is not None:
         return ""
     if writes_scores(plan):
-        return "; the references first, then the corpus as scores"
+        drawn = " and the drawn rows" if plan.corpus_samples else ""
+        return f"; the references{drawn} first, then the corpus as scores"
     if plan.job.keep_captures == "scores":
         readers = [
             name for name, method in plan.methods.items() if method.reads_corpus and name not in plan.corpus_samples

@@ -16,6 +16,7 @@ from plan_jobs import Planner, larf, lines_of, rows_of
 from tamis.operators.methods import Contrast, Larf, Method, Saft
 from tamis.operators.methods.contrast import SAMPLE_ROWS
 from tamis.operators.statistics.drawing import drawn_rows
+from tamis.pipeline.commands.screens import _captured
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Shard
@@ -161,6 +162,7 @@ def test_a_large_corpus_is_scored_against_a_sample_by_itself(plan: Planner, tmp_
     start = "contrast: 4,096 of the 4,097 rows, drawn by seed 0 and captured with the references"
     assert corpus_side(made) == f"{start}, as keep_captures is scores"
     assert ", after the references and 0.5 MB of vectors of the drawn rows were captured and fitted" in writes(made)
+    assert _captured(made).endswith("; the references and the drawn rows first, then the corpus as scores")
 
 
 @pytest.mark.parametrize(
