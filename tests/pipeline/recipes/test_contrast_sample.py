@@ -1,4 +1,4 @@
-"""Contrast against rows that are drawn from the corpus, by the real command: in both orders, gone on with, applied."""
+"""Whole runs of Contrast against rows that are drawn from the corpus: in both orders, gone on with, applied."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import tamis
-from outputs import alpaca_rows, manifest_of, pair, rows_of, sentence, write_jsonl
+from outputs import alpaca_rows, pair, rows_of, sentence, write_jsonl
 
 from tamis.operators.statistics.drawing import drawn_rows
+from tamis.pipeline.curate import curate
+from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fit.scores import read_features
+from tamis.pipeline.job.job_file import load_job
+from tamis.pipeline.nights.refit import gather
 from tamis.pipeline.run import receipts
 from tamis.pipeline.storage.store import Sealed, Store
 
@@ -39,24 +42,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("driver")
 def test_a_sample_in_the_place_of_the_corpus(folder: Path, tiny_model: Path, ray_address: str) -> None:
-    def run(name: str, *settings: str, data: str = "data") -> dict[str, Any]:
-        flags = [word for setting in settings for word in ("--set", setting)]
-        paths = ["--input", folder / data, "--model", tiny_model, "--output", folder / name]
-        ran = tamis("curate", *paths, "--method", "contrast", *flags, "--address", ray_address, cwd=folder)
-        assert ran.rc == 0, ran.output
-        return manifest_of(folder / name)
+    def run(name: str, data: str = "data", **more: Any) -> dict[str, Any]:
+        settings = {
+            "input": str(folder / data), "model": str(tiny_model), "output": str(folder / name), "workers": 1,
+            "method": "contrast", "contrast.unsafe_references": str(folder / "unsafe.jsonl"), "contrast.layer": 2,
+            "max_quarantined": 0.1, "shard_rows": 16, **more,
+        }  # fmt: skip
+        return dict(curate(load_job(None, settings), ray_address).manifest)
 
     def scores(name: str) -> np.ndarray[Any, Any]:
         found = [row["contrast"] for row in rows_of(folder / name, "scores")]
         return np.array([value for value in found if value is not None])
 
-    usual = (f"contrast.unsafe_references={folder}/unsafe.jsonl", "contrast.layer=2", "max_quarantined=0.1")
-    some = (*usual, f"contrast.sample={SAMPLE}")
-
+    some = {"contrast.sample": SAMPLE}
     # The corpus pass writes scores, and those are the naive ones of the vectors that the other order keeps.
-    first = run("scores", *some, "shard_rows=16", "keep_captures=scores")
-    other = run("vectors", *some, "shard_rows=45", "keep_captures=vectors")
+    first = run("scores", **some, keep_captures="scores")
+    other = run("vectors", **some, shard_rows=45, keep_captures="vectors")
     drawn = drawn_rows(ROWS, SAMPLE, 0)
     np.testing.assert_allclose(scores("scores"), naive(folder / "vectors", drawn), atol=1e-6)
     np.testing.assert_allclose(scores("vectors"), scores("scores"), atol=1e-6)
@@ -76,22 +79,26 @@ def test_a_sample_in_the_place_of_the_corpus(folder: Path, tiny_model: Path, ray
     (folder / "again/manifest.json").unlink()
     for receipt in sorted((folder / "again/_work/receipts/scored").glob("[0-9]*.json"))[::2]:
         receipt.unlink()
-    run("again", *some, "shard_rows=16", "keep_captures=scores")
+    run("again", **some, keep_captures="scores")
     for name in ("artifact/contrast.safetensors", "artifact/corpus_sample.json", "artifact/frozen.json"):
         assert (folder / "again" / name).read_bytes() == (folder / "scores" / name).read_bytes()
     for table in (folder / "scores/scores").iterdir():
         assert (folder / "again/scores" / table.name).read_bytes() == table.read_bytes()
 
     # No more rows than the sample: the whole corpus, as if none were asked for.
-    whole = run("whole", *usual, "contrast.sample=120", "keep_captures=scores")
+    whole = run("whole", **{"contrast.sample": ROWS}, keep_captures="scores")
     assert "corpus_sample" not in whole["methods"][0]["facts"]
     np.testing.assert_allclose(scores("whole"), naive(folder / "vectors", list(range(ROWS))), atol=1e-6)
 
     # New data is scored against the same rows.
-    applied = run("applied", f"artifact={folder}/scores", "drift_limit=null", data="new")
+    applied = run("applied", "new", artifact=str(folder / "scores"), drift_limit=None)
     assert applied["methods"][0]["facts"] == first["methods"][0]["facts"]
     kept, came = (Store(str(folder / name)).read("artifact/corpus_sample.json") for name in ("scores", "applied"))
     assert kept == came
+
+    # A refit of these vectors would read all rows, and the artifact says otherwise.
+    with pytest.raises(ConfigError, match=r"fitted to rows drawn .*contrast\.sample: all"):
+        gather([Store(str(folder / "vectors"))])
 
 
 def naive(output: Path, drawn: list[int]) -> np.ndarray[Any, Any]:
