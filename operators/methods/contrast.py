@@ -139,7 +139,7 @@ class Contrast(Method):
         return scores
 
     def warnings(self, artifact: Artifact, dropped_share: float) -> list[str]:
-        """Warns if the corpus is a poor safe side, or the references are few."""
+        """Warns if the corpus is a poor safe side, or the references, or the rows drawn from the corpus, are few."""
         warnings = []
         if dropped_share >= MOSTLY_HARMFUL:
             warnings.append(
@@ -150,7 +150,7 @@ class Contrast(Method):
         if (error := sampling_error(artifact)) > ROUGH_DIRECTION:
             drawn = artifact.facts["corpus_sample"]
             warnings.append(
-                f"Contrast's direction is known to {error:.0%} of its length only, as {drawn['usable']:,} rows stand "
+                f"Contrast's direction is uncertain by {error:.0%} of its length, as {drawn['usable']:,} row(s) stand "
                 f"for the {drawn['of']:,} of the corpus: with others drawn, samples would rank otherwise; raise "
                 "contrast.sample."
             )
@@ -169,11 +169,14 @@ def sampling_error(artifact: Artifact) -> float:
     """How far the direction lies from that to the whole corpus, expected (root mean square) and relative to its length;
     0 where the whole corpus was read.
 
-    The corpus' mean is estimated by n of N unit vectors: its squared error is their variance / n * (1 - n / N).
+    The corpus' mean is estimated by n of N unit vectors: its squared error is their variance / n * (1 - n / N). One
+    vector alone tells no variance; then it counts as 1, the most that unit vectors have.
     """
     facts = artifact.facts
     if "corpus_sample" not in facts:
         return 0.0
     count, rows, mean = facts["count"], facts["corpus_sample"]["of"], artifact.arrays["corpus_mean"]
-    spread = max((count - facts["zero_rows"]) / count - float(mean @ mean), 0.0)
+    spread = 1.0
+    if count > 1:
+        spread = max((count - facts["zero_rows"]) / count - float(mean @ mean), 0.0) * count / (count - 1)
     return float(np.sqrt(spread / count * max(1 - count / rows, 0.0))) / float(facts["direction_length"])

@@ -149,25 +149,32 @@ def test_scores_against_a_sample_are_the_naive_ones(seed: int, n: int, d: int, d
     np.testing.assert_allclose(scores, half, atol=1e-7, rtol=1e-6)
 
 
+def length_of(artifact: Artifact) -> float:
+    return float(artifact.facts["direction_length"])
+
+
 def test_the_error_of_a_direction_is_what_many_draws_show() -> None:
     """Each draw's direction, compared with that to the whole corpus: the root of the mean squared distance."""
     corpus, unsafe = drawn(11, 300, 20, 8)
     corpus[:3] = 0  # a row of zeros has no direction, and is counted
     whole = fit(corpus, unsafe)
     assert sampling_error(whole) == 0
-    for count in (20, 150, 299):
+    for count in (2, 20, 150, 299):
         many = [sampled(corpus, unsafe, drawn_rows(300, count, seed)) for seed in range(300)]
         far = [np.linalg.norm(one.arrays["direction"] - whole.arrays["direction"]) for one in many]
-        measured = float(np.sqrt(np.mean(np.square(far)))) / whole.facts["direction_length"]
-        assert np.median([sampling_error(one) for one in many]) == pytest.approx(measured, rel=0.12)
+        measured = float(np.sqrt(np.mean(np.square(far)))) / length_of(whole)
+        expected = float(np.sqrt(np.mean([(sampling_error(one) * length_of(one)) ** 2 for one in many])))
+        assert expected / length_of(whole) == pytest.approx(measured, rel=0.12)
     assert sampling_error(sampled(corpus, unsafe, list(range(300)))) == 0
 
 
 def test_a_rough_direction_is_said() -> None:
     corpus, unsafe = drawn(5, 400, 20, 6)
     [rough] = Contrast().warnings(sampled(corpus, unsafe, [3, 8, 40], of=10**6), 0.1)
-    assert "as 3 rows stand for the 1,000,000 of the corpus" in rough
-    assert "known to" in rough
+    assert "% of its length, as 3 row(s) stand for the 1,000,000 of the corpus" in rough
+    # One row tells nothing of how much rows differ.
+    [one] = Contrast().warnings(sampled(corpus, unsafe, [3], of=10**6), 0.1)
+    assert "as 1 row(s) stand for" in one
     assert Contrast().warnings(sampled(corpus, unsafe, list(range(390))), 0.1) == []
 
 
