@@ -85,11 +85,6 @@ def test_a_sample_in_the_place_of_the_corpus(folder: Path, tiny_model: Path, ray
     for table in (folder / "scores/scores").iterdir():
         assert (folder / "again/scores" / table.name).read_bytes() == table.read_bytes()
 
-    # No more rows than the sample: the whole corpus, as if none were asked for.
-    whole = run("whole", **{"contrast.sample": ROWS}, keep_captures="scores")
-    assert "corpus_sample" not in whole["methods"][0]["facts"]
-    np.testing.assert_allclose(scores("whole"), naive(folder / "vectors", list(range(ROWS))), atol=1e-6)
-
     # New data is scored against the same rows.
     applied = run("applied", "new", artifact=str(folder / "scores"), drift_limit=None)
     assert applied["methods"][0]["facts"] == first["methods"][0]["facts"]
