@@ -72,8 +72,9 @@ class Contrast(Method):
     def __post_init__(self) -> None:
         check_layer(self.name, self.layer)
         Request(0, self.position)
-        if self.sample not in ("auto", "all") and (type(self.sample) is not int or self.sample < 0):
-            raise ValueError(f"contrast.sample={self.sample!r}: write auto, all or a number of rows")
+        # One row is no mean, and 1 is also what a job file's `true` becomes.
+        if self.sample not in ("auto", "all") and (type(self.sample) is not int or self.sample < 0 or self.sample == 1):
+            raise ValueError(f"contrast.sample={self.sample!r}: write auto, all or a number of rows from 2 on")
 
     @classmethod
     def explain(cls, facts: Mapping[str, Any]) -> str:

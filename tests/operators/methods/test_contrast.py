@@ -194,7 +194,7 @@ def test_how_many_rows(sample: Literal["auto", "all"] | int, rows: int, always: 
     assert Contrast(sample=sample).corpus_sample() == CorpusSample(rows, always)
 
 
-@pytest.mark.parametrize("sample", [-1, "some", True, 2.5, None])
+@pytest.mark.parametrize("sample", [-1, 1, "some", True, 2.5, None])
 def test_a_sample_that_is_none_is_refused(sample: Any) -> None:
-    with pytest.raises(ValueError, match=r"contrast\.sample=.*: write auto, all or a number of rows"):
+    with pytest.raises(ValueError, match=r"contrast\.sample=.*: write auto, all or a number of rows from 2 on"):
         Contrast(sample=sample)
