@@ -237,7 +237,7 @@ def _opened(
             if state != "complete":
                 sizes = {
                     "shards": len(plan.shards),
-                    "reference_shards": len(plan.reference_shards),
+                    "reference_shards": len(plan.fit_shards),
                     "rows": plan.rows,
                     "masks_tokens": job.masks_tokens,
                 }

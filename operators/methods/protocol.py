@@ -130,6 +130,18 @@ class BlockSearch:
         return self.layer == "auto"
 
 
+@dataclass(frozen=True)
+class CorpusSample:
+    """How many rows of the corpus, drawn at random, `fit` is content to read in place of all of them.
+
+    rows: how many; 0 for all. always: whether they are drawn in any case; if not, only where the vectors of the whole
+    corpus would be written for this fit alone.
+    """
+
+    rows: int
+    always: bool
+
+
 class Method(AnyMethod):
     """Base class for one way to score samples.
 
@@ -138,6 +150,11 @@ class Method(AnyMethod):
     """
 
     reads_corpus: ClassVar[bool] = True
+
+    def corpus_sample(self) -> CorpusSample | None:
+        """What `fit` takes for the source CORPUS, if a sample can do; None: it reads the whole corpus. The setting that
+        decides it is called `sample`."""
+        return None
 
     def block_search(self) -> BlockSearch | None:
         """What the layer search needs, if it may choose the block."""

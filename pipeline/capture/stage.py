@@ -48,7 +48,8 @@ def run_capture(
     """Capture the shards that have no receipt yet. start: runs the stage's workers on some shards; default: `capture`
     with the plan's requests. before: of shards that were captured apart, to which the totals are added. said:
     the stage's name for people. Raises InputError when too many rows are bad, ConfigError for mixed precisions,
-    IncompleteError when a shard of references failed; failed shards of the corpus are in the totals.
+    IncompleteError when a shard of references failed; failed shards of the corpus, and of rows drawn from it, are in
+    the totals.
     """
     known = said or known_as(stage)
     phase(known, f"looking for what is done of {len(shards):,} shards")
@@ -66,14 +67,19 @@ def run_capture(
         Progress(known, rows, skipped=rows).finish()
     else:
         pool = pool_of(cluster, plan.job)
-        pool = replace(pool, readers=readers_for(plan, sum(shard.rows for shard in left), pool))
+        pool = replace(pool, readers=readers_for(plan, sum(shard.rows_read for shard in left), pool))
         progress = Progress(known, rows, skipped=rows - sum(shard.rows for shard in left))
         began = time.monotonic()
         set_aside.forget(store, stage, left)
         corpus = {shard.name for shard in plan.shards}
+        drawn = {shard.name for sample in plan.corpus_samples.values() for shard in sample.shards}
 
         def note(item: SetAside) -> None:
             set_aside.record(store, stage, item)
+            if item.shard in drawn:
+                totals.drawn_failed.append(item)
+                progress.advance(item.rows)
+                return
             if item.shard not in corpus:
                 raise IncompleteError(f"references could not be captured: {item.describe()}")
             totals.failed.append(item)

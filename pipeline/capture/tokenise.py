@@ -22,7 +22,7 @@ from tamis.pipeline.capture.spec import CaptureSpec
 from tamis.pipeline.cluster.watchdog import Guard
 from tamis.pipeline.errors import TamisError, TooLargeError, as_facts
 from tamis.pipeline.inputs.files import TEXT_FORMATS, encode_schema
-from tamis.pipeline.inputs.shards import CORPUS, Row, Shard, read, rows_digest
+from tamis.pipeline.inputs.shards import CORPUS, Row, Shard, is_drawn, read, rows_digest
 from tamis.pipeline.models.render_process import BoundedRenderer
 
 
@@ -91,6 +91,9 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
     dialect = Dialect.from_dict(dict(shard.dialect))
     columns = None if shard.file.format in TEXT_FORMATS else dialect.reads
     rows = read(shard, spec.options, columns)
+    wide = _may_be_wide(shard, rows)
+    if shard.chosen and not wide:
+        rows = [rows[place] for place in _places(shard)]
     outcomes: list[Any] = [None] * len(rows)
     conversations, places = [], []
     for place, row in enumerate(rows):
@@ -113,8 +116,10 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
                 "prompt_cut", "the cut to max_tokens left no token of the prompt, which the method reads"
             )
         outcomes[place] = outcome
-    if _has_no_schema(shard):
+    if wide:
         _bound_columns(rows, outcomes)
+        if shard.chosen:
+            rows, outcomes = ([found[place] for place in _places(shard)] for found in (rows, outcomes))
     notes = {
         "shard": text,
         "input": rows_digest(rows),
@@ -124,8 +129,22 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
     return pack(notes, _tokens_table(outcomes))
 
 
+def _places(shard: Shard) -> list[int]:
+    """Where the chosen rows stand among those of the shard's range."""
+    return [row - shard.span.start_row for row in shard.chosen]
+
+
 def _has_no_schema(shard: Shard) -> bool:
     return shard.role == CORPUS and shard.file.format in {"json", "jsonl"}
+
+
+def _may_be_wide(shard: Shard, rows: Sequence[Row]) -> bool:
+    """Whether rows may have too many columns for kept/. Of the chosen rows of a corpus, only all rows of their range
+    tell which: then all of these are tokenised."""
+    if not is_drawn(shard.role):
+        return _has_no_schema(shard)
+    values = [row.value for row in rows if not isinstance(row.value, RowProblem)]
+    return shard.file.format in {"json", "jsonl"} and bool(too_wide(values))
 
 
 def _bound_columns(rows: Sequence[Row], outcomes: list[Any]) -> None:

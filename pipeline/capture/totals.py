@@ -12,7 +12,7 @@ from tamis.operators.problems import UNSCORED
 from tamis.pipeline.capture.spec import Captured
 from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.originals import decode_schema
-from tamis.pipeline.inputs.shards import CORPUS
+from tamis.pipeline.inputs.shards import CORPUS, is_drawn
 from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.run.set_aside import SetAside
 from tamis.pipeline.storage.store import Sealed
@@ -24,7 +24,8 @@ MOST_COLUMNS = 4 * MAX_COLUMNS
 @dataclass
 class CaptureTotals:
     """Totals of the corpus; `bad_references` counts quarantined rows of the reference sets. failed: failed shards.
-    fallbacks: why the CPU computed where Ray counts GPUs. captured: by shard name, including the reference shards."""
+    drawn_failed, drawn_bad: of the rows that were drawn for a fit, the failed shards, and the quarantined rows by role.
+    fallbacks: why the CPU computed where Ray counts GPUs. captured: by shard name, including those of the fit."""
 
     rows: int = 0
     tokens: int = 0
@@ -37,6 +38,8 @@ class CaptureTotals:
     bad_references: Counter[str] = field(default_factory=Counter)
     schemas: dict[str, int] = field(default_factory=dict)
     failed: list[SetAside] = field(default_factory=list)
+    drawn_failed: list[SetAside] = field(default_factory=list)
+    drawn_bad: Counter[str] = field(default_factory=Counter)
     captured: dict[str, Captured] = field(default_factory=dict)
     new_rows: int = 0
     new_tokens: int = 0
@@ -66,6 +69,9 @@ class CaptureTotals:
         self.precisions.add(receipt["precision"])
         if receipt.get("fallback") is not None:
             self.fallbacks.add(receipt["fallback"])
+        if is_drawn(receipt["role"]):
+            self.drawn_bad[receipt["role"]] += sum(receipt["quarantined"].values())
+            return
         if receipt["role"] != CORPUS:
             self.bad_references.update(receipt["quarantined"])
             return

@@ -207,7 +207,7 @@ def write_shard(batch: pa.Table, notes: dict[str, Any], spec: CaptureSpec) -> Re
     examples: dict[str, list[str]] = {}
     for place, code in enumerate(batch.column("code").to_pylist()):
         if code is not None and len(examples.setdefault(code, [])) < SHOWN_EXAMPLES:
-            examples[code].append(f"{shard.file.name} row {shard.span.start_row + place}")
+            examples[code].append(f"{shard.file.name} row {shard.row_at(place)}")
     facts = {
         "role": shard.role,
         "quarantined": dict(codes),

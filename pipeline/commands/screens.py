@@ -13,7 +13,7 @@ from tamis.pipeline.cluster.pools import Placement
 from tamis.pipeline.commands.screen_parts import counts_table, plain, rates
 from tamis.pipeline.commands.token_screens import show_token_outcome
 from tamis.pipeline.inputs.shards import role_of
-from tamis.pipeline.planning.order import writes_scores
+from tamis.pipeline.planning.order import corpus_side, writes_scores
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.planning.sampling import Trouble
 from tamis.pipeline.report import text
@@ -73,6 +73,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         **_said_by_methods(plan),
         "captured": _captured(plan),
         "references": ", ".join(f"{rows} {role} ({name})" for (role, name), rows in references.items()) or "none",
+        "corpus side": corpus_side(plan),
         "drop": _drop(plan),
         "artifact": _artifact(plan),
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
@@ -199,9 +200,12 @@ def _order(plan: Plan) -> str:
     if plan.artifact is not None:
         return ""
     if writes_scores(plan):
-        return "; the references first, then the corpus as scores"
+        drawn = " and the drawn rows" if plan.corpus_samples else ""
+        return f"; the references{drawn} first, then the corpus as scores"
     if plan.job.keep_captures == "scores":
-        readers = [name for name, method in plan.methods.items() if method.reads_corpus]
+        readers = [
+            name for name, method in plan.methods.items() if method.reads_corpus and name not in plan.corpus_samples
+        ]
         return f"; as vectors, which {' and '.join(readers)} must read to be fitted, and which do not stay"
     return ""
 

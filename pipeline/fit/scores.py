@@ -119,12 +119,13 @@ def fit_methods(
     captures: Mapping[str, Sequence[Sealed]],
     on_done: Callable[[int], None],
 ) -> dict[str, Artifact]:
-    """Fit every method on the captured tables of each role, one file per shard. Raises ConfigError when the data cannot
-    support a method."""
+    """Fit every method on the captured tables of each role, one file per shard. A method that has rows of its own drawn
+    from the corpus is fitted to them alone. Raises ConfigError when the data cannot support a method."""
     artifacts = {}
     for name, method in methods.items():
         own = {source: captures.get(role_of(name, source), ()) for source in method.sources()}
-        reduce = reduce_over(store, {CORPUS: captures[CORPUS], **own}, on_done)
+        corpus = captures.get(role_of(name, CORPUS), captures[CORPUS])
+        reduce = reduce_over(store, {CORPUS: corpus, **own}, on_done)
         try:
             artifacts[name] = method.fit(reduce, blocks)
         except ValueError as error:

@@ -58,7 +58,8 @@ _SHIPPED_SCHEME = "tamis-references:"
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows start_row..stop_row of one file. role: CORPUS, or `role_of` the reference set that the file belongs to."""
+    """Rows start_row..stop_row of one file. role: CORPUS, or `role_of` the reference set that the file belongs to.
+    chosen: the only rows of these that count, by their numbers in the file, ascending; none: all do."""
 
     index: int
     role: str
@@ -68,10 +69,20 @@ class Shard:
     dialect: Mapping[str, Any]
     id: str = field(default="")
     layout: Layout = AS_NAMED
+    chosen: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
+        return len(self.chosen) or self.rows_read
+
+    @property
+    def rows_read(self) -> int:
+        """Rows that must be read for those that count."""
         return self.span.stop_row - self.span.start_row
+
+    def row_at(self, place: int) -> int:
+        """The number in its file of the row at this place among those that count."""
+        return self.chosen[place] if self.chosen else self.span.start_row + place
 
     @property
     def name(self) -> str:
@@ -88,6 +99,7 @@ class Shard:
         tree["span"] = Span(**tree["span"])
         tree["header"] = tuple(tree["header"])
         tree["layout"] = Layout(**tree["layout"])
+        tree["chosen"] = tuple(tree["chosen"])
         return cls(**tree)
 
 
@@ -152,8 +164,22 @@ class Row:
 
 
 def role_of(method: str, source: str) -> str:
-    """The role of one method's reference set: two methods may both name a source "safe" and mean different files."""
+    """The role of one method's reference set: two methods may both name a source "safe" and mean different files. With
+    CORPUS, that of the rows of the corpus that were drawn for the method."""
     return f"{method}.{source}"
+
+
+def is_drawn(role: str) -> bool:
+    """Whether the role is that of rows of the corpus that were drawn for a method."""
+    return role.endswith(f".{CORPUS}")
+
+
+def choose(shard: Shard, role: str, chosen: Sequence[int], index: int) -> Shard:
+    """Some rows of a shard, by their numbers in its file, as a shard of this role with this index."""
+    key = json.dumps([shard.id, role, *chosen])
+    return replace(
+        shard, index=index, role=role, id=hashlib.sha256(key.encode()).hexdigest()[:16], chosen=tuple(chosen)
+    )
 
 
 def scan(
@@ -200,7 +226,8 @@ def make_shards(scanned: Scanned, role: str, dialect: Mapping[str, Any], first_i
 
 
 def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None = None) -> list[Row]:
-    """The rows of `shard`, in order. columns: those that the caller needs; others may be missing in the rows.
+    """The rows of `shard`, in order, also those that were not chosen. columns: those that the caller needs; others may
+    be missing in the rows.
 
     Raises InputError if the file vanished or is not the one that was planned, TooLargeError if the decoded rows of a
     Parquet or Arrow file exceed columnar.READ_BYTES.
@@ -217,7 +244,7 @@ def read(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] | None
         ]
     else:
         rows = rows_of(read_table(shard, options, columns), shard.span.start_row, strict=columns is not None)
-    if len(rows) != shard.rows:
+    if len(rows) != shard.rows_read:
         raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
     return rows
 
@@ -233,7 +260,7 @@ def read_table(shard: Shard, options: Mapping[str, Any], columns: Sequence[str] 
         except TooManyBytes as error:
             rows = f"{shard.file.name}, rows {span.start_row:,} to {span.stop_row - 1:,}"
             raise TooLargeError(f"{rows}: {error}", str(error)) from None
-    if table.num_rows != shard.rows:
+    if table.num_rows != shard.rows_read:
         raise InputError(f"{shard.file.name}: changed while it was read; run again to plan it anew")
     table = _beside(fitted(table), shard.file.partition, columns)
     return table if columns is None else table.select(list(columns))

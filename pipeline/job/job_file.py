@@ -138,7 +138,7 @@ class LayersJob(Section):
         description="Seconds without progress, on a shard or in a training, after which a worker is taken for hung "
         "and replaced.",
     )
-    seed: int = Field(0, description="Seed of everything random (only selection.control is).")
+    seed: int = Field(0, description="Seed of everything random (selection.control, contrast.sample).")
     artifact: str | None = Field(
         None,
         min_length=1,
@@ -161,9 +161,9 @@ class LayersJob(Section):
     ] = Field(
         "none",
         description="What stays in OUT/_work. vectors (or true): all, for tamis curate --from, tune and "
-        "refit, and your own analysis. scores: all but the vectors, and none are written, but for a sample, where all "
-        "methods are fitted to references alone (they go first; so also with none where the vectors would be over 1 "
-        "GiB). none (or false): nothing. With artifact, vectors are written for vectors only.",
+        "refit, and your own analysis. scores: all but the vectors, and none are written, but for samples, where all "
+        "methods are fitted to references alone or to rows drawn (they go first; so also with none where the vectors "
+        "would be over 1 GiB). none (or false): nothing. With artifact, vectors are written for vectors only.",
     )
     lineage: (
         Annotated[

@@ -255,6 +255,12 @@ def check_alike(nights: Sequence[Captures]) -> None:
             "refit: the cut of these nights was made among their own rows (selection.by: ranks, or selection.within); "
             "there is none to fit"
         )
+    drawn = [name for name, artifact in first.frozen.artifacts.items() if "corpus_sample" in artifact.facts]
+    if drawn:
+        raise ConfigError(
+            f"refit: {drawn[0]} was fitted to rows drawn from the corpus of these nights, and a refit reads all rows: "
+            f"run the nights with {drawn[0]}.sample: all"
+        )
     if first.frozen.facts.settings.get("selection.control"):
         raise ConfigError("refit: the cut of these nights was made by chance (selection.control); there is none to fit")
 

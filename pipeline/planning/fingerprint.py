@@ -70,8 +70,9 @@ OTHERWISE = frozenset(
         "selection.drop_count",
         "selection.threshold",
         "selection.by",
-        # counts only where chance decides
+        # count only where chance decides; of a sample, how many rows were drawn
         "seed",
+        "contrast.sample",
     }
 )
 """Settings that are in the fingerprint in another form, and settings that matter only to some runs."""

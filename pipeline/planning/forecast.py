@@ -12,7 +12,7 @@ from tamis.pipeline.cluster.gpu_memory import shown
 from tamis.pipeline.cluster.machines import on_gpus
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.job.sections import WorkerRange
-from tamis.pipeline.planning.order import bytes_of_scores, bytes_of_vectors, writes_scores
+from tamis.pipeline.planning.order import bytes_of_drawn, bytes_of_scores, bytes_of_vectors, writes_scores
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.planning.rates import Rate, rate_of
 from tamis.pipeline.run.paths import WORK
@@ -73,7 +73,8 @@ def writes(plan: Plan) -> str:
     vectors = shown(bytes_of_vectors(plan))
     if writes_scores(plan):
         scores = shown(bytes_of_scores(plan))
-        first = "" if plan.artifact is not None else ", after the references were captured and fitted"
+        drawn = f" and {shown(bytes_of_drawn(plan))} of vectors of the drawn rows" if plan.corpus_samples else ""
+        first = "" if plan.artifact is not None else f", after the references{drawn} were captured and fitted"
         return (
             f"about {scores} of scores under {WORK}{kept}, in place of {vectors} of vectors{first}; {rows}, and scores"
         )
@@ -108,6 +109,8 @@ def _besides(plan: Plan) -> list[str]:
     found = ["the start of Ray and of the workers", "the fit", "the output"]
     if plan.unsettled:
         found.insert(1, "the search for LARF's block")
+    if plan.corpus_samples:
+        found.insert(1, "the pass over the drawn rows")
     if plan.job.masks_tokens:
         found.insert(1, "the training of reference models")
     if plan.job.method == ["toss-pro"]:

@@ -24,7 +24,7 @@ from tamis.pipeline.planning.fingerprint import FINGERPRINT_FORMAT, reference_di
 from tamis.pipeline.planning.layer_plan import longest_of
 from tamis.pipeline.planning.prompts import read_prompts
 from tamis.pipeline.planning.reference_sets import scan_set
-from tamis.pipeline.run.folder import MEANING
+from tamis.pipeline.run.folder import MEANING, SAMPLE_SEED
 from tamis.pipeline.run.frozen import Frozen, FrozenFacts, read_frozen
 from tamis.pipeline.storage.store import Store
 
@@ -40,6 +40,7 @@ _ELSEWHERE = frozenset(
         "selection.by",
         "selection.within",
         "seed",
+        SAMPLE_SEED,
     }
     | {"search format", "fisher format", "larf.over_rejection_prompts", "larf.refusal_markers"}
     | {f"selection.{rule}" for rule in _RULES}
@@ -192,6 +193,10 @@ def _settle(job: Job, frozen: Frozen) -> tuple[Job, list[str], list[Differing]]:
     _rule(job, facts, changes, taken, differing)
     differing += _searched(job, theirs)
     differing += _references(job, facts)
+    if "contrast" in facts.methods and "contrast.sample" not in theirs:
+        given, ours = _of(job, "contrast.sample")
+        if given and ours not in ("auto", "all", 0):
+            differing.append(("contrast.sample", _there_and_now("all", ours)))
     return _changed(job, changes), taken, differing
 
 
@@ -209,6 +214,8 @@ def _accepted(key: str, value: Any, frozen: Frozen) -> list[Any]:
     section, _, name = key.partition(".")
     if key == "model.dtype":
         return [value, frozen.facts.dtype]
+    if name == "sample" and section in frozen.artifacts:
+        return ["auto", value]
     found = frozen.artifacts[section].facts.get(name) if section in frozen.artifacts else None
     if name in {"layer", "blocks"} and section in METHODS and found is not None:
         return [value, found]

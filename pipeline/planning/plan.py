@@ -34,6 +34,7 @@ from tamis.pipeline.job.methods import known, settings_of
 from tamis.pipeline.models.checks import OpenedModel, check_files, open_model, vocabulary_note
 from tamis.pipeline.models.fetch import ModelSource
 from tamis.pipeline.planning import plan_cache
+from tamis.pipeline.planning.corpus_sample import DrawnRows, draw, sample_keys, sizes
 from tamis.pipeline.planning.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
 from tamis.pipeline.planning.frozen_job import FrozenJob, check_model, with_artifact
 from tamis.pipeline.planning.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
@@ -52,6 +53,9 @@ _WRITES = (
     *(MANIFEST, ARTIFACT_FACTS, f"{RECEIPTS}/emit/compact-0123456789abcdef.jsonl"),
 )
 """Examples of every kind of file that a run writes into its output folder."""
+
+BYTES_OF_A_NUMBER = 4
+"""In a captured vector, and of a score."""
 
 TRAINING_COLUMNS = ("input_ids", "attention_mask", "labels", "token_risk")
 """The columns that a method that masks tokens adds to kept/."""
@@ -72,7 +76,8 @@ class Plan:
     that is known. parameters: of the model that a worker loads, where its files are at hand. unread: what lies in the
     input's folders and is not read. notes: how the columns are read. samples: rows as they are rendered, if asked
     for. artifact: what is applied instead of a fit, if the job names one; `job` has its settings then. night: of a
-    schedule, see `Inputs`. forecast: label -> what is said of a run that is only planned."""
+    schedule, see `Inputs`. forecast: label -> what is said of a run that is only planned. corpus_samples: method -> the
+    rows of the corpus that it is fitted to; one that is not named reads the whole corpus, or none of it."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -97,6 +102,12 @@ class Plan:
     artifact: FrozenJob | None = None
     night: Mapping[str, Any] | None = None
     forecast: Mapping[str, str] = field(default_factory=dict)
+    corpus_samples: Mapping[str, DrawnRows] = field(default_factory=dict)
+
+    @property
+    def fit_shards(self) -> tuple[Shard, ...]:
+        """What is captured for the fit besides the corpus: the references, and the rows that are drawn from it."""
+        return (*self.reference_shards, *(shard for drawn in self.corpus_samples.values() for shard in drawn.shards))
 
     @property
     def model(self) -> ModelSource:
@@ -285,6 +296,17 @@ def make_plan(
         notes.append("the files hold conversations in more than one dialect")
     if not job.masks_tokens and _largest_set(references) > sum(shard.rows for shard in shards):
         notes.append("there are fewer rows than references; a share of so few says little")
+    drawn: dict[str, DrawnRows] = {}
+    if artifact is None and methods:
+        rows = sum(shard.rows for shard in shards)
+        vectors = rows * (len(requests) + undecided) * model.info.width * BYTES_OF_A_NUMBER
+        counts = sizes(methods, rows, vectors, job.keep_captures)
+        if counts:
+            phase("plan", "drawing the rows that stand for the corpus")
+        if counts and job.schedule is not None and job.schedule.refit_every is not None:
+            name = next(iter(counts))
+            raise ConfigError(f"{name}.sample: refit_every fits from all rows of the nights; set {name}.sample: all")
+        drawn = draw(counts, shards, len(shards) + len(references), job.seed)
     phase("plan", "comparing the settings")
     return Plan(
         job=job,
@@ -303,7 +325,11 @@ def make_plan(
             shards,
             model.keys,
             {**captured_keys_of(job, references, max_tokens), **given_keys_of(job)},
-            {**(layers.keys if layers else {}), **({"artifact": artifact.frozen.digest} if artifact else {})},
+            {
+                **(layers.keys if layers else {}),
+                **({"artifact": artifact.frozen.digest} if artifact else {}),
+                **sample_keys(drawn, job.seed),
+            },
         ),
         warnings=tuple(notes),
         will_fail=bool(fatal),
@@ -313,6 +339,7 @@ def make_plan(
         samples=samples,
         artifact=artifact,
         night=_with_empty(found.night, everything),
+        corpus_samples=drawn,
     )
 
 

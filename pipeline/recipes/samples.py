@@ -36,10 +36,8 @@ from tamis.pipeline.fit.scores import (
     ScoreSpec,
     ScoreSums,
     Selection,
-    fit_methods,
     load_artifacts,
     rank_histogram,
-    save_artifacts,
     score_shards,
 )
 from tamis.pipeline.inputs.originals import output_schema
@@ -50,6 +48,7 @@ from tamis.pipeline.layers import find as layers
 from tamis.pipeline.planning.frozen_job import frozen_facts, other_device
 from tamis.pipeline.planning.order import writes_scores
 from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.recipes.fitting import fit_plan, save, sources_of
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import incomplete, receipts
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze
@@ -133,7 +132,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
         start = scoring(plan, store, key, fitted.sealed)
         captured = run_capture(plan, store, key, cluster, timings, plan.shards, SCORED, start, fitted.references)
     else:
-        captured = run_capture(plan, store, key, cluster, timings, [*plan.reference_shards, *plan.shards])
+        captured = run_capture(plan, store, key, cluster, timings, [*plan.fit_shards, *plan.shards])
     plan = plan.without(captured.failed)
     if not plan.shards:
         incomplete.refuse(plan.failed)
@@ -196,28 +195,21 @@ def _scores_first(plan: Plan, store: Store, key: str) -> bool:
 
 
 def _fit_references(plan: Plan, store: Store, key: str, cluster: Cluster, timings: Timings) -> _Fitted:
-    """The artifacts of methods that need none of the corpus: those of the job's artifact, or fitted to the
-    references."""
+    """The artifacts of methods that need no more of the corpus than rows drawn from it: those of the job's artifact, or
+    fitted to the references and these rows."""
     began = time.monotonic()
     if plan.artifact is not None:
         frozen = plan.artifact.frozen
         return _Fitted(CaptureTotals(), dict(frozen.artifacts), frozen.copy_to(store))
-    references = run_capture(plan, store, key, cluster, {}, plan.reference_shards, said="references")
-    sources: dict[str, list[Sealed]] = {CORPUS: []}
-    for shard in plan.reference_shards:
-        sources.setdefault(shard.role, []).append(references.captured[shard.name].file)
+    references = run_capture(plan, store, key, cluster, {}, plan.fit_shards, said="references")
     artifacts = load_artifacts(store, key)
     if artifacts is None:
-        progress = Progress("fit", len(plan.reference_shards), unit="shards", brief=True)
-        artifacts = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
+        progress = Progress("fit", len(plan.fit_shards), unit="shards", brief=True)
+        artifacts = fit_plan(plan, store, sources_of(plan, references), references, progress)
         progress.finish()
-    files = save_artifacts(store, artifacts, _artifact_facts(plan, key))
+    files = save(plan, store, key, artifacts)
     timings["references"] = {"seconds": time.monotonic() - began}
     return _Fitted(references, artifacts, files)
-
-
-def _artifact_facts(plan: Plan, key: str) -> dict[str, Any]:
-    return {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": plan.model_info.blocks}
 
 
 # --- fit ----------------------------------------------------------------------------------------------------------
@@ -229,9 +221,7 @@ def _fit(
     """fitted: where the captured tables hold scores by it, in place of vectors."""
     began = time.monotonic()
     phase("fit", "looking for what is done already")
-    sources: dict[str, list[Sealed]] = {CORPUS: []}  # by role
-    for shard in [*plan.shards, *plan.reference_shards]:
-        sources.setdefault(shard.role, []).append(captured.captured[shard.name].file)
+    sources = sources_of(plan, captured, plan.shards)
     steps = sum(
         len(sources.get(role, ()))
         for name, method in plan.methods.items()
@@ -245,12 +235,11 @@ def _fit(
         artifacts = load_artifacts(store, key) if frozen is None else dict(frozen.artifacts)
     progress = Progress("fit", len(plan.shards) + (steps if artifacts is None else 0), unit="shards")
     if artifacts is None:
-        artifacts = fit_methods(store, plan.methods, plan.model_info.blocks, sources, progress.advance)
+        artifacts = fit_plan(plan, store, sources, captured, progress)
     if fitted is not None:
         files = list(fitted.files)
     else:
-        facts = _artifact_facts(plan, key)
-        files = save_artifacts(store, artifacts, facts) if frozen is None else frozen.copy_to(store)
+        files = save(plan, store, key, artifacts) if frozen is None else frozen.copy_to(store)
     control, ready = seed_of(plan.job), fitted is not None
     by = plan.job.selected_by
     first = scored_by(by, plan.methods)

@@ -39,12 +39,16 @@ VECTORS_OF = "vectors of"
 """The key that ties a run (`tamis curate --from`) to the captures of another one, which it was fitted to."""
 CERTIFICATE = "selection.certificate"
 """The key that ties a selection to the certificate of its threshold."""
+SAMPLE_SEED = "sample seed"
+"""The key that says by which seed rows of the corpus were drawn for a fit."""
 
 MEANING = {
     "input": "the files, their content, the way they are read or shard_rows",
     "model": "the model's files",
     "tokenizer and template": "the tokenizer or the chat template",
     "larf.over_rejection_prompts": "the over-rejection prompts",
+    "contrast.sample": "how many rows stand for the corpus (by contrast.sample; if that is auto, by keep_captures too)",
+    SAMPLE_SEED: "the seed by which these rows are drawn",
     SELECTED_FROM: "the finished run whose scores were cut anew, if any,",
     VECTORS_OF: "the finished run whose vectors were scored anew, if any,",
     CERTIFICATE: "the certificate of the cut, if any (its labels, the share that may be harmful, or how sure that is),",

@@ -111,6 +111,14 @@ def test_a_cut_by_chance_is_no_cut_to_fit() -> None:
         refit.check_alike([night("n1", **{"selection.control": "random"})])
 
 
+def test_nights_of_drawn_rows_are_not_fitted_again() -> None:
+    """Their artifacts say that a sample stands for the corpus; a refit would read all rows, and say otherwise."""
+    drawn = night("n1")
+    drawn.frozen.artifacts["saft"].facts["corpus_sample"] = {"usable": 7}
+    with pytest.raises(ConfigError, match=r"saft was fitted to rows drawn .*: run the nights with saft\.sample: all"):
+        refit.check_alike([drawn])
+
+
 def test_the_methods_are_those_of_the_nights_and_larfs_block_is_the_one_that_was_found() -> None:
     methods = refit.methods_in(night("n1"))
     larf, saft = methods["larf"], methods["saft"]

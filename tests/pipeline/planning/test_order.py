@@ -13,8 +13,9 @@ from plan_jobs import Planner, larf
 from rich.console import Console
 
 from tamis.pipeline.commands.screens import _captured, _said_by_methods, show_plan
+from tamis.pipeline.planning.corpus_sample import LARGE
 from tamis.pipeline.planning.forecast import writes
-from tamis.pipeline.planning.order import LARGE, bytes_of_vectors, writes_scores
+from tamis.pipeline.planning.order import bytes_of_vectors, writes_scores
 
 
 @pytest.fixture
