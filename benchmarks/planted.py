@@ -147,8 +147,8 @@ def ways(blocks: int) -> Iterator[Way]:
         chosen: list[dict[str, Any]] = [{}]
         if "layer" in settings:
             chosen = [{"layer": layer} for layer in layers]
-        elif "layers" in settings:
-            chosen = [{"layers": layers}]
+        elif "blocks" in settings:
+            chosen = [{"blocks": layers}]
         for values in chosen:
             try:
                 method = kind(**values)

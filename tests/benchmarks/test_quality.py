@@ -160,10 +160,10 @@ def test_every_method_that_scores_samples_is_taken_up_by_itself(
     @dataclass(frozen=True)
     class Several(Method):
         name: ClassVar[str] = "several"
-        layers: list[int] = setting([], "Blocks that are read at once.")
+        blocks: list[int] = setting([], "Blocks that are read at once.")
 
         def requests(self, blocks: int) -> tuple[Request, ...]:
-            return tuple(Request(layer, "last_token") for layer in self.layers)
+            return tuple(Request(layer, "last_token") for layer in self.blocks)
 
         def fit(self, reduce: Any, blocks: int) -> Any:
             raise AssertionError("not fitted here")
