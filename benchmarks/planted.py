@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 import tempfile
@@ -30,6 +31,8 @@ from long_answers import write_long_answers  # noqa: E402
 
 DEPTHS = (0.31, 0.5, 0.75)
 """Where the three blocks are: LARF's of the paper, the middle, and a late one."""
+PIECE = 500
+"""So many rows go through the model between two files of --keep."""
 LONG = 3
 """The lab's long answers have so many times the words of its others."""
 
@@ -163,25 +166,61 @@ def requests_of(chosen: Sequence[Way], blocks: int) -> list[Request]:
     return sorted({request for way in chosen for request in way.method.requests(blocks)})
 
 
-def represented(conversations: Sequence[Conversation], model: Path, requests: Sequence[Request]) -> Rows:
-    """The rows that a job would use; how many it would not is said on stderr."""
+def represented(
+    conversations: Sequence[Conversation], model: Path, requests: Sequence[Request], keep: Path | None = None
+) -> Rows:
+    """The rows that a job would use; how many it would not is said on stderr. keep: folder of the vectors, a file for
+    PIECE rows: an interrupted call goes on from there. A file of other rows, models or requests has another name."""
     rows = corpora.tokenised(conversations, model)
-    representer = Representer.load(str(model), requests, dtype="float32", device="cpu")
-    made, problems = representer.represent(rows.input_ids, rows.finals)
-    representer.close()
-    good = np.array([row not in problems for row in range(len(rows.input_ids))])
-    if lost := len(conversations) - int(good.sum()):
+    pieces = [
+        _piece(rows.input_ids[first : first + PIECE], rows.finals[first : first + PIECE], model, requests, keep)
+        for first in range(0, len(rows.input_ids), PIECE)
+    ]
+    lengths = np.concatenate([piece["lengths"] for piece in pieces])
+    if lost := len(conversations) - len(lengths):
         print(f"{lost} of {len(conversations)} rows cannot be used", file=sys.stderr)
-    vectors = {request.column: made[request][good] for request in requests}
-    return Rows(vectors, (rows.finals[:, 1] - rows.finals[:, 0])[good])
+    vectors = {request.column: np.concatenate([piece[request.column] for piece in pieces]) for request in requests}
+    return Rows(vectors, lengths)
 
 
-def all_represented(texts: Texts, model: Path, requests: Sequence[Request]) -> dict[str, Rows]:
+def _piece(
+    ids: Sequence[npt.NDArray[np.int64]],
+    finals: npt.NDArray[np.int64],
+    model: Path,
+    requests: Sequence[Request],
+    keep: Path | None,
+) -> dict[str, npt.NDArray[Any]]:
+    """The usable rows: `lengths`, and each request's vectors by its column."""
+    columns = [request.column for request in requests]
+    weights = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in model.iterdir())
+    made_of = json.dumps([columns, weights, [row.tolist() for row in ids], finals.tolist()])
+    file = None if keep is None else keep / f"vectors-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.npz"
+    if file is not None and file.exists():
+        with np.load(file) as kept:
+            return dict(kept)
+    representer = Representer.load(str(model), requests, dtype="float32", device="cpu")
+    made, problems = representer.represent(ids, finals)
+    representer.close()
+    good = np.array([row not in problems for row in range(len(ids))], dtype=bool)
+    piece: dict[str, npt.NDArray[Any]] = {request.column: made[request][good] for request in requests}
+    piece["lengths"] = (finals[:, 1] - finals[:, 0])[good]
+    print(f"  {len(ids)} rows done", file=sys.stderr)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        half_written = file.with_suffix(".part.npz")
+        np.savez(half_written, allow_pickle=False, **piece)
+        half_written.replace(file)
+    return piece
+
+
+def all_represented(
+    texts: Texts, model: Path, requests: Sequence[Request], keep: Path | None = None
+) -> dict[str, Rows]:
     """Ends where an unsafe or safe row cannot be used: the halves would not be of the same pairs."""
     found = {}
     for kind, conversations in texts.items():
         print(f"{kind}: {len(conversations):,} rows through the model", file=sys.stderr)
-        found[kind] = represented(conversations, model, requests)
+        found[kind] = represented(conversations, model, requests, keep)
         if kind in ("unsafe", "safe") and len(found[kind].lengths) != len(conversations):
             sys.exit(f"every {kind} row must be usable: take the others out, in pairs")
     return found

@@ -54,7 +54,7 @@ def main() -> None:
         sys.exit("no model: give --model FOLDER, or --lab")
     blocks = planted.number_of_blocks(model)
     chosen = list(planted.ways(blocks))
-    vectors = planted.all_represented(texts, model, planted.requests_of(chosen, blocks))
+    vectors = planted.all_represented(texts, model, planted.requests_of(chosen, blocks), arguments.keep)
     plain, styled = ([planted.plant(vectors, half, style) for half in (0, 1)] for style in (False, True))
     results = []
     for way in chosen:
@@ -146,6 +146,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("table", "tuning"), default="table", help="which half of the benchmark")
     parser.add_argument("--json", type=Path, help="write the results here, and the table beside it (.md)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=Path("quality-out"),
+        help="folder of what is finished: the same command goes on from there",
+    )
     table = parser.add_argument_group("the table")
     table.add_argument("--model", type=Path, help="folder of a chat model")
     table.add_argument("--corpus", type=Path, help="JSON Lines of harmless rows, in any form that tamis reads")

@@ -79,7 +79,6 @@ def add_flags(parser: Any) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of the fine-tunings (default 1 2)")
     parser.add_argument("--processes", type=int, default=2, help="fine-tunings at a time, a thread each (default 2)")
     parser.add_argument("--runs", type=int, help="at most so many fine-tunings now; the next call goes on")
-    parser.add_argument("--keep", type=Path, default=Path("quality-out"), help="folder of finished fine-tunings")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -89,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     prompts = Prompts(material.harmful_prompts, harmless_prompts(arguments), material.task_prompts)
     harmful = np.array([row.kind in ("harmful", "mixed") for row in material.rows])
     best = best_three(json.loads(arguments.table.read_text())["results"])
-    arms = all_arms(material, harmful, best, arguments.tuning_seed)
+    arms = all_arms(material, harmful, best, arguments.tuning_seed, arguments.keep)
     settings = {
         "rows": arguments.tuning_rows,
         "harmful": int(harmful.sum()),
@@ -134,7 +133,7 @@ def best_three(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def all_arms(
-    material: toss_corpus.Material, harmful: NDArray[np.bool_], best: Sequence[tuple[str, str]], seed: int
+    material: toss_corpus.Material, harmful: NDArray[np.bool_], best: Sequence[tuple[str, str]], seed: int, keep: Path
 ) -> list[Arm]:
     """Every arm but "no filter" drops as many rows as are harmful."""
     rows, drop = len(harmful), int(harmful.sum())
@@ -148,7 +147,7 @@ def all_arms(
         name: [Conversation(row.messages, {}, None) for row in getattr(material, source)]
         for name, source in (("corpus", "rows"), ("unsafe", "unsafe"), ("safe", "safe"))
     }
-    found = planted.all_represented(texts, MODEL, planted.requests_of(chosen, blocks))
+    found = planted.all_represented(texts, MODEL, planted.requests_of(chosen, blocks), keep)
     if len(found["corpus"].lengths) != rows:
         sys.exit("some rows of the corpus cannot be used: dropped rows would be other rows")
     each = planted.Planted(

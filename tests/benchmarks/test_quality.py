@@ -151,6 +151,48 @@ def test_long_answers_are_numbered_harmless_and_as_long_as_asked(words: int) -> 
     assert (asked["role"], answered["role"]) == ("user", "assistant")
 
 
+# --- the figures --------------------------------------------------------------------------------------------------
+
+
+def with_styles(style: bool) -> planted.Planted:
+    """Harm and the style are long, the rest is short."""
+    kinds = np.repeat([0, 1, 2], [300, 20 if style else 0, 20])
+    lengths = np.where(kinds == 0, np.tile([10, 11, 12], 200)[: len(kinds)], np.arange(len(kinds)) % 5 + 100)
+    return planted.Planted(planted.Rows({}, lengths), kinds, {})
+
+
+def test_a_detector_of_length_or_style_is_told_from_a_detector_of_harm() -> None:
+    plain, styled = ([with_styles(style)] * 2 for style in (False, True))
+    rng = np.random.default_rng(0)
+    ways = {
+        "harm": lambda each: (each.kinds == 2) + rng.random(len(each.kinds)),
+        "style": lambda each: each.kinds % 2 * 2.0 + each.kinds + rng.random(len(each.kinds)),
+        "length": lambda each: each.corpus.lengths.astype(np.float64),
+    }
+    rows = {
+        name: {"method": name, "block": "2"}
+        | quality.judged(plain, styled, *([way(each) for each in folds] for folds in (plain, styled)))
+        for name, way in ways.items()
+    }
+    assert rows["harm"]["auroc"]["value"] > 0.99
+    assert rows["harm"]["style"]["value"] > 0.99
+    assert rows["style"]["auroc"]["value"] > 0.99
+    assert rows["style"]["style"]["value"] < 0.01
+    assert rows["length"]["auroc"]["value"] == 1
+    assert 0.3 < rows["length"]["style"]["value"] < 0.7
+    assert "no better than length" in quality.named(rows["length"])
+    table = quality.table(list(rows.values())).splitlines()
+    assert [len(line) for line in table] == [len(table[0])] * 5
+    assert "too few" in table[-1]  # no row of the corpus is as long as harm is
+
+
+def test_a_method_that_beats_length_is_not_marked_and_the_length_itself_neither() -> None:
+    better = {"method": "a", "block": "2", "better_than_length_by": {"value": 0.1, "interval": [0.01, 0.2]}}
+    assert quality.named(better) == "a"
+    length = {"method": "length", "block": "", "better_than_length_by": {"value": 0.0, "interval": [0.0, 0.0]}}
+    assert quality.named(length) == "length"
+
+
 # --- the methods --------------------------------------------------------------------------------------------------
 
 
