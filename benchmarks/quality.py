@@ -146,12 +146,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("table", "tuning"), default="table", help="which half of the benchmark")
     parser.add_argument("--json", type=Path, help="write the results here, and the table beside it (.md)")
-    parser.add_argument(
-        "--keep",
-        type=Path,
-        default=Path("quality-out"),
-        help="folder of what is finished: the same command goes on from there",
-    )
+    parser.add_argument("--keep", type=Path, help="folder for what is finished, from which the same command goes on")
     table = parser.add_argument_group("the table")
     table.add_argument("--model", type=Path, help="folder of a chat model")
     table.add_argument("--corpus", type=Path, help="JSON Lines of harmless rows, in any form that tamis reads")
@@ -161,7 +156,10 @@ def parse() -> argparse.Namespace:
     table.add_argument("--lab", action="store_true", help="the lab's model, corpus and references")
     table.add_argument("--rows", type=int, default=3000, help="of the lab's corpus, a tenth planted (default 3000)")
     tuning_effect.add_flags(parser.add_argument_group("the fine-tuning, on the lab's model"))
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.runs is not None and arguments.keep is None:
+        parser.error("--runs stops before the end, so it needs --keep FOLDER")
+    return arguments
 
 
 if __name__ == "__main__":

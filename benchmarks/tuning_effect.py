@@ -133,7 +133,11 @@ def best_three(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def all_arms(
-    material: toss_corpus.Material, harmful: NDArray[np.bool_], best: Sequence[tuple[str, str]], seed: int, keep: Path
+    material: toss_corpus.Material,
+    harmful: NDArray[np.bool_],
+    best: Sequence[tuple[str, str]],
+    seed: int,
+    keep: Path | None,
 ) -> list[Arm]:
     """Every arm but "no filter" drops as many rows as are harmful."""
     rows, drop = len(harmful), int(harmful.sum())
@@ -176,13 +180,12 @@ def fine_tuned(
     prompts: Prompts,
 ) -> tuple[dict[str, list[dict[str, Any]]], int]:
     """The runs of each arm, in the order of the seeds, and how many are still missing."""
-    file = arguments.keep / "runs.jsonl"
-    known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    file = None if arguments.keep is None else arguments.keep / "runs.jsonl"
+    known = [json.loads(line) for line in file.read_text().splitlines()] if file is not None and file.exists() else []
     by_key = {run["key"]: run for run in known}
     tasks: dict[str, tuple[Arm | None, int]] = {key_of(settings, None, 0): (None, 0)}
     tasks |= {key_of(settings, arm, seed): (arm, seed) for seed in arguments.seeds for arm in arms}
     missing = [key for key in tasks if key not in by_key][: arguments.runs]
-    arguments.keep.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {}
         for key in missing:
@@ -195,8 +198,10 @@ def fine_tuned(
             run = {"key": key, "arm": arm.name if arm else BEFORE, "seed": seed} | future.result()
             by_key[key] = run
             print(json.dumps(run), flush=True)
-            with file.open("a") as f:
-                f.write(json.dumps(run) + "\n")
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("a") as f:
+                    f.write(json.dumps(run) + "\n")
     runs: dict[str, list[dict[str, Any]]] = {}
     for key, (arm, _) in tasks.items():
         if key in by_key:
