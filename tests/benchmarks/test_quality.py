@@ -26,6 +26,7 @@ import recalls  # noqa: E402
 import tuning_effect  # noqa: E402
 from long_answers import long_row  # noqa: E402
 
+from tamis.operators.conversation.conversation import Conversation  # noqa: E402
 from tamis.operators.generation.refusals import is_refusal  # noqa: E402
 from tamis.operators.methods import METHODS, Method, setting  # noqa: E402
 from tamis.operators.requests import Request  # noqa: E402
@@ -149,6 +150,31 @@ def test_long_answers_are_numbered_harmless_and_as_long_as_asked(words: int) -> 
     assert words <= len(answered["content"].split()) <= max(words, 70) + 70
     assert not is_refusal(answered["content"])
     assert (asked["role"], answered["role"]) == ("user", "assistant")
+
+
+def test_kept_vectors_are_those_of_the_model_and_of_these_rows_only(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planted, "PIECE", 2)
+    texts = [
+        Conversation([{"role": "user", "content": asked}, {"role": "assistant", "content": "It is " + asked}])
+        for asked in ("one", "two of them", "three", "four and five")
+    ]
+    requests = [Request(1, "last_token"), Request(2, "response_mean")]
+    fresh = planted.represented(texts[:3], tiny_model, requests)
+    kept = planted.represented(texts[:3], tiny_model, requests, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(planted.Representer, "load", lambda *_, **__: pytest.fail("through the model again"))
+    again = planted.represented(texts[:3], tiny_model, requests, tmp_path)
+    for column in fresh.vectors:
+        assert np.allclose(fresh.vectors[column], kept.vectors[column], atol=1e-5)
+        assert (kept.vectors[column] == again.vectors[column]).all()
+    assert fresh.lengths.tolist() == again.lengths.tolist()
+    for other in (texts[:1] + texts[3:], texts[1:3], texts[:3][::-1]):
+        with pytest.raises(pytest.fail.Exception, match="again"):
+            planted.represented(other, tiny_model, requests, tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="again"):
+        planted.represented(texts[:3], tiny_model, requests[:1], tmp_path)
 
 
 # --- the figures --------------------------------------------------------------------------------------------------
