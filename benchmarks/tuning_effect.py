@@ -87,6 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     prompts = Prompts(material.harmful_prompts, harmless_prompts(arguments), material.task_prompts)
     harmful = np.array([row.kind in ("harmful", "mixed") for row in material.rows])
+    if not arguments.table.exists():
+        sys.exit(f"{arguments.table} is missing: make it with quality.py --lab --json {arguments.table}")
     best = best_three(json.loads(arguments.table.read_text())["results"])
     arms = all_arms(material, harmful, best, arguments.tuning_seed, arguments.keep)
     settings = {
