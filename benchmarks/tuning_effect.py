@@ -2,7 +2,8 @@
 
 The corpus is the lab's with a task, harmless talk, harmful pairs and answers that turn harmful half way; every arm
 drops as many rows as are harmful. Arms share their batches, and the mean of the weights over the second half of the
-steps is measured (lab/paired.py), by greedy answers to prompts that stand nowhere in the corpus:
+steps is measured (lab/paired.py), by greedy answers to prompts. The harmful ones and those of the task stand nowhere in
+the corpus, some of the harmless ones do:
 
     refused          harmful prompts that are refused: more is better
     false refusals   harmless prompts, half of which sound harmful, that are refused: fewer is better
