@@ -67,10 +67,11 @@ lint: install  ## ruff: rules and format
 format: install  ## ruff: mend what can be mended
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-types: install  ## mypy --strict on both packages
+types: install  ## mypy --strict on the whole package
 	@# the import name differs from the folder names, so mypy reads them through links
-	@mkdir -p build/types/tamis && ln -sfn ../../../operators build/types/tamis/operators && ln -sfn ../../../pipeline build/types/tamis/pipeline
-	@MYPYPATH=build/types $(BIN)/mypy -p tamis.operators -p tamis.pipeline
+	@rm -rf build/types && mkdir -p build/types/tamis
+	@ln -s $(addprefix ../../../,operators pipeline $(wildcard api/*.py api/py.typed)) build/types/tamis/
+	@MYPYPATH=build/types $(BIN)/mypy -p tamis
 
 check: lint types test-all  ## what CI runs
 
