@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
+import glob
 import hashlib
 import html
 import json
 import os
 import tempfile
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +23,7 @@ from tamis.corpora import addresses, written
 from tamis.pipeline.errors import ConfigError, DamagedError, IncompleteError
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import DROPPED, INCOMPLETE, KEPT, MANIFEST, QUARANTINE, REPORT, SCORES
-from tamis.pipeline.storage.store import Store
+from tamis.pipeline.storage.store import Sealed, Store
 from tamis.shown import in_notebook
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ class Run:
     @property
     def warnings(self) -> list[str]:
         """What the report warns of."""
-        return list(self._manifest["warnings"])
+        return list(self._manifest.get("warnings", ()))
 
     @cached_property
     def kept(self) -> datasets.Dataset:
@@ -137,13 +139,23 @@ class Run:
         if not self._manifest["counts"][_COUNTED[part]]:  # which `datasets` refuses to read
             empty = [self._store.read_table(name).schema for name in list(listed)[:1]]
             return library.Dataset(empty[0].empty_table()) if empty else library.Dataset.from_dict({})
+        paths, cache = [self._store.path(name) for name in sorted(listed)], None
+        if not self._store.is_local:
+            paths, cache = self._fetch(sorted(listed))
         with _no_bars():
-            return library.load_dataset(
-                "parquet",
-                data_files=[self._store.path(name) for name in sorted(listed)],
-                split="train",
-                storage_options=self.storage_options or None,
-            )
+            # It takes a path for a glob.
+            files = [glob.escape(path) for path in paths]
+            return library.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+
+    def _fetch(self, names: Sequence[str]) -> tuple[list[str], str]:
+        """The files of an object store in a folder that lasts as long as this process, and a folder for a cache."""
+        folder = tempfile.mkdtemp(dir=_fetched().name)
+        sums = {file["name"]: file["sha256"] for file in self._manifest["files"]}
+        paths = []
+        for name in names:
+            paths.append(os.path.join(folder, name.rpartition("/")[2]))
+            Path(paths[-1]).write_bytes(self._store.read(Sealed(name, sums[name])))
+        return paths, os.path.join(folder, "cache")
 
     def __repr__(self) -> str:
         counts = self._manifest["counts"]
@@ -299,6 +311,11 @@ def _labels(labels: Any) -> Iterator[str | None]:
         if len(paths) > 1:
             raise ConfigError("labels: too many for one file; write them into a file and give its path")
         yield paths[0]
+
+
+@functools.cache
+def _fetched() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tamis-fetched-")
 
 
 @contextmanager

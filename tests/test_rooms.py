@@ -23,7 +23,7 @@ FLOORS = {
     "training",
     "pipeline": "terminal errors storage inputs job cluster run labels models planning capture fit references report "
     "emit layers recipes curate nights commands cli",
-    "api": "errors shown corpora command finished jobs",
+    "api": "errors shown corpora command finished arguments jobs",
 }
 """The packages and the modules next to them, lowest layer first. Modules of api/ are imported as tamis.NAME."""
 
@@ -40,7 +40,7 @@ def imports(file: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, "api.__init__") for _ in node.names)
         elif isinstance(node, ast.Import):
             found = [alias.name for alias in node.names if alias.name.split(".")[0] == "tamis"]
-            yield from ((node.lineno, in_its_room(name.removeprefix("tamis.").replace("tamis", ""))) for name in found)
+            yield from ((node.lineno, in_its_room(name.partition(".")[2])) for name in found)
 
 
 def in_its_room(name: str) -> str:
