@@ -1,4 +1,4 @@
-"""A command in a process of its own: what it says arrives, how it fails becomes an exception, Ctrl-C ends it in order."""
+"""A command in a process of its own: what it says arrives, its failure is an exception, Ctrl-C ends it in order."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ def test_paths_stay_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_is_missing_in_a_frame_is_null(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {
-            "text": pd.Series(["a", np.nan, None], dtype=object),
+            "text": pd.Series(["a", np.nan, "b"], dtype=object),
             "number": [1.5, math.nan, 2.0],
             "whole": pd.array([1, pd.NA, 3], dtype="Int64"),
             "when": pd.to_datetime(["2026-01-01", None, "2026-01-03"]),
