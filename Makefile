@@ -30,7 +30,7 @@ demo: install  ## plant harmful pairs in a small corpus, curate it, and say how 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # by folder, too: to look into the other ones imports torch and Ray
-QUICK := tests/test_*.py tests/deploy tests/operators/{conversation,tokens,statistics,methods,references} \
+QUICK := tests/test_*.py tests/api tests/deploy tests/operators/{conversation,tokens,statistics,methods,references} \
 	tests/pipeline/{storage,inputs,job,run,planning,fit,references,report,emit}
 
 quick: install  ## what needs neither Ray nor a server nor a whole run, in a minute or so
