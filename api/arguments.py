@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tamis.corpora import addresses, check_kind, written
+from tamis.corpora import addresses, check_kind, storage_errors, written
 from tamis.finished import Run
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job.job_file import load_job
@@ -196,9 +196,10 @@ def _nested(keys: Mapping[str, Any]) -> dict[str, Any]:
 def _own_folder() -> str:
     """The folder of this user under the temporary folder. Nobody else can have put anything into it."""
     path = os.path.join(tempfile.gettempdir(), f"tamis-runs-{os.getuid()}")
-    with suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    found = os.lstat(path)
+    with storage_errors():
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise ConfigError(f"output is missing, and {path} is not a folder of yours alone; name an output")
     return path

@@ -20,7 +20,15 @@ from typing import Any
 
 from tamis.pipeline import errors
 from tamis.pipeline.commands.log_flags import HEARTBEAT
-from tamis.pipeline.errors import ClusterError, ConfigError, InputError, InternalError, StorageError, TamisError
+from tamis.pipeline.errors import (
+    ClusterError,
+    ConfigError,
+    InputError,
+    InternalError,
+    StorageError,
+    TamisError,
+    error_text,
+)
 from tamis.shown import Display
 
 _LIVE_SECONDS = "1"
@@ -85,14 +93,17 @@ def follow(command: Sequence[str], environment: Mapping[str, str], display: Disp
     said = Said()
     with tempfile.TemporaryFile() as out:
         # In a session of its own, so that Ctrl-C, in a terminal or a notebook, reaches it once: from here.
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.PIPE,
-            env=dict(environment),
-            start_new_session=True,
-        )
+        try:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                env=dict(environment),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ClusterError(f"no process can be started here ({error_text(error)})") from None
         try:
             _listen(child, said, display)
         except BaseException:

@@ -13,6 +13,7 @@ import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tamis.operators.conversation.schema import digit_notes, infer_rows, to_table, too_wide
-from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.errors import ConfigError, InputError, StorageError, error_text
 from tamis.pipeline.storage.store import Store
 
 KINDS = (
@@ -96,8 +97,9 @@ def written(data: Any, store: Store, name: str = "data") -> Files:
     try:
         for number, content in enumerate(_contents(_tables(data, name, notes), name)):
             file = f"{number:05d}-{hashlib.sha256(content).hexdigest()[:_DIGEST]}.parquet"
-            if not (store.exists(file) and store.read(file) == content):
-                store.write(file, content)
+            with storage_errors():
+                if not (store.exists(file) and store.read(file) == content):
+                    store.write(file, content)
             paths.append(store.path(file))
     except pa.ArrowException as error:
         # Its message may quote the data.
@@ -105,6 +107,16 @@ def written(data: Any, store: Store, name: str = "data") -> Files:
     if not paths:
         raise InputError(f"{name}: holds no rows")
     return Files(paths, notes)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """StorageError for an error of the system, in the words of the command."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        raise StorageError(f"{where}{error_text(error)}; free space / check the storage, and call it again") from None
 
 
 def _contents(tables: Iterator[pa.Table], name: str) -> Iterator[bytes]:
@@ -140,6 +152,9 @@ def _tables(data: Any, name: str, notes: list[str]) -> Iterator[pa.Table]:
         for batch in data.with_format("arrow").iter(batch_size=_GROUP_ROWS):
             yield batch.replace_schema_metadata(data.features.arrow_schema.metadata)
     elif _is(data, "polars", "DataFrame"):
+        objects = [column for column, kind in data.schema.items() if str(kind) == "Object"]
+        if objects:
+            raise InputError(f"{name}: column {objects[0][:80]} is of type Object, which Arrow has not; cast it")
         yield data.to_arrow()
     elif _is_frame(data):
         yield _of_pandas(data, name, notes)
@@ -252,7 +267,7 @@ def _column(series: Any, label: str, name: str, notes: list[str]) -> Any:
         if series.dtype == object:
             return _objects(series, label, name, notes)
         return pa.array(series, from_pandas=True)
-    except (pa.ArrowException, _NotJson):  # Arrow's message may quote the data
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, _NotJson):  # their messages may quote the data
         kinds = sorted({type(value).__name__ for value in series})
         raise InputError(
             f"{name}: column {label[:80]} holds what no column of a table can ({', '.join(kinds[:5])}); convert it"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis.command import run as command
-from tamis.corpora import addresses, written
+from tamis.corpora import addresses, storage_errors, written
 from tamis.pipeline.errors import ConfigError, DamagedError, IncompleteError
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import DROPPED, INCOMPLETE, KEPT, MANIFEST, QUARANTINE, REPORT, SCORES
@@ -113,10 +113,11 @@ class Run:
     def report(self, open: bool | None = None) -> Report:
         """The report. open: whether to open it in the browser; default: not in a notebook, which shows what this
         returns. Raises DamagedError where it is missing."""
-        try:
-            page = self._store.read(REPORT).decode("utf-8")
-        except FileNotFoundError:
-            raise DamagedError(f"{self._store.path(REPORT)}: is missing; `tamis report` writes it anew") from None
+        with storage_errors():
+            try:
+                page = self._store.read(REPORT).decode("utf-8")
+            except FileNotFoundError:
+                raise DamagedError(f"{self._store.path(REPORT)}: is missing; `tamis report` writes it anew") from None
         if open or (open is None and not in_notebook()):
             address = self._store.path(REPORT)
             webbrowser.open(Path(address).as_uri() if self._store.is_local else _as_file(page))
@@ -141,7 +142,8 @@ class Run:
             return library.Dataset(empty[0].empty_table()) if empty else library.Dataset.from_dict({})
         paths, cache = [self._store.path(name) for name in sorted(listed)], None
         if not self._store.is_local:
-            paths, cache = self._fetch(sorted(listed))
+            with storage_errors():
+                paths, cache = self._fetch(sorted(listed))
         with _no_bars():
             # It takes a path for a glob.
             files = [glob.escape(path) for path in paths]
@@ -182,11 +184,12 @@ def load(output: str | os.PathLike[str], *, storage_options: Mapping[str, Any] |
         tamis.load("out/").scores.to_pandas()
     """
     store = Store(os.fspath(output), dict(storage_options or {}))
-    if not store.exists(MANIFEST):
-        if store.exists(INCOMPLETE):
-            raise IncompleteError(f"{store.path()}: some shards were set aside; run the same call again to retry them")
-        raise ConfigError(f"{store.path()}: no finished run here (there is no {MANIFEST}); see `tamis status`")
-    return Run(store, facts_in(store, MANIFEST))
+    with storage_errors():
+        if not store.exists(MANIFEST):
+            if store.exists(INCOMPLETE):
+                raise IncompleteError(f"{store.path()}: some shards were set aside; the same call again retries them")
+            raise ConfigError(f"{store.path()}: no finished run here (there is no {MANIFEST}); see `tamis status`")
+        return Run(store, facts_in(store, MANIFEST))
 
 
 def select(

@@ -45,6 +45,8 @@ class Display:
         event, level, message = facts["event"], facts["level"], str(facts["message"])
         if event in _UNSAID or (self._quiet and level == "info"):
             return
+        if event == "result" and facts.get("did_nothing"):
+            message = f"complete already, nothing was done: {message}"
         with suppress(OSError, ValueError):  # the terminal may be gone; the work goes on
             if event == "progress" and self._lines.live:
                 self._lines.draw(message)

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis.corpora import addresses, check_kind, written
-from tamis.errors import ConfigError, InputError
+from tamis.errors import ConfigError, InputError, StorageError
 from tamis.pipeline.storage.store import Store
 
 CHAT = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
@@ -314,3 +314,15 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"])
     with pytest.raises(InputError, match="called x; rename one"):
         written(table, Store(str(tmp_path)))
+
+
+def test_a_frame_of_polars_with_python_objects_is_refused(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"x": pl.Series([object()], dtype=pl.Object)})
+    with pytest.raises(InputError, match="column x is of type Object"):
+        written(frame, Store(str(tmp_path)))
+
+
+def test_a_storage_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StorageError, match=r"/file.*check the storage"):
+        written(ROWS, Store(str(tmp_path / "file" / "in")))
