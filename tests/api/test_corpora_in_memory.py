@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import enum
+import errno
 import json
 import math
+import os
 from collections import UserDict
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.corpora import addresses, check_kind, written
+from tamis.corpora import addresses, check_kind, storage_errors, written
 from tamis.errors import ConfigError, InputError, StorageError
 from tamis.pipeline.storage.store import Store
 
@@ -324,5 +326,7 @@ def test_a_frame_of_polars_with_python_objects_is_refused(tmp_path: Path) -> Non
 
 def test_a_storage_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(StorageError, match=r"/file.*check the storage"):
+    with pytest.raises(ConfigError, match="cannot be looked into"):
         written(ROWS, Store(str(tmp_path / "file" / "in")))
+    with pytest.raises(StorageError, match=r"^a/b: No space left on device; .* check the storage"), storage_errors():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b")
