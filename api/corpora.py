@@ -121,7 +121,8 @@ def storage_errors() -> Iterator[None]:
 
 def _contents(tables: Iterator[pa.Table], name: str) -> Iterator[bytes]:
     """Whole Parquet files. The same rows give the same bytes, however they lie in memory."""
-    sink, writer = io.BytesIO(), None
+    sink = io.BytesIO()
+    writer: pq.ParquetWriter | None = None
     for table in tables:
         if len(set(table.column_names)) < table.num_columns:
             twice = next(column for column in table.column_names if table.column_names.count(column) > 1)
@@ -229,9 +230,10 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return _plain(value.tolist(), depth + 1)
     if _is(value, "numpy", "generic") and not isinstance(inner := value.item(), type(value)):
         return _plain(inner, depth + 1)
-    for kind in (str, int, float):  # a class made from one of them, an enumeration say
-        if isinstance(value, kind):
-            return kind.__str__(value) if kind is str else kind(value)
+    if isinstance(value, str):  # of a class made from it, an enumeration say
+        return str.__str__(value)
+    if isinstance(value, int | float):
+        return int(value) if isinstance(value, int) else float(value)
     raise _NotJson(f"a value of type {type(value).__name__}")
 
 
