@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tamis.corpora import addresses, check_kind, storage_errors, written
+from tamis.corpora import addresses, check_kind, check_rows, storage_errors, written
 from tamis.finished import Run
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job.job_file import load_job
@@ -112,7 +112,7 @@ def make_job(
     # What can be said of the job is said before anything is written.
     check_kind(given.data)
     for key, value in files.items():
-        check_kind(_as_rows(key, value), key)
+        check_rows(_as_rows(key, value), key)
     asked = {**keys, **dict.fromkeys(files, "rows"), "input.path": found or "rows"}
     to = "unnamed" if output is None else os.fspath(output)
     job = load_job(None, _plain({**asked, "output": to}))

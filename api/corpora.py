@@ -86,12 +86,19 @@ def check_kind(data: Any, name: str = "data") -> None:
     raise ConfigError(f"{name}: {KINDS} is meant, not {of}{advice}")
 
 
+def check_rows(data: Any, name: str) -> None:
+    """ConfigError unless `data` is rows in memory."""
+    if addresses(data) is not None:
+        raise ConfigError(f"{name}: one file is meant, or rows, not a list of texts")
+    check_kind(data, name)
+
+
 def written(data: Any, store: Store, name: str = "data") -> Files:
     """The rows of `data` as Parquet files in `store`; those that are there already stay as they are.
 
     Raises ConfigError for what is none of KINDS, InputError for rows that no file can hold, and StorageError.
     """
-    check_kind(data, name)
+    check_rows(data, name)
     notes: list[str] = []
     paths = []
     try:

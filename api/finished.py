@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis.command import run as command
-from tamis.corpora import addresses, storage_errors, written
+from tamis.corpora import storage_errors, written
 from tamis.pipeline.errors import ConfigError, DamagedError, IncompleteError
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import DROPPED, INCOMPLETE, KEPT, MANIFEST, QUARANTINE, REPORT, SCORES
@@ -307,8 +307,6 @@ def _labels(labels: Any) -> Iterator[str | None]:
     if labels is None or isinstance(labels, str | os.PathLike):
         yield None if labels is None else os.fspath(labels)
         return
-    if addresses(labels) is not None:
-        raise ConfigError("labels: one file is meant, not a list")
     with tempfile.TemporaryDirectory(prefix="tamis-labels-") as folder:
         paths = written(labels, Store(folder), "labels").paths
         if len(paths) > 1:
