@@ -173,7 +173,7 @@ def test_the_same_call_has_the_same_folder_and_another_one_another(tmp_path: Pat
     first = output("1")
     assert Path(first).parent == temporary / f"tamis-runs-{os.getuid()}"
     assert Path(first).parent.stat().st_mode & 0o777 == 0o700
-    assert output("2", pd.DataFrame(ROWS)) == first
+    assert output("2", [dict(row) for row in ROWS]) == first
     others = [
         output("3", ROWS[:1]),
         output("4", drop=0.2),

