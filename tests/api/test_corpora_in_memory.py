@@ -25,6 +25,9 @@ from hypothesis import strategies as st
 
 from tamis.corpora import addresses, check_kind, storage_errors, written
 from tamis.errors import ConfigError, InputError, StorageError
+from tamis.pipeline.inputs.files import resolve
+from tamis.pipeline.inputs.shards import make_shards, scan
+from tamis.pipeline.inputs.shards import read as read_rows
 from tamis.pipeline.storage.store import Store
 
 CHAT = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
@@ -161,6 +164,34 @@ def test_any_rows_come_back(rows: list[dict[str, Any]], tmp_path_factory: pytest
         [type(row.get(name)) for name in line if not isinstance(line[name], int | float)]
         for row, line in zip(rows, found, strict=True)
     ]
+
+
+def rows_as_read(path: str) -> list[Any]:
+    shards = [
+        shard for file in resolve([path], "auto", {}) for shard in make_shards(scan(file, 99, {}), "corpus", {}, 0)
+    ]
+    return [row.value for shard in shards for row in read_rows(shard, {})]
+
+
+@given(rows=st.lists(st.fixed_dictionaries({"a": JSON}, optional={"b": JSON}), min_size=1, max_size=5))
+def test_a_run_reads_what_it_would_read_of_json_lines(
+    rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    lines = folder / "lines.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    [path] = written(rows, Store(str(folder))).paths
+    ours, theirs = rows_as_read(path), rows_as_read(str(lines))
+    assert [{name: row.get(name) for name in ("a", "b")} for row in ours] == [
+        {name: row.get(name) for name in ("a", "b")} for row in theirs
+    ]
+
+
+def test_json_of_a_dataset_stays_json(tmp_path: Path) -> None:
+    table = pa.table({"x": pa.array(['{"a": 1}', '"text"', None], pa.json_())})
+    found = read(datasets.Dataset(table), tmp_path)
+    assert found.schema.field("x").type == pa.json_()
+    assert found.column("x").to_pylist() == ['{"a": 1}', '"text"', None]
 
 
 def test_numbers_of_numpy_and_enumerations_are_what_they_stand_for(tmp_path: Path) -> None:
