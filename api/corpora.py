@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tamis.operators.conversation.schema import digit_notes, infer_rows, to_table, too_wide
+from tamis.operators.conversation.schema import JSON, digit_notes, infer_rows, to_table, too_wide
 from tamis.pipeline.errors import ConfigError, InputError, StorageError, error_text
 from tamis.pipeline.storage.store import Store
 
@@ -204,14 +204,18 @@ def _of_rows(rows: Sequence[Mapping[str, Any]], name: str, notes: list[str]) -> 
     if wide := too_wide(plain):
         number, problem = next(iter(wide.items()))
         raise InputError(f"{name}[{number}]: {problem}")
-    return _typed(plain, name, notes)
+    return _typed(plain, name, notes, nulls=True)
 
 
-def _typed(rows: list[dict[str, Any]], name: str, notes: list[str]) -> pa.Table:
+def _typed(rows: list[dict[str, Any]], name: str, notes: list[str], *, nulls: bool) -> pa.Table:
+    """nulls: whether a null in an object is a value, as in JSON. In the structs of a table it counts as absent."""
     if not rows:
         return pa.table({})
     try:
         schema = infer_rows(rows)
+        for place, field in enumerate(schema):
+            if nulls and any(_null_inside(row.get(field.name)) for row in rows):
+                schema = schema.set(place, field.with_type(JSON))
         table = to_table(rows, schema)
     except UnicodeEncodeError:
         raise InputError(f"{name}: a text holds half a character (a lone surrogate), which no file may") from None
@@ -221,9 +225,19 @@ def _typed(rows: list[dict[str, Any]], name: str, notes: list[str]) -> pa.Table:
     return table
 
 
+def _null_inside(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(item is None or _null_inside(item) for item in value.values())
+    return isinstance(value, list) and any(_null_inside(item) for item in value)
+
+
 def _plain(value: Any, depth: int = 0) -> Any:
     """A copy of the value as `json.loads` would give it. _NotJson for what JSON has not."""
-    if value is None or type(value) in (str, bool, int, float):
+    if value is None or type(value) in (str, bool, int):
+        return value
+    if type(value) is float:
+        if not math.isfinite(value):
+            raise _NotJson(f"the number {value} (None means that there is none)")
         return value
     if depth > _DEEPEST:
         raise _NotJson("lists or dicts nested too deeply")
@@ -240,7 +254,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):  # of a class made from it, an enumeration say
         return str.__str__(value)
     if isinstance(value, int | float):
-        return int(value) if isinstance(value, int) else float(value)
+        return int(value) if isinstance(value, int) else _plain(float(value), depth)
     raise _NotJson(f"a value of type {type(value).__name__}")
 
 
@@ -276,7 +290,9 @@ def _column(series: Any, label: str, name: str, notes: list[str]) -> Any:
         if series.dtype == object:
             return _objects(series, label, name, notes)
         return pa.array(series, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError, _NotJson):  # their messages may quote the data
+    except _NotJson as found:
+        raise InputError(f"{name}: column {label[:80]} holds {found}, which JSON has not; convert it") from None
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):  # their messages may quote the data
         kinds = sorted({type(value).__name__ for value in series})
         raise InputError(
             f"{name}: column {label[:80]} holds what no column of a table can ({', '.join(kinds[:5])}); convert it"
@@ -291,8 +307,7 @@ def _objects(series: Any, label: str, name: str, notes: list[str]) -> Any:
         if any(isinstance(value, Mapping | list | tuple) or _is(value, "numpy", "ndarray") for value in values):
             raise
         return pa.array(values)  # dates, say, or bytes: of one type, or an error
-    found = _typed(rows, name, notes)
-    return found.column(0)
+    return _typed(rows, name, notes, nulls=False).column(0)
 
 
 def _missing(value: Any) -> bool:
