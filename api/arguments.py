@@ -144,7 +144,8 @@ def _beside(output: str, options: Mapping[str, Any]) -> Store:
 
 
 def _kept(data: Any, store: Store, name: str, display: Display) -> list[str]:
-    files = written(data, store, name)
+    files = written(data, store, name, lambda rows: display.beat(f"{name}: {rows:,} rows are beside the output"))
+    display.close()
     for note in files.notes:
         display.note(note)
     return files.paths

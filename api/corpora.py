@@ -12,7 +12,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -93,8 +93,9 @@ def check_rows(data: Any, name: str) -> None:
     check_kind(data, name)
 
 
-def written(data: Any, store: Store, name: str = "data") -> Files:
-    """The rows of `data` as Parquet files in `store`; those that are there already stay as they are.
+def written(data: Any, store: Store, name: str = "data", tell: Callable[[int], None] = lambda rows: None) -> Files:
+    """The rows of `data` as Parquet files in `store`; those that are there already stay as they are. tell: called with
+    the number of rows so far.
 
     Raises ConfigError for what is none of KINDS, InputError for rows that no file can hold, and StorageError.
     """
@@ -102,7 +103,7 @@ def written(data: Any, store: Store, name: str = "data") -> Files:
     notes: list[str] = []
     paths = []
     try:
-        for number, content in enumerate(_contents(_tables(data, name, notes), name)):
+        for number, content in enumerate(_contents(_tables(data, name, notes), name, tell)):
             file = f"{number:05d}-{hashlib.sha256(content).hexdigest()[:_DIGEST]}.parquet"
             with storage_errors():
                 if not (store.exists(file) and store.read(file) == content):
@@ -126,10 +127,11 @@ def storage_errors() -> Iterator[None]:
         raise StorageError(f"{where}{error_text(error)}; free space / check the storage, and call it again") from None
 
 
-def _contents(tables: Iterator[pa.Table], name: str) -> Iterator[bytes]:
+def _contents(tables: Iterator[pa.Table], name: str, tell: Callable[[int], None]) -> Iterator[bytes]:
     """Whole Parquet files. The same rows give the same bytes, however they lie in memory."""
     sink = io.BytesIO()
     writer: pq.ParquetWriter | None = None
+    rows = 0
     for table in tables:
         if len(set(table.column_names)) < table.num_columns:
             twice = next(column for column in table.column_names if table.column_names.count(column) > 1)
@@ -140,6 +142,8 @@ def _contents(tables: Iterator[pa.Table], name: str) -> Iterator[bytes]:
             writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True)
             # Anew, so that no trace is left of the buffers that it was sliced from.
             writer.write_table(table.slice(start, _GROUP_ROWS).combine_chunks(), row_group_size=_GROUP_ROWS)
+            rows += min(_GROUP_ROWS, table.num_rows - start)
+            tell(rows)
             if sink.tell() >= _FILE_BYTES:
                 writer.close()
                 yield sink.getvalue()

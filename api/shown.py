@@ -4,12 +4,15 @@ that is written over, elsewhere line by line."""
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from tamis.pipeline.terminal.lines import Line, TextLines
+from tamis.pipeline.terminal.voice import BEAT_SECONDS
 
+_LIVE_SECONDS = 1.0
 _UNSAID = frozenset({"command", "end", "error"})
 """Events that are not for people, and the one that becomes an exception."""
 
@@ -34,6 +37,7 @@ class Display:
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._lines = _Lines()
+        self._said = time.monotonic()
 
     @property
     def live(self) -> bool:
@@ -43,6 +47,7 @@ class Display:
     def event(self, facts: Mapping[str, Any]) -> None:
         """Show an object of `--log-format json`."""
         event, level, message = facts["event"], facts["level"], str(facts["message"])
+        self._said = time.monotonic()
         if event in _UNSAID or (self._quiet and level == "info"):
             return
         if event == "result" and facts.get("did_nothing"):
@@ -56,6 +61,12 @@ class Display:
     def note(self, message: str) -> None:
         """Show a line of our own."""
         self.event({"event": "note", "level": "info", "message": message})
+
+    def beat(self, message: str) -> None:
+        """Say what is being done here, if nothing was said for a while."""
+        now = time.monotonic()
+        if now - self._said >= (_LIVE_SECONDS if self._lines.live else BEAT_SECONDS):
+            self.event({"event": "progress", "level": "info", "message": message})
 
     def close(self) -> None:
         """Take the live line away."""
