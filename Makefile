@@ -30,7 +30,7 @@ demo: install  ## plant harmful pairs in a small corpus, curate it, and say how 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # by folder, too: to look into the other ones imports torch and Ray
-QUICK := tests/test_*.py tests/deploy tests/operators/{conversation,tokens,statistics,methods,references} \
+QUICK := tests/test_*.py tests/api tests/deploy tests/operators/{conversation,tokens,statistics,methods,references} \
 	tests/pipeline/{storage,inputs,job,run,planning,fit,references,report,emit}
 
 quick: install  ## what needs neither Ray nor a server nor a whole run, in a minute or so
@@ -67,10 +67,11 @@ lint: install  ## ruff: rules and format
 format: install  ## ruff: mend what can be mended
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-types: install  ## mypy --strict on both packages
+types: install  ## mypy --strict on the whole package
 	@# the import name differs from the folder names, so mypy reads them through links
-	@mkdir -p build/types/tamis && ln -sfn ../../../operators build/types/tamis/operators && ln -sfn ../../../pipeline build/types/tamis/pipeline
-	@MYPYPATH=build/types $(BIN)/mypy -p tamis.operators -p tamis.pipeline
+	@rm -rf build/types && mkdir -p build/types/tamis
+	@ln -s $(addprefix ../../../,operators pipeline $(wildcard api/*.py api/py.typed)) build/types/tamis/
+	@MYPYPATH=build/types $(BIN)/mypy -p tamis
 
 check: lint types test-all  ## what CI runs
 

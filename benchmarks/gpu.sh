@@ -104,6 +104,7 @@ make_environment() {
     mkdir -p "$links/tamis" "$site/tamis-0.1.0.dist-info"
     ln -sfn "$ROOT/operators" "$links/tamis/operators"
     ln -sfn "$ROOT/pipeline" "$links/tamis/pipeline"
+    ln -sfn "$ROOT"/api/*.py "$links/tamis/"
     printf 'Metadata-Version: 2.1\nName: tamis\nVersion: 0.1.0\n' >"$site/tamis-0.1.0.dist-info/METADATA"
     echo "$links" >"$site/a-tamis.pth"
     "$PYTHON" -c 'import site; [print(f"import site; site.addsitedir({folder!r})") for folder in site.getsitepackages()]' \

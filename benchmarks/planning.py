@@ -124,6 +124,9 @@ def old_path(folder: Path, before: Path) -> str:
     package.mkdir(parents=True)
     for room in ("operators", "pipeline"):
         (package / room).symlink_to((before / room).resolve())
+    for file in (before / "api").glob("*.py"):
+        (package / file.name).symlink_to(file.resolve())
+    (package / "__init__.py").touch()  # of an older checkout, or an installed tamis would come before it
     return str(package.parent)
 
 

@@ -45,6 +45,9 @@ def checkout(commit: str, folder: Path) -> dict[str, str]:
     links.mkdir(parents=True)
     for package in ("operators", "pipeline"):
         (links / package).symlink_to(folder / package)
+    for file in (folder / "api").glob("*.py"):
+        (links / file.name).symlink_to(file)
+    (links / "__init__.py").touch()  # of an older commit, or an installed tamis would come before it
     return os.environ | {"PYTHONPATH": str(links.parent), "HF_HUB_OFFLINE": "1"}
 
 

@@ -22,7 +22,7 @@ def end(error: BaseException) -> NoReturn:
     """The last line of a command that failed, and its exit code."""
     raised = _unwrapped(error)
     if isinstance(raised, TamisError):
-        fail(str(raised), raised.exit_code)
+        fail(str(raised), raised.exit_code, type(raised).__name__)
     if hasattr(raised, "format_message"):
         # click's own errors (a flag without its value, an unknown flag) format themselves.
         fail(f"{shown(raised.format_message())[:_LONGEST]}; see `tamis --help`", 2)
@@ -56,12 +56,13 @@ def reading(where: str) -> Iterator[None]:
         ) from None
 
 
-def fail(message: str, code: int) -> NoReturn:
-    """Print the message and exit. message: with its final line breaks, and without other control characters."""
+def fail(message: str, code: int, kind: str | None = None) -> NoReturn:
+    """Print the message and exit. message: with its final line breaks, and without other control characters. kind: of
+    an error of ours, the name of its class."""
     with suppress(OSError):
         flush(sys.stdout)
     with suppress(OSError):
-        say(message, "error", "error", exit_code=code)
+        say(message, "error", "error", exit_code=code, kind=kind)
         flush(sys.stderr)
     sys.exit(code)
 

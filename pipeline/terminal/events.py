@@ -60,7 +60,7 @@ FIELDS: dict[Event, tuple[str, ...]] = {
         *("seed", "strata", "labels", "labels_sha256", "chosen", "reproduced", "warnings", "parts"),
     ),
     "stopping": ("signal", "at_once"),
-    "error": ("exit_code",),
+    "error": ("exit_code", "kind"),
     "end": ("exit_code", "seconds"),
 }
 """The further keys that each event may have. A key that does not apply to a line is left out of it."""

@@ -75,7 +75,7 @@ def test_the_extras_of_the_image_exist() -> None:
 
 def test_the_build_sees_what_the_wheel_is_made_of_and_nothing_else() -> None:
     allowed = {line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
-    assert allowed == {"constraints.txt", "pyproject.toml", "README.md", "LICENSE", "operators", "pipeline"}
+    assert allowed == {"constraints.txt", "pyproject.toml", "README.md", "LICENSE", "api", "operators", "pipeline"}
     assert all((ROOT / name).exists() for name in allowed)
 
 
