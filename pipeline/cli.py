@@ -15,6 +15,7 @@ import typer
 from tamis.pipeline.cluster.collecting import collect_rarely
 from tamis.pipeline.cluster.leaving import leave
 from tamis.pipeline.commands.ending import end, fail, reading
+from tamis.pipeline.commands.flag_values import methods_so_far, names, share
 from tamis.pipeline.commands.last_resort import watch_threads
 from tamis.pipeline.commands.log_flags import Commands, code_of, foreseen
 from tamis.pipeline.commands.log_flags import end as last_words
@@ -28,8 +29,7 @@ from tamis.pipeline.terminal.voice import VOICE
 
 app = Commands(
     help="Find and remove the fine-tuning samples that would erode an aligned model's safety.",
-    add_completion=False,
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -41,21 +41,30 @@ JobAndFiles = Annotated[
 JobFile = Annotated[str | None, typer.Argument(help="A job file (.yaml).", show_default=False)]
 Input = Annotated[
     list[str] | None,
-    typer.Option("--input", help="A file, folder, glob or URL with the corpus; may be given again."),
+    typer.Option("--input", "-i", help="A file, folder, glob or URL with the corpus; may be given again."),
 ]
-Output = Annotated[str | None, typer.Option("--output", help="Folder or URL of the output; made if missing.")]
-Model = Annotated[str | None, typer.Option("--model", help="Folder of a transformers model, or its name on the hub.")]
+Output = Annotated[str | None, typer.Option("--output", "-o", help="Folder or URL of the output; made if missing.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Folder of a transformers model, or its name on the hub.")
+]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the model on the hub.")]
 MethodFlag = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="contrast, larf, saft, matching, compliance or one that an installed distribution offers (may be given "
-        "again), or toss or toss-pro.",
+        help="contrast, larf, saft, matching, compliance or one that an installed distribution offers (several as "
+        "larf,saft, or given again), or toss or toss-pro.",
+        autocompletion=methods_so_far,
     ),
 ]
 Drop = Annotated[
-    float | None, typer.Option("--drop", help="Share of the rows to drop, the riskiest first (default 0.1).")
+    float | None,
+    typer.Option(
+        "--drop",
+        metavar="SHARE",
+        parser=share,
+        help="Share of the rows to drop, the riskiest first: 0.1 or 10% (default 0.1).",
+    ),
 ]
 DropCount = Annotated[int | None, typer.Option("--drop-count", help="Number of rows to drop, the riskiest first.")]
 ThresholdFlag = Annotated[float | None, typer.Option("--threshold", help="Drop every row that scores above this.")]
@@ -183,12 +192,16 @@ def _settle() -> None:
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
         import importlib.metadata
 
         print(f"tamis {importlib.metadata.version('tamis')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
         raise typer.Exit
 
 
@@ -345,7 +358,7 @@ def refit(
             help="Outputs of finished runs with keep_captures: vectors, or a root that holds them.", show_default=False
         ),
     ],
-    output: Annotated[str, typer.Option("--output", help="Folder for the artifact; it must not hold anything.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the artifact; it must not hold anything.")],
     address: Address = None,
     storage_options: StorageOptions = None,
 ) -> None:
@@ -372,11 +385,16 @@ def refit(
 def select(
     run: Annotated[str, typer.Argument(help="The output folder of a finished run.", show_default=False)],
     output: Annotated[
-        str, typer.Option("--output", help="Folder or URL of the new output; it must not hold anything.")
+        str, typer.Option("--output", "-o", help="Folder or URL of the new output; it must not hold anything.")
     ],
     drop: Annotated[
         float | None,
-        typer.Option("--drop", help="Share of the scored rows to drop, the riskiest first (default: the run's rule)."),
+        typer.Option(
+            "--drop",
+            metavar="SHARE",
+            parser=share,
+            help="Share of the scored rows to drop, the riskiest first: 0.05 or 5% (default: the run's rule).",
+        ),
     ] = None,
     drop_count: DropCount = None,
     threshold: ThresholdFlag = None,
@@ -510,7 +528,7 @@ def report(output: OutputFolder, storage_options: StorageOptions = None) -> None
 @app.command()
 def sample(
     output: OutputFolder,
-    to: Annotated[str, typer.Option("--output", help="File for the sheet, .jsonl or .csv; it must not exist.")],
+    to: Annotated[str, typer.Option("--output", "-o", help="File for the sheet, .jsonl or .csv; it must not exist.")],
     count: Annotated[int, typer.Option("--for-labels", metavar="ROWS", min=1, help="How many rows to draw.")] = 400,
     seed: Annotated[
         int | None,
@@ -631,7 +649,7 @@ def tune(
 @app.command()
 def export(
     output: OutputFolder,
-    to: Annotated[str, typer.Option("--output", help="Folder for the export; it must not hold anything.")],
+    to: Annotated[str, typer.Option("--output", "-o", help="Folder for the export; it must not hold anything.")],
     trainer: Annotated[str, typer.Option("--for", help="transformers, trl, axolotl or llama-factory.")],
     storage_options: StorageOptions = None,
 ) -> None:
@@ -699,7 +717,7 @@ def _job(
     flags = {
         "input.path": [*(input or []), *others] or None,
         **_model_flags(output, model, revision, workers),
-        "method": method,
+        "method": names(method),
         "selection.drop": drop,
         "selection.drop_count": drop_count,
         "selection.threshold": threshold,
