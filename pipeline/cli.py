@@ -145,6 +145,9 @@ UpTo = Annotated[
     float, typer.Option("--up-to", help="The largest share of rows to keep that is tried: 0.15, 0.2, ... 1.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
+Answer = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else, to stdout.")
+]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
 
 
@@ -222,8 +225,10 @@ def curate(
     date: DateFlag = None,
     lineage: Lineage = None,
     set: Sets = None,
+    as_json: Answer = False,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
+    VOICE.answers = as_json
     flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     made = _job(job, *flags, artifact, date, lineage)
     _quiet_libraries()
@@ -272,8 +277,10 @@ def plan(
     set: Sets = None,
     show: Show = None,
     rate: Rate = None,
+    as_json: Answer = False,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
+    VOICE.answers = as_json
     flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     made = _job(job, *flags, artifact, date, lineage)
     _quiet_libraries()
@@ -464,8 +471,9 @@ def select(
 
 
 @app.command()
-def status(output: OutputFolder, storage_options: StorageOptions = None) -> None:
+def status(output: OutputFolder, as_json: Answer = False, storage_options: StorageOptions = None) -> None:
     """Say how far the run in an output folder is, and who is at work on it."""
+    VOICE.answers = as_json
     from tamis.pipeline.commands.status import show_status
     from tamis.pipeline.job import job_file as job
     from tamis.pipeline.storage.store import Store
@@ -476,8 +484,9 @@ def status(output: OutputFolder, storage_options: StorageOptions = None) -> None
 
 
 @app.command()
-def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None:
+def verify(output: OutputFolder, as_json: Answer = False, storage_options: StorageOptions = None) -> None:
     """Read every file of a finished run again: sizes, checksums, rows, and that nothing else lies among them."""
+    VOICE.answers = as_json
     from tamis.pipeline.commands import showing
     from tamis.pipeline.commands.verify import verify as run
     from tamis.pipeline.job import job_file as job
@@ -486,7 +495,7 @@ def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None
     store = Store(output, job.storage_options(storage_options or []))
     found = run(store)
     facts = {"files": found.files, "bytes": found.bytes, "rows": dict(found.rows), "leftovers": found.leftovers}
-    showing.result(str(found), complete=found.complete, **facts)
+    showing.result(str(found), {"problems": list(found.problems)}, complete=found.complete, **facts)
     if found.problems:
         raise InputError(f"{len(found.problems):,} things are wrong in {store.path()}:", found.problems)
     if not found.complete:
@@ -678,6 +687,15 @@ def doctor(
 
     if not examine(model, address):
         raise typer.Exit(5)
+
+
+@app.command()
+def examples() -> None:
+    """Print commands to copy, by what one wants to do."""
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.examples import lines
+
+    showing.in_lines(list(lines()))
 
 
 @app.command()
