@@ -123,9 +123,9 @@ Rate = Annotated[
     str | None,
     typer.Option(
         "--rate",
-        metavar="TOKENS|OUT",
+        metavar="TOKENS|FLOPS|OUT",
         help="For the time that the plan tells: tokens a second of one worker (of the corpus; for toss, under both "
-        "models), or the output of an earlier run that measured it.",
+        "models), its operations as 400TFLOPS, or the output of an earlier run that measured it.",
     ),
 ]
 LabelsFlag = Annotated[
@@ -494,7 +494,12 @@ def verify(output: OutputFolder, as_json: Answer = False, storage_options: Stora
 
     store = Store(output, job.storage_options(storage_options or []))
     found = run(store)
-    facts = {"files": found.files, "bytes": found.bytes, "rows": dict(found.rows), "leftovers": found.leftovers}
+    facts = {
+        "files": found.files,
+        "bytes": found.bytes,
+        "rows": dict(sorted(found.rows.items())),
+        "leftovers": found.leftovers,
+    }
     showing.result(str(found), {"problems": list(found.problems)}, complete=found.complete, **facts)
     if found.problems:
         raise InputError(f"{len(found.problems):,} things are wrong in {store.path()}:", found.problems)
@@ -687,6 +692,32 @@ def doctor(
 
     if not examine(model, address):
         raise typer.Exit(5)
+
+
+@app.command()
+def init(
+    input: Annotated[
+        list[str],
+        typer.Option("--input", "-i", help="A file, folder, glob or URL with the corpus; may be given again."),
+    ],
+    to: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The job file to write.")] = "job.yaml",
+    model: Model = None,
+    revision: Revision = None,
+    method: MethodFlag = None,
+    drop: Drop = None,
+    set: Sets = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a job file that is there.")] = False,
+) -> None:
+    """Look at the data, and write a job file for it, with comments, that can be planned as it is."""
+    _quiet_libraries()
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.init_job import init as run
+
+    flags = {"input.path": input, **_model_flags(None, model, revision, None), "selection.drop": drop}
+    flags["method"] = names(method) or ["contrast"]
+    showing.written_job(
+        run({key: value for key, value in flags.items() if value is not None}, set or [], to, force=force)
+    )
 
 
 @app.command()

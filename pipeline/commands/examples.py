@@ -19,7 +19,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("A dataset of the Hugging Face hub",
          "tamis curate -i hf://datasets/ORG/NAME --set input.split=train -m MODEL --method contrast -o out"),
         ("A folder whose columns have names of their own",
-         "tamis curate -i data/ --set 'input.columns={prompt: ask, response: reply}' -m MODEL --method contrast -o out"),
+         "tamis curate -i data/ --set 'input.columns={prompt: q, response: a}' -m MODEL --method contrast -o out"),
         ("On a Ray cluster, from and to an object store",
          "tamis curate --address auto -i s3://corpus/chat/ -m MODEL --method contrast -o s3://curated/chat"),
         ("Mask risky tokens instead of dropping samples",
@@ -61,5 +61,5 @@ def lines() -> Iterator[str]:
         yield ""
         yield f"# {title}"
         for what, command in commands:
-            yield f"#   {what}:"
+            yield f"#   {what}"
             yield command

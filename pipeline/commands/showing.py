@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.run.paths import KEPT, LAYERS, LAYERS_PAGE, REFERENCES, REPORT
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.text import shown
 from tamis.pipeline.terminal.voice import VOICE, say, warn_once
 
 if TYPE_CHECKING:
+    from tamis.pipeline.commands.init_job import Written
     from tamis.pipeline.labels.certified import Certificate
     from tamis.pipeline.nights.night import Night
     from tamis.pipeline.planning.layer_plan import LayerPlan
@@ -128,9 +129,7 @@ def samples(found: Plan) -> None:
 def refuse_samples() -> None:
     """ConfigError where rows are asked for that are never shown."""
     if not VOICE.draws:
-        raise ConfigError(
-            "--show: rows are shown to people alone; leave it out, or --json, --log-format json and --quiet"
-        )
+        raise ConfigError("--show: rows are shown to people alone; leave it, or --json, --log-format and --quiet, out")
 
 
 def layer_plan(found: LayerPlan, state: str) -> None:
@@ -310,6 +309,17 @@ def result(line: str, also: Mapping[str, Any] | None = None, **facts: Any) -> No
     """The result of a command that has no screen. line: its lines on stdout. also: further keys for `--json`."""
     words = "; ".join(part.strip() for part in line.splitlines())
     VOICE.show(lambda: print(line), words, "result", last=True, also=also, **facts)
+
+
+def written_job(found: Written) -> None:
+    """The job file that `tamis init` has written, what it saw, and what comes next."""
+    _warn(found.warnings)
+    model = "" if found.has_model else " --model MODEL"
+    then = f"next: tamis plan {found.path}{model}"
+    words = [*found.seen, f"written: {found.path}", then]
+    result("\n".join(shown(word) for word in words), files=found.files, rows=found.rows, output=found.path)
+    if found.will_fail:
+        raise InputError(f"{found.path} is written, but the run would fail as it is; see the warnings above")
 
 
 def in_lines(lines: Sequence[str]) -> None:

@@ -222,7 +222,7 @@ def _trainings(store: Store, fingerprint: Mapping[str, Any]) -> Iterator[str]:
             yield f"  trained  {training.name} model"
         else:
             of = f" of {training.total:,}" if training.total else ""
-            yield f"  training {training.name} model: step {training.done:,}{of}"
+            yield f"  training {training.name} model: step {training.done or 0:,}{of}"
 
 
 class _Training(NamedTuple):

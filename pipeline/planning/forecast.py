@@ -1,6 +1,6 @@
 """What `tamis plan` says of a run beyond its plan: what it asks of the cluster, what it writes, how long it takes.
 
-All of it is arithmetic on the plan's own numbers. What they do not tell is not guessed.
+All of it is arithmetic on the plan's own numbers. What they do not tell is assumed in rough.py, and named.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tamis.pipeline.job.sections import WorkerRange
 from tamis.pipeline.planning.order import bytes_of_scores, bytes_of_vectors, writes_scores
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.planning.rates import Rate, rate_of
+from tamis.pipeline.planning.rough import memory
 from tamis.pipeline.run.paths import WORK
 
 _BYTES_OF_A_NUMBER = 4
@@ -35,6 +36,7 @@ def foretold(plan: Plan, rate: str | None, *, begun: bool = False) -> Plan:
         "asks for": asks(pool, plan.placement.readers, _least(plan, pool)),
         "writes": writes(plan),
         "time": time(plan, pool, rate_of(rate, plan, pool)),
+        "memory": memory(plan, pool),
     }
     if begun:
         said = {name: f"{text}; all of the run, with what is done already" for name, text in said.items()}

@@ -168,8 +168,11 @@ def test_a_given_rate(plan: Planner) -> None:
     assert "(given by --rate). Not in it: the start of Ray and of the workers, the fit," in said
 
 
-def test_without_a_rate_nothing_is_guessed(plan: Planner) -> None:
-    assert "time not known: give --rate TOKENS_PER_SECOND of one worker, or --rate OUT" in told(plan())
+def test_without_a_rate_the_assumption_is_named(plan: Planner) -> None:
+    said = told(plan())
+    assert "time about 1 s on 1 worker" in said
+    assert "(roughly: 60 GFLOP/s on 2 threads a worker are assumed, not measured, and " in said
+    assert "; give --rate TOKENS_PER_SECOND of one worker, its operations as --rate 400TFLOPS, or --rate OUT" in said
 
 
 @pytest.mark.parametrize("rate", ["0", "-5", "nan", "inf"])
