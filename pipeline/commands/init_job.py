@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,12 +172,14 @@ def _lines(job: Job, given: Mapping[str, Any], seen: _Seen, path: str) -> Iterat
         if "model" in given:
             raise ConfigError("--set model...: name the model, too, with --model")
     yield ""
-    yield "# How to score: contrast, larf, saft, matching, compliance, or several of them as a list (the first one"
-    yield "# decides, the others stand beside it in scores/); toss and toss-pro mask tokens instead of dropping samples."
+    yield from _prose(
+        "How to score: contrast, larf, saft, matching, compliance, or several of them as a list (the first one "
+        "decides, the others stand beside it in scores/); toss and toss-pro mask tokens instead of dropping samples."
+    )
     yield from _section("method", given)
     yield ""
     if "selection" in given:
-        yield "# What falls: a share of the scored rows (drop), a number of rows (drop_count), or what is above a threshold."
+        yield "# What falls: a share of the scored rows (drop), a number of rows (drop_count), or above a threshold."
         yield from _section("selection", given)
         yield ""
     yield from _long_rows(job, given, seen)
@@ -197,7 +200,9 @@ def _lines(job: Job, given: Mapping[str, Any], seen: _Seen, path: str) -> Iterat
 
 def _long_rows(job: Job, given: Mapping[str, Any], seen: _Seen) -> Iterator[str]:
     if seen.plan is None:
-        yield "# The longest conversation in tokens, and what becomes of longer ones: quarantine, keep_end or keep_start."
+        yield from _prose(
+            "The longest conversation in tokens, and what becomes of longer ones: quarantine, keep_end or keep_start."
+        )
     else:
         estimate = seen.plan.estimate
         long = round(estimate.overlong * estimate.sampled)
@@ -206,8 +211,10 @@ def _long_rows(job: Job, given: Mapping[str, Any], seen: _Seen) -> Iterator[str]
             f"({seen.plan.max_tokens:,} at most); a row has {estimate.tokens_per_row:,.0f} on average."
         )
         if given.get("overlong") == "keep_end" and long:
-            yield "# quarantine, the usual way, sets them aside: here so many that the run would end. keep_end reads the last"
-            yield "# max_tokens tokens of each in its place; raise max_tokens if the model takes more."
+            yield from _prose(
+                "quarantine, the usual way, sets them aside: here so many that the run would end. keep_end reads the last "
+                "max_tokens tokens of each in its place; raise max_tokens if the model takes more."
+            )
         else:
             yield "# What becomes of longer ones: quarantine, keep_end or keep_start."
     for key in ("max_tokens", "overlong"):
@@ -240,6 +247,10 @@ def _setting(scanned: Scanned, dialect: Dialect) -> tuple[str, ...]:
 
 def _comment(command: str, about: str) -> Iterator[str]:
     yield f"#   {shown(command):<28} {about}"
+
+
+def _prose(text: str) -> Iterator[str]:
+    yield from textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
 def _wrapped(line: str) -> Iterator[str]:
