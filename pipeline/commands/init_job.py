@@ -212,8 +212,8 @@ def _long_rows(job: Job, given: Mapping[str, Any], seen: _Seen) -> Iterator[str]
         )
         if given.get("overlong") == "keep_end" and long:
             yield from _prose(
-                "quarantine, the usual way, sets them aside: here so many that the run would end. keep_end reads the last "
-                "max_tokens tokens of each in its place; raise max_tokens if the model takes more."
+                "quarantine, the usual way, sets them aside: here so many that the run would end. keep_end reads the "
+                "last max_tokens tokens of each in its place; raise max_tokens if the model takes more."
             )
         else:
             yield "# What becomes of longer ones: quarantine, keep_end or keep_start."
