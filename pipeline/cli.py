@@ -471,6 +471,45 @@ def select(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="The output folders of two or more finished runs, or selections.", show_default=False),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where the page and its numbers go: a folder, or a file .html or .json; default: nowhere. The page "
+            "shows sample texts.",
+        ),
+    ] = None,
+    shared_only: Annotated[
+        bool,
+        typer.Option("--shared-only", help="Where the runs are not of the same rows, compare those that all have."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a comparison that is there.")] = False,
+    as_json: AsJson = False,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Compare finished runs over the same rows: what they drop together and alone, ranks, shares per source, length."""
+    from tamis.pipeline.commands import compare_screen as screen
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.compare import compare as run
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.storage.store import Store
+
+    options = job.storage_options(storage_options or [])
+    stores = [Store(each, options) for each in runs]
+    files = {} if output is None else screen.files_of(output, stores, options, force=force)
+    with reading(", ".join(store.path() for store in stores)):
+        found = run(stores, shared_only=shared_only)
+        written = screen.write(found, files)
+    showing.comparison(found.figures, written, as_json=as_json)
+
+
+@app.command()
 def status(output: OutputFolder, as_json: Answer = False, storage_options: StorageOptions = None) -> None:
     """Say how far the run in an output folder is, and who is at work on it."""
     VOICE.answers = as_json

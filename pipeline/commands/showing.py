@@ -271,6 +271,26 @@ def tuning(found: Mapping[str, Any], *, as_json: bool) -> None:
     _figures(found, show_tuning, in_a_line(found), as_json)
 
 
+def comparison(figures: Mapping[str, Any], written: Mapping[str, str], *, as_json: bool) -> None:
+    """Several runs side by side. written: where its files lie."""
+    from tamis.pipeline.commands.compare_screen import in_a_line, show_compared
+
+    if as_json:
+        VOICE.answer({**figures, **written})
+        return
+    shared = figures["rows"]["shared"]
+    VOICE.show(
+        lambda: show_compared(console(), figures, written),
+        shown(in_a_line(figures)),
+        "result",
+        last=True,
+        rows=shared,
+        **written,
+    )
+    if not VOICE.draws:
+        _warn(figures["notes"])
+
+
 def certificate(found: Certificate, *, as_json: bool) -> None:
     """What labels certify of a run, after the warnings about them."""
     from tamis.pipeline.commands.certificate import lines_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,12 @@ HOSTILE = "a #b: [c]\n---\n\x1b[2J"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One that holds data, and is the one in which commands are started."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows_of(50)))
-    yield tmp_path
+    return tmp_path
 
 
 DATA = {"input.path": ["data"], "method": ["contrast"]}
