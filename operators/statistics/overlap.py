@@ -45,17 +45,15 @@ def overlap(a: Bools, b: Bools) -> Overlap:
     return Overlap(both, (in_a - both, in_b - both), in_a * in_b / len(a) if len(a) else None)
 
 
-def patterns(sets: Sequence[Bools]) -> dict[tuple[int, ...], int]:
-    """How many rows are in exactly these sets, for every combination that occurs; () for the rows in none. The most
-    frequent first. ValueError for more than MOST_SELECTIONS sets."""
+def patterns(sets: Sequence[Bools], most: int | None = None) -> dict[tuple[int, ...], int]:
+    """How many rows are in exactly these sets, for every combination that occurs, or for the `most` frequent ones; ()
+    for the rows in none. The most frequent first. ValueError for more than MOST_SELECTIONS sets."""
     if len(sets) > MOST_SELECTIONS:
         raise ValueError(f"{len(sets)} sets; at most {MOST_SELECTIONS} can be compared")
     counts = np.bincount(codes(sets).astype(np.int64), minlength=1)
-    found = {
-        tuple(at for at in range(len(sets)) if code >> at & 1): int(counts[code])
-        for code in np.flatnonzero(counts).tolist()
-    }
-    return dict(sorted(found.items(), key=lambda item: (-item[1], len(item[0]), item[0])))
+    occur = np.flatnonzero(counts)
+    order = occur[np.argsort(-counts[occur], kind="stable")][:most]
+    return {tuple(at for at in range(len(sets)) if code >> at & 1): int(counts[code]) for code in order.tolist()}
 
 
 def codes(sets: Sequence[Bools]) -> npt.NDArray[np.uint16]:

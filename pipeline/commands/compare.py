@@ -43,6 +43,9 @@ from tamis.pipeline.terminal.progress import at_work, phase
 MOST_SOURCES = 50
 """Sources with figures of their own, those with most rows; the others are counted together."""
 
+MOST_PATTERNS = 64
+"""Combinations of runs that drop a row, the most frequent ones; of six runs these are all there can be."""
+
 MOST_SHOWN = 20
 """Rows that one run drops alone which the page shows with their texts."""
 
@@ -89,7 +92,8 @@ def compared(matched: Matched, most_shown: int = MOST_SHOWN) -> Compared:
         },
         "pairs": [_pair(runs, fell, a, b) for a, b in combinations(range(len(runs)), 2)],
         "patterns": [
-            {"dropped_by": [runs[at].name for at in found], "rows": count} for found, count in patterns(fell).items()
+            {"dropped_by": [runs[at].name for at in found], "rows": count}
+            for found, count in patterns(fell, MOST_PATTERNS).items()
         ],
         "ranks": _ranks(matched, scored),
         **_by_source(runs[0].source_names, sources, judged, fell),

@@ -89,7 +89,7 @@ class Matched:
 def bytes_a_row(methods: Sequence[int]) -> int:
     """The memory that a row takes at most, beside what one shard takes. methods: how many scores each run has."""
     held = sum(8 + 1 + 4 + 4 + 4 * count for count in methods)
-    matching = 8 * len(methods) + 40
+    matching = (8 + 4) * len(methods) + 40
     ranks = (4 + 8) * sum(methods)
     return held + matching + ranks
 

@@ -66,6 +66,7 @@ def test_patterns_count_every_row_once(sets: list[list[bool]]) -> None:
     found = patterns(arrays)
     assert found == dict(naive)
     assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert list(patterns(arrays, 2).items()) == list(found.items())[:2]
     assert codes(arrays).tolist() == [sum(1 << at for at in each) for each in map(tuple, _members(sets))]
 
 
