@@ -735,10 +735,11 @@ def doctor(
 
 @app.command()
 def init(
-    input: Annotated[
-        list[str],
-        typer.Option("--input", "-i", help="A file, folder, glob or URL with the corpus; may be given again."),
-    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(help="The corpus, as --input has it; also what the shell made of a glob.", show_default=False),
+    ] = None,
+    input: Input = None,
     to: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The job file to write.")] = "job.yaml",
     model: Model = None,
     revision: Revision = None,
@@ -752,7 +753,10 @@ def init(
     from tamis.pipeline.commands import showing
     from tamis.pipeline.commands.init_job import init as run
 
-    flags = {"input.path": input, **_model_flags(None, model, revision, None), "selection.drop": drop}
+    paths = [*(input or []), *(data or [])]
+    if not paths:
+        raise ConfigError("name the data: tamis init --input PATH")
+    flags: dict[str, Any] = {"input.path": paths, **_model_flags(None, model, revision, None), "selection.drop": drop}
     flags["method"] = names(method) or ["contrast"]
     showing.written_job(
         run({key: value for key, value in flags.items() if value is not None}, set or [], to, force=force)

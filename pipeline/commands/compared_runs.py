@@ -25,6 +25,7 @@ from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.labels.read import finished_run, undamaged
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import INPUT_DIGEST, MANIFEST, SCORES
+from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Sealed, Store
 from tamis.pipeline.terminal.progress import Progress, phase
 
@@ -121,7 +122,7 @@ def _manifest(store: Store) -> dict[str, Any]:
 
 
 def read_run(name: str, store: Store, manifest: Mapping[str, Any]) -> Run:
-    sealed = [Sealed(str(file["name"]), str(file["sha256"])) for file in manifest["files"]]
+    sealed = [Sealed(safe_name(str(file["name"]), MANIFEST), str(file["sha256"])) for file in manifest["files"]]
     files = sorted(file for file in sealed if file.name.startswith(f"{SCORES}/"))
     if not files:
         raise _not_ours(store, "it has no scores")

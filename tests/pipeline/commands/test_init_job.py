@@ -76,6 +76,14 @@ def test_without_a_model_it_is_named_with_the_flag(folder: Path) -> None:
     assert (job.selection.drop, job.method, job.output) == (0.05, ["larf", "saft"], "out")
 
 
+def test_the_data_may_be_named_without_a_flag(folder: Path) -> None:
+    (folder / "data/b.jsonl").write_bytes(lines_of(rows_of(3)))
+    ran = CliRunner().invoke(app, ["init", "-i", "data/a.jsonl", "data/b.jsonl"])
+    assert "53 rows in 2 files" in ran.stdout
+    assert load_job("job.yaml", {"model.name": "m"}).input.path == ["data/a.jsonl", "data/b.jsonl"]
+    assert "name the data: tamis init --input PATH" in str(CliRunner().invoke(app, ["init"]).exception)
+
+
 def test_nothing_is_written_over(folder: Path) -> None:
     (folder / "job.yaml").write_text("mine")
     (folder / "out").mkdir()
