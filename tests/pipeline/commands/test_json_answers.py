@@ -54,6 +54,7 @@ def finish(store: Store, **facts: Any) -> None:
     decisions = ["kept", "kept", "dropped", "kept", "kept", "kept"]
     whole = {
         "created": "2026-11-30T02:43:59+00:00",
+        "counts": {"rows_in": 6, "kept": 5, "dropped": 1, "quarantined": 0, "truncated": 0},
         "quarantine_codes": {},
         "timings": {"total": {"seconds": 1.5}, "capture": {"seconds": 1.0}},
         "warnings": ["a warning\x1b[2J"],
@@ -116,12 +117,12 @@ def test_status_under_way(store: Store) -> None:
     assert captured == {"name": "captured", "done": 3, "total": 12, "set_aside": 0, "round": 0}
     assert (emitted["name"], emitted["done"]) == ("emitted", 0)
     assert "at_work" not in found
-    store.write_facts(INCOMPLETE, {"counts": {"rows_in": 20, "failed": 4}, "failed": [], "created": "then"})
+    store.write_facts(INCOMPLETE, {"fingerprint": {}, "counts": {"rows_in": 20, "failed": 4}, "failed": [], "created": "then"})
     assert answer("status", store.path())["incomplete"] == {"created": "then", "rows_in": 20, "failed": 4}
 
 
 def test_status_of_other_states(store: Store) -> None:
-    store.write_facts(INCOMPLETE, {"counts": {"rows_in": 20, "failed": 4}, "failed": []})
+    store.write_facts(INCOMPLETE, {"fingerprint": {}, "counts": {"rows_in": 20, "failed": 4}, "failed": []})
     assert answer("status", store.path())["state"] == "incomplete"
     store.write_facts(LAYERS_RUN, {"fingerprint": {}})
     receipts.write_cell(store, "layers", "000000-x", "key", {})
