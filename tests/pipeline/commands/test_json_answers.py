@@ -117,7 +117,9 @@ def test_status_under_way(store: Store) -> None:
     assert captured == {"name": "captured", "done": 3, "total": 12, "set_aside": 0, "round": 0}
     assert (emitted["name"], emitted["done"]) == ("emitted", 0)
     assert "at_work" not in found
-    store.write_facts(INCOMPLETE, {"fingerprint": {}, "counts": {"rows_in": 20, "failed": 4}, "failed": [], "created": "then"})
+    store.write_facts(
+        INCOMPLETE, {"fingerprint": {}, "counts": {"rows_in": 20, "failed": 4}, "failed": [], "created": "then"}
+    )
     assert answer("status", store.path())["incomplete"] == {"created": "then", "rows_in": 20, "failed": 4}
 
 
