@@ -109,6 +109,7 @@ def _of_plan_alone(found: Plan) -> dict[str, Any]:
     """Of the object that `plan --json` prints: what a log has in lines of their own, and the forecast."""
     return {
         "forecast": dict(found.forecast) or None,
+        "estimate": {key: value for key, value in found.figures.items() if value is not None} or None,
         "notes": list(found.notes),
         "warnings": list(found.warnings),
         "unusable": [

@@ -72,7 +72,7 @@ class Plan:
     that is known. parameters: of the model that a worker loads, where its files are at hand. unread: what lies in the
     input's folders and is not read. notes: how the columns are read. samples: rows as they are rendered, if asked
     for. artifact: what is applied instead of a fit, if the job names one; `job` has its settings then. night: of a
-    schedule, see `Inputs`. forecast: label -> what is said of a run that is only planned."""
+    schedule, see `Inputs`. forecast: label -> what is said of a run that is only planned; figures: its numbers."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -97,6 +97,7 @@ class Plan:
     artifact: FrozenJob | None = None
     night: Mapping[str, Any] | None = None
     forecast: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> ModelSource:

@@ -29,10 +29,11 @@ _UNITS = {"g": 1e9, "t": 1e12}
 @dataclass(frozen=True)
 class Rate:
     """tokens: of the corpus, a second and worker; None where that is not known. said: where the number comes from, or
-    why there is none."""
+    why there is none. assumed: nobody has measured or given it."""
 
     tokens: float | None
     said: str
+    assumed: bool = False
 
 
 def rate_of(given: str | None, plan: Plan, pool: Pool) -> Rate:
@@ -43,7 +44,7 @@ def rate_of(given: str | None, plan: Plan, pool: Pool) -> Rate:
     """
     if given is None:
         assumed = assumed_speed(plan, pool)
-        return Rate(assumed.tokens, f"{assumed.said}; {HOW}")
+        return Rate(assumed.tokens, f"{assumed.said}; {HOW}", assumed=True)
     operations = _OPERATIONS.fullmatch(given.strip())
     try:
         number = float((operations[1] if operations else given).replace(",", "").replace("_", ""))

@@ -80,24 +80,40 @@ def stated_speed(plan: Plan, a_second: float) -> float:
     return a_second / max(operations(plan)[0], 1.0)
 
 
-def memory(plan: Plan, pool: Pool) -> str:
+class Memory(NamedTuple):
+    """Bytes of the driver, and of each worker: weights (None where the model's files are not at hand) and batches of
+    `tokens` tokens."""
+
+    driver: float
+    weights: int | None
+    batch: int
+    tokens: int
+
+
+def memory_of(plan: Plan, pool: Pool) -> Memory:
     """What the driver and each worker take, as far as the plan tells."""
     on_gpu = pool.gpus_per_worker > 0
     _, dtype = weights_of(0, plan.job.model, on_gpu=on_gpu)
     budget = plan.job.model.token_budget
     tokens = _BATCH_TOKENS["cuda" if on_gpu else "cpu"] if budget == "auto" else int(budget)
-    if plan.job.model.exact:
-        tokens = plan.max_tokens
-    # A row longer than the budget is a batch of its own.
-    tokens = max(tokens, min(plan.max_tokens, round(plan.estimate.tokens_per_row)))
+    # A row longer than the budget is a batch of its own; with model.exact every row is.
+    longest = min(plan.max_tokens, round(plan.estimate.tokens_per_row))
+    tokens = plan.max_tokens if plan.job.model.exact else max(tokens, longest)
     batch = tokens * _NUMBERS * plan.model_info.width * _DTYPE_BYTES[dtype]
-    driver = _DRIVER + _DRIVER_SHARD * len(plan.shards)
-    weights = "its weights, which are not known here"
+    weights = None
     if plan.parameters is not None:
-        weights = f"{shown(weights_of(plan.parameters, plan.job.model, on_gpu=on_gpu)[0])} of weights"
-    # Losses are of tokens against the whole vocabulary, but in slices; only what a block holds is counted.
+        weights, _ = weights_of(plan.parameters, plan.job.model, on_gpu=on_gpu)
+    return Memory(_DRIVER + _DRIVER_SHARD * len(plan.shards), weights, batch, tokens)
+
+
+def memory(plan: Plan, pool: Pool) -> str:
+    """`memory_of` in words."""
+    found = memory_of(plan, pool)
+    weights = "its weights, which are not known here"
+    if found.weights is not None:
+        weights = f"{shown(found.weights)} of weights"
     return (
-        f"the driver about {shown(driver)} (as measured in docs/scale.md); each worker {weights} and, roughly, "
-        f"{shown(batch)} for batches of {tokens:,} tokens ({_NUMBERS} numbers of the width a token are assumed), "
-        "besides Python and its libraries"
+        f"the driver about {shown(found.driver)} (as measured in docs/scale.md); each worker {weights} and, roughly, "
+        f"{shown(found.batch)} for batches of {found.tokens:,} tokens ({_NUMBERS} numbers of the width a token are "
+        "assumed), besides Python and its libraries"
     )

@@ -25,7 +25,9 @@ SETS = st.integers(0, 40).flatmap(
 )
 # Few values, so that many tie; zeros of both signs are one value.
 SCORES = st.lists(
-    st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0]), st.floats(-(2.0**100), 2.0**100, width=32)), min_size=0, max_size=40
+    st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0]), st.floats(-(2.0**100), 2.0**100, width=32)),
+    min_size=0,
+    max_size=40,
 )
 
 

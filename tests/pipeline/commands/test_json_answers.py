@@ -69,9 +69,13 @@ def test_plan(tmp_path: Path, tiny_model: Path) -> None:
     flags = ("--output", tmp_path / "o", "--model", tiny_model, "--method", "saft", "--set", "max_quarantined=0.5")
     found = answer("plan", "--input", tmp_path / "data", *flags)
     assert found["event"] == "plan"
-    assert set(found) <= {"event", *FIELDS["plan"], "forecast", "notes", "warnings", "unusable"}
+    assert set(found) <= {"event", *FIELDS["plan"], "forecast", "estimate", "notes", "warnings", "unusable"}
     assert (found["rows"], found["files"], found["will_fail"], found["state"]) == (51, 1, False, "new")
     assert set(found["forecast"]) == {"asks for", "writes", "time", "memory"}
+    estimate = found["estimate"]
+    assert estimate["assumed"] is True
+    assert estimate["seconds"] == pytest.approx(estimate["computed_tokens"] / estimate["tokens_per_second"], rel=0.01)
+    assert min(estimate[f"{what}_bytes"] for what in ("driver", "weight", "batch")) > 0
     [trouble] = found["unusable"]
     assert (trouble["rows"], trouble["row"]) == (1, 50)
     assert "secret" not in json.dumps(found)
