@@ -90,18 +90,17 @@ def _check_place(path: str, force: bool) -> None:
 
 def _job(overlay: Mapping[str, Any], assignments: Sequence[str]) -> tuple[Job, dict[str, Any]]:
     """The job, and its keys that were given, as the file will have them."""
-    named = dict(overlay)
-    without = "model.name" not in named and not any(word.startswith(("model=", "model.name=")) for word in assignments)
-    if without:
-        named["model.name"] = _NOT_YET
-    if not any(word.startswith("output=") for word in assignments):
+    named: dict[str, Any] = {"model.name": _NOT_YET, **overlay}  # assignments override both
+    if not any(word.lstrip().startswith("schedule") for word in assignments):
         named.setdefault("output", _free(OUTPUT))
     job = load_job(None, named, assignments)
     if not job.masks_tokens and "selection" not in job.model_fields_set:
         named["selection.drop"] = DEFAULT_DROP
         job = load_job(None, named, assignments)
     given = job.model_dump(mode="json", exclude_unset=True)
-    if without:
+    if job.schedule is not None:
+        del given["output"]  # it follows from the schedule
+    if job.model.name == _NOT_YET:
         del given["model"]["name"]
         given = {key: value for key, value in given.items() if key != "model" or value}
     return job, given
@@ -161,9 +160,10 @@ def _lines(job: Job, given: Mapping[str, Any], seen: _Seen, path: str) -> Iterat
             yield "  # Found in the first rows; to set it by hand:"
             yield from (f"  # {line}" for line in next(iter(settings)))
     yield ""
-    yield "# Folder or address of the output; made if missing. It belongs to one job: for other settings, name another."
-    yield from _section("output", given)
-    yield ""
+    if "output" in given:
+        yield "# Folder or address of the output; made if missing. It belongs to one job: for other settings, another."
+        yield from _section("output", given)
+        yield ""
     if "name" in given.get("model", {}):
         yield from _section("model", given)
     else:

@@ -50,6 +50,12 @@ def test_it_plans_without_a_change(folder: Path, tiny_model: Path) -> None:
     assert again.fingerprint == plan.fingerprint
 
 
+def test_a_model_that_is_set(folder: Path, tiny_model: Path) -> None:
+    sets = [f"model = {tiny_model}", "output = here"]
+    assert init(DATA, sets, "job.yaml").has_model
+    assert load_job("job.yaml", {}) == load_job(None, {**DATA, "selection.drop": 0.1}, sets)
+
+
 def test_rows_that_are_too_long_are_said_and_cut(folder: Path, tiny_model: Path) -> None:
     (folder / "data/a.jsonl").write_bytes(lines_of(rows_of(50, words=300)))
     flags = {**DATA, "model.name": str(tiny_model), "max_tokens": 64}
@@ -107,6 +113,11 @@ def test_what_is_set_is_in_the_file(folder: Path) -> None:
     init({**DATA, "method": ["larf"]}, sets, "job.yaml")
     job = load_job("job.yaml", {"model.name": "m"})
     assert job == load_job(None, {**DATA, "method": ["larf"], "selection.drop": 0.1, "model.name": "m"}, sets)
+    nightly = ["schedule={root: nights, name: '%Y-%m-%d', artifact: each_night}"]
+    init(DATA, nightly, "nightly.yaml")
+    assert "output" not in (folder / "nightly.yaml").read_text().replace("the output", "")
+    with pytest.raises(ConfigError, match="name the model, too"):
+        init(DATA, ["model.device=cpu"], "half.yaml")
     masked = [*sets[1:], "toss.utility_references=data/a.jsonl"]
     init({**DATA, "method": ["toss"]}, masked, "toss.yaml")
     assert load_job("toss.yaml", {"model.name": "m"}).selection.is_default
