@@ -12,6 +12,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +69,11 @@ class Run:
     @property
     def decided_by(self) -> str:
         return str(self.manifest["selected_by"])
+
+    @cached_property
+    def files(self) -> dict[str, Mapping[str, Any]]:
+        """The input files of the manifest, by name."""
+        return {str(file["path"]): file for file in self.manifest["input"]["files"]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,8 +244,9 @@ def match(runs: Sequence[Run], *, shared_only: bool = False) -> Matched:
     orders = [None if _same(first, run) else np.argsort(run.ids, kind="stable") for run in runs]
     found = [_found(first.ids, run, order) for run, order in zip(runs, orders, strict=True)]
     in_all = np.ones(len(first), dtype=bool)
-    for places in found:
-        in_all &= places >= 0 if places is not None else True
+    for there in found:
+        if there is not None:
+            in_all &= there >= 0
     shared = int(in_all.sum())
     partial = any(len(run) != shared for run in runs)
     if partial:
@@ -313,12 +320,10 @@ def _same_file(a: Run, b: Run, source: str) -> bool:
 
 def _file(run: Run, source: str) -> tuple[Any, ...] | None:
     """What identifies an input file of a run: its address, size, and time, etag or commit."""
-    for file in run.manifest["input"]["files"]:
-        if file["path"] == source and "identity" in file and "url" in file:
-            return file["url"], file["bytes"], file["identity"]
-    return None
+    file = run.files.get(source, {})
+    return (file["url"], file["bytes"], file["identity"]) if {"url", "bytes", "identity"} <= file.keys() else None
 
 
 def _read_as(run: Run, source: str) -> Any:
     """Which columns of a file were read."""
-    return next((file.get("columns") for file in run.manifest["input"]["files"] if file["path"] == source), None)
+    return run.files.get(source, {}).get("columns")
