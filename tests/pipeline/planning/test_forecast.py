@@ -390,10 +390,10 @@ def test_operations_may_be_stated(plan: Planner) -> None:
 
 
 def test_memory_grows_with_the_batch_and_the_shards(plan: Planner) -> None:
-    made = plan("model.token_budget=100000")
+    made = plan("model.token_budget=10000")
     width = made.model_info.width
     said = foretold(placed_without_cluster(made), "1").forecast["memory"]
-    assert f"{100_000 * 16 * width * 4 / 1e6:.1f} MB for batches of 100,000 tokens" in said
+    assert f"{10_000 * 16 * width * 4 / 1e6:.1f} MB for batches of 10,000 tokens" in said
     assert said.startswith("the driver about 0.7 GB (as measured in docs/scale.md); each worker ")
     many = replace(made, shards=made.shards * 100_000)
     assert "the driver about 1.5 GB" in rough.memory(many, placed_without_cluster(made).placement.pool)  # type: ignore[union-attr, arg-type]
