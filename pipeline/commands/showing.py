@@ -286,7 +286,8 @@ def comparison(figures: Mapping[str, Any], written: Mapping[str, str], *, as_jso
         "result",
         last=True,
         rows=shared,
-        **written,
+        page=written.get("page"),
+        numbers=written.get("numbers"),
     )
     if not VOICE.draws:
         _warn(figures["notes"])

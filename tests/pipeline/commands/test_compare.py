@@ -220,7 +220,7 @@ def test_any_runs_in_any_order_of_rows(seed: int, rows: int, runs: int, shuffled
 @pytest.mark.parametrize("methods", [["larf"], ["larf", "saft", "contrast", "matching", "compliance", "ranks"]])
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_memory_of_a_row_is_bounded_as_stated(count: int, methods: list[str]) -> None:
-    rows = 60_000
+    rows = 20_000
     rng = np.random.default_rng(1)
     ids = rng.integers(0, 2**63, rows).astype(np.uint64)
     runs = [random_run(name, rng, rng.permutation(ids), methods) for name in "ABCD"[:count]]
