@@ -15,6 +15,7 @@ import typer
 from tamis.pipeline.cluster.collecting import collect_rarely
 from tamis.pipeline.cluster.leaving import leave
 from tamis.pipeline.commands.ending import end, fail, reading
+from tamis.pipeline.commands.flag_values import methods_so_far, names, share
 from tamis.pipeline.commands.last_resort import watch_threads
 from tamis.pipeline.commands.log_flags import Commands, code_of, foreseen
 from tamis.pipeline.commands.log_flags import end as last_words
@@ -28,8 +29,7 @@ from tamis.pipeline.terminal.voice import VOICE
 
 app = Commands(
     help="Find and remove the fine-tuning samples that would erode an aligned model's safety.",
-    add_completion=False,
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -41,21 +41,30 @@ JobAndFiles = Annotated[
 JobFile = Annotated[str | None, typer.Argument(help="A job file (.yaml).", show_default=False)]
 Input = Annotated[
     list[str] | None,
-    typer.Option("--input", help="A file, folder, glob or URL with the corpus; may be given again."),
+    typer.Option("--input", "-i", help="A file, folder, glob or URL with the corpus; may be given again."),
 ]
-Output = Annotated[str | None, typer.Option("--output", help="Folder or URL of the output; made if missing.")]
-Model = Annotated[str | None, typer.Option("--model", help="Folder of a transformers model, or its name on the hub.")]
+Output = Annotated[str | None, typer.Option("--output", "-o", help="Folder or URL of the output; made if missing.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Folder of a transformers model, or its name on the hub.")
+]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the model on the hub.")]
 MethodFlag = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="contrast, larf, saft, matching, compliance, csa or one that an installed distribution offers (may be "
-        "given again), or toss or toss-pro.",
+        help="contrast, larf, saft, matching, compliance, csa or one that an installed distribution offers (several as "
+        "larf,saft, or given again), or toss or toss-pro.",
+        autocompletion=methods_so_far,
     ),
 ]
 Drop = Annotated[
-    float | None, typer.Option("--drop", help="Share of the rows to drop, the riskiest first (default 0.1).")
+    float | None,
+    typer.Option(
+        "--drop",
+        metavar="SHARE",
+        parser=share,
+        help="Share of the rows to drop, the riskiest first: 0.1 or 10% (default 0.1).",
+    ),
 ]
 DropCount = Annotated[int | None, typer.Option("--drop-count", help="Number of rows to drop, the riskiest first.")]
 ThresholdFlag = Annotated[float | None, typer.Option("--threshold", help="Drop every row that scores above this.")]
@@ -124,9 +133,9 @@ Rate = Annotated[
     str | None,
     typer.Option(
         "--rate",
-        metavar="TOKENS|OUT",
+        metavar="TOKENS|FLOPS|OUT",
         help="For the time that the plan tells: tokens a second of one worker (of the corpus; for toss, under both "
-        "models), or the output of an earlier run that measured it.",
+        "models), its operations as 400TFLOPS, or the output of an earlier run that measured it.",
     ),
 ]
 LabelsFlag = Annotated[
@@ -146,6 +155,9 @@ UpTo = Annotated[
     float, typer.Option("--up-to", help="The largest share of rows to keep that is tried: 0.15, 0.2, ... 1.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
+Answer = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else, to stdout.")
+]
 OutputFolder = Annotated[str, typer.Argument(help="The output folder of a run.", show_default=False)]
 
 
@@ -193,12 +205,16 @@ def _settle() -> None:
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
         import importlib.metadata
 
         print(f"tamis {importlib.metadata.version('tamis')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
         raise typer.Exit
 
 
@@ -220,8 +236,10 @@ def curate(
     lineage: Lineage = None,
     set: Sets = None,
     from_run: FromFlag = None,
+    as_json: Answer = False,
 ) -> None:
     """Score a corpus, and write it back without its riskiest samples."""
+    VOICE.answers = as_json
     flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     if from_run is not None:
         _curate_kept(from_run, _settings(job, *flags, artifact, date, lineage), address)
@@ -291,8 +309,10 @@ def plan(
     set: Sets = None,
     show: Show = None,
     rate: Rate = None,
+    as_json: Answer = False,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
+    VOICE.answers = as_json
     flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
     made = _job(job, *flags, artifact, date, lineage)
     _quiet_libraries()
@@ -377,7 +397,7 @@ def refit(
             help="Outputs of finished runs with keep_captures: vectors, or a root that holds them.", show_default=False
         ),
     ],
-    output: Annotated[str, typer.Option("--output", help="Folder for the artifact; it must not hold anything.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the artifact; it must not hold anything.")],
     address: Address = None,
     storage_options: StorageOptions = None,
 ) -> None:
@@ -404,11 +424,16 @@ def refit(
 def select(
     run: Annotated[str, typer.Argument(help="The output folder of a finished run.", show_default=False)],
     output: Annotated[
-        str, typer.Option("--output", help="Folder or URL of the new output; it must not hold anything.")
+        str, typer.Option("--output", "-o", help="Folder or URL of the new output; it must not hold anything.")
     ],
     drop: Annotated[
         float | None,
-        typer.Option("--drop", help="Share of the scored rows to drop, the riskiest first (default: the run's rule)."),
+        typer.Option(
+            "--drop",
+            metavar="SHARE",
+            parser=share,
+            help="Share of the scored rows to drop, the riskiest first: 0.05 or 5% (default: the run's rule).",
+        ),
     ] = None,
     drop_count: DropCount = None,
     threshold: ThresholdFlag = None,
@@ -478,8 +503,48 @@ def select(
 
 
 @app.command()
-def status(output: OutputFolder, storage_options: StorageOptions = None) -> None:
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="The output folders of two or more finished runs, or selections.", show_default=False),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where the page and its numbers go: a folder, or a file .html or .json; default: nowhere. The page "
+            "shows sample texts.",
+        ),
+    ] = None,
+    shared_only: Annotated[
+        bool,
+        typer.Option("--shared-only", help="Where the runs are not of the same rows, compare those that all have."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a comparison that is there.")] = False,
+    as_json: AsJson = False,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Compare finished runs over the same rows: what they drop together and alone, ranks, shares per source, length."""
+    from tamis.pipeline.commands import compare_screen as screen
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.compare import compare as run
+    from tamis.pipeline.job import job_file as job
+    from tamis.pipeline.storage.store import Store
+
+    options = job.storage_options(storage_options or [])
+    stores = [Store(each, options) for each in runs]
+    files = {} if output is None else screen.files_of(output, stores, options, force=force)
+    with reading(", ".join(store.path() for store in stores)):
+        found = run(stores, shared_only=shared_only)
+        written = screen.write(found, files)
+    showing.comparison(found.figures, written, as_json=as_json)
+
+
+@app.command()
+def status(output: OutputFolder, as_json: Answer = False, storage_options: StorageOptions = None) -> None:
     """Say how far the run in an output folder is, and who is at work on it."""
+    VOICE.answers = as_json
     from tamis.pipeline.commands.status import show_status
     from tamis.pipeline.job import job_file as job
     from tamis.pipeline.storage.store import Store
@@ -490,8 +555,9 @@ def status(output: OutputFolder, storage_options: StorageOptions = None) -> None
 
 
 @app.command()
-def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None:
+def verify(output: OutputFolder, as_json: Answer = False, storage_options: StorageOptions = None) -> None:
     """Read every file of a finished run again: sizes, checksums, rows, and that nothing else lies among them."""
+    VOICE.answers = as_json
     from tamis.pipeline.commands import showing
     from tamis.pipeline.commands.verify import verify as run
     from tamis.pipeline.job import job_file as job
@@ -499,8 +565,13 @@ def verify(output: OutputFolder, storage_options: StorageOptions = None) -> None
 
     store = Store(output, job.storage_options(storage_options or []))
     found = run(store)
-    facts = {"files": found.files, "bytes": found.bytes, "rows": dict(found.rows), "leftovers": found.leftovers}
-    showing.result(str(found), complete=found.complete, **facts)
+    facts = {
+        "files": found.files,
+        "bytes": found.bytes,
+        "rows": dict(sorted(found.rows.items())),
+        "leftovers": found.leftovers,
+    }
+    showing.result(str(found), {"problems": list(found.problems)}, complete=found.complete, **facts)
     if found.problems:
         raise InputError(f"{len(found.problems):,} things are wrong in {store.path()}:", found.problems)
     if not found.complete:
@@ -542,7 +613,7 @@ def report(output: OutputFolder, storage_options: StorageOptions = None) -> None
 @app.command()
 def sample(
     output: OutputFolder,
-    to: Annotated[str, typer.Option("--output", help="File for the sheet, .jsonl or .csv; it must not exist.")],
+    to: Annotated[str, typer.Option("--output", "-o", help="File for the sheet, .jsonl or .csv; it must not exist.")],
     count: Annotated[int, typer.Option("--for-labels", metavar="ROWS", min=1, help="How many rows to draw.")] = 400,
     seed: Annotated[
         int | None,
@@ -663,7 +734,7 @@ def tune(
 @app.command()
 def export(
     output: OutputFolder,
-    to: Annotated[str, typer.Option("--output", help="Folder for the export; it must not hold anything.")],
+    to: Annotated[str, typer.Option("--output", "-o", help="Folder for the export; it must not hold anything.")],
     trainer: Annotated[str, typer.Option("--for", help="transformers, trl, axolotl or llama-factory.")],
     storage_options: StorageOptions = None,
 ) -> None:
@@ -692,6 +763,45 @@ def doctor(
 
     if not examine(model, address):
         raise typer.Exit(5)
+
+
+@app.command()
+def init(
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(help="The corpus, as --input has it; also what the shell made of a glob.", show_default=False),
+    ] = None,
+    input: Input = None,
+    to: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The job file to write.")] = "job.yaml",
+    model: Model = None,
+    revision: Revision = None,
+    method: MethodFlag = None,
+    drop: Drop = None,
+    set: Sets = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a job file that is there.")] = False,
+) -> None:
+    """Look at the data, and write a job file for it, with comments, that can be planned as it is."""
+    _quiet_libraries()
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.init_job import init as run
+
+    paths = [*(input or []), *(data or [])]
+    if not paths:
+        raise ConfigError("name the data: tamis init --input PATH")
+    flags: dict[str, Any] = {"input.path": paths, **_model_flags(None, model, revision, None), "selection.drop": drop}
+    flags["method"] = names(method) or ["contrast"]
+    showing.written_job(
+        run({key: value for key, value in flags.items() if value is not None}, set or [], to, force=force)
+    )
+
+
+@app.command()
+def examples() -> None:
+    """Print commands to copy, by what one wants to do."""
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.examples import lines
+
+    showing.in_lines(list(lines()))
 
 
 @app.command()
@@ -737,7 +847,7 @@ def _settings(
     flags = {
         "input.path": [*(input or []), *others] or None,
         **_model_flags(output, model, revision, workers),
-        "method": method,
+        "method": names(method),
         "selection.drop": drop,
         "selection.drop_count": drop_count,
         "selection.threshold": threshold,

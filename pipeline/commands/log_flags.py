@@ -100,7 +100,7 @@ _aside: Aside | None = None
 def begin(as_json: bool, quiet: bool) -> None:
     """Set the form of what is said from now on. JSON stays JSON: a log in two forms could not be read."""
     global _aside
-    VOICE.quiet = quiet
+    VOICE.quiet, VOICE.answers = quiet, False
     if as_json and _aside is None:
         _aside = Aside()
 

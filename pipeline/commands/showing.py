@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.run.paths import KEPT, LAYERS, LAYERS_PAGE, REFERENCES, REPORT
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.text import shown
 from tamis.pipeline.terminal.voice import VOICE, say, warn_once
 
 if TYPE_CHECKING:
+    from tamis.pipeline.commands.init_job import Written
     from tamis.pipeline.labels.certified import Certificate
     from tamis.pipeline.nights.night import Night
     from tamis.pipeline.planning.layer_plan import LayerPlan
@@ -46,6 +47,7 @@ def night(found: Night) -> None:
         in_a_line(found),
         "night",
         last=not found.inputs.files,
+        also={"warnings": list(found.inputs.notes)},
         stage="plan",
         name=found.name,
         state=found.state,
@@ -53,7 +55,7 @@ def night(found: Night) -> None:
         artifact=artifact_of(found),
         **counts,
     )
-    if (VOICE.as_json or VOICE.quiet) and not found.inputs.files:
+    if not VOICE.draws and not found.inputs.files:
         _warn(found.inputs.notes)
 
 
@@ -70,6 +72,7 @@ def plan(found: Plan, state: str, *, is_result: bool = False) -> None:
         f"{words}, and the run would fail" if found.will_fail else words,
         "plan",
         last=is_result,
+        also=_of_plan_alone(found),
         stage="plan",
         state=state,
         files=len(found.files),
@@ -90,7 +93,7 @@ def plan(found: Plan, state: str, *, is_result: bool = False) -> None:
         will_fail=found.will_fail,
         **_placement(found),
     )
-    if not VOICE.as_json and not VOICE.quiet:
+    if VOICE.draws:
         return
     for note in found.notes:
         say(note, stage="plan")
@@ -102,18 +105,32 @@ def plan(found: Plan, state: str, *, is_result: bool = False) -> None:
         say(words, "unusable", "warning", stage="plan", **facts)
 
 
+def _of_plan_alone(found: Plan) -> dict[str, Any]:
+    """Of the object that `plan --json` prints: what a log has in lines of their own, and the forecast."""
+    return {
+        "forecast": dict(found.forecast) or None,
+        "estimate": {key: value for key, value in found.figures.items() if value is not None} or None,
+        "notes": list(found.notes),
+        "warnings": list(found.warnings),
+        "unusable": [
+            {name: getattr(trouble, name) for name in ("rows", "code", "message", "file", "row")}
+            for trouble in found.estimate.troubles
+        ],
+    }
+
+
 def samples(found: Plan) -> None:
     """Rows as the model will read them; people alone want them."""
     from tamis.pipeline.commands.sample_screen import show_samples
 
-    if not VOICE.as_json and not VOICE.quiet:
+    if VOICE.draws:
         show_samples(console(), found.samples)
 
 
 def refuse_samples() -> None:
     """ConfigError where rows are asked for that are never shown."""
-    if VOICE.as_json or VOICE.quiet:
-        raise ConfigError("--show: rows are shown to people alone; leave it out, or --log-format json and --quiet")
+    if not VOICE.draws:
+        raise ConfigError("--show: rows are shown to people alone; leave it, or --json, --log-format and --quiet, out")
 
 
 def layer_plan(found: LayerPlan, state: str) -> None:
@@ -134,12 +151,14 @@ def layer_plan(found: LayerPlan, state: str) -> None:
         output=job.output,
         **_placement(found),
     )
-    if VOICE.as_json or VOICE.quiet:
+    if not VOICE.draws:
         _warn(found.placement.warnings if found.placement else ())
 
 
-def outcome(manifest: Mapping[str, Any], store: Store, *, did_nothing: bool = False) -> None:
-    """The result of a run. did_nothing: it was there before."""
+def outcome(
+    manifest: Mapping[str, Any], store: Store, *, did_nothing: bool = False, also: Mapping[str, Any] | None = None
+) -> None:
+    """The result of a run. did_nothing: it was there before. also: further keys for `--json`."""
     from tamis.pipeline.commands.screens import show_outcome
 
     counts, tokens = manifest["counts"], manifest.get("tokens", {})
@@ -159,6 +178,7 @@ def outcome(manifest: Mapping[str, Any], store: Store, *, did_nothing: bool = Fa
         shown(f"{counts['rows_in']:,} rows: {words}; {store.path(KEPT)}"),
         "result",
         last=True,
+        also={"warnings": list(manifest["warnings"]), **(also or {})},
         complete=manifest["complete"],
         did_nothing=did_nothing,
         **{name: counts[name] for name in ("rows_in", "kept", "dropped", "quarantined", "truncated")},
@@ -175,7 +195,7 @@ def outcome(manifest: Mapping[str, Any], store: Store, *, did_nothing: bool = Fa
         **_verdict(manifest.get("trust")),
         **_drift(manifest.get("drift")),
     )
-    if VOICE.as_json or VOICE.quiet:
+    if not VOICE.draws:
         _warn(manifest["warnings"])
 
 
@@ -210,8 +230,10 @@ def references(trained: Sequence[Mapping[str, Any]], store: Store) -> None:
     )
 
 
-def layers(result: Mapping[str, Any], store: Store, *, did_nothing: bool) -> None:
-    """The block that was found. did_nothing: it was there before."""
+def layers(
+    result: Mapping[str, Any], store: Store, *, did_nothing: bool, also: Mapping[str, Any] | None = None
+) -> None:
+    """The block that was found. did_nothing: it was there before. also: further keys for `--json`."""
     from tamis.pipeline.commands.screens import show_layers
 
     def draw() -> None:
@@ -225,13 +247,14 @@ def layers(result: Mapping[str, Any], store: Store, *, did_nothing: bool) -> Non
         shown(f"LARF reads the output of block {chosen['block']} (0-based); {store.path(LAYERS)}"),
         "result",
         last=True,
+        also={"warnings": list(result["warnings"]), **(also or {})},
         did_nothing=did_nothing,
         block=chosen["block"],
         chosen_by=chosen["how"],
         numbers=store.path(LAYERS),
         page=store.path(LAYERS_PAGE),
     )
-    if VOICE.as_json or VOICE.quiet:
+    if not VOICE.draws:
         _warn(result["warnings"])
 
 
@@ -247,6 +270,27 @@ def tuning(found: Mapping[str, Any], *, as_json: bool) -> None:
     from tamis.pipeline.commands.tune_screen import in_a_line, show_tuning
 
     _figures(found, show_tuning, in_a_line(found), as_json)
+
+
+def comparison(figures: Mapping[str, Any], written: Mapping[str, str], *, as_json: bool) -> None:
+    """Several runs side by side. written: where its files lie."""
+    from tamis.pipeline.commands.compare_screen import in_a_line, show_compared
+
+    if as_json:
+        VOICE.answer({**figures, **written})
+        return
+    shared = figures["rows"]["shared"]
+    VOICE.show(
+        lambda: show_compared(console(), figures, written),
+        shown(in_a_line(figures)),
+        "result",
+        last=True,
+        rows=shared,
+        page=written.get("page"),
+        numbers=written.get("numbers"),
+    )
+    if not VOICE.draws:
+        _warn(figures["notes"])
 
 
 def certificate(found: Certificate, *, as_json: bool) -> None:
@@ -279,13 +323,25 @@ def _figures(found: Mapping[str, Any], draw: Callable[..., None], line: str, as_
         return
     labelled, where = found["labels"]["labelled"], found["output"]
     VOICE.show(lambda: draw(console(), found), shown(line), "result", last=True, rows=labelled, output=where)
-    if VOICE.as_json or VOICE.quiet:
+    if not VOICE.draws:
         _warn(found["notes"])
 
 
-def result(line: str, **facts: Any) -> None:
-    """The result of a command that has no screen. line: its lines on stdout."""
-    VOICE.show(lambda: print(line), "; ".join(part.strip() for part in line.splitlines()), "result", last=True, **facts)
+def result(line: str, also: Mapping[str, Any] | None = None, **facts: Any) -> None:
+    """The result of a command that has no screen. line: its lines on stdout. also: further keys for `--json`."""
+    words = "; ".join(part.strip() for part in line.splitlines())
+    VOICE.show(lambda: print(line), words, "result", last=True, also=also, **facts)
+
+
+def written_job(found: Written) -> None:
+    """The job file that `tamis init` has written, what it saw, and what comes next."""
+    _warn(found.warnings)
+    model = "" if found.has_model else " --model MODEL"
+    then = f"next: tamis plan {found.path}{model}"
+    words = [*found.seen, f"written: {found.path}", then]
+    result("\n".join(shown(word) for word in words), files=found.files, rows=found.rows, output=found.path)
+    if found.will_fail:
+        raise InputError(f"{found.path} is written, but the run would fail as it is; see the warnings above")
 
 
 def in_lines(lines: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -31,13 +31,16 @@ from tamis.pipeline.run.set_aside import SetAside, lines
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import at_work, phase
 from tamis.pipeline.terminal.text import shown
+from tamis.pipeline.terminal.voice import VOICE
 
 
 @at_work()
 def show_status(store: Store) -> None:
     """Print the progress. ConfigError if the folder holds no run."""
     phase("status", "reading the output folder")
-    if store.exists(MANIFEST):
+    if VOICE.answers:
+        _answer(store)
+    elif store.exists(MANIFEST):
         manifest = facts_in(store, MANIFEST)
         _say(f"complete since {manifest['created']}", "")
         showing.outcome(manifest, store)
@@ -70,21 +73,7 @@ def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
     aside = dict(_set_aside(store))
     if run.get("masks_tokens"):
         yield from _trainings(store, run["fingerprint"])
-        rounds = [name for name in store.list(receipts.folder("")) if name.startswith("losses")]
-        for number, stage in enumerate(rounds):
-            yield _stage("scored", receipts.count(store, stage), shards, aside.get(stage)) + (
-                f" (round {number})" if number else ""
-            )
-    else:
-        if selected_from is None and vectors_of is None:
-            failed = [*aside.get(VECTORS_STAGE, ()), *aside.get(SCORED_STAGE, ())]
-            # Where an earlier command kept vectors and this one scores, a shard has both.
-            captured = receipts.count(store, VECTORS_STAGE) + receipts.count(store, SCORED_STAGE)
-            yield _stage("captured", min(captured, shards + references), shards + references, failed)
-        fitted = sum(name.endswith(".parquet") for name in store.list(FITTED))
-        if fitted:
-            yield _stage("fitted", fitted, shards, None)
-    yield _stage("emitted", receipts.count(store, "emit"), shards, aside.get("emit"))
+    yield from map(_line, _stages(store, run, aside))
     for stage, items in aside.items():
         yield from _reasons(f"set aside in {stage}", items)
     if store.exists(INCOMPLETE):
@@ -93,12 +82,90 @@ def _of_run(store: Store, run: Mapping[str, Any]) -> Iterator[str]:
     yield from _at_work(store, command if selected_from is None else "`tamis select`")
 
 
-def _stage(name: str, done: int, total: int, failed: Sequence[SetAside] | None) -> str:
-    line = f"  {name:<8} {done:,} of {total:,}"
-    if failed:
-        line += f", {len(failed):,} set aside"
-    left = total - done - len(failed or ())
-    return f"{line}, {left:,} left" if done and left > 0 else line
+class _Stage(NamedTuple):
+    """How many shards of a stage are done, of how many, and how many are set aside. round: of toss-pro."""
+
+    name: str
+    done: int
+    total: int
+    set_aside: int
+    round: int = 0
+
+
+def _stages(store: Store, run: Mapping[str, Any], aside: Mapping[str, Sequence[SetAside]]) -> Iterator[_Stage]:
+    shards, references = run["shards"], run["reference_shards"]
+    if run.get("masks_tokens"):
+        rounds = [name for name in store.list(receipts.folder("")) if name.startswith("losses")]
+        for number, stage in enumerate(rounds):
+            yield _Stage("scored", receipts.count(store, stage), shards, len(aside.get(stage, ())), number)
+    else:
+        if run.get("selected_from") is None and run.get("vectors_of") is None:
+            failed = [*aside.get(VECTORS_STAGE, ()), *aside.get(SCORED_STAGE, ())]
+            # Where an earlier command kept vectors and this one scores, a shard has both.
+            captured = receipts.count(store, VECTORS_STAGE) + receipts.count(store, SCORED_STAGE)
+            yield _Stage("captured", min(captured, shards + references), shards + references, len(failed))
+        fitted = sum(name.endswith(".parquet") for name in store.list(FITTED))
+        if fitted:
+            yield _Stage("fitted", fitted, shards, 0)
+    yield _Stage("emitted", receipts.count(store, "emit"), shards, len(aside.get("emit", ())))
+
+
+def _line(stage: _Stage) -> str:
+    line = f"  {stage.name:<8} {stage.done:,} of {stage.total:,}"
+    if stage.set_aside:
+        line += f", {stage.set_aside:,} set aside"
+    left = stage.total - stage.done - stage.set_aside
+    line = f"{line}, {left:,} left" if stage.done and left > 0 else line
+    return f"{line} (round {stage.round})" if stage.round else line
+
+
+# --- as one object --------------------------------------------------------------------------------------------------
+
+
+def _answer(store: Store) -> None:
+    """Print the state as JSON. `state`: complete, unfinished, incomplete, layers_complete or layers_unfinished."""
+    if store.exists(MANIFEST):
+        manifest = facts_in(store, MANIFEST)
+        showing.outcome(manifest, store, also={"state": "complete", "created": manifest["created"]})
+        return
+    if store.exists(LAYERS) and not store.exists(RUN):
+        searched = layers_in(store)
+        also = {"state": "layers_complete", "created": searched["created"]}
+        showing.layers(searched, store, did_nothing=False, also=also)
+        return
+    if not any(store.exists(name) for name in (RUN, LAYERS_RUN, INCOMPLETE)):
+        raise ConfigError(f"{store.path()}: no run of tamis has been here")
+    facts: dict[str, Any] = {"state": "incomplete", "output": store.path(), "layer_cells": None}
+    if store.exists(RUN):
+        facts |= {"state": "unfinished", **_facts_of(store, facts_in(store, RUN))}
+    elif store.exists(LAYERS_RUN):
+        facts |= {"state": "layers_unfinished", "layer_cells": receipts.count(store, "layers")}
+    if store.exists(INCOMPLETE):
+        ended = facts_in(store, INCOMPLETE)
+        counts = ended["counts"]
+        facts["incomplete"] = {
+            "created": ended.get("created"),
+            "rows_in": counts["rows_in"],
+            "failed": counts.get("failed", 0),
+        }
+    driver = lease.read(store)
+    alive = driver is not None and lease.is_alive(store, driver)
+    VOICE.answer({"event": "result", **facts, "at_work": str(driver) if alive else None})
+
+
+def _facts_of(store: Store, run: Mapping[str, Any]) -> dict[str, Any]:
+    aside = dict(_set_aside(store))
+    stages = [stage._asdict() for stage in _stages(store, run, aside)]
+    trainings = list(_training_steps(store, run["fingerprint"])) if run.get("masks_tokens") else []
+    failed = {stage: {"shards": len(items), "rows": sum(i.rows for i in items)} for stage, items in aside.items()}
+    cells = receipts.count(store, "layers")
+    return {
+        **{key: run.get(key) for key in ("rows", "shards", "reference_shards", "selected_from", "vectors_of")},
+        "layer_cells": cells if cells and not store.exists(LAYERS) else None,
+        "stages": stages,
+        "trainings": [training._asdict() for training in trainings] or None,
+        "set_aside": failed or None,
+    }
 
 
 def _cells(store: Store) -> str:
@@ -152,14 +219,31 @@ def _of_incomplete(store: Store) -> Iterator[str]:
 
 def _trainings(store: Store, fingerprint: Mapping[str, Any]) -> Iterator[str]:
     """The progress of each reference model, by its newest checkpoint."""
+    for training in _training_steps(store, fingerprint):
+        if training.trained:
+            yield f"  trained  {training.name} model"
+        else:
+            of = f" of {training.total:,}" if training.total else ""
+            yield f"  training {training.name} model: step {training.done or 0:,}{of}"
+
+
+class _Training(NamedTuple):
+    """done, total: steps; None where they are not known, or of no more interest."""
+
+    name: str
+    trained: bool
+    done: int | None = None
+    total: int | None = None
+
+
+def _training_steps(store: Store, fingerprint: Mapping[str, Any]) -> Iterator[_Training]:
     for name in store.list(TRAINING_WORK):
         if store.exists(f"{REFERENCES}/{name}/training.json"):
-            yield f"  trained  {name} model"
+            yield _Training(name, True)
             continue
         names = store.list(f"{TRAINING_WORK}/{name}")
         steps = [int(file[5:-5]) for file in names if file.startswith("step-") and file.endswith(".json")]
-        of = _steps(store, name, fingerprint.get("toss.training"))
-        yield f"  training {name} model: step {max(steps, default=0):,}" + (f" of {of:,}" if of else "")
+        yield _Training(name, False, max(steps, default=0), _steps(store, name, fingerprint.get("toss.training")))
 
 
 def _steps(store: Store, name: str, training: Any) -> int | None:

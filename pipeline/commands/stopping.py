@@ -19,6 +19,8 @@ from tamis.pipeline.terminal.voice import last_word, say
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
+_GO_ON = "what is done stays done, run the same command again to go on"
+
 _ONE_DEMAND_SECONDS = 0.3
 """Signals within this time count as one: `timeout`, shells and schedulers may signal both a process and its group."""
 
@@ -56,10 +58,10 @@ def _tell(woken: int) -> None:
         name, now = _NAMES[signal.Signals(number[0])], time.monotonic()
         if first is None:
             first = now
-            _say(f"stopping ({name}); what is done stays done, run the same command again to go on", name)
+            _say(f"stopping ({name}); {_GO_ON}", name)
             _said.set()
         elif now - first > _ONE_DEMAND_SECONDS:
-            _say(f"ended at once ({name})", name, at_once=True)
+            _say(f"ended at once ({name}); {_GO_ON}", name, at_once=True)
             last_word(CODES[signal.Signals(number[0])])
             os._exit(CODES[signal.Signals(number[0])])
 

@@ -1,12 +1,13 @@
 """What `tamis plan` says of a run beyond its plan: what it asks of the cluster, what it writes, how long it takes.
 
-All of it is arithmetic on the plan's own numbers. What they do not tell is not guessed.
+All of it is arithmetic on the plan's own numbers. What they do not tell is assumed in rough.py, and named.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from tamis.pipeline.cluster.gpu_memory import shown
 from tamis.pipeline.cluster.machines import on_gpus
@@ -15,6 +16,7 @@ from tamis.pipeline.job.sections import WorkerRange
 from tamis.pipeline.planning.order import bytes_of_drawn, bytes_of_scores, bytes_of_vectors, writes_scores
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.planning.rates import Rate, rate_of
+from tamis.pipeline.planning.rough import memory, memory_of
 from tamis.pipeline.run.paths import WORK
 
 _BYTES_OF_A_NUMBER = 4
@@ -31,14 +33,32 @@ def foretold(plan: Plan, rate: str | None, *, begun: bool = False) -> Plan:
     assert plan.placement is not None
     pool = plan.placement.pool
     assert pool is not None
+    found = rate_of(rate, plan, pool)
     said = {
         "asks for": asks(pool, plan.placement.readers, _least(plan, pool)),
         "writes": writes(plan),
-        "time": time(plan, pool, rate_of(rate, plan, pool)),
+        "time": time(plan, pool, found),
+        "memory": memory(plan, pool),
     }
     if begun:
         said = {name: f"{text}; all of the run, with what is done already" for name, text in said.items()}
-    return replace(plan, forecast=said)
+    return replace(plan, forecast=said, figures=figures(plan, pool, found))
+
+
+def figures(plan: Plan, pool: Pool, rate: Rate) -> dict[str, Any]:
+    """The numbers of `time` and `memory`; None where one is not known. seconds: of the forward passes, on `workers`."""
+    passes = _passes(plan, pool, rate)
+    held = memory_of(plan, pool)
+    return {
+        "computed_tokens": round(plan.estimate.computed_per_row * plan.rows),
+        "tokens_per_second": rate.tokens,
+        "assumed": rate.assumed,
+        "workers": pool.workers,
+        "seconds": passes[pool.workers] if passes else None,
+        "driver_bytes": round(held.driver),
+        "weight_bytes": held.weights,
+        "batch_bytes": held.batch,
+    }
 
 
 def _least(plan: Plan, pool: Pool) -> int:
@@ -87,17 +107,26 @@ def time(plan: Plan, pool: Pool, rate: Rate) -> str:
     if rate.tokens is None:
         return f"not known: {rate.said}"
     tokens = plan.estimate.computed_per_row * plan.rows
-    if not tokens:
+    passes = _passes(plan, pool, rate)
+    if not passes:
         return "not known: no sampled row has tokens that would be computed"
-    counts = sorted({_least(plan, pool), pool.workers}, reverse=True)
-    shards = len(plan.shards)
-    # A shard is never shared: the last ones leave workers idle, and more workers than shards are of no use.
-    passes = {count: tokens / rate.tokens / shards * math.ceil(shards / count) for count in counts}
+    counts, shards = list(passes), len(plan.shards)
     each = [f"{clock(passes[count])} on {count:,} worker{'' if count == 1 else 's'}" for count in counts]
     if shards < counts[0]:
         each[-1] += f" (with {shards:,} shard{'' if shards == 1 else 's'}, no more than that many have work)"
     speed = f"{tokens:,.0f} tokens at {_number(rate.tokens)} a second and worker ({rate.said})"
     return f"about {', '.join(each)}: {speed}. Not in it: {', '.join(_besides(plan))}"
+
+
+def _passes(plan: Plan, pool: Pool, rate: Rate) -> dict[int, float]:
+    """Number of workers -> seconds of the forward passes, the most workers first; empty where that is not known."""
+    tokens = plan.estimate.computed_per_row * plan.rows
+    if not tokens or rate.tokens is None:
+        return {}
+    counts = sorted({_least(plan, pool), pool.workers}, reverse=True)
+    shards = len(plan.shards)
+    # A shard is never shared: the last ones leave workers idle, and more workers than shards are of no use.
+    return {count: tokens / rate.tokens / shards * math.ceil(shards / count) for count in counts}
 
 
 def _number(value: float) -> str:

@@ -76,8 +76,9 @@ class Plan:
     that is known. parameters: of the model that a worker loads, where its files are at hand. unread: what lies in the
     input's folders and is not read. notes: how the columns are read. samples: rows as they are rendered, if asked
     for. artifact: what is applied instead of a fit, if the job names one; `job` has its settings then. night: of a
-    schedule, see `Inputs`. forecast: label -> what is said of a run that is only planned. corpus_samples: method -> the
-    rows of the corpus that it is fitted to; one that is not named reads the whole corpus, or none of it."""
+    schedule, see `Inputs`. forecast: label -> what is said of a run that is only planned; figures: its numbers.
+    corpus_samples: method -> the rows of the corpus that it is fitted to; one that is not named reads the whole corpus,
+    or none of it."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -102,6 +103,7 @@ class Plan:
     artifact: FrozenJob | None = None
     night: Mapping[str, Any] | None = None
     forecast: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
     corpus_samples: Mapping[str, DrawnRows] = field(default_factory=dict)
 
     @property

@@ -1,8 +1,10 @@
-"""How many tokens a second one worker takes: a number that is given, or what an earlier run has measured."""
+"""How many tokens a second one worker takes: a number that is given, what an earlier run has measured, or a rough
+assumption that is named as one."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,36 +13,49 @@ from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.models.keys import vector_keys_of
 from tamis.pipeline.planning.plan import Plan
+from tamis.pipeline.planning.rough import assumed_speed, stated_speed
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import MANIFEST
 from tamis.pipeline.storage.store import Store
 
-HOW = "give --rate TOKENS_PER_SECOND of one worker, or --rate OUT, the output of an earlier run of this model"
+HOW = (
+    "give --rate TOKENS_PER_SECOND of one worker, its operations as --rate 400TFLOPS, or --rate OUT, the output of an "
+    "earlier run of this model"
+)
+_OPERATIONS = re.compile(r"([\d.,_]+(?:e\d+)?)\s*([gt])flop(?:s|/s)?", re.IGNORECASE)
+_UNITS = {"g": 1e9, "t": 1e12}
 
 
 @dataclass(frozen=True)
 class Rate:
     """tokens: of the corpus, a second and worker; None where that is not known. said: where the number comes from, or
-    why there is none."""
+    why there is none. assumed: nobody has measured or given it."""
 
     tokens: float | None
     said: str
+    assumed: bool = False
 
 
 def rate_of(given: str | None, plan: Plan, pool: Pool) -> Rate:
-    """given: a number, or the folder or URL of a finished run; None: nothing is known. pool: of the workers planned.
+    """given: a number of tokens, of operations (`400TFLOPS`), or the folder or URL of a finished run; None: nothing is
+    known, and a rate is assumed. pool: of the workers planned.
 
     Raises ConfigError for what is neither a number above 0 nor the output of a run.
     """
     if given is None:
-        return Rate(None, HOW)
+        assumed = assumed_speed(plan, pool)
+        return Rate(assumed.tokens, f"{assumed.said}; {HOW}", assumed=True)
+    operations = _OPERATIONS.fullmatch(given.strip())
     try:
-        number = float(given.replace(",", "").replace("_", ""))
+        number = float((operations[1] if operations else given).replace(",", "").replace("_", ""))
     except ValueError:
         return _measured(given, plan, pool)
     if not (math.isfinite(number) and number > 0):
-        raise ConfigError(f"--rate: {given} is no number of tokens a second above 0")
-    return Rate(number, "given by --rate")
+        raise ConfigError(f"--rate: {given} is no number above 0, of tokens a second or of operations (400TFLOPS)")
+    if operations is None:
+        return Rate(number, "given by --rate")
+    a_second = number * _UNITS[operations[2].lower()]
+    return Rate(stated_speed(plan, a_second), f"{number:,g} {operations[2].upper()}FLOP/s of a worker, given by --rate")
 
 
 def _measured(where: str, plan: Plan, pool: Pool) -> Rate:

@@ -102,19 +102,19 @@ class JsonLines:
         }
         facts |= {key: value for key, value in line.fields.items() if value is not None}
         # In one piece: two threads, or two processes with one log, must not write into each other's lines.
-        self._stream.write(json.dumps(_strict(facts), allow_nan=False) + "\n")
+        self._stream.write(json.dumps(strict(facts), allow_nan=False) + "\n")
         self._stream.flush()
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """`value` as plain JSON has it. Numbers that it has not are null; bytes of a file name that are no text are
     escaped."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
-        return {_strict(str(key)): _strict(item) for key, item in value.items()}
+        return {strict(str(key)): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     if hasattr(value, "item"):  # a number of numpy
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

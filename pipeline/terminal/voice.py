@@ -8,15 +8,16 @@ it keeps no process alive.
 from __future__ import annotations
 
 import atexit
+import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TextIO
 
 from tamis.pipeline.terminal.events import Event, Level
-from tamis.pipeline.terminal.lines import JsonLines, Line, TextLines
+from tamis.pipeline.terminal.lines import JsonLines, Line, TextLines, strict
 
 BEAT_SECONDS = 25.0
 """Less than the 30 seconds that are promised: a library may keep the thread waiting for some seconds."""
@@ -48,6 +49,8 @@ class Voice:
     def __init__(self, stream: TextIO | None = None, *, every: float = BEAT_SECONDS, heart: bool = False) -> None:
         self.every = every
         self.quiet = False
+        self.answers = False
+        """Whether the outcome goes to stdout as one JSON object, in place of screens (`--json`)."""
         self.command_id = str(uuid.uuid4())
         self._lines: TextLines | JsonLines = TextLines(stream)
         self._doing: list[Doing] = []
@@ -69,6 +72,11 @@ class Voice:
     @property
     def as_json(self) -> bool:
         return isinstance(self._lines, JsonLines)
+
+    @property
+    def draws(self) -> bool:
+        """Whether people see screens: neither objects nor lines in their place."""
+        return not (self.as_json or self.quiet or self.answers)
 
     def of_run(self, run: str | None) -> None:
         """From now on, lines bear the id of this run."""
@@ -108,12 +116,17 @@ class Voice:
         level: Level = "info",
         *,
         last: bool = False,
+        also: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> None:
         """What is a whole screen on a terminal. draw: prints it to stdout. message: the same in one line, which goes to
-        stdout in its place if the command is quiet and this is its outcome."""
-        if self.as_json:
+        stdout in its place if the command is quiet and this is its outcome. also: further keys of the object that
+        answers `--json`: what a log has in lines of their own."""
+        if self.answers and last:
+            self.answer({"event": event, **fields, **(also or {})})
+        if self.as_json or (self.answers and not last):
             self.say(message, event, level, last=last, **fields)
+        if self.as_json or self.answers:
             return
         with self._turn():
             if isinstance(self._lines, TextLines):
@@ -122,6 +135,14 @@ class Voice:
                 draw()
             elif last:
                 print(message)
+
+    def answer(self, facts: Mapping[str, Any]) -> None:
+        """Print the one object that `--json` asks for. Keys without a value are left out, as in a log."""
+        kept = {key: value for key, value in facts.items() if value is not None and key != "stage"}
+        words = json.dumps(strict(kept), indent=2, allow_nan=False)
+        self.rest()
+        with self._turn():
+            print(words)
 
     # --- what is being done -------------------------------------------------------------------------------------------
 

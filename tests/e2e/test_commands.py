@@ -24,7 +24,7 @@ from tamis.pipeline.errors import ConfigError
 
 COMMANDS = (
     *("curate", "layers", "plan", "select", "status", "verify", "unlock", "report", "sample", "certify", "evaluate"),
-    *("tune", "export", "doctor", "schema"),
+    *("tune", "export", "doctor", "schema", "init", "examples", "compare"),
 )
 
 
@@ -270,7 +270,7 @@ def test_help_explains_every_flag(command: str, tmp_path: Path) -> None:
     assert ran.rc == 0
     assert ran.stderr == ""
     lines = ran.stdout.splitlines()
-    flags = [number for number, line in enumerate(lines) if re.match(r" +--[a-z]", line)]
+    flags = [number for number, line in enumerate(lines) if re.match(r" +(-\w, )?--[a-z]", line)]
     assert flags
     for number in flags:
         flag, _, text = lines[number].strip().partition("  ")
@@ -278,7 +278,7 @@ def test_help_explains_every_flag(command: str, tmp_path: Path) -> None:
         text = text.strip() or lines[number + 1].strip()
         assert len(text.split()) >= 3, flag
     if command in {"curate", "plan"}:
-        named = {lines[number].split()[0] for number in flags}
+        named = {re.findall(r"--[\w-]+", lines[number])[0] for number in flags}
         wanted = "input output model revision method drop drop-count threshold workers set"
         assert {f"--{name}" for name in wanted.split()} <= named
 

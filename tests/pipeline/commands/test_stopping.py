@@ -33,7 +33,8 @@ TIDYING = """try:
         threading.Event().wait(60)
     finally:
         threading.Event().wait(60)"""
-WORDS = "stopping ({}); what is done stays done, run the same command again to go on\n"
+GO_ON = "what is done stays done, run the same command again to go on"
+WORDS = f"stopping ({{}}); {GO_ON}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +92,7 @@ def test_the_second_one_ends_at_once(tmp_path: Path, number: signal.Signals, nam
             process.send_signal(number)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
-        assert said(process) == f"ended at once ({name})\n"
+        assert said(process) == f"ended at once ({name}); {GO_ON}\n"
         assert process.returncode == code
 
 

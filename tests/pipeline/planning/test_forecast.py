@@ -20,7 +20,7 @@ from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.commands.screens import show_plan
 from tamis.pipeline.errors import ClusterError, ConfigError
 from tamis.pipeline.job.job_file import load_job
-from tamis.pipeline.planning import elsewhere
+from tamis.pipeline.planning import elsewhere, rough
 from tamis.pipeline.planning.elsewhere import asked_pool, placed_without_cluster
 from tamis.pipeline.planning.forecast import asks, clock, foretold, time
 from tamis.pipeline.planning.placement import HERE, placed
@@ -168,8 +168,11 @@ def test_a_given_rate(plan: Planner) -> None:
     assert "(given by --rate). Not in it: the start of Ray and of the workers, the fit," in said
 
 
-def test_without_a_rate_nothing_is_guessed(plan: Planner) -> None:
-    assert "time not known: give --rate TOKENS_PER_SECOND of one worker, or --rate OUT" in told(plan())
+def test_without_a_rate_the_assumption_is_named(plan: Planner) -> None:
+    said = told(plan())
+    assert "time about 1 s on 1 worker" in said
+    assert "(roughly: 60 GFLOP/s on 2 threads a worker are assumed, not measured, and " in said
+    assert "; give --rate TOKENS_PER_SECOND of one worker, its operations as --rate 400TFLOPS, or --rate OUT" in said
 
 
 @pytest.mark.parametrize("rate", ["0", "-5", "nan", "inf"])
@@ -342,3 +345,62 @@ def test_the_rows_are_counted_anew_where_shards_are_left_out(fifty: Plan) -> Non
     assert replace(fifty, shards=fifty.shards[:7]).rows == 7
     left = fifty.without([set_aside(fifty.shards[0], "too large")])
     assert (left.rows, left.rows_in, fifty.rows) == (49, 50, 50)
+
+
+# --- a rough rate -------------------------------------------------------------------------------------------------
+
+
+def test_operations_of_a_token_are_those_of_the_blocks_that_are_read(plan: Planner, tmp_path: Path) -> None:
+    """Against the formula of benchmarks/cost_model.py, over the matrices of this Llama, counted by hand."""
+    made = plan("saft.layer=1")
+    width, context = made.model_info.width, made.estimate.tokens_per_row
+    head = width // 4
+    matrices = 2 * width * width + 2 * width * head * 2 + 3 * width * 2 * width  # q, o; k, v of 2 heads; the MLP
+    norms = 2 * width
+    each, of = rough.operations(made)
+    assert each == pytest.approx(2 * (2 * (matrices + norms) + 2 * width * context), rel=0.03)
+    assert "in 2 blocks" in of
+    deeper, _ = rough.operations(plan("saft.layer=3"))
+    assert deeper > 1.8 * each
+    # Without the files of the model, its size is assumed.
+    unknown, of = rough.operations(replace(made, parameters=None))
+    assert unknown == 2 * 2 * 12 * width**2 + 2 * width * context * 2
+    assert of == f"2 blocks of 12 x {width} x {width} weights"
+    masked = plan(method="toss", **{"toss.utility_references": str(tmp_path / "safe.jsonl")})
+    assert rough.operations(masked)[0] > 2 * each
+    assert "under two models" in rough.operations(masked)[1]
+
+
+@pytest.mark.parametrize(
+    ("share", "dtype", "words"),
+    [(1.0, "auto", "100 TFLOP/s a worker in bfloat16"), (0.5, "auto", "50 TFLOP/s"), (4.0, "auto", "100 TFLOP/s"),
+     (1.0, "float32", "25 TFLOP/s a worker in float32")],
+)  # fmt: skip
+def test_what_is_assumed_of_a_gpu(plan: Planner, share: float, dtype: str, words: str) -> None:
+    made = plan("workers=2", f"model.gpus_per_worker={share}", f"model.dtype={dtype}")
+    said = told(made)
+    assert f"(roughly: {words}" in said
+    assert "are assumed, not measured" in said
+
+
+def test_operations_may_be_stated(plan: Planner) -> None:
+    made = plan()
+    each, _ = rough.operations(made)
+    tokens = made.estimate.computed_per_row * 50
+    for rate, a_second in (("2e3 GFLOPS", 2e12), ("2TFLOPS", 2e12), ("2 tflop/s", 2e12), ("0.5TFLOPS", 5e11)):
+        said = told(made, rate)
+        assert f"about {clock(tokens * each / a_second)} on 1 worker" in said
+        assert "FLOP/s of a worker, given by --rate)" in said
+        assert "assumed" not in said.partition("memory")[0]
+    with pytest.raises(ConfigError, match=r"--rate: 0TFLOPS is no number above 0"):
+        told(made, "0TFLOPS")
+
+
+def test_memory_grows_with_the_batch_and_the_shards(plan: Planner) -> None:
+    made = plan("model.token_budget=10000")
+    width = made.model_info.width
+    said = foretold(placed_without_cluster(made), "1").forecast["memory"]
+    assert f"{10_000 * 16 * width * 4 / 1e6:.1f} MB for batches of 10,000 tokens" in said
+    assert said.startswith("the driver about 0.7 GB (as measured in docs/scale.md); each worker ")
+    many = replace(made, shards=made.shards * 100_000)
+    assert "the driver about 1.5 GB" in rough.memory(many, placed_without_cluster(made).placement.pool)  # type: ignore[union-attr, arg-type]
