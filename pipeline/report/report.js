@@ -176,7 +176,10 @@
       : `None of ${all} samples: take a filter away.`;
     byId("more").hidden = shown.length <= most;
     if (detail && drawn.has(detail.sample.id)) attach();
-    else detail = null;
+    else if (detail) {
+      detail = null;
+      setHash("");
+    }
   }
 
   function preview(sample) {

@@ -56,9 +56,8 @@ def in_browser(page: str, folder: Path, work: Callable[[Tab, str], Awaitable[Non
         async with opened(folder) as tab:
             await tab.open(file.as_uri())
             await work(tab, file.as_uri())
-            assert {address.split("#")[0] for address in tab.requests if not address.startswith("blob:")} == {
-                file.as_uri()
-            }
+            asked = {address.split("#")[0] for address in tab.requests if not address.startswith("blob:")}
+            assert asked - {"about:blank"} == {file.as_uri()}
             assert tab.complaints == []
             assert await tab.run("document.documentElement.dataset.ran ?? ''") == ""
 
@@ -92,12 +91,12 @@ def many(**changes: Any) -> dict[str, Any]:
         "histograms": {"saft": {"edges": [0, 1, 2], "kept": [5, 1], "dropped": [0, 3]}},
     }
     methods = [{"name": "larf", "title": "LARF"}, {"name": "saft", "title": "SAFT"}]
-    return summary(
-        run_id="a run", methods=methods, browse=browse, riskiest=every[:20], borderline_dropped=[], borderline_kept=[],
-        **changes,
-    )  # fmt: skip
+    known = {"riskiest": every[:20], "borderline_dropped": [], "borderline_kept": [], "methods": methods}
+    return summary(**{"run_id": "a run", "browse": browse, **known, **changes})
 
 
+FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""What was scrolled has settled."""
 ROWS = "[...document.querySelectorAll('#rows tr:not(.detail)')]"
 FOUND = "document.querySelector('#found').textContent"
 OPEN = "document.querySelector('tr.detail .id, tr.detail .pairs div:nth-last-child(2) dd')?.textContent ?? ''"
@@ -126,8 +125,6 @@ def test_a_page_of_two_thousand_samples_opens_at_once(tmp_path: Path) -> None:
             seconds.append(timing["loadEventEnd"] / 1000)
             assert len(await ids(tab)) == 100
             assert await tab.run(FOUND) == f"{MANY:,} of {MANY:,} samples, the first 100 are shown"
-        tab.requests.clear()
-        await tab.open(address)
         print(f"{len(page.encode()) / 1e6:.2f} MB, opened in {min(seconds):.3f} to {max(seconds):.3f} s")
         assert min(seconds) < SECONDS
 
@@ -142,11 +139,8 @@ def test_samples_are_searched_filtered_sorted_and_linked(tmp_path: Path) -> None
         assert await ids(tab) == by_risk[:200]
 
         await tab.run(chosen("words", "ANSWER 17 weather", "input"))
-        hits = [number for number in by_risk if "17" in str(number) and str(number).startswith("17")]
-        assert set(await ids(tab)) >= {17}
-        assert all("answer 17" in text for text in await tab.run(f"{ROWS}.map((row) => row.textContent)"))
-        await tab.run(chosen("words", "answer 17 ", "input"))
-        assert set(await ids(tab)) == set(hits)
+        texts = [f"answer {number} {number:016x}" for number in range(MANY)]  # as far as they differ
+        assert await ids(tab) == [number for number in by_risk if "17" in texts[number]][:100]
         await tab.run(chosen("words", "no such words", "input"))
         assert await tab.run(FOUND) == f"None of {MANY:,} samples: take a filter away."
         await tab.run(chosen("words", "", "input"))
@@ -182,7 +176,6 @@ def test_samples_are_searched_filtered_sorted_and_linked(tmp_path: Path) -> None
         assert 0 <= box["top"] < 900
         href = await tab.run("document.querySelector('tr.detail a').getAttribute('href')")
         assert href == f"#s={linked}"
-        tab.requests.remove("about:blank") if "about:blank" in tab.requests else None
 
     in_browser(render_report(many()), tmp_path, work)
 
@@ -240,7 +233,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
                  return document.querySelector('tr.detail .text').textContent;
             }})"""
         )
-        assert seen == [words.visible(text)[:2000] for text in (text[:2000] for text in ATTACKS)]
+        assert seen == [words.visible(text[:2000]) for text in ATTACKS]
         assert await tab.run("document.querySelectorAll('script').length") == 2
         assert await tab.run("document.querySelectorAll('img, iframe, base, link').length") == 0
         assert await tab.run("({}).polluted ?? Object.prototype.id ?? ''") == ""
@@ -288,12 +281,14 @@ def test_plots_tell_their_numbers_to_pointer_and_keys(tmp_path: Path) -> None:
         box = await tab.run(
             "document.querySelector('svg.plot .spot:nth-last-of-type(1)').getBoundingClientRect().toJSON()"
         )
+        await tab.run(FRAMES)
         place = {"x": box["left"] + box["width"] / 2, "y": box["top"] + box["height"] / 2}
         await tab.call("Input.dispatchMouseEvent", type="mouseMoved", **place)
         tip = "document.querySelector('.tip')"
         assert await tab.run(f"{tip}.textContent") == "0.250 to 1.00: 0 kept, 100,000 dropped"
         assert not await tab.run(f"{tip}.hidden")
         await tab.run("document.querySelector('svg.plot').focus()")
+        await tab.run(FRAMES)
         for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
             await tab.press(key)
         assert await tab.run(f"{tip}.textContent") == "-1.00 to 0: 500,000 kept, 0 dropped"
