@@ -425,6 +425,7 @@
       at = to;
       if (at < 0) return;
       spots[at].classList.add("on");
+      spots[at].scrollIntoView({ block: "nearest", inline: "nearest" });
       const box = spots[at].getBoundingClientRect();
       tell(spots[at], box.right, box.top + 40);
     };
@@ -452,7 +453,7 @@
     document.body.append(tip);
     document.addEventListener("pointermove", onPointer);
     document.addEventListener("pointerdown", onPointer);
-    document.addEventListener("scroll", () => (tip.hidden = true), { passive: true });
+    for (const away of ["wheel", "touchmove"]) addEventListener(away, () => (tip.hidden = true), { passive: true });
     document.querySelectorAll("svg.plot").forEach(withArrows);
 
     const inGroup = (group) => data.samples.filter((sample) => sample.g.includes(group)).length;
