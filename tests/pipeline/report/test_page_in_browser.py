@@ -77,7 +77,7 @@ def drawn(number: int, **changes: Any) -> dict[str, Any]:
         "rank": None,
         "n_response_tokens": number,
     }
-    return sample(text, sample_id=f"{number:016x}", row=number, **(known | changes))
+    return sample(text, **({"sample_id": f"{number:016x}", "row": number} | known | changes))
 
 
 def many(**changes: Any) -> dict[str, Any]:
