@@ -120,7 +120,9 @@
 
   function haystack(sample) {
     const place = position.get(sample.id);
-    haystacks[place] ??= `${text(sample)}\n${data.sources[sample.s]}\n${sample.id}`.toLowerCase();
+    if (haystacks[place] === undefined) {
+      haystacks[place] = `${text(sample)}\n${data.sources[sample.s]}\n${sample.id}`.toLowerCase();
+    }
     return haystacks[place];
   }
 
@@ -186,7 +188,7 @@
     if (sample.t) return [el("span", { class: "asked" }, text(sample).trim().slice(0, PREVIEW))];
     const said = sample.m.filter((message) => message.length > 1 && message[1].trim());
     const asked = said.find((message) => message[0] === "user") || said[0];
-    const answer = said.findLast((message) => message[0] === "assistant");
+    const answer = [...said].reverse().find((message) => message[0] === "assistant");
     const parts = [];
     if (asked) parts.push(el("span", { class: "asked" }, asked[1].trim().slice(0, PREVIEW)));
     if (answer && answer !== asked) parts.push(el("span", { class: "answered" }, answer[1].trim().slice(0, PREVIEW)));
