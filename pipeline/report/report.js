@@ -185,8 +185,12 @@
   }
 
   function preview(sample) {
-    if (sample.t) return [el("span", { class: "asked" }, text(sample).trim().slice(0, PREVIEW))];
-    const said = sample.m.filter((message) => message.length > 1 && message[1].trim());
+    if (sample.t && sample.t.length) {
+      const part = (answers) => sample.t.filter((token) => token.length > 2 && (token[1] !== null) === answers);
+      const begin = (answers) => part(answers).map((token) => token[0]).join("").trim().slice(0, PREVIEW);
+      return [el("span", { class: "asked" }, begin(false)), el("span", { class: "answered" }, begin(true))];
+    }
+    const said = (sample.m || []).filter((message) => message.length > 1 && message[1].trim());
     const asked = said.find((message) => message[0] === "user") || said[0];
     const answer = [...said].reverse().find((message) => message[0] === "assistant");
     const parts = [];
@@ -407,9 +411,22 @@
   function tell(spot, x, y) {
     tip.textContent = spot.getAttribute("data-tip");
     tip.hidden = false;
+    tip.style.left = "0"; // so that its width does not depend on where it was
     const room = document.documentElement.clientWidth - tip.offsetWidth - 8;
     tip.style.left = `${Math.max(8, Math.min(x + 14, room))}px`;
     tip.style.top = `${y - tip.offsetHeight - 12 > 0 ? y - tip.offsetHeight - 12 : y + 18}px`;
+  }
+
+  let marked = null; // the part of a plot that the arrow keys have reached
+
+  function tellMarked() {
+    const box = marked.getBoundingClientRect();
+    tell(marked, box.right, box.top + 40);
+  }
+
+  function onScroll() {
+    if (marked) tellMarked();
+    else tip.hidden = true;
   }
 
   function onPointer(event) {
@@ -423,13 +440,13 @@
     if (!spots.length) return;
     let at = -1;
     const move = (to) => {
-      if (at >= 0) spots[at].classList.remove("on");
+      if (marked) marked.classList.remove("on");
       at = to;
-      if (at < 0) return;
-      spots[at].classList.add("on");
-      spots[at].scrollIntoView({ block: "nearest", inline: "nearest" });
-      const box = spots[at].getBoundingClientRect();
-      tell(spots[at], box.right, box.top + 40);
+      marked = spots[at] || null;
+      if (!marked) return;
+      marked.classList.add("on");
+      marked.scrollIntoView({ block: "nearest", inline: "nearest" });
+      tellMarked();
     };
     plot.setAttribute("tabindex", "0");
     plot.addEventListener("keydown", (event) => {
@@ -455,7 +472,7 @@
     document.body.append(tip);
     document.addEventListener("pointermove", onPointer);
     document.addEventListener("pointerdown", onPointer);
-    for (const away of ["wheel", "touchmove"]) addEventListener(away, () => (tip.hidden = true), { passive: true });
+    document.addEventListener("scroll", onScroll, { passive: true, capture: true });
     document.querySelectorAll("svg.plot").forEach(withArrows);
 
     const inGroup = (group) => data.samples.filter((sample) => sample.g.includes(group)).length;
