@@ -198,8 +198,8 @@ def _read_texts(
 ) -> None:
     """Set `texts` of every shard of which rows are shown."""
     wanted: dict[str, set[int]] = {}
-    for shard, place in (each for group in groups for each in group):
-        wanted.setdefault(shard, set()).add(place)
+    for name, place in (each for group in groups for each in group):
+        wanted.setdefault(name, set()).add(place)
     progress = Progress("report", len(wanted), unit="shards", brief=True)
     for name, places in sorted(wanted.items()):
         shard = shards[name]
