@@ -8,7 +8,7 @@ most unlike each other. So the work does not grow with the corpus, and the same 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from tamis.operators.conversation.messages import Dialect, normalise
 from tamis.operators.problems import RowProblem
-from tamis.pipeline.emit.own_sources import OWN, own_values
+from tamis.pipeline.emit.own_sources import COLUMN, OWN, own_values
 from tamis.pipeline.inputs.shards import rows_of
 from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.labels.texts import digest_of, text_of
@@ -208,25 +208,27 @@ def _read_texts(
             there = np.flatnonzero(shard.decisions == decision)
             here = sorted(places & set(there.tolist()))
             if here:
-                rows = store.read_table(table_of(decision, name)).take(pa.array(np.searchsorted(there, here)))
-                shard.texts.update(zip(here, _texts(rows, dialect), strict=True))
+                rows = store.read_table(table_of(decision, name), [*dialect.reads, COLUMN])
+                for place, at in zip(here, np.searchsorted(there, here).tolist(), strict=True):
+                    # A slice, as Arrow cannot take rows of every type.
+                    shard.texts[place] = _text(rows.slice(at, 1), dialect)
         progress.advance(1)
     progress.finish()
 
 
-def _texts(rows: pa.Table, dialect: Dialect) -> Iterator[dict[str, Any]]:
-    """Of each row its messages, the digest of its text as in a sheet of `tamis sample`, and its own source."""
-    own = own_values(rows)
-    columns = [name for name in dialect.reads if name in rows.schema.names]
-    for number, row in enumerate(rows_of(rows.select(columns), 0)):
-        said = {} if own is None else {OWN: own[number]}
-        try:
-            if isinstance(row.value, RowProblem):
-                raise row.value
-            conversation = normalise(row.value, dialect)
-            yield {"messages": conversation.for_people(), "text_digest": digest_of(text_of(conversation)), **said}
-        except RowProblem as problem:
-            yield {"messages": [{"role": "note", "content": f"(the text cannot be shown: {problem.code})"}], **said}
+def _text(table: pa.Table, dialect: Dialect) -> dict[str, Any]:
+    """Of one row its messages, the digest of its text as in a sheet of `tamis sample`, and its own source."""
+    own = own_values(table)
+    said = {} if own is None else {OWN: own[0]}
+    columns = [name for name in dialect.reads if name in table.schema.names]
+    [row] = rows_of(table.select(columns), 0)
+    try:
+        if isinstance(row.value, RowProblem):
+            raise row.value
+        conversation = normalise(row.value, dialect)
+    except RowProblem as problem:
+        return {"messages": [{"role": "note", "content": f"(the text cannot be shown: {problem.code})"}], **said}
+    return {"messages": conversation.for_people(), "text_digest": digest_of(text_of(conversation)), **said}
 
 
 def _sample(shard: _Shard, place: int, methods: Sequence[str], by: str) -> dict[str, Any]:
