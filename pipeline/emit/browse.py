@@ -208,7 +208,7 @@ def _read_texts(
             there = np.flatnonzero(shard.decisions == decision)
             here = sorted(places & set(there.tolist()))
             if here:
-                rows = store.read_table(table_of(decision, name), [*dialect.reads, COLUMN])
+                rows = store.read_table(table_of(decision, name), list(dict.fromkeys([*dialect.reads, COLUMN])))
                 for place, at in zip(here, np.searchsorted(there, here).tolist(), strict=True):
                     # A slice, as Arrow cannot take rows of every type.
                     shard.texts[place] = _text(rows.slice(at, 1), dialect)
