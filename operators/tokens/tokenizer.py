@@ -24,7 +24,7 @@ from tamis.operators.tokens.answers import CharRange
 from tamis.operators.tokens.chat_template import FIXED_DATE
 from tamis.operators.tokens.control_tokens import ControlTokens, Tokens
 from tamis.operators.tokens.rendering import PLAIN_TEMPLATE, MakeRenderer, Renderer
-from tamis.operators.tokens.spelling import pieces
+from tamis.operators.tokens.spelling import in_words, pieces
 from tamis.operators.tokens.tokenised import Tokenised
 
 if TYPE_CHECKING:
@@ -124,9 +124,12 @@ class ChatTokenizer:
         return pieces(lambda some: self._backend.decode(some, skip_special_tokens=False), ids)
 
     def spelling(self, token: int) -> str:
-        """The text of one token; for a part of a character or a control token, the tokenizer's name for the token."""
+        """The text of one token; for a part of a character its bytes, for a control token its name."""
         text: str = self._backend.decode([token], skip_special_tokens=False)
-        return text if text and "\ufffd" not in text else self._backend.id_to_token(token) or ""
+        if text and "\ufffd" not in text:
+            return text
+        name: str = self._backend.id_to_token(token) or ""
+        return in_words(name) if text else name
 
     def encode(
         self, conversations: Sequence[Conversation], *, max_tokens: int, overlong: Overlong

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from tamis.operators.conversation.messages import Dialect, normalise
 from tamis.operators.conversation.schema import digit_notes, json_places
 from tamis.operators.methods import Method
 from tamis.operators.methods.protocol import Artifact
-from tamis.operators.problems import UNSCORED, RowProblem
+from tamis.operators.problems import UNSCORED
 from tamis.operators.statistics.ranks import rho
 from tamis.pipeline.capture.totals import CaptureTotals
+from tamis.pipeline.emit.browse import with_samples
 from tamis.pipeline.emit.samples import SampleSpec
 from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.emit.totals import Emitted, EmitTotals, Pick, TokenTotals
@@ -27,7 +26,7 @@ from tamis.pipeline.errors import InternalError
 from tamis.pipeline.fit.drift import MAJORITY
 from tamis.pipeline.fit.scores import Selection, shown_cut
 from tamis.pipeline.inputs.sample_ids import sample_ids
-from tamis.pipeline.inputs.shards import Shard, rows_of
+from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.methods import distributions
 from tamis.pipeline.planning.plan import Plan
@@ -36,9 +35,8 @@ from tamis.pipeline.report.drift import warnings as drift_warnings
 from tamis.pipeline.report.verdict import verdict
 from tamis.pipeline.run.folder import run_id
 from tamis.pipeline.run.incomplete import warning, write_manifest
-from tamis.pipeline.run.paths import CARD, EMPTY_DROPPED, MANIFEST, REPORT, SCORES, table_of
+from tamis.pipeline.run.paths import CARD, EMPTY_DROPPED, REPORT
 from tamis.pipeline.run.set_aside import SetAside
-from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import phase
 
@@ -58,8 +56,6 @@ _LISTED_UNREAD = 1000
 
 ROUGH = "the scores lie so close together that ranks and quantiles are rough"
 """The begin of the warning about scores that are too close together for their bins."""
-
-SAMPLE_LISTS = ("riskiest", "borderline_dropped", "borderline_kept")
 
 
 def versions() -> dict[str, str]:
@@ -140,7 +136,7 @@ def finish(
     if not summary["counts"]["dropped"]:
         listed.append(store.write_table(EMPTY_DROPPED, empty).to_dict())
     listed.append(store.write(CARD, render_card(summary).encode()).to_dict())
-    listed.append(store.write(REPORT, draw(store, summary).encode()).to_dict())
+    listed.append(store.write(REPORT, draw(store, {**summary, "files": listed}).encode()).to_dict())
     listed.sort(key=lambda file: str(file["name"]))
     return write_manifest(store, {**summary, "files": listed}, failed, key)
 
@@ -160,7 +156,7 @@ def column_notes(captured: CaptureTotals, emitted: Emitted) -> list[str]:
 
 def draw(store: Store, summary: Mapping[str, Any]) -> str:
     """The report of a run that dropped samples."""
-    return render_report(with_texts(store, summary))
+    return render_report(with_samples(store, summary))
 
 
 def counted(plan: Plan, emitted: Emitted) -> tuple[dict[str, int], list[SetAside]]:
@@ -172,32 +168,6 @@ def counted(plan: Plan, emitted: Emitted) -> tuple[dict[str, int], list[SetAside
     if counts["rows_in"] != sum(counts.values()) - counts["rows_in"]:
         raise InternalError(f"rows were lost or doubled: {counts}; nothing was published, please report this")
     return counts, failed
-
-
-def with_texts(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary with the messages of its samples, read from the output. Only the report contains them."""
-    return {
-        **summary,
-        **{name: [_with_text(store, sample) for sample in summary[name]] for name in SAMPLE_LISTS},
-    }
-
-
-def _with_text(store: Store, sample: Mapping[str, Any]) -> dict[str, Any]:
-    shard = safe_name(sample["shard"], MANIFEST)
-    scores = store.read_table(table_of(SCORES, shard), ["row", "decision"])
-    here = pc.index(scores.column("row"), sample["row"]).as_py()
-    decision = scores.column("decision")[here].as_py()
-    before = pc.sum(pc.equal(scores.column("decision").slice(0, here), decision)).as_py() or 0
-    dialect = Dialect.from_dict(sample["dialect"])
-    table: pa.Table = store.read_table(f"{decision}/{shard}.parquet", list(dialect.reads))
-    try:
-        [row] = rows_of(table.slice(before, 1), 0)
-        if isinstance(row.value, RowProblem):
-            raise row.value
-        messages = normalise(row.value, dialect).for_people()
-    except RowProblem as problem:
-        messages = [{"role": "note", "content": f"(the text cannot be shown: {problem.code})"}]
-    return {**sample, "messages": messages}
 
 
 def _summary(
@@ -287,6 +257,12 @@ def selection_facts(
         "sources": [
             {"source": source, "rows": rows, "dropped": dropped}
             for source, (rows, dropped) in sorted(emitted.sources.items())
+        ],
+        "own_sources": None
+        if not emitted.own_sources
+        else [
+            {"source": source, "rows": rows, "dropped": dropped}
+            for source, (rows, dropped) in sorted(emitted.own_sources.items())
         ],
         "length_deciles": _deciles(spec, selection, emitted),
         "score_length_spearman": rho(emitted.final_rank_sums()),

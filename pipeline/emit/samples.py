@@ -14,6 +14,7 @@ from tamis.operators.statistics.lengths import decile_of
 from tamis.operators.statistics.ranks import RankSums, rank_bins, rank_sums
 from tamis.operators.statistics.selection import Threshold, decide
 from tamis.pipeline.capture.spec import Captured
+from tamis.pipeline.emit.own_sources import own_sources
 from tamis.pipeline.emit.refusing import refusing
 from tamis.pipeline.emit.shard import Decided, EmitSpec
 from tamis.pipeline.fit.scores import DECIDING
@@ -66,7 +67,7 @@ class SampleSpec(EmitSpec):
         )
 
     def observed(self, shard: Shard, rows: pa.Table, dropped: np.ndarray[Any, Any]) -> Mapping[str, Any]:
-        return {"refusing": refusing(shard, rows, dropped)}
+        return {"refusing": refusing(shard, rows, dropped), "own_sources": own_sources(rows, dropped)}
 
 
 def _reasons(scores: np.ndarray[Any, Any], spec: SampleSpec) -> dict[str, pa.Array]:

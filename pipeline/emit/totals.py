@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tamis.operators.statistics.ranks import RankSums
+from tamis.pipeline.emit.own_sources import MOST
 from tamis.pipeline.emit.samples import SHOWN_BORDERLINE, SHOWN_RISKIEST, add_sums
 from tamis.pipeline.run.receipts import Receipt
 from tamis.pipeline.run.set_aside import SetAside
@@ -39,7 +40,9 @@ class Emitted:
 @dataclass
 class EmitTotals(Emitted):
     """Of samples that were scored. bins: of the histogram. sources: rows and dropped rows of each file. refusing: rows
-    of kept and dropped whose answer refuses; not `all_counted` where an earlier version has written a receipt."""
+    of kept and dropped whose answer refuses; not `all_counted` where an earlier version has written a receipt.
+    own_sources: rows and dropped rows by the corpus's own column; None where a shard has no such column, or too many
+    values."""
 
     bins: int = 0
     sources: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
@@ -47,6 +50,7 @@ class EmitTotals(Emitted):
     rank_sums: RankSums = field(default_factory=RankSums)
     refusing: Counter[str] = field(default_factory=Counter)
     all_counted: bool = True
+    own_sources: dict[str, list[int]] | None = field(default_factory=dict)
     riskiest: list[Pick] = field(default_factory=list)
     borderline_dropped: list[Pick] = field(default_factory=list)
     borderline_kept: list[Pick] = field(default_factory=list)
@@ -65,11 +69,23 @@ class EmitTotals(Emitted):
         self._sums[receipt["index"]] = receipt["rank_sums"]
         self.refusing.update(receipt.get("refusing", {}))
         self.all_counted &= "refusing" in receipt
+        self._add_own(receipt.get("own_sources"))
         self.riskiest = self._best(self.riskiest, receipt, "riskiest", SHOWN_RISKIEST, -1)
         self.borderline_dropped = self._best(
             self.borderline_dropped, receipt, "borderline_dropped", SHOWN_BORDERLINE, 1
         )
         self.borderline_kept = self._best(self.borderline_kept, receipt, "borderline_kept", SHOWN_BORDERLINE, -1)
+
+    def _add_own(self, found: list[list[Any]] | None) -> None:
+        if found is None or self.own_sources is None:
+            self.own_sources = None
+            return
+        for value, rows, dropped in found:
+            counted = self.own_sources.setdefault(value, [0, 0])
+            counted[0] += rows
+            counted[1] += dropped
+        if len(self.own_sources) > MOST:
+            self.own_sources = None
 
     def final_rank_sums(self) -> RankSums:
         """Added in plan order, so that the last digits do not depend on which shard was done first."""

@@ -61,7 +61,16 @@ def histogram(bins: Mapping[str, Any], cut: float | None, said: Words, gone: str
         bounds = [low + (high - low) * i / len(kept) for i in range(len(kept) + 1)]
     stacked = max(k + r for k, r in zip(kept, removed, strict=True))
     axes = svg.Axes(low, high, svg.log_scale(most) if 0 < max(removed) < most / 10 else svg.scale(0, stacked))
-    parts = [_bin(axes, *bin_) for bin_ in zip(bounds, bounds[1:], kept, removed, strict=False)]
+    bins_drawn = list(zip(bounds, bounds[1:], kept, removed, strict=False))
+    parts = [_bin(axes, *bin_) for bin_ in bins_drawn]
+    spots = [
+        svg.spot(
+            axes.x(left),
+            axes.x(right),
+            f"{text.between(left, right)}: {text.count(stayed)} kept, {text.count(went)} {gone}",
+        )
+        for left, right, stayed, went in bins_drawn
+    ]
     words = (
         f"{text.count(sum(kept))} {said.vertical} kept and {text.count(sum(removed))} {gone}, "
         f"{values} from {text.score(low, 4)} to {text.score(high, 4)}"
@@ -70,6 +79,7 @@ def histogram(bins: Mapping[str, Any], cut: float | None, said: Words, gone: str
         seen = low <= cut <= high
         words += f", cut at {text.score(cut)}" + ("" if seen else " (outside of the plot)")
         parts += [_cut(axes.x(cut), cut)] if seen else []
+    parts += spots  # last, so that a pointer finds them
     return _figure(axes, said, svg.marks(svg.round_within(low, high), said.across), parts, words)
 
 
@@ -116,7 +126,11 @@ def columns(
     in_words = written or [svg.in_words(value, said.unit) for value in values]
     words = "; ".join(f"{each.format(label)}: {value}" for label, value in zip(labels, in_words, strict=True))
     needed = next(iter(marked)) if len(marked) == 1 else None
-    return _figure(axes, said, below, [*bars, *lines, *ends], words, needed=needed)
+    spots = [
+        svg.spot(axes.x(at), axes.x(at + 1), f"{each.format(label)}: {value}")
+        for at, (label, value) in enumerate(zip(labels, in_words, strict=True))
+    ]
+    return _figure(axes, said, below, [*bars, *lines, *ends, *spots], words, needed=needed)
 
 
 def curves(
@@ -218,7 +232,7 @@ def _cut(x: float, cut: float) -> Markup:
     """The line of the cut, with its name on the side where there is room."""
     side, anchor = (-6, "end") if x > svg.WIDTH - 150 else (6, "start")
     line = svg.line("cut", x, x, svg.TOP - 14, svg.HEIGHT - svg.BOTTOM)
-    return line + svg.label(x + side, svg.TOP - 12, f"cut {text.score(cut)}", "value", anchor)
+    return line + svg.label(x + side, svg.TOP - 12, f"cut {text.score(cut, 3)}", "value", anchor)
 
 
 def _ends(curve: Curve, said: Words) -> str:

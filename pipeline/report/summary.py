@@ -113,7 +113,10 @@ class Message(TypedDict):
 
 
 class Sample(TypedDict):
-    """rank: 1 is the riskiest sample of the corpus."""
+    """rank: 1 is the riskiest sample of the corpus. Only the report has the keys that may be missing. scores: by each
+    method. places: in each method's order, the share of the rows that are compared that score lower; apart: the
+    highest of these minus the lowest. text_digest: of
+    the text that is shown, as a sheet of `tamis sample` has it. own_source: what the row's column `source` says."""
 
     sample_id: str
     source: str
@@ -122,6 +125,25 @@ class Sample(TypedDict):
     rank: int | None
     n_response_tokens: int | None
     messages: list[Message]
+    decision: NotRequired[Literal["kept", "dropped"]]
+    scores: NotRequired[dict[str, float]]
+    places: NotRequired[dict[str, float]]
+    apart: NotRequired[float | None]
+    text_digest: NotRequired[str]
+    own_source: NotRequired[str | None]
+
+
+class Browse(TypedDict):
+    """Samples that are drawn for the report (pipeline/emit/browse.py). rows: of the shards that they are drawn from.
+    methods: the columns of scores/. unlike: the methods rank them most unlike each other. histograms: of the methods
+    that did not decide, over those rows."""
+
+    rows: int
+    methods: list[str]
+    random_kept: list[Sample]
+    random_dropped: list[Sample]
+    unlike: list[Sample]
+    histograms: dict[str, Histogram]
 
 
 class Timing(TypedDict):
@@ -231,13 +253,15 @@ class Trust(TypedDict):
 class Summary(Run):
     """A run that drops samples. layers: the content of artifact/layers.json, if it exists and LARF has run. drift: if
     the job named an artifact. parent: the run that it was made of (`Parent.facts`; reused: its scores after `tamis
-    select`, its vectors after `tamis curate --from`). trust: of every run since it is tested."""
+    select`, its vectors after `tamis curate --from`). trust: of every run since it is tested. own_sources: shares by
+    the corpus's own column `source`; None where it has none. browse: only for the report."""
 
     methods: list[MethodRun]
     selected_by: str
     selection: Selection
     histogram: Histogram
     sources: list[Source]
+    own_sources: NotRequired[list[Source] | None]
     length_deciles: list[LengthDecile]
     score_length_spearman: float | None
     riskiest: list[Sample]
@@ -247,6 +271,7 @@ class Summary(Run):
     drift: NotRequired[Drift]
     parent: NotRequired[dict[str, Any]]
     trust: NotRequired[Trust]
+    browse: NotRequired[Browse]
 
 
 class Tokens(TypedDict):

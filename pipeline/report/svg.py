@@ -168,6 +168,13 @@ def bar(kind: str, left: float, right: float, floor: float, end: float) -> Marku
     )
 
 
+def spot(left: float, right: float, words: str) -> Markup:
+    """What a pointer finds over a part of the plot, from top to bottom."""
+    return Markup('<rect class="spot" x="{}" y="{}" width="{}" height="{}" data-tip="{}"/>').format(
+        n(left), n(TOP), n(right - left), n(HEIGHT - TOP - BOTTOM), text.visible(words)
+    )
+
+
 def curve(kind: str, points: Sequence[tuple[float, float]], hint: str) -> Markup:
     """A line through points. hint: what it is, for a pointer that rests on it."""
     drawn = " ".join(f"{n(x)},{n(y)}" for x, y in points)

@@ -116,6 +116,12 @@ def score(value: Any, digits: int = 6) -> str:
     return f"{known:,.{max(0, digits - 1 - exponent)}f}"
 
 
+def between(low: float, high: float) -> str:
+    """Two scores with three digits each, or with as many more as tell them apart: "0.0531 to 0.0548"."""
+    pairs = ((score(low, digits), score(high, digits)) for digits in range(3, 9))
+    return " to ".join(next((pair for pair in pairs if pair[0] != pair[1]), (score(low, 9), score(high, 9))))
+
+
 def rate(value: Any) -> str:
     """Per second: three digits below 1,000, whole numbers above."""
     known = number(value)

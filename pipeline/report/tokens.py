@@ -19,7 +19,8 @@ _REFERENCE_FACTS = ("rows", "response_tokens", "steps")
 
 def render_token_report(summary: Mapping[str, Any]) -> str:
     """The complete page for a summary (a TokenSummary). Pure: the same summary gives the same page."""
-    return render("tokens.html", **_view(summary))
+    data = token_examples.samples_view(summary)
+    return render("tokens.html", page_data=data, full_colour=data["scale"], **_view(summary))
 
 
 def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def _view(summary: Mapping[str, Any]) -> dict[str, Any]:
         "checks": token_trust.checks(summary),
         "histogram": token_charts.risk_histogram(histogram, text.number(tokens.get("cut"))),
         "bins": charts.filled(histogram, "discarded"),
+        "cut": text.number(tokens.get("cut")),
         "readings": token_prose.how_to_read(summary),
         "position_shares": token_charts.position_shares(positions, overall),
         "position_risks": token_charts.position_risks(positions),

@@ -10,6 +10,7 @@ import datetime
 import decimal
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from command import Ran, curate
-from outputs import Row, alpaca_rows, check_whole, merged, pair, tables, write_jsonl
+from outputs import Row, alpaca_rows, check_whole, manifest_of, merged, pair, tables, write_jsonl
 
 SAFT = ["--method", "saft", "--drop", "0.2"]
 
@@ -103,6 +104,19 @@ def test_typed_values_come_back_as_they_were(typed: tuple[Path, list[Row]]) -> N
     assert {decision for decision, _ in found} == {"kept", "dropped"}
     expected = pa.Table.from_pylist(rows, TYPED).to_pylist()
     assert [{name: row[name] for name in TYPED.names} for _, row in found] == expected
+
+
+def test_shares_by_the_corpus_s_own_source_are_exact_and_in_the_report(typed: tuple[Path, list[Row]]) -> None:
+    out, _ = typed
+    found = Counter((row["source"] or "", decision) for decision, row in merged(out))
+    expected = [
+        {"source": name, "rows": found[name, "kept"] + found[name, "dropped"], "dropped": found[name, "dropped"]}
+        for name in ("", "book", "web")
+    ]
+    assert manifest_of(out)["own_sources"] == expected
+    page = (out / "report.html").read_text()
+    assert "By the column <code>source</code> of the corpus" in page
+    assert all(f'["source","{name}"]' in page for name in ("(empty)", "book", "web"))
 
 
 # --- JSON and CSV -------------------------------------------------------------------------------------------------

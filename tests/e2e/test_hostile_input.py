@@ -67,7 +67,7 @@ def test_every_hostile_line_is_kept_dropped_or_quarantined(tiny_model: Path, ray
             read = json.loads(line)
             assert same({key: row[key] for key in read}, read)
     page = (out / "report.html").read_text()
-    assert "<script" not in page
+    assert page.casefold().count("<script") == 2  # the page's own, and its data
     assert "\u202e" not in page + (out / "README.md").read_text()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 from html.parser import HTMLParser
 from typing import Any
 
-VOID = {"meta", "br", "rect", "line"}
+VOID = {"meta", "br", "rect", "line", "input"}
 HOSTILE = [
     "<script>alert(1)</script>",
     "</style></title></details><img src=https://evil.example/x onerror=alert(1)>",
@@ -159,7 +161,7 @@ class Page(HTMLParser):
         self.text.append(" " if tag in {"td", "th", "dt", "dd"} else "")
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text.append(data)
             if self.in_box:
                 self.boxes[-1] += data
@@ -170,16 +172,33 @@ class Page(HTMLParser):
 
 
 def assert_self_contained(page: Page, html: str) -> None:
-    assert not {"script", "img", "iframe", "object", "embed", "link", "base", "form", "image", "use"} & set(page.tags)
+    """One style, and on a page with data one script and the data, each allowed by its hash; nothing else can load."""
+    assert not {"img", "iframe", "object", "embed", "link", "base", "form", "image", "use"} & set(page.tags)
     names = {name for name, _ in page.attributes}
     assert not {"src", "href", "srcset", "action", "xlink:href", "style"} & names
     assert not [name for name in names if name.startswith("on")]
     assert "url(" not in html.split("</style>")[0]
     assert "@import" not in html.split("</style>")[0]
     style = html.split("<style>")[1].split("</style>")[0]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.S)
+    assert page.tags.count("script") == 2 * len(scripts) in (0, 2)
+    assert html.count('<script type="application/json" id="page-data">') == len(scripts)
+    allowed = f"script-src 'sha256-{digest_of(scripts[0])}'; " if scripts else ""
+    policy = (
+        f"default-src 'none'; {allowed}style-src 'sha256-{digest_of(style)}'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
     assert ("content", policy) in page.attributes
+
+
+def digest_of(content: str) -> str:
+    return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+
+
+def data_of(html: str) -> Any:
+    """What the page gives to its script."""
+    [data] = re.findall(r'<script type="application/json" id="page-data">(.*?)</script>', html, re.S)
+    return json.loads(data)
 
 
 def retyped(value: Any, old: str, new: str) -> Any:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tamis.operators.tokens.spelling import pieces
+from tamis.operators.tokens.spelling import in_words, pieces
 
 SENTENCES = ["Hello world, how do you boil an egg?", "Sure! Here is what you asked for.", "naïve café 日本語"] * 4
 
@@ -72,3 +72,17 @@ def test_half_a_character_at_the_end_is_shown_as_broken() -> None:
     tokenizer = TOKENIZERS["byte level"]
     ids = tokenizer.encode("ab🎉").ids[:-1]
     assert "".join(pieces(lambda some: tokenizer.decode(some), ids)).startswith("ab")
+
+
+@given(text=st.text(alphabet=st.characters(codec="utf-8"), max_size=20))
+def test_a_byte_level_name_reads_as_its_text(text: str) -> None:
+    [(name, _)] = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text) or [("", 0)]
+    assert in_words(name) == text
+
+
+def test_bytes_that_are_no_whole_character_are_named() -> None:
+    assert in_words("ĠâĢ") == " ⟨E2⟩⟨80⟩"
+    assert in_words("Ċ") == "\n"
+    assert in_words("a\u0142") == "a⟨A0⟩"
+    for other in ("<0xE2>", "▁the", "<|im_end|>", "日本", ""):
+        assert in_words(other) == other

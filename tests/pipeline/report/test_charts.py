@@ -32,7 +32,7 @@ def test_a_histogram_stacks_what_went_on_what_stayed() -> None:
     ]
     (cut,) = chart.kind("cut")
     assert chart.across(float(cut.get("x1", "nan"))) == pytest.approx(1.5, abs=0.01)
-    assert chart.values == ["cut 1.50000"]
+    assert chart.values == ["cut 1.50"]
     assert chart.words == "150 samples kept and 70 gone, scores from 0 to 4.000, cut at 1.50000"
 
 

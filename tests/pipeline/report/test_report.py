@@ -12,7 +12,7 @@ from report_samples import HOSTILE, Page, assert_self_contained, hostile_summary
 
 from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.report import text as words
-from tamis.pipeline.report.page import TEXT_LIMIT
+from tamis.pipeline.report.sample_data import TEXT_LIMIT
 from tamis.pipeline.report.trust import checks, length_check, overlaps
 
 
