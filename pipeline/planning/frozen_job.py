@@ -20,7 +20,7 @@ from tamis.pipeline.job.methods import distributions, known
 from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.models.checks import OpenedModel, open_model
 from tamis.pipeline.models.fetch import chat_template
-from tamis.pipeline.planning.fingerprint import FINGERPRINT_FORMAT, reference_digest, settings_of
+from tamis.pipeline.planning.fingerprint import FINGERPRINT_FORMAT, column_keys_of, reference_digest, settings_of
 from tamis.pipeline.planning.layer_plan import longest_of
 from tamis.pipeline.planning.prompts import read_prompts
 from tamis.pipeline.planning.reference_sets import scan_set
@@ -65,11 +65,12 @@ def frozen_facts(
     """The facts of an artifact that a run of `job` has made. revision: of its model. precision: of its forward passes,
     e.g. "float32 on cpu". more: cut and statistics."""
     dtype, _, device = precision.partition(" on ")
+    columns = column_keys_of(job)
     return FrozenFacts(
         methods=methods,
         selected_by=job.selected_by,
         how=job.selection.in_words,
-        settings={name: value for name, value in fingerprint.items() if not _of_input(name)},
+        settings={name: value for name, value in fingerprint.items() if not _of_input(name) and name not in columns},
         dtype=dtype,
         device=device,
         model={"name": job.model.name, "revision": revision},

@@ -227,8 +227,7 @@ class _Work:
             statistics=statistics,
         )
         written.append(freeze(store, facts, [file for file in written if file["name"] in names]))
-        schema: bytes = parent.store.read_table(parent.kept()).schema.serialize().to_pybytes()
-        return written, schema
+        return written, parent.schema().serialize().to_pybytes()
 
     def _emit(self, spec: SampleSpec, selection: Selection, rescored: Rescored) -> EmitTotals:
         totals = EmitTotals(bins=HISTOGRAM_BINS)
