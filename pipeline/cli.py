@@ -632,7 +632,9 @@ def tune(
 def export(
     output: OutputFolder,
     to: Annotated[str, typer.Option("--output", help="Folder for the export; it must not hold anything.")],
-    trainer: Annotated[str, typer.Option("--for", help="transformers, trl, axolotl or llama-factory.")],
+    trainer: Annotated[
+        str, typer.Option("--for", help="transformers, trl, axolotl, llama-factory, torchtune or messages.")
+    ],
     storage_options: StorageOptions = None,
 ) -> None:
     """Write kept/ of a finished run as a trainer reads it, with the trainer's config file or script."""
@@ -645,8 +647,9 @@ def export(
     with reading(store.path()):
         found = run(store, trainer, folder)
     start = folder.path(found.start)
-    words = f"{found.rows:,} rows for {trainer}; start with {shown(start)}"
-    showing.result(words, rows=found.rows, trainer=trainer, start=start)
+    gone = f" ({found.left_out:,} rows without a turn that is trained on are left out)" if found.left_out else ""
+    words = f"{found.rows:,} rows for {trainer}{gone}; start with {shown(start)}"
+    showing.result(words, rows=found.rows, trainer=trainer, start=start, left_out=found.left_out)
 
 
 @app.command()
