@@ -653,6 +653,37 @@ def export(
 
 
 @app.command()
+def push(
+    output: OutputFolder,
+    repository: Annotated[
+        str, typer.Argument(metavar="ORG/NAME", help="The dataset on the hub; made if it is missing.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Upload it; without, it is only said what would be.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Everyone may read it; without, a new dataset is private.")
+    ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="The artifact, the report, the manifest and quarantine/ too: they name places on this machine.",
+        ),
+    ] = False,
+) -> None:
+    """Upload kept/, dropped/, scores/ and the card of a finished run to the Hugging Face hub. First a dry run."""
+    _quiet_libraries()
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.push import push as run
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(output, {})
+    with reading(store.path()):
+        found = run(store, repository, public=public, everything=everything, confirmed=yes)
+    facts = {"files": len(found.files), "bytes": found.bytes, "rows": dict(found.rows), "output": found.url}
+    showing.result("\n".join(map(shown, found.lines())), **facts, commit=found.commit)
+
+
+@app.command()
 def doctor(
     model: Model = None,
     address: Address = None,
