@@ -47,7 +47,7 @@ class Repository:
 
 class Hub(ThreadingHTTPServer):
     """gets: how often each file's content was asked for; calls: how often each kind of API call came. blobs: what was
-    uploaded, by its sha256. spoils: what comes by a commit is not what was sent. writes: requests that change things."""
+    uploaded, by its sha256. spoils: a commit holds other bytes than were sent. writes: requests that change things."""
 
     page_size = 1000
 
