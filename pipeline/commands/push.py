@@ -44,6 +44,7 @@ _OURS = (*PARTS, ARTIFACT, CARD, REPORT, LAYERS_PAGE, MANIFEST)
 """What a push may have written to a repository, and may remove from it."""
 _GIT = ".gitattributes"
 """The only file of a new repository."""
+_SENDERS = ("httpx", "httpx2", "hf_xet")
 _TAG = "tamis"
 """In the tags of every card that tamis writes."""
 
@@ -74,7 +75,7 @@ class There:
 @dataclass(frozen=True)
 class Pushed:
     """left_out: folders and files of the output that are not uploaded. removed: files of an earlier push that are.
-    commit: None where nothing was sent."""
+    knows: whether there is a token, without which a private dataset is not seen. commit: None if nothing was sent."""
 
     repository: str
     url: str
@@ -84,6 +85,7 @@ class Pushed:
     rows: Mapping[str, int]
     left_out: list[str]
     removed: list[str]
+    knows: bool
     commit: str | None = None
 
     @property
@@ -109,6 +111,8 @@ class Pushed:
         if self.removed:
             done = "removed" if sent else "would remove"
             lines.append(f"{done} there: {len(self.removed):,} files of an earlier push")
+        if not self.knows:
+            lines.append("there is no token (HF_TOKEN, or `hf auth login`): a private dataset of this name is not seen")
         lines.append(
             f"commit {self.commit}; the hub's digests of all {len(self.files):,} files are those of the output"
             if sent
@@ -126,7 +130,7 @@ def push(store: Store, repository: str, *, public: bool, everything: bool, confi
     Raises ConfigError for what the user must change, InputError for an output that is not whole, StorageError where the
     hub does not do it, DamagedError if what lies there afterwards is not the output.
     """
-    from huggingface_hub import HfApi, get_token, is_offline_mode
+    from huggingface_hub import HfApi, get_token, is_offline_mode, logging
     from huggingface_hub.utils import disable_progress_bars
 
     if not _NAME.fullmatch(repository):
@@ -138,6 +142,7 @@ def push(store: Store, repository: str, *, public: bool, everything: bool, confi
     checked = _whole(store)
     files, left_out = _chosen(store, everything)
     disable_progress_bars()
+    logging.set_verbosity_error()
     if confirmed and get_token() is None:
         raise ConfigError("push: there is no token for the hub; set HF_TOKEN, or run `hf auth login`")
     hub = HfApi()
@@ -156,6 +161,7 @@ def push(store: Store, repository: str, *, public: bool, everything: bool, confi
         rows=rows,
         left_out=left_out,
         removed=removed,
+        knows=get_token() is not None,
     )
     if not confirmed:
         return plan
@@ -307,6 +313,9 @@ def _explained(repository: str) -> Iterator[None]:
                 f"push: {repository} has changed meanwhile, and nothing was uploaded ({said}); look, and push again"
             ) from None
         raise StorageError(f"push: the hub does not do it ({said}); push again later") from None
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # Of the libraries that send: errors of the network, and of xet.
+        if not isinstance(error, OSError | ValueError) and type(error).__module__.partition(".")[0] not in _SENDERS:
+            raise
         token = get_token() or "\0"
         raise StorageError(f"push: {repository}: {error_text(error).replace(token, '***')}; push again later") from None

@@ -126,6 +126,7 @@ def test_a_dry_run_sends_nothing(hub: Hub, tmp_path: Path) -> None:
     [dry] = ask(hub, tmp_path, (output(tmp_path / "out"), NAME, {"everything": True}), token=None)
     assert dry.kind == "", dry.text
     assert "not uploaded" not in dry.text
+    assert "there is no token (HF_TOKEN, or `hf auth login`): a private dataset of this name is not seen" in dry.text
     assert (hub.writes, hub.blobs, hub.repositories) == ([], {}, {})
 
 
