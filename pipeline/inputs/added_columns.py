@@ -40,9 +40,9 @@ def renamed_note(names: Iterable[str], ids: WithIds, *, with_quantile: bool) -> 
         *([] if ids == "none" else [SAMPLE_ID]),
         *(name for name in REASONS if with_quantile or name != "quantile"),
     ]
-    taken = {ours: name for ours, name in free_names(names, added).items() if ours != name}
-    if not taken:
+    renamed = {name: ours for name, ours in free_names(names, added).items() if ours != name}
+    if not renamed:
         return ()
-    where = "kept/ and dropped/" if ids == "all" and SAMPLE_ID in taken else "dropped/"
-    said = ", ".join(f"{ours} is {name}" for ours, name in taken.items())
-    return (f"the corpus has columns of the names that tamis adds to {where}, and keeps them; of tamis, {said}",)
+    where = "kept/ and dropped/" if ids == "all" and SAMPLE_ID in renamed else "dropped/"
+    said = f"the corpus has columns of the names that tamis adds to {where} ({', '.join(renamed)}), and keeps them"
+    return (f"{said}; those of tamis are called {', '.join(renamed.values())}",)

@@ -32,7 +32,7 @@ def render_card(summary: Mapping[str, Any]) -> str:
     """README.md for a summary (a Summary or a TokenSummary). Pure; contains no text of samples."""
     template_text = resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8")
     job = summary.get("job") or {}
-    named = Names(job)
+    named = Names([job, summary.get("fingerprint")])
     environment = Environment(
         autoescape=False,
         undefined=ChainableUndefined,

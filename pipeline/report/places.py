@@ -33,10 +33,10 @@ def without_places(value: Any) -> Any:
 
 
 class Names:
-    """Sentences without places. job: whose places are known as a whole."""
+    """Sentences without places. settings: whose places are known as a whole."""
 
-    def __init__(self, job: Any) -> None:
-        places = {place.rstrip("/") for place in _texts(job) if last_name(place) != place}
+    def __init__(self, settings: Any) -> None:
+        places = {place.rstrip("/") for place in _texts(settings) if last_name(place) != place}
         self._known = sorted((place for place in places if place.count("/") > 1), key=len, reverse=True)
 
     def __call__(self, text: str) -> str:

@@ -231,7 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 raise NotImplementedError(each["key"])
         commit = repository.commit(files)
-        self._send_json({"success": True, "commitOid": commit, "commitUrl": f"{self.server.url}/commit/{commit}"})
+        url = f"{self.server.url}/datasets/{repository.name}/commit/{commit}"
+        self._send_json({"success": True, "commitOid": commit, "commitUrl": url})
 
     def _has_token(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"

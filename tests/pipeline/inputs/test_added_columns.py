@@ -33,13 +33,18 @@ def test_ours_make_way_and_are_all_there(taken: set[str]) -> None:
         ({"text", "tamis_score"}, "all", True, None),
         ({"sample_id"}, "none", True, None),
         ({"quantile"}, "dropped", False, None),
-        ({"sample_id"}, "dropped", False, "adds to dropped/, and keeps them; of tamis, tamis_sample_id is sample_id"),
-        ({"sample_id"}, "all", True, "adds to kept/ and dropped/, and keeps them; of tamis, tamis_sample_id is"),
+        (
+            {"sample_id"},
+            "dropped",
+            False,
+            "adds to dropped/ (sample_id), and keeps them; those of tamis are called tamis_sample_id",
+        ),
+        ({"sample_id"}, "all", True, "adds to kept/ and dropped/ (sample_id), and keeps them; those of tamis"),
         (
             {"method", "score", "tamis_score", "tamis_method"},  # a corpus that was dropped/ of an earlier run
             "dropped",
             True,
-            "adds to dropped/, and keeps them; of tamis, tamis_method_2 is method, tamis_score_2 is score",
+            "adds to dropped/ (method, score), and keeps them; those of tamis are called tamis_method_2, tamis_score_2",
         ),
     ],
 )

@@ -384,7 +384,7 @@ def test_columns_of_the_names_that_tamis_adds_are_mentioned(plan: Planner, folde
     rows = [{**row, "sample_id": "mine"} for row in rows_of(50)]
     (folder / "data/a.jsonl").write_bytes(lines_of(rows))
     [said] = [note for note in plan().notes if "tamis_" in note]
-    assert said.endswith("adds to dropped/, and keeps them; of tamis, tamis_sample_id is sample_id")
+    assert said.endswith("those of tamis are called tamis_sample_id")
     (folder / "data/a.jsonl").unlink()
     pq.write_table(pa.Table.from_pylist(rows), folder / "data/a.parquet")
     assert plan().notes == (said,)

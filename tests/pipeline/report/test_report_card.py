@@ -133,7 +133,7 @@ def test_the_card_names_no_place_on_the_machine() -> None:
         job = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
         assert job["input"]["path"] == ["train.jsonl", "data/more.jsonl", "s3://bucket/deep/x.jsonl"]
         assert job["schedule"] == {"root": "nights"}
-        assert "train.jsonl: not read to the end; see manifest.json, y and 3 rows/s" in card
+        assert "train.jsonl: not read to the end; see new/manifest.json, y and 3 rows/s" in card
         assert (
             "s3://bucket/deep/x.jsonl and hf://datasets/team/name/a.jsonl were slow (https://example.org/a/b)" in card
         )
