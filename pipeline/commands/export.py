@@ -189,9 +189,7 @@ def _messages(trainer: str, folder: Store, kept: Kept) -> Exported:
         progress.advance(1)
     progress.finish()
     if not rows:
-        raise ConfigError(
-            f"{kept.store.path(KEPT)} has no row with a turn that is trained on; there is nothing to write"
-        )
+        raise ConfigError(f"{kept.store.path(KEPT)} has no turn that is trained on; there is nothing to write")
     texts = for_messages(trainer, folder.path(DATA))
     return Exported(rows, _written(folder, texts) if texts else DATA, left_out)
 

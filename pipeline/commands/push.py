@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def push(store: Store, repository: str, *, public: bool, everything: bool, confi
         return plan
     commit = _send(hub, store, plan)
     _compare(hub, store, plan, commit)
-    return Pushed(**{**vars(plan), "commit": commit})
+    return replace(plan, commit=commit)
 
 
 def _whole(store: Store) -> Verified:

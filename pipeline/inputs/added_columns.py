@@ -19,7 +19,8 @@ WithIds = Literal["none", "dropped", "all"]
 def free_names(taken: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     """Each name -> what the column is called: itself, or the first free of tamis_NAME, tamis_NAME_2, ... if it is
     taken."""
-    used, found = set(taken), {}
+    used = set(taken)
+    found: dict[str, str] = {}
     for name in names:
         others = (f"tamis_{name}" + (f"_{number}" if number > 1 else "") for number in count(1))
         found[name] = next(each for each in chain([name], others) if each not in used)
