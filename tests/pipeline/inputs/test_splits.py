@@ -153,10 +153,10 @@ def test_of_an_output_of_tamis_kept_is_read_and_the_plan_says_so(tmp_path: Path)
     plant(tmp_path, [f"{part}/000000-aa.jsonl" for part in ("kept", "dropped", "scores")])
     (tmp_path / "README.md").write_text(render_card({}).replace(".parquet", ".jsonl"))
     found = listed(tmp_path)
-    assert [file.name for file in found.files] == ["kept/000000-aa.jsonl"]
+    assert [file.url for file in found.files] == [str(tmp_path / "kept/000000-aa.jsonl")]
     assert found.notes == (f"{tmp_path}: only the config default is read, as `datasets` does, not dropped, scores",)
-    assert [file.name for file in listed(tmp_path, config="dropped").files] == ["dropped/000000-aa.jsonl"]
-    assert listed(tmp_path, config="dropped").notes == ()
+    other = listed(tmp_path, config="dropped")
+    assert ([file.url for file in other.files], other.notes) == ([str(tmp_path / "dropped/000000-aa.jsonl")], ())
 
 
 @pytest.mark.parametrize(
