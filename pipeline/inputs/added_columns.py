@@ -44,6 +44,6 @@ def renamed_note(names: Iterable[str], ids: WithIds, *, with_quantile: bool) -> 
     renamed = {name: ours for name, ours in free_names(names, added).items() if ours != name}
     if not renamed:
         return ()
-    where = "kept/ and dropped/" if ids == "all" and SAMPLE_ID in renamed else "dropped/"
-    said = f"the corpus has columns of the names that tamis adds to {where} ({', '.join(renamed)}), and keeps them"
+    rows = "kept and dropped rows" if ids == "all" and SAMPLE_ID in renamed else "dropped rows"
+    said = f"the corpus has columns of the names that tamis adds to {rows} ({', '.join(renamed)}), and keeps them"
     return (f"{said}; those of tamis are called {', '.join(renamed.values())}",)
