@@ -37,14 +37,14 @@ def test_ours_make_way_and_are_all_there(taken: set[str]) -> None:
             {"sample_id"},
             "dropped",
             False,
-            "adds to dropped/ (sample_id), and keeps them; those of tamis are called tamis_sample_id",
+            "adds to dropped rows (sample_id), and keeps them; those of tamis are called tamis_sample_id",
         ),
         ({"sample_id"}, "all", True, "adds to kept and dropped rows (sample_id), and keeps them; those of tamis"),
         (
             {"method", "score", "tamis_score", "tamis_method"},  # a corpus that was dropped/ of an earlier run
             "dropped",
             True,
-            "adds to dropped rows (method, score), and keeps them; those of tamis are called tamis_method_2, tamis_score_2",
+            "(method, score), and keeps them; those of tamis are called tamis_method_2, tamis_score_2",
         ),
     ],
 )
