@@ -18,6 +18,7 @@ from typing import Any
 
 from tamis.pipeline.commands.verify import Verified, verify
 from tamis.pipeline.errors import ConfigError, DamagedError, IncompleteError, InputError, StorageError, error_text
+from tamis.pipeline.report import render_card
 from tamis.pipeline.report.text import size
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import (
@@ -181,11 +182,15 @@ def _whole(store: Store) -> Verified:
 
 def _chosen(store: Store, everything: bool) -> tuple[list[File], list[str]]:
     """The files to upload, and what of the output stays."""
-    entries = {entry["name"]: entry for entry in facts_in(store, MANIFEST)["files"]}
+    manifest = facts_in(store, MANIFEST)
+    entries = {entry["name"]: entry for entry in manifest["files"]}
     listed = [File(safe_name(name, MANIFEST), entry["bytes"], entry["sha256"]) for name, entry in entries.items()]
     listed.append(File(MANIFEST, len(store.read(MANIFEST)), None))
-    if CARD not in entries:
-        raise InputError(f"{store.path(MANIFEST)} lists no {CARD}; write it again with `tamis report`")
+    if CARD not in entries or store.read(CARD) != render_card(manifest).encode():
+        raise ConfigError(
+            f"push: {store.path(CARD)} is none that this version of tamis has written: it may name places on this "
+            "machine, and no configs; write it anew with `tamis report`"
+        )
     files = [file for file in listed if everything or file.name.partition("/")[0] in (*_ROWS, CARD)]
     parts = {file.name: file.name.partition("/") for file in listed if file not in files}
     left_out = sorted({f"{head}{slash}" for head, slash, _ in parts.values()})

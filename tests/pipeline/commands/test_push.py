@@ -6,7 +6,7 @@ Everything that reaches the hub goes through one process each: the hub's address
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,18 +71,20 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def output(folder: Path, shards: int = 2, text: str = "a") -> Store:
+def output(
+    folder: Path, shards: int = 2, text: str = "a", card: Callable[[dict[str, Any]], str] = render_card
+) -> Store:
     """A finished output of two shards, both alike."""
     store = Store(str(folder))
-    written = [store.write("README.md", render_card({"title": text}).encode()), store.write("report.html", b"<p>")]
-    written.append(store.write("artifact/artifact.json", b"{}"))
+    written = [store.write("report.html", b"<p>"), store.write("artifact/artifact.json", b"{}")]
     for shard in range(shards):
         for part, rows in PARTS.items():
             table = pa.table({"text": [f"{text} {part} {shard} {row}" for row in range(rows)]})
             written.append(store.write_table(f"{part}/{shard:06d}-aa.parquet", table))
     counts = {"rows_in": 6 * shards, "kept": 3 * shards, "dropped": 2 * shards, "quarantined": shards}
-    facts = {"fingerprint": {}, "counts": counts, "files": [file.to_dict() for file in written]}
-    store.write_facts(MANIFEST, {"complete": True, **facts})
+    facts = {"complete": True, "title": text, "fingerprint": {}, "counts": counts, "job": {"output": "/home/jane/out"}}
+    written.append(store.write("README.md", card(facts).encode()))
+    store.write_facts(MANIFEST, {**facts, "files": [file.to_dict() for file in written]})
     return store
 
 
@@ -114,6 +116,7 @@ def test_a_push_is_private_whole_and_asked_for(hub: Hub, tmp_path: Path) -> None
     repository = hub.repositories["datasets", NAME]
     assert repository.private
     assert sent.commit == repository.refs["main"]
+    assert not [name for name, data in held(hub).items() if b"jane" in data]
     assert held(hub).keys() == names()
     for name in names() - {".gitattributes"}:
         assert held(hub)[name] == store.read(name), name
@@ -136,7 +139,7 @@ def test_another_push_leaves_no_row_of_the_earlier_one(hub: Hub, tmp_path: Path)
     [one] = ask(hub, tmp_path, (first, NAME, everything))
     assert one.kind == "", one.text
     assert held(hub).keys() == names(everything=True)
-    assert held(hub)["manifest.json"] == first.read("manifest.json")
+    assert b"jane" in held(hub)["manifest.json"] == first.read("manifest.json")
     files = {**held(hub), "LICENSE": b"ours", "notes/a.parquet": b"ours"}
     hub.repositories["datasets", NAME].commit(files)
     dry, two = ask(hub, tmp_path, (second, NAME, {}), (second, NAME, {"confirmed": True}))
@@ -154,6 +157,7 @@ def test_what_is_not_whole_or_not_ours_is_refused_before_anything_is_sent(hub: H
     whole, damaged, stray = (output(tmp_path / name) for name in ("whole", "damaged", "stray"))
     (tmp_path / "damaged/kept/000001-aa.parquet").write_bytes(b"PAR1")
     (tmp_path / "stray/kept/more.parquet").write_bytes(b"PAR1")
+    old = output(tmp_path / "old", card=lambda facts: f"# Of an earlier version\n\n{facts['job']}\n")
     sure = {"confirmed": True}
     answers = ask(
         hub,
@@ -161,6 +165,7 @@ def test_what_is_not_whole_or_not_ours_is_refused_before_anything_is_sent(hub: H
         (damaged, NAME, sure),
         (stray, NAME, sure),
         (Store(str(tmp_path / "nothing")), NAME, sure),
+        (old, NAME, sure),
         (whole, "no-team", sure),
         (whole, "team/../x", sure),
         (whole, "team/other", sure),
@@ -171,6 +176,7 @@ def test_what_is_not_whole_or_not_ours_is_refused_before_anything_is_sent(hub: H
         ("InputError", "has 4 bytes, the manifest says"),
         ("InputError", "kept/more.parquet: is not in the manifest"),
         ("ConfigError", "no run of tamis has been here"),
+        ("ConfigError", "README.md is none that this version of tamis has written: it may name places on this machine"),
         ("ConfigError", "no-team is no name of a dataset; write it as ORG/NAME"),
         ("ConfigError", "is no name of a dataset"),
         ("ConfigError", "team/other is there and holds something that tamis has not written; choose another name"),
