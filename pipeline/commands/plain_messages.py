@@ -13,6 +13,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -65,12 +66,21 @@ class Kept:
         """Of the input file that the shard is of."""
         shard = safe_name(file.name, MANIFEST).removeprefix(f"{KEPT}/").removesuffix(".parquet")
         name = table_of(SCORES, shard)
-        listed = {entry["name"]: Sealed(entry["name"], entry["sha256"]) for entry in self.manifest["files"]}
-        source = self.store.read_table(listed.get(name, name), ["source"]).column("source")[0].as_py()
-        layouts = {entry["path"]: entry["columns"] for entry in self.manifest["input"]["files"]}
-        if source not in layouts:
+        if name not in self._listed:
+            raise InputError(f"{self.store.path(name)}: is not in the manifest; see `tamis verify`")
+        source = self.store.read_table(self._listed[name], ["source"]).column("source")[0].as_py()
+        if source not in self._layouts:
             raise InputError(f"{self.store.path(name)}: names a file that the manifest does not; see `tamis verify`")
-        return Dialect.from_dict(layouts[source])
+        return Dialect.from_dict(self._layouts[source])
+
+    @cached_property
+    def _listed(self) -> dict[str, Sealed]:
+        return {entry["name"]: Sealed(entry["name"], entry["sha256"]) for entry in self.manifest["files"]}
+
+    @cached_property
+    def _layouts(self) -> dict[str, Any]:
+        """Path of an input file -> which of its columns hold what."""
+        return {entry["path"]: entry["columns"] for entry in self.manifest["input"]["files"]}
 
 
 def plain(conversation: Conversation) -> dict[str, Any]:
@@ -87,8 +97,7 @@ def plain(conversation: Conversation) -> dict[str, Any]:
 
 def _plain(message: Message) -> Message:
     # The same reasoning stands under each name that a chat template may read; one of them is enough to read it again.
-    found = {key: value for key, value in message.items() if key not in ("thinking", "reasoning")}
-    return found | ({"content": ""} if "content" not in found and "tool_calls" not in found else {})
+    return {key: value for key, value in message.items() if key not in ("thinking", "reasoning")}
 
 
 def line(where: str, conversation: Conversation) -> bytes:

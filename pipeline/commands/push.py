@@ -320,7 +320,10 @@ def _explained(repository: str) -> Iterator[None]:
         raise StorageError(f"push: the hub does not do it ({said}); push again later") from None
     except Exception as error:
         # Of the libraries that send: errors of the network, and of xet.
-        if not isinstance(error, OSError | ValueError) and type(error).__module__.partition(".")[0] not in _SENDERS:
+        if (
+            not isinstance(error, OSError | ValueError | RuntimeError)
+            and type(error).__module__.partition(".")[0] not in _SENDERS
+        ):
             raise
         token = get_token() or "\0"
         raise StorageError(f"push: {repository}: {error_text(error).replace(token, '***')}; push again later") from None
