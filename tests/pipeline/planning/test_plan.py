@@ -387,8 +387,8 @@ def test_columns_of_the_names_that_tamis_adds_are_mentioned(plan: Planner, folde
     assert said.endswith("those of tamis are called tamis_sample_id")
     (folder / "data/a.jsonl").unlink()
     pq.write_table(pa.Table.from_pylist(rows), folder / "data/a.parquet")
-    assert plan().notes == (said,)
-    assert plan("sample_id=none").notes == ()
+    assert said in plan().notes
+    assert not any("tamis_" in note for note in plan("sample_id=none").notes)
 
 
 def test_types_that_differ_are_named(plan: Planner, folder: Path) -> None:
