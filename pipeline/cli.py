@@ -735,7 +735,9 @@ def tune(
 def export(
     output: OutputFolder,
     to: Annotated[str, typer.Option("--output", "-o", help="Folder for the export; it must not hold anything.")],
-    trainer: Annotated[str, typer.Option("--for", help="transformers, trl, axolotl or llama-factory.")],
+    trainer: Annotated[
+        str, typer.Option("--for", help="transformers, trl, axolotl, llama-factory, torchtune or messages.")
+    ],
     storage_options: StorageOptions = None,
 ) -> None:
     """Write kept/ of a finished run as a trainer reads it, with the trainer's config file or script."""
@@ -748,8 +750,40 @@ def export(
     with reading(store.path()):
         found = run(store, trainer, folder)
     start = folder.path(found.start)
-    words = f"{found.rows:,} rows for {trainer}; start with {shown(start)}"
-    showing.result(words, rows=found.rows, trainer=trainer, start=start)
+    gone = f" ({found.left_out:,} rows without a turn that is trained on are left out)" if found.left_out else ""
+    words = f"{found.rows:,} rows for {trainer}{gone}; start with {shown(start)}"
+    showing.result(words, rows=found.rows, trainer=trainer, start=start, left_out=found.left_out)
+
+
+@app.command()
+def push(
+    output: OutputFolder,
+    repository: Annotated[
+        str, typer.Argument(metavar="ORG/NAME", help="The dataset on the hub; made if it is missing.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Upload it; without, it is only said what would be.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Everyone may read it; without, a new dataset is private.")
+    ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="The artifact, the report, the manifest and quarantine/ too: they name places on this machine.",
+        ),
+    ] = False,
+) -> None:
+    """Upload kept/, dropped/, scores/ and the card of a finished run to the Hugging Face hub. First a dry run."""
+    _quiet_libraries()
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.commands.push import push as run
+    from tamis.pipeline.storage.store import Store
+
+    store = Store(output, {})
+    with reading(store.path()):
+        found = run(store, repository, public=public, everything=everything, confirmed=yes)
+    facts = {"files": len(found.files), "bytes": found.bytes, "rows": dict(found.rows), "output": found.url}
+    showing.result("\n".join(map(shown, found.lines())), **facts, commit=found.commit)
 
 
 @app.command()

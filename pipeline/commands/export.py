@@ -19,7 +19,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tamis.operators.conversation.dialects import Dialect
-from tamis.pipeline.commands.trainers import TRAINERS, Model, Text, for_masked, for_text
+from tamis.pipeline.commands.plain_messages import Kept, line, unlike_torchtune
+from tamis.pipeline.commands.trainers import (
+    MESSAGES,
+    TORCHTUNE,
+    TRAINERS,
+    Model,
+    Text,
+    for_masked,
+    for_messages,
+    for_text,
+)
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import KEPT, MANIFEST
@@ -33,10 +43,12 @@ DATA, DATASET = "data", "dataset"
 
 @dataclass(frozen=True)
 class Exported:
-    """rows: of kept/. start: the file to start the trainer with."""
+    """rows: that were written. start: the file to start the trainer with, or the folder of the messages. left_out: rows
+    of kept/ of which nothing is learned, where these cannot be told apart in the export."""
 
     rows: int
     start: str
+    left_out: int = 0
 
 
 @at_work()
@@ -67,10 +79,13 @@ def export(store: Store, trainer: str, folder: Store) -> Exported:
     files = [Sealed(f"{KEPT}/{safe_name(base, MANIFEST)}", listed[base]) for base in sorted(listed)]
     if manifest.get("kind") == "tokens":
         return _masked(store, trainer, folder, files, model)
+    if trainer in (TORCHTUNE, MESSAGES):
+        return _messages(trainer, folder, Kept(store, manifest, files))
     return _text(store, trainer, folder, files, model, manifest)
 
 
 def _masked(store: Store, trainer: str, folder: Store, files: list[Sealed], model: Model) -> Exported:
+    for_masked(trainer, "", model, 0)  # refuses before anything is written
     # LLaMA-Factory before 0.9 looks for the split.
     inner = f"{DATASET}/train" if trainer == "llama-factory" else DATASET
     rows = longest = 0
@@ -89,9 +104,14 @@ def _masked(store: Store, trainer: str, folder: Store, files: list[Sealed], mode
     folder.write_json(f"{inner}/state.json", {**state, **_STATE})
     if inner != DATASET:
         folder.write_json(f"{DATASET}/dataset_dict.json", {"splits": ["train"]})
-    name, text = for_masked(trainer, folder.path(DATASET), model, longest)
-    folder.write(name, text.encode())
-    return Exported(rows, name)
+    return Exported(rows, _written(folder, for_masked(trainer, folder.path(DATASET), model, longest)))
+
+
+def _written(folder: Store, texts: Mapping[str, str]) -> str:
+    """The name of the last of these files, after they are written."""
+    for name, text in texts.items():
+        folder.write(name, text.encode())
+    return [*texts][-1]
 
 
 _STATE: dict[str, Any] = {
@@ -148,6 +168,39 @@ def _text(
         folder.write(f"{DATA}/{file.name.removeprefix(f'{KEPT}/')}", store.read(file))
         progress.advance(1)
     progress.finish()
-    for name, content in configs.items():
-        folder.write(name, content.encode())
-    return Exported(manifest["counts"]["kept"], list(configs)[-1])
+    return Exported(manifest["counts"]["kept"], _written(folder, configs))
+
+
+def _messages(trainer: str, folder: Store, kept: Kept) -> Exported:
+    if trainer == TORCHTUNE:
+        _check_for_torchtune(kept)
+    rows = left_out = 0
+    progress = Progress("export", len(kept.files), unit="files", brief=True)
+    for file in kept.files:
+        lines = []
+        for where, conversation in kept.conversations(file):
+            if conversation is None:
+                left_out += 1
+            else:
+                lines.append(line(where, conversation))
+        if lines:
+            folder.write(f"{DATA}/{os.path.basename(file.name).removesuffix('.parquet')}.jsonl", b"".join(lines))
+        rows += len(lines)
+        progress.advance(1)
+    progress.finish()
+    if not rows:
+        raise ConfigError(f"{kept.store.path(KEPT)} has no turn that is trained on; there is nothing to write")
+    texts = for_messages(trainer, folder.path(DATA))
+    return Exported(rows, _written(folder, texts) if texts else DATA, left_out)
+
+
+def _check_for_torchtune(kept: Kept) -> None:
+    """ConfigError, before anything is written, for the first row that torchtune would not read as the run has."""
+    progress = Progress("check", len(kept.files), unit="files", brief=True)
+    for file in kept.files:
+        for where, conversation in kept.conversations(file):
+            why = None if conversation is None else unlike_torchtune(conversation)
+            if why is not None:
+                raise ConfigError(f"--for torchtune: {where} {why}; use --for trl or axolotl, or take such rows out")
+        progress.advance(1)
+    progress.finish()

@@ -1,6 +1,6 @@
 """What each trainer must be told so that it trains on kept/ as it is: the text of its config file or script.
 
-Read from the sources of axolotl 0.19.0 and LLaMA-Factory 0.9.5; the two scripts are run by the tests.
+Read from the sources of axolotl 0.19.0, LLaMA-Factory 0.9.5 and torchtune 0.6; the scripts are run by the tests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 from tamis.operators.conversation.dialects import JOIN, Dialect
 from tamis.pipeline.errors import ConfigError
 
-TRAINERS = ("transformers", "trl", "axolotl", "llama-factory")
+MESSAGES, TORCHTUNE = "messages", "torchtune"
+TRAINERS = ("transformers", "trl", "axolotl", "llama-factory", TORCHTUNE, MESSAGES)
+"""What `--for` may name; `messages` is no trainer, but the form that most of them read."""
 
 _MADE = "Written by tamis export; change it as you like."
 _AS_THEY_ARE = "Its tokens and labels are those of the run: use the model and the tokenizer that the run was made with."
@@ -37,46 +39,51 @@ class Model:
 # --- a masked corpus: DATA is what save_to_disk writes, with input_ids, attention_mask and labels ------------------
 
 
-def for_masked(trainer: str, data: str, model: Model, longest: int) -> tuple[str, str]:
-    """(name, content) of the file that trains on the masked corpus in the folder `data`. longest: tokens of a row."""
+def for_masked(trainer: str, data: str, model: Model, longest: int) -> dict[str, str]:
+    """Name -> content of the files that train on the masked corpus in the folder `data`, the one to start with last.
+    longest: tokens of a row. ConfigError for what cannot say which tokens are masked."""
+    if trainer == MESSAGES:
+        raise ConfigError("--for messages: text cannot say which tokens are masked, so the mask would be lost; use a "
+                          "trainer that reads tokens")  # fmt: skip
+    if trainer == TORCHTUNE:
+        comments = [_MADE, _AS_THEY_ARE, *_TORCHTUNE, "Start `tune run` in the folder of tamis_masked.py."]
+        dataset = {"_component_": "tamis_masked.masked", "folder": data}
+        return {"tamis_masked.py": _MASKED, "torchtune.yaml": _yaml(comments, {"dataset": dataset})}
     if trainer == "axolotl":
-        return "axolotl.yaml", _yaml(
-            [
-                _MADE,
-                _AS_THEY_ARE,
-                "axolotl takes a dataset with these columns as it is: set no `type`, no streaming.",
-            ],
-            {
-                "base_model": model.name,
-                **({"revision_of_model": model.revision} if model.revision else {}),
-                **({"trust_remote_code": True} if model.remote_code else {}),
-                "datasets": [{"path": data}],
-                "sequence_len": longest,
-                "excess_length_strategy": "raise",
-                "val_set_size": 0,
-                **_AXOLOTL,
-            },
-        )
+        comments = [
+            _MADE,
+            _AS_THEY_ARE,
+            "axolotl takes a dataset with these columns as it is: set no `type`, no streaming.",
+        ]
+        settings = {
+            "base_model": model.name,
+            **({"revision_of_model": model.revision} if model.revision else {}),
+            **({"trust_remote_code": True} if model.remote_code else {}),
+            "datasets": [{"path": data}],
+            "sequence_len": longest,
+            "excess_length_strategy": "raise",
+            "val_set_size": 0,
+            **_AXOLOTL,
+        }
+        return {"axolotl.yaml": _yaml(comments, settings)}
     if trainer == "llama-factory":
-        return "llama_factory.yaml", _yaml(
-            [
-                _MADE,
-                _AS_THEY_ARE,
-                "LLaMA-Factory reads tokenized_path as it is. `dataset` must be set and is not read: no dataset has",
-                "this name, so that a wrong tokenized_path ends in an error and not in a training without the mask.",
-            ],
-            {
-                "model_name_or_path": model.name,
-                **({"model_revision": model.revision} if model.revision else {}),
-                **({"trust_remote_code": True} if model.remote_code else {}),
-                "dataset": "masked_by_tamis",
-                "tokenized_path": data,
-                **_LLAMA_FACTORY,
-            },
-        )
-    return "train.py", (_TRL if trainer == "trl" else _TRANSFORMERS).format(
-        made=_MADE, advice=_AS_THEY_ARE, model=model.arguments, data=data
-    )
+        comments = [
+            _MADE,
+            _AS_THEY_ARE,
+            "LLaMA-Factory reads tokenized_path as it is. `dataset` must be set and is not read: no dataset has",
+            "this name, so that a wrong tokenized_path ends in an error and not in a training without the mask.",
+        ]
+        settings = {
+            "model_name_or_path": model.name,
+            **({"model_revision": model.revision} if model.revision else {}),
+            **({"trust_remote_code": True} if model.remote_code else {}),
+            "dataset": "masked_by_tamis",
+            "tokenized_path": data,
+            **_LLAMA_FACTORY,
+        }
+        return {"llama_factory.yaml": _yaml(comments, settings)}
+    script = _TRL if trainer == "trl" else _TRANSFORMERS
+    return {"train.py": script.format(made=_MADE, advice=_AS_THEY_ARE, model=model.arguments, data=data)}
 
 
 _AXOLOTL = {
@@ -101,6 +108,38 @@ _LLAMA_FACTORY = {
     "learning_rate": 1e-4,
     "output_dir": "./trained",
 }
+
+_TORCHTUNE = (
+    "torchtune's configs name a model builder and a tokenizer of their own, which do not follow from a model's name:",
+    "copy the config of your model (`tune ls`, `tune cp`) and put this `dataset` in the place of its own.",
+)
+
+_MASKED = '''"""Written by tamis export: the masked corpus as a dataset of torchtune, token by token.
+
+torchtune's own datasets tokenise text, and so lose the mask. This one hands over the tokens and labels of the run,
+-100 where a token is masked, whatever the tokenizer of the config; torchtune shifts the labels itself.
+"""
+
+from datasets import load_from_disk
+from torch.utils.data import Dataset
+
+
+class Masked(Dataset):
+    def __init__(self, folder):
+        self.rows = load_from_disk(folder)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        row = self.rows[index]
+        return {"tokens": row["input_ids"], "labels": row["labels"]}
+
+
+def masked(tokenizer, folder):
+    """`dataset` of a config. tokenizer: of the config, which is not used."""
+    return Masked(folder)
+'''
 
 _TRANSFORMERS = '''"""{made}
 
@@ -157,6 +196,28 @@ trainer.save_model()
 
 
 # --- a corpus of text: DATA holds the Parquet files of kept/ -------------------------------------------------------
+
+
+def for_messages(trainer: str, data: str) -> dict[str, str]:
+    """Name -> content of the files beside the messages in `data`; none where they are the export."""
+    if trainer == MESSAGES:
+        return {}
+    dataset = {
+        "_component_": "torchtune.datasets.chat_dataset",
+        "source": "json",
+        "data_files": f"{data}/*.jsonl",
+        "split": "train",
+        "conversation_column": "messages",
+        "conversation_style": "openai",
+        "train_on_input": False,
+        "packed": False,
+    }
+    comments = [
+        _MADE,
+        *_TORCHTUNE,
+        "The text is that of the run, and the template that of torchtune's tokenizer, not the one of the run.",
+    ]
+    return {"torchtune.yaml": _yaml(comments, {"dataset": dataset})}
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def publish(
             summary["trust"]["drift"] = {"limit": drift["limit"], "exceeded": above}
         summary["trust"]["verdict"] = verdict(summary).to_dict()
     files = [*emitted.files, *artifact_files]
-    empty = empty_dropped(spec.opened_schema(), with_quantile=True)
+    empty = empty_dropped(spec.opened_schema(), with_quantile=True, with_ids=spec.with_ids)
     return finish(store, summary, files, failed, spec.key, empty=empty, draw=draw)
 
 

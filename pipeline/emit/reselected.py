@@ -112,7 +112,7 @@ def publish_again(
         # Where another cut falls changes nothing of how far the data lies from that of the artifact.
         summary["trust"]["drift"] = drift
     summary["trust"]["verdict"] = verdict(summary).to_dict()
-    empty = empty_dropped(spec.opened_schema(), with_quantile=True)
+    empty = empty_dropped(spec.opened_schema(), with_quantile=True, with_ids=spec.with_ids)
     return finish(store, summary, [*emitted.files, *files], failed, spec.key, empty=empty, draw=draw)
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, count
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +20,7 @@ import pyarrow.compute as pc
 from tamis.operators.conversation.schema import misread_columns
 from tamis.operators.problems import UNSCORED
 from tamis.pipeline.cluster.tasks import stream
+from tamis.pipeline.inputs.added_columns import SAMPLE_ID, WithIds, beside
 from tamis.pipeline.inputs.originals import originals, quarantine_table
 from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.inputs.shards import Shard
@@ -61,12 +61,14 @@ class Decided:
 
 @dataclass(frozen=True, eq=False)
 class EmitSpec(ABC):
-    """All that a task needs. options: of the input's storage. key: of the receipts. schema: of kept/, serialised."""
+    """All that a task needs. options: of the input's storage. key: of the receipts. schema: of the corpus's columns in
+    kept/, serialised. with_ids: which tables have a column with the sample ids."""
 
     store: Store
     options: Mapping[str, Any]
     key: str
     schema: bytes
+    with_ids: WithIds = field(default="dropped", kw_only=True)
     keeps_unscored: ClassVar[bool] = False
     """Whether rows with a code of UNSCORED go to kept/. A row without tokens has nothing for a trainer to read."""
 
@@ -113,12 +115,17 @@ def write_shard(item: tuple[Shard, int, Any], spec: EmitSpec) -> Receipt:
     rows, places, unreadable = originals(shard, spec.options, spec.opened_schema(), ~out, decided.input)
     dropped = decided.dropped[places]
 
-    tables = {KEPT: decided.trained(rows).filter(pa.array(~dropped))}
+    ids = pa.array(sample_ids(shard.file.name, shard.span.start_row, shard.rows), pa.string())
+    known = {SAMPLE_ID: ids.take(pa.array(places))}
+    trained = decided.trained(rows)
+    tables = {KEPT: (beside(trained, known) if spec.with_ids == "all" else trained).filter(pa.array(~dropped))}
     if dropped.any():
-        tables[DROPPED] = _beside(rows.filter(pa.array(dropped)), decided.reasons)
+        fell = pa.array(dropped)
+        columns = {} if spec.with_ids == "none" else {SAMPLE_ID: known[SAMPLE_ID].filter(fell)}
+        tables[DROPPED] = beside(rows.filter(fell), {**columns, **decided.reasons})
     if out.any():
         tables[QUARANTINE] = quarantine_table(shard, decided.captured, unreadable)
-    tables[SCORES] = _scores_table(shard, out, decided)
+    tables[SCORES] = _scores_table(shard, ids, out, decided)
     files = [spec.store.write_table(table_of(part, shard.name), table) for part, table in tables.items()]
     facts = {
         "source": shard.file.name,
@@ -137,24 +144,14 @@ def write_shard(item: tuple[Shard, int, Any], spec: EmitSpec) -> Receipt:
     return receipts.write(spec.store, STAGE, shard, spec.key, facts)
 
 
-def empty_dropped(schema: pa.Schema, *, with_quantile: bool) -> pa.Table:
+def empty_dropped(schema: pa.Schema, *, with_quantile: bool, with_ids: WithIds = "dropped") -> pa.Table:
     """What dropped/ holds when nothing was dropped: its columns and no row."""
+    known = {} if with_ids == "none" else {SAMPLE_ID: pa.string()}
     quantile = {"quantile": pa.float64()} if with_quantile else {}
-    kinds = {"method": pa.string(), "score": pa.float32(), **quantile, "reason": pa.string()}
+    kinds = {**known, "method": pa.string(), "score": pa.float32(), **quantile, "reason": pa.string()}
     # Not schema.empty_table(), which fails for lists of JSON.
     nothing = pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
-    return _beside(nothing, {name: pa.array([], kind) for name, kind in kinds.items()})
-
-
-def _beside(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
-    """`table` with these columns, under other names where it has such: the first free of tamis_NAME, tamis_NAME_2..."""
-    taken = set(table.schema.names)
-    for name, column in columns.items():
-        others = (f"tamis_{name}" + (f"_{number}" if number > 1 else "") for number in count(1))
-        free = next(each for each in chain([name], others) if each not in taken)
-        taken.add(free)
-        table = table.append_column(free, column)
-    return table
+    return beside(nothing, {name: pa.array([], kind) for name, kind in kinds.items()})
 
 
 def _has_code(captured: pa.Table, codes: frozenset[str]) -> np.ndarray[Any, Any]:
@@ -162,12 +159,12 @@ def _has_code(captured: pa.Table, codes: frozenset[str]) -> np.ndarray[Any, Any]
     return found
 
 
-def _scores_table(shard: Shard, out: np.ndarray[Any, Any], decided: Decided) -> pa.Table:
+def _scores_table(shard: Shard, ids: pa.Array, out: np.ndarray[Any, Any], decided: Decided) -> pa.Table:
     """With the digest of the rows that were scored, so that `tamis select` knows them again."""
     decisions = np.where(out, "quarantined", np.where(decided.dropped, "dropped", "kept"))
     return pa.table(
         {
-            "sample_id": pa.array(sample_ids(shard.file.name, shard.span.start_row, shard.rows), pa.string()),
+            SAMPLE_ID: ids,
             "source": pa.array([shard.file.name] * shard.rows, pa.string()),
             "row": pa.array(np.arange(shard.span.start_row, shard.span.stop_row), pa.int64()),
             **decided.scores,

@@ -83,7 +83,8 @@ def publish_tokens(
         "fingerprint": dict(plan.fingerprint),
     }
     files.append(store.write_facts(f"{ARTIFACT}/{plan.job.method[0]}.json", artifact).to_dict())
-    empty = empty_dropped(output_schema(plan.schema, captured.seen_schema()), with_quantile=False)
+    schema = output_schema(plan.schema, captured.seen_schema())
+    empty = empty_dropped(schema, with_quantile=False, with_ids=plan.job.sample_id)
     return finish(store, summary, files, failed, key, empty=empty, draw=draw)
 
 

@@ -18,7 +18,7 @@ import fsspec
 
 from tamis.pipeline.errors import ConfigError, InputError, error_text
 from tamis.pipeline.inputs.formats import READ_HERE, has_no_ending, split_suffixes
-from tamis.pipeline.inputs.hub import SCHEME, DatasetPart, HubAddress, chosen, files_of, pin
+from tamis.pipeline.inputs.hub import SCHEME, DatasetPart, HubAddress, chosen, config_note, files_of, pin
 from tamis.pipeline.inputs.partitions import partitions_of
 from tamis.pipeline.inputs.saved import INDEX, INFO, STATE, saved_files
 from tamis.pipeline.inputs.splits import Splits, configs_of_card, reading_options, splits_by_card, splits_by_name
@@ -96,7 +96,7 @@ def _expand_dataset(
         Found(filesystem, file, listed.get(file), partition=partition)
         for file, partition in zip(files, partitions, strict=True)
     ]
-    return Listing(files_found, {file: _below(file, root) for file in sorted(unread)}, hidden)
+    return Listing(files_found, {file: _below(file, root) for file in sorted(unread)}, hidden, found.notes)
 
 
 def _expand_place(url: str, shown: str, format: str, options: Mapping[str, Any], part: DatasetPart) -> Listing:
@@ -184,6 +184,7 @@ def _splits_of(
             raise ConfigError(f"input.config: {shown} has no config (no {_CARD} that lists any); leave it out")
         by_config = {"default": splits_by_name(data)}
     config = chosen(list(by_config), part.config, "config", shown)
+    notes = list(config_note(list(by_config), part.config, shown))
     splits = by_config[config]
     options = [each for entry in configs if str(entry.get("config_name") or "default") == config
                for each in reading_options(entry)] if by_card else []  # fmt: skip
@@ -195,14 +196,14 @@ def _splits_of(
     if part.split is None and not _apart(splits):
         if by_card:  # other files of the folder are none of the dataset
             files = list(dict.fromkeys(file for found in splits.values() for file in found))
-            return _Chosen(files, frozenset(files)), []
+            return _Chosen(files, frozenset(files)), notes
         return None, []
     if not splits:
         raise ConfigError(f"input.split: the names of the files of {shown} tell no split; leave it out")
     split = chosen(list(splits), part.split, "split", shown)
     others = [name for name in splits if name != split]
-    said = [f"{shown}: only the split {split} is read, not {', '.join(others)}"] if others else []
-    return _Chosen(splits[split], frozenset(file for found in splits.values() for file in found)), said
+    notes += [f"{shown}: only the split {split} is read, not {', '.join(others)}"] if others else []
+    return _Chosen(splits[split], frozenset(file for found in splits.values() for file in found)), notes
 
 
 def _apart(splits: Splits) -> bool:

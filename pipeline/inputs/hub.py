@@ -84,10 +84,12 @@ def pin(url: str, revision: str | None) -> HubAddress:
 
 @dataclass(frozen=True)
 class PartFiles:
-    """The URLs of the files of one config and split, in the order of `datasets`; and those of all its splits."""
+    """The URLs of the files of one config and split, in the order of `datasets`; those of all its splits; and what the
+    plan says of it."""
 
     files: list[str]
     of_config: frozenset[str]
+    notes: tuple[str, ...] = ()
 
 
 def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> PartFiles:
@@ -120,11 +122,27 @@ def files_of(dataset: HubAddress, shown: str, part: DatasetPart) -> PartFiles:
             f"{shown}: its card wants its files read with {', '.join(options)}, which tamis does not know; convert it "
             "to Parquet, or set input.revision=refs/convert/parquet if the hub has done so"
         )
-    return PartFiles(files, frozenset(url for found in by_split.values() for url in found))
+    known = frozenset(url for found in by_split.values() for url in found)
+    return PartFiles(files, known, config_note(configs, part.config, shown))
+
+
+DEFAULT = "default"
+"""The config that `datasets` loads where none is named; the outputs of tamis have others beside it."""
+
+
+def config_note(names: Sequence[str], wanted: str | None, shown: str) -> tuple[str, ...]:
+    """What the plan says where the config was not named, and there are others."""
+    others = [name for name in names if name != DEFAULT]
+    if wanted is not None or DEFAULT not in names or not others:
+        return ()
+    return (f"{shown}: only the config {DEFAULT} is read, as `datasets` does, not {', '.join(others[:_SHOWN_NAMES])}",)
 
 
 def chosen(names: Sequence[str], wanted: str | None, what: str, shown: str) -> str:
-    """The config or split that the job names, or the only one. InputError lists them otherwise."""
+    """The config or split that the job names, the config called DEFAULT, or the only one. InputError lists them
+    otherwise."""
+    if wanted is None and what == "config" and DEFAULT in names:
+        return DEFAULT
     listed = ", ".join(names[:_SHOWN_NAMES]) + (f" and {len(names) - _SHOWN_NAMES} more" * (len(names) > _SHOWN_NAMES))
     if wanted is not None:
         if wanted not in names:

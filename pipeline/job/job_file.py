@@ -29,6 +29,7 @@ from pydantic import (
 from tamis.operators.conversation.dialects import JOIN
 from tamis.operators.methods import METHODS, Toss
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.inputs.added_columns import WithIds
 from tamis.pipeline.job import strict_yaml
 from tamis.pipeline.job.methods import known, sections, settings_of
 from tamis.pipeline.job.schedule import ScheduleSpec
@@ -90,6 +91,10 @@ _Workers = Annotated[
 def _kept(value: Any) -> Any:
     """The forms of earlier versions: true was for vectors."""
     return {True: "vectors", False: "none"}[value] if isinstance(value, bool) else value
+
+
+def _with_ids(value: Any) -> Any:
+    return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
 
 
 class LayersJob(Section):
@@ -164,6 +169,12 @@ class LayersJob(Section):
         "refit, and your own analysis. scores: all but the vectors, and none are written, but for samples, where all "
         "methods are fitted to references alone or to rows drawn (they go first; so also with none where the vectors "
         "would be over 1 GiB). none (or false): nothing. With artifact, vectors are written for vectors only.",
+    )
+    sample_id: Annotated[WithIds, BeforeValidator(_with_ids, json_schema_input_type=WithIds | bool)] = Field(
+        "dropped",
+        description="Which rows of the output have a column sample_id (as in scores/, so that each is found again): "
+        "those of dropped/; all (or true), those of kept/ too; none (or false). tamis_sample_id where the corpus has "
+        "such a column.",
     )
     lineage: (
         Annotated[

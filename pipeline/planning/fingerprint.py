@@ -64,6 +64,8 @@ OTHERWISE = frozenset(
         "larf.refusal_markers",
         # counts by its content
         "artifact",
+        # changes columns of this output and no number: no part of what an artifact must agree in
+        "sample_id",
         # these count by the values derived from them: the model's limit, the one rule that applies, and who decides
         "max_tokens",
         "selection.drop",
@@ -100,9 +102,19 @@ def fingerprint_of(
     # Another version of an installed method may give other numbers.
     keys.update({f"{name} distribution": source for name, source in distributions(job.method).items()})
     keys.update(layer_keys)
+    keys.update(column_keys_of(job))
     if job.masks_tokens:
         return keys
     return {**keys, **selection_keys_of(job)}
+
+
+COLUMN_KEYS = frozenset({"sample_id"})
+"""Keys of a job, and of its fingerprint, that change columns of the output and no number."""
+
+
+def column_keys_of(job: Job) -> dict[str, Any]:
+    """The part of a fingerprint that says which columns the output has besides the corpus's own."""
+    return {name: getattr(job, name) for name in sorted(COLUMN_KEYS)}
 
 
 def selection_keys_of(job: Job) -> dict[str, Any]:

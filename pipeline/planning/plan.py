@@ -24,6 +24,7 @@ from tamis.operators.requests import Request
 from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.cluster.pools import Placement
 from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.inputs.added_columns import renamed_note
 from tamis.pipeline.inputs.arrow_types import one_schema
 from tamis.pipeline.inputs.files import NOTHING_UNREAD, TEXT_FORMATS, Inputs, SourceFile, Unread, Wanted, find
 from tamis.pipeline.inputs.hub import DatasetPart
@@ -271,9 +272,10 @@ def make_plan(
         show=show,
         with_texts=with_texts,
     )
+    columns = {key for scanned in files for row in scanned.head for key in row}.union(schema.names if schema else ())
     if job.masks_tokens:
-        seen = [key for scanned in files for row in scanned.head for key in row]
-        check_columns([*seen, *(schema.names if schema is not None else ())])
+        check_columns(columns)
+    renamed = renamed_note(columns, job.sample_id, with_quantile=not job.masks_tokens)
     references: tuple[Shard, ...] = ()
     if artifact is None:
         phase("plan", "reading the references")
@@ -337,7 +339,7 @@ def make_plan(
         will_fail=bool(fatal),
         parameters=parameters,
         unread=found.unread,
-        notes=(*said.notes, *as_text),
+        notes=(*said.notes, *as_text, *renamed),
         samples=samples,
         artifact=artifact,
         night=_with_empty(found.night, everything),

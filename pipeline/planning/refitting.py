@@ -25,6 +25,7 @@ from tamis.pipeline.models import keys as model_keys
 from tamis.pipeline.planning.fingerprint import (
     FINGERPRINT_FORMAT,
     NO_MATTER,
+    column_keys_of,
     reference_digest,
     selection_keys_of,
     settings_of,
@@ -121,6 +122,7 @@ def settings_like_fresh(parent: Parent, wanted: Refitting) -> dict[str, Any]:
         **settings_of(job),
         **{f"{name} distribution": source for name, source in distributions(job.method).items()},
         **of_search,
+        **column_keys_of(job),
         **selection_keys_of(job),
     }
 

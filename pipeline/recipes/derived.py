@@ -161,7 +161,7 @@ def emit_again(
 
 def kept_schema(parent: Parent) -> bytes:
     """The schema of kept/, serialised: that of the run, whatever falls."""
-    found: bytes = parent.store.read_table(parent.kept()).schema.serialize().to_pybytes()
+    found: bytes = parent.schema().serialize().to_pybytes()
     return found
 
 

@@ -332,6 +332,7 @@ def emit_spec(
         options=job.storage_options,
         key=key,
         schema=schema,
+        with_ids=job.sample_id,
         methods=columns,
         decided_by=job.selected_by,
         control=job.selection.control,

@@ -292,6 +292,7 @@ class _Run:
             method=plan.job.method[0],
             cut=selection.cut,
             control_ids=self.plan.tokenizer.control_ids,
+            with_ids=plan.job.sample_id,
         )
         totals, cpus, timeout = TokenTotals(), self.cluster.cpus, plan.job.worker_timeout
         run_emit(spec, plan.shards, selection.quotas, made, totals, self.timings, cpus=cpus, timeout=timeout)

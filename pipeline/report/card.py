@@ -1,6 +1,8 @@
-"""The dataset card: README.md of the output folder, whose front matter makes load_dataset find kept/ only.
+"""The dataset card: README.md of the output folder, whose front matter makes load_dataset find kept/, and dropped/ and
+scores/ by their names.
 
-Markdown may be rendered with HTML in it, so every value is escaped by default; blocks made here pass unchanged.
+Markdown may be rendered with HTML in it, so every value is escaped by default; blocks made here pass unchanged. Places
+on the machine of the run appear by their last name only.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from jinja2 import ChainableUndefined, Environment
 from markupsafe import Markup
 
 from tamis.pipeline.report import prose, text, token_prose
+from tamis.pipeline.report.places import Names, without_places
 from tamis.pipeline.report.run_view import COUNTS
 from tamis.pipeline.report.verdict import words
-from tamis.pipeline.run.paths import KEPT
+from tamis.pipeline.run.paths import DROPPED, KEPT, SCORES
 
 FILES_SHOWN, COLUMNS_SHOWN = 20, 10
 
@@ -28,15 +31,20 @@ _BLOCK_START = re.compile(r"^(?:(\d+)(?=[.)](?: |$))|(?=[-+](?!\d)|[#=]))")
 def render_card(summary: Mapping[str, Any]) -> str:
     """README.md for a summary (a Summary or a TokenSummary). Pure; contains no text of samples."""
     template_text = resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8")
+    job = summary.get("job") or {}
+    named = Names([job, summary.get("fingerprint")])
     environment = Environment(
-        autoescape=False, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+        autoescape=False,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: _shown(value, named),
     )
     environment.filters |= {"grouped": text.count, "share": text.share, "size": text.size, "when": text.when}
     counts = dict.fromkeys(COUNTS, 0) | dict(summary.get("counts") or {})
     title = text.one_line(str(summary.get("title") or "")) or "A filtered corpus"
     source = summary.get("input") or {}
     files = list(source.get("files") or [])
-    job = summary.get("job") or {}
     return environment.from_string(template_text).render(
         front_matter=front_matter(title),
         title=title,
@@ -51,7 +59,8 @@ def render_card(summary: Mapping[str, Any]) -> str:
         warnings=list(summary.get("warnings") or []),
         created=summary.get("created") or "",
         version=summary.get("tamis_version") or "",
-        job=fenced(text.as_yaml(job), "yaml") if job else None,
+        ids=job.get("sample_id"),
+        job=fenced(text.as_yaml(without_places(job)), "yaml") if job else None,
     )
 
 
@@ -81,11 +90,15 @@ def _of_tokens(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def front_matter(title: str) -> Markup:
-    """The front matter for the Hugging Face tools: `configs` points at kept/, so no other folder counts as data."""
+    """The front matter for the Hugging Face tools: what is loaded without a config is kept/ and nothing else."""
+    configs = {"default": KEPT, DROPPED: DROPPED, SCORES: SCORES}
     known = {
         "pretty_name": text.one_line(title),
         "tags": ["tamis", "safety-filtered"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": f"{KEPT}/*.parquet"}]}],
+        "configs": [
+            {"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/*.parquet"}]}
+            for name, folder in configs.items()
+        ],
     }
     return Markup("---\n" + text.as_yaml(known, width=10**9) + "---")
 
@@ -110,8 +123,10 @@ def fenced(block: str, language: str) -> Markup:
     return Markup(f"{fence}{language}\n{block.rstrip()}\n{fence}")
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any, named: Names) -> Any:
     """Last step of every output expression of the template."""
     if isinstance(value, Markup):
         return value
-    return markdown(str(value)) if value is not None and not isinstance(value, ChainableUndefined) else text.UNKNOWN
+    return (
+        markdown(named(str(value))) if value is not None and not isinstance(value, ChainableUndefined) else text.UNKNOWN
+    )

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
+
 from tamis.operators.problems import UNSCORED
 from tamis.pipeline.errors import ConfigError, DamagedError
 from tamis.pipeline.run.folder import facts_in
@@ -79,6 +81,12 @@ class Parent:
         if found is None:
             raise _unreadable(self.store, self.said)
         return found
+
+    def schema(self) -> pa.Schema:
+        """Of the corpus's own columns, in kept/ of this run. Reads a table."""
+        found: pa.Schema = self.store.read_table(self.kept()).schema
+        # Where sample ids are in kept/, they are its last column, whatever it is called beside the corpus's own.
+        return found.remove(len(found) - 1) if self.manifest["job"].get("sample_id") == "all" else found
 
     def beside(self) -> list[Sealed]:
         """The files that do not depend on what fell: of the artifact and of the layer search."""

@@ -58,6 +58,7 @@ FIELDS: dict[Event, tuple[str, ...]] = {
         *("corpus", "block", "chosen_by", "numbers", "page", "models", "files", "bytes", "rows", "leftovers"),
         *("trainer", "start", "taken", "ready", "output", "drift", "drift_exceeded", "verdict", "verdict_reasons"),
         *("seed", "strata", "labels", "labels_sha256", "chosen", "reproduced", "warnings", "parts"),
+        *("left_out", "commit"),
     ),
     "stopping": ("signal", "at_once"),
     "error": ("exit_code", "kind"),

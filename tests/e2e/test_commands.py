@@ -24,7 +24,7 @@ from tamis.pipeline.errors import ConfigError
 
 COMMANDS = (
     *("curate", "layers", "plan", "select", "status", "verify", "unlock", "report", "sample", "certify", "evaluate"),
-    *("tune", "export", "doctor", "schema", "init", "examples", "compare"),
+    *("tune", "export", "push", "doctor", "schema", "init", "examples", "compare"),
 )
 
 

@@ -180,7 +180,7 @@ def test_kept_dropped_and_quarantined_rows_are_the_input(main_run: tuple[Path, R
             assert decision == "quarantined"
             assert row["raw_text"] == (original if isinstance(original, str) else json.dumps(original))
         elif decision == "dropped":
-            assert set(row) == {*original, "method", "score", "quantile", "reason"}
+            assert set(row) == {*original, "sample_id", "method", "score", "quantile", "reason"}
             assert {name: row[name] for name in original} == original
         else:
             assert row == original

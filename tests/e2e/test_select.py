@@ -63,6 +63,7 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, ray_address
     flags = [
         *("--input", "data", "--model", model, "--method", "contrast", "--method", "saft"),
         *("--set", "model.token_budget=1", "--set", "max_quarantined=0.1", "--set", "shard_rows=16"),
+        *("--set", "sample_id=all"),  # kept/ has a column then that is none of the corpus
     ]
     curate(*flags, "--drop", "0.2", "--output", "run", cwd=folder, address=ray_address)
     saft = ("--drop-count", 17, "--set", "selection.by=saft")

@@ -1,20 +1,26 @@
-"""A Hugging Face hub on loopback: as much of its HTTP protocol as downloads, HfFileSystem and `datasets` speak.
+"""A Hugging Face hub on loopback: as much of its HTTP protocol as downloads, HfFileSystem and `datasets` speak, and
+commits of files through LFS (without xet).
 
 Repositories have commits, branches and tags; listings come in pages, files by byte ranges; private and gated ones ask
-for a token.
+for a token, and so does whatever writes. A commit whose parent is no longer the head is refused.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+import yaml
 
 TOKEN = "hf_loopback_token_of_nobody"
 
@@ -40,7 +46,8 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """gets: how often each file's content was asked for; calls: how often each kind of API call came."""
+    """gets: how often each file's content was asked for; calls: how often each kind of API call came. blobs: what was
+    uploaded, by its sha256. spoils: a commit holds other bytes than were sent. writes: requests that change things."""
 
     page_size = 1000
 
@@ -49,6 +56,9 @@ class Hub(ThreadingHTTPServer):
         self.gets: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.repositories: dict[tuple[str, str], Repository] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.spoils = False
+        self.writes: list[str] = []
 
     @property
     def url(self) -> str:
@@ -92,9 +102,24 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        data = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            data += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return data
+
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         address = urlsplit(self.path)
+        if self.command in ("POST", "PUT") and self._write(address.path, body):
+            return
         # A slash within a branch or a path comes quoted, and is taken apart from the others.
         parts = address.path.strip("/").split("/")
         is_api = parts[0] == "api"
@@ -122,7 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
         if is_api and verb in {"", "revision"}:
             siblings = [{"rfilename": name} for name in files]
             gated = "auto" if repository.gated else False
-            self._send_json({"id": repository.name, "sha": sha, "gated": gated, "siblings": siblings, "tags": []})
+            facts = {"id": repository.name, "sha": sha, "gated": gated, "private": repository.private}
+            self._send_json({**facts, "siblings": siblings, "tags": _tags(files.get("README.md", b""))})
         elif is_api and verb == "auth-check":
             self._send_json({})
         elif is_api and verb == "tree":
@@ -134,6 +160,79 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(path, files[path], sha)
         else:
             self._refuse(404, "EntryNotFound")
+
+    def _write(self, path: str, body: bytes) -> bool:
+        """Whether the request was one that writes, or belongs to one; then it is answered."""
+        found = re.fullmatch(
+            r"/api/(?P<make>repos/create|validate-yaml)|/upload/(?P<blob>\w+)"
+            r"|/datasets/(?P<batch>[^/]+/[^/]+)\.git/info/lfs/objects/batch"
+            r"|/api/datasets/(?P<name>[^/]+/[^/]+)/(?P<verb>preupload|commit)/main",
+            path,
+        )
+        if found is None:
+            return False
+        if found["blob"]:  # the address itself is the permission
+            right = hashlib.sha256(body).hexdigest() == found["blob"]
+            if right:
+                self.server.blobs[found["blob"]] = body
+            self._send(200 if right else 400, b"")
+            return True
+        if found["make"] == "validate-yaml":
+            _tags(json.loads(body)["content"].encode())
+            self._send_json({"errors": [], "warnings": []})
+            return True
+        self.server.writes.append(path)
+        if not self._has_token():
+            self._refuse(401, "")
+        elif found["make"]:
+            self._make(json.loads(body))
+        elif repository := self.server.repositories.get(("datasets", found["batch"] or found["name"])):
+            if found["batch"]:
+                self._send_json(
+                    {"transfer": "basic", "objects": [self._wanted(o) for o in json.loads(body)["objects"]]}
+                )
+            elif found["verb"] == "preupload":
+                there = repository.commits[repository.refs["main"]]
+                self._send_json({"files": [_mode(file["path"], there) for file in json.loads(body)["files"]]})
+            else:
+                self._commit(repository, [json.loads(line) for line in body.splitlines()])
+        else:
+            self._refuse(404, "RepoNotFound")
+        return True
+
+    def _make(self, wanted: dict[str, Any]) -> None:
+        name = f"{wanted['organization']}/{wanted['name']}"
+        if ("datasets", name) in self.server.repositories:
+            self._refuse(409, "")
+            return
+        private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
+        self.server.add("datasets", name, {".gitattributes": b"*.parquet filter=lfs\n"}, private=private)
+        self._send_json({"url": f"{self.server.url}/datasets/{name}", "name": name, "id": name})
+
+    def _wanted(self, entry: dict[str, Any]) -> dict[str, Any]:
+        there = entry["oid"] in self.server.blobs
+        upload = {"upload": {"href": f"{self.server.url}/upload/{entry['oid']}"}}
+        return {**entry, **({} if there else {"actions": upload})}
+
+    def _commit(self, repository: Repository, lines: list[dict[str, Any]]) -> None:
+        header, head = lines[0]["value"], repository.refs["main"]
+        if header.get("parentCommit") not in (None, head):
+            self._refuse(412, "")
+            return
+        files = dict(repository.commits[head])
+        for each in lines[1:]:
+            value = each["value"]
+            if each["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif each["key"] == "lfsFile":
+                files[value["path"]] = self.server.blobs[value["oid"]] + b"!" * self.server.spoils
+            elif each["key"] == "deletedFile":
+                del files[value["path"]]
+            else:
+                raise NotImplementedError(each["key"])
+        commit = repository.commit(files)
+        url = f"{self.server.url}/datasets/{repository.name}/commit/{commit}"
+        self._send_json({"success": True, "commitOid": commit, "commitUrl": url})
 
     def _has_token(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -194,9 +293,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+def _tags(card: bytes) -> list[str]:
+    front = re.match(r"---\n(.*?)\n---", card.decode(), re.DOTALL)
+    return list((yaml.safe_load(front[1]) or {}).get("tags", [])) if front else []
+
+
+def _mode(name: str, there: Mapping[str, bytes]) -> dict[str, Any]:
+    large = name.endswith(_LARGE)
+    digest = (lambda data: hashlib.sha256(data).hexdigest()) if large else _oid
+    known = {"oid": digest(there[name])} if name in there else {}
+    return {"path": name, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, **known}
+
+
+_LARGE = (".parquet", ".safetensors", ".bin", ".arrow")
+"""Endings of files that git holds a pointer to."""
+
+
 def _entry(name: str, data: bytes) -> dict[str, object]:
     entry: dict[str, object] = {"type": "file", "path": name, "size": len(data), "oid": _oid(data)}
-    if name.endswith((".parquet", ".safetensors", ".bin", ".arrow")):
+    if name.endswith(_LARGE):
         # A large file: git holds a pointer to it, whose hash is the oid.
         sha256 = hashlib.sha256(data).hexdigest()
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()

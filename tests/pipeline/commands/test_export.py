@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from transformers import (
 
 from tamis.operators.conversation.dialects import Dialect
 from tamis.pipeline.commands.export import COLUMNS, export
-from tamis.pipeline.commands.trainers import TRAINERS
+from tamis.pipeline.commands.trainers import MESSAGES, TRAINERS
 from tamis.pipeline.errors import ConfigError, DamagedError
 from tamis.pipeline.run.paths import MANIFEST
 from tamis.pipeline.storage.store import Store
@@ -148,7 +149,7 @@ def test_and_one_overwrites_them_where_rows_are_of_one_length(tiny_model: Path) 
 # --- what the others read -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != MESSAGES])
 def test_a_masked_corpus_is_what_save_to_disk_writes(trainer: str, masked: Store, tmp_path: Path) -> None:
     folder, start = exported(masked, trainer, tmp_path)
     found = datasets.load_from_disk(str(folder / "dataset"))
@@ -170,6 +171,25 @@ def test_the_configs_name_data_and_model_and_cut_nothing(masked: Store, tmp_path
     assert config["model_name_or_path"] == str(tiny_model)
     assert config["tokenized_path"] == str(folder / "dataset")
     assert not (folder / "dataset_info.json").exists()
+
+
+def test_torchtune_is_handed_the_tokens_and_the_labels(
+    masked: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, start = exported(masked, "torchtune", tmp_path)
+    assert start == "torchtune.yaml"
+    config = yaml.safe_load((folder / start).read_text())["dataset"]
+    module, _, builder = config.pop("_component_").partition(".")
+    monkeypatch.syspath_prepend(str(folder))  # `tune run` looks where it is started
+    rows = getattr(importlib.import_module(module), builder)("the tokenizer of the config", **config)
+    found = [rows[place] for place in range(len(rows))]
+    assert found == [{"tokens": row["input_ids"], "labels": row["labels"]} for row in ROWS]
+
+
+def test_text_cannot_say_which_tokens_are_masked(masked: Store, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--for messages: text cannot say which tokens are masked"):
+        export(masked, "messages", Store(str(tmp_path / "export")))
+    assert not (tmp_path / "export").exists()
 
 
 # --- runs that dropped samples ------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from tamis.operators.conversation.schema import JSON, infer_rows, to_table, unify_schemas
 from tamis.pipeline.emit.samples import _extreme, _histogram
-from tamis.pipeline.emit.shard import _beside, empty_dropped
+from tamis.pipeline.emit.shard import empty_dropped
 from tamis.pipeline.errors import InputError
+from tamis.pipeline.inputs.added_columns import beside
 from tamis.pipeline.inputs.files import encode_schema
 from tamis.pipeline.inputs.originals import conform, decode_schema, output_schema
 from tamis.pipeline.storage.store import Store
@@ -164,6 +165,7 @@ def test_an_empty_dropped_has_its_columns_beside_those_of_the_input() -> None:
         "score",
         "reason",
         "tools",
+        "sample_id",
         "method",
         "tamis_score",
         "quantile",
@@ -176,9 +178,9 @@ def test_an_empty_dropped_has_its_columns_beside_those_of_the_input() -> None:
 def test_names_that_the_input_has_in_every_form_are_avoided(tmp_path: Path) -> None:
     names = ["score", "tamis_score", "tamis_score_2", "tamis_method", "method", "reason"]
     empty = empty_dropped(pa.schema([(name, pa.string()) for name in names]), with_quantile=True)
-    assert empty.column_names == [*names, "tamis_method_2", "tamis_score_3", "quantile", "tamis_reason"]
-    added = {"method": ["saft"], "score": [0.5], "quantile": [0.9], "reason": ["r"]}
-    table = _beside(pa.table({name: ["x"] for name in names}), {name: pa.array(cells) for name, cells in added.items()})
+    assert empty.column_names == [*names, "sample_id", "tamis_method_2", "tamis_score_3", "quantile", "tamis_reason"]
+    added = {"sample_id": ["00ff"], "method": ["saft"], "score": [0.5], "quantile": [0.9], "reason": ["r"]}
+    table = beside(pa.table({name: ["x"] for name in names}), {name: pa.array(cells) for name, cells in added.items()})
     Store(str(tmp_path)).write_table("dropped.parquet", table)
     folder = {"data_files": str(tmp_path / "dropped.parquet"), "cache_dir": str(tmp_path / "cache")}
     loaded = datasets.load_dataset("parquet", split="train", **folder)

@@ -16,6 +16,8 @@ from tamis.operators.statistics.selection import Threshold
 from tamis.pipeline.emit.shard import STAGE, empty_dropped, write_shard
 from tamis.pipeline.emit.tokens import TokensMade, TokenSpec
 from tamis.pipeline.fit.token_risks import TokenCut
+from tamis.pipeline.inputs.added_columns import WithIds
+from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.inputs.shards import Shard, read, rows_digest
 from tamis.pipeline.storage.store import Store
 
@@ -83,9 +85,8 @@ def test_labels_risk_and_what_is_dropped(tmp_path: Path, shard: Shard) -> None:
     assert rows[1]["labels"] == [-100, -100, -100, 53, -100, -100, 56]
     assert rows[1]["token_risk"] == [None, None, 2.0, 0.0, None, None, 2.0]
     assert rows[2]["labels"] == [-100, -100, 72, 73]
-    assert found["dropped"].to_pylist() == [
-        {**ROWS[2], "method": "toss", "score": 3.0, "reason": "all 1 response tokens are discarded"}
-    ]
+    why = {"method": "toss", "score": 3.0, "reason": "all 1 response tokens are discarded"}
+    assert found["dropped"].to_pylist() == [{**ROWS[2], "sample_id": sample_ids("a.jsonl", 2, 1)[0], **why}]
     [bad] = found["quarantine"].to_pylist()
     assert (bad["row"], bad["code"], bad["raw_text"]) == (1, "overlong", "{broken")
     assert found["receipt"]["counts"] == {"kept": 3, "dropped": 1, "quarantined": 1}
@@ -127,4 +128,20 @@ def test_an_empty_dropped_has_the_columns_of_a_full_one(tmp_path: Path, shard: S
     assert empty_dropped(SCHEMA, with_quantile=False).schema.equals(dropped.schema)
     assert empty_dropped(SCHEMA, with_quantile=False).num_rows == 0
     taken = empty_dropped(pa.schema([("score", pa.int8())]), with_quantile=False)
-    assert taken.column_names == ["score", "method", "tamis_score", "reason"]
+    assert taken.column_names == ["score", "sample_id", "method", "tamis_score", "reason"]
+
+
+def test_sample_ids_where_they_are_wanted(tmp_path: Path, shard: Shard) -> None:
+    def found(ids: WithIds) -> dict[str, pa.Table]:
+        parts: dict[str, pa.Table] = emitted(tmp_path / ids, shard, TokenCut(0.3, Threshold(2.0, 2)), 2, with_ids=ids)
+        return parts
+
+    everywhere, nowhere = found("all"), found("none")
+    known = dict(zip(*(everywhere["scores"].column(name).to_pylist() for name in ("row", "sample_id")), strict=True))
+    assert everywhere["kept"].column_names[-1] == "sample_id"
+    assert everywhere["kept"].column("sample_id").to_pylist() == [known[row] for row in (0, 3, 4)]
+    assert everywhere["dropped"].column("sample_id").to_pylist() == [known[2]]
+    assert empty_dropped(SCHEMA, with_quantile=False, with_ids="all").schema.equals(everywhere["dropped"].schema)
+    for part in ("kept", "dropped"):
+        assert nowhere[part].equals(everywhere[part].drop_columns(["sample_id"])), part
+    assert empty_dropped(SCHEMA, with_quantile=False, with_ids="none").schema.equals(nowhere["dropped"].schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,11 @@ from transformers import AutoTokenizer
 
 from tamis.operators.conversation.schema import infer_rows, settle
 from tamis.pipeline.emit.shard import Decided, EmitSpec, write_shard
+from tamis.pipeline.inputs.added_columns import WithIds
 from tamis.pipeline.inputs.files import resolve
 from tamis.pipeline.inputs.shards import Shard, make_shards, read, rows_digest, scan
 from tamis.pipeline.report import render_card
+from tamis.pipeline.run.parent import Parent
 from tamis.pipeline.storage.store import Store
 
 Row = dict[str, Any]
@@ -37,14 +40,16 @@ class KeepAll(EmitSpec):
         return Decided(captured, rows_digest(read(shard, {})), np.zeros(shard.rows, bool), {}, {}, {})
 
 
-def kept(folder: Path, rows: Sequence[Row], shard_rows: int = 3) -> tuple[Path, list[Row]]:
+def kept(
+    folder: Path, rows: Sequence[Row], shard_rows: int = 3, with_ids: WithIds = "dropped"
+) -> tuple[Path, list[Row]]:
     """An output folder with these rows in kept/, in several shards; and the receipts."""
     folder.mkdir(exist_ok=True)
     (folder / "in.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     [file] = resolve([str(folder / "in.jsonl")], "auto", {})
     store = Store(str(folder / "out"))
     schema = settle(infer_rows(rows)).serialize().to_pybytes()
-    spec = KeepAll(store=store, options={}, key="k", schema=schema)
+    spec = KeepAll(store=store, options={}, key="k", schema=schema, with_ids=with_ids)
     receipts = [
         write_shard((shard, 0, None), spec) for shard in make_shards(scan(file, shard_rows, {}), "corpus", {}, 0)
     ]
@@ -68,6 +73,30 @@ def call(name: str, arguments: Any) -> Row:
 
 def asked(question: Any, *rest: Row) -> list[Row]:
     return [{"role": "user", "content": question}, *rest, {"role": "assistant", "content": "So – it is."}]
+
+
+@pytest.mark.parametrize("name", ["note", "sample_id"])
+def test_every_kept_row_is_found_again_by_its_sample_id(name: str, tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{number}", "response": "r", name: f"mine {number}"} for number in range(7)]
+    out, _ = kept(tmp_path, rows, with_ids="all")
+    added = "tamis_sample_id" if name == "sample_id" else "sample_id"
+    found = loaded(out)
+    assert [list(row) for row in found] == [["prompt", "response", name, added]] * 7
+    assert [{key: row[key] for key in rows[0]} for row in found] == rows
+    scores = pa.concat_tables(pq.read_table(file) for file in sorted((out / "scores").iterdir()))
+    assert [row[added] for row in found] == scores.column("sample_id").to_pylist()
+    # `tamis select` takes the corpus's own columns from a table that has ours.
+    table = sorted((out / "kept").iterdir())[0]
+    sealed = {f"{part}/{table.name}": {"name": f"{part}/{table.name}", "sha256": sha256(out / part / table.name)}
+              for part in ("kept", "scores")}  # fmt: skip
+    frozen: Any = None
+    for ids, names in (("all", list(rows[0])), ("dropped", [*rows[0], added])):
+        parent = Parent(Store(str(out)), {"job": {"sample_id": ids}}, "", frozen, sealed)
+        assert parent.schema().names == names
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 TOOLS = [

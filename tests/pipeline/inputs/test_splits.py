@@ -11,6 +11,7 @@ from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.files import Inputs, find
 from tamis.pipeline.inputs.hub import DatasetPart
 from tamis.pipeline.inputs.splits import configs_of_card, splits_by_card, splits_by_name
+from tamis.pipeline.report import render_card
 
 LINE = '{"prompt": "p", "response": "r"}\n'
 FOLDERS = [
@@ -146,6 +147,16 @@ def test_configs_of_a_card_are_not_mixed_either(tmp_path: Path) -> None:
     found = listed(tmp_path, config="two")
     assert names(found) == ["z.jsonl"]
     assert "stray.jsonl" in found.unread.files
+
+
+def test_of_an_output_of_tamis_kept_is_read_and_the_plan_says_so(tmp_path: Path) -> None:
+    plant(tmp_path, [f"{part}/000000-aa.jsonl" for part in ("kept", "dropped", "scores")])
+    (tmp_path / "README.md").write_text(render_card({}).replace(".parquet", ".jsonl"))
+    found = listed(tmp_path)
+    assert [file.url for file in found.files] == [str(tmp_path / "kept/000000-aa.jsonl")]
+    assert found.notes == (f"{tmp_path}: only the config default is read, as `datasets` does, not dropped, scores",)
+    other = listed(tmp_path, config="dropped")
+    assert ([file.url for file in other.files], other.notes) == ([str(tmp_path / "dropped/000000-aa.jsonl")], ())
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def test_what_does_not_change_the_result_does_not_change_the_fingerprint(plan: P
         ("selection.drop_count=5", {"selection.drop", "selection.drop_count"}),
         ("selection.control=random", {"selection.control", "seed"}),
         ("shard_rows=20", {"input"}),
+        ("sample_id=true", {"sample_id"}),
         ("input.columns={prompt: response, response: prompt}", {"input"}),
         ("model.template='{% for m in messages %}{{ m.content }}{% endfor %}'", {"tokenizer and template"}),
     ],

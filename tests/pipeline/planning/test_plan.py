@@ -400,6 +400,18 @@ def test_a_column_that_one_file_has_not_may_be_null(plan: Planner, folder: Path)
     assert made.metadata == {b"who": b"me"}
 
 
+def test_columns_of_the_names_that_tamis_adds_are_mentioned(plan: Planner, folder: Path) -> None:
+    assert not any("tamis_" in note for note in plan().notes)
+    rows = [{**row, "sample_id": "mine"} for row in rows_of(50)]
+    (folder / "data/a.jsonl").write_bytes(lines_of(rows))
+    [said] = [note for note in plan().notes if "tamis_" in note]
+    assert said.endswith("those of tamis are called tamis_sample_id")
+    (folder / "data/a.jsonl").unlink()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "data/a.parquet")
+    assert said in plan().notes
+    assert not any("tamis_" in note for note in plan("sample_id=none").notes)
+
+
 def test_types_that_differ_are_named(plan: Planner, folder: Path) -> None:
     row = {"prompt": "a", "response": "b"}
     typed(folder, pa.Table.from_pylist([{**row, "n": 1}]), pa.Table.from_pylist([{**row, "n": "x"}]))

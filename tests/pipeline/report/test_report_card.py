@@ -16,6 +16,8 @@ from report_samples import HOSTILE, hostile_summary, retyped, summary
 from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.report import text as words
 from tamis.pipeline.report.card import fenced, markdown
+from tamis.pipeline.run.paths import EMPTY_DROPPED
+from tamis.pipeline.storage.store import Store
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -26,8 +28,10 @@ def test_hostile_text_leaves_the_structure_of_the_card_alone(text: str) -> None:
     plain = render_card(retyped(data, text, "x"))
     assert _outline(card) == _outline(plain)
     front = yaml.safe_load(card.split("---\n")[1])
+    folders = {"default": "kept", "dropped": "dropped", "scores": "scores"}
     assert front["configs"] == [
-        {"config_name": "default", "data_files": [{"split": "train", "path": "kept/*.parquet"}]}
+        {"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/*.parquet"}]}
+        for name, folder in folders.items()
     ]
     assert front["pretty_name"] == words.one_line(text)
 
@@ -96,6 +100,49 @@ def test_load_dataset_on_the_output_folder_gives_kept_only(tmp_path: Path, monke
     assert list(loaded) == ["train"]
     assert loaded["train"].column_names == ["text"]
     assert list(loaded["train"]["text"]) == ["a", "b", "c"]
+    for name, texts in (("dropped", ["d"]), ("scores", ["e"])):
+        other = datasets.load_dataset(str(out), name, split="train", cache_dir=str(tmp_path / "cache"))
+        assert other.to_list() == [{"text": text, "score": 0.5} for text in texts]
+    # Nothing was dropped: the columns and no row.
+    (out / "dropped" / "0001.parquet").unlink()
+    schema = pa.schema([("text", pa.string()), ("score", pa.float32())])
+    Store(str(out)).write_table(EMPTY_DROPPED, pa.Table.from_pylist([], schema))
+    none = datasets.load_dataset(str(out), "dropped", split="train", cache_dir=str(tmp_path / "cache"))
+    assert (none.column_names, none.num_rows) == (["text", "score"], 0)
+
+
+PLACES = {
+    "input": {"path": ["/home/jane doe/data/train.jsonl", "data/more.jsonl", "s3://bucket/deep/x.jsonl"]},
+    "output": "../out/new",
+    "model": {"name": "~/models/chat-8b", "template": "/srv/templates/{{x}}.jinja"},
+    "larf": {"unsafe_references": "file:///srv/refs/unsafe.jsonl"},
+    "schedule": {"root": "/srv/nights/"},
+}
+
+
+def test_the_card_names_no_place_on_the_machine() -> None:
+    warnings = [
+        "/home/jane doe/data/train.jsonl: not read to the end; see ../out/new/manifest.json, /var/lib/y and 3 rows/s",
+        "s3://bucket/deep/x.jsonl and hf://datasets/team/name/a.jsonl were slow (https://example.org/a/b)",
+    ]
+    model = {"name": "~/models/chat-8b", "revision": "local"}
+    for kind in ({}, {"kind": "tokens", "fingerprint": {"toss.utility_model": "/home/jane doe/a/adapter"}}):
+        card = render_card(summary(job=PLACES, warnings=warnings, model=model, **kind))
+        for place in ("jane", "/home", "/srv", "../out", "~/models", "/var/lib", "file:"):
+            assert place not in card, place
+        job = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+        assert job["input"]["path"] == ["train.jsonl", "data/more.jsonl", "s3://bucket/deep/x.jsonl"]
+        assert job["schedule"] == {"root": "nights"}
+        assert "train.jsonl: not read to the end; see new/manifest.json, y and 3 rows/s" in card
+        assert (
+            "s3://bucket/deep/x.jsonl and hf://datasets/team/name/a.jsonl were slow (https://example.org/a/b)" in card
+        )
+
+
+def test_the_card_says_where_a_row_is_found_again() -> None:
+    for ids, said in (("all", "in `scores/` and in `kept/` or"), ("dropped", "A row of `dropped/` has the same")):
+        assert said in render_card(summary(job={"sample_id": ids}))
+    assert "sample_id" not in render_card(summary(job={"method": ["larf"]}))  # of an earlier version
 
 
 def test_the_card_says_which_columns_are_json() -> None:
