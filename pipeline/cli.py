@@ -782,8 +782,8 @@ def push(
     store = Store(output, {})
     with reading(store.path()):
         found = run(store, repository, public=public, everything=everything, confirmed=yes)
-    facts = {"files": len(found.files), "bytes": found.bytes, "rows": dict(found.rows), "output": found.url}
-    showing.result("\n".join(map(shown, found.lines())), **facts, commit=found.commit)
+    facts: dict[str, Any] = {"files": len(found.files), "bytes": found.bytes, "rows": dict(found.rows)}
+    showing.result("\n".join(map(shown, found.lines())), **facts, output=found.url, commit=found.commit)
 
 
 @app.command()
