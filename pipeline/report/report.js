@@ -336,7 +336,7 @@
   // --- getting about -------------------------------------------------------------------------------------------------
 
   function step(by) {
-    const at = detail ? shown.indexOf(detail.sample) : by > 0 ? -1 : shown.length;
+    const at = detail ? shown.indexOf(detail.sample) : by > 0 ? -1 : 0; // with none open, only forwards
     const next = shown[at + by];
     if (!next) return;
     if (at + by >= most) {
