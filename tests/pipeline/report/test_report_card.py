@@ -16,8 +16,6 @@ from report_samples import HOSTILE, hostile_summary, retyped, summary
 from tamis.pipeline.report import render_card, render_report
 from tamis.pipeline.report import text as words
 from tamis.pipeline.report.card import fenced, markdown
-from tamis.pipeline.run.paths import EMPTY_DROPPED
-from tamis.pipeline.storage.store import Store
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -103,12 +101,14 @@ def test_load_dataset_on_the_output_folder_gives_kept_only(tmp_path: Path, monke
     for name, texts in (("dropped", ["d"]), ("scores", ["e"])):
         other = datasets.load_dataset(str(out), name, split="train", cache_dir=str(tmp_path / "cache"))
         assert other.to_list() == [{"text": text, "score": 0.5} for text in texts]
-    # Nothing was dropped: the columns and no row.
-    (out / "dropped" / "0001.parquet").unlink()
-    schema = pa.schema([("text", pa.string()), ("score", pa.float32())])
-    Store(str(out)).write_table(EMPTY_DROPPED, pa.Table.from_pylist([], schema))
-    none = datasets.load_dataset(str(out), "dropped", split="train", cache_dir=str(tmp_path / "cache"))
-    assert (none.column_names, none.num_rows) == (["text", "score"], 0)
+
+
+def test_where_nothing_was_dropped_the_card_has_no_such_config() -> None:
+    """`datasets` cannot load one without rows."""
+    card = render_card(summary(counts={"rows_in": 3, "kept": 3, "dropped": 0, "quarantined": 0}))
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert [config["config_name"] for config in front["configs"]] == ["default", "scores"]
+    assert '"dropped"' not in card
 
 
 PLACES = {
