@@ -105,6 +105,7 @@ def refitting_of(
         methods["larf"], searched = _found_block(parent, job, larf, roles, captured), True
     for name, method in methods.items():
         _check_captured(parent, name, method, captured)
+        _check_sample(parent, name, method)
     reads = {request for method in methods.values() for request in method.requests(_blocks(parent))}
     notes = _set_aside(parent, reads, captured, [sets[role] for role in {CORPUS, *roles.values()}])
     return Refitting(job, methods, roles, searched, notes)
@@ -237,6 +238,16 @@ def _has_rows(file: SourceFile, job: Job) -> bool:
 
 
 # --- what is needed of the captures -------------------------------------------------------------------------------
+
+
+def _check_sample(parent: Parent, name: str, method: Method) -> None:
+    """ConfigError for a method that is to be fitted to fewer rows than the corpus has."""
+    wanted, rows = method.corpus_sample(), int(parent.manifest["counts"]["rows_in"])
+    if wanted is not None and wanted.always and 0 < wanted.rows < rows:
+        raise ConfigError(
+            f"{name}.sample is {wanted.rows:,}, and --from fits to the kept vectors of all {rows:,} rows; set "
+            f"{name}.sample=all"
+        )
 
 
 def _captured_as(

@@ -201,7 +201,7 @@ def test_the_plan_says_what_stands_for_the_corpus_and_why(
 def test_a_whole_corpus_leaves_no_trace_in_the_fingerprint(plan: Planner, tmp_path: Path) -> None:
     """So that runs and artifacts of an earlier tamis go on."""
     whole = plan(**contrast(tmp_path)).fingerprint
-    assert not [key for key in whole if "sample" in key]
+    assert not [key for key in whole if key in {"contrast.sample", "sample seed"}]
     for same in ("contrast.sample=all", "contrast.sample=0", "contrast.sample=50", "contrast.sample=4096", "seed=9"):
         assert plan(same, **contrast(tmp_path)).fingerprint == whole
     some = plan("contrast.sample=12", "seed=9", **contrast(tmp_path)).fingerprint

@@ -13,7 +13,13 @@ from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.job.job_file import Job, load_job
-from tamis.pipeline.planning.fingerprint import FINGERPRINT_FORMAT, reference_digest, selection_keys_of, settings_of
+from tamis.pipeline.planning.fingerprint import (
+    FINGERPRINT_FORMAT,
+    column_keys_of,
+    reference_digest,
+    selection_keys_of,
+    settings_of,
+)
 from tamis.pipeline.planning.reference_sets import scan_set
 from tamis.pipeline.planning.refitting import Refitting, fingerprint_of, refitting_of, settings_like_fresh
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, FrozenFacts
@@ -105,13 +111,22 @@ def test_the_job_is_that_of_the_run_with_what_is_given(run: Run) -> None:
     assert run.refit(selection={"by": "larf"}).job.selection.rule == ("drop", 0.2)
 
 
+def test_a_sample_of_the_corpus_is_refused(run: Run) -> None:
+    contrast = {"layer": 5, "unsafe_references": run.path("unsafe")}
+    rows = run.manifest["counts"]["rows_in"] = 100
+    said = run.refusal(method="contrast", contrast={**contrast, "sample": rows - 1})
+    assert "set contrast.sample=all" in said
+    for whole in ("all", "auto", 0, rows):
+        assert run.refit(method="contrast", contrast={**contrast, "sample": whole}).job.method == ["contrast"]
+
+
 def test_the_fingerprint_is_that_of_a_fresh_run_tied_to_the_captures(run: Run) -> None:
     given = {"method": "contrast", "contrast": {"layer": 5, "unsafe_references": run.path("unsafe")}}
     found = run.refit(**given)
     assert found.roles == {"contrast.unsafe": "larf.unsafe"}
     fresh = load_job(None, {**run.job.model_dump(mode="json"), **given, "lineage": None})
     keys = {**ROWS, **run.digests(fresh, ("contrast.unsafe",)), **settings_of(fresh), "method": ["contrast"]}
-    expected = {**keys, **selection_keys_of(fresh)}
+    expected = {**keys, **column_keys_of(fresh), **selection_keys_of(fresh)}
     assert settings_like_fresh(run.parent(), found) == expected
     assert fingerprint_of(run.parent(), found, "digest") == {**expected, "vectors of": "digest"}
 
