@@ -238,6 +238,7 @@ def _opened(
                 sizes = {
                     "shards": len(plan.shards),
                     "reference_shards": len(plan.fit_shards),
+                    "drawn_shards": len(plan.fit_shards) - len(plan.reference_shards),
                     "rows": plan.rows,
                     "masks_tokens": job.masks_tokens,
                 }

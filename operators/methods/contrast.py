@@ -155,6 +155,11 @@ class Contrast(Method):
                 f"for the {drawn['of']:,} of the corpus: with others drawn, samples would rank otherwise; raise "
                 "contrast.sample."
             )
+        if lost := artifact.facts.get("corpus_sample", {}).get("set_aside"):
+            warnings.append(
+                f"{lost:,} of the {artifact.facts['corpus_sample']['drawn']:,} rows that were drawn for Contrast could "
+                "not be captured: a run without that failure gives other scores."
+            )
         references = artifact.facts["references"]["unsafe"]
         if references < FEW_REFERENCES:
             warnings.append(

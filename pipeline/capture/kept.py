@@ -18,7 +18,7 @@ from tamis.operators.requests import Request
 from tamis.pipeline.capture.spec import STAGE
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.inputs.shards import CORPUS
+from tamis.pipeline.inputs.shards import CORPUS, is_drawn
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.parent import Parent, named_damage
@@ -77,8 +77,9 @@ def kept_by(parent: Parent) -> Kept:
             "keep_captures: vectors"
         )
     begun = run_folder.begun_by(parent.store, parent.manifest["fingerprint"]) or {}
-    expected = int(begun.get("reference_shards", -1))
-    references = sum(len(tables) for role, tables in found.tables.items() if role != CORPUS)
+    # Rows that were drawn for a fit are not needed: here a fit reads all rows, and a shard of theirs may have failed.
+    expected = int(begun.get("reference_shards", -1)) - int(begun.get("drawn_shards", 0))
+    references = sum(len(tables) for role, tables in found.tables.items() if role != CORPUS and not is_drawn(role))
     if references != expected:
         raise _not_whole(parent, f"there are {references:,} shards of references, of {max(expected, 0):,}")
     with named_damage(parent):

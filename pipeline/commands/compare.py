@@ -97,7 +97,7 @@ def compared(matched: Matched, most_shown: int = MOST_SHOWN) -> Compared:
         ],
         "ranks": _ranks(matched, scored),
         **_by_source(runs[0].source_names, sources, judged, fell),
-        "length_deciles": _by_length(lengths, judged, fell),
+        "length_deciles": _by_length(lengths, _with_score(matched), judged, fell),
         "alone": alone,
         "bytes_a_row": bytes_a_row([len(run.methods) for run in runs]),
         "notes": [*matched.notes],
@@ -204,17 +204,24 @@ def _by_source(
     return found
 
 
+def _with_score(matched: Matched) -> npt.NDArray[np.bool_]:
+    """Of the shared rows, those that the first run has a score for: others were not read for their answer's length."""
+    first = matched.runs[0]
+    return ~np.isnan(matched.of(0, first.scores[first.decided_by]))
+
+
 def _by_length(
     lengths: npt.NDArray[np.int32],
+    scored: npt.NDArray[np.bool_],
     judged: Sequence[npt.NDArray[np.bool_]],
     fell: Sequence[npt.NDArray[np.bool_]],
 ) -> list[dict[str, Any]]:
-    """Tenths of the rows that the first run could judge. Empty tenths, where many lengths tie, are left out."""
-    known = lengths[judged[0]]
+    """Tenths of the rows that the first run has scored. Empty tenths, where many lengths tie, are left out."""
+    known = lengths[scored]
     if not len(known):
         return []
     histogram = length_histogram(known, int(known.max()))
-    deciles = np.where(judged[0], decile_of(lengths, length_deciles(histogram)), -1)
+    deciles = np.where(scored, decile_of(lengths, length_deciles(histogram)), -1)
     rows = [group_counts(deciles, each, 10) for each in judged]
     dropped = [group_counts(deciles, each, 10) for each in fell]
     found = []

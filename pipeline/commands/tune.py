@@ -198,6 +198,8 @@ def _is_current(method: Method, manifest: Mapping[str, Any]) -> bool:
         return False
     theirs = next(each for each in manifest["methods"] if each["name"] == method.name)
     facts = theirs.get("facts") or {}
+    if "corpus_sample" in facts:  # it was fitted to rows drawn from the corpus, and here it is to all of it
+        return False
     return all(
         getattr(method, name, None) in (None, facts.get(name, theirs.get(name))) for name in ("layer", "position", "k")
     )
@@ -374,6 +376,8 @@ def fragment(
         value = getattr(method, name, theirs.get(name))
         if isinstance(value, str | int | float | bool) or (isinstance(value, list) and value):
             values[name] = value
+    if "sample" in values and method.corpus_sample() is not None:
+        values["sample"] = "all"  # as its figures are
     tree = {"method": method.name, method.name: values}
     figures = [
         f"{best[half]['auroc']['value']:.3f} ({best[half]['auroc']['interval'][0]:.3f} to "

@@ -26,14 +26,17 @@ def own_values(rows: pa.Table) -> list[str | None] | None:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return None
-    values: list[str | None] = column.to_pylist()
+    try:
+        values: list[str | None] = column.to_pylist()
+    except UnicodeDecodeError:  # bytes that are no text name no source
+        return None
     return values
 
 
 def own_sources(rows: pa.Table, dropped: np.ndarray[Any, Any]) -> list[list[Any]] | None:
     """[value, rows, dropped rows] for each value of the column, sorted; None where it is no column of categories.
 
-    rows: of one shard, as they were read, without the quarantined ones. dropped: bool (rows,).
+    rows: of one shard, as they were read, those with a score. dropped: bool (rows,).
     """
     values = own_values(rows)
     if values is None or any(value is not None and len(value) > LONGEST for value in values):

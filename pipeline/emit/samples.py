@@ -66,8 +66,11 @@ class SampleSpec(EmitSpec):
             facts=_facts(shown, dropped, valid, captured.column("n_response_tokens").to_numpy(), self),
         )
 
-    def observed(self, shard: Shard, rows: pa.Table, dropped: np.ndarray[Any, Any]) -> Mapping[str, Any]:
-        return {"refusing": refusing(shard, rows, dropped), "own_sources": own_sources(rows, dropped)}
+    def observed(
+        self, shard: Shard, rows: pa.Table, scored: np.ndarray[Any, Any], dropped: np.ndarray[Any, Any]
+    ) -> Mapping[str, Any]:
+        own = own_sources(rows.filter(pa.array(scored)), dropped[scored])
+        return {"refusing": refusing(shard, rows, dropped), "own_sources": own}
 
 
 def _reasons(scores: np.ndarray[Any, Any], spec: SampleSpec) -> dict[str, pa.Array]:

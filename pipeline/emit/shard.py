@@ -76,9 +76,11 @@ class EmitSpec(ABC):
     def decide(self, shard: Shard, quota: int, made: Any) -> Decided:
         """quota: how many ties at the cut fall in this shard. made: what the stages before have made of it."""
 
-    def observed(self, shard: Shard, rows: pa.Table, dropped: np.ndarray[Any, Any]) -> Mapping[str, Any]:
-        """What the receipt says of the rows themselves. rows: as read, without the quarantined ones; dropped: of each
-        whether it falls."""
+    def observed(
+        self, shard: Shard, rows: pa.Table, scored: np.ndarray[Any, Any], dropped: np.ndarray[Any, Any]
+    ) -> Mapping[str, Any]:
+        """What the receipt says of the rows themselves. rows: as read, without the quarantined ones; scored, dropped:
+        of each whether it has a score, and whether it falls."""
         return {}
 
     def opened_schema(self) -> pa.Schema:
@@ -137,7 +139,7 @@ def write_shard(item: tuple[Shard, int, Any], spec: EmitSpec) -> Receipt:
         "misread": misread_columns(rows),
         "unscored": int(kept_so.sum()),
         **decided.facts,
-        **spec.observed(shard, rows, dropped),
+        **spec.observed(shard, rows, valid[places], dropped),
         "files": [written.to_receipt() for written in files],
         "seconds": time.perf_counter() - began,
     }

@@ -259,7 +259,7 @@ def check_alike(nights: Sequence[Captures]) -> None:
     if drawn:
         raise ConfigError(
             f"refit: {drawn[0]} was fitted to rows drawn from the corpus of these nights, and a refit reads all rows: "
-            f"run the nights with {drawn[0]}.sample: all"
+            f"begin another schedule.root with {drawn[0]}.sample: all"
         )
     if first.frozen.facts.settings.get("selection.control"):
         raise ConfigError("refit: the cut of these nights was made by chance (selection.control); there is none to fit")

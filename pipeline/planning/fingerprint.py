@@ -42,7 +42,8 @@ NO_MATTER = frozenset(
         "selection.allow_majority",
     }
 )
-"""Settings and sections that change no result of a finished run. Every setting that is named neither here nor in
+"""Settings and sections that change no result of a finished run, but for keep_captures where rows are drawn for a fit:
+that is in the fingerprint by the rows. Every setting that is named neither here nor in
 OTHERWISE is in the fingerprint, including settings that are added to the job file later."""
 
 OTHERWISE = frozenset(
@@ -113,8 +114,10 @@ COLUMN_KEYS = frozenset({"sample_id"})
 
 
 def column_keys_of(job: Job) -> dict[str, Any]:
-    """The part of a fingerprint that says which columns the output has besides the corpus's own."""
-    return {name: getattr(job, name) for name in sorted(COLUMN_KEYS)}
+    """The part of a fingerprint that says which columns the output has besides the corpus's own. `none` is left out: it
+    is what an earlier tamis wrote, whose runs go on with it."""
+    found = {name: getattr(job, name) for name in sorted(COLUMN_KEYS)}
+    return {name: value for name, value in found.items() if value != "none"}
 
 
 def selection_keys_of(job: Job) -> dict[str, Any]:

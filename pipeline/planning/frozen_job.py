@@ -195,7 +195,9 @@ def _settle(job: Job, frozen: Frozen) -> tuple[Job, list[str], list[Differing]]:
     differing += _references(job, facts)
     if "contrast" in facts.methods and "contrast.sample" not in theirs:
         given, ours = _of(job, "contrast.sample")
-        if given and ours not in ("auto", "all", 0):
+        # As many rows as were there, or more, is all of them.
+        there = int(frozen.artifacts["contrast"].facts.get("count", 0))
+        if given and isinstance(ours, int) and 0 < ours < there:
             differing.append(("contrast.sample", _there_and_now("all", ours)))
     return _changed(job, changes), taken, differing
 

@@ -311,6 +311,14 @@ def make_plan(
             name = next(iter(counts))
             raise ConfigError(f"{name}.sample: refit_every fits from all rows of the nights; set {name}.sample: all")
         drawn = draw(counts, shards, len(shards) + len(references), job.seed)
+    elif artifact is not None and job.schedule is not None and job.schedule.refit_every is not None:
+        sampled_ones = [name for name, made in artifact.frozen.artifacts.items() if "corpus_sample" in made.facts]
+        if sampled_ones:
+            name = sampled_ones[0]
+            raise ConfigError(
+                f"schedule.refit_every: {name} was fitted to rows drawn from its corpus, and a refit reads all rows; "
+                f"begin another schedule.root with {name}.sample: all"
+            )
     phase("plan", "comparing the settings")
     return Plan(
         job=job,

@@ -22,7 +22,9 @@ from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.job.methods import distributions, known, sections
 from tamis.pipeline.models import keys as model_keys
+from tamis.pipeline.planning.corpus_sample import sizes
 from tamis.pipeline.planning.fingerprint import (
+    COLUMN_KEYS,
     FINGERPRINT_FORMAT,
     NO_MATTER,
     column_keys_of,
@@ -30,7 +32,7 @@ from tamis.pipeline.planning.fingerprint import (
     selection_keys_of,
     settings_of,
 )
-from tamis.pipeline.planning.plan import list_inputs, methods_of, place_of
+from tamis.pipeline.planning.plan import BYTES_OF_A_NUMBER, list_inputs, methods_of, place_of
 from tamis.pipeline.planning.reference_sets import scan_set
 from tamis.pipeline.planning.scanning import scanned_or_broken
 from tamis.pipeline.run.folder import VECTORS_OF
@@ -42,7 +44,7 @@ _NOT_HERE = {
     "schedule": "it curates new files every night, and --from the rows of one run",
     "lineage": "--from sends no events",
 }
-_FREE = (NO_MATTER - _NOT_HERE.keys()) | {"output", "method", "selection", "seed", "storage_options"}
+_FREE = (NO_MATTER - _NOT_HERE.keys()) | COLUMN_KEYS | {"output", "method", "selection", "seed", "storage_options"}
 """Keys of the job file that do not decide what was captured."""
 _OF_ROWS = ("format", "input", "model", "tokenizer and template", "max_tokens", "overlong", "input.join")
 _OF_SEARCH = ("search format", "fisher format", "larf.over_rejection_prompts", "larf.refusal_markers")
@@ -108,7 +110,7 @@ def refitting_of(
         _check_sample(parent, name, method)
     reads = {request for method in methods.values() for request in method.requests(_blocks(parent))}
     notes = _set_aside(parent, reads, captured, [sets[role] for role in {CORPUS, *roles.values()}])
-    return Refitting(job, methods, roles, searched, notes)
+    return Refitting(job, methods, roles, searched, (*notes, *_sample_notes(parent, methods, len(reads))))
 
 
 def settings_like_fresh(parent: Parent, wanted: Refitting) -> dict[str, Any]:
@@ -248,6 +250,17 @@ def _check_sample(parent: Parent, name: str, method: Method) -> None:
             f"{name}.sample is {wanted.rows:,}, and --from fits to the kept vectors of all {rows:,} rows; set "
             f"{name}.sample=all"
         )
+
+
+def _sample_notes(parent: Parent, methods: Mapping[str, Method], reads: int) -> tuple[str, ...]:
+    """What a fresh run would fit to rows drawn from the corpus. reads: how many vectors a row the methods read."""
+    rows, width = int(parent.manifest["counts"]["rows_in"]), int(parent.manifest["model"]["width"])
+    drawn = sizes(methods, rows, rows * reads * width * BYTES_OF_A_NUMBER, "none")
+    return tuple(
+        f"{name} is fitted to all {rows:,} rows; a fresh run that keeps no vectors would draw {count:,} of them "
+        f"({name}.sample), and its scores would differ a little"
+        for name, count in drawn.items()
+    )
 
 
 def _captured_as(

@@ -136,7 +136,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     plan = plan.without(captured.failed)
     if not plan.shards:
         incomplete.refuse(plan.failed)
-    key = incomplete.key_without(key, captured.failed)
+    key = incomplete.key_without(key, [*captured.failed, *captured.drawn_failed])
     decided = _fit(plan, store, key, captured, timings, fitted)
     selection = decided.selection
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
@@ -202,6 +202,8 @@ def _fit_references(plan: Plan, store: Store, key: str, cluster: Cluster, timing
         frozen = plan.artifact.frozen
         return _Fitted(CaptureTotals(), dict(frozen.artifacts), frozen.copy_to(store))
     references = run_capture(plan, store, key, cluster, {}, plan.fit_shards, said="references")
+    # A fit without rows that could not be captured is not the one that a later command makes with them.
+    key = incomplete.key_without(key, references.drawn_failed)
     artifacts = load_artifacts(store, key)
     if artifacts is None:
         progress = Progress("fit", len(plan.fit_shards), unit="shards", brief=True)

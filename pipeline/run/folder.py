@@ -48,6 +48,7 @@ MEANING = {
     "tokenizer and template": "the tokenizer or the chat template",
     "larf.over_rejection_prompts": "the over-rejection prompts",
     "contrast.sample": "how many rows stand for the corpus (by contrast.sample; if that is auto, by keep_captures too)",
+    "sample_id": "which rows have their id (an output of an earlier tamis goes on with sample_id: none)",
     SAMPLE_SEED: "the seed by which these rows are drawn",
     SELECTED_FROM: "the finished run whose scores were cut anew, if any,",
     VECTORS_OF: "the finished run whose vectors were scored anew, if any,",

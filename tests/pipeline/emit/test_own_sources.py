@@ -62,3 +62,9 @@ def test_dictionaries_and_large_strings_are_read() -> None:
     for kind in (pa.large_string(), pa.dictionary(pa.int8(), pa.string())):
         table = pa.table({"source": pa.array(["b", "a", "b"], pa.string()).cast(kind)})
         assert own_sources(table, np.array([True, False, False])) == [["a", 1, 0], ["b", 2, 1]]
+
+
+def test_bytes_that_are_no_text_name_no_source() -> None:
+    data = pa.py_buffer(b"a\xffb")
+    column = pa.StringArray.from_buffers(3, pa.py_buffer(np.array([0, 1, 2, 3], np.int32).tobytes()), data)
+    assert own_sources(pa.table({"source": column}), np.zeros(3, bool)) is None

@@ -120,6 +120,24 @@ def test_a_sample_of_the_corpus_is_refused(run: Run) -> None:
         assert run.refit(method="contrast", contrast={**contrast, "sample": whole}).job.method == ["contrast"]
 
 
+def test_what_a_fresh_run_would_draw_is_said(run: Run) -> None:
+    contrast = {"layer": 5, "unsafe_references": run.path("unsafe")}
+    assert run.refit(method="contrast", contrast=contrast).notes == ()
+    run.manifest["counts"]["rows_in"] = 1 << 28  # 4 GiB of vectors
+    [note] = run.refit(method="contrast", contrast=contrast).notes
+    assert "would draw 4096 of them" in note.replace(",", "")
+    assert run.refit(method="contrast", contrast={**contrast, "sample": "all"}).notes == ()
+
+
+@pytest.mark.parametrize("ours", ["all", "none", "dropped"])
+@pytest.mark.parametrize("theirs", ["all", "none", "dropped"])
+def test_which_rows_have_their_id_is_free(theirs: str, ours: str, tmp_path: Path) -> None:
+    run = Run(tmp_path, sample_id=theirs)
+    found = run.refit(method="saft", saft={"layer": 5}, sample_id=ours)
+    assert found.job.sample_id == ours
+    assert settings_like_fresh(run.parent(), found).get("sample_id", "none") == ours
+
+
 def test_the_fingerprint_is_that_of_a_fresh_run_tied_to_the_captures(run: Run) -> None:
     given = {"method": "contrast", "contrast": {"layer": 5, "unsafe_references": run.path("unsafe")}}
     found = run.refit(**given)
