@@ -175,7 +175,7 @@ def test_samples_are_searched_filtered_sorted_and_linked(tmp_path: Path) -> None
         await tab.open(f"{address}#s={linked}")
         assert linked in await tab.run("document.querySelector('tr.detail').textContent")
         box = await tab.run("document.querySelector('tr.opened').getBoundingClientRect().toJSON()")
-        assert 0 <= box["top"] < 900
+        assert -1 < box["top"] < 900  # pages scroll by whole pixels
         href = await tab.run("document.querySelector('tr.detail a').getAttribute('href')")
         assert href == f"#s={linked}"
 
