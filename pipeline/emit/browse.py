@@ -23,6 +23,7 @@ from tamis.pipeline.emit.own_sources import COLUMN, OWN, own_values
 from tamis.pipeline.inputs.shards import rows_of
 from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.labels.texts import digest_of, text_of
+from tamis.pipeline.report.sample_data import NAME_LIMIT, TEXT_LIMIT
 from tamis.pipeline.run.paths import MANIFEST, SCORES, table_of
 from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Store
@@ -173,13 +174,17 @@ def _key(sample_id: str) -> bytes:
 
 
 def _histogram(shards: Sequence[_Shard], method: int) -> dict[str, Any] | None:
-    """Kept and dropped rows by one method's score; None where no row has one."""
+    """Kept and dropped rows by one method's score; None where no row has one, or where float64 cannot part them: equal
+    scores beyond 1e15."""
     values = np.concatenate([shard.values[method] for shard in shards])
     decisions = np.concatenate([shard.decisions for shard in shards])
     finite = np.isfinite(values)
     if not finite.any():
         return None
-    edges = np.histogram_bin_edges(values[finite], bins=BINS)
+    try:
+        edges = np.histogram_bin_edges(values[finite], bins=BINS)
+    except ValueError:
+        return None
     parts = {
         name: np.histogram(values[finite & (decisions == name)], edges)[0].tolist() for name in ("kept", "dropped")
     }
@@ -228,7 +233,16 @@ def _text(table: pa.Table, dialect: Dialect) -> dict[str, Any]:
         conversation = normalise(row.value, dialect)
     except RowProblem as problem:
         return {"messages": [{"role": "note", "content": f"(the text cannot be shown: {problem.code})"}], **said}
-    return {"messages": conversation.for_people(), "text_digest": digest_of(text_of(conversation)), **said}
+    # The driver holds a thousand of these: no more of each text than the page shows, and its length.
+    messages = [
+        {
+            "role": message["role"][:NAME_LIMIT],
+            "content": message["content"][:TEXT_LIMIT],
+            "length": len(message["content"]),
+        }
+        for message in conversation.for_people()
+    ]
+    return {"messages": messages, "text_digest": digest_of(text_of(conversation)), **said}
 
 
 def _sample(shard: _Shard, place: int, methods: Sequence[str], by: str) -> dict[str, Any]:

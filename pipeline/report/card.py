@@ -46,7 +46,7 @@ def render_card(summary: Mapping[str, Any]) -> str:
     source = summary.get("input") or {}
     files = list(source.get("files") or [])
     return environment.from_string(template_text).render(
-        front_matter=front_matter(title, dropped=bool(counts["dropped"])),
+        front_matter=front_matter(title, kept=bool(counts["kept"]), dropped=bool(counts["dropped"])),
         title=title,
         **(_of_tokens(summary) if summary.get("kind") == "tokens" else _of_samples(summary, job)),
         numbering=prose.LAYERS,
@@ -89,10 +89,15 @@ def _of_tokens(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def front_matter(title: str, *, dropped: bool) -> Markup:
-    """The front matter for the Hugging Face tools: what is loaded without a config is kept/ and nothing else. dropped:
-    whether a row was; `datasets` cannot load a config without rows."""
-    configs = {"default": KEPT, **({DROPPED: DROPPED} if dropped else {}), SCORES: SCORES}
+def front_matter(title: str, *, kept: bool, dropped: bool) -> Markup:
+    """The front matter for the Hugging Face tools: what is loaded without a config is kept/ and nothing else. kept,
+    dropped: whether a row was; `datasets` cannot load a config without rows. With neither, kept/ stays: `datasets`
+    takes a single config for the default, and scores/ is not the corpus."""
+    configs = {
+        **({"default": KEPT} if kept or not dropped else {}),
+        **({DROPPED: DROPPED} if dropped else {}),
+        SCORES: SCORES,
+    }
     known = {
         "pretty_name": text.one_line(title),
         "tags": ["tamis", "safety-filtered"],

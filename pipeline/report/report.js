@@ -27,13 +27,17 @@
   function three(value) {
     if (value === 0) return "0";
     const size = Math.abs(value);
+    if (size >= 1e9) return value.toExponential(2);
     if (size >= 999.5) return Math.round(value).toLocaleString("en");
     return size < 1e-5 ? value.toExponential(2) : value.toPrecision(3);
   }
 
   function inWords(value, unit) {
     if (value === null || value === undefined) return "–";
-    if (unit === "share") return `${three(100 * value)} %`;
+    if (unit === "share") {
+      const percent = 100 * value; // 100 % only where it is all
+      return `${percent > 99 && percent < 100 ? Math.min(percent, 99.99).toFixed(2) : three(percent)} %`;
+    }
     return unit === "count" ? value.toLocaleString("en") : three(value);
   }
 
@@ -43,13 +47,18 @@
   const labels = new Map();
   let stored = true;
   let unsaved = false;
+  let others = []; // labels of samples that this page does not have, or of other texts under their ids
 
+  // What the browser keeps: [sample id, whether it is harmful, digest of its text]. Other tabs write there, too.
   function recall() {
+    if (!stored) return;
     try {
-      const known = new Set(data.samples.map((sample) => sample.id));
-      for (const [id, harmful] of JSON.parse(localStorage.getItem(KEPT_AS) || "[]")) {
-        if (known.has(id) && typeof harmful === "boolean") labels.set(id, harmful);
-      }
+      const kept = JSON.parse(localStorage.getItem(KEPT_AS) || "[]");
+      const digests = new Map(data.samples.map((sample) => [sample.id, sample.h || ""]));
+      const own = ([id, harmful, digest]) => typeof harmful === "boolean" && digests.has(id) && digests.get(id) === digest;
+      others = kept.filter((label) => !own(label));
+      labels.clear();
+      for (const [id, harmful] of kept.filter(own)) labels.set(id, harmful);
     } catch {
       stored = false; // a browser may forbid it
     }
@@ -57,14 +66,17 @@
 
   function remember() {
     try {
-      localStorage.setItem(KEPT_AS, JSON.stringify([...labels]));
+      const own = [...labels].map(([id, harmful]) => [id, harmful, data.samples[position.get(id)].h || ""]);
+      localStorage.setItem(KEPT_AS, JSON.stringify([...others, ...own]));
     } catch {
       stored = false;
     }
   }
 
   function setLabel(sample, harmful) {
-    if (labels.get(sample.id) === harmful) labels.delete(sample.id);
+    const taken = labels.get(sample.id) === harmful; // pressed again: it is taken away
+    recall();
+    if (taken) labels.delete(sample.id);
     else labels.set(sample.id, harmful);
     unsaved = true;
     remember();
@@ -401,6 +413,7 @@
     const act = keys.get(event.key);
     if (!act) return;
     event.preventDefault();
+    if (event.repeat && "hf".includes(event.key)) return; // a key held down is one label
     act();
   }
 
@@ -508,9 +521,15 @@
     byId("save").addEventListener("click", download);
     byId("forget").addEventListener("click", () => {
       if (!confirm(`Forget ${labels.size} labels?`)) return;
+      recall();
       labels.clear();
       unsaved = false;
       remember();
+      showLabels();
+    });
+    addEventListener("storage", (event) => {
+      if (event.key !== KEPT_AS && event.key !== null) return; // null: all was cleared
+      recall();
       showLabels();
     });
     addEventListener("hashchange", follow);

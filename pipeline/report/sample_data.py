@@ -37,7 +37,8 @@ def samples_view(summary: Mapping[str, Any], titles: Mapping[str, str]) -> dict[
     named = {str(method.get("name")): method.get("title") for method in summary.get("methods") or []}
     shown = [_title(summary, name, named) for name in methods]
     found = _merged({name: summary.get(name) or browse.get(name) or [] for name in titles})
-    own = any(sample.get("own_source") is not None for sample, _ in found)
+    # Where the page has no table of them (too many, or not in every shard), they are no list to choose from either.
+    own = bool(summary.get("own_sources")) and any(sample.get("own_source") is not None for sample, _ in found)
     sources = _Numbers()
     several = len(methods) > 1
     columns = [
@@ -86,7 +87,9 @@ def messages_of(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _message(message: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    shown, left_out = text.clip(str(message.get("content") or ""), limit)
+    content = str(message.get("content") or "")
+    shown, used = text.clip_visible(content, limit)
+    left_out = max(0, (message.get("length") or len(content)) - used)
     role = text.one_line(str(message.get("role") or ""))[:NAME_LIMIT]
     return {"role": role, "text": shown, "left_out": left_out, "gap": 0}
 
@@ -144,7 +147,7 @@ def _facts(sample: Mapping[str, Any], methods: Mapping[str, str], own: bool) -> 
     return [
         *([["rank", f"{text.count(rank)} (1 is the riskiest)"]] if rank is not None else []),
         *lines,
-        *([["source", _source(sample, True)]] if own else []),
+        *([["source", _source(sample, True)]] if own or sample.get("own_source") is not None else []),
         ["file", f"{_source(sample, False)}, row {text.count(sample.get('row'))}"],
         ["sample_id", str(sample.get("sample_id") or "")],
     ]

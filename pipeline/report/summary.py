@@ -108,8 +108,11 @@ class LengthDecile(TypedDict):
 
 
 class Message(TypedDict):
+    """length: characters of the whole text, where `content` is only its beginning."""
+
     role: str
     content: str
+    length: NotRequired[int]
 
 
 class Sample(TypedDict):

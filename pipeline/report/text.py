@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -54,6 +55,14 @@ def one_line(text: str) -> str:
 def clip(text: str, limit: int) -> tuple[str, int]:
     """The first `limit` characters, and how many were left out."""
     return text[:limit], max(0, len(text) - limit)
+
+
+def clip_visible(text: str, limit: int) -> tuple[str, int]:
+    """At most `limit` characters of `visible`, and how many characters of the text they show."""
+    used = min(len(text), limit)
+    if len(visible(text[:used])) > limit:
+        used = bisect_right(range(used), limit, key=lambda length: len(visible(text[:length]))) - 1
+    return visible(text[:used]), used
 
 
 def number(value: Any) -> float | None:

@@ -31,6 +31,8 @@ _FLAGS = (
     "--remote-debugging-port=0",
 )
 _SECONDS = 60.0
+_ENDING = 10.0
+"""Seconds in which a browser that is told to end has ended, or it is killed."""
 
 
 class Tab:
@@ -133,7 +135,11 @@ async def opened(folder: Path) -> AsyncIterator[Tab]:
     finally:
         if browser.returncode is None:
             browser.terminate()
-        await browser.wait()
+        try:
+            await asyncio.wait_for(browser.wait(), _ENDING)
+        except TimeoutError:
+            browser.kill()
+            await browser.wait()
 
 
 async def _port(file: Path, browser: asyncio.subprocess.Process) -> int:

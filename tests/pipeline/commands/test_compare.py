@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from tamis.operators.conversation.dialects import Dialect
 from tamis.pipeline.cli import app
 from tamis.pipeline.commands.compare import MOST_SHOWN, MOST_SOURCES, Compared, compare, compared
-from tamis.pipeline.commands.compare_page import MOST_CHARACTERS
+from tamis.pipeline.commands.compare_page import MOST_CHARACTERS, page
 from tamis.pipeline.commands.compare_screen import in_a_line
 from tamis.pipeline.commands.compared_runs import Part, Run, bytes_a_row, match
 from tamis.pipeline.errors import ConfigError, InputError
@@ -414,6 +414,16 @@ def test_the_page_shows_texts_and_runs_nothing(tmp_path: Path) -> None:
     assert max(map(len, re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL))) < 6 * MOST_CHARACTERS
     shown = json.loads((tmp_path / "c/compare.json").read_text())["alone"]
     assert page.count("<details ") == sum(len(own["riskiest"]) for own in shown)
+
+
+def test_the_page_says_where_it_lists_the_most_frequent_combinations_only(pair: list[Store]) -> None:
+    """Six runs have 64 combinations; all of them are listed."""
+    found = compare(pair)
+    known = found.figures
+    for runs, patterns, cut in ((6, 64, False), (8, 63, False), (8, 64, True)):
+        many = {"runs": (known["runs"] * 4)[:runs], "patterns": (known["patterns"] * 64)[:patterns]}
+        made = page(known | many, found.alone, [{}, {}])
+        assert ("the most frequent combinations" in made) == cut
 
 
 def test_texts_are_in_the_page_alone(pair: list[Store], tmp_path: Path) -> None:

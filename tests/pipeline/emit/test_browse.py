@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,21 +16,23 @@ from labelled_runs import write_run
 
 from tamis.pipeline.emit import browse
 from tamis.pipeline.emit.browse import middle_ranks, with_samples
-from tamis.pipeline.labels.texts import texts_at
+from tamis.pipeline.labels.texts import digest_of, texts_at
 from tamis.pipeline.report import render_report
+from tamis.pipeline.report.sample_data import NAME_LIMIT, TEXT_LIMIT, messages_of
 from tamis.pipeline.storage.store import Store
 
 ALPACA = {"name": "alpaca", "columns": {name: name for name in ("instruction", "input", "output")}, "join": "\n"}
 
 
-def a_run(store: Store, count: int = 60, files: int = 2, **facts: Any) -> dict[str, Any]:
-    """Rows whose text names them; every third is dropped, row 4 has no score and row 5 is in quarantine."""
+def a_run(store: Store, count: int = 60, files: int = 2, long: int = 0, **facts: Any) -> dict[str, Any]:
+    """Rows whose text names them, with as many more characters as `long` says; every third is dropped, row 4 has no
+    score and row 5 is in quarantine."""
     pseudo = random.Random(7)
     rows = [
         {
             "instruction": f"ask {number}",
             "input": "",
-            "output": f"tell {number}",
+            "output": f"tell {number}" + "y" * long,
             "source": "web" if number % 4 else None,
         }
         for number in range(count)
@@ -81,6 +84,27 @@ def test_every_sample_has_the_text_and_the_scores_of_its_own_row(tmp_path: Path)
     assert far == sorted(far, reverse=True)
     histogram = found["histograms"]["saft"]
     assert (sum(histogram["kept"]), sum(histogram["dropped"])) == (38, 20)
+
+
+def test_of_a_long_text_only_what_the_page_shows_is_held(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    manifest = a_run(store, long=5 * TEXT_LIMIT)
+    texts = {row.sample_id: row for row in texts_at(store, manifest, range(60), "test")}
+    for sample in with_samples(store, manifest)["browse"]["random_kept"]:
+        whole = texts[sample["sample_id"]]
+        answer = whole.text.split("[assistant]\n")[1]
+        assert sample["messages"][1] == {"role": "assistant", "content": answer[:TEXT_LIMIT], "length": len(answer)}
+        assert sample["text_digest"] == digest_of(whole.text)
+        assert messages_of(sample)[1]["left_out"] == len(answer) - TEXT_LIMIT
+        assert max(len(message["role"]) for message in sample["messages"]) <= NAME_LIMIT
+
+
+@pytest.mark.parametrize("score", [0.0, -1e4, 1e15, -3e38])
+def test_equal_scores_end_no_run(score: float) -> None:
+    shard = browse._Shard("a", pa.table({"decision": ["kept", "dropped", "kept"]}), np.full((1, 3), score))
+    found = browse._histogram([shard], 0)
+    assert (found is None) == (abs(score) >= 1e15)  # 60 edges one apart no longer differ
+    assert found is None or (sum(found["kept"]), sum(found["dropped"])) == (2, 1)
 
 
 def test_the_same_output_gives_the_same_page_and_no_text_goes_into_the_manifest(tmp_path: Path) -> None:

@@ -111,6 +111,16 @@ def test_where_nothing_was_dropped_the_card_has_no_such_config() -> None:
     assert '"dropped"' not in card
 
 
+def test_where_nothing_was_kept_the_card_has_no_default() -> None:
+    """The same; but scores/ alone would be taken for the default, and it is not the corpus."""
+    for dropped, expected in ((3, ["dropped", "scores"]), (0, ["default", "scores"])):
+        counts = {"rows_in": 3, "kept": 0, "dropped": dropped, "quarantined": 3 - dropped}
+        card = render_card(summary(counts=counts))
+        front = yaml.safe_load(card.split("---\n")[1])
+        assert [config["config_name"] for config in front["configs"]] == expected
+        assert ("kept = load_dataset(" in card) == ("default" in expected)
+
+
 PLACES = {
     "input": {"path": ["/home/jane doe/data/train.jsonl", "data/more.jsonl", "s3://bucket/deep/x.jsonl"]},
     "output": "../out/new",

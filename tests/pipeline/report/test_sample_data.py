@@ -60,6 +60,7 @@ def browsed(**groups: list[dict[str, Any]]) -> dict[str, Any]:
         borderline_dropped=[sample("b", sample_id="2", rank=9)],
         borderline_kept=[],
         methods=[{"name": "saft", "title": "SAFT"}, {"name": "larf", "title": "LARF"}],
+        own_sources=[{"source": "web", "rows": 500, "dropped": 100}],
         browse={**empty, "methods": ["saft", "larf"], "rows": 500, **groups},
     )
 
@@ -93,6 +94,16 @@ def test_a_sample_of_several_groups_is_there_once_with_all_that_is_known() -> No
     assert "500 rows, evenly spaced parts of the corpus" in html
 
 
+def test_own_sources_that_the_run_does_not_list_are_no_filter() -> None:
+    """Too many of them, or not in every shard."""
+    known = browsed(random_dropped=[drawn("3")])
+    data = data_of(render_report(known | {"own_sources": None}))
+    assert data["source"] == "file"
+    assert data["sources"] == [drawn("3")["source"]]
+    assert ["source", "web"] in data["samples"][-1]["f"]
+    assert data_of(render_report(known))["source"] == "source"
+
+
 def test_side_of_the_cut_is_known_without_being_said() -> None:
     data = data_of(render_report(summary(borderline_kept=[sample("x", sample_id="9")])))
     assert [each["d"] for each in data["samples"] if each["id"] == "9"] == ["kept"]
@@ -109,6 +120,22 @@ def test_texts_are_bounded_and_say_what_is_left_out() -> None:
     assert sum(len(message[1]) for message in many["m"] if len(message) > 1) <= SAMPLE_LIMIT
     assert all(message[2] == 10_000 - len(message[1]) for message in many["m"] if len(message) > 1)
     assert one["m"][1] == ["assistant", "z" * TEXT_LIMIT, 1_000_000 - TEXT_LIMIT]
+
+
+def test_characters_made_visible_do_not_lengthen_a_text() -> None:
+    messages = [{"role": "user", "content": "\u202e" * 9000}, {"role": "user", "content": "a\r\n" * 9000}]
+    data = data_of(render_report(summary(riskiest=[sample("", sample_id="1", messages=messages)])))
+    shown = {each["id"]: each["m"] for each in data["samples"]}["1"]
+    assert shown[0] == ["user", "⟦U+202E⟧" * (TEXT_LIMIT // 8), 9000 - TEXT_LIMIT // 8]
+    assert shown[1] == ["user", words.visible(("a\r\n" * 9000)[:TEXT_LIMIT]), 27_000 - TEXT_LIMIT]
+
+
+@given(st.text(st.sampled_from("a\r\n\x00\u202e\ud800é")), st.integers(0, 30))
+def test_as_much_is_shown_as_fits(text: str, limit: int) -> None:
+    shown, used = words.clip_visible(text, limit)
+    assert shown == words.visible(text[:used]) == words.visible(shown)
+    fitting = [length for length in range(min(len(text), limit) + 1) if len(words.visible(text[:length])) <= limit]
+    assert used == max(fitting)
 
 
 def test_numbers_that_are_not_known_stay_unknown() -> None:
