@@ -255,9 +255,13 @@ def curate(
     if made.schedule is None:
         outcome = run(made, address, on_plan=showing.plan)
     else:
-        from tamis.pipeline.nights.night import curate_night
+        from tamis.pipeline.nights.night import Night, curate_night
 
-        of_night = curate_night(made, address, showing.night, showing.plan)
+        def on_night(found: Night) -> None:
+            # Of a night that is finished, its outcome follows.
+            showing.night(found, is_result=found.state != "finished" and not found.inputs.files)
+
+        of_night = curate_night(made, address, on_night, showing.plan)
         if of_night is None:
             return
         outcome = of_night
@@ -325,9 +329,12 @@ def plan(
     if made.schedule is None:
         planned, state = dry_run(made, address, rows, with_texts=bool(show), rate=rate)
     else:
-        from tamis.pipeline.nights.night import plan_night
+        from tamis.pipeline.nights.night import Night, plan_night
 
-        found = plan_night(made, address, showing.night, rows, with_texts=bool(show), rate=rate)
+        def on_night(found: Night) -> None:
+            showing.night(found, is_result=not found.inputs.files)
+
+        found = plan_night(made, address, on_night, rows, with_texts=bool(show), rate=rate)
         if found is None:
             return
         planned, state = found

@@ -32,8 +32,8 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160, emoji=False)
 
 
-def night(found: Night) -> None:
-    """Which files of a schedule's input are new, before their plan."""
+def night(found: Night, *, is_result: bool) -> None:
+    """Which files of a schedule's input are new, before their plan. is_result: and nothing more than that."""
     from tamis.pipeline.commands.night_screens import artifact_of, in_a_line, show_night
 
     sorts = found.listing
@@ -46,7 +46,7 @@ def night(found: Night) -> None:
         lambda: show_night(console(), found),
         in_a_line(found),
         "night",
-        last=not found.inputs.files,
+        last=is_result,
         also={"warnings": list(found.inputs.notes)},
         stage="plan",
         name=found.name,
