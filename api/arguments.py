@@ -48,7 +48,8 @@ class Arguments:
     set: Mapping[str, Any] | None
 
     def keys(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Dotted key of the job file -> value, but for the input and the output. ConfigError for a key twice."""
+        """Dotted key of the job file -> value, but for the input and the output. ConfigError for a key twice, also as a
+        part of a section that is given whole: one of the two would be lost."""
         artifact = self.artifact.output if isinstance(self.artifact, Run) else self.artifact
         named = {
             "model.name": self.model,
@@ -73,6 +74,12 @@ class Arguments:
             if key in keys:
                 raise ConfigError(f"{key} is given twice, as references, too; give it once")
             keys[key] = (self.references or {})[key.rpartition(".")[2].removesuffix("_references")]
+        for key in keys:
+            for section in _above(key):
+                if section in keys:
+                    raise ConfigError(
+                        f"{section} is given whole, and {key} beside it; write each key of {section} with its dots"
+                    )
         return keys
 
     def _of_references(self, keys: Mapping[str, Any]) -> list[str]:
@@ -104,8 +111,8 @@ def make_job(
     Raises ConfigError, InputError and StorageError.
     """
     keys = given.keys(settings)
-    for key in ("input.path", "input", "output", "schedule"):
-        if key in keys:
+    for key in keys:
+        if key in {"input.path", "input"} or key.partition(".")[0] in {"output", "schedule"}:
             raise ConfigError(f"{key}: in Python this follows from the arguments data and output; leave it out")
     found = addresses(given.data)
     files = {key: value for key, value in keys.items() if _is_rows(key, value)}
@@ -132,6 +139,12 @@ def make_job(
     file = os.path.join(folder, "job.yaml")
     Path(file).write_text(yaml.safe_dump(_nested({**keys, "output": to}), sort_keys=False), encoding="ascii")
     return JobFile(file, to, job.storage_options)
+
+
+def _above(key: str) -> list[str]:
+    """The sections that a dotted key is in."""
+    names = key.split(".")
+    return [".".join(names[:count]) for count in range(1, len(names))]
 
 
 def _beside(output: str, options: Mapping[str, Any]) -> Store:

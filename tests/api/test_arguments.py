@@ -12,6 +12,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tamis
 from tamis.arguments import Arguments, JobFile, make_job
@@ -123,6 +125,18 @@ def test_an_artifact_may_be_a_path(tmp_path: Path) -> None:
         ({"settings": {"saft": {"q": 5}}}, "unknown key saft.q"),
         ({"settings": {"workers": 2}, "workers": 1}, "workers is given twice"),
         ({"set": {"selection.drop": 0.2}, "drop": 0.1}, "selection.drop is given twice"),
+        ({"set": {"selection": {"by": "saft"}}, "drop": 0.1}, "selection is given whole, and selection.drop beside it"),
+        ({"set": {"model": "x"}}, "model is given whole, and model.name beside it"),
+        ({"set": {"model": {"device": "cpu"}}}, "write each key of model with its dots"),
+        (
+            {"set": {"toss.training.steps": 5}, "settings": {"toss": {"training": {"rate": 1.0}}}},
+            "toss.training is given whole, and toss.training.steps beside it",
+        ),
+        (
+            {"method": "larf", "references": {"safe": "a"}, "set": {"larf": {"layer": 1}}},
+            "larf is given whole, and larf.safe_references beside it",
+        ),
+        ({"settings": {"schedule": {"root": "r"}}}, "schedule.root: in Python this follows"),
         ({"set": {"input.path": "x"}}, "follows from the arguments data and output"),
         ({"settings": {"input": "x"}}, "follows from the arguments data and output"),
         ({"settings": {"schedule": None}}, "follows from the arguments"),
@@ -146,6 +160,18 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
         made(ROWS, tmp_path / "job", **{"model": "m", "method": "saft", **given})
     assert [path.name for path in tmp_path.iterdir()] == ["job"]
     assert list((tmp_path / "job").iterdir()) == []
+
+
+@given(st.dictionaries(st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map(".".join), st.integers()))
+def test_no_key_is_lost_in_another(asked: dict[str, int]) -> None:
+    """They all arrive, or it is refused: nothing is dropped in silence."""
+    overlaps = any(other.startswith(f"{key}.") for key in asked for other in asked)
+    arguments = Arguments("a", *(asked if name == "set" else None for name in NAMES))
+    if overlaps:
+        with pytest.raises(ConfigError, match="is given whole"):
+            arguments.keys({})
+    else:
+        assert arguments.keys({}) == asked
 
 
 def test_rows_that_cannot_be_used_are_refused_before_a_process_starts(tmp_path: Path) -> None:
