@@ -224,11 +224,32 @@ def test_a_file_that_has_changed_makes_another_folder(tmp_path: Path, temporary:
     assert not set(before) & {output(f"c{i}", way) for i, way in enumerate(ways)}
 
 
+def test_another_version_or_model_file_makes_another_folder(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/config.json").write_text("{}")
+    (tmp_path / "m/gone").symlink_to("nowhere")
+    (tmp_path / "saft").mkdir()  # bears the name of a method, and is none of the job's
+
+    def output(name: str) -> str:
+        return made("a.jsonl", tmp_path / name, output=None, model="m", method="saft").output
+
+    first = output("1")
+    (tmp_path / "saft/file").write_text("x")
+    assert output("2") == first
+    (tmp_path / "m/config.json").write_text("{ }")
+    second = output("3")
+    assert second != first
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.0")
+    assert output("4") not in {first, second}
+
+
 def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path, temporary: Path) -> None:
     folder = temporary / f"tamis-runs-{os.getuid()}"
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)
-    with pytest.raises(ConfigError, match="not a folder of yours alone; name an output"):
+    with pytest.raises(ConfigError, match="not a folder of yours alone; name one with output=, or remove"):
         made(ROWS, tmp_path / "job", output=None, model="m", method="saft")
     folder.rmdir()
     elsewhere = tmp_path / "elsewhere"
