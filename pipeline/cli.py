@@ -16,6 +16,7 @@ from tamis.pipeline.cluster.collecting import collect_rarely
 from tamis.pipeline.cluster.leaving import leave
 from tamis.pipeline.commands.ending import end, fail, reading
 from tamis.pipeline.commands.flag_values import methods_so_far, names, share
+from tamis.pipeline.commands.followed import watch
 from tamis.pipeline.commands.last_resort import watch_threads
 from tamis.pipeline.commands.log_flags import Commands, code_of, foreseen
 from tamis.pipeline.commands.log_flags import end as last_words
@@ -196,6 +197,7 @@ def _settle() -> None:
     """Set up our own process: its streams, signals, hooks and garbage collector."""
     prepare()
     listen()
+    watch()
     watch_threads()
     foreseen(sys.argv[1:])
     collect_rarely()
