@@ -7,6 +7,7 @@ reads from it. No sample text is in any of the objects.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -337,7 +338,7 @@ def written_job(found: Written) -> None:
     """The job file that `tamis init` has written, what it saw, and what comes next."""
     _warn(found.warnings)
     model = "" if found.has_model else " --model MODEL"
-    then = f"next: tamis plan {found.path}{model}"
+    then = f"next: tamis plan {shlex.quote(found.path)}{model}"
     words = [*found.seen, f"written: {found.path}", then]
     result("\n".join(shown(word) for word in words), files=found.files, rows=found.rows, output=found.path)
     if found.will_fail:
