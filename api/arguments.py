@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import importlib.metadata
 import json
 import os
 import stat
@@ -19,7 +20,7 @@ import yaml
 from tamis.corpora import addresses, check_kind, check_rows, storage_errors, written
 from tamis.finished import Run
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.job.job_file import load_job
+from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.job.methods import known
 from tamis.pipeline.storage.store import Store
 from tamis.shown import Display
@@ -48,7 +49,8 @@ class Arguments:
     set: Mapping[str, Any] | None
 
     def keys(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Dotted key of the job file -> value, but for the input and the output. ConfigError for a key twice."""
+        """Dotted key of the job file -> value, but for the input and the output. ConfigError for a key twice, also as a
+        part of a section that is given whole: one of the two would be lost."""
         artifact = self.artifact.output if isinstance(self.artifact, Run) else self.artifact
         named = {
             "model.name": self.model,
@@ -73,6 +75,12 @@ class Arguments:
             if key in keys:
                 raise ConfigError(f"{key} is given twice, as references, too; give it once")
             keys[key] = (self.references or {})[key.rpartition(".")[2].removesuffix("_references")]
+        for key in keys:
+            for section in _above(key):
+                if section in keys:
+                    raise ConfigError(
+                        f"{section} is given whole, and {key} beside it; write each key of {section} with its dots"
+                    )
         return keys
 
     def _of_references(self, keys: Mapping[str, Any]) -> list[str]:
@@ -104,8 +112,8 @@ def make_job(
     Raises ConfigError, InputError and StorageError.
     """
     keys = given.keys(settings)
-    for key in ("input.path", "input", "output", "schedule"):
-        if key in keys:
+    for key in keys:
+        if key in {"input.path", "input"} or key.partition(".")[0] in {"output", "schedule"}:
             raise ConfigError(f"{key}: in Python this follows from the arguments data and output; leave it out")
     found = addresses(given.data)
     files = {key: value for key, value in keys.items() if _is_rows(key, value)}
@@ -127,11 +135,17 @@ def make_job(
         keys[key] = paths[0]
     keys = _plain(keys)
     if own:
-        to = os.path.join(own, f"{'-'.join(job.method)}-{_digest(keys)}")
+        to = os.path.join(own, f"{'-'.join(job.method)}-{_digest(keys, load_job(None, {**keys, 'output': to}))}")
         display.note(f"the run lies in {to}; name an output to keep it")
     file = os.path.join(folder, "job.yaml")
     Path(file).write_text(yaml.safe_dump(_nested({**keys, "output": to}), sort_keys=False), encoding="ascii")
     return JobFile(file, to, job.storage_options)
+
+
+def _above(key: str) -> list[str]:
+    """The sections that a dotted key is in."""
+    names = key.split(".")
+    return [".".join(names[:count]) for count in range(1, len(names))]
 
 
 def _beside(output: str, options: Mapping[str, Any]) -> Store:
@@ -202,30 +216,40 @@ def _own_folder() -> str:
             os.mkdir(path, 0o700)
         found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise ConfigError(f"output is missing, and {path} is not a folder of yours alone; name an output")
+        raise ConfigError(f"output is missing, and {path} is not a folder of yours alone; name one "
+                          "with output=, or remove that folder")  # fmt: skip
     return path
 
 
-def _digest(keys: Mapping[str, Any]) -> str:
-    """What tells one call from another: the settings, and the files of this machine that they name."""
-    stamps = [_stamps(text) for text in sorted(_texts(keys)) if "://" not in text]
-    return hashlib.sha256(json.dumps([keys, stamps], sort_keys=True).encode()).hexdigest()[:16]
+def _digest(keys: Mapping[str, Any], job: Job) -> str:
+    """What tells one call from another: the version, the settings, and the files of this machine that they name."""
+    stamps = [_stamps(files) for files in sorted(_files(job))]
+    facts = [importlib.metadata.version("tamis"), keys, stamps]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _texts(value: Any) -> set[str]:
-    if isinstance(value, Mapping | list):
-        inner = value.values() if isinstance(value, Mapping) else value
-        return {text for item in inner for text in _texts(item)}
-    return {value} if isinstance(value, str) else set()
+def _files(job: Job) -> set[str]:
+    """The files and folders of this machine that a job names. Not each text of it is one: a method may be named so."""
+    named: list[str | None] = [job.model.name, job.model.template, job.artifact]
+    for method in job.method:
+        named += [*job.references_of(method).values(), *job.models_of(method).values()]
+        named.append(getattr(job.of(method), _PROMPTS, None))
+    local = {text for text in named if text is not None and "://" not in text}
+    for pattern in job.input.path:
+        if "://" not in pattern:
+            local |= set(glob.glob(pattern, recursive=True)) or {pattern}
+    return local
 
 
 def _stamps(path: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of the files that a path or glob means; none for a text that is no path."""
+    """Name, size and time of a file, or of those in a folder; none for what is not there."""
     found = []
-    for top in sorted(glob.glob(path, recursive=True)) or [path]:
-        for file in [top, *(os.path.join(folder, name) for folder, _, names in os.walk(top) for name in sorted(names))]:
-            with suppress(OSError, ValueError):
-                told = os.stat(file)
-                if stat.S_ISREG(told.st_mode):
-                    found.append((os.path.abspath(file), told.st_size, told.st_mtime_ns))
+    if "\0" in path:
+        return []
+    inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    for file in (path, *inside):
+        with suppress(OSError):  # not there; or a template, which may be a text of any length
+            told = os.stat(file)
+            if stat.S_ISREG(told.st_mode):
+                found.append((os.path.abspath(file), told.st_size, told.st_mtime_ns))
     return sorted(found)

@@ -16,9 +16,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from tamis.pipeline import errors
+from tamis.pipeline.commands.followed import FOLLOWED
 from tamis.pipeline.commands.log_flags import HEARTBEAT
 from tamis.pipeline.errors import (
     ClusterError,
@@ -92,27 +93,38 @@ def follow(command: Sequence[str], environment: Mapping[str, str], display: Disp
     """The same for any command that speaks as tamis does."""
     said = Said()
     with tempfile.TemporaryFile() as out:
-        # In a session of its own, so that Ctrl-C, in a terminal or a notebook, reaches it once: from here.
+        child: subprocess.Popen[bytes] | None = None
         try:
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.PIPE,
-                env=dict(environment),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ClusterError(f"no process can be started here ({error_text(error)})") from None
-        try:
+            child = _start(command, environment, out)
             _listen(child, said, display)
         except BaseException:
-            _stop(child, said, display)
+            if child is not None:
+                _stop(child, said, display)
             raise
+        finally:
+            for pipe in () if child is None else (child.stdin, child.stderr):
+                if pipe is not None:
+                    pipe.close()
         out.seek(0)
         said.out = out.read().decode("utf-8", "replace")
     said.code = child.returncode
     return said
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str], out: IO[bytes]) -> subprocess.Popen[bytes]:
+    """The process. It ends in order when the pipe to its stdin does, which this process holds, however it ends."""
+    try:
+        # In a session of its own, so that Ctrl-C, in a terminal or a notebook, reaches it once: from here.
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env={**environment, FOLLOWED: "1"},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ClusterError(f"no process can be started here ({error_text(error)})") from None
 
 
 def _listen(child: subprocess.Popen[bytes], said: Said, display: Display) -> None:
@@ -140,17 +152,21 @@ def _listen(child: subprocess.Popen[bytes], said: Said, display: Display) -> Non
 
 
 def _stop(child: subprocess.Popen[bytes], said: Said, display: Display) -> None:
-    """End a command in order: what is done stays done. Ctrl-C once more ends it at once."""
-    for _ in range(2):
-        with suppress(KeyboardInterrupt):
-            child.send_signal(signal.SIGINT)
-            _listen(child, said, display)
-            return
-    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-        child.wait(_PATIENCE)
-        return
-    child.kill()
-    child.wait()
+    """End a command in order: what is done stays done. Ctrl-C once more ends it at once. It never outlives this."""
+    # A shell lets what it runs in the background ignore Ctrl-C, and then the command ignores it, too.
+    asked = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
+    try:
+        for _ in range(2):
+            with suppress(KeyboardInterrupt):
+                child.send_signal(asked)
+                _listen(child, said, display)
+                return
+        with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+            child.wait(_PATIENCE)
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
 
 
 def error_of(said: Said) -> TamisError:

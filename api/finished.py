@@ -9,6 +9,7 @@ import hashlib
 import html
 import json
 import os
+import sys
 import tempfile
 import webbrowser
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from tamis.corpora import storage_errors, written
 from tamis.pipeline.errors import ConfigError, DamagedError, IncompleteError
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import DROPPED, INCOMPLETE, KEPT, MANIFEST, QUARANTINE, REPORT, SCORES
+from tamis.pipeline.storage.credentials import secret_in
 from tamis.pipeline.storage.store import Sealed, Store
 from tamis.shown import in_notebook
 
@@ -111,14 +113,14 @@ class Run:
         return self._table(SCORES)
 
     def report(self, open: bool | None = None) -> Report:
-        """The report. open: whether to open it in the browser; default: not in a notebook, which shows what this
-        returns. Raises DamagedError where it is missing."""
+        """The report. open: whether to open it in the browser; default: in a terminal with a screen for windows, and
+        not in a notebook, which shows what this returns. Raises DamagedError where it is missing."""
         with storage_errors():
             try:
                 page = self._store.read(REPORT).decode("utf-8")
             except FileNotFoundError:
                 raise DamagedError(f"{self._store.path(REPORT)}: is missing; `tamis report` writes it anew") from None
-        if open or (open is None and not in_notebook()):
+        if open or (open is None and _has_window()):
             address = self._store.path(REPORT)
             webbrowser.open(Path(address).as_uri() if self._store.is_local else _as_file(page))
         return Report(page, self._store.path(REPORT))
@@ -145,9 +147,10 @@ class Run:
             with storage_errors():
                 paths, cache = self._fetch(sorted(listed))
         with _no_bars():
-            # It takes a path for a glob.
+            # It takes a path for a glob. `load_dataset` would do the same, and tell the hub that it was called.
             files = [glob.escape(path) for path in paths]
-            return library.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+            read: datasets.Dataset = library.Dataset.from_parquet(files, cache_dir=cache)
+            return read
 
     def _fetch(self, names: Sequence[str]) -> tuple[list[str], str]:
         """The files of an object store in a folder that lasts as long as this process, and a folder for a cache."""
@@ -178,12 +181,12 @@ class Exported:
 def load(output: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> Run:
     """The finished run in a folder or at a URL. Reads the manifest alone.
 
-    Raises errors.ConfigError where there is none; errors.IncompleteError where shards were set aside: the same `curate`
-    again retries them.
+    Raises errors.ConfigError where there is none, and for options that look like credentials; errors.IncompleteError
+    where shards were set aside: the same `curate` again retries them.
 
         tamis.load("out/").scores.to_pandas()
     """
-    store = Store(os.fspath(output), dict(storage_options or {}))
+    store = _at(output, storage_options)
     with storage_errors():
         if not store.exists(MANIFEST):
             if store.exists(INCOMPLETE):
@@ -294,7 +297,14 @@ def _store(run: Run | str | os.PathLike[str], options: Mapping[str, Any] | None)
         if options is not None:
             raise ConfigError("storage_options: the run has its own; leave them out")
         return Store(run.output, run.storage_options)
-    return Store(os.fspath(run), dict(options or {}))
+    return _at(run, options)
+
+
+def _at(output: str | os.PathLike[str], options: Mapping[str, Any] | None) -> Store:
+    """ConfigError for options that look like credentials: those of a process are seen by everyone on the machine."""
+    if complaint := secret_in(options or {}):
+        raise ConfigError(complaint)
+    return Store(os.fspath(output), dict(options or {}))
 
 
 def _options(store: Store) -> list[str]:
@@ -331,6 +341,13 @@ def _no_bars() -> Iterator[None]:
     finally:
         if not before:
             enable_progress_bars()
+
+
+def _has_window() -> bool:
+    """Whether a person is at this terminal, and a browser has a window: one of texts would take the terminal away."""
+    if in_notebook() or not sys.stdout.isatty():
+        return False
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _as_file(page: str) -> str:

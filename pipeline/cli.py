@@ -16,6 +16,7 @@ from tamis.pipeline.cluster.collecting import collect_rarely
 from tamis.pipeline.cluster.leaving import leave
 from tamis.pipeline.commands.ending import end, fail, reading
 from tamis.pipeline.commands.flag_values import methods_so_far, names, share
+from tamis.pipeline.commands.followed import watch
 from tamis.pipeline.commands.last_resort import watch_threads
 from tamis.pipeline.commands.log_flags import Commands, code_of, foreseen
 from tamis.pipeline.commands.log_flags import end as last_words
@@ -196,6 +197,7 @@ def _settle() -> None:
     """Set up our own process: its streams, signals, hooks and garbage collector."""
     prepare()
     listen()
+    watch()
     watch_threads()
     foreseen(sys.argv[1:])
     collect_rarely()
@@ -255,9 +257,13 @@ def curate(
     if made.schedule is None:
         outcome = run(made, address, on_plan=showing.plan)
     else:
-        from tamis.pipeline.nights.night import curate_night
+        from tamis.pipeline.nights.night import Night, curate_night
 
-        of_night = curate_night(made, address, showing.night, showing.plan)
+        def on_night(found: Night) -> None:
+            # Of a night that is finished, its outcome follows.
+            showing.night(found, is_result=found.state != "finished" and not found.inputs.files)
+
+        of_night = curate_night(made, address, on_night, showing.plan)
         if of_night is None:
             return
         outcome = of_night
@@ -325,9 +331,12 @@ def plan(
     if made.schedule is None:
         planned, state = dry_run(made, address, rows, with_texts=bool(show), rate=rate)
     else:
-        from tamis.pipeline.nights.night import plan_night
+        from tamis.pipeline.nights.night import Night, plan_night
 
-        found = plan_night(made, address, showing.night, rows, with_texts=bool(show), rate=rate)
+        def on_night(found: Night) -> None:
+            showing.night(found, is_result=not found.inputs.files)
+
+        found = plan_night(made, address, on_night, rows, with_texts=bool(show), rate=rate)
         if found is None:
             return
         planned, state = found

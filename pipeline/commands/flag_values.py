@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 import typer
 
@@ -16,10 +16,12 @@ def share(text: str) -> float:
     """
     words = text.strip()
     percent = words.endswith("%")
+    if "_" in words:  # which Decimal reads over, so that 1_0% would be 10%
+        raise typer.BadParameter("a share is meant, such as 0.1 or 10%")
     try:
         # In decimals: 12.3 / 100 in binary is another number than 0.123, and would be another job.
         number = Decimal(words.removesuffix("%").strip()) / (100 if percent else 1)
-    except InvalidOperation:
+    except ArithmeticError:  # no number, or one that is too large or too small
         raise typer.BadParameter("a share is meant, such as 0.1 or 10%") from None
     value = float(number)
     if not math.isfinite(value):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +75,7 @@ def init(overlay: Mapping[str, Any], assignments: Sequence[str], path: str, *, f
         job, given = _job({**overlay, "overlong": "keep_end"}, assignments)
         seen = _look(job, given)
     text = "\n".join(_lines(job, given, seen, path)) + "\n"
-    _write(path, text, force)
-    _check_file(path, job, given)
+    _write(path, text, force, job, given)
     lines = (*_of_files(seen), *(f"note: {note}" for note in seen.notes))
     will_fail = seen.plan is not None and seen.plan.will_fail
     rows = sum(scanned.rows for scanned, _ in seen.files)
@@ -282,10 +283,22 @@ def _value(value: Any) -> str:
 # --- the file -----------------------------------------------------------------------------------------------------
 
 
-def _write(path: str, text: str, force: bool) -> None:
+def _write(path: str, text: str, force: bool, job: Job, given: Mapping[str, Any]) -> None:
+    """Write the file once it is known to be the job that was looked at. Until then, what is there stays."""
+    place = os.path.realpath(path)  # of a link, the file that it names
+    beside = f"{place}.{os.getpid()}.new.yaml"
     try:
-        with open(path, "w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
+        with _removed(beside):
+            with open(beside, "x", encoding="utf-8") as file:
+                file.write(text)
+            _check_file(beside, path, job, given)
+            if not force:
+                with open(path, "x", encoding="utf-8") as file:
+                    file.write(text)
+                return
+            with suppress(FileNotFoundError):
+                shutil.copymode(place, beside)
+            os.replace(beside, place)
     except FileExistsError:
         raise ConfigError(
             f"--output {path} is there already; choose another name, or write over it with --force"
@@ -294,13 +307,22 @@ def _write(path: str, text: str, force: bool) -> None:
         raise ConfigError(f"--output {path} cannot be written ({error.strerror})") from None
 
 
-def _check_file(path: str, job: Job, given: Mapping[str, Any]) -> None:
-    """InternalError unless the file is the job that was looked at; then there is no file."""
+@contextmanager
+def _removed(path: str) -> Iterator[None]:
+    """Afterwards, this file is not there."""
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _check_file(file: str, path: str, job: Job, given: Mapping[str, Any]) -> None:
+    """InternalError unless the file is the job that was looked at. path: where it is to lie."""
     overlay = {} if "model" in given else {"model.name": job.model.name}
     try:
-        same = load_job(path, overlay) == job
+        same = load_job(file, overlay) == job
     except ConfigError:
         same = False
     if not same:
-        os.unlink(path)
         raise InternalError(f"the job file for {path} would not mean what was looked at; please report it")

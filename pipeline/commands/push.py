@@ -76,7 +76,8 @@ class There:
 @dataclass(frozen=True)
 class Pushed:
     """left_out: folders and files of the output that are not uploaded. removed: files of an earlier push that are.
-    knows: whether there is a token, without which a private dataset is not seen. commit: None if nothing was sent."""
+    knows: whether there is a token, without which a private dataset is not seen. places: of input files, whole paths of
+    this machine that their rows bear as `source`. commit: None if nothing was sent."""
 
     repository: str
     url: str
@@ -87,6 +88,7 @@ class Pushed:
     left_out: list[str]
     removed: list[str]
     knows: bool
+    places: list[str]
     commit: str | None = None
 
     @property
@@ -106,6 +108,9 @@ class Pushed:
             lines.append(f"  {part + '/' if part != mine[0].name else part:<14} {files}{size(_bytes(mine))}{rows}")
         if DROPPED in self.rows:
             lines.append(f"  {DROPPED}/ holds what was taken out as a risk, and may hold harmful text")
+        if self.places:
+            lines.append(f"  warning: the column source {'shows' if sent else 'would show'} places on this machine, as "
+                         f"{self.places[0]}")  # fmt: skip
         if self.left_out:
             lines.append(f"not uploaded: {', '.join(self.left_out)} (--all uploads them: they name places on this "
                          "machine, and show texts)")  # fmt: skip
@@ -163,6 +168,7 @@ def push(store: Store, repository: str, *, public: bool, everything: bool, confi
         left_out=left_out,
         removed=removed,
         knows=get_token() is not None,
+        places=_places(facts_in(store, MANIFEST)),
     )
     if not confirmed:
         return plan
@@ -197,6 +203,13 @@ def _chosen(store: Store, everything: bool) -> tuple[list[File], list[str]]:
     return sorted(files, key=lambda file: (file.name != CARD, file.name)), left_out
 
 
+def _places(manifest: Mapping[str, Any]) -> list[str]:
+    """Names of input files that are their whole paths: of files that have no folder in common."""
+    files = manifest.get("input", {}).get("files", ())
+    local = [(str(file["path"]), str(file["url"]).removeprefix("file://")) for file in files]
+    return [name for name, path in local if path.startswith("/") and name.lstrip("/") == path.lstrip("/")]
+
+
 def _bytes(files: Sequence[File]) -> int:
     return sum(file.bytes for file in files)
 
@@ -205,12 +218,15 @@ def _bytes(files: Sequence[File]) -> int:
 
 
 def _there(hub: Any, repository: str) -> There:
+    from huggingface_hub import get_token
     from huggingface_hub.errors import RepositoryNotFoundError
 
     def ask() -> There:
         try:
             info = hub.repo_info(repository, repo_type="dataset")
-        except RepositoryNotFoundError:
+        except RepositoryNotFoundError as error:
+            if _status(error) == 401 and get_token() is not None:
+                raise  # with a token that it takes, the hub says 404
             return There(None)
         names = frozenset(str(file.rfilename) for file in info.siblings or ())
         return There(bool(info.private), names, str(info.sha), _TAG in (info.tags or ()))
@@ -291,6 +307,18 @@ def _same(found: Any, file: File, store: Store) -> bool:
     return as_was and bool(found.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest())
 
 
+def _status(error: Any) -> int | None:
+    """The HTTP status of an error of the hub's library."""
+    return getattr(error.response, "status_code", None)
+
+
+def _refused_token() -> ConfigError:
+    return ConfigError(
+        "push: the hub refuses this token (401: it is wrong, or has expired); set another as HF_TOKEN, or run "
+        "`hf auth login`"
+    )
+
+
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
     """Errors of the hub as one line that says what to do, without the token."""
@@ -301,14 +329,18 @@ def _explained(repository: str) -> Iterator[None]:
         yield
     except HFValidationError as error:
         raise ConfigError(f"push: {repository} is no name of a dataset ({error_text(error)})") from None
-    except RepositoryNotFoundError:
+    except RepositoryNotFoundError as error:
+        if _status(error) == 401 and get_token() is not None:
+            raise _refused_token() from None
         raise ConfigError(
             f"push: {repository} is not there for this token; check the name, and that the token may write"
         ) from None
     except HfHubHTTPError as error:
         token = get_token() or "\0"
         said = error_text(error).replace(token, "***")
-        status = getattr(error.response, "status_code", None)
+        status = _status(error)
+        if status == 401 and get_token() is not None:
+            raise _refused_token() from None
         if status in (401, 403):
             raise ConfigError(
                 f"push: the hub refuses {repository} ({said}); check the name, and that the token may write to it"

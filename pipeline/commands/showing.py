@@ -7,6 +7,7 @@ reads from it. No sample text is in any of the objects.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,8 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160, emoji=False)
 
 
-def night(found: Night) -> None:
-    """Which files of a schedule's input are new, before their plan."""
+def night(found: Night, *, is_result: bool) -> None:
+    """Which files of a schedule's input are new, before their plan. is_result: and nothing more than that."""
     from tamis.pipeline.commands.night_screens import artifact_of, in_a_line, show_night
 
     sorts = found.listing
@@ -46,7 +47,7 @@ def night(found: Night) -> None:
         lambda: show_night(console(), found),
         in_a_line(found),
         "night",
-        last=not found.inputs.files,
+        last=is_result,
         also={"warnings": list(found.inputs.notes)},
         stage="plan",
         name=found.name,
@@ -337,7 +338,7 @@ def written_job(found: Written) -> None:
     """The job file that `tamis init` has written, what it saw, and what comes next."""
     _warn(found.warnings)
     model = "" if found.has_model else " --model MODEL"
-    then = f"next: tamis plan {found.path}{model}"
+    then = f"next: tamis plan {shlex.quote(found.path)}{model}"
     words = [*found.seen, f"written: {found.path}", then]
     result("\n".join(shown(word) for word in words), files=found.files, rows=found.rows, output=found.path)
     if found.will_fail:

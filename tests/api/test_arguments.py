@@ -12,6 +12,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tamis
 from tamis.arguments import Arguments, JobFile, make_job
@@ -123,6 +125,18 @@ def test_an_artifact_may_be_a_path(tmp_path: Path) -> None:
         ({"settings": {"saft": {"q": 5}}}, "unknown key saft.q"),
         ({"settings": {"workers": 2}, "workers": 1}, "workers is given twice"),
         ({"set": {"selection.drop": 0.2}, "drop": 0.1}, "selection.drop is given twice"),
+        ({"set": {"selection": {"by": "saft"}}, "drop": 0.1}, "selection is given whole, and selection.drop beside it"),
+        ({"set": {"model": "x"}}, "model is given whole, and model.name beside it"),
+        ({"set": {"model": {"device": "cpu"}}}, "write each key of model with its dots"),
+        (
+            {"set": {"toss.training.steps": 5}, "settings": {"toss": {"training": {"rate": 1.0}}}},
+            "toss.training is given whole, and toss.training.steps beside it",
+        ),
+        (
+            {"method": "larf", "references": {"safe": "a"}, "set": {"larf": {"layer": 1}}},
+            "larf is given whole, and larf.safe_references beside it",
+        ),
+        ({"settings": {"schedule": {"root": "r"}}}, "schedule.root: in Python this follows"),
         ({"set": {"input.path": "x"}}, "follows from the arguments data and output"),
         ({"settings": {"input": "x"}}, "follows from the arguments data and output"),
         ({"settings": {"schedule": None}}, "follows from the arguments"),
@@ -146,6 +160,18 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
         made(ROWS, tmp_path / "job", **{"model": "m", "method": "saft", **given})
     assert [path.name for path in tmp_path.iterdir()] == ["job"]
     assert list((tmp_path / "job").iterdir()) == []
+
+
+@given(st.dictionaries(st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map(".".join), st.integers()))
+def test_no_key_is_lost_in_another(asked: dict[str, int]) -> None:
+    """They all arrive, or it is refused: nothing is dropped in silence."""
+    overlaps = any(other.startswith(f"{key}.") for key in asked for other in asked)
+    arguments = Arguments("a", *(asked if name == "set" else None for name in NAMES))
+    if overlaps:
+        with pytest.raises(ConfigError, match="is given whole"):
+            arguments.keys({})
+    else:
+        assert arguments.keys({}) == asked
 
 
 def test_rows_that_cannot_be_used_are_refused_before_a_process_starts(tmp_path: Path) -> None:
@@ -198,11 +224,32 @@ def test_a_file_that_has_changed_makes_another_folder(tmp_path: Path, temporary:
     assert not set(before) & {output(f"c{i}", way) for i, way in enumerate(ways)}
 
 
+def test_another_version_or_model_file_makes_another_folder(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/config.json").write_text("{}")
+    (tmp_path / "m/gone").symlink_to("nowhere")
+    (tmp_path / "saft").mkdir()  # bears the name of a method, and is none of the job's
+
+    def output(name: str) -> str:
+        return made("a.jsonl", tmp_path / name, output=None, model="m", method="saft").output
+
+    first = output("1")
+    (tmp_path / "saft/file").write_text("x")
+    assert output("2") == first
+    (tmp_path / "m/config.json").write_text("{ }")
+    second = output("3")
+    assert second != first
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.0")
+    assert output("4") not in {first, second}
+
+
 def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path, temporary: Path) -> None:
     folder = temporary / f"tamis-runs-{os.getuid()}"
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)
-    with pytest.raises(ConfigError, match="not a folder of yours alone; name an output"):
+    with pytest.raises(ConfigError, match="not a folder of yours alone; name one with output=, or remove"):
         made(ROWS, tmp_path / "job", output=None, model="m", method="saft")
     folder.rmdir()
     elsewhere = tmp_path / "elsewhere"

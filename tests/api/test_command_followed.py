@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from tamis.shown import Display
 SPEAK = """
 import json, os, signal, sys, time
 def say(event, message, level="info", **more):
-    print(json.dumps({"event": event, "level": level, "message": message, **more}), file=sys.stderr, flush=True)
+    os.write(2, (json.dumps({"event": event, "level": level, "message": message, **more}) + "\\n").encode())
 """
 
 
@@ -87,36 +90,51 @@ def test_an_error_has_its_lines_and_problems() -> None:
 
 
 PARENT = """
-import os, sys
+import os, signal, sys
 from tamis.command import follow
 from tamis.shown import Display
+class Hears(Display):
+    def event(self, facts):
+        super().event(facts)
+        if facts["event"] == "note":  # so this process listens, and the command is ready
+            os.kill(os.getpid(), signal.SIGINT)
+        if facts["event"] == "warning":
+            raise ValueError("cannot be shown")
+in_background = sys.argv[2:] == ["background"]
+signal.signal(signal.SIGINT, signal.SIG_IGN if in_background else signal.default_int_handler)
 try:
-    follow([sys.executable, "-c", sys.argv[1]], os.environ, Display(False))
+    follow([sys.executable, "-c", sys.argv[1]], os.environ, Hears(False))
 except KeyboardInterrupt:
     print("interrupted", os.getsid(0))
+except ValueError as error:
+    print(error)
+"""
+WAIT = """
+while True:
+    time.sleep(0.01)  # and not signal.pause, which may begin just after the signal
 """
 
 
-def interrupted(code: str, tmp_path: Path) -> list[str]:
-    """What a caller prints whose child runs `code` and notes in a file what it does: the signal may take a line that
-    the child has just said."""
-    command = [sys.executable, "-c", PARENT, SPEAK + code]
+def interrupted(code: str, tmp_path: Path, *words: str) -> str:
+    """What a caller prints that gets Ctrl-C with each note of its child, which runs `code` and notes in files what it
+    does."""
+    command = [sys.executable, "-c", PARENT, SPEAK + code, *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return done.stdout
 
 
 def test_ctrl_c_ends_the_command_in_order_and_then_the_call(tmp_path: Path) -> None:
-    code = """
+    code = f"""
 try:
     open("session", "w").write(str(os.getsid(0)))
-    os.kill(os.getppid(), signal.SIGINT)
-    signal.pause()
+    say("note", "now")
+    {WAIT.strip().replace("    ", "        ")}
 except KeyboardInterrupt:
     open("tidied", "w").close()
     sys.exit(130)
 """
-    [word, session] = interrupted(code, tmp_path)
+    [word, session] = interrupted(code, tmp_path).split()
     assert word == "interrupted"
     assert (tmp_path / "tidied").exists()
     assert (tmp_path / "session").read_text() != session  # Ctrl-C in the terminal reaches the caller alone
@@ -130,14 +148,68 @@ def hear(*_):
     if len(heard) == 2:
         open("twice", "w").close()
         os._exit(130)
-    os.kill(os.getppid(), signal.SIGINT)
+    say("note", "again")
 signal.signal(signal.SIGINT, hear)
-os.kill(os.getppid(), signal.SIGINT)
-while True:
-    signal.pause()
+say("note", "now")
 """
-    assert interrupted(code, tmp_path)[0] == "interrupted"
+    assert interrupted(code + WAIT, tmp_path).split()[0] == "interrupted"
     assert (tmp_path / "twice").exists()
+
+
+@pytest.mark.parametrize(("words", "number"), [((), "SIGINT"), (("background",), "SIGTERM")])
+def test_a_command_is_stopped_by_a_signal_that_it_hears(words: tuple[str, ...], number: str, tmp_path: Path) -> None:
+    """In the background of a shell, Ctrl-C is ignored by the caller, and so by the command."""
+    code = f"""
+def hear(*_):
+    open("heard", "w").close()
+    os._exit(0)
+signal.signal(signal.{number}, hear)
+say("warning", "cannot be shown", "warning")
+"""
+    assert interrupted(code + WAIT, tmp_path, *words) == "cannot be shown\n"
+    assert (tmp_path / "heard").exists()
+
+
+def test_a_command_does_not_outlive_a_caller_that_cannot_listen(tmp_path: Path) -> None:
+    code = """
+open("id", "w").write(str(os.getpid()))
+signal.signal(signal.SIGINT, lambda *_: say("warning", "nor this", "warning"))
+say("warning", "not this", "warning")
+"""
+    assert interrupted(code + WAIT, tmp_path) == "cannot be shown\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "id").read_text()), 0)
+
+
+def test_a_command_ends_in_order_when_its_caller_is_killed(tmp_path: Path) -> None:
+    code = """
+from tamis.pipeline.commands.followed import FOLLOWED, watch
+from tamis.pipeline.commands.stopping import listen
+told = os.open("told", os.O_WRONLY)
+open("id", "w").write(str(os.getpid()))
+listen()
+watch()
+assert FOLLOWED not in os.environ  # which Ray and its workers would have, too
+os.kill(os.getppid(), signal.SIGKILL)
+try:
+    while True:
+        time.sleep(0.01)
+except SystemExit as ending:
+    os.write(told, b"tidied %d" % ending.code)
+    os._exit(0)
+"""
+    os.mkfifo(tmp_path / "told")
+    told = os.open(tmp_path / "told", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        command = [sys.executable, "-c", PARENT, SPEAK + code]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=60)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert select.select([told], [], [], 30)[0]
+        assert os.read(told, 100) == b"tidied 143"
+    finally:
+        os.close(told)
+        with suppress(OSError):  # it has ended already
+            os.kill(int((tmp_path / "id").read_text()), signal.SIGKILL)
 
 
 def test_a_real_command_fails_with_its_own_words(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +102,7 @@ def test_the_report_is_shown_in_a_frame_of_its_own(store: Store, monkeypatch: py
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     run = tamis.load(store.url)
-    report = run.report()
+    report = run.report(open=True)
     assert opened == [Path(store.url, REPORT).as_uri()]
     assert run.report(open=False) == report
     assert len(opened) == 1
@@ -109,6 +113,71 @@ def test_the_report_is_shown_in_a_frame_of_its_own(store: Store, monkeypatch: py
     Path(store.url, REPORT).unlink()
     with pytest.raises(DamagedError, match="is missing; `tamis report`"):
         run.report(open=False)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its browsers always have a window")
+@pytest.mark.parametrize(
+    ("terminal", "display", "expected"), [(True, ":0", 1), (True, "", 0), (False, ":0", 0), (False, "", 0)]
+)
+def test_a_browser_is_opened_where_a_person_sees_its_window(
+    store: Store, monkeypatch: pytest.MonkeyPatch, terminal: bool, display: str, expected: int
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    tamis.load(store.url).report()
+    assert len(opened) == expected
+
+
+def test_options_that_are_credentials_reach_no_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: Any, **__: Any) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("subprocess.Popen", started)
+    options = {"key": "AKIA0123456789", "client_kwargs": {"aws_secret_access_key": "hidden-words"}}
+    calls: list[Callable[[], Any]] = [
+        lambda: tamis.load(store.url, storage_options=options),
+        lambda: tamis.select(store.url, "out", drop=0.1, storage_options=options),
+        lambda: tamis.evaluate(store.url, "labels.jsonl", storage_options=options),
+        lambda: tamis.export(store.url, "trl", "out", storage_options=options),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigError, match="looks like a credential") as raised:
+            call()
+        assert "hidden" not in str(raised.value)
+
+
+def test_reading_a_table_asks_no_network(store: Store) -> None:
+    """In a process where `datasets` is not told to stay offline: no name is looked up, nothing is
+    connected."""
+    code = f"""
+import sys
+opened = []
+sys.addaudithook(lambda event, args: opened.append((event, args)) if event in
+                 ("socket.connect", "socket.getaddrinfo") else None)
+import tamis, datasets
+datasets.config.HF_DATASETS_CACHE = sys.argv[1]
+assert not datasets.config.HF_HUB_OFFLINE
+assert tamis.load({store.url!r}).kept.num_rows == 7
+assert opened == [], opened
+"""
+    offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_UPDATE_DOWNLOAD_COUNTS")
+    environment = {name: value for name, value in os.environ.items() if name not in offline}
+    command = [sys.executable, "-P", "-c", code, str(Path(store.url).parent / "cache")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_types_are_those_of_the_files(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "response": "b", "more": {"n": i, "tags": ["x"]}} for i in range(4)]
+    store = Store(str(tmp_path / "run"))
+    write_run(store, {"a.jsonl": rows}, {"saft": SCORES[:4]}, ["kept"] * 4)
+    run = tamis.load(store.url)
+    assert run.kept.to_list() == rows
+    [first, *_] = store.list("kept")
+    assert run.kept.data.schema.remove_metadata() == store.read_table(f"kept/{first}").schema.remove_metadata()
 
 
 def test_what_is_no_finished_run_is_refused(store: Store, tmp_path: Path) -> None:

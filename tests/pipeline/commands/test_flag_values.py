@@ -49,7 +49,9 @@ def test_percent_is_the_same_number_as_the_share(hundredths: int) -> None:
     assert share(f" {Decimal(hundredths) / 100} % ") == float(as_share)
 
 
-@pytest.mark.parametrize("text", ["", "%", "ten", "10%%", "nan", "inf%", "1/10", "1e400"])
+@pytest.mark.parametrize(
+    "text", ["", "%", "ten", "10%%", "nan", "inf%", "1/10", "1e400", "1e1000000", "1e9999999%", "1_0%", "0_1"]
+)
 def test_what_is_no_share(text: str) -> None:
     with pytest.raises(typer.BadParameter, match=r"a share is meant, such as 0\.1 or 10%"):
         share(text)

@@ -11,8 +11,9 @@ from plan_jobs import lines_of, rows_of
 from typer.testing import CliRunner
 
 from tamis.pipeline.cli import app
+from tamis.pipeline.commands import init_job
 from tamis.pipeline.commands.init_job import init
-from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.errors import ConfigError, InputError, InternalError
 from tamis.pipeline.job.job_file import load_job
 from tamis.pipeline.planning.plan import make_plan
 
@@ -105,6 +106,32 @@ def test_nothing_is_written_over(folder: Path) -> None:
     assert load_job("job.yaml", {"model.name": "m"}).output == "out-2"
     with pytest.raises(ConfigError, match=r"a job file ends in \.yaml"):
         init(DATA, [], "job.json")
+
+
+def test_a_file_that_is_there_stays_until_the_new_one_is_known_to_be_right(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = folder / "mine.yaml"
+    mine.write_text("mine")
+    mine.chmod(0o600)
+    (folder / "job.yaml").symlink_to(mine)
+    before = sorted(path.name for path in folder.iterdir())
+    with monkeypatch.context() as broken:
+        broken.setattr(init_job, "_lines", lambda *_: ["method: saft"])
+        with pytest.raises(InternalError, match=r"for job\.yaml would not mean"):
+            init(DATA, [], "job.yaml", force=True)
+    assert mine.read_text() == "mine"
+    assert sorted(path.name for path in folder.iterdir()) == before
+    init(DATA, [], "job.yaml", force=True)
+    assert (folder / "job.yaml").is_symlink()
+    assert mine.stat().st_mode & 0o777 == 0o600
+    assert load_job("mine.yaml", {"model.name": "m"}).input.path == ["data"]
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_the_next_command_can_be_pasted(folder: Path) -> None:
+    ran = CliRunner().invoke(app, ["init", "-i", "data", "--output", "my job.yaml"])
+    assert ran.stdout.splitlines()[-1] == "next: tamis plan 'my job.yaml' --model MODEL"
 
 
 def test_what_is_set_is_in_the_file(folder: Path) -> None:

@@ -145,3 +145,22 @@ def test_what_comes_before_the_answer_goes_to_stderr(capsys: pytest.CaptureFixtu
     assert drawn == []
     assert err == "a plan\n"
     assert json.loads(out) == {"event": "result", "rows": 3, "cut": None, "warnings": ["w"]}
+
+
+def test_a_night_is_answered_once(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_bytes(lines_of(rows_of(1)))
+    schedule = ("--set", f"schedule={{root: {tmp_path / 'root'}, date: 2024-11-27}}")
+    flags = ("--input", tmp_path / "in", "--model", "m", "--method", "saft", *schedule)
+    night: dict[str, Any] = {
+        "night": {},
+        "input": {"files": []},
+        "fingerprint": {},
+        "job": {"selection": {"drop": 0.1}},
+    }
+    finish(Store(str(tmp_path / "root/2024-11-27")), **night)
+    found = answer("curate", *flags)
+    assert (found["event"], found["kept"], found["did_nothing"]) == ("result", 5, True)
+    planned = answer("plan", *flags)
+    assert (planned["event"], planned["state"]) == ("night", "finished")
+    assert planned["name"] == "2024-11-27"

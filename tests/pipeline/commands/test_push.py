@@ -72,7 +72,7 @@ def hub() -> Iterator[Hub]:
 
 
 def output(
-    folder: Path, shards: int = 2, text: str = "a", card: Callable[[dict[str, Any]], str] = render_card
+    folder: Path, shards: int = 2, text: str = "a", card: Callable[[dict[str, Any]], str] = render_card, **more: Any
 ) -> Store:
     """A finished output of two shards, both alike."""
     store = Store(str(folder))
@@ -83,6 +83,7 @@ def output(
             written.append(store.write_table(f"{part}/{shard:06d}-aa.parquet", table))
     counts = {"rows_in": 6 * shards, "kept": 3 * shards, "dropped": 2 * shards, "quarantined": shards}
     facts = {"complete": True, "title": text, "fingerprint": {}, "counts": counts, "job": {"output": "/home/jane/out"}}
+    facts |= more
     written.append(store.write("README.md", card(facts).encode()))
     store.write_facts(MANIFEST, {**facts, "files": [file.to_dict() for file in written]})
     return store
@@ -131,6 +132,22 @@ def test_a_dry_run_sends_nothing(hub: Hub, tmp_path: Path) -> None:
     assert "not uploaded" not in dry.text
     assert "there is no token (HF_TOKEN, or `hf auth login`): a private dataset of this name is not seen" in dry.text
     assert (hub.writes, hub.blobs, hub.repositories) == ([], {}, {})
+
+
+def test_whole_paths_in_the_rows_are_said_before_they_are_sent(hub: Hub, tmp_path: Path) -> None:
+    """As of two files without a folder in common, whose names in the column source are their paths."""
+    common = [{"path": "a.jsonl", "url": "/home/jane/a.jsonl"}, {"path": "b/x", "url": "s3://b/x"}]
+    apart = [{"path": "c.jsonl", "url": "/data/c.jsonl"}, {"path": "home/jane/a.jsonl", "url": "/home/jane/a.jsonl"}]
+    whole = [{"path": "/home/jane/b.jsonl", "url": "file:///home/jane/b.jsonl"}]
+    stores = [
+        output(tmp_path / name, shards=1, input={"files": files})
+        for name, files in (("common", common), ("apart", apart), ("whole", whole))
+    ]
+    said = [answer.lines for answer in ask(hub, tmp_path, *((store, NAME, {}) for store in stores))]
+    warnings = [[line.strip() for line in lines if "warning" in line] for lines in said]
+    words = "warning: the column source would show places on this machine, as"
+    assert warnings == [[], [f"{words} home/jane/a.jsonl"], [f"{words} /home/jane/b.jsonl"]]
+    assert hub.writes == []
 
 
 def test_another_push_leaves_no_row_of_the_earlier_one(hub: Hub, tmp_path: Path) -> None:
@@ -186,7 +203,7 @@ def test_what_is_not_whole_or_not_ours_is_refused_before_anything_is_sent(hub: H
     for answer, (kind, words) in zip(answers, said, strict=True):
         assert (answer.kind, words in answer.text) == (kind, True), answer.text
     [unknown] = ask(hub, tmp_path, (whole, NAME, sure), token="hf_of_somebody_else")
-    assert (unknown.kind, "that the token may write" in unknown.text) == ("ConfigError", True), unknown.text
+    assert (unknown.kind, "the hub refuses this token (401" in unknown.text) == ("ConfigError", True), unknown.text
     assert "hf_of_somebody_else" not in unknown.text
     [none] = ask(hub, tmp_path, (whole, NAME, sure), token=None)
     assert none.lines == ["push: there is no token for the hub; set HF_TOKEN, or run `hf auth login`"]
