@@ -124,10 +124,9 @@ def test_every_figure_is_that_of_the_rows(pair: list[Store]) -> None:
         [share] = [each for each in found["sources"] if each["source"] == source]
         assert share["rows"] == [sum(row != OUT for row in rows)] * 2
         assert share["dropped"] == [sum(row in each for row in rows) for each in (a, b)]
-    judged = [row for row in range(ROWS) if row != OUT]
-    assert sum(tenth["shared"] for tenth in found["length_deciles"]) == len(judged)
+    assert sum(tenth["shared"] for tenth in found["length_deciles"]) == len(scored)
     for tenth in found["length_deciles"]:
-        rows = [row for row in judged if tenth["low"] <= LENGTHS[row] <= tenth["high"]]
+        rows = [row for row in scored if tenth["low"] <= LENGTHS[row] <= tenth["high"]]
         assert tenth["shared"] == len(rows)
         assert tenth["rows"] == [len(rows)] * 2
         assert tenth["dropped"] == [sum(row in each for row in rows) for each in (a, b)]

@@ -258,7 +258,9 @@ def test_every_methods_fragment_loads_as_the_same_method(name: str) -> None:
     text = fragment(method, job.model_dump(mode="json"), figures, [{"harmful": 1, "harmless": 1}] * 2)
     again = load_job(None, {**{key: flags[key] for key in list(flags)[:3]}, **_dotted(yaml.safe_load(text))})
     assert again.method == [name]
-    assert again.of(name) == job.of(name)
+    expected = job.of(name)
+    # The figures are of a fit to all rows, whatever the run drew.
+    assert again.of(name) == (expected.model_copy(update={"sample": "all"}) if name == "contrast" else expected)
 
 
 def test_a_run_with_an_artifact_was_fitted_elsewhere(store: Store) -> None:

@@ -115,7 +115,9 @@ def test_nights_of_drawn_rows_are_not_fitted_again() -> None:
     """Their artifacts say that a sample stands for the corpus; a refit would read all rows, and say otherwise."""
     drawn = night("n1")
     drawn.frozen.artifacts["saft"].facts["corpus_sample"] = {"usable": 7}
-    with pytest.raises(ConfigError, match=r"saft was fitted to rows drawn .*: run the nights with saft\.sample: all"):
+    with pytest.raises(
+        ConfigError, match=r"saft was fitted to rows drawn .*: begin another schedule.root with saft\.sample: all"
+    ):
         refit.check_alike([drawn])
 
 
