@@ -207,7 +207,8 @@ def _by_source(
 def _with_score(matched: Matched) -> npt.NDArray[np.bool_]:
     """Of the shared rows, those that the first run has a score for: others were not read for their answer's length."""
     first = matched.runs[0]
-    return ~np.isnan(matched.of(0, first.scores[first.decided_by]))
+    scored: npt.NDArray[np.bool_] = ~np.isnan(matched.of(0, first.scores[first.decided_by]))
+    return scored
 
 
 def _by_length(
