@@ -151,7 +151,8 @@ def test_configs_of_a_card_are_not_mixed_either(tmp_path: Path) -> None:
 
 def test_of_an_output_of_tamis_kept_is_read_and_the_plan_says_so(tmp_path: Path) -> None:
     plant(tmp_path, [f"{part}/000000-aa.jsonl" for part in ("kept", "dropped", "scores")])
-    (tmp_path / "README.md").write_text(render_card({"counts": {"kept": 1, "dropped": 1}}).replace(".parquet", ".jsonl"))
+    card = render_card({"counts": {"kept": 1, "dropped": 1}})
+    (tmp_path / "README.md").write_text(card.replace(".parquet", ".jsonl"))
     found = listed(tmp_path)
     assert [file.url for file in found.files] == [str(tmp_path / "kept/000000-aa.jsonl")]
     assert found.notes == (f"{tmp_path}: only the config default is read, as `datasets` does, not dropped, scores",)
