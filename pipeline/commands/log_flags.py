@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from tamis.pipeline.commands.ending import fail
-from tamis.pipeline.terminal.progress import phase
+from tamis.pipeline.terminal.progress import at_work, phase
 from tamis.pipeline.terminal.streams import Aside
 from tamis.pipeline.terminal.voice import BEAT_SECONDS, VOICE, last_word, say
 
@@ -71,8 +71,9 @@ def _with_flags(function: Callable[..., Any]) -> Callable[..., Any]:
         name = function.__name__
         version = importlib.metadata.version("tamis")
         say(f"tamis {name}", "command", spoken=False, name=name, version=version, pid=os.getpid())
-        phase("start", f"loading what `tamis {name}` needs")
-        return function(*arguments, **given)
+        with at_work():  # called within a program, nothing goes on being said when it is over
+            phase("start", f"loading what `tamis {name}` needs")
+            return function(*arguments, **given)
 
     own = inspect.signature(function, eval_str=True)
     flags = [

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from tamis.pipeline.cli import app
 from tamis.pipeline.commands.examples import EXAMPLES, lines
 from tamis.pipeline.commands.flag_values import methods_so_far, names, share
+from tamis.pipeline.terminal.voice import VOICE
 
 COMMANDS: Any = typer.main.get_command(app)
 
@@ -107,6 +108,17 @@ def test_every_command_has_short_flags_and_help_for_each() -> None:
         for long, short in (("--input", "-i"), ("--output", "-o"), ("--model", "-m")):
             assert long not in flags or flags[short] is flags[long], (name, long)
         assert all(option.help for option in command.params), name
+
+
+def test_a_command_within_a_program_is_silent_when_it_is_over(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeat would speak into whatever the program does next."""
+    assert CliRunner().invoke(app, ["report", "no such folder"]).exception is not None
+    monkeypatch.setattr(VOICE, "every", 0.0)
+    capsys.readouterr()
+    VOICE.beat()
+    assert capsys.readouterr().err == ""
 
 
 # --- examples -----------------------------------------------------------------------------------------------------
