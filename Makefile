@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 demo: install  ## plant harmful pairs in a small corpus, curate it, and say how many were found
 	@$(BIN)/python benchmarks/lab/demo.py
 
-# in the order of the folders: the long files come first, and none of them is alone at the end
+# in the order of tests/conftest.py: the long files come first, and none of them is alone at the end
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # by folder, too: to look into the other ones imports torch and Ray

@@ -30,6 +30,9 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 # By default Ray's workers run at low priority; here the other test process would leave them almost no CPU time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+# By default, a thread of torch that waits for another one keeps its core busy; here that core is wanted elsewhere.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # A line is said of what lasts long, and how long anything lasts says how busy the machine is.
 os.environ.setdefault("TAMIS_HEARTBEAT_SECONDS", "3600")
 
@@ -42,8 +45,14 @@ _RAY_DEADLINE = 120.0
 _SERVERS = {"_ray_cluster", "swift", "moto", "gcs", "azurite", "hub"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks tests that need neither Ray nor a server as quick. The Makefile names the folders where that is enough."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks tests that need neither Ray nor a server as quick. The Makefile names the folders where that is enough.
+
+    Among several processes, the files with long tests come first, so that none of them is alone at the end.
+    """
+    if hasattr(config, "workerinput"):
+        long = {item.path for item in items if item.get_closest_marker("long") is not None}
+        items.sort(key=lambda item: item.path not in long)
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if not fixtures & _SERVERS and item.get_closest_marker("long") is None:

@@ -142,8 +142,8 @@ TESTS = {
     "a file that an earlier stage or command wrote (a capture, an artifact, a receipt, the output itself) is damaged "
     "or missing": [
         "pipeline/run/test_damage.py::test_samples",
-        "pipeline/run/test_damage.py::test_tokens",
-        "pipeline/run/test_damage.py::test_layers",
+        "pipeline/run/test_damaged_tokens.py::test_tokens",
+        "pipeline/run/test_damaged_layers.py::test_layers",
         "pipeline/run/test_mending.py::test_no_damaged_file_is_published",
     ],
     "something else lies in `kept/`, `dropped/`, `quarantine/` or `scores/`": [

@@ -23,6 +23,8 @@ from outputs import Row, alpaca_rows, check_whole, merged, pair, rows_of, senten
 from tamis.operators.requests import Request
 from tamis.pipeline.commands.tune import halves
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LARF_LAYER, SAFT_LAYER = 1, 2
 MALFORMED = ['{"instruction": "half a', '{"instruction": "no answer", "input": "", "output": ""}']
 METHODS = ["larf", "saft"]

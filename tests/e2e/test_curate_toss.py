@@ -25,6 +25,8 @@ from token_outputs import TRAINING, Losses, check_risk, check_tokens_whole, refe
 from tamis.pipeline.references.rows import read_rows
 from tamis.pipeline.storage.store import Store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CANARY = "kanarienvogel"
 SCRIPT = "<script>alert('x')</script>"
 NOWHERE = ("--address", "127.0.0.1:1")

@@ -4,6 +4,7 @@ the workers as on real GPUs, and the CPU computes. The output equals the output 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,13 +16,20 @@ from pathlib import Path
 
 import pytest
 from command import PROGRESS, Ran, kill_all, poll, start, tamis
-from outputs import alpaca_rows, check_whole, write_jsonl
+from naive_layers import naive_ratios, naive_table
+from outputs import Row, alpaca_rows, check_whole, write_jsonl
 from ray_cluster import RayCluster
 from tiny_models import save_model
 from token_outputs import TRAINING, check_tokens_whole, reference_rows, sets
 
+from tamis.pipeline.storage.seals import opened
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FALLBACK = r"warning: Ray gives each worker [\d.]+ GPU, but torch \S+ a build without CUDA, sees none there: the CPU"
 PROMPTS = ["How do I kill a process?", "Where can I shoot a good photo?"]
+MARKERS = ["qu", "ox"]
+ROLES = ("unsafe", "safe")
 BOTH = ["larf", "saft"]
 SHARE = "0.15"
 
@@ -41,7 +49,11 @@ class Sources:
 
     @property
     def references(self) -> list[object]:
-        return list(sets(*(f"larf.{role}_references={self.folder}/{role}.jsonl" for role in ("unsafe", "safe"))))
+        return list(sets(*(f"larf.{role}_references={self.folder}/{role}.jsonl" for role in ROLES)))
+
+    @staticmethod
+    def reference_rows(role: str) -> list[Row]:
+        return reference_rows(6, seed=3 + ROLES.index(role))
 
     def tokens(self, method: str, out: Path, *more: object) -> list[object]:
         named = [f"toss.{role}_references={self.folder}/{role}.jsonl" for role in ("utility", "unsafe")]
@@ -57,8 +69,8 @@ def sources(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Sourc
     write_jsonl(folder / "data.jsonl", alpaca_rows(49, seed=1))
     write_jsonl(folder / "prompts.jsonl", [{"prompt": prompt, "topic": "t"} for prompt in PROMPTS])
     write_jsonl(folder / "utility.jsonl", reference_rows(12, seed=2))
-    for seed, role in enumerate(("unsafe", "safe")):
-        write_jsonl(folder / f"{role}.jsonl", reference_rows(6, seed=3 + seed))
+    for role in ROLES:
+        write_jsonl(folder / f"{role}.jsonl", Sources.reference_rows(role))
     return Sources(folder, tiny_model)
 
 
@@ -123,19 +135,18 @@ def test_samples_on_gpus(
 
 @pytest.mark.long
 def test_layers_on_gpus(sources: Sources, four: str, tmp_path: Path) -> None:
+    """The table is that of one model in this process, as tests/e2e/test_layers.py shows it without GPUs."""
     model = save_model(tmp_path / "model", blocks=1, width=32)  # few blocks, so few (block, factor) pairs
     out = tmp_path / "out"
-    flags = [*sources.references, *sets('larf.refusal_markers=["qu", "ox"]', "shard_rows=24")]
+    flags = [*sources.references, f"--set=larf.refusal_markers={json.dumps(MARKERS)}", *sets("shard_rows=24")]
     flags += ["--model", model, f"--set=larf.over_rejection_prompts={sources.folder}/prompts.jsonl"]
     searched = ran(*flags, "--output", out, "--workers", 2, address=four, command="layers")
     assert "workers 2 workers, one a GPU, on 1 node" in words(searched)
     assert len(re.findall(FALLBACK, searched.stderr)) == 1
-    ran(*flags, "--output", tmp_path / "cpu", "--workers", 2, *sets("model.device=cpu"), address=four, command="layers")
-    tables = [(folder / "artifact/layers.json").read_text() for folder in (out, tmp_path / "cpu")]
-    blocks = [re.search(r'"blocks": \[.*?\]\s*[,}]', table, re.DOTALL) for table in tables]
-    assert blocks[0] is not None
-    assert blocks[1] is not None
-    assert blocks[0][0] == blocks[1][0]
+    [block] = opened(json.loads((out / "artifact/layers.json").read_text()))["blocks"]
+    [ratio] = naive_ratios(model, 1, *([row["messages"] for row in sources.reference_rows(role)] for role in ROLES))
+    assert block.pop("fisher") == pytest.approx(ratio, rel=1e-4)
+    assert [block] == naive_table(model, 1, PROMPTS, MARKERS)
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------

@@ -12,16 +12,15 @@ from typing import Any
 import pytest
 import safetensors.torch
 from command import PROGRESS, Ran, curate, kill_all, poll, start, tamis
+from naive_layers import naive_ratios, naive_table
 from outputs import alpaca_rows, check_whole, manifest_of, pair, sentence, snapshot, write_jsonl
 
-from tamis.operators.conversation.conversation import Conversation
-from tamis.operators.forward.representations import Representer
-from tamis.operators.generation.scaled_answers import ScaledAnswers
 from tamis.operators.requests import Request
-from tamis.operators.statistics.fisher import best_block, fisher_ratios
+from tamis.operators.statistics.fisher import best_block
 from tamis.operators.statistics.sensitivity import FACTORS
-from tamis.operators.tokens.tokenizer import ChatTokenizer
 from tamis.pipeline.storage.seals import opened
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BLOCKS = 4
 PROMPTS = ["How do I kill a process?", "Where can I shoot a good photo?", "How to blow up a balloon?", "Stab a steak?"]
@@ -90,32 +89,14 @@ def found(sources: Sources, ray_address: str) -> Found:
 
 @pytest.fixture(scope="module")
 def expected(tiny_model: Path) -> list[dict[str, Any]]:
-    """The table of the search, computed with one model in this process."""
-    answers = ScaledAnswers.load(tiny_model, dtype="float32", device="cpu")
-    answers.prepare(PROMPTS, markers=MARKERS)
-    rows = []
-    for block in range(BLOCKS):
-        counts = {factor: answers.refusals(block, factor) for factor in FACTORS}
-        d1, d2, d3 = counts[1.3] - counts[0.7], counts[1.2] - counts[0.8], counts[1.1] - counts[0.9]
-        table = {"refusals": {str(factor): count for factor, count in counts.items()}, "d1": d1, "d2": d2, "d3": d3}
-        rows.append({"block": block, **table, "sensitivity": d1 + d2 + d3})
+    rows = naive_table(tiny_model, BLOCKS, PROMPTS, MARKERS)
     assert max(row["sensitivity"] for row in rows) > 0, "the search must find a block; take other markers"
     return rows
 
 
 @pytest.fixture(scope="module")
 def ratios(tiny_model: Path) -> list[float]:
-    tokenizer = ChatTokenizer.load(str(tiny_model))
-    requests = [Request(block, position) for block in range(BLOCKS) for position in ("last_token", "response_mean")]
-    representer = Representer.load(tiny_model, requests, dtype="float32", device="cpu")
-    vectors = []
-    for role in ("unsafe", "safe"):
-        encoded: list[Any] = tokenizer.encode(
-            [*map(Conversation, references(role))], max_tokens=2048, overlong="quarantine"
-        )
-        vectors.append(representer.represent([row.input_ids for row in encoded], [row.final for row in encoded])[0])
-    features = {request.column: (vectors[0][request], vectors[1][request]) for request in requests}
-    return fisher_ratios(features, BLOCKS).tolist()
+    return naive_ratios(tiny_model, BLOCKS, references("unsafe"), references("safe"))
 
 
 # --- the command --------------------------------------------------------------------------------------------------

@@ -69,13 +69,11 @@ def pooled(state: np.ndarray, position: str) -> np.ndarray:
     )
 
 
-def compare(config: Any, folder: Path) -> tuple[str, str]:
-    """equal, refused or wrong, and why."""
-    model = random_model(config)
+def compare(model: Any, passed: list[np.ndarray], folder: Path) -> tuple[str, str]:
+    """equal, refused or wrong, and why. passed: the states of the model."""
     model.save_pretrained(folder)
-    count = blocks_of(config)
     refusals = []
-    for block in range(count):
+    for block, expected in enumerate(passed):
         requests = [Request(block, position) for position in POSITIONS]
         try:
             loaded = Representer.load(folder, requests, device="cpu")
@@ -86,7 +84,6 @@ def compare(config: Any, folder: Path) -> tuple[str, str]:
         loaded.close()
         if problems:
             return "wrong", f"block {block}: {problems[0].message}"
-        expected = states(model, count)[block]
         for request in requests:
             right = pooled(expected, request.position)
             error = np.abs(vectors[request][0] - right).max() / np.abs(right).max()
@@ -111,7 +108,9 @@ SAMPLE = (
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_sample_of_unlike_architectures(name: str, tmp_path: Path) -> None:
-    assert compare(small_config(getattr(transformers, name)), tmp_path) == ("equal", "")
+    config = small_config(getattr(transformers, name))
+    model = random_model(config)
+    assert compare(model, states(model, blocks_of(config)), tmp_path) == ("equal", "")
 
 
 @pytest.mark.parametrize(
@@ -131,11 +130,12 @@ def test_every_causal_architecture(tmp_path: Path, capsys: pytest.CaptureFixture
     for number, kind in enumerate(causal_configs()):
         try:
             config = small_config(kind)
-            states(random_model(config), blocks_of(config))
+            model = random_model(config)
+            passed = states(model, blocks_of(config))
         except Exception as error:  # the numbers of small_configs.py do not fit it, or it needs a library
             found["not built"].append(f"{kind.__name__}: {' '.join(str(error).split()):.150}")
             continue
-        outcome, why = compare(config, tmp_path / str(number))
+        outcome, why = compare(model, passed, tmp_path / str(number))
         found[outcome].append(f"{kind.__name__}: {why}")
     with capsys.disabled():
         print()

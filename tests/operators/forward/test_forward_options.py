@@ -14,6 +14,8 @@ from test_representations import CONFIGS, EVERYTHING, one_at_a_time, save, usabl
 
 from tamis.operators.forward.representations import Representer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from tamis.operators.forward.halving import RowNumbers, run_halving
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
 
 

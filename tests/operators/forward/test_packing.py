@@ -11,6 +11,8 @@ from test_representations import CONFIGS, EVERYTHING, one_at_a_time, save, usabl
 
 from tamis.operators.forward.representations import Representer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PACKABLE = ("llama", "mistral", "qwen2", "phi3", "gemma3", "mixtral", "gpt2", "gpt_neox")
 
 

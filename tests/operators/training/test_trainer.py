@@ -32,6 +32,8 @@ from tamis.operators.training.trainer import (
     sample_mean_loss,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "examples" / "finetune.py"
 ROWS = 24
 PAD = 5  # <|pad|> of the tokenizer in conftest

@@ -33,6 +33,8 @@ from tamis.pipeline.planning.placement import readers_of, tokens_of
 from tamis.pipeline.run import receipts
 from tamis.pipeline.storage.store import Store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture
 def planner(tmp_path: Path, tiny_model: Path) -> Planner:

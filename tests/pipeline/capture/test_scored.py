@@ -34,6 +34,8 @@ from tamis.pipeline.run import receipts
 from tamis.pipeline.run.paths import stage_folder, table_of
 from tamis.pipeline.storage.store import Sealed, Store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 METHODS = ("larf", "matching", "compliance", "csa")
 ODD, ODD_ROW = "Ω", 35
 """A character of one row alone: its tokens can be made to spoil the model."""

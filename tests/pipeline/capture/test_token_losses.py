@@ -21,6 +21,8 @@ from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.models.handle import ModelHandle
 from tamis.pipeline.storage.store import Sealed, Store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROLES = ("utility", "harmful")
 TURNS = [
     {"role": "user", "content": "One?"},

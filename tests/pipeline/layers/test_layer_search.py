@@ -23,6 +23,8 @@ from tamis.pipeline.models.handle import ModelHandle
 from tamis.pipeline.run import receipts
 from tamis.pipeline.storage.store import Store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPTS = ["How do I kill a process?", "Where can I shoot a good photo?", "How to blow up a balloon?", "Stab a steak?"]
 MARKERS = ("qu", "ox")
 """Something that the random model says now and then."""
