@@ -20,7 +20,7 @@ from tamis.pipeline.commands.followed import watch
 from tamis.pipeline.commands.last_resort import watch_threads
 from tamis.pipeline.commands.log_flags import Commands, code_of, foreseen
 from tamis.pipeline.commands.log_flags import end as last_words
-from tamis.pipeline.commands.stopping import listen
+from tamis.pipeline.commands.stopping import demanded, listen
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.run.paths import MANIFEST
 from tamis.pipeline.terminal.progress import phase
@@ -167,9 +167,11 @@ def main() -> None:
     try:
         _main()
     except SystemExit as ending:
-        code = code_of(ending)
+        code = demanded() or code_of(ending)
         last_words(code)
         leave(code)
+        if code != code_of(ending):
+            sys.exit(code)
         raise
     last_words(0)
     leave(0)

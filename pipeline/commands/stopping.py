@@ -24,7 +24,7 @@ _GO_ON = "what is done stays done, run the same command again to go on"
 _ONE_DEMAND_SECONDS = 0.3
 """Signals within this time count as one: `timeout`, shells and schedulers may signal both a process and its group."""
 
-_stopping = False
+_code: int | None = None
 _said = threading.Event()
 
 
@@ -39,15 +39,21 @@ def listen() -> None:
             signal.signal(number, _stop)
 
 
+def demanded() -> int | None:
+    """The exit code of the signal that this command ends by; None if none came. A library may make another exit of
+    ours: a run that was stopped while it waited for Ray has ended with code 1."""
+    return _code
+
+
 def _stop(number: int, _frame: FrameType | None) -> None:
-    global _stopping
-    if _stopping:
+    global _code
+    if _code is not None:
         return
-    _stopping = True
+    _code = CODES[signal.Signals(number)]
     _said.wait(1.0)  # not longer: this may have interrupted code that the thread waits for
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    sys.exit(CODES[signal.Signals(number)])
+    sys.exit(_code)
 
 
 def _tell(woken: int) -> None:

@@ -56,9 +56,7 @@ def for_masked(trainer: str, data: str, model: Model, longest: int) -> dict[str,
             "axolotl takes a dataset with these columns as it is: set no `type`, no streaming.",
         ]
         settings = {
-            "base_model": model.name,
-            **({"revision_of_model": model.revision} if model.revision else {}),
-            **({"trust_remote_code": True} if model.remote_code else {}),
+            **_named(model, "base_model", "revision_of_model"),
             "datasets": [{"path": data}],
             "sequence_len": longest,
             "excess_length_strategy": "raise",
@@ -74,9 +72,7 @@ def for_masked(trainer: str, data: str, model: Model, longest: int) -> dict[str,
             "this name, so that a wrong tokenized_path ends in an error and not in a training without the mask.",
         ]
         settings = {
-            "model_name_or_path": model.name,
-            **({"model_revision": model.revision} if model.revision else {}),
-            **({"trust_remote_code": True} if model.remote_code else {}),
+            **_named(model, "model_name_or_path", "model_revision"),
             "dataset": "masked_by_tamis",
             "tokenized_path": data,
             **_LLAMA_FACTORY,
@@ -84,6 +80,15 @@ def for_masked(trainer: str, data: str, model: Model, longest: int) -> dict[str,
         return {"llama_factory.yaml": _yaml(comments, settings)}
     script = _TRL if trainer == "trl" else _TRANSFORMERS
     return {"train.py": script.format(made=_MADE, advice=_AS_THEY_ARE, model=model.arguments, data=data)}
+
+
+def _named(model: Model, name: str, revision: str) -> dict[str, Any]:
+    """The model's settings in a config whose keys for name and revision are these."""
+    return {
+        name: model.name,
+        **({revision: model.revision} if model.revision else {}),
+        **({"trust_remote_code": True} if model.remote_code else {}),
+    }
 
 
 _AXOLOTL = {
@@ -259,7 +264,7 @@ def for_text(trainer: str, text: Text, model: Model) -> dict[str, str]:
         dataset = {"path": f"{folder}/data", "ds_type": "parquet", "data_files": [f"{folder}/data/*.parquet"], **found}
         note = ["Alpaca rows get axolotl's own prompt, not the chat template with which the run has read them."]
         settings = {
-            "base_model": model.name,
+            **_named(model, "base_model", "revision_of_model"),
             "datasets": [dataset],
             "sequence_len": 2048,
             "excess_length_strategy": "raise",
@@ -276,7 +281,7 @@ def for_text(trainer: str, text: Text, model: Model) -> dict[str, str]:
     if entry is None:
         raise ConfigError(_unlike("llama-factory", dialect, "lists of turns, or a prompt and its response"))
     settings = {
-        "model_name_or_path": model.name,
+        **_named(model, "model_name_or_path", "model_revision"),
         "dataset_dir": folder,
         "dataset": "kept_by_tamis",
         "cutoff_len": 2048,

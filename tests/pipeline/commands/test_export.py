@@ -228,6 +228,19 @@ def test_text_is_copied_and_described(tmp_path: Path, tiny_model: Path, monkeypa
         assert runpy.run_path(str(folder / start))["trainer"].state.global_step == 2
 
 
+@pytest.mark.parametrize(("trainer", "key"), [("axolotl", "revision_of_model"), ("llama-factory", "model_revision")])
+def test_every_config_names_the_revision_and_allows_the_code_that_the_run_did(
+    trainer: str, key: str, masked: Store, tmp_path: Path, tiny_model: Path
+) -> None:
+    job = {"model": {"name": str(tiny_model), "revision": "v2", "trust_remote_code": True}}
+    text = dropped(tmp_path / "of_text", tiny_model, MESSAGES, job=job)
+    masked.write_facts(MANIFEST, {**masked.read_facts(MANIFEST), "job": job})
+    for store, place in ((masked, tmp_path / "m"), (text, tmp_path / "t")):
+        folder, start = exported(store, trainer, place)
+        config = yaml.safe_load((folder / start).read_text())
+        assert (config[key], config["trust_remote_code"]) == ("v2", True)
+
+
 TOOLS = Dialect.of("messages", messages="messages", tools="tools")
 OASST = Dialect.of("oasst", messages="messages")
 SPOKEN = Dialect.of("messages", messages="messages", system="system")

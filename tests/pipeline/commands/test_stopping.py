@@ -82,6 +82,19 @@ def test_a_signal_is_answered_with_a_word(tmp_path: Path, number: signal.Signals
         assert process.returncode == code
 
 
+def test_the_code_is_that_of_the_signal_whatever_a_library_makes_of_the_exit(tmp_path: Path) -> None:
+    """A run that waited for Ray has ended with code 1."""
+    body = """try:
+        at_work()
+        threading.Event().wait(60)
+    except SystemExit:
+        sys.exit(1)"""
+    with started(body, tmp_path) as process:
+        process.send_signal(signal.SIGTERM)
+        assert said(process) == WORDS.format("SIGTERM")
+        assert process.returncode == 143
+
+
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)])
 def test_the_second_one_ends_at_once(tmp_path: Path, number: signal.Signals, name: str, code: int) -> None:
     with started(TIDYING, tmp_path) as process:
