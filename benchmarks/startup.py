@@ -11,7 +11,9 @@ first receipt of a shard is written, and then the command is stopped as by Ctrl-
 with; its runs and ours take turns.
 
 The steps overlap: Ray starts while the driver plans. `s` is the wall time of a step, `at` when it ended, from the
-start of the command. On a machine that others use, too, CPU seconds are the fair figure.
+start of the command. On a machine that others use, too, CPU seconds are the fair figure. Those of a step are of its
+whole process meanwhile: steps of one process that overlap share theirs. Python processes: all that Python starts,
+those of Ray and short ones, too.
 """
 
 from __future__ import annotations
