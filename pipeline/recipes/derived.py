@@ -22,7 +22,7 @@ from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.fit.scores import Selection
+from tamis.pipeline.fit.scores import Selection, count_to_drop
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
@@ -78,6 +78,7 @@ def derive(
     began: float,
     notes: Mapping[str, str],
     captures: Sequence[Mapping[str, Any]] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> Derived:
     """Check the run and its input, then let `make` write the output and return its manifest. Raises TamisError.
 
@@ -92,6 +93,8 @@ def derive(
         store.remove(INCOMPLETE)  # what one that was killed after its manifest has left
         run_folder.remove_work(store)
         return Derived(run_folder.facts_in(store, MANIFEST), store, did_nothing=True)
+    if job.selection.within is None and job.selection.rule[0] != "threshold":
+        count_to_drop(job.selection, parent.scored)
     files = files_of(parent, job)
     spread = worth_it(files)
     with ray_early(address):
@@ -102,6 +105,7 @@ def derive(
             many = len(parent.files) + len(captures)
             phase(_stage(parent), f"comparing {many:,} files of the finished run with what it wrote")
             check_whole(parent, captures)
+            check()
             timings: Timings = {
                 "plan": {"seconds": time.monotonic() - began},
                 "ray_start": {"seconds": cluster.seconds_to_start},
