@@ -86,15 +86,11 @@ def derive(
     `tamis status` says of an unfinished output. captures: entries of the further files of the run that are read.
     """
     store = Store(job.output, job.storage_options)
-    _keep_apart(parent, job, store)
-    phase(_stage(parent), "looking at the output folder and the input files")
-    state = run_folder.state_of(store, fingerprint)
+    state = looked_at(parent, job, store, fingerprint)
     if state == "complete":
         store.remove(INCOMPLETE)  # what one that was killed after its manifest has left
         run_folder.remove_work(store)
         return Derived(run_folder.facts_in(store, MANIFEST), store, did_nothing=True)
-    if job.selection.within is None and job.selection.rule[0] != "threshold":
-        count_to_drop(job.selection, parent.scored)
     files = files_of(parent, job)
     spread = worth_it(files)
     with ray_early(address):
@@ -132,6 +128,17 @@ def derive(
         phase("publish", "removing what the stages left for each other")
         run_folder.remove_work(store, shared=held.contested)
     return Derived(manifest, store, did_nothing=False)
+
+
+def looked_at(parent: Parent, job: Job, store: Store, fingerprint: Mapping[str, Any]) -> run_folder.State:
+    """The state of the output folder. ConfigError for one that this output may not be written to, and for a cut that
+    would drop too many of the run's rows."""
+    _keep_apart(parent, job, store)
+    phase(_stage(parent), "looking at the output folder and the input files")
+    state = run_folder.state_of(store, fingerprint)
+    if state != "complete" and job.selection.within is None and job.selection.rule[0] != "threshold":
+        count_to_drop(job.selection, parent.scored)
+    return state
 
 
 def emit_again(
