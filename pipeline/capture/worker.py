@@ -33,11 +33,12 @@ SHOWN_EXAMPLES = 3
 @dataclass(frozen=True)
 class TokenRows:
     """The usable rows of one shard. input_ids: int32 (T_i,) each; finals: int32 (n, 2), the token range of the final
-    answer; responses: the token ranges of all answers."""
+    answer; responses: the token ranges of all answers. wanted: bool (n,), whose request's vector is kept, if any is."""
 
     input_ids: list[np.ndarray[Any, Any]]
     finals: np.ndarray[Any, Any]
     responses: list[np.ndarray[Any, Any]]
+    wanted: np.ndarray[Any, Any] | None = None
 
 
 class ModelWorker:
@@ -182,7 +183,8 @@ def _rows(batch: pa.Table, places: np.ndarray[Any, Any]) -> TokenRows:
 
     responses = [np.stack(pair, axis=1) for pair in zip(lists("starts"), lists("stops"), strict=True)]
     finals = np.array([ranges[-1] for ranges in responses], dtype=np.int32).reshape(-1, 2)
-    return TokenRows(lists("input_ids"), finals, responses)
+    wanted = batch.column("wanted").to_numpy()[places] if "wanted" in batch.schema.names else None
+    return TokenRows(lists("input_ids"), finals, responses, wanted)
 
 
 def _said(outcome: dict[str, Any]) -> pa.Table:

@@ -15,11 +15,13 @@ from typing import Any
 
 from tamis.operators.methods import Larf, Method
 from tamis.operators.methods.protocol import CORPUS, Artifact
+from tamis.operators.methods.request_side import UNSAFE, read_of
 from tamis.operators.requests import Request
 from tamis.pipeline.capture.kept import Kept, kept_by
 from tamis.pipeline.emit.reselected import Anew, publish_again
 from tamis.pipeline.emit.trust_figures import trust_figures
 from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.fit.demonstrations import NO_REFERENCES, NOT_CAPTURED, sealed_in, write_demonstrations
 from tamis.pipeline.fit.drift import statistics_of
 from tamis.pipeline.fit.grouped_cut import cut
 from tamis.pipeline.fit.reference_tests import Capture, reference_tests
@@ -147,10 +149,13 @@ def _make(work: Work, wanted: Refitting, kept: Kept) -> dict[str, Any]:
     tests = _tests(work, wanted, kept, artifacts)
     with named_damage(parent):
         beside, schema = _beside(work, wanted, kept, artifacts, selection, tests), kept_schema(parent)
+        beside += _demonstrations(work, wanted, kept)
     inputs = [kept.totals.captured[shard.name].input for shard in work.shards]
     spec, resolved, emitted = emit_again(work, list(wanted.methods), selection, inputs, schema, beside)
     phase("publish", "gathering what the report says")
-    trust = trust_figures(store, list(wanted.methods), tests, selection, emitted)
+    missing = NO_REFERENCES if _requests_read(work, wanted) is None else NOT_CAPTURED
+    found = sealed_in(beside)
+    trust = trust_figures(store, list(wanted.methods), tests, selection, emitted, found, missing)
     work.timings["total"] = {"seconds": time.monotonic() - work.began}
     if (theirs := work.theirs()) is not None:
         return theirs
@@ -197,6 +202,23 @@ def _tests(work: Work, wanted: Refitting, kept: Kept, artifacts: Mapping[str, Ar
         found = reference_tests(work.parent.store, wanted.methods, blocks, artifacts, captures, work.job.seed)
     work.timings["trust"] = {"seconds": time.monotonic() - began}
     return found
+
+
+def _demonstrations(work: Work, wanted: Refitting, kept: Kept) -> list[dict[str, Any]]:
+    """Write which rows are safety demonstrations; the file's entry. None without references to compare with, or where
+    the run has captured no requests."""
+    read = _requests_read(work, wanted)
+    if read is None or kept.aside is None:
+        return []
+    unsafe = kept.files(wanted.roles[role_of(read[0], UNSAFE)])
+    corpus = [(table.shard, table.file) for table in kept.tables[CORPUS]]
+    with waiting("fit", "looking for refusals of requests that look harmful"):
+        written = write_demonstrations(work.store, work.parent.store, (read[0], kept.aside), unsafe, corpus)
+    return [written.to_receipt()]
+
+
+def _requests_read(work: Work, wanted: Refitting) -> tuple[str, Request] | None:
+    return read_of(wanted.methods, int(work.parent.manifest["model"]["blocks"]))
 
 
 def _beside(

@@ -15,6 +15,7 @@ from tamis.operators.methods import Larf, Method
 from tamis.pipeline.emit.reselected import publish_again
 from tamis.pipeline.emit.trust_figures import trust_figures
 from tamis.pipeline.errors import ConfigError, InternalError
+from tamis.pipeline.fit.demonstrations import NOT_CAPTURED, sealed_in
 from tamis.pipeline.fit.drift import statistics_of
 from tamis.pipeline.fit.grouped_cut import cut
 from tamis.pipeline.fit.rescored import Rescored, RescoreSpec, Scored, check_scores, rescore
@@ -81,7 +82,9 @@ def _make(work: Work, certificate: Certificate | None) -> dict[str, Any]:
     phase("publish", "gathering what the report says")
     # As the run has them, with where they were made: its own frozen facts do not say that an artifact brought them.
     tests = (parent.manifest.get("trust") or {}).get("tests") or []
-    trust = trust_figures(store, parent.methods, tests, selection, emitted)
+    missing = ((parent.manifest.get("trust") or {}).get("demonstrations") or {}).get("missing") or NOT_CAPTURED
+    demonstrations = sealed_in(beside)
+    trust = trust_figures(store, parent.methods, tests, selection, emitted, demonstrations, missing)
     work.timings["total"] = {"seconds": time.monotonic() - work.began}
     if (theirs := work.theirs()) is not None:
         return theirs
