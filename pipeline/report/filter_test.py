@@ -58,7 +58,7 @@ REFUSING = (
 DEMONSTRATIONS = (
     "Safety demonstrations are the refusing answers whose request looks harmful: the state at the last token of the "
     "prompt (block {block}) scores above that of {missed:.0%} of the {unsafe} unsafe references' own requests. They "
-    "should fall no more often than all rows do. Of {corpus} requests drawn from the corpus, {above} are above it, too: "
+    "should fall no more often than all rows do. Of {corpus} requests drawn from the corpus, {above} are above it: "
     "about that share of the refusals of harmless requests is counted wrongly. References' requests score above those "
     "of the corpus in {auroc} of pairs."
 )
