@@ -82,10 +82,10 @@ class Forward(ModelWorker):
         self, rows: TokenRows, vectors: Mapping[Request, Vectors], problems: Mapping[int, RowProblem]
     ) -> dict[str, pa.Array]:
         """The columns with the requests of some rows; none where the spec wants none."""
-        if not self.spec.aside or rows.wanted is None:
+        if not self.spec.aside or rows.readable is None or rows.wanted is None:
             return {}
         found = vectors[Request.parse(self.spec.aside)]
-        there = np.isfinite(found).all(axis=1) & (rows.finals[:, 0] > 0)
+        there = np.isfinite(found).all(axis=1) & (rows.finals[:, 0] > 0) & rows.readable
         there[list(problems)] = False
         return {
             refused_column(self.spec.aside): only(found, np.flatnonzero(there & rows.wanted)),

@@ -133,11 +133,9 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
     if spec.aside:
         # Of a set of references, all rows are wanted; of rows that are drawn for a fit, none.
         wanted = refuses if shard.role == CORPUS else dict.fromkeys(range(len(rows)), not is_drawn(shard.role))
-        found = [
-            bool(wanted.get(place)) and isinstance(outcome, Tokenised) and not outcome.prompt_cut
-            for place, outcome in enumerate(outcomes)
-        ]
-        table = table.append_column("wanted", pa.array(found, pa.bool_()))
+        readable = [isinstance(outcome, Tokenised) and not outcome.prompt_cut for outcome in outcomes]
+        table = table.append_column("readable", pa.array(readable, pa.bool_()))
+        table = table.append_column("wanted", pa.array([bool(wanted.get(p)) for p in range(len(rows))], pa.bool_()))
     return pack(notes, table)
 
 

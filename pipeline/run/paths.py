@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 INCOMPLETE = "incomplete.json"
 """Written instead of the manifest when shards have failed."""
 
-DEMONSTRATIONS = f"{ARTIFACT}/safety_demonstrations.parquet"
+DEMONSTRATIONS = "safety_demonstrations.parquet"
 """Which rows refuse a request that looks harmful (fit/demonstrations.py)."""
 
 WORK = "_work"
