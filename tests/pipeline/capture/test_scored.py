@@ -312,7 +312,7 @@ def test_requests_of_some_rows_are_kept_and_change_nothing(bench: Callable[..., 
     rows = [*rows_of(5), {"prompt": "how?", "response": "I can\u2019t help. " + "x " * 9}, *rows_of(3)]
     rows += [{"prompt": "why?", "response": "x " * 120 + "sorry"}, {"prompt": "p", "response": "Sorry, no."}]
     (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows))
-    made = bench(1000)
+    made = bench(1000, ("larf",))
     request = Request(1, "last_prompt_token")
     _, files = made.fitted()
     usual = replace(made.spec(STAGE, "k"), overlong="keep_end", max_tokens=100)

@@ -67,7 +67,7 @@ def test_they_are_those_of_the_whole(tmp_path: Path) -> None:
     table = store.read_table(written.sealed)
     places = [int(shard) * (ROWS // SHARDS) + row for shard, row in zip(*table.to_pydict().values(), strict=True)]
     assert places == np.flatnonzero(found).tolist()
-    assert 3 < len(places) < refused.sum()
+    assert 0 < len(places) < refused.sum()
     facts = counted(store, sealed_in([written.to_receipt()]), tables_of(scores), "")
     in_neither = np.arange(ROWS) % (ROWS // SHARDS) == 3
     assert facts == {
