@@ -19,6 +19,9 @@ Numbers = np.ndarray[Any, Any]
 
 _REFUSED = "refused."
 
+DRAWN_SHARDS = 64
+"""The sample that is used comes from at most so many shards of the corpus: a captured shard is read whole."""
+
 
 def refused_column(request: str) -> str:
     """The column with the requests of rows whose answer refuses. request: the column of the vector."""
@@ -34,6 +37,11 @@ def aside_in(columns: Iterable[str]) -> Request | None:
     """What was captured so of a shard whose table has these columns; None if nothing was."""
     found = [name.removeprefix(_REFUSED) for name in columns if name.startswith(_REFUSED)]
     return Request.parse(found[0]) if found else None
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly."""
+    return sorted({place * count // most for place in range(most)}) if count > most else list(range(count))
 
 
 def evenly(places: Numbers, most: int) -> Numbers:

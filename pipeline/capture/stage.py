@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from tamis.operators.problems import UNSCORED
+from tamis.pipeline.capture.chosen_rows import DRAWN_SHARDS
 from tamis.pipeline.capture.driver import capture
 from tamis.pipeline.capture.signs import Signs
 from tamis.pipeline.capture.spec import SAMPLED_ROWS, STAGE, CaptureSpec, capture_spec, known_as
@@ -176,7 +177,7 @@ def _vectors(plan: Plan, store: Store, key: str) -> Start:
 def vector_spec(plan: Plan, store: Store, key: str, pool: Pool, stage: str = STAGE) -> CaptureSpec:
     """The spec of the plan's requests, with the requests of some rows where the job has unsafe references."""
     read = plan.requests_read
-    among = math.ceil(SAMPLED_ROWS / len(plan.shards)) if read is not None else 0
+    among = math.ceil(SAMPLED_ROWS / min(len(plan.shards), DRAWN_SHARDS)) if read is not None else 0
     return capture_spec(
         plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests, stage,
         aside=None if read is None else read[1], among=among,

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from tamis.operators.methods.request_side import RequestCut, request_cut
 from tamis.operators.requests import Request
-from tamis.pipeline.capture.chosen_rows import Numbers, among_column, chosen_in, refused_column
+from tamis.pipeline.capture.chosen_rows import DRAWN_SHARDS, Numbers, among_column, chosen_in, refused_column, spread
 from tamis.pipeline.cluster.tasks import map_reduce
 from tamis.pipeline.fit.exact_cut import grouped, plus
 from tamis.pipeline.run.paths import DEMONSTRATIONS, SCORES
@@ -45,7 +45,7 @@ def write_demonstrations(
     method, request = read
     columns = refused_column(request.column), among_column(request.column)
     rows: list[tuple[str, Numbers]] = []
-    files = [file for _, file in corpus]
+    files = [corpus[place][1] for place in spread(len(corpus), DRAWN_SHARDS)]
     try:
         references: list[Numbers | None] = map_reduce(_vectors, plus, grouped(unsafe), captures, columns[0])
         sample: list[Numbers | None] = map_reduce(_vectors, plus, grouped(files), captures, columns[1])
@@ -109,7 +109,7 @@ def _table(rows: Sequence[tuple[str, Numbers]], facts: Mapping[str, Any]) -> pa.
 
 def _vectors(group: Sequence[Sealed], store: Store, column: str) -> list[Numbers | None]:
     """Of each shard, the vectors in this column; None where it has none, as an earlier tamis wrote it."""
-    tables = [store.read_table(file) for file in group]
+    tables = [store.read_table(file, [column]) for file in group]
     return [chosen_in(table.column(column))[1] if column in table.schema.names else None for table in tables]
 
 
