@@ -61,18 +61,29 @@ def words_of(found: KeptPlan) -> str:
 
 
 def facts_of(found: KeptPlan) -> dict[str, Any]:
-    """The plan as values."""
-    wanted = found.wanted
+    """The plan as values, in the keys of any plan."""
+    wanted, model = found.wanted, found.parent.manifest["model"]
+    return {
+        "state": found.state,
+        "rows": found.rows,
+        "shards": len(found.parent.shards),
+        "bytes": found.bytes,
+        "methods": list(dict.fromkeys(each.method for each in found.reads)),
+        "model": model["name"],
+        "blocks": model["blocks"],
+        "width": model["width"],
+        "output": None if wanted is None else wanted.job.output,
+        "will_fail": found.refused is not None,
+    }
+
+
+def facts_alone(found: KeptPlan) -> dict[str, Any]:
+    """What `--json` says besides."""
     return {
         "from": found.parent.store.path(),
-        "rows": found.rows,
-        "bytes": found.bytes,
         "captured": [request.column for request in found.captured],
         "reads": [_read(each) for each in found.reads],
-        "state": found.state,
-        "output": None if wanted is None else wanted.job.output,
-        "warnings": [] if wanted is None else list(wanted.notes),
-        "will_fail": found.refused is not None,
+        "warnings": [] if found.wanted is None else list(found.wanted.notes),
     }
 
 

@@ -109,13 +109,14 @@ def plan(found: Plan, state: str, *, is_result: bool = False) -> None:
 
 def plan_from(found: KeptPlan) -> None:
     """What `tamis curate --from` would do, and nothing more than that."""
-    from tamis.pipeline.commands.from_screen import facts_of, show_kept_plan, words_of
+    from tamis.pipeline.commands.from_screen import facts_alone, facts_of, show_kept_plan, words_of
 
     VOICE.show(
         lambda: show_kept_plan(console(), found),
         words_of(found),
         "plan",
         last=True,
+        also=facts_alone(found),
         stage="plan",
         **facts_of(found),
     )
