@@ -317,11 +317,15 @@ def plan(
     set: Sets = None,
     show: Show = None,
     rate: Rate = None,
+    from_run: FromFlag = None,
     as_json: Answer = False,
 ) -> None:
     """Dry run: look at the input, the model and the output, say what would be done, and fail if it would fail."""
     VOICE.answers = as_json
     flags = (input, output, model, revision, method, drop, drop_count, threshold, workers, set)
+    if from_run is not None:
+        _plan_kept(from_run, _settings(job, *flags, artifact, date, lineage), show, rate)
+        return
     made = _job(job, *flags, artifact, date, lineage)
     _quiet_libraries()
     from tamis.pipeline.commands import showing
@@ -346,6 +350,24 @@ def plan(
     showing.samples(planned)
     if planned.will_fail:
         fail("the run would fail; see the warnings above", 3)
+
+
+def _plan_kept(run: str, settings: tuple[str | None, dict[str, Any], list[str]], show: Any, rate: Any) -> None:
+    """`tamis plan --from`."""
+    from tamis.pipeline.job.job_file import settings_in
+
+    for flag, given in (("--show", show), ("--rate", rate)):
+        if given is not None:
+            raise ConfigError(f"{flag}: with --from no row is rendered and no model runs; leave {flag} out")
+    given = settings_in(*settings)
+    _quiet_libraries()
+    from tamis.pipeline.commands import showing
+    from tamis.pipeline.recipes.from_kept import plan_kept
+
+    found = plan_kept(run, given)
+    showing.plan_from(found)
+    if found.refused is not None:
+        raise found.refused
 
 
 @app.command()

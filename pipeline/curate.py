@@ -152,9 +152,11 @@ def dry_run(
         from tamis.pipeline.planning.elsewhere import placed_without_cluster
         from tamis.pipeline.planning.forecast import foretold
         from tamis.pipeline.planning.placement import placed
+        from tamis.pipeline.recipes import from_command
 
         phase("plan", _LOOKING)
-        state = run_folder.state_of(store, plan.fingerprint, plan.changed)
+        with from_command.naming_it(store, plan.job):
+            state = run_folder.state_of(store, plan.fingerprint, plan.changed)
         plan = layers.settled(store, plan)
         if state == "complete":
             return plan, state
@@ -215,9 +217,11 @@ def _opened(
         plan = make_plan(job, inputs, found=listed, artifact=artifact)
         from tamis.pipeline.layers import find as layers
         from tamis.pipeline.planning.placement import placed
+        from tamis.pipeline.recipes import from_command
 
         phase("plan", _LOOKING)
-        state = run_folder.state_of(store, plan.fingerprint, plan.changed)
+        with from_command.naming_it(store, plan.job):
+            state = run_folder.state_of(store, plan.fingerprint, plan.changed)
         plan = layers.settled(store, plan)
         if job.masks_tokens and state != "complete":
             from tamis.pipeline.references.prepare import check_given

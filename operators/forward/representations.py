@@ -97,11 +97,14 @@ class Representer:
         requests: Iterable[Request],
         config: Any,
         *,
+        asides: Iterable[Request] = (),
         attention: str = "padded",
         compile: bool = False,
     ) -> None:
         self.info = info
-        self.requests = _wanted(requests)
+        required = _wanted(requests)
+        self.requests = _wanted([*required, *asides])
+        self._required = [place for place, request in enumerate(self.requests) if request in required]
         parameter = next(model.parameters())
         self.device: torch.device = parameter.device
         self.dtype: torch.dtype = parameter.dtype
@@ -123,6 +126,7 @@ class Representer:
         path: str | os.PathLike[str],
         requests: Iterable[Request],
         *,
+        asides: Iterable[Request] = (),
         dtype: str = "auto",
         device: str = "auto",
         revision: str | None = None,
@@ -133,6 +137,8 @@ class Representer:
     ) -> Representer:
         """Loads the model in folder `path` (or of that name on the hub) up to the highest requested block.
 
+        asides: further requests, which give no row a problem: where a row has no such vector, theirs means nothing.
+
         dtype: float32, bfloat16, float16, or auto = bfloat16 on CUDA and float32 elsewhere.
         device: auto = cuda if there is one, else cpu; or any torch device.
         attention: padded, or packed (packing.py): no padding at all, for CUDA in half precision.
@@ -142,7 +148,8 @@ class Representer:
         that cannot run packed; and where a short row shows that the vectors are not the whole model's states
         (right_place.py).
         """
-        wanted = _wanted(requests)
+        requests, asides = tuple(requests), tuple(asides)
+        wanted = _wanted([*requests, *asides])
         place = choose_device(device)
         number = choose_dtype(dtype, place)
         revision = resolve_revision(path, revision)  # a branch may move between the config and the weights
@@ -155,7 +162,7 @@ class Representer:
         assert isinstance(blocks, nn.ModuleList)
         ids, answer = trial_row(info.vocabulary, info.max_positions)
         states = states_of_whole(cut, model, ids, [request.block for request in wanted])
-        loaded = cls(model, blocks, info, wanted, config, attention=attention, compile=compile)
+        loaded = cls(model, blocks, info, requests, config, asides=asides, attention=attention, compile=compile)
         loaded._require_right_place(config, ids, answer, states)
         return loaded
 
@@ -208,7 +215,7 @@ class Representer:
 
         def land(flight: _PendingBatch) -> None:
             rows, outcome = flight.rows, flight.wait()
-            finite = np.isfinite(outcome).all(axis=(0, 2))
+            finite = np.isfinite(outcome[self._required]).all(axis=(0, 2))
             for row in rows[~finite]:
                 problems[int(row)] = RowProblem("non_finite", "the model's output for this sample is not finite")
             for request, pooled in zip(self.requests, outcome, strict=True):
@@ -241,7 +248,7 @@ class Representer:
             ("last_prompt_token", starts == 0, "no_prompt_token", "no token stands before the final answer"),
             ("response_mean", starts == stops, "no_response_token", "the final answer has no tokens"),
         )
-        positions = {request.position for request in self.requests}
+        positions = {self.requests[place].position for place in self._required}
         for position, refused, code, message in checks:
             if position in positions:
                 for row in np.flatnonzero(refused):

@@ -8,7 +8,7 @@ other task slot from tokenising.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 from tamis.operators.problems import RowProblem
 from tamis.operators.requests import Request
 from tamis.operators.tokens.tokenizer import ChatTokenizer
+from tamis.pipeline.capture.chosen_rows import among_column, evenly, only, refused_column
 from tamis.pipeline.capture.graph import GraphLost, run_graph
 from tamis.pipeline.capture.signs import Signs
 from tamis.pipeline.capture.spec import CaptureSpec
@@ -61,6 +62,7 @@ class Forward(ModelWorker):
             self.representer = self.engine().load(
                 path,
                 spec.requests,
+                asides=[Request.parse(spec.aside)] if spec.aside else (),
                 **spec.model.loading,
                 attention=spec.attention,
                 compile=spec.compile,
@@ -73,7 +75,22 @@ class Forward(ModelWorker):
         self, rows: TokenRows, on_batch: Callable[[int], None] | None
     ) -> tuple[dict[str, pa.Array], dict[int, RowProblem]]:
         vectors, problems = self.vectors(rows, on_batch)
-        return {request.column: _vector_column(vectors[request]) for request in self.spec.requests}, problems
+        columns = {request.column: _vector_column(vectors[request]) for request in self.spec.requests}
+        return {**columns, **self.of_some(rows, vectors, problems)}, problems
+
+    def of_some(
+        self, rows: TokenRows, vectors: Mapping[Request, Vectors], problems: Mapping[int, RowProblem]
+    ) -> dict[str, pa.Array]:
+        """The columns with the requests of some rows; none where the spec wants none."""
+        if not self.spec.aside or rows.readable is None or rows.wanted is None:
+            return {}
+        found = vectors[Request.parse(self.spec.aside)]
+        there = np.isfinite(found).all(axis=1) & (rows.finals[:, 0] > 0) & rows.readable
+        there[list(problems)] = False
+        return {
+            refused_column(self.spec.aside): only(found, np.flatnonzero(there & rows.wanted)),
+            among_column(self.spec.aside): only(found, evenly(np.flatnonzero(there), self.spec.among)),
+        }
 
     def vectors(
         self, rows: TokenRows, on_batch: Callable[[int], None] | None

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from tamis.operators.requests import Request
+from tamis.pipeline.capture.chosen_rows import aside_in
 from tamis.pipeline.capture.spec import STAGE
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.errors import ConfigError
@@ -40,12 +41,14 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """tables: by role, in the order of the corpus, or of a reference set. requests: what was captured of each row.
-    without: for each role, how many of its rows have no vectors, by code. precision: of the forward passes, e.g.
-    "float32 on cpu". totals: of the corpus."""
+    """tables: by role, in the order of the corpus, or of a reference set. requests: what was captured of each row;
+    aside: of some (capture/chosen_rows.py), None where an earlier tamis has captured them. without: for each role, how
+    many of its rows have no vectors, by code. precision: of the forward passes, e.g. "float32 on cpu". totals: of the
+    corpus."""
 
     tables: Mapping[str, Sequence[Table]]
     requests: tuple[Request, ...]
+    aside: Request | None
     without: Mapping[str, Mapping[str, int]]
     precision: str
     totals: CaptureTotals
@@ -94,7 +97,7 @@ def kept_by(parent: Parent) -> Kept:
         raise _not_whole(parent, f"they were captured in {' and '.join(precisions)}")
     if found.totals.rows != parent.manifest["counts"]["rows_in"]:
         raise _not_whole(parent, f"they are of {found.totals.rows:,} rows, of {parent.manifest['counts']['rows_in']:,}")
-    return Kept(found.tables, requests, found.without, precisions[0], found.totals)
+    return Kept(found.tables, requests, aside_in(schema.names), found.without, precisions[0], found.totals)
 
 
 @dataclass(eq=False)

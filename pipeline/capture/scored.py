@@ -19,9 +19,10 @@ import pyarrow as pa
 from tamis.operators.methods import Method
 from tamis.operators.methods.scoring import scores_of
 from tamis.operators.problems import RowProblem
+from tamis.pipeline.capture.chosen_rows import evenly, only
 from tamis.pipeline.capture.driver import Forward, capture
-from tamis.pipeline.capture.spec import SAMPLED_ROWS, SCORED, CaptureSpec, capture_spec, sample_column, score_column
-from tamis.pipeline.capture.stage import Captures, Start
+from tamis.pipeline.capture.spec import SAMPLED_ROWS, SCORED, CaptureSpec, sample_column, score_column
+from tamis.pipeline.capture.stage import Captures, Start, vector_spec
 from tamis.pipeline.capture.worker import TokenRows
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.errors import ConfigError
@@ -60,7 +61,8 @@ class Scorer(Forward):
         vectors, problems = self.vectors(rows, on_batch)
         valid = np.ones(len(rows.input_ids), dtype=bool)
         valid[list(problems)] = False
-        features = {request.column: found[valid] for request, found in vectors.items()}
+        scored = {request: vectors[request] for request in self.spec.requests}
+        features = {request.column: found[valid] for request, found in scored.items()}
         try:
             scores = scores_of(self.spec.methods, self.artifacts, features, int(valid.sum()))
         except ValueError as error:
@@ -68,8 +70,8 @@ class Scorer(Forward):
         columns = {score_column(name): _spread(found, valid) for name, found in scores.items()}
         if self.spec.sampled:
             chosen = evenly(np.flatnonzero(valid), self.spec.sampled)
-            columns |= {sample_column(request.column): _only(found, chosen) for request, found in vectors.items()}
-        return columns, problems
+            columns |= {sample_column(request.column): only(found, chosen) for request, found in scored.items()}
+        return {**columns, **self.of_some(rows, vectors, problems)}, problems
 
 
 def _spread(scores: Numbers, valid: Numbers) -> pa.Array:
@@ -77,23 +79,6 @@ def _spread(scores: Numbers, valid: Numbers) -> pa.Array:
     full = np.zeros(len(valid), dtype=np.float32)
     full[valid] = scores
     return pa.array(full, mask=~valid)
-
-
-def evenly(places: Numbers, most: int) -> Numbers:
-    """At most so many of these numbers, from the middles of equal parts."""
-    count = min(most, len(places))
-    chosen: Numbers = places[((np.arange(count) + 0.5) * len(places) / max(count, 1)).astype(np.int64)]
-    return chosen
-
-
-def _only(vectors: Numbers, chosen: Numbers) -> pa.Array:
-    """The vectors of the chosen rows, null in the others. As lists of any length: pyarrow before 26 cannot read nulls
-    among those of a fixed one."""
-    taken = np.zeros(len(vectors), dtype=bool)
-    taken[chosen] = True
-    offsets = np.concatenate([[0], np.cumsum(taken * vectors.shape[1])]).astype(np.int32)
-    values = pa.array(vectors[taken].reshape(-1))
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(~taken))
 
 
 def scored_key(key: str, artifact: Sequence[Sealed]) -> str:
@@ -105,7 +90,7 @@ def scoring(plan: Plan, store: Store, key: str, artifact: Sequence[Sealed]) -> S
     """The workers of SCORED. key: as `scored_key` gives it."""
 
     def start(shards: Sequence[Shard], pool: Pool) -> Captures:
-        base = capture_spec(plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests, SCORED)
+        base = vector_spec(plan, store, key, pool, SCORED)
         # An artifact that is applied brings the test of its methods along.
         sampled = 0 if plan.artifact is not None else math.ceil(SAMPLED_ROWS / len(plan.shards))
         spec = ScoringSpec(**vars(base), methods=plan.methods, artifact=tuple(artifact), sampled=sampled)

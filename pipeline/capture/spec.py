@@ -49,7 +49,8 @@ class Captured(NamedTuple):
 @dataclass(frozen=True)
 class CaptureSpec:
     """columns: names of the requests. stage: the folder of what is captured, and of the receipts. run: its id, for
-    metrics."""
+    metrics. aside: the vector that is kept of some rows besides (capture/chosen_rows.py), empty for none; among: of how
+    many rows of a shard, whatever their answer."""
 
     store: Store
     options: Mapping[str, Any]
@@ -64,6 +65,8 @@ class CaptureSpec:
     columns: tuple[str, ...]
     stage: str = STAGE
     run: str = ""
+    aside: str = ""
+    among: int = 0
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -79,8 +82,12 @@ def capture_spec(
     max_tokens: int,
     requests: Iterable[Request],
     stage: str = STAGE,
+    *,
+    aside: Request | None = None,
+    among: int = 0,
 ) -> CaptureSpec:
-    """The spec for the settings of the job. key: digest of the settings on which the vectors depend."""
+    """The spec for the settings of the job. key: digest of the settings on which the vectors depend. aside, among: as
+    for CaptureSpec."""
     spec = job.model
     return CaptureSpec(
         store=store,
@@ -96,4 +103,6 @@ def capture_spec(
         columns=tuple(request.column for request in requests),
         stage=stage,
         run=metrics.ledger().run,
+        aside="" if aside is None else aside.column,
+        among=among,
     )

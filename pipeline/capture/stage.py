@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -9,9 +10,10 @@ from dataclasses import replace
 from functools import partial
 
 from tamis.operators.problems import UNSCORED
+from tamis.pipeline.capture.chosen_rows import DRAWN_SHARDS
 from tamis.pipeline.capture.driver import capture
 from tamis.pipeline.capture.signs import Signs
-from tamis.pipeline.capture.spec import STAGE, capture_spec, known_as
+from tamis.pipeline.capture.spec import SAMPLED_ROWS, STAGE, CaptureSpec, capture_spec, known_as
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster import metrics
 from tamis.pipeline.cluster.machines import Cluster
@@ -167,7 +169,16 @@ def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
 
 def _vectors(plan: Plan, store: Store, key: str) -> Start:
     def start(shards: Sequence[Shard], pool: Pool) -> Captures:
-        spec = capture_spec(plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests)
-        return partial(capture, spec, plan.tokenizer, shards, pool)
+        return partial(capture, vector_spec(plan, store, key, pool), plan.tokenizer, shards, pool)
 
     return start
+
+
+def vector_spec(plan: Plan, store: Store, key: str, pool: Pool, stage: str = STAGE) -> CaptureSpec:
+    """The spec of the plan's requests, with the requests of some rows where the job has unsafe references."""
+    read = plan.requests_read
+    among = math.ceil(SAMPLED_ROWS / min(len(plan.shards), DRAWN_SHARDS)) if read is not None else 0
+    return capture_spec(
+        plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests, stage,
+        aside=None if read is None else read[1], among=among,
+    )  # fmt: skip

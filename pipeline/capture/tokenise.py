@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from tamis.operators.conversation.messages import Dialect, normalise
 from tamis.operators.conversation.schema import infer_rows, too_wide
+from tamis.operators.generation.refusals import opens_with_refusal
 from tamis.operators.problems import UNSCORED, RowProblem
 from tamis.operators.tokens.tokenised import Tokenised
 from tamis.operators.tokens.tokenizer import ChatTokenizer
@@ -95,13 +96,15 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
     if shard.chosen and not wide:
         rows = [rows[place] for place in _places(shard)]
     outcomes: list[Any] = [None] * len(rows)
-    conversations, places = [], []
+    conversations, places, refuses = [], [], dict[int, bool]()
     for place, row in enumerate(rows):
         try:
             if isinstance(row.value, RowProblem):
                 raise row.value
             conversations.append(normalise(row.value, dialect))
             places.append(place)
+            if spec.aside and shard.role == CORPUS:
+                refuses[place] = opens_with_refusal(conversations[-1].messages[-1].get("content", ""))
         except RowProblem as problem:
             outcomes[place] = problem
     encoded = tokenizer.unpacked().encode(
@@ -126,7 +129,14 @@ def _tokenised(shard: Shard, text: str, spec: CaptureSpec, tokenizer: PackedToke
         "schema": _schema_of(shard, rows, outcomes),
         "read_seconds": time.perf_counter() - began,
     }
-    return pack(notes, _tokens_table(outcomes))
+    table = _tokens_table(outcomes)
+    if spec.aside:
+        # Of a set of references, all rows are wanted; of rows that are drawn for a fit, none.
+        wanted = refuses if shard.role == CORPUS else dict.fromkeys(range(len(rows)), not is_drawn(shard.role))
+        readable = [isinstance(outcome, Tokenised) and not outcome.prompt_cut for outcome in outcomes]
+        table = table.append_column("readable", pa.array(readable, pa.bool_()))
+        table = table.append_column("wanted", pa.array([bool(wanted.get(p)) for p in range(len(rows))], pa.bool_()))
+    return pack(notes, table)
 
 
 def _places(shard: Shard) -> list[int]:

@@ -33,11 +33,14 @@ SHOWN_EXAMPLES = 3
 @dataclass(frozen=True)
 class TokenRows:
     """The usable rows of one shard. input_ids: int32 (T_i,) each; finals: int32 (n, 2), the token range of the final
-    answer; responses: the token ranges of all answers."""
+    answer; responses: the token ranges of all answers. readable, wanted: bool (n,), whether the token before the final
+    answer is its prompt's last, and whether that token's vector is to be kept; None where no such vector is."""
 
     input_ids: list[np.ndarray[Any, Any]]
     finals: np.ndarray[Any, Any]
     responses: list[np.ndarray[Any, Any]]
+    readable: np.ndarray[Any, Any] | None = None
+    wanted: np.ndarray[Any, Any] | None = None
 
 
 class ModelWorker:
@@ -182,7 +185,8 @@ def _rows(batch: pa.Table, places: np.ndarray[Any, Any]) -> TokenRows:
 
     responses = [np.stack(pair, axis=1) for pair in zip(lists("starts"), lists("stops"), strict=True)]
     finals = np.array([ranges[-1] for ranges in responses], dtype=np.int32).reshape(-1, 2)
-    return TokenRows(lists("input_ids"), finals, responses)
+    marks = [batch.column(name).to_numpy()[places] for name in ("readable", "wanted") if name in batch.schema.names]
+    return TokenRows(lists("input_ids"), finals, responses, *marks)
 
 
 def _said(outcome: dict[str, Any]) -> pa.Table:

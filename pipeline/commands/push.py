@@ -24,6 +24,7 @@ from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import (
     ARTIFACT,
     CARD,
+    DEMONSTRATIONS,
     DROPPED,
     KEPT,
     LAYERS_PAGE,
@@ -41,7 +42,7 @@ from tamis.pipeline.terminal.progress import at_work, phase, waiting
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _ROWS = (KEPT, DROPPED, SCORES)
 """With the card, all that is uploaded unless everything is asked for: what its configs name."""
-_OURS = (*PARTS, ARTIFACT, CARD, REPORT, LAYERS_PAGE, MANIFEST)
+_OURS = (*PARTS, ARTIFACT, CARD, DEMONSTRATIONS, REPORT, LAYERS_PAGE, MANIFEST)
 """What a push may have written to a repository, and may remove from it."""
 _GIT = ".gitattributes"
 """The only file of a new repository."""

@@ -79,7 +79,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "longest": f"{plan.max_tokens:,} tokens; longer ones: {job.overlong}",
         **_placement(plan.placement),
         **plan.forecast,
-        "output": f"{job.output} ({_STATES[state]})",
+        "output": f"{job.output} ({STATES[state]})",
         "lineage": "" if job.lineage is None else f"OpenLineage events of `tamis curate` to {job.lineage.to}",
     }
     grid = Table.grid(padding=(0, 2))
@@ -103,7 +103,7 @@ def _trouble(trouble: Trouble) -> str:
     return f"  {where}: {trouble.text}" if trouble.text else f"  {where}"
 
 
-_STATES = {"new": "new", "started": "begun, will go on", "complete": "complete"}
+STATES = {"new": "new", "started": "begun, will go on", "complete": "complete"}
 
 
 def _unread(plan: Plan) -> str:
@@ -218,7 +218,7 @@ def show_layer_plan(console: Console, plan: LayerPlan, state: str) -> None:
     grid.add_row("layers", plain(_search_size(plan)))
     for name, said in _placement(plan.placement).items():
         grid.add_row(name, plain(said))
-    grid.add_row("output", plain(f"{job.output} ({_STATES[state]})"))
+    grid.add_row("output", plain(f"{job.output} ({STATES[state]})"))
     console.print(grid)
     for warning in plan.placement.warnings if plan.placement else ():
         console.print(f"[yellow]warning:[/] {plain(warning)}")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tamis.pipeline.nights.night import Night
     from tamis.pipeline.planning.layer_plan import LayerPlan
     from tamis.pipeline.planning.plan import Plan
+    from tamis.pipeline.recipes.from_kept import KeptPlan
 
 
 def console() -> Console:
@@ -104,6 +105,23 @@ def plan(found: Plan, state: str, *, is_result: bool = False) -> None:
         words = f"{trouble.rows} x {trouble.code}: {trouble.message} ({where})"
         facts: dict[str, Any] = {"rows": trouble.rows, "code": trouble.code, "file": trouble.file, "row": trouble.row}
         say(words, "unusable", "warning", stage="plan", **facts)
+
+
+def plan_from(found: KeptPlan) -> None:
+    """What `tamis curate --from` would do, and nothing more than that."""
+    from tamis.pipeline.commands.from_screen import facts_alone, facts_of, show_kept_plan, words_of
+
+    VOICE.show(
+        lambda: show_kept_plan(console(), found),
+        words_of(found),
+        "plan",
+        last=True,
+        also=facts_alone(found),
+        stage="plan",
+        **facts_of(found),
+    )
+    if not VOICE.draws and found.wanted is not None:
+        _warn(found.wanted.notes)
 
 
 def _of_plan_alone(found: Plan) -> dict[str, Any]:

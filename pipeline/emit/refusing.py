@@ -1,7 +1,8 @@
 """How many answers of a shard refuse, in kept/ and in dropped/. A harmful request that is refused teaches safety: a cut
 that takes such rows away makes a model worse than no cut.
 
-The request is not looked at here: these are refusing answers, whether or not what they refuse was harmful.
+The request is not looked at here: these are refusing answers, whether or not what they refuse was harmful
+(fit/demonstrations.py tells these apart).
 """
 
 from __future__ import annotations
@@ -13,12 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from tamis.operators.conversation.messages import Dialect, normalise
-from tamis.operators.generation.refusals import is_refusal
+from tamis.operators.generation.refusals import opens_with_refusal
 from tamis.operators.problems import RowProblem
 from tamis.pipeline.inputs.shards import Shard, rows_of
-
-OPENING = 200
-"""A refusal says so in the first characters of its answer; further on, "cannot" is a word as any other."""
 
 
 def refusing(shard: Shard, rows: pa.Table, dropped: np.ndarray[Any, Any]) -> dict[str, int]:
@@ -32,5 +30,5 @@ def refusing(shard: Shard, rows: pa.Table, dropped: np.ndarray[Any, Any]) -> dic
             continue
         with suppress(RowProblem):
             answer = normalise(row.value, dialect).messages[-1].get("content", "")
-            found["dropped" if falls else "kept"] += is_refusal(answer[:OPENING])
+            found["dropped" if falls else "kept"] += opens_with_refusal(answer)
     return found

@@ -27,6 +27,7 @@ from tamis.operators.methods import Method
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.methods.reference_test import FOLDS, UNSAFE, Rows, Untested, held_out
 from tamis.operators.statistics.telling import tell
+from tamis.pipeline.capture.chosen_rows import DRAWN_SHARDS, spread
 from tamis.pipeline.capture.spec import SAMPLED_ROWS, sample_column
 from tamis.pipeline.cluster.tasks import map_reduce
 from tamis.pipeline.fit.exact_cut import grouped
@@ -35,8 +36,7 @@ from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.storage.store import Sealed, Store
 
 CORPUS_ROWS = SAMPLED_ROWS
-CORPUS_SHARDS = 64
-"""The sample comes from at most so many shards, spread over the corpus: a captured shard is read whole."""
+CORPUS_SHARDS = DRAWN_SHARDS
 MOST_REFERENCES = 1000
 """Of one set. Of a larger one, every second, third, ... row is used."""
 
@@ -70,7 +70,7 @@ def reference_tests(
     corpus pass wrote scores, and vectors of a sample."""
     columns = sorted({request.column for method in methods.values() for request in method.requests(blocks)})
     if scored:
-        some = [captures[CORPUS][place].file for place in _spread(len(captures[CORPUS]), CORPUS_ROWS)]
+        some = [captures[CORPUS][place].file for place in spread(len(captures[CORPUS]), CORPUS_ROWS)]
         corpus: Rows | None = map_reduce(_kept_rows, _beside, grouped(some), store, columns)
     else:
         corpus = map_reduce(_corpus_rows, _also, grouped(_sample(captures[CORPUS], seed)), store, columns)
@@ -90,7 +90,7 @@ def _join(a: list[Test], b: list[Test]) -> list[Test]:
 
 def _sample(captures: Sequence[Capture], seed: int) -> list[tuple[Sealed, list[int]]]:
     """Which rows of which shards: CORPUS_ROWS of all rows in shards that lie evenly over the corpus."""
-    shards = [captures[place] for place in _spread(len(captures), CORPUS_SHARDS)]
+    shards = [captures[place] for place in spread(len(captures), CORPUS_SHARDS)]
     ends = np.cumsum([capture.rows for capture in shards])
     total = int(ends[-1])
     chosen = np.sort(np.random.default_rng(seed).choice(total, min(CORPUS_ROWS, total), replace=False))
@@ -100,10 +100,6 @@ def _sample(captures: Sequence[Capture], seed: int) -> list[tuple[Sealed, list[i
         for capture, part, end in zip(shards, parts, ends, strict=True)
         if len(part)
     ]
-
-
-def _spread(count: int, most: int) -> list[int]:
-    return sorted({place * count // most for place in range(most)}) if count > most else list(range(count))
 
 
 def _corpus_rows(group: Sequence[tuple[Sealed, list[int]]], store: Store, columns: Sequence[str]) -> Rows | None:

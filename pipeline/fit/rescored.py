@@ -6,6 +6,7 @@ stages that follow need nothing else.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tamis.operators.methods.protocol import tree_reduce
 from tamis.operators.problems import UNSCORED
@@ -64,10 +66,31 @@ class Rescored:
 
 
 def rescore(spec: RescoreSpec, shards: Sequence[Scored], on_done: Callable[[int], None]) -> Rescored:
-    """Write FITTED for every shard, and return the sums over all. ConfigError if a table is not one of such a run."""
+    """Write FITTED for every shard, and return the sums over all. ConfigError if a table is not one of such a run.
+    The tables are those that `check_scores` has let pass."""
     groups = grouped(shards)
     found: Rescored = map_reduce(_group, plus, groups, spec, on_done=lambda number: on_done(len(groups[number])))
     return found
+
+
+def check_scores(store: Store, tables: Sequence[Sealed]) -> None:
+    """ConfigError, which names one, if tables of scores do not say which rows were scored. Ray must be running."""
+    silent: list[str] = map_reduce(_silent, plus, grouped(tables), store)
+    if silent:
+        raise ConfigError(
+            f"select: {store.path(silent[0])} does not say which rows were scored: an earlier tamis wrote it; run its "
+            "job again in a new output folder"
+        )
+
+
+def _silent(group: Sequence[Sealed], store: Store) -> list[str]:
+    return [file.name for file in group if not _digest_in(pq.read_schema(io.BytesIO(store.read(file))))]
+
+
+def _digest_in(schema: pa.Schema) -> str:
+    """Of the rows that were scored; empty if an earlier tamis wrote the table."""
+    digest: bytes = (schema.metadata or {}).get(INPUT_DIGEST.encode(), b"")
+    return digest.decode()
 
 
 def _group(group: Sequence[Scored], spec: RescoreSpec) -> Rescored:
@@ -76,12 +99,6 @@ def _group(group: Sequence[Scored], spec: RescoreSpec) -> Rescored:
 
 def _one(shard: Scored, spec: RescoreSpec) -> Rescored:
     table = spec.parent.read_table(shard.scores)
-    digest = (table.schema.metadata or {}).get(INPUT_DIGEST.encode())
-    if digest is None:
-        raise ConfigError(
-            f"select: {spec.parent.path(shard.scores.name)} does not say which rows were scored: an earlier tamis "
-            "wrote it; run its job again in a new output folder"
-        )
     codes, messages = _problems(shard, table, spec)
     valid = pc.is_null(codes).to_numpy(zero_copy_only=False)
     scores = {name: table.column(name).combine_chunks() for name in spec.methods}
@@ -108,7 +125,7 @@ def _one(shard: Scored, spec: RescoreSpec) -> Rescored:
         float(method_scores.max(initial=-np.inf)),
         (written.sealed,),
     )
-    return Rescored(sums, (digest.decode(),))
+    return Rescored(sums, (_digest_in(table.schema),))
 
 
 def _problems(shard: Scored, table: pa.Table, spec: RescoreSpec) -> tuple[pa.Array, pa.Array]:

@@ -320,17 +320,29 @@ def select_by(wanted: SelectionSpec, store: Store, sums: ScoreSums) -> Selection
         threshold = Threshold(float(amount))
         dropped = count_above(store, files, threshold)
         quotas, at_cut = (0,) * len(files), 0
+        _refuse_majority(wanted, dropped, sums.count)
     else:
-        dropped = int(amount) if rule == "drop_count" else drop_count_of(amount, sums.count)
-        if dropped > sums.count:
-            raise ConfigError(f"drop_count {dropped:,} is more than the {sums.count:,} rows that could be scored")
+        dropped = count_to_drop(wanted, sums.count)
         threshold, quotas, at_cut = exact_cut(store, files, read_scores, dropped, sums.coarse)
-    if dropped * 2 > sums.count and not wanted.allow_majority:
+    return Selection(threshold, quotas, dropped, at_cut, sums)
+
+
+def count_to_drop(wanted: SelectionSpec, scored: int) -> int:
+    """How many of the scored rows a share or a count drops. ConfigError as for `select_by`."""
+    rule, amount = wanted.rule
+    dropped = int(amount) if rule == "drop_count" else drop_count_of(amount, scored)
+    if dropped > scored:
+        raise ConfigError(f"drop_count {dropped:,} is more than the {scored:,} rows that could be scored")
+    _refuse_majority(wanted, dropped, scored)
+    return dropped
+
+
+def _refuse_majority(wanted: SelectionSpec, dropped: int, scored: int) -> None:
+    if dropped * 2 > scored and not wanted.allow_majority:
         raise ConfigError(
-            f"the cut-off would drop {dropped:,} of {sums.count:,} scored rows ({dropped / sums.count:.0%}), more than "
+            f"the cut-off would drop {dropped:,} of {scored:,} scored rows ({dropped / scored:.0%}), more than "
             "half; choose another, or set selection.allow_majority: true if that is meant"
         )
-    return Selection(threshold, quotas, dropped, at_cut, sums)
 
 
 def count_above(store: Store, files: Sequence[Sealed], threshold: Threshold) -> int:

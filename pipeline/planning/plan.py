@@ -19,6 +19,7 @@ from fsspec.utils import glob_translate
 from tamis.operators.conversation.dialects import Dialect, listed
 from tamis.operators.conversation.schema import digit_notes, infer_rows, json_places, unify_schemas
 from tamis.operators.methods import Larf, Method
+from tamis.operators.methods.request_side import read_of
 from tamis.operators.model.info import ModelInfo
 from tamis.operators.requests import Request
 from tamis.operators.tokens.tokenizer import ChatTokenizer
@@ -111,6 +112,12 @@ class Plan:
     def fit_shards(self) -> tuple[Shard, ...]:
         """What is captured for the fit besides the corpus: the references, and the rows that are drawn from it."""
         return (*self.reference_shards, *(shard for drawn in self.corpus_samples.values() for shard in drawn.shards))
+
+    @property
+    def requests_read(self) -> tuple[str, Request] | None:
+        """Whose references tell which requests look harmful, and what is read of a row for that; None where no method
+        has such references, or none are captured."""
+        return None if self.artifact is not None else read_of(self.methods, self.model_info.blocks)
 
     @property
     def model(self) -> ModelSource:

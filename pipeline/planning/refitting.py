@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from tamis.operators.methods import Larf, Method
 from tamis.operators.methods.protocol import CORPUS
@@ -56,6 +56,15 @@ _BY_POSITION = {
 }
 _BY_BLOCK = ("non_finite", "forward_failed")
 """Codes of rows that have no vectors: because of a position that is read, or perhaps because of a block."""
+
+
+class Read(NamedTuple):
+    """A vector that a method reads. there: whether the run has captured it. request: None where the block is found
+    with the model."""
+
+    method: str
+    request: Request | None
+    there: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +120,27 @@ def refitting_of(
     reads = {request for method in methods.values() for request in method.requests(_blocks(parent))}
     notes = _set_aside(parent, reads, captured, [sets[role] for role in {CORPUS, *roles.values()}])
     return Refitting(job, methods, roles, searched, (*notes, *_sample_notes(parent, methods, len(reads))))
+
+
+def reads_of(parent: Parent, methods: Mapping[str, Method], captured: Collection[Request]) -> list[Read]:
+    """What these methods read of each row. ConfigError if the model has no such block."""
+    found = []
+    for name, method in methods.items():
+        if isinstance(method, Larf) and isinstance(method.layer, str):
+            found.append(Read(name, None, False))
+            continue
+        try:
+            requests = method.requests(_blocks(parent))
+        except ValueError as error:
+            raise _named_after(name, error) from None
+        found += [Read(name, request, request in captured) for request in requests]
+    return found
+
+
+def methods_given(parent: Parent, given: Mapping[str, Any]) -> dict[str, Method]:
+    """The methods of the run's job with what is given, whether or not its captures allow them. ConfigError for settings
+    that no job may have."""
+    return methods_of(_job_of(parent, given))
 
 
 def settings_like_fresh(parent: Parent, wanted: Refitting) -> dict[str, Any]:
@@ -318,8 +348,7 @@ def _check_captured(parent: Parent, name: str, method: Method, captured: Collect
         wanted = method.requests(_blocks(parent))
         method.check(int(parent.manifest["model"]["width"]))
     except ValueError as error:
-        said = str(error)
-        raise ConfigError(said if said.startswith(name) else f"{name}: {said}") from None
+        raise _named_after(name, error) from None
     missing = [request for request in wanted if request not in captured]
     if missing:
         settings = " and ".join(f"{name}.{key}" for key in ("layer", "blocks", "position") if hasattr(method, key))
@@ -328,6 +357,11 @@ def _check_captured(parent: Parent, name: str, method: Method, captured: Collect
             f"{_in_words(sorted(captured))}; set {settings or f'other settings of {name}'} to what was captured, or "
             f"run a job with {name} in method and keep_captures: vectors"
         )
+
+
+def _named_after(method: str, error: ValueError) -> ConfigError:
+    said = str(error)
+    return ConfigError(said if said.startswith(method) else f"{method}: {said}")
 
 
 def _set_aside(

@@ -22,7 +22,7 @@ from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.fit.scores import Selection
+from tamis.pipeline.fit.scores import Selection, count_to_drop
 from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
@@ -78,6 +78,7 @@ def derive(
     began: float,
     notes: Mapping[str, str],
     captures: Sequence[Mapping[str, Any]] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> Derived:
     """Check the run and its input, then let `make` write the output and return its manifest. Raises TamisError.
 
@@ -85,9 +86,7 @@ def derive(
     `tamis status` says of an unfinished output. captures: entries of the further files of the run that are read.
     """
     store = Store(job.output, job.storage_options)
-    _keep_apart(parent, job, store)
-    phase(_stage(parent), "looking at the output folder and the input files")
-    state = run_folder.state_of(store, fingerprint)
+    state = looked_at(parent, job, store, fingerprint)
     if state == "complete":
         store.remove(INCOMPLETE)  # what one that was killed after its manifest has left
         run_folder.remove_work(store)
@@ -102,6 +101,7 @@ def derive(
             many = len(parent.files) + len(captures)
             phase(_stage(parent), f"comparing {many:,} files of the finished run with what it wrote")
             check_whole(parent, captures)
+            check()
             timings: Timings = {
                 "plan": {"seconds": time.monotonic() - began},
                 "ray_start": {"seconds": cluster.seconds_to_start},
@@ -128,6 +128,17 @@ def derive(
         phase("publish", "removing what the stages left for each other")
         run_folder.remove_work(store, shared=held.contested)
     return Derived(manifest, store, did_nothing=False)
+
+
+def looked_at(parent: Parent, job: Job, store: Store, fingerprint: Mapping[str, Any]) -> run_folder.State:
+    """The state of the output folder. ConfigError for one that this output may not be written to, and for a cut that
+    would drop too many of the run's rows."""
+    _keep_apart(parent, job, store)
+    phase(_stage(parent), "looking at the output folder and the input files")
+    state = run_folder.state_of(store, fingerprint)
+    if state != "complete" and job.selection.within is None and job.selection.rule[0] != "threshold":
+        count_to_drop(job.selection, parent.scored)
+    return state
 
 
 def emit_again(

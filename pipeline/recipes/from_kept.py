@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tamis.operators.methods import Larf, Method
 from tamis.operators.methods.protocol import CORPUS, Artifact
+from tamis.operators.methods.request_side import UNSAFE, read_of
+from tamis.operators.requests import Request
 from tamis.pipeline.capture.kept import Kept, kept_by
 from tamis.pipeline.emit.reselected import Anew, publish_again
 from tamis.pipeline.emit.trust_figures import trust_figures
+from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.fit.demonstrations import NO_REFERENCES, NOT_CAPTURED, sealed_in, write_demonstrations
 from tamis.pipeline.fit.drift import statistics_of
 from tamis.pipeline.fit.grouped_cut import cut
 from tamis.pipeline.fit.reference_tests import Capture, reference_tests
@@ -27,14 +31,19 @@ from tamis.pipeline.job.methods import known
 from tamis.pipeline.planning.frozen_job import without_input
 from tamis.pipeline.planning.plan import methods_of
 from tamis.pipeline.planning.refitting import (
+    Read,
     Refitting,
     fingerprint_of,
     job_of_run,
+    methods_given,
+    reads_of,
     refitting_of,
     settings_like_fresh,
 )
-from tamis.pipeline.recipes.derived import Derived, Work, derive, emit_again, kept_schema
+from tamis.pipeline.planning.reselection import files_of
+from tamis.pipeline.recipes.derived import Derived, Work, derive, emit_again, kept_schema, looked_at
 from tamis.pipeline.recipes.samples import frozen_cut, ranked, rough, scored_by, seed_of
+from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run.folder import key_of
 from tamis.pipeline.run.frozen import FrozenFacts, freeze
 from tamis.pipeline.run.parent import Parent, named_damage, read_parent
@@ -72,6 +81,46 @@ def curate_kept(run: str, given: Mapping[str, Any], address: str | None = None) 
     )
 
 
+@dataclass(frozen=True, eq=False)
+class KeptPlan:
+    """What `curate_kept` would do. rows: of the corpus. bytes: of the captures, which are compared and read. captured:
+    of each row. reads: what the methods read of it, captured or not. wanted, state (of the output folder): None where
+    `refused` says why it would fail."""
+
+    parent: Parent
+    rows: int
+    bytes: int
+    captured: tuple[Request, ...]
+    reads: tuple[Read, ...]
+    wanted: Refitting | None
+    state: run_folder.State | None
+    refused: ConfigError | None = None
+
+
+@at_work()
+def plan_kept(run: str, given: Mapping[str, Any]) -> KeptPlan:
+    """What `curate_kept` would do with these settings, and which captured vectors it would read; nothing is written,
+    and no vector is read. Raises TamisError for what is no run with kept vectors, or no job.
+
+    A capture that is damaged is found by `curate_kept` alone.
+    """
+    phase("plan", "reading the finished run")
+    parent = read_parent(Store(run, given.get("storage_options") or {}), said="--from")
+    kept = kept_by(parent)
+    size = sum(int(entry["bytes"]) for entry in kept.entries)
+    found = KeptPlan(parent, kept.totals.rows, size, kept.requests, (), None, None)
+    try:
+        wanted = refitting_of(parent, given, kept.requests, kept.without)
+        reads = reads_of(parent, wanted.methods, kept.requests)
+        store = Store(wanted.job.output, wanted.job.storage_options)
+        state = looked_at(parent, wanted.job, store, fingerprint_of(parent, wanted, kept.digest))
+    except ConfigError as error:
+        methods = methods_given(parent, given)
+        return replace(found, reads=tuple(reads_of(parent, methods, kept.requests)), refused=error)
+    files_of(parent, wanted.job)
+    return replace(found, reads=tuple(reads), wanted=wanted, state=state)
+
+
 def _say(parent: Parent, kept: Kept, wanted: Refitting) -> None:
     """What will be done; all of it is known before anything is read or written."""
     blocks = int(parent.manifest["model"]["blocks"])
@@ -100,10 +149,13 @@ def _make(work: Work, wanted: Refitting, kept: Kept) -> dict[str, Any]:
     tests = _tests(work, wanted, kept, artifacts)
     with named_damage(parent):
         beside, schema = _beside(work, wanted, kept, artifacts, selection, tests), kept_schema(parent)
+        beside += _demonstrations(work, wanted, kept)
     inputs = [kept.totals.captured[shard.name].input for shard in work.shards]
     spec, resolved, emitted = emit_again(work, list(wanted.methods), selection, inputs, schema, beside)
     phase("publish", "gathering what the report says")
-    trust = trust_figures(store, list(wanted.methods), tests, selection, emitted)
+    missing = NO_REFERENCES if _requests_read(work, wanted) is None else NOT_CAPTURED
+    found = sealed_in(beside)
+    trust = trust_figures(store, list(wanted.methods), tests, selection, emitted, found, missing)
     work.timings["total"] = {"seconds": time.monotonic() - work.began}
     if (theirs := work.theirs()) is not None:
         return theirs
@@ -150,6 +202,23 @@ def _tests(work: Work, wanted: Refitting, kept: Kept, artifacts: Mapping[str, Ar
         found = reference_tests(work.parent.store, wanted.methods, blocks, artifacts, captures, work.job.seed)
     work.timings["trust"] = {"seconds": time.monotonic() - began}
     return found
+
+
+def _demonstrations(work: Work, wanted: Refitting, kept: Kept) -> list[dict[str, Any]]:
+    """Write which rows are safety demonstrations; the file's entry. None without references to compare with, or where
+    the run has captured no requests."""
+    read = _requests_read(work, wanted)
+    if read is None or kept.aside is None:
+        return []
+    unsafe = kept.files(wanted.roles[role_of(read[0], UNSAFE)])
+    corpus = [(table.shard, table.file) for table in kept.tables[CORPUS]]
+    with waiting("fit", "looking for refusals of requests that look harmful"):
+        written = write_demonstrations(work.store, work.parent.store, (read[0], kept.aside), unsafe, corpus)
+    return [written.to_receipt()]
+
+
+def _requests_read(work: Work, wanted: Refitting) -> tuple[str, Request] | None:
+    return read_of(wanted.methods, int(work.parent.manifest["model"]["blocks"]))
 
 
 def _beside(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tamis.operators.methods.protocol import CORPUS, Artifact
+from tamis.operators.methods.request_side import UNSAFE
 from tamis.operators.statistics.lengths import length_deciles
 from tamis.operators.statistics.ranks import midranks, rank_edges, resolved_share
 from tamis.pipeline.capture.scored import scored_key, scoring
@@ -28,6 +29,7 @@ from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.emit.trust_figures import trust_figures
+from tamis.pipeline.fit.demonstrations import NO_REFERENCES, OF_ARTIFACT, sealed_in, write_demonstrations
 from tamis.pipeline.fit.drift import check_majority, drift_of, select_at, statistics_of
 from tamis.pipeline.fit.grouped_cut import cut
 from tamis.pipeline.fit.mean_ranks import with_ranks
@@ -149,7 +151,7 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     emitted = _emit(plan, spec, selection, captured, cluster, timings)
     phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *decided.files], [shard.name for shard in plan.shards])
-    trust = _figures(plan, store, decided.tests, selection, emitted, timings)
+    trust = _figures(plan, store, decided.tests, selection, emitted, timings, sealed_in(decided.files))
     return _Made(plan, captured, decided, spec, resolved, emitted, trust)
 
 
@@ -254,6 +256,7 @@ def _fit(
             selection, groups = cut(plan.job, store, sums, plan.shards)
         if not plan.failed:  # else the cut is not that of the whole corpus
             files.append(_freeze(plan, store, artifacts, files, captured, selection, tests))
+        files += _demonstrations(plan, store, captured, timings)
     else:
         selection = select_at(frozen.facts.cut, store, sums)
         drift = _drift(plan, store, frozen, captured, selection)
@@ -261,6 +264,21 @@ def _fit(
     seconds = time.monotonic() - began - timings.get("trust", {"seconds": 0.0})["seconds"]
     timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
     return _Decided(artifacts, files, selection, drift, groups, tests)
+
+
+def _demonstrations(plan: Plan, store: Store, captured: CaptureTotals, timings: Timings) -> list[dict[str, Any]]:
+    """Write which rows are safety demonstrations; the file's entry. None without references to compare with."""
+    if plan.requests_read is None:
+        return []
+    began = time.monotonic()
+    role = role_of(plan.requests_read[0], UNSAFE)
+    unsafe = [captured.captured[shard.name].file for shard in plan.reference_shards if shard.role == role]
+    corpus = [(shard.name, captured.captured[shard.name].file) for shard in plan.shards]
+    with waiting("fit", "looking for refusals of requests that look harmful"):
+        written = write_demonstrations(store, store, plan.requests_read, unsafe, corpus)
+    seconds = timings.get("trust", {"seconds": 0.0})["seconds"] + time.monotonic() - began
+    timings["trust"] = {"seconds": seconds}
+    return [written.to_receipt()]
 
 
 def _freeze(
@@ -403,10 +421,12 @@ def _figures(
     selection: Selection,
     emitted: EmitTotals,
     timings: Timings,
+    demonstrations: Sealed | None,
 ) -> dict[str, Any]:
     began = time.monotonic()
     with waiting("publish", f"comparing what {len(plan.methods)} methods would drop"):
-        found = trust_figures(store, tuple(plan.methods), tests, selection, emitted)
+        why = NO_REFERENCES if plan.artifact is None else OF_ARTIFACT
+        found = trust_figures(store, tuple(plan.methods), tests, selection, emitted, demonstrations, why)
     seconds = timings.get("trust", {"seconds": 0.0})["seconds"] + time.monotonic() - began
     timings["trust"] = {"seconds": seconds}
     return found

@@ -15,9 +15,10 @@ from tamis.operators.methods import Larf, Method
 from tamis.pipeline.emit.reselected import publish_again
 from tamis.pipeline.emit.trust_figures import trust_figures
 from tamis.pipeline.errors import ConfigError, InternalError
+from tamis.pipeline.fit.demonstrations import NOT_CAPTURED, sealed_in
 from tamis.pipeline.fit.drift import statistics_of
 from tamis.pipeline.fit.grouped_cut import cut
-from tamis.pipeline.fit.rescored import Rescored, RescoreSpec, Scored, rescore
+from tamis.pipeline.fit.rescored import Rescored, RescoreSpec, Scored, check_scores, rescore
 from tamis.pipeline.fit.scores import Selection
 from tamis.pipeline.labels.certified import Certificate
 from tamis.pipeline.planning.plan import methods_of
@@ -25,7 +26,7 @@ from tamis.pipeline.planning.reselection import Choice, fingerprint_of, frozen_s
 from tamis.pipeline.recipes.derived import Derived, Work, derive, emit_again, kept_schema
 from tamis.pipeline.recipes.samples import frozen_cut, ranked, rough, scored_by, seed_of
 from tamis.pipeline.run.frozen import freeze
-from tamis.pipeline.run.parent import named_damage, read_parent
+from tamis.pipeline.run.parent import Parent, named_damage, read_parent
 from tamis.pipeline.run.paths import ARTIFACT, QUARANTINE, SCORES
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import Progress, at_work, phase, waiting
@@ -48,8 +49,21 @@ def select(
     fingerprint = fingerprint_of(parent, job, None if certificate is None else certificate.to_dict())
     notes = {"selected_from": run.path()}
     return derive(
-        parent, job, fingerprint, lambda work: _make(work, certificate), address=address, began=began, notes=notes
+        parent,
+        job,
+        fingerprint,
+        lambda work: _make(work, certificate),
+        address=address,
+        began=began,
+        notes=notes,
+        check=lambda: _check_scores(parent),
     )
+
+
+def _check_scores(parent: Parent) -> None:
+    tables = [parent.table(SCORES, shard) for shard in parent.shards]
+    with named_damage(parent):
+        check_scores(parent.store, [table for table in tables if table is not None])
 
 
 def _make(work: Work, certificate: Certificate | None) -> dict[str, Any]:
@@ -68,7 +82,9 @@ def _make(work: Work, certificate: Certificate | None) -> dict[str, Any]:
     phase("publish", "gathering what the report says")
     # As the run has them, with where they were made: its own frozen facts do not say that an artifact brought them.
     tests = (parent.manifest.get("trust") or {}).get("tests") or []
-    trust = trust_figures(store, parent.methods, tests, selection, emitted)
+    missing = ((parent.manifest.get("trust") or {}).get("demonstrations") or {}).get("missing") or NOT_CAPTURED
+    demonstrations = sealed_in(beside)
+    trust = trust_figures(store, parent.methods, tests, selection, emitted, demonstrations, missing)
     work.timings["total"] = {"seconds": time.monotonic() - work.began}
     if (theirs := work.theirs()) is not None:
         return theirs

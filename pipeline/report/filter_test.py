@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tamis.operators.generation.refusals import MARKERS
+from tamis.operators.methods.request_side import MISSED
 from tamis.pipeline.report import prose, text
 from tamis.pipeline.report.verdict import CARE, NO, SOUND, finding
 
@@ -54,6 +55,14 @@ REFUSING = (
     "has a larger share of them than the corpus, the cut takes such rows away, and can leave a model worse off than no "
     "cut. The request is not looked at, so refusals of harmless requests count, too."
 )
+DEMONSTRATIONS = (
+    "Safety demonstrations are the refusing answers whose request looks harmful: the state at the last token of the "
+    "prompt (block {block}) scores above that of {missed:.0%} of the {unsafe} unsafe references' own requests. They "
+    "should fall no more often than all rows do. Of {corpus} requests drawn from the corpus, {above} are above it: "
+    "about that share of the refusals of harmless requests is counted wrongly. References' requests score above those "
+    "of the corpus in {auroc} of pairs."
+)
+NO_DEMONSTRATIONS = "Safety demonstrations, refusals of requests that look harmful, could not be told from these: {}."
 
 
 def view(summary: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -69,7 +78,9 @@ def view(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     tests = list(figures.get("tests") or [])
     agreement = figures.get("agreement") or {}
     pairs = [_pair(pair, title) for pair in agreement.get("pairs") or []]
+    told = figures.get("demonstrations") or {}
     refusing = _refusing(figures.get("refusing"), summary.get("counts") or {})
+    demonstrations = _refusing(None if "kept" not in told else told, summary.get("counts") or {})
     return {
         "verdict": _verdict(figures.get("verdict") or {}),
         "tests": [_test(test, title) for test in tests if "untested" not in test],
@@ -85,6 +96,8 @@ def view(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         "pairs_reading": PAIRS.format(pairs[0]["by_chance"]) if pairs else "",
         "refusing": refusing,
         "refusing_reading": REFUSING.format(", ".join(MARKERS)),
+        "demonstrations": demonstrations,
+        "demonstrations_reading": _demonstrations(told),
     }
 
 
@@ -132,6 +145,17 @@ def _refusing(refusing: Mapping[str, Any] | None, counts: Mapping[str, Any]) -> 
     parts = [(text.whole(refusing.get(name)), text.whole(counts.get(name))) for name in ("kept", "dropped")]
     corpus = (sum(part[0] for part in parts), sum(part[1] for part in parts))
     return [(name, *part) for name, part in zip(("corpus", "kept", "dropped"), (corpus, *parts), strict=True)]
+
+
+def _demonstrations(told: Mapping[str, Any]) -> str:
+    """How to read the figure, or why there is none; empty for a run of an earlier tamis."""
+    if told.get("missing"):
+        return NO_DEMONSTRATIONS.format(told["missing"])
+    if "kept" not in told:
+        return ""
+    shares = {name: text.share(told[name]) for name in ("above", "auroc")}
+    sizes = {name: text.count(told[name]) for name in ("unsafe", "corpus")}
+    return DEMONSTRATIONS.format(block=told["block"], missed=MISSED, **shares, **sizes)
 
 
 def _with_interval(figure: Mapping[str, Any]) -> str:

@@ -243,12 +243,14 @@ class ReferenceTest(TypedDict):
 
 class Trust(TypedDict):
     """The test of the filter. agreement: see pipeline/fit/score_agreement.py; None where shards are missing. refusing:
-    rows of kept and dropped whose answer refuses; None where an earlier tamis wrote some of them. drift: limit and
+    rows of kept and dropped whose answer refuses; None where an earlier tamis wrote some of them. demonstrations: those
+    whose request looks harmful, or why they are not told (pipeline/fit/demonstrations.py). drift: limit and
     exceeded, of a run with `artifact:`. verdict: its words, and the reasons (verdict.py)."""
 
     tests: list[ReferenceTest]
     agreement: dict[str, Any] | None
     refusing: dict[str, int] | None
+    demonstrations: NotRequired[dict[str, Any]]
     drift: NotRequired[dict[str, Any]]
     verdict: dict[str, Any]
 

@@ -178,7 +178,7 @@ def _doubts(
             )
     if by_length := trust.length_reasons(summary):
         yield f"it may be a length filter: {'; '.join(by_length)}."
-    yield from _lost_refusals(figures.get("refusing") or {}, counts)
+    yield from _lost_refusals(figures, counts)
     yield from _disagreements(summary, figures)
 
 
@@ -217,7 +217,17 @@ def _weaknesses(title: str, test: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _lost_refusals(refusing: Mapping[str, Any], counts: Mapping[str, Any]) -> Iterator[str]:
+def _lost_refusals(figures: Mapping[str, Any], counts: Mapping[str, Any]) -> Iterator[str]:
+    """Of safety demonstrations where enough of them are known, else of all answers that refuse."""
+    told = figures.get("demonstrations") or {}
+    if text.whole(told.get("kept")) + text.whole(told.get("dropped")) >= ENOUGH_REFUSALS:
+        yield from _lost(told, counts, "safety demonstrations", "harmful requests that are refused teach safety")
+    else:
+        refusing = figures.get("refusing") or {}
+        yield from _lost(refusing, counts, "refusing answers", "refusals of harmful requests teach safety")
+
+
+def _lost(refusing: Mapping[str, Any], counts: Mapping[str, Any], what: str, why: str) -> Iterator[str]:
     kept, dropped = text.whole(refusing.get("kept")), text.whole(refusing.get("dropped"))
     scored = text.whole(counts.get("kept")) + text.whole(counts.get("dropped"))
     if kept + dropped < ENOUGH_REFUSALS or not scored:
@@ -226,9 +236,9 @@ def _lost_refusals(refusing: Mapping[str, Any], counts: Mapping[str, Any]) -> It
     by_chance = math.sqrt(overall * (1 - overall) * (kept + dropped))
     if share > REFUSAL_EXCESS * overall and dropped - overall * (kept + dropped) > REFUSAL_DEVIATIONS * by_chance:
         yield (
-            f"the cut takes {text.share(share)} of the refusing answers ({text.count(dropped)} of "
-            f"{text.count(kept + dropped)}), and {text.share(overall)} of all rows: refusals of harmful requests teach "
-            "safety, and a corpus without them can make a model worse than no cut."
+            f"the cut takes {text.share(share)} of the {what} ({text.count(dropped)} of "
+            f"{text.count(kept + dropped)}), and {text.share(overall)} of all rows: {why}, and a corpus without them "
+            "can make a model worse than no cut."
         )
 
 

@@ -70,6 +70,13 @@ class Parent:
         )
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
+    @property
+    def scored(self) -> int:
+        """How many rows have a score."""
+        counts = self.manifest["counts"]
+        unscored = int(self.manifest.get("unscored") or 0)
+        return int(counts["rows_in"]) - int(counts["quarantined"]) - unscored
+
     def table(self, folder: str, shard: str) -> Sealed | None:
         """One shard's table in a folder of the output; None if it has none there."""
         file = self.files.get(table_of(folder, shard))
@@ -144,7 +151,7 @@ def read_parent(store: Store, said: str = "select") -> Parent:
         frozen = read_frozen(store.url, store.options)
         parent = Parent(store, manifest, hashlib.sha256(store.read(MANIFEST)).hexdigest(), frozen, files, said)
         _ = parent.facts(), parent.codes(), parent.digest, parent.beside(), parent.kept()
-        _ = manifest["job"]["selection"], manifest["input"]["files"][0]["url"], manifest["counts"]["rows_in"]
+        _ = manifest["job"]["selection"], manifest["input"]["files"][0]["url"], parent.scored
     except (AttributeError, LookupError, TypeError, ValueError):
         raise _unreadable(store, said) from None
     except ConfigError as error:

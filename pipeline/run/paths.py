@@ -30,6 +30,9 @@ MANIFEST = "manifest.json"
 INCOMPLETE = "incomplete.json"
 """Written instead of the manifest when shards have failed."""
 
+DEMONSTRATIONS = "safety_demonstrations.parquet"
+"""Which rows refuse a request that looks harmful (fit/demonstrations.py)."""
+
 WORK = "_work"
 RUN = f"{WORK}/run.json"
 LAYERS_RUN = f"{WORK}/layers.json"

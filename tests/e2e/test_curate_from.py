@@ -4,6 +4,7 @@ these methods; nothing is written where a capture is damaged, or one that is nee
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,19 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, ray_address
     curate(*flags, "--method", "larf", *settings, "--output", "run", cwd=folder, address=ray_address)
     fresh = ("--set", "contrast.unsafe_references=unsafe.jsonl", "--output", "fresh")
     curate(*flags, *METHODS, *fresh, cwd=folder, address=ray_address)
+    _names_the_command(folder, flags)
     shutil.rmtree(model)
     return Runs(folder, ray_address)
+
+
+def _names_the_command(folder: Path, flags: list[Any]) -> None:
+    """Another method in the folder of a run whose vectors suffice for it: the error is what to run instead."""
+    other = ("plan", *flags, "--method", "saft", "--set", "saft.layer=2", "--drop-count", 17, "--output", "run")
+    ran = tamis(*other, "--set", "keep_captures=vectors", cwd=folder)
+    command = f"tamis curate --from {folder / 'run'} --output NEW --method saft --set saft.layer=2"
+    assert (ran.rc, f"{command} --set selection.drop_count=17" in ran.stderr) == (2, True), ran.output
+    ran = tamis(*other, "--set", "saft.layer=1", cwd=folder)
+    assert (ran.rc, "--from" in ran.stderr) == (2, False), ran.output
 
 
 def contents(out: Path) -> dict[str, str]:
@@ -130,6 +142,13 @@ def test_nothing_is_written_where_the_captures_do_not_allow_it(runs: Runs, tmp_p
     ran = runs.again("--method", "saft", "--set", "saft.layer=2", run=copy, to=to)
     assert (ran.rc, file.name in ran.stderr) == (2, True), ran.output
     assert not Path(to).exists()
+    plan = ("plan", "--from", runs.folder / "run", "--method", "saft", "--output", to)
+    ran = tamis(*plan, "--set", "saft.layer=1", cwd=runs.folder)
+    assert (ran.rc, "saft: block 1 (0-based), last_token" in ran.stdout) == (2, True), ran.output
+    ran = tamis(*plan, "--set", "saft.layer=2", "--json", cwd=runs.folder)
+    found = json.loads(ran.stdout)
+    assert found["reads"] == [{"method": "saft", "column": "block_02.last_token", "there": True}]
+    assert (found["state"], found["will_fail"], Path(to).exists()) == ("new", False, False), ran.output
     # The input has grown since.
     file = runs.folder / "data" / "b.jsonl"
     whole = file.read_bytes()

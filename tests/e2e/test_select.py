@@ -170,6 +170,21 @@ def test_a_damaged_run_is_refused_before_anything_is_written(runs: Runs, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+def test_what_cannot_be_cut_is_refused_before_anything_is_written(runs: Runs, tmp_path: Path) -> None:
+    ran = runs.select("--drop", "0.6", to=str(tmp_path / "new"))
+    assert (ran.rc, "more than half" in ran.stderr, (tmp_path / "new").exists()) == (2, True, False), ran.output
+    # An earlier tamis did not write down which rows were scored.
+    copy = shutil.copytree(runs.run, tmp_path / "copy")
+    store = Store(str(copy))
+    manifest = store.read_facts("manifest.json")
+    entry = next(file for file in manifest["files"] if file["name"].startswith("scores/000004"))
+    table = store.read_table(entry["name"]).replace_schema_metadata(None)
+    entry.update(store.write_table(entry["name"], table).to_receipt())
+    store.write_facts("manifest.json", {key: value for key, value in manifest.items() if key != "sha256"})
+    ran = runs.select("--drop", "0.1", run=copy, to=str(tmp_path / "new"))
+    assert (ran.rc, entry["name"] in ran.stderr, (tmp_path / "new").exists()) == (2, True, False), ran.output
+
+
 def test_changed_input_is_refused(runs: Runs, tmp_path: Path) -> None:
     data = runs.folder / "data" / "a.jsonl"
     before, when = data.read_bytes(), data.stat().st_mtime_ns

@@ -17,7 +17,9 @@ from plan_jobs import Planner, lines_of, rows_of
 from tamis.operators.methods import METHODS as METHODS_OF
 from tamis.operators.methods import Artifact
 from tamis.operators.methods.protocol import CORPUS, reduce_in_process
+from tamis.operators.requests import Request
 from tamis.operators.tokens.tokenizer import ChatTokenizer
+from tamis.pipeline.capture.chosen_rows import among_column, chosen_in, refused_column
 from tamis.pipeline.capture.driver import Forward
 from tamis.pipeline.capture.parcels import unpack
 from tamis.pipeline.capture.scored import Scorer, ScoringSpec, scored_key
@@ -305,3 +307,36 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_method(bench: Call
 
 def test_the_corpus_is_no_source_of_these_methods(bench: Callable[..., Bench]) -> None:
     assert all(not method.reads_corpus and CORPUS not in method.sources() for method in bench(9).plan.methods.values())
+
+
+def test_requests_of_some_rows_are_kept_and_change_nothing(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    """Of refusing answers and of a sample, in both orders; of references, of all. No row is set aside for them."""
+    rows = [*rows_of(5), {"prompt": "how?", "response": "I can\u2019t help. " + "x " * 9}, *rows_of(3)]
+    rows += [{"prompt": "why?", "response": "x " * 120 + "sorry"}, {"prompt": "p", "response": "Sorry, no."}]
+    (tmp_path / "data/a.jsonl").write_bytes(lines_of(rows))
+    made = bench(1000, ("larf",))
+    request = Request(1, "last_prompt_token")
+    _, files = made.fitted()
+    usual = replace(made.spec(STAGE, "k"), overlong="keep_end", max_tokens=100)
+    wanted = replace(usual, columns=(*usual.columns, request.column))
+
+    def table(worker: Forward, shard: Shard) -> pa.Table:
+        return made.store.read_table(sealed(made.ran(worker, [shard])[0]))
+
+    [corpus] = made.plan.shards
+    plain, whole = table(Forward(usual), corpus), table(Forward(wanted), corpus)
+    aside = {"aside": request.column, "among": 3}
+    found = table(Forward(replace(usual, **aside)), corpus)
+    assert found.select(plain.column_names).equals(plain)
+    base = {**vars(replace(usual, stage=SCORED)), **aside}
+    scored = table(Scorer(ScoringSpec(**base, methods=made.plan.methods, artifact=tuple(files))), corpus)
+    every = whole.column(request.column).to_pylist()
+    for each in (found, scored):
+        for column, places in ((refused_column(request.column), [5, 10]), (among_column(request.column), [1, 5, 8])):
+            got, vectors = chosen_in(each.column(column))
+            assert got.tolist() == places
+            np.testing.assert_allclose(vectors, [every[place] for place in places], rtol=1e-5, atol=1e-6)
+    assert plain.column("code").null_count == len(rows)
+    assert whole.column("code").to_pylist()[9] == "prompt_cut"
+    references = table(Forward(replace(usual, **aside)), made.plan.reference_shards[0])
+    assert chosen_in(references.column(refused_column(request.column)))[0].tolist() == list(range(references.num_rows))

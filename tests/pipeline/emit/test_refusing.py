@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tamis.operators.conversation.messages import detect
 from tamis.operators.conversation.schema import infer_rows, settle, to_table
-from tamis.operators.generation.refusals import is_refusal
-from tamis.pipeline.emit.refusing import OPENING, refusing
+from tamis.operators.generation.refusals import OPENING, is_refusal
+from tamis.pipeline.emit.refusing import refusing
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.inputs.files import SourceFile
 from tamis.pipeline.inputs.shards import Shard

@@ -13,7 +13,8 @@ import pytest
 from tamis.operators.methods import Artifact, Features, Method, Reduce, setting
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.fit.scores import DECIDING, ScoreSpec, _score_one, read_scores
+from tamis.pipeline.fit.scores import DECIDING, ScoreSpec, _score_one, count_to_drop, read_scores
+from tamis.pipeline.job.sections import SelectionSpec
 from tamis.pipeline.storage.store import Sealed, Store
 
 ROWS = [[1.0, 2.0], None, [3.0, 4.0], [0.0, -1.0]]
@@ -84,3 +85,19 @@ def test_a_score_for_each_row_that_has_one(tmp_path: Path) -> None:
 def test_a_method_that_gives_something_else_is_named(tmp_path: Path, wrong: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         scored(tmp_path, wrong=wrong)
+
+
+@pytest.mark.parametrize(
+    ("rule", "scored", "dropped"),
+    [({"drop": 0.25}, 10, 2), ({"drop": 0.5}, 9, 4), ({"drop_count": 5}, 10, 5), ({"drop": 0.3}, 0, 0)],
+)
+def test_a_share_or_a_count_is_known_before_the_scores_are(rule: Any, scored: int, dropped: int) -> None:
+    assert count_to_drop(SelectionSpec(**rule), scored) == dropped
+
+
+def test_too_many_rows_are_not_dropped() -> None:
+    with pytest.raises(ConfigError, match="drop_count 11 is more than the 10 rows"):
+        count_to_drop(SelectionSpec(drop_count=11, allow_majority=True), 10)
+    with pytest.raises(ConfigError, match="would drop 6 of 10 scored rows"):
+        count_to_drop(SelectionSpec(drop_count=6), 10)
+    assert count_to_drop(SelectionSpec(drop_count=6, allow_majority=True), 10) == 6

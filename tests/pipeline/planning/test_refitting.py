@@ -21,7 +21,14 @@ from tamis.pipeline.planning.fingerprint import (
     settings_of,
 )
 from tamis.pipeline.planning.reference_sets import scan_set
-from tamis.pipeline.planning.refitting import Refitting, fingerprint_of, refitting_of, settings_like_fresh
+from tamis.pipeline.planning.refitting import (
+    Refitting,
+    fingerprint_of,
+    methods_given,
+    reads_of,
+    refitting_of,
+    settings_like_fresh,
+)
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, FrozenFacts
 from tamis.pipeline.run.parent import Parent
 from tamis.pipeline.storage.store import Store
@@ -109,6 +116,16 @@ def test_the_job_is_that_of_the_run_with_what_is_given(run: Run) -> None:
     assert (list(found.methods), found.roles, found.searched) == (["saft"], {}, False)
     assert run.refit(selection={"drop_count": 4, "drop": None}).job.selection.rule == ("drop_count", 4)
     assert run.refit(selection={"by": "larf"}).job.selection.rule == ("drop", 0.2)
+
+
+def test_what_the_methods_read_is_there_or_missing(run: Run) -> None:
+    given = {"output": run.path("new"), "method": ["saft", "larf"], "saft": {"layer": 1}}
+    found = reads_of(run.parent(), methods_given(run.parent(), given), CAPTURED)
+    assert found == [("saft", Request(1, "last_token"), False), ("larf", Request(2, "last_token"), True)]
+    found = reads_of(run.parent(), methods_given(run.parent(), {**given, "larf": {"layer": "auto"}}), CAPTURED)
+    assert found[1] == ("larf", None, False)
+    with pytest.raises(ConfigError, match=r"saft\.layer=8"):
+        reads_of(run.parent(), methods_given(run.parent(), {**given, "saft": {"layer": 8}}), CAPTURED)
 
 
 def test_a_sample_of_the_corpus_is_refused(run: Run) -> None:

@@ -70,7 +70,8 @@ def runs(tiny_model: Path, ray_address: str, tmp_path: Path) -> Runs:
 
 
 def test_both_orders_give_the_same_output(runs: Runs) -> None:
-    runs.run("vectors", keep_captures="vectors")
+    told = runs.run("vectors", keep_captures="vectors")["trust"]["demonstrations"]
+    assert told == {"missing": "only 5 unsafe references have a request that could be read, and 16 are needed"}
     vectors, scores = runs.folder / "vectors", runs.folder / "scores"
     whole = results(vectors)
     assert len(tables(vectors, "capture")) == 3 + 6
@@ -78,6 +79,7 @@ def test_both_orders_give_the_same_output(runs: Runs) -> None:
 
     manifest = runs.run("scores", keep_captures="scores")
     assert results(scores) == whole
+    assert manifest["trust"]["demonstrations"] == told
     assert verify(Store(str(scores))).problems == []
     assert manifest["timings"]["references"]["seconds"] > 0
     assert len(tables(scores, "scored")) == 3

@@ -155,6 +155,17 @@ def test_refusals_may_fall_as_other_rows_do(kept: int, dropped: int, state: str)
     assert (state == CARE) == ("of the refusing answers" in found.reasons[0])
 
 
+def test_safety_demonstrations_are_judged_in_place_of_refusals() -> None:
+    lost, fine = {"kept": 6, "dropped": 4}, {"kept": 18, "dropped": 2}
+    found = verdict(summary(trust=trusted(refusing=fine, demonstrations=lost)))
+    assert found.verdict == CARE
+    assert "takes 40.0 % of the safety demonstrations (4 of 10)" in found.reasons[0]
+    assert verdict(summary(trust=trusted(refusing=lost, demonstrations=fine))).verdict == SOUND
+    for few in ({"kept": 5, "dropped": 4}, {"missing": "why"}):
+        found = verdict(summary(trust=trusted(refusing=lost, demonstrations=few)))
+        assert "of the refusing answers" in found.reasons[0]
+
+
 @pytest.mark.parametrize(
     ("other", "given", "state"),
     [
@@ -240,6 +251,16 @@ def test_the_page_shows_pairs_and_gaps() -> None:
     ):
         assert said in shown, said
     assert "Refusing answers" not in shown
+
+
+def test_the_page_shows_safety_demonstrations_or_what_is_missing() -> None:
+    told = {"kept": 300, "dropped": 100, "method": "larf", "block": 4, "unsafe": 120, "corpus": 500, "auroc": 0.97}
+    shown = page_of(trusted(demonstrations={**told, "threshold": 0.1, "above": 0.02, "refusing": 900}))
+    for said in ("dropped 100,000 100 0.10 %", "(block 4)", "5% of the 120 unsafe", "2.0 % are above it", "97.0 %"):
+        assert said in shown, said
+    shown = page_of(trusted(demonstrations={"missing": "no references"}))
+    assert "could not be told from these: no references." in shown
+    assert "Safety demonstrations" not in page_of(trusted())
 
 
 def test_the_card_has_the_verdict_in_one_line() -> None:
