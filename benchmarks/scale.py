@@ -134,6 +134,7 @@ def growth(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, floa
         **{
             f"cpu_of_{stage}": sum(large["stages"][stage]["cpu"].values()) / sum(small["stages"][stage]["cpu"].values())
             for stage in WORK
+            if sum(small["stages"][stage]["cpu"].values())
         },
         "driver_memory": large["peaks_mb"][DRIVER] / small["peaks_mb"][DRIVER],
     }

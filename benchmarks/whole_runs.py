@@ -21,7 +21,7 @@ from null_model import make_model, write_corpus
 
 STAGES = ("start", "capture", "fit", "emit", "publish")
 """start: until the run is begun (imports, the scan, the model's check, Ray). publish: the report, the manifest, and the
-removal of _work."""
+removal of _work. A stage that the command has no line for (TOSS's fit) counts to the next one."""
 
 _ENDED = re.compile(r"^(capture|losses|fit|emit) .* took ")
 _POLL_SECONDS = 0.05
@@ -70,7 +70,7 @@ def run(folder: Path, model: Path, setting: Setting) -> dict[str, Any]:
     began = moments["begin"]
     stages: dict[str, Any] = {}
     for stage in STAGES:
-        ended = moments[stage]
+        ended = moments.get(stage, began)
         stages[stage] = {
             "seconds": round(ended.at - began.at, 2),
             "cpu": {kind: round(ended.cpu[kind] - began.cpu[kind], 2) for kind in ended.cpu},
