@@ -1,7 +1,7 @@
 """Plain LoRA layers without passes over memory: base(x) + scale * B A x, added in place by the product with B itself.
 
 peft scales and adds in steps of their own, and each of them reads and writes a tensor of the layer's output. On a CPU
-that takes longer than the base's product where a model is small (benchmarks/low_rank.py). Everything but plain LoRA on
+that takes as long as the base's product where a model is small (benchmarks/low_rank.py). Everything but plain LoRA on
 a linear layer (DoRA, biases, embeddings, other layers) is left to peft, and so is training.
 """
 
@@ -22,7 +22,8 @@ def fuse_low_rank(model: nn.Module) -> None:
     rounding. Adapters that are attached, switched or removed later need nothing more."""
     for module in model.modules():
         if type(module) is Linear and type(module.base_layer) is nn.Linear:
-            module.forward = partial(_forward, module, module.forward)
+            layer: Any = module
+            layer.forward = partial(_forward, module, module.forward)
 
 
 def _forward(layer: Any, usual: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any, **options: Any) -> Any:
