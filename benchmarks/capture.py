@@ -8,7 +8,9 @@
 Job: the manifest's capture time, from the first forward pass to the end of the last (Ray's start, the workers' start
 and the model's load are not part of it and shown beside it). Bare: Representer.represent over all rows, tokenised
 beforehand, in a fresh process with as many threads as the job's worker has: its first call, in which kernels are
-still being made for every new shape, as the job's are, and its second. Both are run in turns; medians count.
+still being made for every new shape, as the job's are, and its second. The same once more in the environment that
+the job gives its workers (WORKERS_ENVIRONMENT): what is slow there is no matter of what runs beside the worker. All
+are run in turns; medians count. What the worker does between two shards (Parquet, receipt) is shown apart.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from tamis.operators.forward.representations import Representer
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "capture.json"
 TARGET = 1.10
+WORKERS_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def main() -> None:
@@ -74,20 +77,25 @@ def measure(folder: Path, arguments: argparse.Namespace, device: torch.device) -
     np.savez(folder / "rows.npz", ids=np.concatenate(corpus.input_ids), lengths=corpus.lengths, finals=corpus.finals)
     jobs: list[dict[str, Any]] = []
     bare: list[dict[str, Any]] = []
+    as_workers: list[dict[str, Any]] = []
 
     def run_job() -> float:
         jobs.append(job(run))
         return float(jobs[-1]["capture"]["seconds"])
 
-    def run_bare() -> float:
-        bare.append(in_fresh_process(run))
-        return float(bare[-1]["seconds"])
+    def run_bare(found: list[dict[str, Any]], environment: dict[str, str]) -> float:
+        found.append(in_fresh_process(run, environment))
+        return float(found[-1]["seconds"])
 
-    taken = interleave(
-        {"job": run_job, "bare": run_bare}, arguments.repeats, tell=lambda line: print(line, file=sys.stderr)
-    )
+    ways = {
+        "job": run_job,
+        "bare": partial(run_bare, bare, {}),
+        "bare as a worker": partial(run_bare, as_workers, WORKERS_ENVIRONMENT),
+    }
+    taken = interleave(ways, arguments.repeats, tell=lambda line: print(line, file=sys.stderr))
     captured, forward = summarise(taken["job"]), summarise(taken["bare"])
-    first = summarise([found["first_call_seconds"] for found in bare])
+    first, first_as_worker = (summarise([found["first_call_seconds"] for found in runs]) for runs in (bare, as_workers))
+    between = [found["capture"]["seconds"] - found["capture"]["forward_seconds"] for found in jobs]
     middle = jobs[taken["job"].index(min(taken["job"], key=lambda took: abs(took - captured.median)))]
     return {
         "corpus": corpus.quantiles(),
@@ -95,6 +103,9 @@ def measure(folder: Path, arguments: argparse.Namespace, device: torch.device) -
         "job_capture_seconds": captured.as_json(),
         "bare_forward_seconds": forward.as_json(),
         "bare_first_call_seconds": first.as_json(),
+        "bare_as_worker_seconds": summarise(taken["bare as a worker"]).as_json(),
+        "bare_as_worker_first_call_seconds": first_as_worker.as_json(),
+        "job_between_shards_seconds": summarise(between).as_json(),
         "job_tokens_per_second": summarise([found["capture"]["tokens_per_second"] for found in jobs]).as_json(),
         "bare_tokens_per_second": corpus.tokens / forward.median,
         "job_over_bare": captured.median / forward.median,
@@ -133,10 +144,10 @@ def job(run: Run) -> dict[str, Any]:
     return timings | {"whole_command_seconds": time.perf_counter() - began}
 
 
-def in_fresh_process(run: Run) -> dict[str, Any]:
+def in_fresh_process(run: Run, environment: dict[str, str]) -> dict[str, Any]:
     command = [sys.executable, __file__, "--bare", str(run.folder), str(run.model), str(run.block), run.dtype]
     command += [run.device, str(os.cpu_count() or 1)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
     if done.returncode:
         sys.exit(f"the bare forward pass failed:\n{done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -185,7 +196,9 @@ def show(results: dict[str, Any]) -> None:
          f"{quantiles['rows'] / captured['median']:,.0f}"],
         *([f"bare forward pass, {call}", f"{took['median']:.2f} ({took['min']:.2f}-{took['max']:.2f})",
            f"{quantiles['rows'] / took['median']:,.0f}"]
-          for call, took in (("first call", results["bare_first_call_seconds"]), ("second call", forward))),
+          for call, took in (("first call", results["bare_first_call_seconds"]), ("second call", forward),
+                             ("first call, as a worker", results["bare_as_worker_first_call_seconds"]),
+                             ("second call, as a worker", results["bare_as_worker_seconds"]))),
     ]  # fmt: skip
     print(markdown(["", "seconds (min-max)", "rows/s"], rows))
     print(
@@ -197,6 +210,7 @@ def show(results: dict[str, Any]) -> None:
         f"\njob over bare: {results['job_over_bare']:.3f} (target {TARGET:.2f}); over the first call of a process: "
         f"{results['job_over_bare_first_call']:.3f}"
     )
+    print(f"of it between shards: {results['job_between_shards_seconds']['median']:.2f} s")
     print(
         f"not part of it: Ray's start {middle['ray_start']['seconds']:.1f} s, the model's load "
         f"{middle['model_load']['seconds']:.2f} s; the capture stage with the workers' start "

@@ -21,6 +21,7 @@ from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import nn
 
+from tamis.operators.forward.low_rank import fuse_low_rank
 from tamis.operators.model.architecture import first_line
 
 CONFIG_FILE, WEIGHTS_FILE, PICKLE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -89,6 +90,7 @@ class Adapters:
             except ValueError as error:
                 raise ValueError(f"adapter {name!r} in {os.fspath(folder)}: {error}") from error
         self._wrapper = wrapper
+        fuse_low_rank(model)
         model.eval()
         self.use(self.names[0])
 

@@ -24,6 +24,7 @@ from tamis.operators.forward.rows import (
     TOKEN_BUDGETS,
     RowNumbers,
     TokenIds,
+    batch_overhead,
     model_batches,
     padded,
     row_lengths,
@@ -170,7 +171,7 @@ class TokenLosses:
         else:
             usual = TOKEN_BUDGETS.get(self.device.type, TOKEN_BUDGETS["cuda"])
             budget = usual if token_budget is None else token_budget
-            batches = model_batches(usable, needed, budget, self._boundaries)
+            batches = model_batches(usable, needed, budget, batch_overhead(self.device.type), self._boundaries)
         problems.update(run_halving(batches, run, recover=lambda: None))
         return losses, dict(sorted(problems.items()))
 

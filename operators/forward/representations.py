@@ -34,6 +34,7 @@ from tamis.operators.forward.rows import (
     TOKEN_BUDGETS,
     RowNumbers,
     TokenIds,
+    batch_overhead,
     model_batches,
     padded,
     row_lengths,
@@ -234,7 +235,9 @@ class Representer:
             budgets = COMPILED_TOKEN_BUDGETS if self._compiled else TOKEN_BUDGETS
             usual = budgets.get(self.device.type, budgets["cuda"])
             budget = usual if token_budget is None else token_budget
-            batches = model_batches(usable, lengths, budget, self._boundaries)
+            # packed rows have no padding to save: as few batches as the budget allows
+            overhead = budget if self._packed else batch_overhead(self.device.type)
+            batches = model_batches(usable, lengths, budget, overhead, self._boundaries)
         problems.update(run_halving(batches, run, recover=self._pool.clear))
         while flying:
             land(flying.popleft())

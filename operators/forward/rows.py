@@ -28,6 +28,10 @@ TOKEN_BUDGETS = {"cpu": 2048, "cuda": 8192}
 # faster in larger batches.
 COMPILED_TOKEN_BUDGETS = {"cpu": 4096, "cuda": 8192}
 
+# What a batch costs beside its tokens, in tokens: what padding is weighed against. On a CPU benchmarks/padding.py
+# --overhead measures it; that of a GPU is a guess, as its budget is.
+BATCH_OVERHEADS = {"cpu": 128, "cuda": 256}
+
 
 def row_lengths(input_ids: Sequence[TokenIds]) -> RowNumbers:
     """Tokens per row, int64 (N,); ValueError for a row that is not an array of integers (T,)."""
@@ -62,17 +66,22 @@ def unusable_rows(input_ids: Sequence[TokenIds], lengths: RowNumbers, info: Mode
     return problems
 
 
+def batch_overhead(device: str) -> int:
+    """BATCH_OVERHEADS of a type of torch device."""
+    return BATCH_OVERHEADS.get(device, BATCH_OVERHEADS["cuda"])
+
+
 def model_batches(
-    rows: RowNumbers, lengths: RowNumbers, token_budget: int, boundaries: Sequence[int]
+    rows: RowNumbers, lengths: RowNumbers, token_budget: int, overhead: int, boundaries: Sequence[int]
 ) -> list[RowNumbers]:
     """Token-budget batches of `rows`, longest first. No batch has rows on both sides of one of `boundaries`: lengths
     at which the model changes its rotary frequencies (architecture.rope_boundaries).
 
-    lengths: (N,) tokens of every row, including rows that are not in `rows`.
+    lengths: (N,) tokens of every row, including rows that are not in `rows`. overhead: see token_budget_batches.
     """
     side = np.searchsorted(np.array(boundaries, dtype=np.int64), lengths[rows], side="left")
     groups = [rows[side == number] for number in range(len(boundaries), -1, -1)]
-    return [group[batch] for group in groups for batch in token_budget_batches(lengths[group], token_budget)]
+    return [group[batch] for group in groups for batch in token_budget_batches(lengths[group], token_budget, overhead)]
 
 
 def padded(ids: Sequence[TokenIds], lengths: RowNumbers) -> npt.NDArray[np.int64]:

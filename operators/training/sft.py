@@ -33,7 +33,7 @@ from torch.nn import functional
 from tamis.operators.forward.adapters import CONFIG_FILE, WEIGHTS_FILE
 from tamis.operators.forward.lm_head import SplitModel
 from tamis.operators.forward.losses import CHUNK_BYTES
-from tamis.operators.forward.rows import RowNumbers, model_batches, padded
+from tamis.operators.forward.rows import RowNumbers, batch_overhead, model_batches, padded
 from tamis.operators.model.architecture import describe, plan_full, read_config, rope_boundaries
 from tamis.operators.model.info import ModelInfo
 from tamis.operators.model.loading import find_weights, is_out_of_memory, load_cut
@@ -207,8 +207,9 @@ class Trainer:
         for weight in self.weights.values():
             weight.grad = None
         loss = 0.0
+        overhead = batch_overhead(self.device.type)
         with self._dropout(rank):
-            for part in model_batches(batch, self._needed(rows), self._budget, self._boundaries) if len(batch) else []:
+            for part in model_batches(batch, self._needed(rows), self._budget, overhead, self._boundaries):
                 loss += self._backward(rows, part)
                 if on_batch is not None:
                     on_batch()

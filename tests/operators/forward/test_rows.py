@@ -53,7 +53,7 @@ def test_no_batch_spans_a_boundary(lengths: list[int], budget: int, boundaries: 
     """A row of exactly a boundary's length is still below it."""
     sizes = np.array(lengths)
     chosen = np.arange(0, len(lengths), 2)
-    batches = model_batches(chosen, sizes, budget, sorted(boundaries))
+    batches = model_batches(chosen, sizes, budget, 20, sorted(boundaries))
     assert sorted(int(row) for batch in batches for row in batch) == chosen.tolist()
     for batch in batches:
         assert len(batch) == 1 or len(batch) * sizes[batch].max() <= budget
