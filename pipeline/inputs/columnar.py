@@ -311,14 +311,15 @@ class _OpenParquet:
         """The first rows of a group, and the most bytes that they take one by one; no table where that may be more than
         HEAD_BYTES. Columns whose rows are small for sure are decoded together, the others row by row."""
         schema = self.parquet.schema_arrow
+        names = schema.names  # a new list at each asking
         sizes = most_decoded(self.parquet.metadata, schema, group.index, rows)
         together, apart = bundled(sizes or [], HEAD_BYTES)
-        if not together or len(set(schema.names)) < len(schema.names):
+        if not together or len(set(names)) < len(names):
             return None, 0.0
         parquet, spent = self._ready(group, wanted), 0.0
         columns: dict[str, tuple[pa.Field, pa.ChunkedArray]] = {}
         for places, step in ((apart, 1), *((places, rows) for places in together)):
-            asked = [schema.names[place] for place in places]
+            asked = [names[place] for place in places]
             decoded = parquet.iter_batches(step, [group.index], asked)
             batches, more = _first_rows(decoded if asked else (), rows, HEAD_BYTES - spent)
             spent += more
@@ -328,7 +329,7 @@ class _OpenParquet:
             if part.column_names != asked:  # `a.b` may be a column, and a field of the column `a`
                 return None, spent
             columns |= dict(zip(asked, zip(part.schema, part.columns, strict=True), strict=True))
-        fields, values = zip(*(columns[name] for name in schema.names), strict=True)
+        fields, values = zip(*(columns[name] for name in names), strict=True)
         return pa.Table.from_arrays(list(values), schema=pa.schema(list(fields), metadata=schema.metadata)), spent
 
     def _decoded(
