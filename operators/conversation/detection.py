@@ -88,7 +88,8 @@ def detect(columns: Sequence[str], rows: SampledRows, complete: bool = True) -> 
 
 def with_seen(dialect: Dialect, columns: Sequence[str]) -> Dialect:
     """The dialect of a corpus whose later rows may have other columns than these."""
-    return replace(dialect, seen=tuple(sorted(column for column in columns if is_usual(column))))
+    seen = tuple(sorted(column for column in columns if is_usual(column)))
+    return dialect if dialect.seen == seen else replace(dialect, seen=seen)
 
 
 def with_media(dialect: Dialect, columns: Sequence[str]) -> Dialect:

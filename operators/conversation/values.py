@@ -34,8 +34,8 @@ _EXCHANGES = (
 def absent(value: Any) -> bool:
     """Whether a column holds nothing: null, NaN, or an object of nulls only, which a struct column has for a missing
     one."""
-    if isinstance(value, (str, int)):  # most values by far
-        return False
+    if value is None or isinstance(value, (str, int)):  # most values by far
+        return value is None
     if isinstance(value, float):
         return math.isnan(value)
     left = [value]

@@ -113,7 +113,7 @@ def _head(file: TextFile, size: int, most: int) -> tuple[bytes, bool]:
     filesystem, path = open_filesystem(file.url, file.options)
     if file.compression is None and not is_local(filesystem):  # in one request
         return read_range(filesystem, path, 0, min(size, most)), size <= most
-    with file.open() as stream:
+    with open_stream(filesystem, path) if file.compression is None else file.open() as stream:
         head: bytes = stream.read(most)
     return head, len(head) < most
 
