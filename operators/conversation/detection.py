@@ -81,7 +81,10 @@ def detect(columns: Sequence[str], rows: SampledRows, complete: bool = True) -> 
     Raises ValueError, which says what was found, what is understood and how to set the columns by hand.
     """
     spelt = _spelling(columns)
-    found = _detect(spelt, [_respelt(row, spelt) for row in rows], complete)
+    as_usual = all(name == column for name, column in spelt.items())
+    found = _detect(
+        spelt, [row if as_usual and _is_plain(row, spelt) else _respelt(row, spelt) for row in rows], complete
+    )
     made = _as_spelt(found, spelt)
     return made if complete else with_seen(made, columns)
 
@@ -275,7 +278,8 @@ def _asked(prompt: str, answer: str, columns: Sequence[str], rows: SampledRows, 
         chat = _made(layout, columns, rows, complete, **{_chat_part(layout): prompt})
         return [chat, chat.with_part("response", answer)]
     names = usual_inputs(answer) if prompt == "instruction" else ("context", "input")
-    also = _first([name for name in names if name in columns and are_texts(filled_values(rows, name))], *names)
+    given = [name for name in names if name in columns and name != prompt]
+    also = _first([name for name in given if are_texts(filled_values(rows, name))], *names)
     if also is None and not complete and prompt == "instruction" and not {*names} & {*columns}:
         also = names[0]
     if also is None and (prompt, answer) != ("instruction", "output"):
@@ -387,6 +391,11 @@ def _as_spelt(reading: Dialect, spelt: Mapping[str, str]) -> Dialect:
         checks=tuple((what, spelt[column]) for what, column in reading.checks),
         seen=None if reading.seen is None else tuple(spelt.get(column, column) for column in reading.seen),
     )
+
+
+def _is_plain(row: Mapping[str, Any], spelt: Mapping[str, str]) -> bool:
+    """Whether the row need not be copied to be read: it has no other columns, and no text as bytes."""
+    return row.keys() <= spelt.keys() and not any(issubclass(kind, bytes) for kind in {*map(type, row.values())})
 
 
 def _respelt(row: Mapping[str, Any], spelt: Mapping[str, str]) -> Mapping[str, Any]:
