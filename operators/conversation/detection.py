@@ -81,21 +81,25 @@ def detect(columns: Sequence[str], rows: SampledRows, complete: bool = True) -> 
     Raises ValueError, which says what was found, what is understood and how to set the columns by hand.
     """
     spelt = _spelling(columns)
-    found = _detect(spelt, [_respelt(row, spelt) for row in rows], complete)
+    as_usual = all(name == column for name, column in spelt.items())
+    found = _detect(
+        spelt, [row if as_usual and _is_plain(row, spelt) else _respelt(row, spelt) for row in rows], complete
+    )
     made = _as_spelt(found, spelt)
     return made if complete else with_seen(made, columns)
 
 
 def with_seen(dialect: Dialect, columns: Sequence[str]) -> Dialect:
     """The dialect of a corpus whose later rows may have other columns than these."""
-    return replace(dialect, seen=tuple(sorted(column for column in columns if is_usual(column))))
+    seen = tuple(sorted(column for column in columns if is_usual(column)))
+    return dialect if dialect.seen == seen else replace(dialect, seen=seen)
 
 
 def with_media(dialect: Dialect, columns: Sequence[str]) -> Dialect:
     """The dialect, with a check of every column of images, videos or sounds: a row with something in one is a
     problem."""
-    found = (column for column in columns if is_media(column) and column not in dialect.reads)
-    return replace(dialect, checks=(*dialect.checks, *(("media", column) for column in found)))
+    found = [("media", column) for column in columns if is_media(column) and column not in dialect.reads]
+    return replace(dialect, checks=(*dialect.checks, *found)) if found else dialect
 
 
 def with_encoded(dialect: Dialect, rows: SampledRows) -> Dialect:
@@ -106,7 +110,7 @@ def with_encoded(dialect: Dialect, rows: SampledRows) -> Dialect:
         texts = [value for value in filled_values(rows, column) if not blank(value)]
         if texts and 2 * sum(map(holds_turns, texts)) >= len(texts):
             found.append(part)
-    return replace(dialect, encoded=tuple(found))
+    return dialect if dialect.encoded == tuple(found) else replace(dialect, encoded=tuple(found))
 
 
 def with_layout(dialect: Dialect, rows: SampledRows) -> Dialect:
@@ -143,7 +147,7 @@ def _detect(spelt: Mapping[str, str], rows: SampledRows, complete: bool) -> Dial
             f"the columns hold more than one conversation: {found}; set {_either([first, *others], spelt)}"
         )
     repeated = [("answer", chat) for reading in readings[1:] if (chat := reading.chat) and chat not in first.reads]
-    made = _checked(replace(first, checks=(*first.checks, *repeated)), spelt, rows)
+    made = _checked(replace(first, checks=(*first.checks, *repeated)) if repeated else first, spelt, rows)
     return with_media(made, columns)
 
 
@@ -176,7 +180,7 @@ def _hint(columns: Sequence[str], rows: SampledRows) -> str:
             "some of their names are sentences: if the first line of a CSV file is a row, write a line with the names "
             "of the columns before it; "
         )
-    several = next((group for name in columns if len(group := alternatives(name, columns)) > 1), None)
+    several = next((group for group in alternatives(columns) if len(group) > 1), None)
     if several is not None:
         return (
             f"{listed(several)} seem to be answers or chats of which one counts; write that one into a column of its "
@@ -274,7 +278,8 @@ def _asked(prompt: str, answer: str, columns: Sequence[str], rows: SampledRows, 
         chat = _made(layout, columns, rows, complete, **{_chat_part(layout): prompt})
         return [chat, chat.with_part("response", answer)]
     names = usual_inputs(answer) if prompt == "instruction" else ("context", "input")
-    also = _first([name for name in columns if name != prompt and are_texts(filled_values(rows, name))], *names)
+    given = [name for name in names if name in columns and name != prompt]
+    also = _first([name for name in given if are_texts(filled_values(rows, name))], *names)
     if also is None and not complete and prompt == "instruction" and not {*names} & {*columns}:
         also = names[0]
     if also is None and (prompt, answer) != ("instruction", "output"):
@@ -368,21 +373,29 @@ def _either(readings: Sequence[Dialect], spelt: Mapping[str, str]) -> str:
 def _spelling(columns: Sequence[str]) -> dict[str, str]:
     """usual name -> the corpus's name of a column. A name that is spelt in the usual way goes before another."""
     found: dict[str, str] = {}
+    own = set(columns)
     for column in columns:
         name = usual(column)
-        taken = name in columns or name in found or not is_usual(column)
+        taken = name in own or name in found or not is_usual(column)
         found[column if taken and column != name else name] = column
     return found
 
 
 def _as_spelt(reading: Dialect, spelt: Mapping[str, str]) -> Dialect:
     """The reading with the corpus's own names of its columns."""
+    if all(name == column for name, column in spelt.items()):
+        return reading
     return replace(
         reading,
         columns=tuple((part, spelt.get(column, column)) for part, column in reading.columns),
         checks=tuple((what, spelt[column]) for what, column in reading.checks),
         seen=None if reading.seen is None else tuple(spelt.get(column, column) for column in reading.seen),
     )
+
+
+def _is_plain(row: Mapping[str, Any], spelt: Mapping[str, str]) -> bool:
+    """Whether the row need not be copied to be read: it has no other columns, and no text as bytes."""
+    return row.keys() <= spelt.keys() and not any(issubclass(kind, bytes) for kind in {*map(type, row.values())})
 
 
 def _respelt(row: Mapping[str, Any], spelt: Mapping[str, str]) -> Mapping[str, Any]:

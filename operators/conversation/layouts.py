@@ -116,13 +116,17 @@ def _is_transcript(value: Any) -> bool:
         return False
 
 
-def alternatives(column: str, columns: Sequence[str]) -> list[str]:
-    """The columns of answers whose names differ from this one's by one last word, of letters a to h or numbers:
-    response_a and response_b, answer1 and answer2. Only itself, or nothing, if it is none of several."""
-    found = _ALTERNATIVE.fullmatch(column)
-    if found is None or not _ANSWER.search(column):
-        return []
-    return [other for other in columns if (also := _ALTERNATIVE.fullmatch(other)) and also[1] == found[1]]
+def alternatives(columns: Sequence[str]) -> list[list[str]]:
+    """Groups of columns whose names differ by one last word, of letters a to h or numbers, and one of which is that of
+    an answer: response_a and response_b, answer1 and answer2. They come in the order in which such a name does."""
+    groups: dict[str, list[str]] = {}
+    answers: dict[str, None] = {}
+    for column in columns:
+        if found := _ALTERNATIVE.fullmatch(column):
+            groups.setdefault(found[1], []).append(column)
+            if _ANSWER.search(column):
+                answers.setdefault(found[1])
+    return [groups[stem] for stem in answers]
 
 
 def columns_named_by(values: Sequence[Any], columns: Sequence[str]) -> list[str]:
@@ -134,8 +138,7 @@ def columns_named_by(values: Sequence[Any], columns: Sequence[str]) -> list[str]
     by_name = [column for column in columns if column.lower() in wanted]
     if {column.lower() for column in by_name} == wanted:
         return by_name
-    for column in columns:
-        group = alternatives(column, columns)
+    for group in alternatives(columns):
         last = {found[2].lower() for each in group if (found := _ALTERNATIVE.fullmatch(each))}
         numbers = {str(number) for number in range(len(group) + 1)}  # counted from 0 or from 1
         if len(group) > 1 and (wanted <= last or wanted <= numbers):

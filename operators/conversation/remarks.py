@@ -330,7 +330,7 @@ def _unread(sample: _Sample) -> list[str]:
         if column not in taken
         and not is_prompt_part(column)
         and usual(column) not in _REJECTED
-        and any(map(_holds_text, sample.filled(column).values()))
+        and any(not blank(value := row.get(column)) and _holds_text(value) for row in sample.rows)
     ]
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return [f"text columns that are not read: {', '.join(found[:_NAMED])}{more}"] if found else []

@@ -27,10 +27,14 @@ PROMPT_PARTS = frozenset(
 )
 """Columns that suggest a part of the prompt."""
 
+_NAMES = 1 << 16
+"""Names that are remembered. The columns are gone through row by row: with more of them than this, no name would be
+found again."""
+
 _ALL = PROMPT_PARTS | {*CHATS, *ANSWERS} - {"data"}
 
 
-@lru_cache(4096)
+@lru_cache(_NAMES)
 def usual(column: str) -> str:
     """The name as it is usually spelt: in lower case, words joined by an underscore."""
     return column.strip().lower().replace(" ", "_").replace("-", "_")
@@ -41,7 +45,7 @@ def is_usual(column: str) -> bool:
     return usual(column) in _ALL
 
 
-@lru_cache(4096)
+@lru_cache(_NAMES)
 def is_media(column: str) -> bool:
     """Whether a column of this name holds images, videos or sounds, or says where they are."""
     return _MEDIA.fullmatch(usual(column)) is not None

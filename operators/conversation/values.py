@@ -34,6 +34,8 @@ _EXCHANGES = (
 def absent(value: Any) -> bool:
     """Whether a column holds nothing: null, NaN, or an object of nulls only, which a struct column has for a missing
     one."""
+    if value is None or isinstance(value, (str, int)):  # most values by far
+        return value is None
     if isinstance(value, float):
         return math.isnan(value)
     left = [value]
@@ -48,7 +50,9 @@ def absent(value: Any) -> bool:
 
 def blank(value: Any) -> bool:
     """Whether it is absent, or a text or list without anything in it."""
-    return absent(value) or (isinstance(value, str) and not value.strip()) or value in ([], ())
+    if isinstance(value, str):
+        return not value.strip()
+    return absent(value) or value in ([], ())
 
 
 def as_text(value: Any) -> Any:

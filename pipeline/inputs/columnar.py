@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tamis.pipeline.inputs.heads import bundled, most_decoded, most_row_by_row
 from tamis.pipeline.storage.addresses import is_local, open_filesystem
 from tamis.pipeline.storage.ranged import ObjectFile, info_of, open_stream
 
@@ -124,13 +125,30 @@ def read_head(file: ColumnarFile, rows: int) -> pa.Table:
     pieces: list[pa.RecordBatch] = []
     size = 0
     with _forgetting():
-        batches = _OpenParquet(file, None).one_by_one(rows) if file.format == "parquet" else _arrow_from(file, 0)[1]
+        opened = _OpenParquet(file, None) if file.format == "parquet" else None
+        whole = _arrow_at_once(file, rows) if opened is None else opened.at_once(rows)
+        if whole is not None:
+            return whole
+        batches = _arrow_from(file, 0)[1] if opened is None else opened.one_by_one(rows)
         for row in islice((batch.slice(i, 1) for batch in batches for i in range(batch.num_rows)), rows):
             pieces.append(row)
             size += _bytes_of(row)
             if size > HEAD_BYTES:
                 break
     return _table(file, pieces, None)
+
+
+def _first_rows(batches: Iterable[pa.RecordBatch], rows: int, most: float) -> tuple[list[pa.RecordBatch], float]:
+    """The first `rows` rows, and the most bytes that they take one by one; fewer rows once these are over `most`."""
+    pieces: list[pa.RecordBatch] = []
+    size = 0.0
+    for batch in batches:
+        pieces.append(batch.slice(0, rows))
+        rows -= pieces[-1].num_rows
+        size += most_row_by_row(pieces[-1])
+        if not rows or size > most:
+            break
+    return pieces, size
 
 
 @contextmanager
@@ -276,21 +294,64 @@ class _OpenParquet:
         for number, group in enumerate(groups):
             yield from self._decoded(group, groups[number:], batch_rows=1)
 
+    def at_once(self, rows: int) -> pa.Table | None:
+        """The first `rows` rows; None if they may be more than HEAD_BYTES when they are taken one by one."""
+        groups = [group for group in self.groups if group.start < min(rows, group.stop)]
+        tables: list[pa.Table] = []
+        size = 0.0
+        for number, group in enumerate(groups):
+            table, more = self._head_of(group, min(rows, group.stop) - group.start, groups[number:])
+            size += more
+            if table is None or size > HEAD_BYTES:
+                return None
+            tables.append(table)
+        return pa.concat_tables(tables) if tables else None
+
+    def _head_of(self, group: _Group, rows: int, wanted: Sequence[_Group]) -> tuple[pa.Table | None, float]:
+        """The first rows of a group, and the most bytes that they take one by one; no table where that may be more than
+        HEAD_BYTES. Columns whose rows are small for sure are decoded together, the others row by row."""
+        schema = self.parquet.schema_arrow
+        names = schema.names  # a new list at each asking
+        sizes = most_decoded(self.parquet.metadata, schema, group.index, rows)
+        together, apart = bundled(sizes or [], HEAD_BYTES)
+        if not together or len(set(names)) < len(names):
+            return None, 0.0
+        parquet, spent = self._ready(group, wanted), 0.0
+        columns: dict[str, tuple[pa.Field, pa.ChunkedArray]] = {}
+        for places, step in ((apart, 1), *((places, rows) for places in together)):
+            asked = [names[place] for place in places]
+            decoded = parquet.iter_batches(step, [group.index], asked)
+            batches, more = _first_rows(decoded if asked else (), rows, HEAD_BYTES - spent)
+            spent += more
+            if spent > HEAD_BYTES:
+                return None, spent
+            part = pa.Table.from_batches(batches, None if batches else pa.schema([]))
+            if part.column_names != asked:  # `a.b` may be a column, and a field of the column `a`
+                return None, spent
+            columns |= dict(zip(asked, zip(part.schema, part.columns, strict=True), strict=True))
+        fields, values = zip(*(columns[name] for name in names), strict=True)
+        return pa.Table.from_arrays(list(values), schema=pa.schema(list(fields), metadata=schema.metadata)), spent
+
     def _decoded(
         self, group: _Group, wanted: Sequence[_Group], batch_rows: int | None = None
     ) -> Iterator[pa.RecordBatch]:
         """The batches of a group. batch_rows: the default depends only on the file's facts about the group, so that the
         batches are the same for every shard."""
+        parquet = self._ready(group, wanted)
+        if batch_rows is None:
+            batch_rows = max(min(_BATCH_ROWS, _BATCH_BYTES * (group.stop - group.start) // max(group.bytes, 1)), 1)
+        batches: Iterator[pa.RecordBatch] = parquet.iter_batches(batch_rows, [group.index], self.columns)
+        return batches
+
+    def _ready(self, group: _Group, wanted: Sequence[_Group]) -> Any:
+        """The file to read the group from, with its bytes at hand."""
         parquet = self.parquet
         if group.bytes > _BUFFERED_BYTES:
             options = {"pre_buffer": False, "buffer_size": _BUFFER_BYTES, "page_checksum_verification": True}
             parquet = pq.ParquetFile(self.source, metadata=parquet.metadata, **options)
         elif isinstance(self.source, ObjectFile) and not self.source.holds(self._ranges([group])):
             self.source.prefetch(self._ranges(_window(wanted)))
-        if batch_rows is None:
-            batch_rows = max(min(_BATCH_ROWS, _BATCH_BYTES * (group.stop - group.start) // max(group.bytes, 1)), 1)
-        batches: Iterator[pa.RecordBatch] = parquet.iter_batches(batch_rows, [group.index], self.columns)
-        return batches
+        return parquet
 
     def _ranges(self, groups: Sequence[_Group]) -> list[tuple[int, int]]:
         """The byte ranges of the groups' wanted column chunks in file order; ranges close together are merged."""
@@ -346,6 +407,12 @@ def _arrow_from(file: ColumnarFile, start: int) -> tuple[int, Iterator[pa.Record
         _local.arrow = (file, passing)
     passing.advance(start)
     return passing.first, passing.rest()
+
+
+def _arrow_at_once(file: ColumnarFile, rows: int) -> pa.Table | None:
+    """The first `rows` rows; None if they may be more than HEAD_BYTES when they are taken one by one."""
+    pieces, size = _first_rows(_arrow_from(file, 0)[1], rows, HEAD_BYTES)
+    return pa.Table.from_batches(pieces) if pieces and size <= HEAD_BYTES else None
 
 
 def _arrow_reader(file: ColumnarFile) -> Any:

@@ -129,7 +129,7 @@ def find(
     # Names must not depend on what is passed over.
     root = _common_folder([path for path, _ in files])
     return Inputs(
-        [replace(file, name=posixpath.relpath(path, root) if root else path, **as_wanted) for path, file in files],
+        [replace(file, name=_below(path, root), **as_wanted) for path, file in files],
         Unread(tuple(dict.fromkeys([*names, *passed])), sum(listing.hidden for _, listing in listings)),
         tuple(note for _, listing in listings for note in listing.notes),
     )
@@ -164,6 +164,15 @@ def _common_folder(files: Sequence[str]) -> str:
     return posixpath.commonpath(folders) if len({folder.startswith("/") for folder in folders}) == 1 else ""
 
 
+def _below(path: str, root: str) -> str:
+    """The path as seen from the folder `root`, which holds it; all of it where there is no such folder."""
+    if not root:
+        return path
+    rest = path.removeprefix(f"{root}/")
+    plain = rest != path and not rest.startswith("/") and rest == posixpath.normpath(rest)
+    return rest if plain else posixpath.relpath(path, root)  # which is slower
+
+
 def _describe(found: Found, root: str, format: str, options: Mapping[str, Any]) -> SourceFile | _Passed | str:
     """The file; a message if it cannot be used; or that it is passed over, which only happens to files of folders and
     globs."""
@@ -172,7 +181,7 @@ def _describe(found: Found, root: str, format: str, options: Mapping[str, Any]) 
         file.encode()
     except UnicodeEncodeError:
         return f"{file!a}: the name of the file is not UTF-8; rename it"
-    name = posixpath.relpath(file, root) if root else file
+    name = _below(file, root)
     try:
         size, identity, changed = _size_and_identity(found)
     except OSError as error:

@@ -61,8 +61,9 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with exactly the columns of `schema`; missing columns are null. InputError if a type differs, and the
     column cannot be written as JSON where `schema` says so."""
     columns = []
+    own = set(table.schema.names)
     for field in schema:
-        if field.name not in table.schema.names:
+        if field.name not in own:
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
         column = table.column(field.name)

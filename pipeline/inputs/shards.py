@@ -366,16 +366,16 @@ def _scan_text(
     head_rows: int,
     tell: Callable[[int], None] | None,
 ) -> Scanned:
-    wanted = (file.delimiter, file.quoting, file.field)
-    layout = text_files.examine(_text(file, options, (), AS_NAMED), file.bytes, *wanted)
+    source = text_files.small_in_memory(_text(file, options, (), AS_NAMED), file.bytes)
+    layout = text_files.examine(source, file.bytes, file.delimiter, file.quoting, file.field)
     try:
-        text, spans = _rows_of_text(file, layout, shard_rows, options, tell)
+        text, spans = _rows_of_text(replace(source, layout=layout), shard_rows, tell)
     except ValueError:
         bare = replace(layout, quoted=False)
         if file.quoting or layout.delimiter != "\t" or not layout.quoted:
             raise
         # A quote that is out of place further on: the file may have no quoting at all.
-        text, spans = _rows_of_text(file, bare, shard_rows, options, None)
+        text, spans = _rows_of_text(replace(source, layout=bare), shard_rows, None)
         if not _all_have_fields(text, spans):
             raise
     records = text_files.read_records(text, spans[0], head_rows) if spans else []
@@ -389,16 +389,10 @@ def _scan_text(
 
 
 def _rows_of_text(
-    file: SourceFile,
-    layout: Layout,
-    shard_rows: int,
-    options: Mapping[str, Any],
-    tell: Callable[[int], None] | None,
+    file: TextFile, shard_rows: int, tell: Callable[[int], None] | None
 ) -> tuple[TextFile, tuple[Span, ...]]:
     """The file with its header, and where its rows lie."""
-    is_csv = file.format in {"csv", "tsv"}
-    header = text_files.csv_header(_text(file, options, (), layout)) if is_csv else ()
-    text = _text(file, options, header, layout)
+    text = replace(file, header=text_files.csv_header(file)) if file.format in {"csv", "tsv"} else file
     return text, tuple(text_files.find_spans(text, shard_rows, SHARD_BYTES, tell=tell))
 
 

@@ -12,7 +12,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -44,7 +44,8 @@ and all stages must agree."""
 @dataclass(frozen=True)
 class TextFile:
     """All that is needed to open a text file anywhere. format: by its name. identity: of its content, so that a kept
-    cursor is never stale. layout: as `examine` found it. encoding: of its text, see encodings.py."""
+    cursor is never stale. layout: as `examine` found it. encoding: of its text, see encodings.py. held: all of its
+    bytes, where `small_in_memory` has read them."""
 
     url: str
     format: str
@@ -54,6 +55,7 @@ class TextFile:
     identity: str = ""
     layout: Layout = AS_NAMED
     encoding: str = ""
+    held: bytes | None = field(default=None, repr=False)
 
     @property
     def kind(self) -> str:
@@ -62,8 +64,7 @@ class TextFile:
 
     def open(self, tell: Callable[[int], None] | None = None) -> Any:
         """A stream of the unpacked bytes. tell: called with the number of stored bytes that are read."""
-        filesystem, path = open_filesystem(self.url, self.options)
-        raw = open_stream(filesystem, path)
+        raw = io.BytesIO(self.held) if self.held is not None else open_stream(*open_filesystem(self.url, self.options))
         if tell is not None:
             raw = Told(raw, tell)
         if self.compression is None:
@@ -82,6 +83,15 @@ class Record:
     size: int
 
 
+def small_in_memory(file: TextFile, size: int) -> TextFile:
+    """The file, with its bytes if the first bytes that are looked at are all of them: then it is read in one go, by one
+    request. Else, or where it is compressed, unchanged. size: its bytes as stored. Raises OSError."""
+    if file.compression is not None or size >= LAYOUT_BYTES:
+        return file
+    data, _ = _head(file, size, LAYOUT_BYTES)
+    return replace(file, held=data) if len(data) < LAYOUT_BYTES else file  # it may have grown
+
+
 def examine(file: TextFile, size: int, delimiter: str = "", quoting: str = "", field: str = "") -> Layout:
     """How the rows of a file lie in it. size: its bytes as stored. delimiter, quoting, field: as a person has set them,
     see `files.Wanted`. Raises ValueError or OSError if it is none of what its format may be, or cannot be read."""
@@ -98,10 +108,12 @@ def examine(file: TextFile, size: int, delimiter: str = "", quoting: str = "", f
 
 def _head(file: TextFile, size: int, most: int) -> tuple[bytes, bool]:
     """The first bytes of the unpacked file, and whether they are all."""
+    if file.held is not None:
+        return file.held[:most], len(file.held) < most
     filesystem, path = open_filesystem(file.url, file.options)
     if file.compression is None and not is_local(filesystem):  # in one request
         return read_range(filesystem, path, 0, min(size, most)), size <= most
-    with file.open() as stream:
+    with open_stream(filesystem, path) if file.compression is None else file.open() as stream:
         head: bytes = stream.read(most)
     return head, len(head) < most
 
@@ -303,6 +315,8 @@ _local = _Local()
 
 
 def _read_range(file: TextFile, start: int, stop: int) -> bytes:
+    if file.held is not None:
+        return file.held[start:stop]
     if file.compression is None:
         filesystem, path = open_filesystem(file.url, file.options)
         return read_range(filesystem, path, start, stop)

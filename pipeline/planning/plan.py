@@ -189,7 +189,8 @@ def list_inputs(job: Job) -> Inputs:
     wanted = Wanted(job.input.delimiter or "", quoting, job.input.field or "", job.input.encoding or "")
     found = find(job.input.path, job.input.format, job.storage_options, part, wanted)
     _refuse_unused(job, {file.format for file in found.files})
-    own = [file.name for file in found.files if place_of(file.url).startswith(place_of(job.output))]
+    output = place_of(job.output)
+    own = [file.name for file in found.files if place_of(file.url).startswith(output)]
     if own:
         raise ConfigError(f"output: {job.output} holds {own[0]}, which input names; choose another output folder")
     return found

@@ -23,6 +23,9 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[fsspec.Abstra
 
     options: for object stores, in the form of the job's storage_options (see `driver_options`).
     """
+    if ":" not in url:  # a plain path: what fsspec gives for it after its search for a driver
+        local = fsspec.filesystem("file")
+        return local, local._strip_protocol(url)
     refuse_credentials(url)
     scheme = scheme_of(url)
     try:

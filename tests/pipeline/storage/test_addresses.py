@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fsspec
 import pytest
 
 from tamis.pipeline.errors import ConfigError
@@ -50,3 +51,11 @@ def test_what_workers_cannot_see() -> None:
     refuse_unshared("s3://b/k")
     with pytest.raises(ConfigError, match="lives in one process"):
         refuse_unshared("memory://a")
+
+
+@pytest.mark.parametrize("path", ["/a/b", "a", "./a/", "~/a", "", "/", "/a//b/../c", "/a b/ü?*", "/a@b", "/a/"])
+def test_a_plain_path_is_opened_as_fsspec_would(path: str) -> None:
+    filesystem, where = open_filesystem(path, {})
+    expected, there = fsspec.core.url_to_fs(path)
+    assert filesystem is expected
+    assert where == there

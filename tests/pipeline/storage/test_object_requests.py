@@ -14,6 +14,8 @@ from fault_proxy import FaultProxy
 from object_store import S3
 
 from tamis.pipeline.inputs.columnar import ColumnarFile, footer_of, read_rows
+from tamis.pipeline.inputs.files import SourceFile
+from tamis.pipeline.inputs.shards import scan
 from tamis.pipeline.inputs.text_files import TextFile, find_spans, read_records
 from tamis.pipeline.storage.store import Store
 
@@ -99,6 +101,16 @@ def test_text_is_streamed_in_large_parts_and_a_shard_is_one_request(counted: Cou
     records: list[Any] = read_records(file, spans[3])
     assert counted.gets - before == 1
     assert [record.value["prompt"] for record in records] == [str(n) for n in range(3 * 2048, 4 * 2048)]
+
+
+def test_a_small_file_of_text_is_scanned_by_one_request(counted: Counted) -> None:
+    data = b'{"prompt": "q", "response": "a"}\n' * 50
+    counted.store.write("small.jsonl", data)
+    file = SourceFile(counted.store.path("small.jsonl"), "small.jsonl", "jsonl", None, len(data), "an-etag")
+    scan(file, 10, counted.store.options)  # the first one also asks what the driver asks of a bucket
+    before = len(counted.proxy.requests)
+    assert scan(file, 10, counted.store.options).rows == 50
+    assert len(counted.proxy.requests) - before == 1
 
 
 def test_a_small_object_is_one_request(counted: Counted) -> None:
