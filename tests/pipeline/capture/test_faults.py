@@ -157,17 +157,17 @@ def test_only_what_was_set_aside_is_captured_again(bench: Bench) -> None:
 
 
 def test_a_worker_that_hangs_while_it_writes_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def emit_shard(item: tuple[str, int], spec: Any) -> Any:
-        from tamis.pipeline.emit.shard import write_shard
+    def emit_group(group: Any, spec: Any) -> Any:
+        from tamis.pipeline.emit.shard import write_group
 
         marker = Path(spec.store.path()).with_suffix(".hung")
         if not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGSTOP)
-        return write_shard(item, spec)
+        return write_group(group, spec)
 
     calm = bench.run("calm")
-    monkeypatch.setattr(emit_module, "write_shard", emit_shard)
+    monkeypatch.setattr(emit_module, "write_group", emit_group)
     assert bench.run(worker_timeout=10)["counts"] == calm["counts"]
     assert (bench.folder / "out.hung").exists()
     assert bench.files("out") == bench.files("calm")
