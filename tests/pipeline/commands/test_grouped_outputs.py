@@ -9,6 +9,7 @@ import pytest
 from labelled_runs import write_run
 
 import tamis
+from tamis.operators.conversation.dialects import Dialect
 from tamis.pipeline.commands.export import export
 from tamis.pipeline.commands.plain_messages import Kept
 from tamis.pipeline.commands.verify import verify
@@ -31,11 +32,12 @@ def write(store: Store, *, together: bool) -> dict[str, Any]:
     files = {}
     for source, numbers in SOURCES.items():
         ask, tell = ("prompt", "response") if source != "b.jsonl" else ("question", "answer")
-        files[source] = [{ask: f"ask {n}", tell: f"tell {n}", "harm": n % 2} for n in numbers]
+        empty = dict.fromkeys(("prompt", "response", "question", "answer"), "")
+        files[source] = [{**empty, ask: f"ask {n}", tell: f"tell {n}", "harm": n % 2} for n in numbers]
 
     def columns(source: str) -> dict[str, Any]:
         ask, tell = ("prompt", "response") if source != "b.jsonl" else ("question", "answer")
-        return {"name": "prompt_response", "columns": {"prompt": ask, "response": tell}, "join": "\n"}
+        return Dialect.of("pair", prompt=ask, response=tell).to_dict()
 
     named = [{"path": source, "rows": len(rows), "columns": columns(source)} for source, rows in files.items()]
     scores = {"larf": [number / COUNT for number in range(COUNT)]}
@@ -108,7 +110,7 @@ def test_verify_finds_what_is_wrong_with_a_file_of_many_shards(tmp_path: Path) -
     [entry] = [each for each in manifest["files"] if each["name"] == name]
     # The file has as many rows as ever, but another shard has one of them.
     shards = [list(each) for each in entry["shards"]]
-    shards[2][1], shards[3][1] = shards[2][1] + 1, shards[3][1] - 1
+    shards[4][1], shards[5][1] = shards[4][1] + 1, shards[5][1] - 1
     others = [each for each in manifest["files"] if each is not entry]
     store.write_facts(MANIFEST, {**manifest, "files": [*others, {**entry, "shards": shards}]})
     [problem] = verify(store).problems
@@ -123,7 +125,7 @@ def test_verify_finds_what_is_wrong_with_a_file_of_many_shards(tmp_path: Path) -
     made = {**writer.written.to_dict(), "shards": shards}
     store.write_facts(MANIFEST, {**manifest, "files": [*others, made]})
     said = verify(store).problems
-    assert [problem.partition(":")[0] for problem in said] == [f"scores/{shards[at][0]}.parquet" for at in (2, 3)]
+    assert [problem.partition(":")[0] for problem in said] == [f"scores/{shards[at][0]}.parquet" for at in (4, 5)]
     with pytest.raises(InputError, match=r"rows, scores/ .*; see `tamis verify`"):
         list(texts_at(store, {**manifest, "files": [*others, made]}, range(COUNT), "test"))
     # Damage.

@@ -99,7 +99,8 @@ def test_damage_is_found(tmp_path: Path) -> None:
     entries, _ = write(store, "kept", [[40, 50]])
     path = tmp_path / entries[0]["name"]
     whole = path.read_bytes()
-    at = pq.read_metadata(path).row_group(1).column(0).data_page_offset + 40  # in the second shard's page
+    chunk = pq.read_metadata(path).row_group(1).column(0)
+    at = (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size - 1  # its last byte
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     with pytest.raises(DamagedError, match=r"kept/000000-x\.parquet: is not as it was written"):
         RowPlaces(store, entries).read("kept", NAMES[0])
