@@ -135,7 +135,8 @@ class Store:
         """Write a whole file; returns the md5 of an object, None for a local file."""
         filesystem, full = self._opened[0], self._full(name)
         if not self.is_local:
-            retrying(lambda: filesystem.pipe_file(full, data), self.path(name))
+            whole = _in_one_piece(filesystem, len(data))
+            retrying(lambda: filesystem.pipe_file(full, data, **whole), self.path(name))
             return hashlib.md5(data, usedforsecurity=False).hexdigest()
         with _published(full) as file:
             file.write(data)
@@ -335,6 +336,13 @@ def _make_folder(folder: str) -> None:
     with suppress(FileExistsError):
         os.mkdir(folder)
     _sync_folder(above)
+
+
+def _in_one_piece(filesystem: fsspec.AbstractFileSystem, size: int) -> dict[str, int]:
+    """Options for writing an object of this size. S3 tells the md5 of what was uploaded at once (up to 5 GB), by which
+    it is checked without being read; s3fs uploads 100 MiB and more in parts."""
+    protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
+    return {"chunksize": max(size, 50 << 20)} if "s3" in protocols else {}
 
 
 def _sync_folder(folder: str) -> None:
