@@ -20,6 +20,7 @@ from tamis.pipeline.fit.scores import read_features
 from tamis.pipeline.inputs.shards import SHIPPED, role_of
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.paths import SCORES
+from tamis.pipeline.run.row_places import shard_of
 from tamis.pipeline.storage.store import Sealed, Store
 
 _HELD_BYTES = 2 << 30
@@ -104,11 +105,7 @@ class KeptVectors:
 
 def kept_vectors(store: Store, manifest: Mapping[str, Any]) -> KeptVectors:
     """What the run has kept. ConfigError if it has kept no vectors, InputError if a file is not as it was written."""
-    wanted = [
-        entry["name"].removeprefix(f"{SCORES}/").removesuffix(".parquet")
-        for entry in manifest["files"]
-        if entry["name"].startswith(f"{SCORES}/")
-    ]
+    wanted = [shard_of(entry["name"]) for entry in manifest["files"] if entry["name"].startswith(f"{SCORES}/")]
     kept = sorted(receipts.whole(store, STAGE), key=lambda receipt: int(receipt["index"]))
     corpus = [receipt for receipt in kept if receipt["role"] == CORPUS and receipt["shard"] in set(wanted)]
     if len(corpus) < len(wanted) or not wanted:

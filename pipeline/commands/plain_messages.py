@@ -25,7 +25,8 @@ from tamis.operators.conversation.messages import normalise
 from tamis.operators.problems import UNSCORED, RowProblem
 from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.inputs.shards import rows_of
-from tamis.pipeline.run.paths import KEPT, MANIFEST, SCORES, table_of
+from tamis.pipeline.run.paths import MANIFEST, SCORES, table_of
+from tamis.pipeline.run.row_places import RowPlaces
 from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Sealed, Store
 
@@ -45,27 +46,31 @@ class Kept:
         """Where each row of one file is, for people, and its conversation; None where no turn of it is trained on.
 
         InputError for a row that cannot be read, DamagedError for a file that is not as it was written."""
-        dialect = self._dialect(file)
         table = pq.ParquetFile(io.BytesIO(self.store.read(file)), page_checksum_verification=True)
-        columns = [name for name in dialect.reads if name in table.schema_arrow.names]
         row = 0
-        for batch in table.iter_batches(_BATCH, columns=columns):
-            for each in rows_of(pa.Table.from_batches([batch]), 0):
-                where = f"row {row:,} of {file.name}"
-                row += 1
-                try:
-                    if isinstance(each.value, RowProblem):
-                        raise each.value
-                    yield where, normalise(each.value, dialect)
-                except RowProblem as problem:
-                    if problem.code not in UNSCORED:
-                        raise InputError(f"{where} cannot be read ({problem.code}); see `tamis verify`") from None
-                    yield where, None
+        for shard, groups in self._corpus.shards_in(file.name):
+            dialect = self._dialect(shard)
+            columns = [name for name in dialect.reads if name in table.schema_arrow.names]
+            for batch in table.iter_batches(_BATCH, row_groups=groups, columns=columns):
+                for each in rows_of(pa.Table.from_batches([batch]), 0):
+                    where = f"row {row:,} of {file.name}"
+                    row += 1
+                    try:
+                        if isinstance(each.value, RowProblem):
+                            raise each.value
+                        yield where, normalise(each.value, dialect)
+                    except RowProblem as problem:
+                        if problem.code not in UNSCORED:
+                            raise InputError(f"{where} cannot be read ({problem.code}); see `tamis verify`") from None
+                        yield where, None
 
-    def _dialect(self, file: Sealed) -> Dialect:
+    @cached_property
+    def _corpus(self) -> RowPlaces:
+        return RowPlaces(self.store, self.manifest["files"])
+
+    def _dialect(self, shard: str) -> Dialect:
         """Of the input file that the shard is of."""
-        shard = safe_name(file.name, MANIFEST).removeprefix(f"{KEPT}/").removesuffix(".parquet")
-        name = table_of(SCORES, shard)
+        name = table_of(SCORES, safe_name(shard, MANIFEST))
         if name not in self._listed:
             raise InputError(f"{self.store.path(name)}: is not in the manifest; see `tamis verify`")
         source = self.store.read_table(self._listed[name], ["source"]).column("source")[0].as_py()

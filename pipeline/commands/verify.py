@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tamis.pipeline.errors import ConfigError, InputError, error_text
-from tamis.pipeline.run.paths import DROPPED, INCOMPLETE, KEPT, LAYERS, MANIFEST, PARTS, QUARANTINE, RUN, SCORES
+from tamis.pipeline.run.paths import (
+    DROPPED,
+    INCOMPLETE,
+    KEPT,
+    LAYERS,
+    MANIFEST,
+    PARTS,
+    QUARANTINE,
+    RUN,
+    SCORES,
+    table_of,
+)
+from tamis.pipeline.run.row_places import shard_of, shards_of
 from tamis.pipeline.storage.addresses import open_filesystem
 from tamis.pipeline.storage.ranged import ObjectFile, info_of, open_stream
 from tamis.pipeline.storage.retrying import retrying
@@ -61,11 +73,13 @@ class Verified:
 
 @dataclass(frozen=True)
 class _File:
-    """One entry of the manifest, and the number of rows found in its file (None if it is not Parquet)."""
+    """One entry of the manifest, and the number of rows found in its file (None if it is not Parquet). shards: those
+    whose rows it should hold, and how many of each; empty where it says nothing of them."""
 
     name: str
     bytes: int
     sha256: str
+    shards: tuple[tuple[str, int], ...] = ()
     rows: int | None = None
 
 
@@ -91,10 +105,11 @@ def verify(store: Store) -> Verified:
                 continue
             found.files += 1
             found.bytes += file.bytes
-            part, _, shard = file.name.partition("/")
+            part = file.name.partition("/")[0]
             if part in PARTS and file.rows is not None:
                 found.rows[part] += file.rows
-                shards[shard][part] += file.rows
+                for shard, rows in file.shards or [(shard_of(file.name), file.rows)]:
+                    shards[shard][part] += rows
     progress.finish()
     phase("verify", "looking for files that the manifest does not list")
     # Damaged files are not counted; rows that are missing only for that reason are not a further problem.
@@ -146,10 +161,12 @@ def _listed(entries: Iterable[Any], problems: list[str]) -> list[_File]:
     files: dict[str, _File] = {}
     for number, entry in enumerate(entries):
         try:
-            file = _File(entry["name"], entry["bytes"], entry["sha256"])
+            said = shards_of(entry)
+            shards = tuple((shard, rows) for shard, rows in said if rows is not None)
+            file = _File(entry["name"], entry["bytes"], entry["sha256"], shards)
             if not (isinstance(file.name, str) and type(file.bytes) is int and isinstance(file.sha256, str)):
                 raise TypeError
-        except (KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             problems.append(f"entry {number} of the manifest's files has not the form of one")
             continue
         try:
@@ -194,8 +211,11 @@ def _check(store: Store, file: _File) -> tuple[_File, str | None]:
             return file, None
         opened = filesystem.open(path, "rb") if store.is_local else ObjectFile(filesystem, path, file.bytes)
         with closing(opened) as stream:
-            rows = pq.ParquetFile(stream).metadata.num_rows
-        return _File(file.name, file.bytes, file.sha256, rows), None
+            footer = pq.ParquetFile(stream).metadata
+        groups = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+        if file.shards and groups != [rows for _, rows in file.shards if rows]:
+            return file, "its row groups have not the rows that the manifest says of its shards"
+        return replace(file, rows=footer.num_rows), None
     except FileNotFoundError:
         return file, "is missing"
     except (pa.ArrowException, io.UnsupportedOperation) as error:
@@ -249,12 +269,12 @@ def _uncounted(found: Verified, manifest: Mapping[str, Any]) -> list[str]:
 
 def _uneven(shards: Mapping[str, Counter[str]]) -> list[str]:
     """Problems with the number of rows per shard: scores/ has one row per input row, so each of its files must have as
-    many rows as the files of the same name in the other folders together."""
+    many rows as the other folders have of that shard together."""
     problems = []
     for shard, rows in shards.items():
         together = sum(rows[part] for part in _COUNTED)
         if rows[SCORES] != together:
             problems.append(
-                f"{SCORES}/{shard}: has {rows[SCORES]:,} rows, its namesakes in the other folders {together:,} together"
+                f"{table_of(SCORES, shard)}: has {rows[SCORES]:,} rows, the other folders {together:,} of its shard"
             )
     return problems

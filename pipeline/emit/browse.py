@@ -25,6 +25,7 @@ from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.labels.texts import digest_of, text_of
 from tamis.pipeline.report.sample_data import NAME_LIMIT, TEXT_LIMIT
 from tamis.pipeline.run.paths import MANIFEST, SCORES, table_of
+from tamis.pipeline.run.row_places import RowPlaces, shard_of
 from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import Progress
@@ -64,7 +65,7 @@ def with_samples(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
     report/summary.py). Only the report contains them. Raises as `Store.read_table`."""
     names = sorted(file["name"] for file in summary["files"] if file["name"].startswith(f"{SCORES}/"))
     named = list(dict.fromkeys([*(method["name"] for method in summary["methods"]), summary["selected_by"]]))
-    compared = [_opened(store, name.split("/", 1)[1].removesuffix(".parquet"), named) for name in _spaced(names)]
+    compared = [_opened(store, shard_of(name), named) for name in _spaced(names)]
     shards = {shard.name: shard for shard in compared}
     methods = _score_columns(compared, named)
     _rank(compared, [name != RANKS for name in methods])
@@ -78,7 +79,7 @@ def with_samples(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
                 shards[shard] = _opened(store, shard, named)
             places.append((shard, pc.index(shards[shard].scores.column("row"), sample["row"]).as_py()))
         listed[name] = places
-    _read_texts(store, shards, [*groups.values(), *listed.values()], _dialects(summary))
+    _read_texts(RowPlaces(store, summary["files"]), shards, [*groups.values(), *listed.values()], _dialects(summary))
 
     def described(shard: str, place: int) -> dict[str, Any]:
         return _sample(shards[shard], place, methods, summary["selected_by"])
@@ -196,7 +197,7 @@ def _dialects(summary: Mapping[str, Any]) -> dict[str, Dialect]:
 
 
 def _read_texts(
-    store: Store,
+    places: RowPlaces,
     shards: Mapping[str, _Shard],
     groups: Sequence[Sequence[tuple[str, int]]],
     dialects: Mapping[str, Dialect],
@@ -206,14 +207,14 @@ def _read_texts(
     for name, place in (each for group in groups for each in group):
         wanted.setdefault(name, set()).add(place)
     progress = Progress("report", len(wanted), unit="shards", brief=True)
-    for name, places in sorted(wanted.items()):
+    for name, chosen in sorted(wanted.items()):
         shard = shards[name]
         dialect = dialects[shard.scores.column("source")[0].as_py()]
         for decision in ("kept", "dropped"):
             there = np.flatnonzero(shard.decisions == decision)
-            here = sorted(places & set(there.tolist()))
+            here = sorted(chosen & set(there.tolist()))
             if here:
-                rows = store.read_table(table_of(decision, name), list(dict.fromkeys([*dialect.reads, COLUMN])))
+                rows = places.peek(decision, name, list(dict.fromkeys([*dialect.reads, COLUMN])))
                 for place, at in zip(here, np.searchsorted(there, here).tolist(), strict=True):
                     # A slice, as Arrow cannot take rows of every type.
                     shard.texts[place] = _text(rows.slice(at, 1), dialect)

@@ -36,6 +36,7 @@ from tamis.pipeline.report.verdict import verdict
 from tamis.pipeline.run.folder import run_id
 from tamis.pipeline.run.incomplete import warning, write_manifest
 from tamis.pipeline.run.paths import CARD, EMPTY_DROPPED, REPORT
+from tamis.pipeline.run.row_places import SHARDS
 from tamis.pipeline.run.set_aside import SetAside
 from tamis.pipeline.storage.store import Store
 from tamis.pipeline.terminal.progress import phase
@@ -128,7 +129,7 @@ def finish(
     files: all that the run has written so far. key: of the receipts of what was emitted. empty: for dropped/ if nothing
     was dropped. draw: the report.
     """
-    listed = [{key: file[key] for key in ("name", "bytes", "sha256")} for file in files]
+    listed = [{key: file[key] for key in ("name", "bytes", "sha256", SHARDS) if key in file} for file in files]
     phase("publish", "drawing the report")
     known = run_id(store, summary["fingerprint"])
     summary = {**summary, "run_id": known, "json_columns": list(json_places(empty.schema))}

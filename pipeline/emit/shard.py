@@ -1,4 +1,7 @@
-"""Emit one shard: each row in kept, dropped or quarantine, a row of scores for each, then the shard's receipt.
+"""Emit shards: each row in kept, dropped or quarantine, a row of scores for each, then a receipt for each shard.
+
+Shards of a group (groups.py) share their files of kept/ and dropped/. One task writes them, a shard at a time, and the
+receipts when all is written: the receipt of the first shard lists the files that they share.
 
 A `Decided` says what becomes of each row, by a score of the sample or by masked tokens; everything is written here. The
 original rows are read again from the input and compared with those that were captured. So captures hold no text, and
@@ -10,6 +13,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -27,8 +31,9 @@ from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.paths import DROPPED, INPUT_DIGEST, KEPT, QUARANTINE, SCORES, table_of
 from tamis.pipeline.run.receipts import Receipt
-from tamis.pipeline.run.set_aside import SetAside, telling
-from tamis.pipeline.storage.store import Store
+from tamis.pipeline.run.row_places import GROUPED, said_of
+from tamis.pipeline.run.set_aside import SetAside, set_aside
+from tamis.pipeline.storage.store import Store, TableWriter
 
 STAGE = "emit"
 
@@ -87,27 +92,73 @@ class EmitSpec(ABC):
         return pa.ipc.read_schema(pa.py_buffer(self.schema))
 
 
+Item = tuple[Shard, int, Any]
+"""A shard, how many ties at the cut fall in it, and what the stages before have made of it."""
+
+
 def emit(
     spec: EmitSpec,
-    shards: Sequence[Shard],
-    quotas: Sequence[int],
-    made: Mapping[str, Any],
+    groups: Sequence[Sequence[Item]],
     task_cpus: float,
     on_set_aside: Callable[[SetAside], None] | None = None,
     timeout: float | None = None,
 ) -> Generator[Receipt]:
-    """Write the outputs of every shard and yield its receipt, in any order. Raises InputError if the input changed.
+    """Write the outputs of every group and yield the receipts of its shards, in any order. Raises InputError if the
+    input changed.
 
-    made: by the shard's name. on_set_aside: told of a shard whose workers all died or hung, or whose rows are too
-    large; without it that is an error. timeout: seconds without progress after which workers are taken for hung.
+    on_set_aside: told of a shard whose workers all died or hung, or whose rows are too large; without it that is an
+    error. The other shards of its group are written, each into files of its own. timeout: seconds without progress
+    after which workers are taken for hung.
     """
-    items = [(shard, quota, made[shard.name]) for shard, quota in zip(shards, quotas, strict=True)]
-    lost = telling(on_set_aside, shards)
-    for _, receipt in stream(write_shard, items, spec, cpus=task_cpus, on_lost=lost, timeout=timeout):
-        yield receipt
+    apart: list[Item] = []
+
+    def lost(index: int, reason: str) -> None:
+        """Find out which shard of the group it is."""
+        [(shard, _, _), *others] = group = groups[index]
+        if others:
+            apart.extend(group)
+        elif on_set_aside is not None:
+            on_set_aside(set_aside(shard, reason))
+
+    told = None if on_set_aside is None else lost
+    for _, done in stream(write_group, groups, spec, cpus=task_cpus, on_lost=told, timeout=timeout):
+        yield from done
+    if apart:
+        yield from emit(spec, [[item] for item in apart], task_cpus, on_set_aside, timeout)
 
 
-def write_shard(item: tuple[Shard, int, Any], spec: EmitSpec) -> Receipt:
+def write_group(group: Sequence[Item], spec: EmitSpec) -> list[Receipt]:
+    """Write the tables of these shards, which follow each other in the corpus, and return their receipts. In memory are
+    the rows of one of them."""
+    names = [shard.name for shard, _, _ in group]
+    shared: dict[str, TableWriter] = {}
+    held: dict[str, list[tuple[str, int]]] = {part: [] for part in GROUPED}
+    found: list[dict[str, Any]] = []
+    with ExitStack() as open_files:
+        for item in group:
+            tables, facts = _tables(item, spec)
+            for part in GROUPED:
+                table = tables.pop(part, None)
+                held[part].append((item[0].name, 0 if table is None else table.num_rows))
+                if table is None:
+                    continue
+                if part not in shared:
+                    writing = spec.store.writing_table(table_of(part, names[0]), table.schema)
+                    shared[part] = open_files.enter_context(writing)
+                shared[part].add(table)
+            own = [spec.store.write_table(table_of(part, item[0].name), table) for part, table in tables.items()]
+            found.append({**facts, "files": [written.to_receipt() for written in own]})
+    files = [{**writer.written.to_receipt(), **said_of(held[part])} for part, writer in shared.items()]
+    found[0]["files"] = [*files, *found[0]["files"]]
+    group_facts = {"group": [names[0], len(names)]} if len(names) > 1 else {}
+    return [
+        receipts.write(spec.store, STAGE, shard, spec.key, {**facts, **group_facts})
+        for (shard, _, _), facts in zip(group, found, strict=True)
+    ]
+
+
+def _tables(item: Item, spec: EmitSpec) -> tuple[dict[str, pa.Table], dict[str, Any]]:
+    """The tables of a shard, by folder, and what its receipt says besides its files."""
     began = time.perf_counter()
     shard, quota, made = item
     decided = spec.decide(shard, quota, made)
@@ -128,7 +179,6 @@ def write_shard(item: tuple[Shard, int, Any], spec: EmitSpec) -> Receipt:
     if out.any():
         tables[QUARANTINE] = quarantine_table(shard, decided.captured, unreadable)
     tables[SCORES] = _scores_table(shard, ids, out, decided)
-    files = [spec.store.write_table(table_of(part, shard.name), table) for part, table in tables.items()]
     facts = {
         "source": shard.file.name,
         "counts": {
@@ -140,10 +190,9 @@ def write_shard(item: tuple[Shard, int, Any], spec: EmitSpec) -> Receipt:
         "unscored": int(kept_so.sum()),
         **decided.facts,
         **spec.observed(shard, rows, valid[places], dropped),
-        "files": [written.to_receipt() for written in files],
         "seconds": time.perf_counter() - began,
     }
-    return receipts.write(spec.store, STAGE, shard, spec.key, facts)
+    return tables, facts
 
 
 def empty_dropped(schema: pa.Schema, *, with_quantile: bool, with_ids: WithIds = "dropped") -> pa.Table:

@@ -25,6 +25,7 @@ from tamis.pipeline.references.prepare import Prepared
 from tamis.pipeline.report import render_token_report
 from tamis.pipeline.run.incomplete import warning
 from tamis.pipeline.run.paths import ARTIFACT, KEPT, MANIFEST, SCORES, table_of
+from tamis.pipeline.run.row_places import RowPlaces
 from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Store
 
@@ -101,11 +102,14 @@ def with_pieces(store: Store, summary: Mapping[str, Any]) -> dict[str, Any]:
     tokenizer = ChatTokenizer.load(
         source.path, trust_remote_code=remote, template=chat_template(spec["template"], options)
     )
-    examples = [{**item, "pieces": _pieces(store, item, tokenizer)} for item in summary["examples"]]
+    places = RowPlaces(store, summary["files"])
+    examples = [{**item, "pieces": _pieces(store, places, item, tokenizer)} for item in summary["examples"]]
     return {**summary, "examples": examples}
 
 
-def _pieces(store: Store, example: Mapping[str, Any], tokenizer: ChatTokenizer) -> list[dict[str, Any]]:
+def _pieces(
+    store: Store, places: RowPlaces, example: Mapping[str, Any], tokenizer: ChatTokenizer
+) -> list[dict[str, Any]]:
     """The tokens of an example. Only kept samples have their tokens in the output."""
     if example["decision"] != "kept":
         return []
@@ -114,7 +118,7 @@ def _pieces(store: Store, example: Mapping[str, Any], tokenizer: ChatTokenizer) 
     here = pc.index(scores.column("row"), example["row"]).as_py()
     before = pc.sum(pc.equal(scores.column("decision").slice(0, here), "kept")).as_py() or 0
     columns = ["input_ids", "labels", "token_risk"]
-    [row] = store.read_table(table_of(KEPT, shard), columns).slice(before, 1).to_pylist()
+    [row] = places.peek(KEPT, shard, columns).slice(before, 1).to_pylist()
     return [
         {"text": text, "risk": risk, "discarded": risk is not None and label == -100}
         for text, risk, label in zip(tokenizer.pieces(row["input_ids"]), row["token_risk"], row["labels"], strict=True)

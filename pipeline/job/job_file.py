@@ -97,6 +97,19 @@ def _with_ids(value: Any) -> Any:
     return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
 
 
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def _bytes(value: Any) -> Any:
+    """128 MB -> 128000000; any other value as it is."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    if found[2].lower() not in _UNITS:
+        raise ValueError(f"there is no unit {found[2]}; write a number of bytes, or 128 MB, 1 GB, 512 MiB")
+    return round(float(found[1]) * _UNITS[found[2].lower()])
+
+
 class LayersJob(Section):
     """What `tamis layers` reads: the keys of a Job, of which only output and model must be there."""
 
@@ -175,6 +188,12 @@ class LayersJob(Section):
         description="Which rows of the output have a column sample_id (as in scores/, so that each is found again): "
         "those of dropped/; all (or true), those of kept/ too; none (or false). tamis_sample_id where the corpus has "
         "such a column.",
+    )
+    file_size: Annotated[int, BeforeValidator(_bytes, json_schema_input_type=int | str)] = Field(
+        128_000_000,
+        ge=0,
+        description="About how large the files of kept/ and dropped/ become, in bytes or as 128 MB: shards that follow "
+        "each other are written into one file, in the order of the input. 0: each shard has files of its own.",
     )
     lineage: (
         Annotated[

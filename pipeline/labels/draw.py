@@ -24,6 +24,7 @@ from tamis.pipeline.labels.cells import unshielded
 from tamis.pipeline.labels.files import rows_in, whole
 from tamis.pipeline.labels.read import cells_of, scores_of
 from tamis.pipeline.labels.words import harmful_of
+from tamis.pipeline.run.row_places import RowPlaces
 from tamis.pipeline.storage.store import Sealed, Store
 
 STRATUM, POPULATION, SAMPLED, SEED = DESIGN = ("stratum", "population", "sampled", "seed")
@@ -122,7 +123,7 @@ def pool_of(store: Store, manifest: Mapping[str, Any], method: str, column: str 
     Raises InputError for a row in which the column does not say yes or no, or if there is no such column.
     """
     sealed = {entry["name"]: Sealed(entry["name"], entry["sha256"]) for entry in manifest["files"]}
-    as_json = column in manifest.get("json_columns", [])
+    as_json, corpus = column in manifest.get("json_columns", []), RowPlaces(store, manifest["files"])
     for shard, table, before in scores_of(store, sealed):
         found = table.column(method).combine_chunks()
         here = np.flatnonzero(pc.is_valid(found).to_numpy(zero_copy_only=False))
@@ -130,7 +131,7 @@ def pool_of(store: Store, manifest: Mapping[str, Any], method: str, column: str 
         if column is None:
             yield Part(WHOLE, shard, before, table, here + before, scores)
             continue
-        cells = cells_of(store, sealed, shard, table, column, as_json)
+        cells = cells_of(corpus, shard, table, column, as_json)
         answers = np.array([_answer(cells[place], column, before + place) for place in here.tolist()], dtype=np.bool_)
         for name, chosen in zip(strata_of(column), (answers, ~answers), strict=True):
             yield Part(name, shard, before, table, here[chosen] + before, scores[chosen])

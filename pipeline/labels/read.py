@@ -32,6 +32,7 @@ from tamis.pipeline.labels.files import Entries, Key, read_file
 from tamis.pipeline.labels.words import harmful_of
 from tamis.pipeline.run.folder import facts_in
 from tamis.pipeline.run.paths import DROPPED, INCOMPLETE, KEPT, MANIFEST, SCORES
+from tamis.pipeline.run.row_places import RowPlaces, shard_of
 from tamis.pipeline.storage.store import Sealed, Store
 from tamis.pipeline.terminal.progress import Progress, phase
 
@@ -129,7 +130,8 @@ def read_labels(source: str, store: Store) -> Labels:
         else:
             as_json = column in manifest.get("json_columns", [])
             counted = [0]
-            parts = list(_of_column(store, sealed, column, as_json, counted))
+            corpus = RowPlaces(store, manifest["files"])
+            parts = list(_of_column(store, sealed, corpus, column, as_json, counted))
             empty, words = counted[0], f"the corpus's column {column}"
     labelled = [part for part in parts if len(part[1])]
     if not labelled:
@@ -184,13 +186,13 @@ _Part = tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.int64]]
 
 
 def scores_of(store: Store, sealed: Mapping[str, Sealed]) -> Iterator[tuple[str, pa.Table, int]]:
-    """Every shard of scores/ in corpus order: its file name, its table, and the number of its first row."""
+    """Every shard of scores/ in corpus order: its name, its table, and the number of its first row."""
     names = sorted(name for name in sealed if name.startswith(f"{SCORES}/"))
     progress = Progress("labels", len(names), unit="files", brief=True)
     before = 0
     for name in names:
         table = store.read_table(sealed[name])
-        yield name.removeprefix(f"{SCORES}/"), table, before
+        yield shard_of(name), table, before
         before += table.num_rows
         progress.advance(1)
     progress.finish()
@@ -258,34 +260,30 @@ def _of_file(store: Store, sealed: Mapping[str, Sealed], matched: _Matched) -> I
         yield table.take(pa.array(places)), harmful, places + before
 
 
-def cells_of(
-    store: Store, sealed: Mapping[str, Sealed], shard: str, table: pa.Table, column: str, as_json: bool
-) -> list[Any]:
+def cells_of(places: RowPlaces, shard: str, table: pa.Table, column: str, as_json: bool) -> list[Any]:
     """What a column of the corpus holds, for each row of a shard's scores; None for rows in quarantine."""
     decisions = np.array(table.column("decision").to_pylist(), dtype=object)
     cells: list[Any] = [None] * table.num_rows
     for part, decision in ((KEPT, "kept"), (DROPPED, "dropped")):
-        places = np.flatnonzero(decisions == decision)
-        name = f"{part}/{shard}"
-        found = store.read_table(sealed[name], [column]) if name in sealed else None
+        there = np.flatnonzero(decisions == decision)
+        found = places.read(part, shard, [column])
+        where = places.where(part, shard)
         if found is not None and found.column_names != [column]:
-            raise ConfigError(f"the corpus has no column {column} (see the rows in {store.path(KEPT)})")
+            raise ConfigError(f"the corpus has no column {column} (see the rows in {where})")
         values = [] if found is None else found.column(0).to_pylist()
-        if len(values) != len(places):
-            raise InputError(
-                f"{store.path(name)} has {len(values):,} rows, {SCORES}/ {len(places):,}; see `tamis verify`"
-            )
-        for place, value in zip(places, values, strict=True):
+        if len(values) != len(there):
+            raise InputError(f"{where} has {len(values):,} rows, {SCORES}/ {len(there):,}; see `tamis verify`")
+        for place, value in zip(there, values, strict=True):
             cells[place] = json.loads(value) if as_json and isinstance(value, str) else value
     return cells
 
 
 def _of_column(
-    store: Store, sealed: Mapping[str, Sealed], column: str, as_json: bool, empty: list[int]
+    store: Store, sealed: Mapping[str, Sealed], corpus: RowPlaces, column: str, as_json: bool, empty: list[int]
 ) -> Iterator[_Part]:
     """empty: [0] grows by the empty labels. Rows in quarantine have no label: their columns could not be read."""
     for shard, table, before in scores_of(store, sealed):
-        cells = cells_of(store, sealed, shard, table, column, as_json)
+        cells = cells_of(corpus, shard, table, column, as_json)
         decisions = np.array(table.column("decision").to_pylist(), dtype=object)
         labels: dict[int, bool] = {}
         for place in np.flatnonzero(decisions != "quarantined"):

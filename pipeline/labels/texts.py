@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tamis.operators.conversation.conversation import Conversation
 from tamis.operators.conversation.messages import Dialect, normalise
@@ -24,6 +23,7 @@ from tamis.pipeline.errors import InputError
 from tamis.pipeline.inputs.shards import rows_of
 from tamis.pipeline.labels.read import Labels
 from tamis.pipeline.run.paths import DROPPED, KEPT, SCORES
+from tamis.pipeline.run.row_places import RowPlaces, shard_of
 from tamis.pipeline.storage.store import Sealed, Store
 from tamis.pipeline.terminal.progress import Progress
 
@@ -66,12 +66,13 @@ def texts_at(store: Store, manifest: Mapping[str, Any], places: Sequence[int], s
     dialects = {file["path"]: Dialect.from_dict(file["columns"]) for file in manifest["input"]["files"]}
     sealed = {entry["name"]: Sealed(entry["name"], entry["sha256"]) for entry in manifest["files"]}
     names = sorted(name for name in sealed if name.startswith(f"{SCORES}/"))
+    corpus = RowPlaces(store, manifest["files"])
     progress = Progress(stage, len(names), unit="files", brief=True)
     before = 0
     for name in names:
         table = store.read_table(sealed[name], ["sample_id", "source", "row", "decision"])
         low, high = np.searchsorted(wanted, [before, before + table.num_rows])
-        texts = _texts(store, sealed, name.removeprefix(f"{SCORES}/"), table, wanted[low:high] - before, dialects)
+        texts = _texts(corpus, shard_of(name), table, wanted[low:high] - before, dialects)
         for here in sorted(texts):
             sample_id, source, row = (table.column(name)[here].as_py() for name in ("sample_id", "source", "row"))
             yield Text(before + here, sample_id, source, row, texts[here])
@@ -81,8 +82,7 @@ def texts_at(store: Store, manifest: Mapping[str, Any], places: Sequence[int], s
 
 
 def _texts(
-    store: Store,
-    sealed: Mapping[str, Sealed],
+    corpus: RowPlaces,
     shard: str,
     scores: pa.Table,
     wanted: npt.NDArray[np.int64],
@@ -97,17 +97,14 @@ def _texts(
         here = [place for place in wanted.tolist() if decisions[place] == decision]
         if not here:
             continue
-        name = f"{part}/{shard}"
-        if name not in sealed:
-            raise InputError(f"{store.path(name)}: is not in the manifest; see `tamis verify`")
         dialect = dialects[scores.column("source")[0].as_py()]
-        whole = pq.ParquetFile(pa.BufferReader(store.read(sealed[name])), page_checksum_verification=True)
-        if whole.metadata.num_rows != len(there):
-            raise InputError(
-                f"{store.path(name)} has {whole.metadata.num_rows:,} rows, {SCORES}/ {len(there):,}; see `tamis verify`"
-            )
-        columns = [column for column in dialect.reads if column in whole.schema_arrow.names]
-        rows = whole.read(columns).take(pa.array(np.searchsorted(there, here)))
+        table = corpus.read(part, shard, dialect.reads)
+        where = corpus.where(part, shard)
+        if table is None:
+            raise InputError(f"{where}: is not in the manifest; see `tamis verify`")
+        if table.num_rows != len(there):
+            raise InputError(f"{where} has {table.num_rows:,} rows, {SCORES}/ {len(there):,}; see `tamis verify`")
+        rows = table.take(pa.array(np.searchsorted(there, here)))
         for place, row in zip(here, rows_of(rows, 0), strict=True):
             texts[place] = _text(row.value, dialect)
     return texts

@@ -33,6 +33,7 @@ from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import receipts
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze, read_frozen
 from tamis.pipeline.run.paths import ARTIFACT, FITTED, MANIFEST, REFIT, SCORES, WORK
+from tamis.pipeline.run.row_places import shard_of
 from tamis.pipeline.storage.store import Sealed, Store
 from tamis.pipeline.terminal.progress import Progress, at_work, phase
 from tamis.pipeline.terminal.voice import say
@@ -186,9 +187,7 @@ def captures_in(store: Store) -> Captures:
         files = [(str(item["path"]), int(item["rows"])) for item in manifest["input"]["files"]]
         blocks = int(manifest["model"]["blocks"])
         wanted = {
-            posixpath.basename(str(file["name"])).removesuffix(".parquet")
-            for file in manifest["files"]
-            if str(file["name"]).startswith(f"{SCORES}/")
+            shard_of(str(file["name"])) for file in manifest["files"] if str(file["name"]).startswith(f"{SCORES}/")
         }
     except (KeyError, TypeError, ValueError):
         raise ConfigError(f"refit: {store.path(MANIFEST)} is damaged, or of another version of tamis") from None

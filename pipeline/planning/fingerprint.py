@@ -65,8 +65,9 @@ OTHERWISE = frozenset(
         "larf.refusal_markers",
         # counts by its content
         "artifact",
-        # changes columns of this output and no number: no part of what an artifact must agree in
+        # change the form of this output and no number: no part of what an artifact must agree in
         "sample_id",
+        "file_size",
         # these count by the values derived from them: the model's limit, the one rule that applies, and who decides
         "max_tokens",
         "selection.drop",
@@ -103,21 +104,23 @@ def fingerprint_of(
     # Another version of an installed method may give other numbers.
     keys.update({f"{name} distribution": source for name, source in distributions(job.method).items()})
     keys.update(layer_keys)
-    keys.update(column_keys_of(job))
+    keys.update(form_keys_of(job))
     if job.masks_tokens:
         return keys
     return {**keys, **selection_keys_of(job)}
 
 
-COLUMN_KEYS = frozenset({"sample_id"})
-"""Keys of a job, and of its fingerprint, that change columns of the output and no number."""
+_EARLIER = {"sample_id": "none", "file_size": 0}
+"""The form of the output that an earlier tamis wrote, whose runs go on with it: not in a fingerprint."""
+FORM_KEYS = frozenset(_EARLIER)
+"""Keys of a job, and of its fingerprint, that change the form of the output and no number."""
 
 
-def column_keys_of(job: Job) -> dict[str, Any]:
-    """The part of a fingerprint that says which columns the output has besides the corpus's own. `none` is left out: it
-    is what an earlier tamis wrote, whose runs go on with it."""
-    found = {name: getattr(job, name) for name in sorted(COLUMN_KEYS)}
-    return {name: value for name, value in found.items() if value != "none"}
+def form_keys_of(job: Job) -> dict[str, Any]:
+    """The part of a fingerprint that says which columns the output has besides the corpus's own, and how large its
+    files are."""
+    found = {name: getattr(job, name) for name in sorted(FORM_KEYS)}
+    return {name: value for name, value in found.items() if value != _EARLIER[name]}
 
 
 def selection_keys_of(job: Job) -> dict[str, Any]:

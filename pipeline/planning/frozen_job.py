@@ -20,7 +20,7 @@ from tamis.pipeline.job.methods import distributions, known
 from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.models.checks import OpenedModel, open_model
 from tamis.pipeline.models.fetch import chat_template
-from tamis.pipeline.planning.fingerprint import COLUMN_KEYS, FINGERPRINT_FORMAT, reference_digest, settings_of
+from tamis.pipeline.planning.fingerprint import FINGERPRINT_FORMAT, FORM_KEYS, reference_digest, settings_of
 from tamis.pipeline.planning.layer_plan import longest_of
 from tamis.pipeline.planning.prompts import read_prompts
 from tamis.pipeline.planning.reference_sets import scan_set
@@ -84,7 +84,7 @@ def frozen_facts(
 
 def without_input(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of an artifact, of the fingerprint of the run that makes it."""
-    return {name: value for name, value in fingerprint.items() if not _of_input(name) and name not in COLUMN_KEYS}
+    return {name: value for name, value in fingerprint.items() if not _of_input(name) and name not in FORM_KEYS}
 
 
 def other_device(precisions: Iterable[str], theirs: str) -> list[str]:

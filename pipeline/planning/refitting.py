@@ -24,10 +24,10 @@ from tamis.pipeline.job.methods import distributions, known, sections
 from tamis.pipeline.models import keys as model_keys
 from tamis.pipeline.planning.corpus_sample import sizes
 from tamis.pipeline.planning.fingerprint import (
-    COLUMN_KEYS,
     FINGERPRINT_FORMAT,
+    FORM_KEYS,
     NO_MATTER,
-    column_keys_of,
+    form_keys_of,
     reference_digest,
     selection_keys_of,
     settings_of,
@@ -44,7 +44,7 @@ _NOT_HERE = {
     "schedule": "it curates new files every night, and --from the rows of one run",
     "lineage": "--from sends no events",
 }
-_FREE = (NO_MATTER - _NOT_HERE.keys()) | COLUMN_KEYS | {"output", "method", "selection", "seed", "storage_options"}
+_FREE = (NO_MATTER - _NOT_HERE.keys()) | FORM_KEYS | {"output", "method", "selection", "seed", "storage_options"}
 """Keys of the job file that do not decide what was captured."""
 _OF_ROWS = ("format", "input", "model", "tokenizer and template", "max_tokens", "overlong", "input.join")
 _OF_SEARCH = ("search format", "fisher format", "larf.over_rejection_prompts", "larf.refusal_markers")
@@ -155,7 +155,7 @@ def settings_like_fresh(parent: Parent, wanted: Refitting) -> dict[str, Any]:
         **settings_of(job),
         **{f"{name} distribution": source for name, source in distributions(job.method).items()},
         **of_search,
-        **column_keys_of(job),
+        **form_keys_of(job),
         **selection_keys_of(job),
     }
 

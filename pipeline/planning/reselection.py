@@ -21,7 +21,7 @@ from tamis.pipeline.inputs.spans import Span
 from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.job.methods import known
 from tamis.pipeline.job.sections import RANKS
-from tamis.pipeline.planning.fingerprint import COLUMN_KEYS, column_keys_of, selection_keys_of
+from tamis.pipeline.planning.fingerprint import FORM_KEYS, form_keys_of, selection_keys_of
 from tamis.pipeline.run.folder import CERTIFICATE, SELECTED_FROM, of_selection
 from tamis.pipeline.run.parent import Parent
 
@@ -85,8 +85,8 @@ def fingerprint_of(parent: Parent, job: Job, certificate: Mapping[str, Any] | No
     """That of the run, with the new selection, and with what the scores are. certificate: of the cut, as it is in the
     manifest: with other labels, the same threshold has another certificate."""
     of_run = parent.manifest["fingerprint"]
-    theirs = {key: value for key, value in of_run.items() if not of_selection(key) and key not in COLUMN_KEYS}
-    keys = {**theirs, **column_keys_of(job), **selection_keys_of(job), SELECTED_FROM: parent.digest}
+    theirs = {key: value for key, value in of_run.items() if not of_selection(key) and key not in FORM_KEYS}
+    keys = {**theirs, **form_keys_of(job), **selection_keys_of(job), SELECTED_FROM: parent.digest}
     if certificate is not None:
         keys[CERTIFICATE] = hashlib.sha256(json.dumps(certificate, sort_keys=True).encode()).hexdigest()
     return keys

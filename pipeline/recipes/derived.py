@@ -29,7 +29,7 @@ from tamis.pipeline.planning.cluster_scan import scan_on_cluster, worth_it
 from tamis.pipeline.planning.plan import keep_apart, place_of
 from tamis.pipeline.planning.reselection import files_of, shards_of
 from tamis.pipeline.planning.scanning import scan_files
-from tamis.pipeline.recipes.samples import HISTOGRAM_BINS, emit_spec
+from tamis.pipeline.recipes.samples import HISTOGRAM_BINS, emit_spec, output_groups
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import incomplete, lease
 from tamis.pipeline.run.mending import check_output, until_whole
@@ -164,7 +164,8 @@ def emit_again(
     each = zip(work.shards, selection.sums.files, inputs, strict=True)
     made = {shard.name: Made(Captured(file, digest), file) for shard, file, digest in each}
     cpus, timeout = work.cluster.cpus, job.worker_timeout
-    run_emit(spec, work.shards, selection.quotas, made, totals, work.timings, cpus=cpus, timeout=timeout)
+    groups, quotas = output_groups(job, work.shards, selection)
+    run_emit(spec, groups, quotas, made, totals, work.timings, cpus=cpus, timeout=timeout)
     phase("publish", "comparing every written file with its receipt")
     check_output(store, [*totals.files, *beside], [shard.name for shard in work.shards])
     return spec, resolved, totals

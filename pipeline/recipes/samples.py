@@ -24,6 +24,7 @@ from tamis.pipeline.capture.stage import Timings, run_capture
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.cluster.session import ray_session
+from tamis.pipeline.emit.groups import groups_of, larger_share
 from tamis.pipeline.emit.publish import ROUGH, publish
 from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
@@ -43,7 +44,7 @@ from tamis.pipeline.fit.scores import (
     score_shards,
 )
 from tamis.pipeline.inputs.originals import output_schema
-from tamis.pipeline.inputs.shards import role_of
+from tamis.pipeline.inputs.shards import Shard, role_of
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.sections import RANKS
 from tamis.pipeline.layers import find as layers
@@ -368,6 +369,15 @@ def emit_spec(
     return spec, resolved_share(ranked) if sums.count > 1 else 1.0
 
 
+def output_groups(
+    job: Job, shards: Sequence[Shard], selection: Selection
+) -> tuple[list[list[Shard]], Mapping[str, int]]:
+    """Which shards share their files, and by the shard's name how many ties at the cut fall in it."""
+    share = larger_share(selection.dropped, selection.sums.count)
+    quotas = {shard.name: quota for shard, quota in zip(shards, selection.quotas, strict=True)}
+    return groups_of(shards, job.file_size, share=share), quotas
+
+
 def rough(resolved: float) -> list[str]:
     """The report's warning about scores that are too close together for their bins."""
     if resolved >= RESOLVED_ENOUGH:
@@ -382,7 +392,8 @@ def _emit(
     scores = zip(plan.shards, selection.sums.files, strict=True)
     made = {shard.name: Made(captured.captured[shard.name], file) for shard, file in scores}
     timeout = plan.job.worker_timeout
-    run_emit(spec, plan.shards, selection.quotas, made, totals, timings, cpus=cluster.cpus, timeout=timeout)
+    groups, quotas = output_groups(plan.job, plan.shards, selection)
+    run_emit(spec, groups, quotas, made, totals, timings, cpus=cluster.cpus, timeout=timeout)
     return totals
 
 

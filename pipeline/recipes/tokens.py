@@ -23,6 +23,7 @@ from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.cluster.pools import Pool, pool_of
 from tamis.pipeline.cluster.session import ray_session
+from tamis.pipeline.emit.groups import TOKEN_BYTES, groups_of
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.token_publish import Round, publish_tokens
 from tamis.pipeline.emit.tokens import TokensMade, TokenSpec
@@ -295,7 +296,9 @@ class _Run:
             with_ids=plan.job.sample_id,
         )
         totals, cpus, timeout = TokenTotals(), self.cluster.cpus, plan.job.worker_timeout
-        run_emit(spec, plan.shards, selection.quotas, made, totals, self.timings, cpus=cpus, timeout=timeout)
+        groups = groups_of(plan.shards, plan.job.file_size, swell=TOKEN_BYTES)
+        quotas = {shard.name: quota for shard, quota in zip(plan.shards, selection.quotas, strict=True)}
+        run_emit(spec, groups, quotas, made, totals, self.timings, cpus=cpus, timeout=timeout)
         written = [file for item in self.prepared.values() for file in item.files]
         phase("publish", "comparing every written file with its receipt")
         check_output(self.store, [*totals.files, *written, *self.files], [shard.name for shard in plan.shards])

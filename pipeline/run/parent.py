@@ -7,6 +7,7 @@ Nothing of it is changed, and nothing of the model is read.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tamis.operators.problems import UNSCORED
 from tamis.pipeline.errors import ConfigError, DamagedError
@@ -34,6 +36,7 @@ from tamis.pipeline.run.paths import (
     SCORES,
     table_of,
 )
+from tamis.pipeline.run.row_places import shard_of
 from tamis.pipeline.storage.safe_names import safe_name
 from tamis.pipeline.storage.store import Sealed, Store
 
@@ -60,7 +63,7 @@ class Parent:
     @cached_property
     def shards(self) -> tuple[str, ...]:
         """The names of the shards, in corpus order."""
-        return tuple(sorted(_shard_of(name) for name in self.files if name.startswith(f"{SCORES}/")))
+        return tuple(sorted(shard_of(name) for name in self.files if name.startswith(f"{SCORES}/")))
 
     @cached_property
     def digest(self) -> str:
@@ -90,8 +93,8 @@ class Parent:
         return found
 
     def schema(self) -> pa.Schema:
-        """Of the corpus's own columns, in kept/ of this run. Reads a table."""
-        found: pa.Schema = self.store.read_table(self.kept()).schema
+        """Of the corpus's own columns, in kept/ of this run. Reads a file."""
+        found: pa.Schema = pq.ParquetFile(io.BytesIO(self.store.read(self.kept()))).schema_arrow
         # Where sample ids are in kept/, they are its last column, whatever it is called beside the corpus's own.
         return found.remove(len(found) - 1) if self.manifest["job"].get("sample_id") == "all" else found
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 KEPT, DROPPED, QUARANTINE, SCORES = "kept", "dropped", "quarantine", "scores"
 PARTS = (KEPT, DROPPED, QUARANTINE, SCORES)
-"""The folders that emit writes: each holds one Parquet file per shard."""
+"""The folders that emit writes, in Parquet: one file per shard, or of kept/ and dropped/ one for several shards
+(row_places.py)."""
 EMPTY_DROPPED = f"{DROPPED}/000000-none.parquet"
 """Written if nothing was dropped: the columns and no rows."""
 

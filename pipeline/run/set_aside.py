@@ -3,7 +3,7 @@ done after all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,15 +34,6 @@ class SetAside:
 def set_aside(shard: Shard, reason: str) -> SetAside:
     span = shard.span
     return SetAside(shard.name, shard.file.name, span.start_row, span.stop_row, shard.rows, reason)
-
-
-def telling(
-    on_set_aside: Callable[[SetAside], None] | None, shards: Sequence[Shard]
-) -> Callable[[int, str], None] | None:
-    """The `on_lost` callback for cluster/tasks.stream over `shards`: a lost item is a failed shard."""
-    if on_set_aside is None:
-        return None
-    return lambda index, reason: on_set_aside(set_aside(shards[index], reason))
 
 
 def record(store: Store, stage: str, item: SetAside) -> None:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -27,7 +27,7 @@ from fsspec.core import has_magic
 
 from tamis.pipeline.errors import ConfigError, DamagedError, StorageError, error_text
 from tamis.pipeline.storage.addresses import is_local, open_filesystem, refuse_credentials
-from tamis.pipeline.storage.ranged import info_of, read_whole
+from tamis.pipeline.storage.ranged import ObjectFile, info_of, read_whole
 from tamis.pipeline.storage.retrying import is_full, retrying
 from tamis.pipeline.storage.seals import opened, sealed
 
@@ -135,22 +135,11 @@ class Store:
         """Write a whole file; returns the md5 of an object, None for a local file."""
         filesystem, full = self._opened[0], self._full(name)
         if not self.is_local:
-            retrying(lambda: filesystem.pipe_file(full, data), self.path(name))
+            whole = _in_one_piece(filesystem, len(data))
+            retrying(lambda: filesystem.pipe_file(full, data, **whole), self.path(name))
             return hashlib.md5(data, usedforsecurity=False).hexdigest()
-        folder = os.path.dirname(full)
-        _make_folder(folder)
-        aside = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            with open(aside, "wb") as file:
-                file.write(data)
-                file.flush()
-                _sync(file.fileno())
-            os.replace(aside, full)
-            _sync_folder(folder)
-        except BaseException:
-            if os.path.exists(aside):
-                os.unlink(aside)
-            raise
+        with _published(full) as file:
+            file.write(data)
         return None
 
     def write_json(self, name: str, value: Any) -> Written:
@@ -168,11 +157,35 @@ class Store:
     def write_table(self, name: str, table: pa.Table) -> Written:
         """Write a table as Parquet, with its schema metadata."""
         sink = io.BytesIO()
-        with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        with _parquet(sink, table.schema) as writer:
             # A row group without rows is valid Parquet, but `datasets` fails to read it.
             if table.num_rows:
                 writer.write_table(table)
         return self.write(name, sink.getvalue())
+
+    @contextmanager
+    def writing_table(self, name: str, schema: pa.Schema) -> Iterator[TableWriter]:
+        """Write tables of one schema as one Parquet file, which is there when the block ends without an error: then
+        `written` says what it is. On a local disk the tables are not held; for an object store, the file is."""
+        if self.is_local:
+            with _published(self._full(name)) as file:
+                sink = _Hashed(file, self.path(name))
+                with _parquet(sink, schema) as parquet:
+                    yield (writer := TableWriter(parquet))
+            writer.written = Written(name, sink.size, sink.sha256.hexdigest())
+            return
+        held = io.BytesIO()
+        with _parquet(held, schema) as parquet:
+            yield (writer := TableWriter(parquet))
+        writer.written = self.write(name, held.getvalue())
+
+    @contextmanager
+    def parquet_file(self, name: str, size: int) -> Iterator[pq.ParquetFile]:
+        """A Parquet file of `size` bytes, of which only what is asked for is read. FileNotFoundError if there is none.
+        Errors in a page are found by its checksum."""
+        filesystem, full = self._opened[0], self._full(name)
+        with filesystem.open(full, "rb") if self.is_local else ObjectFile(filesystem, full, size) as source:
+            yield pq.ParquetFile(source, page_checksum_verification=True)
 
     def read_table(self, file: str | Sealed, columns: list[str] | None = None) -> pa.Table:
         """A table from a Parquet file. Raises as `read`."""
@@ -238,6 +251,71 @@ class Store:
             raise ConfigError(f"output: {self.path()} cannot be written ({error_text(error)})") from None
 
 
+class TableWriter:
+    """Writes the row groups of one file; see `Store.writing_table`."""
+
+    written: Written
+
+    def __init__(self, parquet: pq.ParquetWriter) -> None:
+        self._parquet = parquet
+
+    def add(self, table: pa.Table) -> None:
+        """Write the table as one row group; one without rows is left out."""
+        if table.num_rows:
+            self._parquet.write_table(table, row_group_size=table.num_rows)
+
+
+class _Hashed(io.RawIOBase):
+    """A file to write to that knows the sha256 and the size of what was written. Its errors contain the path."""
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        super().__init__()
+        self._file, self._path = file, path
+        self.sha256, self.size = hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        with _named(self._path):
+            self._file.write(data)
+        count = memoryview(data).nbytes
+        self.size += count
+        return count
+
+    def tell(self) -> int:
+        return self.size
+
+
+def _parquet(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True)
+
+
+@contextmanager
+def _published(full: str) -> Iterator[BinaryIO]:
+    """A local file to write to, which takes its name when it is whole and on the disk. Errors of the storage contain
+    that name, and those of the block are left as they are."""
+    folder = os.path.dirname(full)
+    aside = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with _named(full):
+            _make_folder(folder)
+            opened = open(aside, "wb")  # noqa: SIM115
+        with opened as file:
+            yield file
+            with _named(full):
+                file.flush()
+                _sync(file.fileno())
+        with _named(full):
+            os.replace(aside, full)
+            _sync_folder(folder)
+    except BaseException:
+        if os.path.exists(aside):
+            os.unlink(aside)
+        raise
+
+
 @contextmanager
 def _named(path: str) -> Iterator[None]:
     """Add the path to errors of the storage: full disks and refused objects are reported without a name, and there may
@@ -258,6 +336,13 @@ def _make_folder(folder: str) -> None:
     with suppress(FileExistsError):
         os.mkdir(folder)
     _sync_folder(above)
+
+
+def _in_one_piece(filesystem: fsspec.AbstractFileSystem, size: int) -> dict[str, int]:
+    """Options for writing an object of this size. S3 tells the md5 of what was uploaded at once (up to 5 GB), by which
+    it is checked without being read; s3fs uploads 100 MiB and more in parts."""
+    protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
+    return {"chunksize": max(size, 50 << 20)} if "s3" in protocols else {}
 
 
 def _sync_folder(folder: str) -> None:

@@ -42,6 +42,7 @@ def arguments(place: Place, model: Path, out: str, address: str) -> list[str]:
         "larf.unsafe_references": place.url("references/unsafe.jsonl"),
         "larf.safe_references": place.url("references/safe.jsonl"),
         "shard_rows": str(SHARD_ROWS),
+        "file_size": "2 kB",  # some shards in each file
         "max_quarantined": "0.2",
     }
     flags = ["curate", "--input", place.url("input/data.jsonl"), "--output", place.url(out), "--model", str(model)]

@@ -122,7 +122,7 @@ def test_every_row_and_every_token_is_accounted_for(run: Run, corpus: Corpus) ->
     counts = manifest["counts"]
     assert (counts["rows_in"], counts["quarantined"]) == (len(corpus.rows), 1)
     assert manifest["quarantine_codes"]["empty_response"]["rows"] == 1
-    assert len(tables(run.out, "kept")) > 5
+    assert len(tables(run.out, "scores")) > 5
     assert [item["name"] for item in manifest["references"]] == ["utility", "harmful"]
     assert [item["rows"] for item in manifest["references"]] == [12, 6]
 
@@ -238,7 +238,7 @@ def test_the_labels_do_not_depend_on_the_shards(
 ) -> None:
     _, _, done = in_two_steps
     check_tokens_whole(done.out, "toss", "0.15")
-    assert len(tables(done.out, "kept")) == 2
+    assert len(tables(done.out, "scores")) == 2
     assert [row[:3] for row in done.labels] == [row[:3] for row in run.labels]
     assert not (done.out / "_work").exists()
 

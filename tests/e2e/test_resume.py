@@ -59,7 +59,8 @@ def killed(slow_model: Path, ray_folder: Path, tmp_path_factory: pytest.TempPath
     flags: list[object] = ["--input", folder / "data.jsonl", "--model", slow_model]
     flags += ["--method", "larf", "--method", "saft", "--set", "larf.layer=5", "--drop", "0.2"]
     flags += [f"--set=larf.{role}_references={folder}/{role}.jsonl" for role in ("unsafe", "safe")]
-    flags += ["--set", f"shard_rows={ROWS // SHARDS}"]
+    # Files of their own, so that there is a half of the way.
+    flags += ["--set", f"shard_rows={ROWS // SHARDS}", "--set", "file_size=0"]
     out, env = folder / "out", {"RAY_TMPDIR": str(ray_folder), "TMPDIR": str(ray_folder)}
     arguments = ["curate", *flags, "--output", out]
 

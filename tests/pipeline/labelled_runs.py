@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tamis.pipeline.inputs.sample_ids import sample_ids
 from tamis.pipeline.run.paths import DROPPED, KEPT, MANIFEST, SCORES, table_of
+from tamis.pipeline.run.row_places import said_of
 from tamis.pipeline.storage.store import Store
 
 
@@ -19,10 +20,13 @@ def write_run(
     scores: Mapping[str, Sequence[float | None]],
     decisions: Sequence[str],
     lengths: Sequence[int] | None = None,
+    together: bool = False,
     **facts: Any,
 ) -> dict[str, Any]:
-    """files: name -> its rows. scores: method -> a score for each row of all files. The manifest."""
+    """files: name -> its rows. scores: method -> a score for each row of all files. together: all shards share their
+    files of kept/ and dropped/. The manifest."""
     written = []
+    shared: dict[str, list[tuple[str, pa.Table]]] = {KEPT: [], DROPPED: []}
     before = index = 0
     names: dict[str, None] = {}
     for rows in files.values():
@@ -37,7 +41,9 @@ def write_run(
             became = np.array(decisions[here])
             for folder, decision in ((KEPT, "kept"), (DROPPED, "dropped")):
                 chosen = table.filter(pa.array(became == decision))
-                if folder == KEPT or chosen.num_rows:
+                if together:
+                    shared[folder].append((shard, chosen))
+                elif folder == KEPT or chosen.num_rows:
                     written.append(store.write_table(table_of(folder, shard), chosen))
             count = lengths[here] if lengths is not None else [5] * len(part)
             columns = {
@@ -52,6 +58,7 @@ def write_run(
             }
             written.append(store.write_table(table_of(SCORES, shard), pa.table(columns)))
             before, index = before + len(part), index + 1
+    grouped = [_write_together(store, folder, tables) for folder, tables in shared.items() if tables]
     manifest: dict[str, Any] = {
         "complete": True,
         "fingerprint": {},
@@ -63,8 +70,15 @@ def write_run(
         "methods": [{"name": name, "title": name.upper(), "layer": 1, "position": "last_token"} for name in scores],
         "selected_by": next(iter(scores)),
         "selection": {"how": "drop 0.1", "cut": 0.5},
-        "files": [file.to_dict() for file in written],
+        "files": [*grouped, *(file.to_dict() for file in written)],
         **facts,
     }
     store.write_facts(MANIFEST, manifest)
     return manifest
+
+
+def _write_together(store: Store, folder: str, tables: Sequence[tuple[str, pa.Table]]) -> dict[str, Any]:
+    with store.writing_table(table_of(folder, tables[0][0]), tables[0][1].schema) as writer:
+        for _, table in tables:
+            writer.add(table)
+    return {**writer.written.to_dict(), **said_of([(shard, table.num_rows) for shard, table in tables])}

@@ -22,6 +22,7 @@ from tamis.pipeline.capture import driver as capture_module
 from tamis.pipeline.capture import graph as generation
 from tamis.pipeline.capture.driver import Forward
 from tamis.pipeline.capture.worker import TokenRows
+from tamis.pipeline.commands.verify import verify
 from tamis.pipeline.curate import curate
 from tamis.pipeline.emit import shard as emit_module
 from tamis.pipeline.errors import ClusterError, ConfigError, IncompleteError, InputError
@@ -157,19 +158,48 @@ def test_only_what_was_set_aside_is_captured_again(bench: Bench) -> None:
 
 
 def test_a_worker_that_hangs_while_it_writes_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def emit_shard(item: tuple[str, int], spec: Any) -> Any:
-        from tamis.pipeline.emit.shard import write_shard
+    def emit_group(group: Any, spec: Any) -> Any:
+        from tamis.pipeline.emit.shard import write_group
 
         marker = Path(spec.store.path()).with_suffix(".hung")
         if not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGSTOP)
-        return write_shard(item, spec)
+        return write_group(group, spec)
 
     calm = bench.run("calm")
-    monkeypatch.setattr(emit_module, "write_shard", emit_shard)
+    monkeypatch.setattr(emit_module, "write_group", emit_group)
     assert bench.run(worker_timeout=10)["counts"] == calm["counts"]
     assert (bench.folder / "out.hung").exists()
+    assert bench.files("out") == bench.files("calm")
+
+
+def test_one_shard_that_kills_the_workers_of_its_group_is_set_aside_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other shards that were to share its file are written apart; once it is mended, all of them together."""
+
+    def emit_group(group: Any, spec: Any) -> Any:
+        from tamis.pipeline.emit.shard import write_group
+
+        if Path(spec.store.path()).with_suffix(".dying").exists() and any(shard.rows == 6 for shard, _, _ in group):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write_group(group, spec)
+
+    monkeypatch.setattr(emit_module, "write_group", emit_group)
+    dying, store = bench.folder / "out.dying", Store(str(bench.folder / "out"))
+    dying.touch()
+    manifest = bench.run()
+    assert not manifest["complete"]
+    assert [item["source"] for item in manifest["failed"]] == ["06.jsonl"]
+    assert manifest["counts"]["kept"] + manifest["counts"]["dropped"] == 45 - 6
+    assert len(store.list("kept")) == 5
+    assert verify(store).problems == []
+    dying.unlink()
+    assert bench.run()["complete"]
+    assert len(store.list("kept")) == len(store.list("dropped")) == 1
+    assert verify(store).problems == []
+    bench.run("calm", workers=2)
     assert bench.files("out") == bench.files("calm")
 
 

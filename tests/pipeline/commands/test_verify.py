@@ -136,7 +136,7 @@ def test_a_file_that_was_struck_out(store: Store) -> None:
     said = "\n".join(verify(store).problems)
     assert "kept/000001-bb.parquet: is not in the manifest" in said
     assert "kept/ holds 3 rows, the manifest says 5" in said
-    assert "scores/000001-bb.parquet: has 2 rows, its namesakes in the other folders 0 together" in said
+    assert "scores/000001-bb.parquet: has 2 rows, the other folders 0 of its shard" in said
 
 
 @pytest.mark.parametrize(("field", "value"), [("sha256", "0" * 64), ("bytes", 1)])
@@ -186,7 +186,7 @@ def test_rows_that_are_not_scored(store: Store) -> None:
     edit(store, lambda m: relist(m, written))
     assert verify(store).problems == [
         "scores/ holds 6 rows for 7 rows of input",
-        "scores/000001-bb.parquet: has 1 rows, its namesakes in the other folders 2 together",
+        "scores/000001-bb.parquet: has 1 rows, the other folders 2 of its shard",
     ]
 
 

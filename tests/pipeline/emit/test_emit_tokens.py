@@ -13,7 +13,7 @@ from plan_jobs import Planner, lines_of, rows_of
 from token_shards import Scored, scored, write_losses
 
 from tamis.operators.statistics.selection import Threshold
-from tamis.pipeline.emit.shard import STAGE, empty_dropped, write_shard
+from tamis.pipeline.emit.shard import STAGE, empty_dropped, write_group
 from tamis.pipeline.emit.tokens import TokensMade, TokenSpec
 from tamis.pipeline.fit.token_risks import TokenCut
 from tamis.pipeline.inputs.added_columns import WithIds
@@ -50,7 +50,7 @@ def emitted(folder: Path, shard: Shard, cut: TokenCut, quota: int, **changes: An
     }  # fmt: skip
     [files] = scored(store, [shard])
     made = TokensMade(files, rows_digest(read(shard, {})))
-    receipt = write_shard((shard, quota, made), TokenSpec(**{**settings, **changes}))
+    [receipt] = write_group([(shard, quota, made)], TokenSpec(**{**settings, **changes}))
     assert store.read_facts(f"_work/receipts/{STAGE}/{shard.name}.json") == receipt
     names = [file["name"] for file in receipt["files"]]
     parts = {name.split("/")[0]: store.read_table(name) for name in names}

@@ -21,7 +21,7 @@ from tool_templates import TEMPLATES
 from transformers import AutoTokenizer
 
 from tamis.operators.conversation.schema import infer_rows, settle
-from tamis.pipeline.emit.shard import Decided, EmitSpec, write_shard
+from tamis.pipeline.emit.shard import Decided, EmitSpec, write_group
 from tamis.pipeline.inputs.added_columns import WithIds
 from tamis.pipeline.inputs.files import resolve
 from tamis.pipeline.inputs.shards import Shard, make_shards, read, rows_digest, scan
@@ -50,9 +50,8 @@ def kept(
     store = Store(str(folder / "out"))
     schema = settle(infer_rows(rows)).serialize().to_pybytes()
     spec = KeepAll(store=store, options={}, key="k", schema=schema, with_ids=with_ids)
-    receipts = [
-        write_shard((shard, 0, None), spec) for shard in make_shards(scan(file, shard_rows, {}), "corpus", {}, 0)
-    ]
+    shards = make_shards(scan(file, shard_rows, {}), "corpus", {}, 0)
+    receipts = [receipt for shard in shards for receipt in write_group([(shard, 0, None)], spec)]
     store.write("README.md", render_card({}).encode())
     return folder / "out", receipts
 

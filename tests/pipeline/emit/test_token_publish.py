@@ -46,7 +46,7 @@ def tokenised(model: Path, row: int) -> Tokenised:
     return found
 
 
-def write_output(store: Store, model: Path, start: int) -> list[Tokenised]:
+def write_output(store: Store, model: Path, start: int, files: list[dict[str, Any]]) -> list[Tokenised]:
     """kept/ and scores/ of one shard of five rows, of which every other response token is discarded."""
     rows = [tokenised(model, start + place) for place in range(5)]
     kept = [row for row, decision in zip(rows, DECISIONS, strict=True) if decision == "kept"]
@@ -57,7 +57,7 @@ def write_output(store: Store, model: Path, start: int) -> list[Tokenised]:
         columns["input_ids"].append(ids)
         columns["labels"].append([ids[at] if first <= at < end and at % 2 else -100 for at in range(len(ids))])
         columns["token_risk"].append([at / 4 if first <= at < end else None for at in range(len(ids))])
-    store.write_table(f"kept/{start:06d}-x.parquet", pa.table(columns))
+    files.append(store.write_table(f"kept/{start:06d}-x.parquet", pa.table(columns)).to_dict())
     scores = pa.table({"row": pa.array(range(start, start + 5), pa.int64()), "decision": DECISIONS})
     store.write_table(f"scores/{start:06d}-x.parquet", scores)
     return rows
@@ -65,13 +65,14 @@ def write_output(store: Store, model: Path, start: int) -> list[Tokenised]:
 
 def test_the_pieces_of_an_example_are_those_of_its_row(tmp_path: Path, tiny_model: Path) -> None:
     store = Store(str(tmp_path))
-    rows = {start: write_output(store, tiny_model, start) for start in (0, 5)}
+    files: list[dict[str, Any]] = []
+    rows = {start: write_output(store, tiny_model, start, files) for start in (0, 5)}
     model = {"name": str(tiny_model), "revision": None, "trust_remote_code": False, "template": None}
     examples = [
         {"shard": f"{start:06d}-x", "row": start + place, "decision": DECISIONS[place]}
         for start, place in ((5, 4), (0, 0), (5, 2), (0, 3))
     ]
-    summary = {"job": {"model": model}, "examples": examples, "other": 1}
+    summary = {"job": {"model": model}, "examples": examples, "files": files, "other": 1}
     found = with_pieces(store, summary)
     assert found["other"] == 1
     assert "pieces" not in examples[0], "the summary itself, which the manifest holds, has no texts"

@@ -78,6 +78,7 @@ def test_what_does_not_change_the_result_does_not_change_the_fingerprint(plan: P
         ("selection.control=random", {"selection.control", "seed"}),
         ("shard_rows=20", {"input"}),
         ("sample_id=true", {"sample_id"}),
+        ("file_size=1 MB", {"file_size"}),
         ("input.columns={prompt: response, response: prompt}", {"input"}),
         ("model.template='{% for m in messages %}{{ m.content }}{% endfor %}'", {"tokenizer and template"}),
     ],

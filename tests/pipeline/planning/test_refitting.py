@@ -15,7 +15,7 @@ from tamis.pipeline.inputs.shards import role_of
 from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.planning.fingerprint import (
     FINGERPRINT_FORMAT,
-    column_keys_of,
+    form_keys_of,
     reference_digest,
     selection_keys_of,
     settings_of,
@@ -161,7 +161,7 @@ def test_the_fingerprint_is_that_of_a_fresh_run_tied_to_the_captures(run: Run) -
     assert found.roles == {"contrast.unsafe": "larf.unsafe"}
     fresh = load_job(None, {**run.job.model_dump(mode="json"), **given, "lineage": None})
     keys = {**ROWS, **run.digests(fresh, ("contrast.unsafe",)), **settings_of(fresh), "method": ["contrast"]}
-    expected = {**keys, **column_keys_of(fresh), **selection_keys_of(fresh)}
+    expected = {**keys, **form_keys_of(fresh), **selection_keys_of(fresh)}
     assert settings_like_fresh(run.parent(), found) == expected
     assert fingerprint_of(run.parent(), found, "digest") == {**expected, "vectors of": "digest"}
 

@@ -78,7 +78,8 @@ def test_the_fingerprint_is_that_of_a_fresh_run_and_of_its_scores() -> None:
     job = job_of(run, Choice(drop_count=7, by="saft"), "new")
     expected = {"format": 4, "input": "abc", "model": "def", **selection_keys_of(fresh)}
     assert frozen_settings(run, job) == expected
-    assert fingerprint_of(run, job) == {**expected, "sample_id": "dropped", "selected from": run.digest}
+    form = {"sample_id": "dropped", "file_size": 128_000_000}
+    assert fingerprint_of(run, job) == {**expected, **form, "selected from": run.digest}
     assert "seed" not in expected
 
 

@@ -113,6 +113,14 @@ def test_a_small_file_of_text_is_scanned_by_one_request(counted: Counted) -> Non
     assert len(counted.proxy.requests) - before == 1
 
 
+def test_a_large_object_is_uploaded_at_once_so_that_its_md5_is_told(counted: Counted) -> None:
+    data = bytes(101 << 20)  # s3fs would send parts from 100 MiB on
+    written = counted.store.write("large", data)
+    told = counted.store.details("")["large"]
+    assert written.md5 is not None
+    assert (told["size"], str(told["ETag"]).strip('"')) == (len(data), written.md5)
+
+
 def test_a_small_object_is_one_request(counted: Counted) -> None:
     counted.store.write("small", b"hello")
     before = len(counted.proxy.requests)

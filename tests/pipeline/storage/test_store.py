@@ -347,8 +347,9 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_next_file
     monkeypatch.setattr(os, "replace", recorded_replace)
     root = tmp_path / "out"
     store = Store(str(root))
-    for name in ("kept/a.parquet", "_work/receipts/emit/a.json"):
-        store.write(name, b"rows")
+    with store.writing_table("kept/a.parquet", pa.schema([("n", pa.int64())])) as writer:
+        writer.add(pa.table({"n": [1]}))
+    store.write("_work/receipts/emit/a.json", b"rows")
     found = [(what, re.sub(r"\.[0-9a-f]{8}\.tmp$", ".tmp", path.removeprefix(str(tmp_path)))) for what, path in done]
     assert found == [
         ("sync", ""),  # the names of the new folders, from the top
