@@ -87,6 +87,7 @@ def plan(found: Plan, state: str, *, is_result: bool = False) -> None:
         references=sum(shard.rows for shard in found.reference_shards),
         methods=list(job.method),
         model=job.model.name,
+        **({"further_models": [each.name for each in found.further]} if found.further else {}),
         blocks=info.blocks,
         width=info.width,
         longest=found.max_tokens,
