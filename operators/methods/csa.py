@@ -95,8 +95,9 @@ class Csa(Method):
 
     models: list[FurtherModel] = setting(
         [],
-        "Further chat models, of other families: a name, or {name, revision, template, blocks}. Each is captured in turn, "
-        "in the form of the job's model section, and the score is the mean over all; the paper takes three.",
+        "Further chat models, of other families: a name, or {name, revision, template, blocks}. Each is captured in "
+        "turn, with the other settings of the model section, and the score is the mean over all; the paper takes "
+        "three.",
     )
     normalise: Normalise = setting(
         "clip_std",
@@ -166,7 +167,9 @@ class Csa(Method):
         spans: dict[str, Float64s] = {}
         facts: dict[str, dict[str, Any]] = {}
         for source in self.sources():
-            rows, unused = reduce(lambda features: (_joined(features, columns), _unused(features, columns)), _both, source)
+            rows, unused = reduce(
+                lambda features: (_joined(features, columns), _unused(features, columns)), _both, source
+            )
             if not len(rows):
                 raise ValueError(f"csa: no usable {source} reference")
             if not np.isfinite(rows).all():

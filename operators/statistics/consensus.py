@@ -3,8 +3,8 @@
     score = mean over models of clip(g, p1, p99) / std(clip(g, p1, p99))        p1, p99, std over the corpus
 
 (arXiv 2607.15081; docs/methods.md, "CSA"). Clipping makes the outermost rows equal. A row that is at or beyond the same
-end in every model stands above (or below) all rows that are not, so there the unclipped g takes the place of the clipped
-one: no other row changes its place, and rows that clipping makes equal are ranked by their unclipped scores.
+end in every model stands above (or below) all rows that are not, so there the unclipped g takes the place of the
+clipped one: no other row changes its place, and rows that clipping makes equal are ranked by their unclipped scores.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def between(below: float, above: float, share: float) -> float:
 
 
 def consensus(scores: Sequence[Float32s], scales: Sequence[Scale]) -> Float32s:
-    """float32 (n,): the score of rows that have one in each model. scores: of each model, (n,), finite. scales: of each;
-    ValueError for one without a spread."""
+    """float32 (n,): the score of rows that have one in each model. scores: of each model, (n,), finite. scales: of
+    each; ValueError for one without a spread."""
     if not all(scale.spread > 0 for scale in scales):
         raise ValueError("scores without a spread cannot be scaled")
     plain, clipped = np.zeros((2, len(scores[0])))

@@ -114,9 +114,7 @@ def scoring(plan: Plan, store: Store, key: str, artifact: Sequence[Sealed], unde
         untested = plan.artifact is not None or under
         sampled = 0 if untested else math.ceil(SAMPLED_ROWS / len(plan.shards))
         folder = artifact_under(under) if under else ARTIFACT
-        spec = ScoringSpec(
-            **vars(base), methods=plan.methods, artifact=tuple(artifact), sampled=sampled, folder=folder
-        )
+        spec = ScoringSpec(**vars(base), methods=plan.methods, artifact=tuple(artifact), sampled=sampled, folder=folder)
         return partial(capture, spec, plan.tokenizer, shards, pool, Scorer)
 
     return start

@@ -1,8 +1,8 @@
 """The mean score over several models, exact over any number of shards (operators/statistics/consensus.py).
 
 Every shard has a table of scores under the job's own model, and one under each further model. A row that one of these
-could not score has no score: it is set aside, with that model's reason. The percentiles and the spread of each model are
-over the rows that all of them have scored.
+could not score has no score: it is set aside, with that model's reason. The percentiles and the spread of each model
+are over the rows that all of them have scored.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ class Gone:
 
     def __add__(self, other: Gone) -> Gone:
         codes = self.codes + other.codes
-        examples = {
-            code: [*self.examples.get(code, ()), *other.examples.get(code, ())][:_EXAMPLES] for code in codes
-        }
+        examples = {code: [*self.examples.get(code, ()), *other.examples.get(code, ())][:_EXAMPLES] for code in codes}
         return Gone(codes, {**other.messages, **self.messages}, examples)
 
 
@@ -114,8 +112,8 @@ def mean_over_models(spec: ConsensusSpec, shards: Sequence[Tables], *, scaled: b
         for name, (scale, _) in zip(spec.models, found, strict=True):
             if not scale.spread > 0:
                 raise ConfigError(
-                    f"{spec.method}.models: {name} scores all {count:,} rows alike once they are clipped, so its scores "
-                    f"cannot be scaled; leave the model out, or set {spec.method}.normalise: none"
+                    f"{spec.method}.models: {name} scores all {count:,} rows alike once they are clipped, so its "
+                    f"scores cannot be scaled; leave the model out, or set {spec.method}.normalise: none"
                 )
     scales = [scale if scaled else UNSCALED for scale, _ in found]
     members = list(zip([shard.name for shard in shards], joined.files, strict=True))

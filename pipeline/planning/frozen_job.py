@@ -108,8 +108,8 @@ def with_artifact(job: Job) -> FrozenJob | None:
     frozen = read_frozen(job.artifact, job.storage_options)
     if "csa.models" in frozen.facts.settings:
         raise ConfigError(
-            f"artifact: {frozen.where} was made with csa.models, whose scores are scaled by the corpus of their own run "
-            "and cannot be applied to other data; curate without artifact, or make one with csa.models left out"
+            f"artifact: {frozen.where} was made with csa.models, whose scores are scaled by the corpus of their own "
+            "run and cannot be applied to other data; curate without artifact, or make one with csa.models left out"
         )
     settled, taken, differing = _settle(job, frozen)
     if differing:

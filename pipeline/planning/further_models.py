@@ -47,8 +47,8 @@ class FurtherPlan:
         """Model and blocks, for the plan."""
         info, blocks = self.opened.info, [str(request.block) for request in self.requests]
         return (
-            f"{self.name}: {info.architecture}, {info.blocks} blocks x {info.width}; blocks {', '.join(blocks)}; longest "
-            f"{self.max_tokens:,} tokens"
+            f"{self.name}: {info.architecture}, {info.blocks} blocks x {info.width}; blocks {', '.join(blocks)}; "
+            f"longest {self.max_tokens:,} tokens"
         )
 
 
@@ -65,8 +65,8 @@ def plan_further(
     references: Sequence[Shard],
     read: Sequence[tuple[Scanned, Dialect]],
 ) -> tuple[FurtherPlan, ...]:
-    """Every further model, checked. own: the job's. ConfigError or InputError, which name the model, where one cannot be
-    used, has not the blocks, or cannot read a reference."""
+    """Every further model, checked. own: the job's. ConfigError or InputError, which name the model, where one cannot
+    be used, has not the blocks, or cannot read a reference."""
     csa = csa_of(methods)
     if csa is None:
         return ()

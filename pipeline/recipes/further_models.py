@@ -45,9 +45,7 @@ class Further:
         return [f"{self.plan.name}: {said}" for said in self.plan.method.warnings(self.artifact, 0.0)]
 
 
-def capture_further(
-    plan: Plan, store: Store, cluster: Cluster, timings: Timings
-) -> tuple[Plan, list[Further]]:
+def capture_further(plan: Plan, store: Store, cluster: Cluster, timings: Timings) -> tuple[Plan, list[Further]]:
     """Run every further model over the corpus. The plan without the shards that failed under one of them. Raises as
     `run_capture`."""
     done = []
