@@ -42,7 +42,7 @@ _UNUSED_BITS = {"bfloat16": 16, "float16": 13, "float32": 0}
 _SAME_STRENGTH = 1e-5
 _SAME_SPAN = 1e-6
 MODELS = "models"
-"""The key of the facts that lists the models, where there are several."""
+"""The key of the facts of each model by its number, from 1 on, where there are several."""
 _AT_ONCE = 1 << 22
 """Numbers of joined vectors in memory at a time, as float64: 32 MiB."""
 
@@ -132,7 +132,7 @@ class Csa(Method):
                 "which matters to the mean over several models only."
             )
         else:
-            range_of = f"{_read_of(several, facts.get('normalise'))} {', '.join(model['model'] for model in several)}."
+            range_of = f"{_read_of(facts.get('normalise'))} {', '.join(model['model'] for model in several.values())}."
         return (
             f"CSA (arXiv 2607.15081), {with_models}: the states{where} joined to one unit vector; the share of it "
             "that lies in the subspace of the unsafe references minus the share in that of the safe ones"
@@ -289,7 +289,7 @@ def _check_blocks(where: str, blocks: Any) -> None:
             raise ValueError(f"{where}={blocks!r}: names a block twice")
 
 
-def _read_of(models: Sequence[Mapping[str, Any]], normalise: Any) -> str:
+def _read_of(normalise: Any) -> str:
     """How the mean is to be read; what follows are the models' names."""
     if normalise == "none":
         return "The score is the mean of that over the models, between -1 and 1:"

@@ -129,15 +129,15 @@ def joint(
     totals.captured = {**captured.captured, **tables}
     kinds = [(plan.model_info, plan.model.revision, own)]
     kinds += [(each.plan.opened.info, each.plan.opened.source.revision, each.artifact) for each in further]
-    models = [
-        {
+    models = {
+        str(number): {
             **scale,
             "revision": revision,
             "architecture": info.architecture,
             **{key: artifact.facts[key] for key in ("blocks", "directions", "references", "overlap")},
         }
-        for scale, (info, revision, artifact) in zip(found.models, kinds, strict=True)
-    ]
+        for number, (scale, (info, revision, artifact)) in enumerate(zip(found.models, kinds, strict=True), 1)
+    }
     facts = {MODELS: models, "normalise": csa.normalise}
     written = store.write_facts(CONSENSUS_FACTS, facts).to_receipt()
     return Joint(found.sums, totals, facts, [*(file for each in further for file in each.files), written])

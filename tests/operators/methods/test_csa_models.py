@@ -108,7 +108,7 @@ def test_settings_of_models_are_checked() -> None:
 
 
 def test_what_the_report_says_of_several_models() -> None:
-    models = [{"model": name} for name in ("first", "second")]
+    models = {number: {"model": name} for number, name in (("1", "first"), ("2", "second"))}
     said = Csa.explain({"models": models, "normalise": "clip_std"})
     assert "the mean over 2 models" in said
     assert "standard deviations and comparable within this run alone" in said
