@@ -14,7 +14,7 @@ from tamis.operators.statistics.ranking import coarse_histogram
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fit.consensus import Consensus, ConsensusSpec, Tables, mean_over_models
 from tamis.pipeline.fit.scores import DECIDING, LENGTHS, read_scores
-from tamis.pipeline.storage.store import Store
+from tamis.pipeline.storage.store import Sealed, Store
 
 ROWS = 300
 CHANCE = np.random.default_rng(7)
@@ -134,7 +134,7 @@ def test_what_has_no_mean_is_refused(tmp_path: Path) -> None:
         mean_over_models(spec(store), nothing, scaled=True)
 
 
-def _without_scores(store: Store) -> tuple[object, tuple[object, ...]]:
+def _without_scores(store: Store) -> tuple[Sealed, tuple[Sealed, ...]]:
     none = pa.nulls(2, pa.float32())
     words = {"code": pa.array(["bad_row"] * 2), "message": pa.array(["why"] * 2)}
     own = {"csa": none, "larf": none, DECIDING: none, LENGTHS: pa.array([1, 2]), **words}
