@@ -286,7 +286,8 @@ class Job(LayersJob):
 
     @property
     def _reads_several_models(self) -> bool:
-        return Csa.name in self.method and bool(self.of(Csa.name).models)
+        section = getattr(self, Csa.section_name(), None)
+        return Csa.name in self.method and section is not None and bool(section.models)
 
     @property
     def selected_by(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tamis.operators.methods.csa import MODELS
-from tamis.operators.methods.protocol import CORPUS, Artifact
+from tamis.operators.methods.protocol import Artifact
 from tamis.pipeline.capture.scored import scored_key, scoring
 from tamis.pipeline.capture.spec import SCORED, STAGE, Captured
 from tamis.pipeline.capture.stage import Timings, check_quarantine, run_capture
@@ -72,7 +72,7 @@ def _under(
     artifacts = load_artifacts(store, key, folder)
     if artifacts is None:
         progress = Progress("fit", len(own.fit_shards), unit="shards", brief=True)
-        sources = {CORPUS: list[Sealed](), **sources_of(own, references)}
+        sources = sources_of(own, references)
         artifacts = fit_methods(store, own.methods, own.model_info.blocks, sources, progress.advance)
         progress.finish()
     facts = {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": own.model_info.blocks}
