@@ -93,7 +93,8 @@ class Csa(Method):
     )
     rank: int = setting(16, "The most directions that stand for either reference set.", ge=1)
 
-    models: list[FurtherModel] = setting(
+    # A setting. The class has none of the models that AnyMethod.models names, which are trained.
+    models: list[FurtherModel] = setting(  # type: ignore[misc, assignment]
         [],
         "Further chat models, of other families: a name, or {name, revision, template, blocks}. Each is captured in "
         "turn, with the other settings of the model section, and the score is the mean over all; the paper takes "
