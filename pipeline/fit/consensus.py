@@ -30,7 +30,7 @@ from tamis.operators.statistics.consensus import (
     spread_of,
 )
 from tamis.operators.statistics.lengths import length_histogram
-from tamis.operators.statistics.ranking import coarse_histogram, fine_histogram, nth_largest
+from tamis.operators.statistics.ranking import BINS, coarse_histogram, fine_histogram, nth_largest
 from tamis.pipeline.capture.spec import score_column
 from tamis.pipeline.cluster.tasks import map_reduce
 from tamis.pipeline.errors import ConfigError
@@ -212,7 +212,10 @@ def _scale(spec: ConsensusSpec, number: int, files: Sequence[Sealed], count: int
 
 
 def _fine(group: Sequence[Sealed], store: Store, column: str, bin: int) -> np.ndarray[Any, Any]:
-    return np.sum([fine_histogram(read_scores(store, file, column), bin) for file in group], axis=0)
+    total = np.zeros(BINS, dtype=np.int64)
+    for file in group:
+        total += fine_histogram(read_scores(store, file, column), bin)
+    return total
 
 
 def _clipped(group: Sequence[Sealed], store: Store, column: str, low: float, high: float) -> Spread:
