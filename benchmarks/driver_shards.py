@@ -22,7 +22,7 @@ import checkout  # noqa: F401
 from tables import markdown
 from whole_runs import Setting, make_models, run
 
-from tamis.pipeline.capture.stage import _check_quarantine
+from tamis.pipeline.capture.stage import check_quarantine
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.inputs.shards import Shard, Span
@@ -77,7 +77,7 @@ def drive(folder: Path, shards: int) -> dict[str, Any]:
     captured, emitted = CaptureTotals(), EmitTotals(bins=80)
     for receipt in _receipts(folder, "capture", planned):
         captured.add(receipt, new=True)
-        _check_quarantine(plan, captured)
+        check_quarantine(plan, captured)
     ended("capture")
     for receipt in _receipts(folder, "emit", planned):
         emitted.add(receipt)

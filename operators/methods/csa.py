@@ -1,23 +1,25 @@
 """CSA: how much of a sample lies in the subspace of unsafe references, and how much in that of safe ones.
 
     c(z)  = unit([unit(h_b1), unit(h_b2), unit(h_b3)])          three blocks, at the last token
-    score = ||U_un^T c(z)||^2 - ||U_sa^T c(z)||^2               in [-1, 1], higher = riskier
+    g     = ||U_un^T c(z)||^2 - ||U_sa^T c(z)||^2               in [-1, 1], higher = riskier
+    score = mean over models of clip(g, p1, p99) / std          p1, p99, std over the corpus
 
 U_un and U_sa hold the leading right singular vectors of c of the unsafe and the safe references, not centred: at most
 `rank` of them (arXiv 2607.15081, consensus subspace alignment; docs/methods.md, "CSA"). The norms are squared, as in
 the paper's formula. A zero vector has no direction: unit(0) = 0.
 
-The paper takes the mean over several models of clip(g, p1, p99) / std, where g is the score above. With one model this
-keeps the order of the rows, but for ties of one row in a hundred at either end. These are to be ranked by g, so the
-order is that of g: g is the score, it needs nothing of the corpus, and no cut falls among rows that clipping has made
-equal.
+This class fits and scores one model: g. `models` names further ones, each of which is captured in turn; the mean over
+all is made when the whole corpus has its g (operators/statistics/consensus.py). With one model, clipping and scaling
+keep the order of the rows, but for ties of one row in a hundred at either end. These are to be ranked by g, so the
+order is that of g: then g is the score, it needs nothing of the corpus, and no cut falls among rows that clipping has
+made equal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,19 +33,42 @@ Float64s = npt.NDArray[np.float64]
 FEW_REFERENCES = 16
 POSITION = "last_token"
 
-# Relative to the strongest direction. Captured vectors have float32 noise of about 1e-7: what lies below this is noise,
-# or, where references stand twice, a direction that no reference has.
-_NO_DIRECTION = 1e-6
+# By the bits of a state that are not used (of float32's 32), which tell the format of the forward pass: relative to the
+# strongest direction, what lies below is noise, or, where references stand twice, a direction that no reference has.
+# The states of one text differ by some roundings, from batch to batch.
+_NO_DIRECTION = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 1e-6}
+_UNUSED_BITS = {"bfloat16": 16, "float16": 13, "float32": 0}
 # Two neighbouring directions that are as strong to this share are interchangeable in float32.
 _SAME_STRENGTH = 1e-5
 _SAME_SPAN = 1e-6
+MODELS = "models"
+"""The key of the facts of each model by its number, from 1 on, where there are several."""
 _AT_ONCE = 1 << 22
 """Numbers of joined vectors in memory at a time, as float64: 32 MiB."""
 
 
+Normalise = Literal["clip_std", "none"]
+
+
+@dataclass(frozen=True)
+class FurtherModel:
+    """A model besides the job's, with its own tokens and chat template. blocks: as for Csa, of this model."""
+
+    name: str = setting(..., "A folder with a transformers model, or its name on the Hugging Face hub.")
+    revision: str | None = setting(None, "Branch, tag or commit on the hub.")
+    template: str | None = setting(None, "A jinja chat template, or a file holding one; default: the tokenizer's own.")
+    blocks: Literal["auto"] | list[int] = setting(
+        "auto", "As csa.blocks, of this model.", ge=0, min_length=1, unordered=True
+    )
+
+    def __post_init__(self) -> None:
+        _check_blocks(f"csa.models: blocks of {self.name}", self.blocks)
+
+
 @dataclass(frozen=True)
 class Csa(Method):
-    """blocks: block numbers, or "auto" (`spread_blocks`). rank: the most directions of either reference set."""
+    """blocks: block numbers, or "auto" (`spread_blocks`). rank: the most directions of either reference set. models:
+    further ones. normalise: how the scores of several models are made comparable."""
 
     name: ClassVar[str] = "csa"
     title: ClassVar[str] = "CSA"
@@ -57,12 +82,6 @@ class Csa(Method):
         "unsafe": "File of harmful prompts with complying answers; default: the shipped set.",
         "safe": "File of the same prompts with refusals; default: the shipped set.",
     }
-    not_offered: ClassVar[Mapping[str, str]] = {
-        "models": "CSA reads one model, that of model.name; the mean over further ones is not offered: leave it out",
-        "normalise": "with one model, clip_std and none rank the rows alike, since rows that clipping makes equal are "
-        "ranked by their unclipped score; that score is written as it is: leave it out",
-    }
-
     blocks: Literal["auto"] | list[int] = setting(
         "auto",
         "0-based blocks whose outputs are joined, three in the paper; auto: those at a quarter, a half and three "
@@ -70,30 +89,56 @@ class Csa(Method):
         "layers.",
         ge=0,
         min_length=1,
+        unordered=True,
     )
     rank: int = setting(16, "The most directions that stand for either reference set.", ge=1)
 
+    # A setting. The class has none of the models that AnyMethod.models names, which are trained.
+    models: list[FurtherModel] = setting(  # type: ignore[misc, assignment]
+        [],
+        "Further chat models, of other families: a name, or {name, revision, template, blocks}. Each is captured in "
+        "turn, with the other settings of the model section, and the score is the mean over all; the paper takes "
+        "three.",
+    )
+    normalise: Normalise = setting(
+        "clip_std",
+        "With further models, what the mean is of: clip_std, the scores of each clipped at the 1st and the 99th "
+        "percentile and divided by their standard deviation, over the corpus; none, the scores as they are.",
+    )
+
     def __post_init__(self) -> None:
-        if self.blocks != "auto":
-            numbers = isinstance(self.blocks, list) and self.blocks and all(map(_whole, self.blocks))
-            if not numbers or min(self.blocks) < 0:
-                raise ValueError(f'csa.blocks={self.blocks!r}: write "auto" or a list of block numbers, from 0 on')
-            if len(set(self.blocks)) < len(self.blocks):
-                raise ValueError(f"csa.blocks={self.blocks!r}: names a block twice")
+        _check_blocks("csa.blocks", self.blocks)
         if not _whole(self.rank) or self.rank < 1:
             raise ValueError(f"csa.rank={self.rank!r}: write a whole number from 1 on")
+        if self.normalise not in get_args(Normalise):
+            raise ValueError(f"csa.normalise={self.normalise!r}: write {' or '.join(get_args(Normalise))}")
+        named = [(model.name, model.revision) for model in self.models]
+        if twice := [name for name, revision in named if named.count((name, revision)) > 1]:
+            raise ValueError(f"csa.models: names {twice[0]} twice; it would count twice in the mean")
+
+    def under(self, model: FurtherModel) -> Csa:
+        """The same method with this model alone."""
+        return replace(self, blocks=model.blocks, models=[])
 
     @classmethod
     def explain(cls, facts: Mapping[str, Any]) -> str:
         blocks, directions = facts.get("blocks"), facts.get("directions")
         where = f" of {_listed(blocks)}" if isinstance(blocks, list) else ""
         how_many = "" if not directions else f" ({directions['unsafe']} and {directions['safe']} directions)"
+        several = facts.get(MODELS)
+        with_models = "with one model" if not several else f"the mean over {len(several)} models"
+        if not several:
+            range_of = (
+                "Between -1 and 1; above 0 it lies nearer to the unsafe references. It is neither clipped nor scaled, "
+                "which matters to the mean over several models only."
+            )
+        else:
+            range_of = f"{_read_of(facts.get('normalise'))} {', '.join(model['model'] for model in several.values())}."
         return (
-            f"CSA (arXiv 2607.15081), with one model: the states{where} joined to one unit vector; the share of it "
+            f"CSA (arXiv 2607.15081), {with_models}: the states{where} joined to one unit vector; the share of it "
             "that lies in the subspace of the unsafe references minus the share in that of the safe ones"
-            f"{how_many}, as squared norms (the authors' code does not square them). Between -1 and 1; above 0 it lies "
-            "nearer to the unsafe references. It is neither clipped nor scaled, which matters to the mean over several "
-            "models only. A subspace of long references encodes length: see how the score follows the length."
+            f"{how_many}, as squared norms (the authors' code does not square them). {range_of} A subspace of long "
+            "references encodes length: see how the score follows the length."
         )
 
     def planned(self, blocks: int, references: Mapping[str, int]) -> str:
@@ -101,7 +146,8 @@ class Csa(Method):
         chosen = "spread over the depth; csa.blocks sets others" if self.blocks == "auto" else "by csa.blocks"
         ranks = [f"{min(self.rank, count)} of {count} {source} references" for source, count in references.items()]
         rank = f"; rank {' and '.join(ranks)}" if ranks else ""
-        return f"{_listed(read)} ({chosen}){rank}; squared norms, one model"
+        several = f"the first of {1 + len(self.models)} models, {self.normalise}" if self.models else "one model"
+        return f"{_listed(read)} ({chosen}){rank}; squared norms, {several}"
 
     def requests(self, blocks: int) -> tuple[Request, ...]:
         if blocks < 1:
@@ -122,12 +168,15 @@ class Csa(Method):
         spans: dict[str, Float64s] = {}
         facts: dict[str, dict[str, Any]] = {}
         for source in self.sources():
-            rows = reduce(lambda features: _joined(features, columns), lambda a, b: np.concatenate([a, b]), source)
+            rows, unused = reduce(
+                lambda features: (_joined(features, columns), _unused(features, columns)), _both, source
+            )
             if not len(rows):
                 raise ValueError(f"csa: no usable {source} reference")
             if not np.isfinite(rows).all():
                 raise ValueError(f"csa: the states of some {source} references are not finite; try model.dtype float32")
-            spans[source], facts[source] = _span(rows, self.rank)
+            kind = next(name for name, bits in _UNUSED_BITS.items() if unused >= bits)
+            spans[source], facts[source] = _span(rows, self.rank, _NO_DIRECTION[kind])
             if not len(spans[source]):
                 raise ValueError(f"csa: all {source} references have a representation of zeros")
         overlap = float(((spans["unsafe"] @ spans["safe"].T) ** 2).sum())
@@ -204,19 +253,52 @@ def _joined(features: Features, columns: Sequence[str], width: int | None = None
     return unit(np.concatenate([unit(part) for part in parts], axis=1))
 
 
-def _span(rows: Float64s, rank: int) -> tuple[Float64s, dict[str, Any]]:
-    """At most `rank` leading right singular vectors, float64 (r, D), and what the report says of them."""
+def _unused(features: Features, columns: Sequence[str]) -> int:
+    """How many of the last bits are 0 in all numbers of these columns: 16 for states of bfloat16, 13 of float16."""
+    bits = [np.bitwise_or.reduce(np.ascontiguousarray(features[name]).view(np.uint32), axis=None) for name in columns]
+    used = int(np.bitwise_or.reduce(np.array(bits, dtype=np.uint32)))
+    return (used & -used).bit_length() - 1 if used else 32
+
+
+def _both(a: tuple[Float64s, int], b: tuple[Float64s, int]) -> tuple[Float64s, int]:
+    return np.concatenate([a[0], b[0]]), min(a[1], b[1])
+
+
+def _span(rows: Float64s, rank: int, nothing: float) -> tuple[Float64s, dict[str, Any]]:
+    """At most `rank` leading right singular vectors, float64 (r, D), and what the report says of them. nothing: what
+    share of the strongest is no direction."""
     _, strengths, directions = np.linalg.svd(rows, full_matrices=False)
-    real = int(np.count_nonzero(strengths > _NO_DIRECTION * strengths[0]))
+    real = int(np.count_nonzero(strengths > nothing * strengths[0]))
     taken = min(rank, real)
     facts = {
         "references": len(rows),
         "zero_references": int(np.count_nonzero(~rows.any(axis=1))),
         "directions": taken,
+        "noise_below": nothing,
         "strengths": [float(strength) for strength in strengths[:taken]],
         "ambiguous": bool(taken < real and strengths[taken] > (1 - _SAME_STRENGTH) * strengths[taken - 1]),
     }
     return np.ascontiguousarray(directions[:taken]), facts
+
+
+def _check_blocks(where: str, blocks: Any) -> None:
+    if blocks != "auto":
+        numbers = isinstance(blocks, list) and blocks and all(map(_whole, blocks))
+        if not numbers or min(blocks) < 0:
+            raise ValueError(f'{where}={blocks!r}: write "auto" or a list of block numbers, from 0 on')
+        if len(set(blocks)) < len(blocks):
+            raise ValueError(f"{where}={blocks!r}: names a block twice")
+
+
+def _read_of(normalise: Any) -> str:
+    """How the mean is to be read; what follows are the models' names."""
+    if normalise == "none":
+        return "The score is the mean of that over the models, between -1 and 1:"
+    return (
+        "In each model it is clipped at the 1st and the 99th percentile of this corpus and divided by its standard "
+        "deviation, so the mean is in standard deviations and comparable within this run alone; rows beyond the same "
+        "end in every model keep their unclipped mean, so that they are ranked by it. The models:"
+    )
 
 
 def _numbers(requests: Sequence[Request]) -> list[int]:

@@ -52,14 +52,18 @@ class Reduce(Protocol):
     def __call__(self, map: Callable[[Features], T], combine: Callable[[T, T], T], source: str = CORPUS) -> T: ...
 
 
-def setting(default: Any, help: str, *, in_job: bool = True, **limits: Any) -> Any:
+def setting(default: Any, help: str, *, in_job: bool = True, unordered: bool = False, **limits: Any) -> Any:
     """A field of a method that a job may set.
 
-    default: for a list, each instance gets a new copy. help: one or two sentences for people. in_job: False for a
-    field that only code sets. limits: ge, gt, le, lt for a number, pattern for a text, min_length for a list, as in
-    pydantic. A field that is itself a dataclass of settings becomes a section within the section.
+    default: for a list, each instance gets a new copy; `...` for a setting that must be given. help: one or two
+    sentences for people. in_job: False for a field that only code sets. unordered: of a list, whose order means
+    nothing: a job has it sorted. limits: ge, gt, le, lt for a number, pattern for a text, min_length for a list, as in
+    pydantic. A field that is itself a dataclass of settings becomes a section within the section, a list of such a
+    dataclass a list of sections; where only its first field is given, that value may stand for the section.
     """
-    metadata = {"help": help, "in_job": in_job, "limits": limits}
+    metadata = {"help": help, "in_job": in_job, "unordered": unordered, "limits": limits}
+    if default is ...:
+        return field(metadata=metadata)
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -30,6 +30,7 @@ from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.run.folder import key_of
 from tamis.pipeline.run.frozen import read_artifacts
+from tamis.pipeline.run.paths import ARTIFACT, artifact_under, stage_under
 from tamis.pipeline.storage.store import Sealed, Store
 
 Numbers = np.ndarray[Any, Any]
@@ -39,11 +40,12 @@ Numbers = np.ndarray[Any, Any]
 class ScoringSpec(CaptureSpec):
     """methods: by name. artifact: the files of the output's artifact/ that hold what they were fitted to. A worker
     reads them itself: the tasks that tokenise get this spec, too, and need none of it. sampled: how many rows of each
-    shard keep their vectors, for the test of the methods."""
+    shard keep their vectors, for the test of the methods. folder: of the artifact."""
 
     methods: Mapping[str, Method] = field(default_factory=dict)
     artifact: tuple[Sealed, ...] = ()
     sampled: int = 0
+    folder: str = ARTIFACT
 
 
 class Scorer(Forward):
@@ -52,7 +54,7 @@ class Scorer(Forward):
     spec: ScoringSpec
 
     def load(self, path: str) -> None:
-        self.artifacts = read_artifacts(self.spec.store, self.spec.artifact, self.spec.methods)
+        self.artifacts = read_artifacts(self.spec.store, self.spec.artifact, self.spec.methods, self.spec.folder)
         super().load(path)
 
     def run(
@@ -86,14 +88,17 @@ def scored_key(key: str, artifact: Sequence[Sealed]) -> str:
     return key_of({"captured": key, "scored with": sorted(artifact)})
 
 
-def scoring(plan: Plan, store: Store, key: str, artifact: Sequence[Sealed]) -> Start:
-    """The workers of SCORED. key: as `scored_key` gives it."""
+def scoring(plan: Plan, store: Store, key: str, artifact: Sequence[Sealed], under: int = 0) -> Start:
+    """The workers of SCORED. key: as `scored_key` gives it. under: the number of the further model of CSA that the plan
+    is of; 0 for the job's own."""
 
     def start(shards: Sequence[Shard], pool: Pool) -> Captures:
-        base = vector_spec(plan, store, key, pool, SCORED)
-        # An artifact that is applied brings the test of its methods along.
-        sampled = 0 if plan.artifact is not None else math.ceil(SAMPLED_ROWS / len(plan.shards))
-        spec = ScoringSpec(**vars(base), methods=plan.methods, artifact=tuple(artifact), sampled=sampled)
+        base = vector_spec(plan, store, key, pool, stage_under(SCORED, under) if under else SCORED)
+        # An artifact that is applied brings the test of its methods along, and the mean over several models has none.
+        untested = plan.artifact is not None or under
+        sampled = 0 if untested else math.ceil(SAMPLED_ROWS / len(plan.shards))
+        folder = artifact_under(under) if under else ARTIFACT
+        spec = ScoringSpec(**vars(base), methods=plan.methods, artifact=tuple(artifact), sampled=sampled, folder=folder)
         return partial(capture, spec, plan.tokenizer, shards, pool, Scorer)
 
     return start

@@ -13,7 +13,7 @@ from tamis.operators.problems import UNSCORED
 from tamis.pipeline.capture.chosen_rows import DRAWN_SHARDS
 from tamis.pipeline.capture.driver import capture
 from tamis.pipeline.capture.signs import Signs
-from tamis.pipeline.capture.spec import SAMPLED_ROWS, STAGE, CaptureSpec, capture_spec, known_as
+from tamis.pipeline.capture.spec import SAMPLED_ROWS, SCORED, STAGE, CaptureSpec, capture_spec, known_as
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster import metrics
 from tamis.pipeline.cluster.machines import Cluster
@@ -61,7 +61,7 @@ def run_capture(
         totals.add(receipt, new=False)
         finished.add(receipt["shard"])
     left = [shard for shard in shards if shard.name not in finished]
-    _check_quarantine(plan, totals)
+    check_quarantine(plan, totals)
     if finished:
         check_precision(store, totals)
     rows = sum(shard.rows for shard in shards)
@@ -90,21 +90,22 @@ def run_capture(
         def resize() -> Pool:
             return refit(pool, plan.job)
 
-        captures = (start or _vectors(plan, store, key))(left, pool)
+        captures = (start or _vectors(plan, store, key, stage))(left, pool)
         watched = {"on_set_aside": note, "timeout": plan.job.worker_timeout, "resize": resize}
         watched |= {"patience": plan.job.cluster_patience, "on_signs": shown_on(progress)}
         # Closed here, so that the workers always stop before Ray does.
         with closing(captures(**watched, hopeful=bool(finished))) as new:
             for receipt in receipts.compacted(store, stage, key, new):
                 totals.add(receipt, new=True)
-                metrics.ledger().captured(receipt, known, names_codes=not plan.job.masks_tokens)
+                names_codes = stage in (STAGE, SCORED) and not plan.job.masks_tokens
+                metrics.ledger().captured(receipt, known, names_codes=names_codes)
                 progress.advance(receipt["rows"], receipt["tokens"])
                 if len(totals.precisions) > 1:
                     receipts.forget(store, stage, [receipt["shard"]])
                 check_precision(store, totals)
                 if receipt.get("fallback") is not None:
                     warn_once(receipt["fallback"])
-                _check_quarantine(plan, totals)
+                check_quarantine(plan, totals)
         progress.finish()
         timings["model_load"] = {"seconds": totals.load_seconds}
         timings[known] = {
@@ -148,7 +149,7 @@ def check_precision(store: Store, totals: CaptureTotals) -> None:
         )
 
 
-def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
+def check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
     """Fail as soon as the limit is certain to be exceeded, not at the end of the run."""
     if totals.bad_references:
         lines = [f"{rows} × {code}" for code, rows in totals.bad_references.most_common()]
@@ -167,16 +168,17 @@ def _check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
         )
 
 
-def _vectors(plan: Plan, store: Store, key: str) -> Start:
+def _vectors(plan: Plan, store: Store, key: str, stage: str) -> Start:
     def start(shards: Sequence[Shard], pool: Pool) -> Captures:
-        return partial(capture, vector_spec(plan, store, key, pool), plan.tokenizer, shards, pool)
+        return partial(capture, vector_spec(plan, store, key, pool, stage), plan.tokenizer, shards, pool)
 
     return start
 
 
-def vector_spec(plan: Plan, store: Store, key: str, pool: Pool, stage: str = STAGE) -> CaptureSpec:
-    """The spec of the plan's requests, with the requests of some rows where the job has unsafe references."""
-    read = plan.requests_read
+def vector_spec(plan: Plan, store: Store, key: str, pool: Pool, stage: str) -> CaptureSpec:
+    """The spec of the plan's requests, with the requests of some rows where the job has unsafe references and this is
+    its own model."""
+    read = plan.requests_read if stage in (STAGE, SCORED) else None
     among = math.ceil(SAMPLED_ROWS / min(len(plan.shards), DRAWN_SHARDS)) if read is not None else 0
     return capture_spec(
         plan.job, plan.model, store, key, pool, plan.max_tokens, plan.requests, stage,

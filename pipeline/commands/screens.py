@@ -68,6 +68,7 @@ def show_plan(console: Console, plan: Plan, state: str) -> None:
         "rows": f"{plan.rows:,} in {len(plan.shards):,} shards, {size(plan.bytes)}",
         "tokens": f"about {tokens:,.0f} ({estimate.tokens_per_row:,.0f} a row, from {estimate.sampled} sampled)",
         "model": f"{job.model.name}: {info.architecture}, {info.blocks} blocks x {info.width}",
+        **{f"model {number}": each.in_words for number, each in enumerate(plan.further, 2)},
         "method": ", ".join(job.method),
         "layer": _layer(plan),
         **_said_by_methods(plan),

@@ -69,6 +69,7 @@ def plan(found: Plan, state: str, *, is_result: bool = False) -> None:
     sizes = (found.rows, "row"), (len(found.files), "file"), (len(found.shards), "shard")
     rows, files, shards = (f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in sizes)
     words = f"{rows} of {files} in {shards}; the output is {state}"
+    further: dict[str, Any] = {"further_models": [each.name for each in found.further]} if found.further else {}
     VOICE.show(
         lambda: show_plan(console(), found, state),
         f"{words}, and the run would fail" if found.will_fail else words,
@@ -88,6 +89,7 @@ def plan(found: Plan, state: str, *, is_result: bool = False) -> None:
         references=sum(shard.rows for shard in found.reference_shards),
         methods=list(job.method),
         model=job.model.name,
+        **further,
         blocks=info.blocks,
         width=info.width,
         longest=found.max_tokens,

@@ -103,6 +103,10 @@ def _stages(store: Store, run: Mapping[str, Any], aside: Mapping[str, Sequence[S
             failed = [*aside.get(VECTORS_STAGE, ()), *aside.get(SCORED_STAGE, ())]
             # Where an earlier command kept vectors and this one scores, a shard has both.
             captured = receipts.count(store, VECTORS_STAGE) + receipts.count(store, SCORED_STAGE)
+            for stage in store.list(receipts.folder("")):
+                if stage.startswith(f"{SCORED_STAGE}-"):  # a further model of CSA
+                    number = int(stage.rpartition("-")[2]) + 1
+                    yield _Stage(f"model {number}", receipts.count(store, stage), shards, len(aside.get(stage, ())))
             yield _Stage("captured", min(captured, shards + references), shards + references, len(failed))
         fitted = sum(name.endswith(".parquet") for name in store.list(FITTED))
         if fitted:

@@ -198,6 +198,8 @@ def _is_current(method: Method, manifest: Mapping[str, Any]) -> bool:
         return False
     theirs = next(each for each in manifest["methods"] if each["name"] == method.name)
     facts = theirs.get("facts") or {}
+    if facts.get("models"):  # a mean over several models, and here are the vectors of one
+        return False
     if "corpus_sample" in facts:  # it was fitted to rows drawn from the corpus, and here it is to all of it
         return False
     return all(

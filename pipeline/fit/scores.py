@@ -171,36 +171,43 @@ def features_of(table: pa.Table) -> Features:
     return features
 
 
-def save_artifacts(store: Store, artifacts: Mapping[str, Artifact], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def save_artifacts(
+    store: Store, artifacts: Mapping[str, Artifact], facts: Mapping[str, Any], folder: str = ARTIFACT
+) -> list[dict[str, Any]]:
     """Write OUT/artifact: one safetensors file per method, and artifact.json with every number a person may want."""
     files = []
     for name, artifact in artifacts.items():
         arrays = {key: np.ascontiguousarray(value) for key, value in artifact.arrays.items()}
-        files.append(store.write(f"{ARTIFACT}/{name}.safetensors", safetensors.numpy.save(arrays)))
+        files.append(store.write(f"{folder}/{name}.safetensors", safetensors.numpy.save(arrays)))
     listed = [file.to_dict() for file in files]
     tree = {**facts, "methods": {name: artifact.facts for name, artifact in artifacts.items()}, "files": listed}
-    files.append(store.write_facts(ARTIFACT_FACTS, tree))
+    files.append(store.write_facts(_facts_in(folder), tree))
     return [file.to_receipt() for file in files]
 
 
-def load_artifacts(store: Store, key: str) -> dict[str, Artifact] | None:
+def load_artifacts(store: Store, key: str, folder: str = ARTIFACT) -> dict[str, Artifact] | None:
     """The artifacts that an interrupted run with the same settings fitted; None if there are none or one is damaged."""
-    if not store.exists(ARTIFACT_FACTS):
+    name = _facts_in(folder)
+    if not store.exists(name):
         return None
     try:
-        tree = store.read_facts(ARTIFACT_FACTS)
+        tree = store.read_facts(name)
         if tree.get("key") != key:
             return None
         files = [Sealed(file["name"], file["sha256"]) for file in tree["files"]]
         arrays = [safetensors.numpy.load(store.read(file)) for file in files]
     except ValueError as error:
-        say_damaged(f"damaged: {ARTIFACT_FACTS}: {error}; it is made again")
+        say_damaged(f"damaged: {name}: {error}; it is made again")
     except DamagedError as error:
         say_damaged(f"damaged: {error}; it is made again")
     else:
         methods = zip(tree["methods"].items(), arrays, strict=True)
-        return {name: Artifact(found, facts) for (name, facts), found in methods}
+        return {method: Artifact(found, facts) for (method, facts), found in methods}
     return None
+
+
+def _facts_in(folder: str) -> str:
+    return f"{folder}/{ARTIFACT_FACTS.removeprefix(f'{ARTIFACT}/')}"
 
 
 # --- scores -------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from tamis.operators.conversation.dialects import JOIN
-from tamis.operators.methods import METHODS, Toss
+from tamis.operators.methods import METHODS, Csa, Toss
 from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.inputs.added_columns import WithIds
 from tamis.pipeline.job import strict_yaml
@@ -276,6 +276,11 @@ class Job(LayersJob):
                 "selection.by: ranks and selection.within cut among the rows of one run, and a cut of another run says "
                 "nothing about them: leave artifact out, and set schedule.artifact: each_night"
             )
+        if self._reads_several_models and (self.artifact is not None or self._cuts_with_an_artifact):
+            raise ValueError(
+                "csa.models: scores are scaled by the corpus of their own run, and an artifact of another run says "
+                "nothing about them: leave artifact or csa.models out, and set schedule.artifact: each_night"
+            )
         if self.schedule is None:
             return self
         if self.masks_tokens and self.schedule.artifact != "each_night":
@@ -297,6 +302,11 @@ class Job(LayersJob):
     @property
     def _cuts_with_an_artifact(self) -> bool:
         return self.schedule is not None and self.schedule.artifact != "each_night"
+
+    @property
+    def _reads_several_models(self) -> bool:
+        section = getattr(self, Csa.section_name(), None)
+        return Csa.name in self.method and section is not None and bool(section.models)
 
     @property
     def selected_by(self) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BeforeValidator, Field, StringConstraints, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, create_model
 
 from tamis.operators.methods import METHODS, AnyMethod, Method
 from tamis.pipeline.errors import error_text
@@ -121,7 +121,7 @@ def _keys_of(kind: type) -> dict[str, Any]:
             hint = _section(hint, hint.__doc__, _keys_of(hint))
             given = {"default": hint()}
         else:
-            hint = _as_in_a_file(hint, item.metadata.get("limits", {}))
+            hint = _as_in_a_file(hint, item.metadata.get("limits", {}), unordered=item.metadata.get("unordered", False))
         keys[item.name] = (hint, Field(**given, description=item.metadata.get("help")))
     return keys
 
@@ -135,11 +135,16 @@ def settings_of(kind: type, section: Section) -> dict[str, Any]:
     """The method's constructor arguments, from its section."""
     hints = get_type_hints(kind)
     names = [item.name for item in dataclasses.fields(kind) if item.name in type(section).model_fields]
-    values = {name: getattr(section, name) for name in names}
-    return {
-        name: hints[name](**settings_of(hints[name], value)) if isinstance(value, Section) else copy.copy(value)
-        for name, value in values.items()
-    }
+    return {name: _setting_of(hints[name], getattr(section, name)) for name in names}
+
+
+def _setting_of(hint: Any, value: Any) -> Any:
+    if isinstance(value, Section):
+        return hint(**settings_of(hint, value))
+    if isinstance(value, list) and value and isinstance(value[0], Section):
+        [inner] = get_args(hint)
+        return [_setting_of(inner, each) for each in value]
+    return copy.copy(value)
 
 
 def _default(item: dataclasses.Field[Any]) -> dict[str, Any]:
@@ -148,19 +153,35 @@ def _default(item: dataclasses.Field[Any]) -> dict[str, Any]:
     return {"default": ... if item.default is dataclasses.MISSING else item.default}
 
 
-def _as_in_a_file(hint: Any, limits: Mapping[str, Any]) -> Any:
+def _as_in_a_file(hint: Any, limits: Mapping[str, Any], *, unordered: bool = False) -> Any:
     """The type hint with its limits added to numbers or texts; where a list is allowed, a single value means a list of
-    one."""
+    one. unordered: a list is sorted."""
     if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(_as_in_a_file(part, limits) for part in get_args(hint))]  # noqa: UP007
+        parts = [_as_in_a_file(part, limits, unordered=unordered) for part in get_args(hint)]
+        return Union[tuple(parts)]  # noqa: UP007
     if get_origin(hint) is list:
         [inner] = get_args(hint)
-        inner = _as_in_a_file(inner, limits)
+        inner = _in_a_list(inner) if dataclasses.is_dataclass(inner) else _as_in_a_file(inner, limits)
         several: Any = list.__class_getitem__(inner)
         if "min_length" in limits:
             several = Annotated[several, Field(min_length=limits["min_length"])]
-        return Annotated[several, BeforeValidator(as_list, json_schema_input_type=inner | several)]
+        if unordered:
+            several = Annotated[several, AfterValidator(sorted)]
+        return Annotated[several, BeforeValidator(_as_list, json_schema_input_type=inner | several)]
     if hint is str and "pattern" in limits:
         return Annotated[str, StringConstraints(pattern=limits["pattern"])]
     numeric = {name: limit for name, limit in limits.items() if name not in {"pattern", "min_length"}}
     return Annotated[hint, Field(**numeric)] if hint in _NUMBERS and numeric else hint
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping) else as_list(value)
+
+
+def _in_a_list(kind: Any) -> Any:
+    """The section of a dataclass of which a list is wanted. A text means its first field."""
+    section, first = _section(kind, kind.__doc__, _keys_of(kind)), dataclasses.fields(kind)[0].name
+    short = BeforeValidator(
+        lambda value: {first: value} if isinstance(value, str) else value, json_schema_input_type=section | str
+    )
+    return Annotated[section, short]

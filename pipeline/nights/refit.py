@@ -183,6 +183,10 @@ def captures_in(store: Store) -> Captures:
         raise ConfigError(f"refit: {store.path()} holds no finished run; leave it out, or finish it")
     manifest = run_folder.facts_in(store, MANIFEST)
     frozen = read_frozen(store.url, store.options)
+    if "csa.models" in frozen.facts.settings:
+        raise ConfigError(
+            f"refit: {store.path()} was made with csa.models, and of further models no run keeps vectors; leave it out"
+        )
     try:
         files = [(str(item["path"]), int(item["rows"])) for item in manifest["input"]["files"]]
         blocks = int(manifest["model"]["blocks"])

@@ -77,6 +77,9 @@ OTHERWISE = frozenset(
         # count only where chance decides; of a sample, how many rows were drawn
         "seed",
         "contrast.sample",
+        # count where there are further models: these by their content, blocks and limits
+        "csa.models",
+        "csa.normalise",
     }
 )
 """Settings that are in the fingerprint in another form, and settings that matter only to some runs."""

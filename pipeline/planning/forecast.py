@@ -40,6 +40,10 @@ def foretold(plan: Plan, rate: str | None, *, begun: bool = False) -> Plan:
         "time": time(plan, pool, found),
         "memory": memory(plan, pool),
     }
+    for number, each in enumerate(plan.further, 2):
+        own = plan.under(each)
+        said[f"time, model {number}"] = time(own, pool, rate_of(None, own, pool))
+        said[f"memory, model {number}"] = memory(own, pool)
     if begun:
         said = {name: f"{text}; all of the run, with what is done already" for name, text in said.items()}
     return replace(plan, forecast=said, figures=figures(plan, pool, found))
@@ -58,6 +62,11 @@ def figures(plan: Plan, pool: Pool, rate: Rate) -> dict[str, Any]:
         "driver_bytes": round(held.driver),
         "weight_bytes": held.weights,
         "batch_bytes": held.batch,
+        "further_models": [
+            {"model": each.name, **figures(own, pool, rate_of(None, own, pool))}
+            for each, own in ((each, plan.under(each)) for each in plan.further)
+        ]
+        or None,
     }
 
 

@@ -106,6 +106,11 @@ def with_artifact(job: Job) -> FrozenJob | None:
     if Store(job.artifact, job.storage_options).path() == Store(job.output, job.storage_options).path():
         raise ConfigError(f"artifact: {job.artifact} is the output, too; choose another output folder")
     frozen = read_frozen(job.artifact, job.storage_options)
+    if "csa.models" in frozen.facts.settings:
+        raise ConfigError(
+            f"artifact: {frozen.where} was made with csa.models, whose scores are scaled by the corpus of their own "
+            "run and cannot be applied to other data; curate without artifact, or make one with csa.models left out"
+        )
     settled, taken, differing = _settle(job, frozen)
     if differing:
         # The model's differences, too, so that the message is complete.

@@ -29,6 +29,7 @@ def placed(plan: Plan, cluster: Cluster, *, refuse: bool = True) -> Plan:
         found = placement_of(plan.job, cluster, plan.parameters)
         pool = pool_of(cluster, plan.job)
         readers = readers_for(plan, plan.rows, pool)
+        further = [(each.name, placement_of(each.job, cluster, each.parameters)) for each in plan.further]
     except (ClusterError, ConfigError):
         if refuse:
             raise
@@ -36,7 +37,8 @@ def placed(plan: Plan, cluster: Cluster, *, refuse: bool = True) -> Plan:
     most = min(readers, max(int(cluster.cpus), 1))
     fed = f"{found.text}; {most:,} reader{'s' if most > 1 else ''} at most"
     found = replace(found, text=fed, pool=pool, readers=most)
-    return replace(plan, placement=found, warnings=(*plan.warnings, *found.warnings))
+    more = [f"{name}: {said}" for name, theirs in further for said in theirs.warnings if said not in found.warnings]
+    return replace(plan, placement=found, warnings=(*plan.warnings, *found.warnings, *more))
 
 
 def placement_of(job: LayersJob, cluster: Cluster, parameters: int | None) -> Placement:

@@ -30,7 +30,7 @@ from tamis.pipeline.inputs.arrow_types import one_schema
 from tamis.pipeline.inputs.files import NOTHING_UNREAD, TEXT_FORMATS, Inputs, SourceFile, Unread, Wanted, find
 from tamis.pipeline.inputs.hub import DatasetPart
 from tamis.pipeline.inputs.originals import conform, output_schema
-from tamis.pipeline.inputs.shards import CORPUS, Scanned, Shard, make_shards
+from tamis.pipeline.inputs.shards import CORPUS, Scanned, Shard, make_shards, role_of
 from tamis.pipeline.job.job_file import Job
 from tamis.pipeline.job.methods import known, settings_of
 from tamis.pipeline.models.checks import OpenedModel, check_files, open_model, vocabulary_note
@@ -39,6 +39,7 @@ from tamis.pipeline.planning import plan_cache
 from tamis.pipeline.planning.corpus_sample import DrawnRows, draw, sample_keys, sizes
 from tamis.pipeline.planning.fingerprint import captured_keys_of, fingerprint_of, given_keys_of
 from tamis.pipeline.planning.frozen_job import FrozenJob, check_model, with_artifact
+from tamis.pipeline.planning.further_models import MODELS, FurtherPlan, further_keys, further_notes, plan_further
 from tamis.pipeline.planning.layer_plan import NO_TEMPLATE, LayerPlan, layer_plan, longest_of
 from tamis.pipeline.planning.reference_sets import plan_references
 from tamis.pipeline.planning.sampling import SAMPLED_FILES, Estimate, Sample, remarks_of, sampled
@@ -80,7 +81,7 @@ class Plan:
     for. artifact: what is applied instead of a fit, if the job names one; `job` has its settings then. night: of a
     schedule, see `Inputs`. forecast: label -> what is said of a run that is only planned; figures: its numbers.
     corpus_samples: method -> the rows of the corpus that it is fitted to; one that is not named reads the whole corpus,
-    or none of it."""
+    or none of it. further: models that are captured besides, for CSA."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -107,6 +108,7 @@ class Plan:
     forecast: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     corpus_samples: Mapping[str, DrawnRows] = field(default_factory=dict)
+    further: tuple[FurtherPlan, ...] = ()
 
     @property
     def fit_shards(self) -> tuple[Shard, ...]:
@@ -168,6 +170,24 @@ class Plan:
         gone = {item.shard: item for item in failed}
         left = tuple(shard for shard in self.shards if shard.name not in gone)
         return replace(self, shards=left, failed=(*self.failed, *gone.values()))
+
+    def under(self, further: FurtherPlan) -> Plan:
+        """The same plan with a further model in place of the job's, and with CSA alone."""
+        roles = {role_of(further.method.name, source) for source in further.method.sources()}
+        return replace(
+            self,
+            job=further.job,
+            methods={further.method.name: further.method},
+            reference_shards=tuple(shard for shard in self.reference_shards if shard.role in roles),
+            requests=further.requests,
+            layers=None,
+            opened=further.opened,
+            max_tokens=further.max_tokens,
+            estimate=further.estimate,
+            parameters=further.parameters,
+            corpus_samples={},
+            further=(),
+        )
 
     def with_layer(self, block: int, chosen: str) -> Plan:
         """The same plan with this block for LARF. chosen: how the block was found, for the manifest."""
@@ -298,7 +318,14 @@ def make_plan(
         notes.append(beyond)
     notes.extend(short_timeout(job))
     notes.extend(digit_notes(infer_rows(row for scanned in untyped[:SAMPLED_FILES] for row in scanned.head)))
-    fatal = _foresee_failure(job, estimate, sum(shard.rows for shard in shards))
+    further: tuple[FurtherPlan, ...] = ()
+    if artifact is None:
+        further = plan_further(job, methods, model, references, read)
+    notes.extend(further_notes(further))
+    corpus_rows = sum(shard.rows for shard in shards)
+    fatal = _foresee_failure(job, estimate, corpus_rows)
+    for each in further:
+        fatal += [f"{MODELS}: {each.name}: {said}" for said in _foresee_failure(job, each.estimate, corpus_rows)]
     notes.extend(fatal)
     if estimate.bad and not fatal:
         notes.append(f"{round(estimate.bad * estimate.sampled)} of {estimate.sampled} sampled rows cannot be used")
@@ -349,6 +376,7 @@ def make_plan(
                 **(layers.keys if layers else {}),
                 **({"artifact": artifact.frozen.digest} if artifact else {}),
                 **sample_keys(drawn, job.seed),
+                **further_keys(methods, further),
             },
         ),
         warnings=tuple(notes),
@@ -360,6 +388,7 @@ def make_plan(
         artifact=artifact,
         night=_with_empty(found.night, everything),
         corpus_samples=drawn,
+        further=further,
     )
 
 

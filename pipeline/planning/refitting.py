@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from tamis.operators.methods import Larf, Method
+from tamis.operators.methods import Csa, Larf, Method
 from tamis.operators.methods.protocol import CORPUS
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError
@@ -104,6 +104,11 @@ def refitting_of(
         raise ConfigError(
             f"--from: {masking[0]} masks tokens by the losses of models that it trains; no vectors serve it. Run it "
             "without --from"
+        )
+    if Csa.name in job.method and job.of(Csa.name).models:
+        raise ConfigError(
+            "--from: csa.models reads further models, and of these no run keeps vectors; set csa.models to [] for the "
+            "score of the run's own model, or curate anew without --from"
         )
     roles = {
         role_of(name, source): _captured_as(parent, job, given, name, source, sets)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from tamis.operators.methods import Csa
 from tamis.operators.methods.protocol import CORPUS, Artifact
 from tamis.operators.methods.request_side import UNSAFE
 from tamis.operators.statistics.lengths import length_deciles
@@ -30,6 +31,7 @@ from tamis.pipeline.emit.samples import Made, SampleSpec
 from tamis.pipeline.emit.stage import run_emit
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.emit.trust_figures import trust_figures
+from tamis.pipeline.fit.consensus import CARRIED
 from tamis.pipeline.fit.demonstrations import NO_REFERENCES, OF_ARTIFACT, sealed_in, write_demonstrations
 from tamis.pipeline.fit.drift import check_majority, drift_of, select_at, statistics_of
 from tamis.pipeline.fit.grouped_cut import cut
@@ -52,6 +54,7 @@ from tamis.pipeline.planning.frozen_job import frozen_facts, other_device
 from tamis.pipeline.planning.order import writes_scores
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.recipes.fitting import fit_plan, save, sources_of
+from tamis.pipeline.recipes.further_models import Further, capture_further, joint
 from tamis.pipeline.run import folder as run_folder
 from tamis.pipeline.run import incomplete, receipts
 from tamis.pipeline.run.frozen import Frozen, FrozenCut, freeze
@@ -83,7 +86,7 @@ def curate_samples(
     phase("publish", "gathering what the report says")
     timings["total"] = {"seconds": time.monotonic() - began}
     plan, captured, decided = made.plan, made.captured, made.decided
-    notes = [*plan.warnings, *sorted(captured.fallbacks)[:1], *rough(made.resolved)]
+    notes = [*plan.warnings, *sorted(captured.fallbacks)[:1], *rough(made.resolved), *made.said]
     if plan.artifact is not None:
         notes += other_device(captured.precisions, plan.artifact.frozen.facts.device)
     files = [*decided.files]
@@ -99,9 +102,11 @@ def curate_samples(
 
 @dataclass(frozen=True, eq=False)
 class _Decided:
-    """artifacts, files: of the methods. drift: from the corpus of the job's artifact. groups: of rows that have cuts of
-    their own. tests: of the methods, on references that their fit has not seen."""
+    """captured: with the rows that CSA's further models could not score. artifacts, files: of the methods. drift: from
+    the corpus of the job's artifact. groups: of rows that have cuts of their own. tests: of the methods, on references
+    that their fit has not seen."""
 
+    captured: CaptureTotals
     artifacts: dict[str, Artifact]
     files: list[dict[str, Any]]
     selection: Selection
@@ -113,7 +118,8 @@ class _Decided:
 @dataclass(frozen=True, eq=False)
 class _Made:
     """The results of a run when its output is written. plan: without the failed shards. resolved: how much of the
-    scores' order their bins preserve (0..1). trust: the figures that test the filter."""
+    scores' order their bins preserve (0..1). trust: the figures that test the filter. said: by CSA of its further
+    models."""
 
     plan: Plan
     captured: CaptureTotals
@@ -122,12 +128,14 @@ class _Made:
     resolved: float
     emitted: EmitTotals
     trust: dict[str, Any]
+    said: list[str]
 
 
 def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timings) -> _Made:
     """The captures, the fit, the output. DamagedError if a file is not as an earlier stage or command wrote it."""
     # The captured vectors depend on the block, however it was chosen.
     key = run_folder.captures_key(plan.fingerprint, [request.column for request in plan.requests])
+    plan, further = capture_further(plan, store, cluster, timings)
     fitted = None
     if _scores_first(plan, store, key):
         fitted = _fit_references(plan, store, key, cluster, timings)
@@ -139,8 +147,9 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     plan = plan.without(captured.failed)
     if not plan.shards:
         incomplete.refuse(plan.failed)
-    key = incomplete.key_without(key, [*captured.failed, *captured.drawn_failed])
-    decided = _fit(plan, store, key, captured, timings, fitted)
+    key = incomplete.key_without(key, [*plan.failed, *captured.drawn_failed])
+    decided = _fit(plan, store, key, captured, timings, fitted, further)
+    captured = decided.captured
     selection = decided.selection
     # The key covers which row goes where, not only the capture settings: if a capture was made again on another
     # machine, the whole output is made again.
@@ -153,7 +162,8 @@ def _make(plan: Plan, store: Store, cluster: Cluster, held: Held, timings: Timin
     phase("publish", "comparing every written file with its receipt")
     check_output(store, [*emitted.files, *decided.files], [shard.name for shard in plan.shards])
     trust = _figures(plan, store, decided.tests, selection, emitted, timings, sealed_in(decided.files))
-    return _Made(plan, captured, decided, spec, resolved, emitted, trust)
+    said = [warning for each in further for warning in each.warnings]
+    return _Made(plan, captured, decided, spec, resolved, emitted, trust, said)
 
 
 # --- LARF's layer -------------------------------------------------------------------------------------------------
@@ -221,9 +231,15 @@ def _fit_references(plan: Plan, store: Store, key: str, cluster: Cluster, timing
 
 
 def _fit(
-    plan: Plan, store: Store, key: str, captured: CaptureTotals, timings: Timings, fitted: _Fitted | None
+    plan: Plan,
+    store: Store,
+    key: str,
+    captured: CaptureTotals,
+    timings: Timings,
+    fitted: _Fitted | None,
+    further: Sequence[Further],
 ) -> _Decided:
-    """fitted: where the captured tables hold scores by it, in place of vectors."""
+    """fitted: where the captured tables hold scores by it, in place of vectors. further: models besides, for CSA."""
     began = time.monotonic()
     phase("fit", "looking for what is done already")
     sources = sources_of(plan, captured, plan.shards)
@@ -248,10 +264,18 @@ def _fit(
     control, ready = seed_of(plan.job), fitted is not None
     by = plan.job.selected_by
     first = scored_by(by, plan.methods)
-    spec = ScoreSpec(store, plan.methods, artifacts, first, control, plan.max_tokens, ready=ready)
-    sums = ranked(store, by, plan.methods, score_shards(spec, plan.shards, sources[CORPUS], progress.advance), control)
-    drift, groups = None, list[dict[str, Any]]()
+    carried = CARRIED if further else ()
+    spec = ScoreSpec(store, plan.methods, artifacts, first, control, plan.max_tokens, ready=ready, carried=carried)
+    sums = score_shards(spec, plan.shards, sources[CORPUS], progress.advance)
     tests = _tests(plan, store, captured, artifacts, timings, scored=ready)
+    if further:
+        own = artifacts[Csa.name]
+        found = joint(plan, spec, sums, captured, own, further)
+        sums, captured = found.sums, found.captured
+        artifacts = {**artifacts, Csa.name: replace(own, facts={**own.facts, **found.facts})}
+        files += found.files
+    sums = ranked(store, by, plan.methods, sums, control)
+    drift, groups = None, list[dict[str, Any]]()
     if frozen is None:
         with waiting("fit", f"finding the exact cut of {sums.count:,} scores"):
             selection, groups = cut(plan.job, store, sums, plan.shards)
@@ -264,7 +288,7 @@ def _fit(
     progress.finish()
     seconds = time.monotonic() - began - timings.get("trust", {"seconds": 0.0})["seconds"]
     timings["fit"] = {"seconds": seconds, "rows_per_second": sums.count / max(seconds, 1e-9)}
-    return _Decided(artifacts, files, selection, drift, groups, tests)
+    return _Decided(captured, artifacts, files, selection, drift, groups, tests)
 
 
 def _demonstrations(plan: Plan, store: Store, captured: CaptureTotals, timings: Timings) -> list[dict[str, Any]]:

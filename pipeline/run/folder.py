@@ -48,6 +48,7 @@ MEANING = {
     "tokenizer and template": "the tokenizer or the chat template",
     "larf.over_rejection_prompts": "the over-rejection prompts",
     "contrast.sample": "how many rows stand for the corpus (by contrast.sample; if that is auto, by keep_captures too)",
+    "csa.models": "the further models of csa (their files, templates or blocks)",
     "sample_id": "which rows have their id (an output of an earlier tamis goes on with sample_id: none)",
     SAMPLE_SEED: "the seed by which these rows are drawn",
     SELECTED_FROM: "the finished run whose scores were cut anew, if any,",
@@ -207,8 +208,10 @@ def clear_work(store: Store, kept: str | bool, *, shared: bool = False) -> None:
     if kept in ("none", False):
         remove_work(store, shared=shared)
     elif kept == "scores":
-        for name in (stage_folder(VECTORS_STAGE), f"{RECEIPTS}/{VECTORS_STAGE}"):
-            _remove(store, name, shared=shared)
+        further = {name for name in [*store.list(WORK), *store.list(RECEIPTS)] if name.startswith(f"{VECTORS_STAGE}-")}
+        for stage in (VECTORS_STAGE, *sorted(further)):
+            for name in (stage_folder(stage), f"{RECEIPTS}/{stage}"):
+                _remove(store, name, shared=shared)
 
 
 def begin(store: Store, facts: Mapping[str, Any], name: str = RUN) -> str:

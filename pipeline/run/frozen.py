@@ -151,10 +151,12 @@ def artifacts_of(contents: Mapping[str, bytes], methods: Iterable[str]) -> dict[
     return {name: Artifact(safetensors.numpy.load(contents[f"{name}.safetensors"]), facts[name]) for name in methods}
 
 
-def read_artifacts(store: Store, files: Iterable[Sealed], methods: Iterable[str]) -> dict[str, Artifact]:
-    """The artifacts of these methods in an output. files: all of its artifact/ that they need. DamagedError if a file
-    is not as it was written."""
-    contents = {file.name.removeprefix(f"{ARTIFACT}/"): store.read(file) for file in files}
+def read_artifacts(
+    store: Store, files: Iterable[Sealed], methods: Iterable[str], folder: str = ARTIFACT
+) -> dict[str, Artifact]:
+    """The artifacts of these methods in an output. files: all of the folder that they need. DamagedError if a file is
+    not as it was written."""
+    contents = {file.name.removeprefix(f"{folder}/"): store.read(file) for file in files}
     return artifacts_of(contents, methods)
 
 

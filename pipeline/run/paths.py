@@ -63,10 +63,25 @@ SCORED_STAGE = "scored"
 """In its place where the corpus pass writes scores, so that no reader of vectors ever opens a table of scores."""
 
 
+CONSENSUS = f"{WORK}/consensus"
+"""Each shard's scores with the mean over several models, where CSA reads several."""
+CONSENSUS_FACTS = f"{ARTIFACT}/consensus.json"
+"""How the scores of these models were scaled."""
+
 REFIT = "refit.json"
 """Beside artifact/: it was fitted from the captures of several runs, and these are named here. Written last."""
 ARTIFACTS = "_artifacts"
 """Under the root of a schedule: a folder for each artifact that was fitted from the captures of nights."""
+
+
+def stage_under(stage: str, number: int) -> str:
+    """The stage as it runs under CSA's further model of this number, from 1 on."""
+    return f"{stage}-{number}"
+
+
+def artifact_under(number: int) -> str:
+    """The folder of what was fitted under that model."""
+    return f"{ARTIFACT}/models/{number}"
 
 
 def table_of(folder: str, shard: str) -> str:

@@ -32,6 +32,7 @@ from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job import job_file, methods
 from tamis.pipeline.job.job_file import job_schema, load_job
 from tamis.pipeline.job.methods import known, section_of, settings_of
+from tamis.pipeline.planning.fingerprint import settings_of as settings_in_a_fingerprint
 
 MINIMAL: dict[str, Any] = {"input": "data.jsonl", "output": "out", "model": "models/m"}
 
@@ -174,33 +175,73 @@ def test_a_section_has_every_setting_and_its_default(kinds: list[type[AnyMethod]
 def test_a_list_of_blocks_or_auto() -> None:
     overlay = {**MINIMAL, "method": "csa"}
     assert load_job(None, overlay).of("csa").blocks == "auto"
-    assert load_job(None, overlay, ["csa.blocks=[3, 1, 2]"]).of("csa").blocks == [3, 1, 2]
+    assert load_job(None, overlay, ["csa.blocks=[3, 1, 2]"]).of("csa").blocks == [1, 2, 3]
     for value in ("[]", "[-1]", "3", "middle", "[1.5]"):
         with pytest.raises(ConfigError) as caught:
             load_job(None, overlay, [f"csa.blocks={value}"])
         assert all(line.startswith("csa.blocks") for line in str(caught.value).splitlines()), str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "says"),
-    [
-        ("models", ["a", "b"], "csa.models: CSA reads one model, that of model.name; "),
-        ("normalise", "clip_std", "csa.normalise: with one model, clip_std and none rank the rows alike"),
-        ("modles", ["a"], "unknown key csa.modles"),
-    ],
-)
-def test_what_a_paper_has_and_a_method_has_not_is_said_in_one_line(key: str, value: Any, says: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_job(None, {**MINIMAL, "method": "csa", f"csa.{key}": value})
-    [line] = str(caught.value).splitlines()
-    assert line.startswith(says)
-    assert key in line
+def test_what_a_paper_has_and_a_method_has_not_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Csa, "not_offered", {"spread": "CSA has none: leave it out"})
+    for key, says in (("spread", "csa.spread: CSA has none"), ("modles", "unknown key csa.modles")):
+        with pytest.raises(ConfigError) as caught:
+            load_job(None, {**MINIMAL, "method": "csa", f"csa.{key}": 1})
+        [line] = str(caught.value).splitlines()
+        assert line.startswith(says)
 
 
 def test_no_setting_of_a_method_is_called_not_offered() -> None:
     for item in known().values():
         assert not set(item.kind.not_offered) & set(section_of(item.kind).model_fields)
         assert all(said.endswith("leave it out") for said in item.kind.not_offered.values())
+
+
+@pytest.mark.parametrize(
+    ("value", "made"),
+    [
+        ("b", [("b", None, "auto")]),
+        ("[b, {name: c, revision: v1, blocks: [3, 1]}]", [("b", None, "auto"), ("c", "v1", [1, 3])]),
+        ("{name: c, blocks: [2]}", [("c", None, [2])]),
+        ("[]", []),
+    ],
+)
+def test_a_list_of_sections(value: str, made: list[Any]) -> None:
+    job = load_job(None, {**MINIMAL, "method": "csa"}, [f"csa.models={value}"])
+    models = Csa(**settings_of(Csa, job.of("csa"))).models
+    assert [(model.name, model.revision, model.blocks) for model in models] == made
+    assert load_job(None, job.model_dump(mode="json")) == job
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("[{nam: b}]", "unknown key csa.models.0.nam; did you mean csa.models.0.name?"),
+        ("[{blocks: [1]}]", "csa.models.0.name is missing"),
+        ("[{name: b, blocks: [-1]}]", "csa.models.0.blocks.0: "),
+        ("[3]", "csa.models.0: "),
+    ],
+)
+def test_a_list_of_sections_is_checked(value: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_job(None, {**MINIMAL, "method": "csa"}, [f"csa.models={value}"])
+    assert any(line.startswith(says) for line in str(caught.value).splitlines()), str(caught.value)
+
+
+def test_the_order_of_blocks_is_no_setting() -> None:
+    fingerprints = [
+        settings_in_a_fingerprint(load_job(None, {**MINIMAL, "method": "csa"}, [f"csa.blocks={blocks}"]))
+        for blocks in ("[3, 1, 2]", "[1, 2, 3]")
+    ]
+    assert fingerprints[0] == fingerprints[1]
+    assert not {"csa.models", "csa.normalise"} & fingerprints[0].keys()
+
+
+def test_several_models_apply_no_artifact() -> None:
+    overlay = {**MINIMAL, "method": "csa", "artifact": "there"}
+    assert load_job(None, overlay).artifact == "there"
+    with pytest.raises(ConfigError, match=r"csa\.models: scores are scaled by the corpus of their own run"):
+        load_job(None, overlay, ["csa.models=b"])
 
 
 def test_a_section_within_a_section() -> None:
