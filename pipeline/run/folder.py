@@ -50,6 +50,7 @@ MEANING = {
     "contrast.sample": "how many rows stand for the corpus (by contrast.sample; if that is auto, by keep_captures too)",
     "csa.models": "the further models of csa (their files, templates or blocks)",
     "sample_id": "which rows have their id (an output of an earlier tamis goes on with sample_id: none)",
+    "file_size": "how large its files are (an output of an earlier tamis goes on with file_size: 0)",
     SAMPLE_SEED: "the seed by which these rows are drawn",
     SELECTED_FROM: "the finished run whose scores were cut anew, if any,",
     VECTORS_OF: "the finished run whose vectors were scored anew, if any,",

@@ -25,7 +25,8 @@ def key_without(key: str, failed: Sequence[SetAside]) -> str:
 def make_room(
     store: Store, key: str, failed: Sequence[SetAside], *, fingerprint: Mapping[str, Any], contested: bool
 ) -> None:
-    """Claim the output's folders for results under `key`. Results from other shards or of another cut are removed.
+    """Claim the output's folders for results under `key`. Results from other shards or of another cut are removed,
+    and what killed workers have half written.
 
     fingerprint: of the run. contested: another driver is at work there. IncompleteError if shards have failed here and
     the run is contested, because the other driver may have all shards and its result must not be replaced by one
@@ -43,6 +44,9 @@ def make_room(
         for folder in PARTS:
             store.remove(folder)
         store.remove(INCOMPLETE)
+    if not contested:
+        for folder in PARTS:  # a file of many shards may be large
+            store.remove_leftovers(folder)
     store.write_facts(EMIT_CLAIM, {"key": key})  # last, so that an interrupted removal continues in the next run
 
 

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ from tamis.pipeline.storage.addresses import is_local, open_filesystem, refuse_c
 from tamis.pipeline.storage.ranged import ObjectFile, info_of, read_whole
 from tamis.pipeline.storage.retrying import is_full, retrying
 from tamis.pipeline.storage.seals import opened, sealed
+
+_LARGEST_PIECE = 5 << 30
+_HALF_WRITTEN = re.compile(r".+\.[0-9a-f]{8}\.tmp")
 
 
 class Sealed(NamedTuple):
@@ -237,6 +241,16 @@ class Store:
             with suppress(FileNotFoundError):
                 retrying(lambda: _remove(filesystem, full), self.path(folder))
 
+    def remove_leftovers(self, folder: str) -> None:
+        """Remove what killed processes have half written. Nobody else may be writing there."""
+        if not self.is_local:
+            return  # an object is whole, or not there
+        full = self._full(folder)
+        for name in os.listdir(full) if os.path.isdir(full) else ():
+            if _HALF_WRITTEN.fullmatch(name):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{full}/{name}")
+
     def check_writable(self, folder: str) -> None:
         """ConfigError if nothing can be written in this folder of the store; StorageError if the storage is full."""
         probe = f"{folder}/.probe-{uuid.uuid4().hex[:8]}"
@@ -339,10 +353,10 @@ def _make_folder(folder: str) -> None:
 
 
 def _in_one_piece(filesystem: fsspec.AbstractFileSystem, size: int) -> dict[str, int]:
-    """Options for writing an object of this size. S3 tells the md5 of what was uploaded at once (up to 5 GB), by which
-    it is checked without being read; s3fs uploads 100 MiB and more in parts."""
+    """Options for writing an object of this size. S3 tells the md5 of what was uploaded at once, by which it is checked
+    without being read; s3fs uploads 100 MiB and more in parts. S3 takes no piece of more than 5 GiB."""
     protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
-    return {"chunksize": max(size, 50 << 20)} if "s3" in protocols else {}
+    return {"chunksize": max(size, 50 << 20)} if "s3" in protocols and size < _LARGEST_PIECE else {}
 
 
 def _sync_folder(folder: str) -> None:

@@ -93,6 +93,12 @@ def test_other_settings_are_named(store: Store, name: str) -> None:
     assert refusal(store, {k: v for k, v in FINGERPRINT.items() if k != "method"}).count("\n  - ") == 1
 
 
+def test_an_output_of_an_earlier_tamis_says_how_it_goes_on(store: Store) -> None:
+    store.write_facts(RUN, {"fingerprint": FINGERPRINT})
+    said = refusal(store, {**FINGERPRINT, "file_size": 128_000_000})
+    assert "(an output of an earlier tamis goes on with file_size: 0) changed" in said
+
+
 def test_somebody_else_s_folder(store: Store) -> None:
     for name in ("b.txt", "a.txt", "sub/c.txt", "d.txt"):
         store.write(name, b"precious")

@@ -70,6 +70,16 @@ def test_nothing_gives_way_where_another_driver_has_finished(store: Store) -> No
     assert store.list("kept") == ["a"]
 
 
+@pytest.mark.parametrize("contested", [False, True])
+def test_what_killed_workers_have_half_written_goes(store: Store, tmp_path: Path, contested: bool) -> None:
+    names = ["000000-ab.parquet", "000000-ab.parquet.0123abcd.tmp", "mine.tmp"]
+    for name in names:
+        store.write(f"kept/{name}", b"half")
+    incomplete.make_room(store, "k1", [], fingerprint={}, contested=contested)
+    left = {path.name for path in (tmp_path / "out" / "kept").iterdir()}
+    assert left == {*names} - (set() if contested else {names[1]})
+
+
 def test_a_damaged_claim_removes_nothing(store: Store) -> None:
     """What lies there is held against the receipts before it is published."""
     make_room = partial(incomplete.make_room, store, failed=[], fingerprint={}, contested=False)

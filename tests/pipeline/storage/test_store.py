@@ -19,7 +19,7 @@ import pytest
 
 from tamis.pipeline.errors import ConfigError, StorageError, as_facts, error_text
 from tamis.pipeline.storage.addresses import has_credentials, is_local_url, open_filesystem
-from tamis.pipeline.storage.store import Store
+from tamis.pipeline.storage.store import Store, _in_one_piece
 
 
 @pytest.fixture(params=["local", "file", "memory"])
@@ -171,6 +171,26 @@ def test_rests_of_a_killed_process_are_not_listed(tmp_path: Path) -> None:
     store.write("a/1.json", b"")
     (tmp_path / "a/2.json.0123abcd.tmp").write_bytes(b"half")
     assert store.list("a") == ["1.json"]
+
+
+def test_a_half_written_table_can_be_removed(tmp_path: Path) -> None:
+    store, table = Store(str(tmp_path)), pa.table({"n": [1]})
+    store.write("kept/b.parquet", b"whole")
+    with pytest.raises(FileNotFoundError), store.writing_table("kept/a.parquet", table.schema) as writer:  # noqa: PT012
+        writer.add(table)
+        assert len(os.listdir(tmp_path / "kept")) == 2  # as if the process died here
+        store.remove_leftovers("kept")
+        store.remove_leftovers("dropped")  # which is not there
+        assert os.listdir(tmp_path / "kept") == ["b.parquet"]
+    assert os.listdir(tmp_path / "kept") == ["b.parquet"]
+
+
+def test_an_object_is_sent_in_one_piece_as_far_as_s3_takes_it() -> None:
+    s3, other = fsspec.filesystem("s3"), fsspec.filesystem("memory")
+    assert _in_one_piece(s3, 1) == {"chunksize": 50 << 20}
+    assert _in_one_piece(s3, 1 << 30) == {"chunksize": 1 << 30}
+    assert _in_one_piece(s3, 5 << 30) == {}
+    assert _in_one_piece(other, 1 << 30) == {}
 
 
 def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
