@@ -102,7 +102,7 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "m
 
 def _bytes(value: Any) -> Any:
     """128 MB -> 128000000; any other value as it is."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
     if found is None:
         return value
     if found[2].lower() not in _UNITS:
@@ -192,8 +192,10 @@ class LayersJob(Section):
     file_size: Annotated[int, BeforeValidator(_bytes, json_schema_input_type=int | str)] = Field(
         128_000_000,
         ge=0,
-        description="About how large the files of kept/ and dropped/ become, in bytes or as 128 MB: shards that follow "
-        "each other are written into one file, in the order of the input. 0: each shard has files of its own.",
+        le=4_000_000_000,  # what is written to an object store is held in memory until it is whole
+        description="About how large the files of kept/ and dropped/ become, in bytes or as 128 MB, up to 4 GB: shards "
+        "that follow each other are written into one file, in the order of the input. 0: each shard has files of its "
+        "own. A task on an object store holds both files in memory.",
     )
     lineage: (
         Annotated[

@@ -397,7 +397,7 @@ def output_groups(
     job: Job, shards: Sequence[Shard], selection: Selection
 ) -> tuple[list[list[Shard]], Mapping[str, int]]:
     """Which shards share their files, and by the shard's name how many ties at the cut fall in it."""
-    share = larger_share(selection.dropped, selection.sums.count)
+    share = larger_share(selection.dropped, sum(shard.rows for shard in shards))
     quotas = {shard.name: quota for shard, quota in zip(shards, selection.quotas, strict=True)}
     return groups_of(shards, job.file_size, share=share), quotas
 
