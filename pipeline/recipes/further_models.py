@@ -20,6 +20,7 @@ from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster.machines import Cluster
 from tamis.pipeline.fit.consensus import ConsensusSpec, Gone, Tables, mean_over_models
 from tamis.pipeline.fit.scores import ScoreSpec, ScoreSums, fit_methods, load_artifacts, save_artifacts
+from tamis.pipeline.inputs.originals import changed
 from tamis.pipeline.planning.further_models import FurtherPlan, csa_of
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.recipes.fitting import sources_of
@@ -106,9 +107,12 @@ def joint(
     plan: Plan, spec: ScoreSpec, sums: ScoreSums, captured: CaptureTotals, own: Artifact, further: Sequence[Further]
 ) -> Joint:
     """The mean over the models. sums: of tables under the job's own model, of spec. own: CSA's artifact there.
-    InputError if more rows than the job allows have no score in one of the models."""
+    InputError if the models have not read the same rows, or if more rows than the job allows have no score in one."""
     csa, store = csa_of(plan.methods), spec.store
     assert csa is not None
+    for shard in plan.shards:
+        if len({of[shard.name].input for of in (captured.captured, *(each.captured for each in further))}) > 1:
+            raise changed(shard)
     names = (plan.job.model.name, *(each.plan.name for each in further))
     wanted = ConsensusSpec(
         store, csa.name, tuple(plan.methods), spec.decided_by, spec.control_seed is not None, names, spec.longest

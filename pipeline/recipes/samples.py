@@ -268,6 +268,7 @@ def _fit(
     spec = ScoreSpec(store, plan.methods, artifacts, first, control, plan.max_tokens, ready=ready, carried=carried)
     sums = score_shards(spec, plan.shards, sources[CORPUS], progress.advance)
     tests = _tests(plan, store, captured, artifacts, timings, scored=ready)
+    vectors = captured
     if further:
         own = artifacts[Csa.name]
         found = joint(plan, spec, sums, captured, own, further)
@@ -281,7 +282,8 @@ def _fit(
             selection, groups = cut(plan.job, store, sums, plan.shards)
         if not plan.failed:  # else the cut is not that of the whole corpus
             files.append(_freeze(plan, store, artifacts, files, captured, selection, tests))
-        files += _demonstrations(plan, store, captured, timings)
+        # Of the pass of the job's own model: the tables of a mean over several have no requests.
+        files += _demonstrations(plan, store, vectors, timings)
     else:
         selection = select_at(frozen.facts.cut, store, sums)
         drift = _drift(plan, store, frozen, captured, selection)

@@ -1,9 +1,10 @@
 """A whole run of CSA over two models against one run of each: the naive mean of their scores; what lacks a score under
-one; damaged files; another cut of it; and what cannot be made of it."""
+one; damaged files; another cut of it; and what cannot be made of it. Rows that change between two models."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,19 @@ from outputs import alpaca_rows, write_jsonl
 from tiny_models import CHAT_TEMPLATE, save_model
 from token_outputs import reference_rows
 
+from tamis.operators.methods.csa import Csa, FurtherModel
+from tamis.pipeline.capture.spec import Captured
+from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.commands.verify import verify
 from tamis.pipeline.curate import curate
-from tamis.pipeline.errors import ConfigError
+from tamis.pipeline.errors import ConfigError, InputError
 from tamis.pipeline.job.job_file import load_job
 from tamis.pipeline.planning.plan import make_plan
 from tamis.pipeline.planning.reselection import Choice
 from tamis.pipeline.recipes.from_kept import curate_kept
+from tamis.pipeline.recipes.further_models import Further, joint
 from tamis.pipeline.recipes.select import select
-from tamis.pipeline.storage.store import Store
+from tamis.pipeline.storage.store import Sealed, Store
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("driver")]
 
@@ -82,7 +87,7 @@ def test_two_models(folder: Path, tiny_model: Path, ray_address: str) -> None:
     def run(name: str, model: Path, **more: Any) -> dict[str, Any]:
         return dict(curate(load_job(None, settings(folder, name, model, **more)), ray_address).manifest)
 
-    run("first", tiny_model)
+    first_alone = run("first", tiny_model)
     run("second", folder / "b", **{"model.template": LONGER})
     further = [{"name": str(folder / "b"), "template": LONGER}]
     more: dict[str, Any] = {"csa.models": further, "keep_captures": "scores"}
@@ -104,6 +109,11 @@ def test_two_models(folder: Path, tiny_model: Path, ray_address: str) -> None:
     assert "models.2.p99" in (both / "report.html").read_text()
     assert "the mean over 2 models" in method["reading"]
     assert "untested" in manifest["trust"]["tests"][0]
+    told, expected_of = (each["trust"]["demonstrations"] for each in (manifest, first_alone))
+    decided = {"kept", "dropped"}  # by another score
+    assert {key: told[key] for key in told.keys() - decided} == {
+        key: expected_of[key] for key in expected_of.keys() - decided
+    }
     assert {"artifact/consensus.json", "artifact/models/1/csa.safetensors"} <= {
         each["name"] for each in manifest["files"]
     }
@@ -129,3 +139,15 @@ def test_two_models(folder: Path, tiny_model: Path, ray_address: str) -> None:
         curate_kept(str(both), {"output": str(folder / "from"), "selection": {"drop": 0.2}}, ray_address)
     with pytest.raises(ConfigError, match=r"artifact: .* was made with csa\.models, whose scores are scaled"):
         make_plan(load_job(None, settings(folder, "applied", tiny_model, artifact=str(both))))
+
+
+def test_models_that_have_read_other_rows_have_no_mean() -> None:
+    nothing: Any = None
+    shard = SimpleNamespace(
+        name="0", file=SimpleNamespace(name="data.jsonl"), span=SimpleNamespace(start_row=0, stop_row=9)
+    )
+    plan: Any = SimpleNamespace(methods={"csa": Csa(models=[FurtherModel("b")])}, shards=[shard])
+    captured = CaptureTotals(captured={"0": Captured(Sealed("a", ""), "new")})
+    further = [Further(nothing, nothing, [], {"0": Captured(Sealed("b", ""), "old")})]
+    with pytest.raises(InputError, match=r"data\.jsonl: rows 0 to 8 are not those that were captured"):
+        joint(plan, SimpleNamespace(store=nothing), nothing, captured, nothing, further)  # type: ignore[arg-type]
