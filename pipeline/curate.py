@@ -155,7 +155,7 @@ def dry_run(
         from tamis.pipeline.recipes import from_command
 
         phase("plan", _LOOKING)
-        with from_command.naming_it(store, plan.job):
+        with from_command.naming_it(store, plan.job, plan.fingerprint):
             state = run_folder.state_of(store, plan.fingerprint, plan.changed)
         plan = layers.settled(store, plan)
         if state == "complete":
@@ -220,7 +220,7 @@ def _opened(
         from tamis.pipeline.recipes import from_command
 
         phase("plan", _LOOKING)
-        with from_command.naming_it(store, plan.job):
+        with from_command.naming_it(store, plan.job, plan.fingerprint):
             state = run_folder.state_of(store, plan.fingerprint, plan.changed)
         plan = layers.settled(store, plan)
         if job.masks_tokens and state != "complete":

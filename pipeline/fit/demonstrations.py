@@ -50,10 +50,12 @@ def write_demonstrations(
         references: list[Numbers | None] = map_reduce(_vectors, plus, grouped(unsafe), captures, columns[0])
         sample: list[Numbers | None] = map_reduce(_vectors, plus, grouped(files), captures, columns[1])
         cut = request_cut(_joined(references), _joined(sample))
+        found: list[tuple[str, int, Numbers]] = map_reduce(_found, plus, grouped(corpus), captures, columns[0], cut)
+        if any(read < 0 for _, read, _ in found):
+            raise ValueError(NOT_CAPTURED)
     except ValueError as error:
         facts: dict[str, Any] = {"missing": str(error)}
     else:
-        found: list[tuple[str, int, Numbers]] = map_reduce(_found, plus, grouped(corpus), captures, columns[0], cut)
         rows = [(shard, places) for shard, _, places in found]
         facts = {
             "method": method,
@@ -116,10 +118,15 @@ def _vectors(group: Sequence[Sealed], store: Store, column: str) -> list[Numbers
 def _found(
     group: Sequence[tuple[str, Sealed]], store: Store, column: str, cut: RequestCut
 ) -> list[tuple[str, int, Numbers]]:
-    """Of each shard, how many refusing answers have a request, and the rows whose request looks harmful."""
+    """Of each shard, how many refusing answers have a request, and the rows whose request looks harmful; -1 where it
+    has no such column, as an earlier tamis wrote it."""
     found = []
     for shard, file in group:
-        rows, vectors = chosen_in(store.read_table(file, [column]).column(column))
+        table = store.read_table(file, [column])
+        if column not in table.schema.names:
+            found.append((shard, -1, np.zeros(0, np.int64)))
+            continue
+        rows, vectors = chosen_in(table.column(column))
         found.append((shard, len(rows), rows[cut.harmful(vectors)]))
     return found
 

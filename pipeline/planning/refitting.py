@@ -165,6 +165,12 @@ def settings_like_fresh(parent: Parent, wanted: Refitting) -> dict[str, Any]:
     }
 
 
+def reads_the_same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two fingerprints are of the same rows, references and model, each by its content."""
+    keys = {*_OF_ROWS, *(key for key in {**ours, **theirs} if key.startswith("references."))}
+    return all(ours.get(key) == theirs.get(key) for key in keys)
+
+
 def fingerprint_of(parent: Parent, wanted: Refitting, captures: str) -> dict[str, Any]:
     """The same, tied to these captures. captures: their digest."""
     return {**settings_like_fresh(parent, wanted), VECTORS_OF: captures}

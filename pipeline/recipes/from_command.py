@@ -6,16 +6,19 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from pydantic import ValidationError
+
 from tamis.pipeline.capture.kept import kept_by
-from tamis.pipeline.errors import ConfigError, InputError
+from tamis.pipeline.errors import ConfigError, TamisError
+from tamis.pipeline.job import strict_yaml
 from tamis.pipeline.job.job_file import Job, load_job
 from tamis.pipeline.job.methods import known, sections
 from tamis.pipeline.job.sections import SelectionSpec
 from tamis.pipeline.planning.fingerprint import NO_MATTER
-from tamis.pipeline.planning.refitting import refitting_of
+from tamis.pipeline.planning.refitting import reads_the_same, refitting_of, settings_like_fresh
 from tamis.pipeline.run.parent import Parent, read_parent
 from tamis.pipeline.run.paths import MANIFEST
 from tamis.pipeline.storage.store import Store
@@ -28,29 +31,33 @@ _NOT_TAKEN = {"by", "control", "within"}
 
 
 @contextmanager
-def naming_it(store: Store, job: Job) -> Iterator[None]:
+def naming_it(store: Store, job: Job, fingerprint: Mapping[str, Any]) -> Iterator[None]:
     """Around the look at the job's output folder: where it is refused because a finished run of other settings lies
-    there, the error names the command that needs no model, if there is one."""
+    there, the error names the command that needs no model, if there is one. fingerprint: of the job, as a fresh run."""
     try:
         yield
     except ConfigError as error:
-        command = None if job.masks_tokens or not store.exists(MANIFEST) else command_for(store, job)
+        command = None if job.masks_tokens or not store.exists(MANIFEST) else command_for(store, job, fingerprint)
         if command is None:
             raise
-        raise ConfigError(
-            *str(error).split("\n"), f"its vectors suffice for this job, without the model: `{command}`"
-        ) from None
+        # They may hold what must not be printed.
+        also = ", with the storage_options of this job" if job.storage_options else ""
+        said = f"its vectors suffice for this job, without the model: `{command}`{also}"
+        raise ConfigError(*str(error).split("\n"), said) from None
 
 
-def command_for(store: Store, job: Job) -> str | None:
+def command_for(store: Store, job: Job, fingerprint: Mapping[str, Any]) -> str | None:
     """`tamis curate --from ... --output NEW`, ready to be run; None if the finished run in the folder, or what it has
-    kept, does not allow that."""
+    kept, does not allow that, or where rows, references or model are not what they were. fingerprint: of the job."""
     try:
         parent = read_parent(store, said="--from")
         kept = kept_by(parent)
         given = _differing(parent, job)
-        refitting_of(parent, {**given, "output": _beside(store)}, kept.requests, kept.without)
-    except (ConfigError, InputError):
+        wanted = refitting_of(parent, {**given, "output": _beside(store)}, kept.requests, kept.without)
+    except (TamisError, ValidationError):  # a selection of another version; what is refused is said as ever
+        return None
+    fresh = settings_like_fresh(parent, wanted)
+    if fingerprint == parent.manifest["fingerprint"] or not reads_the_same(fresh, fingerprint):
         return None
     return command_of(store.path(), given)
 
@@ -101,4 +108,9 @@ def _beside(store: Store) -> str:
 
 
 def _as_set(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """The value as `--set` reads it back."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            if strict_yaml.parse(value) == value:
+                return value
+    return json.dumps(value, ensure_ascii=False)

@@ -117,7 +117,8 @@ def plan_kept(run: str, given: Mapping[str, Any]) -> KeptPlan:
     except ConfigError as error:
         methods = methods_given(parent, given)
         return replace(found, reads=tuple(reads_of(parent, methods, kept.requests)), refused=error)
-    files_of(parent, wanted.job)
+    if state != "complete":
+        files_of(parent, wanted.job)
     return replace(found, reads=tuple(reads), wanted=wanted, state=state)
 
 

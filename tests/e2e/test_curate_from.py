@@ -71,6 +71,18 @@ def _names_the_command(folder: Path, flags: list[Any]) -> None:
     assert (ran.rc, f"{command} --set selection.drop_count=17" in ran.stderr) == (2, True), ran.output
     ran = tamis(*other, "--set", "saft.layer=1", cwd=folder)
     assert (ran.rc, "--from" in ran.stderr) == (2, False), ran.output
+    # Rows or references that the run has not read: its vectors are not theirs.
+    write_jsonl(more := folder / "data" / "c.jsonl", alpaca_rows(5, seed=9))
+    ran = tamis(*other, cwd=folder)
+    more.unlink()
+    assert (ran.rc, "--from" in ran.stderr) == (2, False), ran.output
+    before = (unsafe := folder / "unsafe.jsonl").read_bytes()
+    write_jsonl(unsafe, alpaca_rows(20, seed=10))
+    larf = ("larf.layer=2", "larf.unsafe_references=unsafe.jsonl", "larf.safe_references=safe.jsonl")
+    given = [each for setting in larf for each in ("--set", setting)]
+    ran = tamis("plan", *flags, "--method", "larf", *given, "--drop-count", 17, "--output", "run", cwd=folder)
+    unsafe.write_bytes(before)
+    assert (ran.rc, "--from" in ran.stderr) == (2, False), ran.output
 
 
 def contents(out: Path) -> dict[str, str]:

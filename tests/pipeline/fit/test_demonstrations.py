@@ -14,6 +14,7 @@ from tamis.operators.methods.request_side import request_cut
 from tamis.operators.requests import Request
 from tamis.pipeline.capture.chosen_rows import among_column, only, refused_column
 from tamis.pipeline.cluster.session import ray_session
+from tamis.pipeline.fit import demonstrations
 from tamis.pipeline.fit import exact_cut as module
 from tamis.pipeline.fit.demonstrations import (
     NOT_CAPTURED,
@@ -84,11 +85,20 @@ def test_they_are_those_of_the_whole(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, none = Store(str(tmp_path)), np.zeros((20, WIDTH), np.float32)
     old = store.write_table("old.parquet", pa.table({"code": pa.nulls(20, pa.string())})).sealed
     new = captured(store, "new", none, np.ones(20), np.ones(20))
     found = write_demonstrations(store, store, READ, [new], [("a", new), ("b", old)])
+    assert counted(store, found.sealed, {}, "") == {"missing": NOT_CAPTURED}
+    # A shard of an earlier tamis that no request is drawn from.
+    monkeypatch.setattr(demonstrations, "DRAWN_SHARDS", 1)
+    rng = np.random.default_rng(5)
+    unsafe, others = (
+        captured(store, name, (rng.normal(size=(20, WIDTH)) + shift).astype(np.float32), np.ones(20), np.ones(20))
+        for name, shift in (("unsafe", 5), ("others", -5))
+    )
+    found = write_demonstrations(store, store, READ, [unsafe], [("a", others), ("b", old)])
     assert counted(store, found.sealed, {}, "") == {"missing": NOT_CAPTURED}
     found = write_demonstrations(store, store, READ, [new], [("a", new)])
     assert "AUROC 0.50" in counted(store, found.sealed, {}, "")["missing"]

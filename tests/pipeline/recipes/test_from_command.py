@@ -8,8 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.job.job_file import load_job, settings_in
-from tamis.pipeline.recipes.from_command import _differing, command_of
+from tamis.pipeline.recipes import from_command
+from tamis.pipeline.recipes.from_command import _differing, command_of, naming_it
+from tamis.pipeline.storage.store import Store
 
 
 def differing(tmp_path: Path, **given: Any) -> dict[str, Any]:
@@ -49,3 +54,39 @@ def test_the_command_gives_these_settings(tmp_path: Path) -> None:
     assert words[8::2] == ["--set"] * len(words[9::2])
     again = settings_in(None, {"method": words[7].split(",")}, words[9::2])
     assert json.loads(json.dumps(again)) == given
+
+
+def test_text_that_yaml_takes_for_something_else_comes_back_as_it_is() -> None:
+    texts = [
+        "007",
+        "no",
+        "a: b.jsonl",
+        "a #b.jsonl",
+        " a ",
+        "[a]",
+        "*.jsonl",
+        "2024-01-01",
+        "\U0001f600 \t",
+        "it's",
+        "",
+    ]
+    given = {"contrast": {f"t{number}": text for number, text in enumerate(texts)}, "input": {"path": texts}}
+    words = shlex.split(command_of("run", given))
+    assert settings_in(None, {}, words[7::2]) == given
+
+
+def test_small_numbers_come_back(tmp_path: Path) -> None:
+    given = {"selection": {"threshold": 1e-05}}
+    common = {"input": str(tmp_path), "output": "out", "model": "m", "method": "saft"}
+    assert load_job(None, common, shlex.split(command_of("run", given))[7::2]).selection.threshold == 1e-05
+
+
+def test_storage_options_are_named_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(from_command, "command_for", lambda *_: "tamis ...")
+    (tmp_path / "manifest.json").write_text("{}")
+    common = {"input": str(tmp_path), "output": str(tmp_path), "model": "m", "method": "saft"}
+    for options, end in (({}, "`tamis ...`"), ({"anon": True}, "`tamis ...`, with the storage_options of this job")):
+        job = load_job(None, {**common, "storage_options": options})
+        with pytest.raises(ConfigError) as raised, naming_it(Store(str(tmp_path)), job, {}):
+            raise ConfigError("output: holds another", "  - method")
+        assert str(raised.value).split("\n")[-1].endswith(end)
