@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
 from typing import Any
 
 import peft
@@ -104,3 +107,39 @@ def test_inputs_and_base_stay_as_they_were() -> None:
     assert torch.equal(first, second)
     for old, new in zip(before, [x, *model.state_dict().values()], strict=True):
         assert torch.equal(old, new)
+
+
+def test_a_fused_model_ends_with_its_last_use() -> None:
+    """Else gigabytes of weights would stay until Python collects cycles, which tamis lets it do rarely."""
+    model = layers()
+    fuse_low_rank(model)
+    weight = weakref.ref(model[0].base_layer.weight)
+    gc.disable()
+    try:
+        del model
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+def test_a_copy_has_weights_of_its_own() -> None:
+    model = layers()
+    use(model, "two")
+    fuse_low_rank(model)
+    copied = copy.deepcopy(model)
+    x = torch.randn(3, WIDTH)
+    with torch.inference_mode():
+        before = model(x)
+        for weight in copied.parameters():
+            weight.zero_()
+        assert torch.equal(model(x), before)
+        assert not copied(x).any()
+
+
+def test_dropout_is_not_left_out_in_training_mode() -> None:
+    model = layers(lora_dropout=0.5)
+    use(model, "two")
+    fuse_low_rank(model)
+    x = torch.randn(3, WIDTH)
+    with torch.inference_mode():
+        assert not torch.equal(model.train()(x), model(x))
