@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from azurite_server import AzuriteServer, executable
 from gcs_server import GcsServer
 from moto_server import MotoServer
 from object_store import S3
-from ray_cluster import kill_family
+from ray_cluster import kill_family, start_node
 from swift_server import SwiftServer, unusable
 from tiny_models import save_model
 
@@ -39,8 +37,6 @@ os.environ.setdefault("TAMIS_HEARTBEAT_SECONDS", "3600")
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
-
-_RAY_DEADLINE = 120.0
 
 _SERVERS = {"_ray_cluster", "swift", "moto", "gcs", "azurite", "hub"}
 
@@ -128,26 +124,19 @@ def _ray_cluster() -> Iterator[tuple[str, Path]]:
     command += ["--include-dashboard=false", "--dashboard-agent-listen-port=0", "--disable-usage-stats"]
     command += ["--object-store-memory=200000000", f"--temp-dir={folder}"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    log_path = folder / "start.log"
-    with log_path.open("wb") as log:
-        head = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    found = folder / "ray_current_cluster"  # Ray writes the address there after it has said that it is started
+    head = None
     try:
-        yield _await_address(folder / "ray_current_cluster", log_path, head), folder
+        head = start_node(
+            command, folder / "start.log", environment, lambda: found.exists() and found.read_text() != ""
+        )
+        yield found.read_text().strip(), folder
     finally:
         # Only what was started here: `ray stop` would end every cluster on the machine.
-        kill_family(head.pid)
-        head.wait()
+        if head is not None:
+            kill_family(head.pid)
+            head.wait()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _await_address(found: Path, log: Path, head: subprocess.Popen[bytes]) -> str:
-    """found: the file with the address, which Ray writes after it has reported that it is started."""
-    deadline = time.monotonic() + _RAY_DEADLINE
-    while not (address := found.read_text().strip() if found.exists() else ""):
-        if head.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"ray start failed:\n{log.read_text(errors='replace')}")
-        time.sleep(0.05)
-    return address
 
 
 @pytest.fixture(scope="session")

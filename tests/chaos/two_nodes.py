@@ -7,15 +7,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from ray_cluster import kill_family
+from ray_cluster import kill_family, start_node
 
-DEADLINE = 120.0
 SECOND_IP = "127.0.0.2"
 """Ray tells nodes apart by their address; the head takes the machine's own."""
 
@@ -97,11 +95,4 @@ class TwoNodes:
         command += [f"--temp-dir={self._folder}"]
         self._starts += 1
         log = self._folder / f"start-{self._starts}.log"
-        with log.open("wb") as file:
-            launcher = subprocess.Popen(command, stdout=file, stderr=file, env=self._env, start_new_session=True)
-        self._launchers[node] = launcher
-        deadline = time.monotonic() + DEADLINE
-        while "Ray runtime started" not in (said := log.read_text(errors="replace")) or not self.address:
-            if launcher.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"ray start failed:\n{said}")
-            time.sleep(0.05)
+        self._launchers[node] = start_node(command, log, self._env, lambda: bool(self.address))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,30 @@ _COMMANDS = (
     *("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
 )
 """What a cluster file must name, and what such a cloud has no use for."""
+
+
+def start_node(
+    command: Sequence[str], log: Path, env: Mapping[str, str], joined: Callable[[], bool]
+) -> subprocess.Popen[bytes]:
+    """Run this `ray start --block` until it says that the node is started and `joined` is true. After 30 s, which
+    nothing changes, Ray takes a node of a busy machine for failed: then it is started once more, and a third time."""
+    for _ in range(3):
+        with log.open("wb") as file:
+            launcher = subprocess.Popen(command, stdout=file, stderr=file, env=env, start_new_session=True)
+        deadline = time.monotonic() + DEADLINE
+        try:
+            while launcher.poll() is None and time.monotonic() < deadline:
+                if "Ray runtime started" in log.read_text(errors="replace") and joined():
+                    return launcher
+                time.sleep(0.05)
+        except BaseException:
+            kill_family(launcher.pid)
+            raise
+        kill_family(launcher.pid)
+        launcher.wait()
+        if "timed out during startup" not in (said := log.read_text(errors="replace")):
+            break
+    raise RuntimeError(f"ray start failed:\n{said}")
 
 
 class RayCluster:
@@ -55,8 +79,8 @@ class RayCluster:
         self._nodes, self._grows, self._networks = list(nodes), grows, networks
         self._flags = flags
         self._dashboard = _free_port() if job_server else None
-        # On a busy machine a node and its dashboard agent take longer than the 30 s after which Ray gives up.
-        self._env |= {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
+        # On a busy machine a node's dashboard agent takes longer than the 30 s after which Ray gives up.
+        self._env |= {"RAY_agent_register_timeout_ms": "120000"}
         if grows is not None:
             self._env |= {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID}
             # The first one tells nobody what it may bring.
@@ -106,14 +130,7 @@ class RayCluster:
         command += [f"--num-cpus={cpus}", f"--num-gpus={gpus}", "--object-store-memory=150000000"]
         command += ["--dashboard-agent-listen-port=0", "--disable-usage-stats", f"--temp-dir={self._folder}"]
         log = self._folder / f"start-{number}.log"
-        with log.open("wb") as file:
-            launcher = subprocess.Popen(command, stdout=file, stderr=file, env=self._env, start_new_session=True)
-        self._launchers.append(launcher)
-        deadline = time.monotonic() + DEADLINE
-        while "Ray runtime started" not in (said := log.read_text(errors="replace")) or not self.address:
-            if any(each.poll() is not None for each in self._launchers) or time.monotonic() > deadline:
-                raise RuntimeError(f"ray start failed:\n{said}")
-            time.sleep(0.05)
+        self._launchers.append(start_node(command, log, self._env, lambda: bool(self.address)))
 
     @property
     def job_server(self) -> str:
