@@ -103,15 +103,13 @@ def check_whole(out: Path, methods: list[str], *, work_kept: bool = False) -> di
 
 def merged(out: Path) -> list[tuple[str, Row]]:
     """(decision, row) of every input row in input order: scores/ says which folder has the next row."""
+    rest = {part: iter(rows_of(out, part)) for part in ("kept", "dropped", "quarantine")}
     found = []
-    for path in sorted((out / "scores").glob("*.parquet")):
-        rest = {}
-        for part in ("kept", "dropped", "quarantine"):
-            held = out / part / path.name
-            rest[part] = iter(to_rows(pq.read_table(held)) if held.exists() else [])
-        for decision in pq.read_table(path).column("decision").to_pylist():
-            found.append((decision, next(rest["quarantine" if decision == "quarantined" else decision])))
-        assert all(next(rows, None) is None for rows in rest.values()), f"{path.name}: rows that scores/ does not know"
+    for row in rows_of(out, "scores"):
+        decision = row["decision"]
+        found.append((decision, next(rest["quarantine" if decision == "quarantined" else decision])))
+    for part, rows in rest.items():
+        assert next(rows, None) is None, f"{part}/: rows that scores/ does not know"
     return found
 
 
