@@ -137,7 +137,8 @@ class Places:
         if idle < _LOOK_SECONDS:
             return False
         there = count()
-        self._most = max(self._most, there)
+        # A worker that has died counts for some time beside the one in its place, which is no more room than before.
+        self._most = max(self._most, min(there, self._pool.workers))
         if there == 0 and idle > self._patience + GRACE_SECONDS:
             if _is_free(self._pool):
                 raise ClusterError(

@@ -72,6 +72,15 @@ def test_workers_that_lost_their_place_are_noticed(monkeypatch: pytest.MonkeyPat
     assert said == []
 
 
+def test_a_worker_in_place_of_a_dead_one_is_no_lost_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dead one counts for a while, and a large model loads for longer than the others are waited for."""
+    places, _, clock, _ = watching(monkeypatch)
+    clock[0] += 20
+    assert not places.lost(lambda: 4)
+    clock[0] += 2 * GRACE_SECONDS
+    assert not places.lost(lambda: 4)
+
+
 def test_a_node_that_nobody_worked_on_may_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     places, _, clock, there_is = watching(monkeypatch)
     there_is[0] = 2
