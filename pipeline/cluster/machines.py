@@ -46,8 +46,22 @@ def on_gpus(gpus: float, share: float) -> int:
 
 def room_for(machines: Sequence[Machine], cpus: float, gpus: float) -> int:
     """How many workers of this many CPUs and GPUs would fit the machines if they were empty."""
-    return sum(min(_on_cpus(machine.cpus, cpus), on_gpus(machine.gpus, gpus) if gpus else 1 << 30)
-               for machine in machines)  # fmt: skip
+    return sum(_fitting(machine, cpus, gpus) for machine in machines)
+
+
+def room_beside_a_task(machines: Sequence[Machine], cpus: float, gpus: float, task_cpus: float) -> int:
+    """How many workers would fit the machines if they were empty, so that a task of `task_cpus` CPUs always finds room
+    beside them, wherever they are. More of them may take every CPU, and then wait for tasks that wait for them."""
+    most = [_fitting(machine, cpus, gpus) for machine in machines]
+    full = [_on_cpus(machine.cpus - task_cpus, cpus) + 1 if machine.cpus > task_cpus - _TINY else 0
+            for machine in machines]  # fmt: skip
+    if any(needed > fitting for needed, fitting in zip(full, most, strict=True)):
+        return sum(most)  # a machine that workers alone cannot fill
+    return min(sum(most), max(sum(full) - 1, 0))
+
+
+def _fitting(machine: Machine, cpus: float, gpus: float) -> int:
+    return min(_on_cpus(machine.cpus, cpus), on_gpus(machine.gpus, gpus) if gpus else 1 << 30)
 
 
 def _on_cpus(cpus: float, share: float) -> int:

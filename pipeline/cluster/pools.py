@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from tamis.pipeline.cluster.machines import Cluster, Machine, alive, on_gpus, room_for
+from tamis.pipeline.cluster.machines import Cluster, Machine, alive, on_gpus, room_beside_a_task, room_for
 from tamis.pipeline.errors import ClusterError
 from tamis.pipeline.job.job_file import LayersJob
 from tamis.pipeline.job.sections import WorkerRange
@@ -118,6 +118,12 @@ def room(pool: Pool) -> int:
     return min(room_for(alive(), pool.cpus_per_worker, pool.gpus_per_worker), pool.workers)
 
 
+def room_with_tasks(pool: Pool) -> int:
+    """As `room`, with a place for one of the tasks that read for the workers, wherever the workers are."""
+    found = room_beside_a_task(alive(), pool.cpus_per_worker, pool.gpus_per_worker, pool.task_cpus)
+    return min(found, pool.workers)
+
+
 def _of_gpus(cluster: Cluster, workers: Workers, share: float) -> Pool:
     hosts = [machine for machine in cluster.machines if on_gpus(machine.gpus, share)]
     now = sum(on_gpus(machine.gpus, share) for machine in hosts)
@@ -145,7 +151,8 @@ def _of_cpus(cluster: Cluster, workers: int | None) -> Pool:
     per_node = max(cluster.cpus / cluster.nodes, 1)
     threads = max(int(per_node * cluster.nodes / count), 1)
     cpus = min(1.0, cluster.cpus / (2 * count))
-    task_cpus = min(1.0, max(cluster.cpus - cpus * count, 0.25)) / 2
+    smallest = min(machine.cpus for machine in cluster.machines if machine.cpus > 0)
+    task_cpus = min(1.0, max(cluster.cpus - cpus * count, 0.25), smallest) / 2
     return Pool(count, cpus, 0.0, threads, task_cpus, begin=count)
 
 

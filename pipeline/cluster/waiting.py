@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tamis.pipeline.cluster.machines import alive
-from tamis.pipeline.cluster.pools import Pool, room
+from tamis.pipeline.cluster.pools import Pool, room_with_tasks
 from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.errors import ClusterError
 from tamis.pipeline.terminal.progress import waiting
@@ -114,11 +114,13 @@ def _is_free(pool: Pool) -> bool:
 
 class Places:
     """Watches whether workers have places while nothing gets done. A worker that lost its place keeps its shards; a
-    worker that never had a place waits behind other jobs."""
+    worker that never had a place waits behind other jobs. Where a node is gone, its workers may start again on the
+    others and leave no CPU for the tasks that read for them: that is too little room as well."""
 
     def __init__(self, pool: Pool, patience: float, tell: Callable[[str], None]) -> None:
         self._pool, self._patience, self._tell = pool, patience, tell
         self._most = 0
+        self._room = pool.begin
         self._idle_since = time.monotonic()
         self._told = False
 
@@ -137,8 +139,8 @@ class Places:
         if idle < _LOOK_SECONDS:
             return False
         there = count()
-        # A worker that has died counts for some time beside the one in its place, which is no more room than before.
-        self._most = max(self._most, min(there, self._pool.workers))
+        now = room_with_tasks(self._pool)
+        self._most, self._room = max(self._most, there), max(self._room, now)
         if there == 0 and idle > self._patience + GRACE_SECONDS:
             if _is_free(self._pool):
                 raise ClusterError(
@@ -156,4 +158,5 @@ class Places:
             offer = offer if _is_free(self._pool) else f"{_offer()};"
             self._tell(f"waiting for {_shape(self._pool, 1)}: {offer} for {self._patience:g} s at most "
                        "(cluster_patience)")  # fmt: skip
-        return idle > GRACE_SECONDS and room(self._pool) < self._most
+        # No more than ever had room: a worker that has died counts for some time beside the one in its place.
+        return idle > GRACE_SECONDS and now < min(self._most, self._room)

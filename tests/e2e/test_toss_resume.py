@@ -48,7 +48,9 @@ def killed(slow_model: Path, ray_folder: Path, tmp_path_factory: pytest.TempPath
     flags: list[object] = ["--input", folder / "data.jsonl", "--model", slow_model, "--method", "toss"]
     flags += sets(*(f"toss.{role}_references={folder}/{role}.jsonl" for role in ("utility", "harmful")))
     flags += sets("toss.training.batch_size=1", "toss.training.epochs=1", "toss.training.checkpoint_steps=3")
-    flags += sets("toss.training.learning_rate=0.001", f"shard_rows={ROWS // SHARDS}", "model.device=cpu")
+    flags += sets(
+        "toss.training.learning_rate=0.001", f"shard_rows={ROWS // SHARDS}", "model.device=cpu", "file_size=0"
+    )
     out, env = folder / "out", {"RAY_TMPDIR": str(ray_folder), "TMPDIR": str(ray_folder)}
     arguments = ["curate", *flags, "--output", out]
 

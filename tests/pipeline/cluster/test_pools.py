@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tamis.pipeline.cluster.machines import Cluster, Machine, on_gpus, room_for
+from tamis.pipeline.cluster.machines import Cluster, Machine, on_gpus, room_beside_a_task, room_for
 from tamis.pipeline.cluster.pools import Pool, at_most, describe, pool_of, refit, room, size_pool
 from tamis.pipeline.errors import ClusterError
 from tamis.pipeline.job.job_file import LayersJob, load_layers_job
@@ -198,6 +199,47 @@ def test_where_the_workers_will_be(
 ) -> None:
     pool = size_pool(cluster, workers, "auto", share, expects_gpus=isinstance(workers, WorkerRange))
     assert describe(pool, cluster.machines) == says
+
+
+def blocked(machines: list[Machine], counts: tuple[int, ...], cpus: float, task_cpus: float) -> bool:
+    """Whether no machine has room for a task beside so many workers each."""
+    return all(m.cpus - count * cpus < task_cpus - 1e-9 for m, count in zip(machines, counts, strict=True))
+
+
+@given(
+    machines=st.lists(st.builds(Machine, st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), st.sampled_from([0.0, 1.0, 2.0])),
+                      min_size=1, max_size=3),
+    cpus=st.sampled_from([0.25, 0.5, 0.51, 1.0]),
+    gpus=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
+    task_cpus=st.sampled_from([0.25, 0.5, 1.0]),
+)  # fmt: skip
+@example(machines=[Machine(1.0)], cpus=0.5, gpus=0.0, task_cpus=0.5)  # two workers fit, and a task fits beside one
+def test_room_beside_a_task_is_that_of_the_worst_placement(
+    machines: list[Machine], cpus: float, gpus: float, task_cpus: float
+) -> None:
+    most = [room_for([machine], cpus, gpus) for machine in machines]
+    placements = list(itertools.product(*(range(count + 1) for count in most)))
+    bad = [sum(counts) for counts in placements if blocked(machines, counts, cpus, task_cpus)]
+    assert room_beside_a_task(machines, cpus, gpus, task_cpus) == (max(min(bad) - 1, 0) if bad else sum(most))
+
+
+@given(
+    machines=st.lists(st.builds(Machine, st.sampled_from([0.5, 1.0, 2.0, 4.0, 16.0]), st.sampled_from([0.0, 1.0, 4.0])),
+                      min_size=1, max_size=4),
+    workers=st.one_of(st.none(), st.integers(1, 9), st.just(WorkerRange(min=1, max=4))),
+    share=st.sampled_from([0.5, 1.0, 2.0]),
+    device=st.sampled_from(["auto", "cpu"]),
+)  # fmt: skip
+def test_a_task_has_room_beside_the_workers_that_begin(
+    machines: list[Machine], workers: int | WorkerRange | None, share: float, device: str
+) -> None:
+    """Else they would wait for tasks that wait for them."""
+    try:
+        pool = size_pool(Cluster("local", tuple(machines)), workers, device, share)
+    except ClusterError:
+        return
+    there = min(pool.begin, room_for(machines, pool.cpus_per_worker, pool.gpus_per_worker))
+    assert room_beside_a_task(machines, pool.cpus_per_worker, pool.gpus_per_worker, pool.task_cpus) >= there
 
 
 @pytest.mark.parametrize(("work", "expected"), [(1, (1, 1, 1)), (3, (3, 2, 3)), (9, (4, 2, 4))])

@@ -53,10 +53,10 @@ def watching(patch: pytest.MonkeyPatch, patience: float = 600.0) -> tuple[Places
     said: list[str] = []
     clock, there_is = [0.0], [3]
     patch.setattr(room.time, "monotonic", lambda: clock[0])
-    patch.setattr(room, "room", lambda _: there_is[0])
+    patch.setattr(room, "room_with_tasks", lambda _: there_is[0])
     patch.setattr(room, "_offer", lambda: "the cluster has none")
     patch.setattr(room, "_is_free", lambda _: False)
-    return Places(Pool(3, 1.0, 1.0, 1, 0.1), patience, said.append), said, clock, there_is
+    return Places(Pool(3, 1.0, 1.0, 1, 0.1, begin=3), patience, said.append), said, clock, there_is
 
 
 def test_workers_that_lost_their_place_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +79,16 @@ def test_a_worker_in_place_of_a_dead_one_is_no_lost_place(monkeypatch: pytest.Mo
     assert not places.lost(lambda: 4)
     clock[0] += 2 * GRACE_SECONDS
     assert not places.lost(lambda: 4)
+
+
+def test_workers_of_a_lost_node_that_crowd_out_the_tasks_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are alive, on the node that is left; the tasks that read for them have no CPU."""
+    places, _, clock, there_is = watching(monkeypatch)
+    there_is[0] = 2
+    clock[0] += 20
+    assert not places.lost(lambda: 4), "the dead one is counted still"
+    clock[0] += GRACE_SECONDS
+    assert places.lost(lambda: 3)
 
 
 def test_a_node_that_nobody_worked_on_may_leave(monkeypatch: pytest.MonkeyPatch) -> None:
