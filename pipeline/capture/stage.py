@@ -83,7 +83,8 @@ def run_capture(
                 progress.advance(item.rows)
                 return
             if item.shard not in corpus:
-                raise IncompleteError(f"references could not be captured: {item.describe()}")
+                with_it = "" if plan.one_of_several is None else f" with {plan.one_of_several}"
+                raise IncompleteError(f"references could not be captured{with_it}: {item.describe()}")
             totals.failed.append(item)
             progress.advance(item.rows, note=f"{len(totals.failed)} shards set aside")
 
@@ -149,11 +150,14 @@ def check_precision(store: Store, totals: CaptureTotals) -> None:
         )
 
 
-def check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
-    """Fail as soon as the limit is certain to be exceeded, not at the end of the run."""
+def check_quarantine(plan: Plan, totals: CaptureTotals, model: str | None = None) -> None:
+    """Fail as soon as the limit is certain to be exceeded, not at the end of the run. model: whose rows they are, where
+    a job has several; default: the plan's."""
+    model = model or plan.one_of_several
+    under = "" if model is None else f" with {model}"
     if totals.bad_references:
         lines = [f"{rows} × {code}" for code, rows in totals.bad_references.most_common()]
-        raise InputError("reference rows could not be captured:", lines)
+        raise InputError(f"reference rows could not be captured{under}:", lines)
     if totals.quarantined > plan.job.max_quarantined * plan.rows:
         lines = [
             f"{rows:,} × {code}: {totals.messages[code]} (e.g. {', '.join(totals.examples[code])})"
@@ -161,8 +165,8 @@ def check_quarantine(plan: Plan, totals: CaptureTotals) -> None:
             if code not in UNSCORED
         ]
         raise InputError(
-            f"{totals.quarantined:,} of {plan.rows:,} rows ({totals.quarantined / plan.rows:.1%}) cannot be used, "
-            f"above max_quarantined ({plan.job.max_quarantined:.1%}); mend them, "
+            f"{totals.quarantined:,} of {plan.rows:,} rows ({totals.quarantined / plan.rows:.1%}) cannot be used"
+            f"{under}, above max_quarantined ({plan.job.max_quarantined:.1%}); mend them, "
             "or raise max_quarantined and run again:",
             lines,
         )

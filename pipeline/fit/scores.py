@@ -54,7 +54,8 @@ LENGTHS = "n_response_tokens"
 class ScoreSpec:
     """How to score captured shards. control_seed: None, or the seed of random scores that decide instead. captures:
     where the captures lie, if not in the store that gets the scores. ready: the captures hold scores already. carried:
-    columns of the captures that stand beside the scores, too."""
+    columns of the captures that stand beside the scores, too. vectors: the columns of vectors that are read; None:
+    all."""
 
     store: Store
     methods: Mapping[str, Method]
@@ -65,6 +66,7 @@ class ScoreSpec:
     captures: Store | None = None
     ready: bool = False
     carried: tuple[str, ...] = ()
+    vectors: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,16 +127,23 @@ def fit_methods(
     for name, method in methods.items():
         own = {source: captures.get(role_of(name, source), ()) for source in method.sources()}
         corpus = captures.get(role_of(name, CORPUS), captures[CORPUS])
-        reduce = reduce_over(store, {CORPUS: corpus, **own}, on_done)
         try:
+            columns = [request.column for request in method.requests(blocks)]
+            reduce = reduce_over(store, {CORPUS: corpus, **own}, on_done, columns)
             artifacts[name] = method.fit(reduce, blocks)
         except ValueError as error:
             raise ConfigError(f"{name} cannot be fitted: {error}") from None
     return artifacts
 
 
-def reduce_over(store: Store, captures: Mapping[str, Sequence[Sealed]], on_done: Callable[[int], None]) -> Reduce:
-    """A Reduce over captured shards as a tree of Ray tasks: the same tree as the one without Ray."""
+def reduce_over(
+    store: Store,
+    captures: Mapping[str, Sequence[Sealed]],
+    on_done: Callable[[int], None],
+    columns: Sequence[str] | None = None,
+) -> Reduce:
+    """A Reduce over captured shards as a tree of Ray tasks: the same tree as the one without Ray. columns: those of
+    vectors that are read; default: all."""
 
     def reduce(map: Callable[[Features], T], combine: Callable[[T, T], T], source: str = CORPUS) -> T:
         files = captures.get(source, ())
@@ -145,21 +154,23 @@ def reduce_over(store: Store, captures: Mapping[str, Sequence[Sealed]], on_done:
         groups = grouped(files)
 
         def leaf(group: Sequence[Sealed]) -> T:
-            return tree_reduce((map(read_features(store, file)) for file in group), combine)
+            return tree_reduce((map(read_features(store, file, columns)) for file in group), combine)
 
         return map_reduce(leaf, combine, groups, on_done=lambda number: on_done(len(groups[number])))
 
     return reduce
 
 
-def read_features(store: Store, file: Sealed) -> Features:
-    """Column -> float32 (n, d): the rows of one captured shard that are not quarantined."""
-    return features_of(store.read_table(file))
+def read_features(store: Store, file: Sealed, columns: Sequence[str] | None = None) -> Features:
+    """Column -> float32 (n, d): the rows of one captured shard that are not quarantined. columns: default: all."""
+    return features_of(store.read_table(file, None if columns is None else ["code", *columns]))
 
 
 def features_of(table: pa.Table) -> Features:
     """The same of a captured table, or of rows of it."""
-    valid = table.filter(pc.is_null(table.column("code"))).combine_chunks()
+    code = table.column("code")
+    # Most shards have no quarantined row: a filter would only copy them.
+    valid = (table if code.null_count == len(code) else table.filter(pc.is_null(code))).combine_chunks()
     features: dict[str, np.ndarray[Any, Any]] = {}
     for field in table.schema:
         if pa.types.is_fixed_size_list(field.type):
@@ -237,7 +248,8 @@ def _score_group(group: Sequence[tuple[str, str, int, Sealed]], spec: ScoreSpec)
 
 
 def _score_one(name: str, source: str, start_row: int, captured: Sealed, spec: ScoreSpec) -> ScoreSums:
-    table = (spec.captures or spec.store).read_table(captured)
+    read = None if spec.vectors is None else {"code", LENGTHS, *spec.carried, *spec.vectors}
+    table = (spec.captures or spec.store).read_table(captured, None if read is None else sorted(read))
     valid = pc.is_null(table.column("code")).to_numpy()
     scores = _ready(table, spec, valid) if spec.ready else _computed(table, spec, name, int(valid.sum()))
     columns: dict[str, Any] = {method: _spread(found, valid) for method, found in scores.items()}

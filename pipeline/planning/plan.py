@@ -81,7 +81,8 @@ class Plan:
     for. artifact: what is applied instead of a fit, if the job names one; `job` has its settings then. night: of a
     schedule, see `Inputs`. forecast: label -> what is said of a run that is only planned; figures: its numbers.
     corpus_samples: method -> the rows of the corpus that it is fitted to; one that is not named reads the whole corpus,
-    or none of it. further: models that are captured besides, for CSA."""
+    or none of it. further: models that are captured besides, for CSA. is_further: whether this is the plan of one of
+    these."""
 
     job: Job
     files: tuple[PlannedFile, ...]
@@ -109,6 +110,12 @@ class Plan:
     figures: Mapping[str, Any] = field(default_factory=dict)
     corpus_samples: Mapping[str, DrawnRows] = field(default_factory=dict)
     further: tuple[FurtherPlan, ...] = ()
+    is_further: bool = False
+
+    @property
+    def one_of_several(self) -> str | None:
+        """The name of the model that is captured, for messages, where the job has further ones for CSA."""
+        return self.job.model.name if self.further or self.is_further else None
 
     @property
     def fit_shards(self) -> tuple[Shard, ...]:
@@ -187,6 +194,7 @@ class Plan:
             parameters=further.parameters,
             corpus_samples={},
             further=(),
+            is_further=True,
         )
 
     def with_layer(self, block: int, chosen: str) -> Plan:

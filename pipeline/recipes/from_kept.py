@@ -178,13 +178,14 @@ def _fit(work: Work, wanted: Refitting, kept: Kept) -> tuple[dict[str, Artifact]
     )
     control, longest = seed_of(job), int(parent.manifest["fingerprint"]["max_tokens"])
     progress = Progress("fit", len(work.shards) + steps, unit="shards")
+    blocks = int(parent.manifest["model"]["blocks"])
+    # The run may have captured much more, of many blocks, for its own methods.
+    vectors = {request.column for method in methods.values() for request in method.requests(blocks)}
     with named_damage(parent):
-        artifacts = fit_methods(
-            parent.store, methods, int(parent.manifest["model"]["blocks"]), sources, progress.advance
-        )
+        artifacts = fit_methods(parent.store, methods, blocks, sources, progress.advance)
         spec = ScoreSpec(
             work.store, methods, artifacts, scored_by(job.selected_by, methods), control, longest,
-            captures=parent.store, carried=_BESIDE,
+            captures=parent.store, carried=_BESIDE, vectors=tuple(sorted(vectors)),
         )  # fmt: skip
         sums = score_shards(spec, work.shards, sources[CORPUS], progress.advance)
     progress.finish()

@@ -18,9 +18,11 @@ from tamis.pipeline.capture.spec import SCORED, STAGE, Captured
 from tamis.pipeline.capture.stage import Timings, check_quarantine, run_capture
 from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.cluster.machines import Cluster
+from tamis.pipeline.errors import ConfigError
 from tamis.pipeline.fit.consensus import ConsensusSpec, Gone, Tables, mean_over_models
 from tamis.pipeline.fit.scores import ScoreSpec, ScoreSums, fit_methods, load_artifacts, save_artifacts
 from tamis.pipeline.inputs.originals import changed
+from tamis.pipeline.planning.further_models import MODELS as MODELS_KEY
 from tamis.pipeline.planning.further_models import FurtherPlan, csa_of
 from tamis.pipeline.planning.plan import Plan
 from tamis.pipeline.recipes.fitting import sources_of
@@ -74,7 +76,10 @@ def _under(
     if artifacts is None:
         progress = Progress("fit", len(own.fit_shards), unit="shards", brief=True)
         sources = sources_of(own, references)
-        artifacts = fit_methods(store, own.methods, own.model_info.blocks, sources, progress.advance)
+        try:
+            artifacts = fit_methods(store, own.methods, own.model_info.blocks, sources, progress.advance)
+        except ConfigError as error:
+            raise ConfigError(f"{MODELS_KEY}: {wanted.name}: {error}") from None
         progress.finish()
     facts = {"key": key, "fingerprint": dict(plan.fingerprint), "blocks": own.model_info.blocks}
     files = save_artifacts(store, artifacts, facts, folder)
@@ -127,7 +132,7 @@ def joint(
     with waiting("fit", f"the mean of {sums.count:,} scores over {len(names)} models"):
         found = mean_over_models(wanted, shards, scaled=csa.normalise == "clip_std")
     totals = _with_gone(captured, found.gone)
-    check_quarantine(plan, totals)
+    check_quarantine(plan, totals, f"at least one of {', '.join(names)}")
     files = zip(plan.shards, found.sums.files, strict=True)
     tables = {shard.name: Captured(file, captured.captured[shard.name].input) for shard, file in files}
     totals.captured = {**captured.captured, **tables}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.operators.conversation.messages import detect
+from tamis.operators.conversation.messages import Dialect, detect, normalise
 from tamis.operators.conversation.schema import infer_rows, settle, to_table
 from tamis.operators.generation.refusals import OPENING, is_refusal
+from tamis.operators.problems import RowProblem
 from tamis.pipeline.emit.refusing import refusing
 from tamis.pipeline.emit.totals import EmitTotals
 from tamis.pipeline.inputs.files import SourceFile
@@ -20,10 +24,13 @@ from tamis.pipeline.inputs.shards import Shard
 from tamis.pipeline.inputs.text_files import Span
 
 
-def counted(rows: list[dict[str, Any]], dropped: list[bool]) -> dict[str, int]:
-    table = to_table(rows, settle(infer_rows(rows)))
+def counted(rows: list[dict[str, Any]], dropped: list[bool], dialect: Dialect | None = None) -> dict[str, int]:
+    return of_table(to_table(rows, settle(infer_rows(rows))), dropped, dialect or detect(list(rows[0]), rows))
+
+
+def of_table(table: pa.Table, dropped: list[bool], dialect: Dialect) -> dict[str, int]:
     file = SourceFile("a.jsonl", "a.jsonl", "jsonl", None, 1, "")
-    shard = Shard(0, "corpus", file, (), Span(0, len(rows), 0, 1), detect(list(rows[0]), rows).to_dict())
+    shard = Shard(0, "corpus", file, (), Span(0, table.num_rows, 0, 1), dialect.to_dict())
     return refusing(shard, table, np.array(dropped, dtype=bool))
 
 
@@ -66,6 +73,80 @@ def test_every_answer_is_looked_at_once(rows: list[tuple[str, bool]]) -> None:
     expected = {name: sum(is_refusal(text) for text, fell in rows if fell is falls)
                 for name, falls in (("kept", False), ("dropped", True))}  # fmt: skip
     assert counted(samples, [falls for _, falls in rows]) == expected
+
+
+SAID = st.sampled_from(["I can", "not", "cannot", "SORRY!", "I can\u2019t", "\u212aan not", "Yes.", " ", "x" * 198])
+TEXT = st.lists(SAID, max_size=4).map("".join)
+"""Refusals in one piece, and pieces that only together are one."""
+ANSWER = st.one_of(TEXT, st.none())
+TURN = st.tuples(st.sampled_from(["user", "assistant"]), ANSWER, st.sampled_from([None, 0, 1]))
+PARTS = st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": TEXT}), max_size=3)
+
+
+def as_turns(turns: list[Any], role: str, content: str) -> list[dict[str, Any]]:
+    return [{role: speaker, content: said, "weight": weight} for speaker, said, weight in turns]
+
+
+LAYOUTS: dict[str, tuple[Dialect, st.SearchStrategy[dict[str, Any]]]] = {
+    "answers": (
+        Dialect.of("alpaca", instruction="q", output="a", history="h"),
+        st.fixed_dictionaries({"q": TEXT, "a": ANSWER, "h": st.lists(st.lists(TEXT, min_size=2, max_size=2))}),
+    ),
+    "pairs": (Dialect.of("pair", prompt="q", response="a"), st.fixed_dictionaries({"q": TEXT, "a": ANSWER})),
+    "a prompt that ends with the answer": (
+        Dialect.of("pair", prompt="q", response="a"),
+        st.tuples(TEXT, TEXT).map(
+            lambda said: {
+                "q": as_turns([("user", "q", 1), ("assistant", "".join(said), 1)], "role", "content"),
+                "a": f" {''.join(said)} ",
+            }
+        ),
+    ),
+    "JSON text": (
+        Dialect("pair", (("prompt", "q"), ("response", "a")), encoded=("response",)),
+        TEXT.map(lambda said: {"q": "q", "a": json.dumps(as_turns([("assistant", said, None)], "role", "content"))}),
+    ),
+    "turns": (
+        Dialect.of("messages", messages="m"),
+        st.lists(TURN, max_size=4).map(lambda turns: {"m": as_turns(turns, "role", "content")}),
+    ),
+    "turns of ShareGPT": (
+        Dialect.of("sharegpt", conversations="m"),
+        st.lists(TURN, max_size=4).map(lambda turns: {"m": as_turns(turns, "from", "value")}),
+    ),
+    "parts": (
+        Dialect.of("messages", messages="m"),
+        PARTS.map(lambda parts: {"m": [{"role": "user", "content": []}, {"role": "assistant", "content": parts}]}),
+    ),
+    "an answer beside a chat": (
+        Dialect.of("messages", messages="m", response="a"),
+        TEXT.map(lambda said: {"m": as_turns([("user", "q", None)], "role", "content"), "a": said}),
+    ),
+    "one text": (Dialect.of("text", text="t"), TEXT.map(lambda said: {"t": f"Human: q\n\nAssistant: {said}"})),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(data=st.data())
+def test_every_layout_counts_what_its_conversations_say(layout: str, data: st.DataObject) -> None:
+    dialect, row = LAYOUTS[layout]
+    rows = data.draw(st.lists(row, min_size=1, max_size=6))
+    fell = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    expected = {"kept": 0, "dropped": 0}
+    for sample, falls in zip(rows, fell, strict=True):
+        with suppress(RowProblem):
+            said = normalise(sample, dialect).messages[-1].get("content", "")
+            expected["dropped" if falls else "kept"] += is_refusal(said[:OPENING])
+    assert counted(rows, fell, dialect) == expected
+
+
+def test_text_that_is_not_utf8_counts_nowhere() -> None:
+    texts = pa.array([b"Sorry, no.", b"Sorry \xff", b"Yes."]).view(pa.string())
+    table = pa.table({"q": ["q"] * 3, "a": texts})
+    assert of_table(table, [False, False, True], Dialect.of("pair", prompt="q", response="a")) == {
+        "kept": 1,
+        "dropped": 0,
+    }
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ import pytest
 from tamis.operators.methods import Artifact, Features, Method, Reduce, setting
 from tamis.operators.requests import Request
 from tamis.pipeline.errors import ConfigError
-from tamis.pipeline.fit.scores import DECIDING, ScoreSpec, _score_one, count_to_drop, read_scores
+from tamis.pipeline.fit.scores import DECIDING, ScoreSpec, _score_one, count_to_drop, read_features, read_scores
 from tamis.pipeline.job.sections import SelectionSpec
 from tamis.pipeline.storage.store import Sealed, Store
 
@@ -71,6 +71,26 @@ def scored(folder: Path, **settings: Any) -> list[float]:
 
 def test_a_score_for_each_row_that_has_one(tmp_path: Path) -> None:
     assert scored(tmp_path) == [3.0, 7.0, -1.0]
+
+
+def test_only_the_vectors_that_are_wanted_are_read(tmp_path: Path) -> None:
+    """Of a capture that holds more, with a row without vectors and without one."""
+    store = Store(str(tmp_path))
+    table = store.read_table(captured(store))
+    more = table.append_column("block_01.last_token", table.column("block_00.last_token"))
+    for rows, expected in ((more, [3.0, 7.0, -1.0]), (more.slice(2), [7.0, -1.0])):
+        file = store.write_table("more.parquet", rows).sealed
+        features = read_features(store, file, ["block_00.last_token"])
+        assert {name: found.sum(axis=1).tolist() for name, found in features.items()} == {
+            "block_00.last_token": expected
+        }
+        assert read_features(store, file).keys() == {"block_00.last_token", "block_01.last_token"}
+        spec = ScoreSpec(store, {"sums": Sums()}, {"sums": Artifact({})}, "sums", None, 8)
+        for vectors in (None, ("block_00.last_token",)):
+            [scores] = _score_one("shard", "a.jsonl", 0, file, replace(spec, vectors=vectors)).files
+            assert read_scores(store, scores).tolist() == expected
+        with pytest.raises(KeyError):
+            _score_one("shard", "a.jsonl", 0, file, replace(spec, vectors=("block_01.last_token",)))
 
 
 @pytest.mark.parametrize(

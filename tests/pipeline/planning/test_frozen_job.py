@@ -88,6 +88,18 @@ def test_the_blocks_of_csa_are_those_of_the_artifact(nights: Nights) -> None:
     assert "csa.rank: 16 there, 8 now" in nights.refused("csa.rank=8", **new)
 
 
+def test_an_artifact_of_several_models_is_refused_before_any_model_is_opened(nights: Nights) -> None:
+    """By what it was made with alone: nothing is scored by one model's directions as if they were all."""
+    place = nights.folder / "several"
+    settings = {"csa.models": [{"blocks": [0]}], "csa.normalise": "clip_std"}
+    finish(place, freeze_plan(place, nights.parent, layer=2, settings=settings))
+    for artifact in (place, place / "artifact"):
+        for model in ({}, {"model": str(nights.folder / "nowhere")}):
+            said = nights.refused(artifact=str(artifact), **model)
+            assert "was made with csa.models" in said
+            assert "curate without artifact, or make one with csa.models left out" in said
+
+
 def test_it_needs_no_references_and_no_search(nights: Nights) -> None:
     plan = nights()
     assert plan.reference_shards == ()

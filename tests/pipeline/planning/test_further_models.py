@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from plan_jobs import Planner
 from tiny_models import save_model
 
+from tamis.pipeline.capture.stage import check_quarantine
+from tamis.pipeline.capture.totals import CaptureTotals
 from tamis.pipeline.errors import ConfigError, InputError
 
 
@@ -36,6 +39,8 @@ def test_a_model_is_planned_with_what_is_its_own(plan: Planner, tmp_path: Path, 
     assert (own.model_info.blocks, own.requests, own.further) == (6, further.requests, ())
     assert (own.shards, own.reference_shards) == (made.shards, made.reference_shards)
     assert own.estimate.tokens_per_row > 0
+    assert (made.one_of_several, own.one_of_several) == (made.job.model.name, str(other))
+    assert plan(**csa(tmp_path)).one_of_several is None
     assert (further.parameters or 0) > 0
 
 
@@ -69,3 +74,22 @@ def test_a_model_that_cannot_be_used_is_named(plan: Planner, tmp_path: Path, oth
     ):
         with pytest.raises(error, match=says):
             plan(**csa(tmp_path, model))
+
+
+def test_too_many_bad_rows_are_said_of_the_model_that_cannot_use_them(
+    plan: Planner, tmp_path: Path, other: Path, tiny_model: Path
+) -> None:
+    made = plan(**csa(tmp_path, str(other)))
+    rows = CaptureTotals(codes=Counter(overlong=made.rows), messages={"overlong": "long"}, examples={"overlong": ["a"]})
+    references = CaptureTotals(bad_references=Counter(overlong=2))
+    alone = plan(**csa(tmp_path))
+    for of, named, under in (
+        (alone, None, ""),
+        (made, None, f" with {tiny_model}"),
+        (made.under(made.further[0]), None, f" with {other}"),
+        (made, "at least one of a, b", " with at least one of a, b"),
+    ):
+        for totals, says in ((rows, f"cannot be used{under}, above"), (references, f"be captured{under}:")):
+            with pytest.raises(InputError) as raised:
+                check_quarantine(of, totals, named)
+            assert says in str(raised.value)
