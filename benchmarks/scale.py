@@ -33,7 +33,7 @@ import checkout
 import machine
 from driver_shards import measure_driver, show_driver
 from family import DRIVER
-from scale_requests import measure_requests, show_requests
+from scale_requests import METHODS, measure_requests, show_requests
 from tables import markdown
 from whole_runs import STAGES, Setting, make_models, run
 
@@ -51,13 +51,16 @@ def main() -> None:
     def save(section: str, found: Mapping[str, Any]) -> None:
         if arguments.json is not None:
             known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-            known[section] = ({"note": arguments.note} if arguments.note else {}) | facts | found
+            others = known.get(section, {}) if section == "requests" else {}  # the other method's
+            known[section] = others | ({"note": arguments.note} if arguments.note else {}) | facts | found
             arguments.json.write_text(json.dumps(known, indent=2) + "\n")
 
     with tempfile.TemporaryDirectory(prefix="tamis-scale-") as name:
         folder = Path(name)
         if arguments.requests:
-            section, measure, show = "requests", measure_requests, show_requests
+            section, show = "requests", show_requests
+            methods = (arguments.method,) if arguments.method else METHODS
+            measure = partial(measure_requests, methods=methods, save=partial(save, section))
         elif arguments.driver:
             section, measure, show = "driver", measure_driver, show_driver
         elif arguments.shards:
@@ -65,9 +68,10 @@ def main() -> None:
         elif arguments.rate:
             section, measure, show = "rate", partial(measure_rate, repeats=arguments.repeats), show_rate
         else:
-            section = section_of(arguments.rows, arguments.method)
+            method = arguments.method or "saft"
+            section = section_of(arguments.rows, method)
             save_runs = partial(save, section)  # each when it is there: the next one may take an hour
-            measure = partial(measure_rows, sizes=arguments.rows, method=arguments.method, save=save_runs)
+            measure = partial(measure_rows, sizes=arguments.rows, method=method, save=save_runs)
             show = show_rows
         found = measure(folder)
     save(section, found)
@@ -228,7 +232,7 @@ def parse() -> argparse.Namespace:
     modes.add_argument("--driver", action="store_true", help="the driver's own work at up to 50,000 shards")
     modes.add_argument("--requests", action="store_true", help="count requests to an S3 server of this machine")
     modes.add_argument("--rate", action="store_true", help="rows/s at 50,000 rows")
-    parser.add_argument("--method", choices=["saft", "toss"], default="saft", help="of --rows (default saft)")
+    parser.add_argument("--method", choices=METHODS, help="of --rows (default saft) and --requests (default both)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of --rate; the median counts (default 3)")
     parser.add_argument("--note", help="kept with the result: what else the machine did")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where results go (default {RESULTS.name})")
