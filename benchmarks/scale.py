@@ -1,7 +1,7 @@
 """How the pipeline around the model grows with the corpus: time, CPU seconds, the driver's memory, files, requests.
 
     python benchmarks/scale.py                              100,000 and 1,000,000 rows: five minutes
-    python benchmarks/scale.py --rows 100000 5000000
+    python benchmarks/scale.py --rows 5000000 --note "others used the machine, too"
     python benchmarks/scale.py --rows 20000 --method toss   the bytes that TOSS writes
     python benchmarks/scale.py --shards 1000 10000          few rows, many shards: what each shard costs
     python benchmarks/scale.py --driver                     the driver's memory at up to 50,000 shards
@@ -13,7 +13,8 @@ forward pass costs next to nothing. Each stage is told by the line with which th
 report, the manifest and the removal of _work. CPU seconds are those of the driver, of all workers, and of Ray's own
 processes (family.py); the driver's peak memory is the kernel's high-water mark of that process.
 
-Every mode writes its own section of the result file.
+Every mode writes its own section of the result file, and so do other sizes than the two above: cost_model.py reads
+those.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,12 @@ import checkout
 import machine
 from driver_shards import measure_driver, show_driver
 from family import DRIVER
-from scale_requests import measure_requests, show_requests
+from scale_requests import METHODS, measure_requests, show_requests
 from tables import markdown
 from whole_runs import STAGES, Setting, make_models, run
 
 RESULTS = checkout.ROOT / "benchmarks" / "results" / "scale.json"
+SIZES = (100_000, 1_000_000)
 WORK = ("capture", "fit", "emit", "publish")
 TARGET_RATE, TARGET_TIME, TARGET_MEMORY = 5000.0, 10.5, 1.20
 
@@ -49,13 +51,16 @@ def main() -> None:
     def save(section: str, found: Mapping[str, Any]) -> None:
         if arguments.json is not None:
             known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-            known[section] = facts | found
+            others = known.get(section, {}) if section == "requests" else {}  # the other method's
+            known[section] = others | ({"note": arguments.note} if arguments.note else {}) | facts | found
             arguments.json.write_text(json.dumps(known, indent=2) + "\n")
 
     with tempfile.TemporaryDirectory(prefix="tamis-scale-") as name:
         folder = Path(name)
         if arguments.requests:
-            section, measure, show = "requests", measure_requests, show_requests
+            section, show = "requests", show_requests
+            methods = (arguments.method,) if arguments.method else METHODS
+            measure = partial(measure_requests, methods=methods, save=partial(save, section))
         elif arguments.driver:
             section, measure, show = "driver", measure_driver, show_driver
         elif arguments.shards:
@@ -63,9 +68,10 @@ def main() -> None:
         elif arguments.rate:
             section, measure, show = "rate", partial(measure_rate, repeats=arguments.repeats), show_rate
         else:
-            section = "rows" if arguments.method == "saft" else f"rows, {arguments.method}"
+            method = arguments.method or "saft"
+            section = section_of(arguments.rows, method)
             save_runs = partial(save, section)  # each when it is there: the next one may take an hour
-            measure = partial(measure_rows, sizes=arguments.rows, method=arguments.method, save=save_runs)
+            measure = partial(measure_rows, sizes=arguments.rows, method=method, save=save_runs)
             show = show_rows
         found = measure(folder)
     save(section, found)
@@ -76,7 +82,7 @@ def main() -> None:
 
 
 def measure_rows(
-    folder: Path, sizes: list[int], method: str, save: Callable[[Mapping[str, Any]], None]
+    folder: Path, sizes: Sequence[int], method: str, save: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
     model = make_models(folder)
     runs = []
@@ -84,7 +90,16 @@ def measure_rows(
         runs.append(run(folder, model, Setting(rows, method)))
         save({"runs": runs})
         print(_said(runs[-1]), file=sys.stderr)
+    if len(runs) == 1:
+        return {"runs": runs}
     return {"runs": runs, "growth": growth(runs[0], runs[-1]), "target": {"time": TARGET_TIME, "memory": TARGET_MEMORY}}
+
+
+def section_of(sizes: Sequence[int], method: str) -> str:
+    """Where a result of --rows stands in the file."""
+    if method != "saft":
+        return f"rows, {method}"
+    return "rows" if tuple(sizes) == SIZES else f"rows, {' and '.join(f'{rows:,}' for rows in sizes)}"
 
 
 def measure_shards(folder: Path, counts: list[int]) -> dict[str, Any]:
@@ -184,6 +199,8 @@ def _table(runs: list[Mapping[str, Any]]) -> str:
 def show_rows(found: Mapping[str, Any]) -> None:
     print("seconds / CPU seconds of all processes\n")
     print(_table(found["runs"]))
+    if "growth" not in found:
+        return
     grown = found["growth"]
     print(f"\n{grown['rows']:g} times the rows:")
     for name, times in grown.items():
@@ -210,13 +227,14 @@ def show_rate(found: Mapping[str, Any]) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes, the smallest first")
+    modes.add_argument("--rows", type=int, nargs="+", default=SIZES, help="sizes, the smallest first")
     modes.add_argument("--shards", type=int, nargs=2, help="numbers of shards, of 20 rows each")
     modes.add_argument("--driver", action="store_true", help="the driver's own work at up to 50,000 shards")
     modes.add_argument("--requests", action="store_true", help="count requests to an S3 server of this machine")
     modes.add_argument("--rate", action="store_true", help="rows/s at 50,000 rows")
-    parser.add_argument("--method", choices=["saft", "toss"], default="saft", help="of --rows (default saft)")
+    parser.add_argument("--method", choices=METHODS, help="of --rows (default saft) and --requests (default both)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of --rate; the median counts (default 3)")
+    parser.add_argument("--note", help="kept with the result: what else the machine did")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where results go (default {RESULTS.name})")
     parser.add_argument("--no-json", dest="json", action="store_const", const=None)
     return parser.parse_args()

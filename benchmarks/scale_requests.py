@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -35,14 +35,19 @@ METHODS = ("saft", "toss")
 LEASE = "the lease"
 
 
-def measure_requests(folder: Path) -> dict[str, Any]:
+def measure_requests(folder: Path, methods: Sequence[str], save: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+    """Method -> command -> what it asks for. Each method is saved when it is there."""
     model = make_models(folder)
+    found: dict[str, Any] = {}
     server = MotoServer(folder)
     try:
         s3 = server.start()
         s3.make_bucket(BUCKET)
         with FaultProxy(s3.endpoint) as proxy:
-            return {method: _of_method(folder, model, s3, proxy, method) for method in METHODS}
+            for method in methods:
+                found[method] = _of_method(folder, model, s3, proxy, method)
+                save(found)
+        return found
     finally:
         server.kill()
 
@@ -108,8 +113,8 @@ def _nonzero(found: Mapping[str, float]) -> dict[str, float]:
 def show_requests(found: Mapping[str, Any]) -> None:
     rows = [
         [f"{method} {command}, {what.replace('_', ' ')}: {kind}", f"{number:.2f}"]
-        for method in METHODS
-        for command, fitted in found[method].items()
+        for method, commands in found.items()
+        for command, fitted in commands.items()
         for what in ("each_shard", "each_run")
         for kind, number in fitted[what].items()
     ]

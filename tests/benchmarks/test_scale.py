@@ -104,6 +104,19 @@ def test_growth_leaves_out_what_every_run_has() -> None:
     assert found["driver_memory"] == pytest.approx(1.1)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "method", "section"),
+    [
+        ([100_000, 1_000_000], "saft", "rows"),
+        ([5_000_000], "saft", "rows, 5,000,000"),
+        ([1000, 2000], "saft", "rows, 1,000 and 2,000"),
+        ([4000], "toss", "rows, toss"),
+    ],
+)
+def test_other_sizes_leave_the_figures_of_the_cost_model_alone(sizes: list[int], method: str, section: str) -> None:
+    assert scale.section_of(sizes, method) == section
+
+
 # --- requests -----------------------------------------------------------------------------------------------------
 
 
