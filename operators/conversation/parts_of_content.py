@@ -51,7 +51,7 @@ def _add(found: Content, part: Any, number: int) -> None:
     given = {key: value for key, value in part.items() if value is not None} if isinstance(part, Mapping) else {}
     kind, given = _kind(given)
     what = f"the content of turn {number}"
-    if kind in ("cachePoint", "guardContent"):
+    if kind == "cachePoint":
         return
     if kind in _TEXT:
         if found.calls:
@@ -91,6 +91,10 @@ def _kind(given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if "type" not in given and len(given) == 1:
         [(key, value)] = given.items()
         name = _BEDROCK.get(key, key)
+        if key == "guardContent" and isinstance(value, Mapping) and isinstance(value.get("text"), Mapping):
+            # The model reads this text like any other. Its qualifiers are for the guardrail.
+            beside = {other: item for other, item in value.items() if other != "text" and item is not None}
+            return "text", {"text": value["text"].get("text"), **beside}
         if name in ("tool_use", "tool_result") and isinstance(value, Mapping):
             return name, {key: item for key, item in value.items() if item is not None}
         return name, {name: value}

@@ -74,6 +74,7 @@ def remarks(dialect: Dialect, columns: Sequence[str], rows: Sequence[Mapping[str
         *_rejected(sample),
         *([] if are_false else labels),
         *_unread(sample),
+        *_unread_keys(sample),
     ]
     return Remarks(tuple(warnings), tuple(notes))
 
@@ -334,6 +335,19 @@ def _unread(sample: _Sample) -> list[str]:
     ]
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return [f"text columns that are not read: {', '.join(found[:_NAMED])}{more}"] if found else []
+
+
+def _unread_keys(sample: _Sample) -> list[str]:
+    """Keys of turns that hold texts and that no template gets, as a message's channel."""
+    found = {
+        str(key)
+        for parts in sample.parts
+        for turn in (() if parts is None else parts.turns)
+        for key, value in (turn.items() if isinstance(turn, Mapping) else ())
+        if key not in _READ_IN_TURNS and not _LIKE_A_MARK.fullmatch(usual(str(key))) and _holds_text(value)
+    }
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return [f"keys of turns that are not read: {', '.join(sorted(found)[:_NAMED])}{more}"] if found else []
 
 
 def _holds_text(value: Any) -> bool:

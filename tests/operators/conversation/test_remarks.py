@@ -45,6 +45,14 @@ def test_a_prompt_that_the_conversation_repeats_is_not_left_out() -> None:
     assert "prompt (row 1)" in warning
 
 
+def test_keys_of_turns_that_no_template_gets_are_named() -> None:
+    row = {"messages": [ASK, {**REPLY, "channel": "final", "at": 3, "name": "bot", "note": None, "weight": "1"}]}
+    assert of({"messages": [ASK, REPLY]}, row) == Remarks((), ("keys of turns that are not read: channel",))
+    many = {"messages": [ASK, {**REPLY, **{f"key{number}": ["x"] for number in range(10)}}]}
+    assert of(many).notes[0].endswith("key6, key7 and 2 more")
+    assert of({"messages": [ASK, REPLY]}, {"messages": ["no turn", 3, REPLY]}).notes == ()
+
+
 def test_conversations_that_end_with_a_question() -> None:
     row = {"messages": [ASK, REPLY, ASK]}
     [warning] = of({"messages": [ASK, REPLY]}, row, row).warnings

@@ -182,6 +182,15 @@ def test_bedrock() -> None:
     ]
 
 
+def test_bedrock_text_for_a_guardrail() -> None:
+    """The model reads it, too: it is part of the prompt."""
+    guarded = {"text": {"text": "q", "qualifiers": ["query"]}, "image": None}
+    assert read(user([{"text": "A: "}, {"guardContent": guarded}]), assistant("a")).messages[0] == user("A: q")
+    for inner in ({"image": {"format": "png"}}, {**guarded, "image": {"format": "png"}}, {"text": "q"}, {"text": {}}):
+        with pytest.raises(RowProblem):
+            read(user([{"text": "A: "}, {"guardContent": inner}]), assistant("a"))
+
+
 def test_llama_factory() -> None:
     """Version 1's parts, and its tools in the system turn."""
     tool = {"type": "function", "function": {"name": "tides", "parameters": {"default": None}}}
