@@ -165,7 +165,7 @@ def measured(results: Mapping[str, Any]) -> Measured:
         requests=COUNTED_REQUESTS,
         counted=COUNTED,
     )
-    if "requests" in results:
+    if set(COUNTED_REQUESTS) <= set(results.get("requests", {})):
         requests = {method: results["requests"][method]["curate"]["each_shard"] for method in COUNTED_REQUESTS}
         found = replace(found, requests=requests, counted=found.counted - {"requests"})
     return found

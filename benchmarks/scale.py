@@ -51,7 +51,10 @@ def main() -> None:
     def save(section: str, found: Mapping[str, Any]) -> None:
         if arguments.json is not None:
             known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-            others = known.get(section, {}) if section == "requests" else {}  # the other method's
+            # Those of the other method, if this machine has measured them, too.
+            there = known.get(section, {}) if section == "requests" else {}
+            alike = all(there.get(name) == facts[name] for name in ("machine", "versions"))
+            others = {method: there[method] for method in METHODS if method in there and alike}
             known[section] = others | ({"note": arguments.note} if arguments.note else {}) | facts | found
             arguments.json.write_text(json.dumps(known, indent=2) + "\n")
 

@@ -91,10 +91,13 @@ def _kind(given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if "type" not in given and len(given) == 1:
         [(key, value)] = given.items()
         name = _BEDROCK.get(key, key)
-        if key == "guardContent" and isinstance(value, Mapping) and isinstance(value.get("text"), Mapping):
-            # The model reads this text like any other. Its qualifiers are for the guardrail.
+        if key == "guardContent" and isinstance(value, Mapping):
             beside = {other: item for other, item in value.items() if other != "text" and item is not None}
-            return "text", {"text": value["text"].get("text"), **beside}
+            if any(_MEDIA.search(str(other)) for other in beside):
+                return "image", {}
+            if isinstance(value.get("text"), Mapping):
+                # The model reads this text like any other. Its qualifiers are for the guardrail.
+                return "text", {"text": value["text"].get("text"), **beside}
         if name in ("tool_use", "tool_result") and isinstance(value, Mapping):
             return name, {key: item for key, item in value.items() if item is not None}
         return name, {name: value}

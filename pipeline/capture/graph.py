@@ -97,7 +97,7 @@ def run_graph(
                 if places.lost(lambda: signs.there):
                     raise GraphLost("the cluster has become too small for the workers") from None
                 continue
-            places.in_use()
+            places.in_use(signs.there)
             if outcome is _END:
                 ended = True
                 return

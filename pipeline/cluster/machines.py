@@ -51,12 +51,14 @@ def room_for(machines: Sequence[Machine], cpus: float, gpus: float) -> int:
 
 def room_beside_a_task(machines: Sequence[Machine], cpus: float, gpus: float, task_cpus: float) -> int:
     """How many workers would fit the machines if they were empty, so that a task of `task_cpus` CPUs always finds room
-    beside them, wherever they are. More of them may take every CPU, and then wait for tasks that wait for them."""
+    beside them, wherever they are. More of them may take every CPU, and then wait for tasks that wait for them. Where
+    there is no CPU at all, it is not the workers who take it."""
     most = [_fitting(machine, cpus, gpus) for machine in machines]
     full = [_on_cpus(machine.cpus - task_cpus, cpus) + 1 if machine.cpus > task_cpus - _TINY else 0
             for machine in machines]  # fmt: skip
-    if any(needed > fitting for needed, fitting in zip(full, most, strict=True)):
-        return sum(most)  # a machine that workers alone cannot fill
+    fills_up = all(needed <= fitting for needed, fitting in zip(full, most, strict=True))
+    if not fills_up or not any(machine.cpus for machine in machines):
+        return sum(most)
     return min(sum(most), max(sum(full) - 1, 0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,19 +116,28 @@ def _is_free(pool: Pool) -> bool:
 class Places:
     """Watches whether workers have places while nothing gets done. A worker that lost its place keeps its shards; a
     worker that never had a place waits behind other jobs. Where a node is gone, its workers may start again on the
-    others and leave no CPU for the tasks that read for them: that is too little room as well."""
+    others and leave no CPU for the tasks that read for them: that is too little room as well.
 
-    def __init__(self, pool: Pool, patience: float, tell: Callable[[str], None]) -> None:
-        self._pool, self._patience, self._tell = pool, patience, tell
-        self._most = 0
-        self._room = pool.begin
+    room: how many workers of the pool fit the present cluster; `pools.room` where no tasks read for them.
+    """
+
+    def __init__(
+        self, pool: Pool, patience: float, tell: Callable[[str], None], room: Callable[[Pool], int] = room_with_tasks
+    ) -> None:
+        self._pool, self._patience, self._tell, self._room = pool, patience, tell, room
+        # The most workers, and the most room, that there ever were.
+        self._most, self._most_room = 0, pool.begin
         self._idle_since = time.monotonic()
+        self._looked = -math.inf
         self._told = False
 
-    def in_use(self) -> None:
-        """Note that something got done."""
+    def in_use(self, there: int) -> None:
+        """Note that something got done. there: how many workers have a place."""
         self._idle_since = time.monotonic()
         self._told = False
+        # A cluster may grow while work goes on, and shrink at once.
+        if self._idle_since - self._looked >= _LOOK_SECONDS:
+            self._look(there)
 
     def lost(self, count: Callable[[], int]) -> bool:
         """Whether there were more workers than the cluster has room for now, so that the others are kept waiting.
@@ -139,8 +149,7 @@ class Places:
         if idle < _LOOK_SECONDS:
             return False
         there = count()
-        now = room_with_tasks(self._pool)
-        self._most, self._room = max(self._most, there), max(self._room, now)
+        now = self._look(there)
         if there == 0 and idle > self._patience + GRACE_SECONDS:
             if _is_free(self._pool):
                 raise ClusterError(
@@ -159,4 +168,10 @@ class Places:
             self._tell(f"waiting for {_shape(self._pool, 1)}: {offer} for {self._patience:g} s at most "
                        "(cluster_patience)")  # fmt: skip
         # No more than ever had room: a worker that has died counts for some time beside the one in its place.
-        return idle > GRACE_SECONDS and now < min(self._most, self._room)
+        return idle > GRACE_SECONDS and now < min(self._most, self._most_room)
+
+    def _look(self, there: int) -> int:
+        """The room that there is now."""
+        self._looked, now = time.monotonic(), self._room(self._pool)
+        self._most, self._most_room = max(self._most, there), max(self._most_room, now)
+        return now

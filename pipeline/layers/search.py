@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tamis.operators.statistics.sensitivity import FACTORS
 from tamis.pipeline.cluster.metrics import ledger
-from tamis.pipeline.cluster.pools import Pool
+from tamis.pipeline.cluster.pools import Pool, room
 from tamis.pipeline.cluster.shortage import shortage
 from tamis.pipeline.cluster.tasks import own_error
 from tamis.pipeline.cluster.waiting import PATIENCE_SECONDS, Places, wait_for_room
@@ -96,7 +96,7 @@ def search(
     while left:
         before = len(left)
         wait_for_room(pool, patience, tell)
-        with closing(_round(spec, prompts, left, pool, Places(pool, patience, tell), on_wait)) as found:
+        with closing(_round(spec, prompts, left, pool, Places(pool, patience, tell, room), on_wait)) as found:
             for cell, facts in found:
                 left.remove(cell)
                 if facts["fallback"] is not None:
@@ -139,6 +139,9 @@ def _round(
     coming = {worker.is_there.remote(): worker for worker in actors}
     running: dict[Any, tuple[Any, Cell]] = {}
 
+    def there() -> int:
+        return len(actors) - len(coming)
+
     def give_work(worker: Any) -> None:
         cell = next(waiting, None)
         if cell is not None:
@@ -149,10 +152,10 @@ def _round(
         while done < len(cells):
             ready, _ = ray.wait([*running, *coming], num_returns=1, timeout=_POLL_SECONDS)
             on_wait("" if done else _FIRST if running else "workers are starting")
-            if not ready and places.lost(lambda: len(actors) - len(coming)):
+            if not ready and places.lost(there):
                 return
             for reference in ready:
-                places.in_use()
+                places.in_use(there())
                 if reference in coming:
                     _result(reference)
                     give_work(coming.pop(reference))

@@ -186,9 +186,17 @@ def test_bedrock_text_for_a_guardrail() -> None:
     """The model reads it, too: it is part of the prompt."""
     guarded = {"text": {"text": "q", "qualifiers": ["query"]}, "image": None}
     assert read(user([{"text": "A: "}, {"guardContent": guarded}]), assistant("a")).messages[0] == user("A: q")
-    for inner in ({"image": {"format": "png"}}, {**guarded, "image": {"format": "png"}}, {"text": "q"}, {"text": {}}):
-        with pytest.raises(RowProblem):
+    image = {"image": {"format": "png"}}
+    for inner, code in (
+        (image, "multimodal"),
+        ({"text": None, **image}, "multimodal"),
+        ({**guarded, **image}, "multimodal"),
+        ({"text": "q"}, "unsupported_content"),
+        ({"text": {}}, "bad_content"),
+    ):
+        with pytest.raises(RowProblem) as raised:
             read(user([{"text": "A: "}, {"guardContent": inner}]), assistant("a"))
+        assert raised.value.code == code
 
 
 def test_llama_factory() -> None:

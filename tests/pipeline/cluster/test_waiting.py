@@ -8,6 +8,7 @@ import time
 import pytest
 import ray
 
+from tamis.pipeline.cluster import pools
 from tamis.pipeline.cluster import waiting as room
 from tamis.pipeline.cluster.pools import Pool
 from tamis.pipeline.cluster.waiting import GRACE_SECONDS, Places, wait_for_room
@@ -48,15 +49,17 @@ def test_what_is_waited_for_is_said_once() -> None:
     assert wait_for_room(pool(1, 1.0), 60.0, said.append) == 1
 
 
-def watching(patch: pytest.MonkeyPatch, patience: float = 600.0) -> tuple[Places, list[str], list[float], list[int]]:
+def watching(
+    patch: pytest.MonkeyPatch, patience: float = 600.0, workers: int = 3, begin: int = 3
+) -> tuple[Places, list[str], list[float], list[int]]:
     """What watches, what it said, the clock, and the room that there is."""
     said: list[str] = []
-    clock, there_is = [0.0], [3]
+    clock, there_is = [0.0], [begin]
     patch.setattr(room.time, "monotonic", lambda: clock[0])
-    patch.setattr(room, "room_with_tasks", lambda _: there_is[0])
     patch.setattr(room, "_offer", lambda: "the cluster has none")
     patch.setattr(room, "_is_free", lambda _: False)
-    return Places(Pool(3, 1.0, 1.0, 1, 0.1, begin=3), patience, said.append), said, clock, there_is
+    pool = Pool(workers, 1.0, 1.0, 1, 0.1, begin=begin)
+    return Places(pool, patience, said.append, lambda _: there_is[0]), said, clock, there_is
 
 
 def test_workers_that_lost_their_place_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +70,7 @@ def test_workers_that_lost_their_place_are_noticed(monkeypatch: pytest.MonkeyPat
     assert not places.lost(lambda: 3)
     clock[0] += GRACE_SECONDS
     assert places.lost(lambda: 2)
-    places.in_use()
+    places.in_use(2)
     assert not places.lost(lambda: 2), "the others go on"
     assert said == []
 
@@ -81,14 +84,35 @@ def test_a_worker_in_place_of_a_dead_one_is_no_lost_place(monkeypatch: pytest.Mo
     assert not places.lost(lambda: 4)
 
 
-def test_workers_of_a_lost_node_that_crowd_out_the_tasks_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both are alive, on the node that is left; the tasks that read for them have no CPU."""
-    places, _, clock, there_is = watching(monkeypatch)
-    there_is[0] = 2
+@pytest.mark.usefixtures("session")
+def test_workers_that_crowd_out_their_readers_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two nodes of two CPUs, one is left: both workers are alive there, and leave no CPU for the tasks."""
+    clock = [0.0]
+    monkeypatch.setattr(room.time, "monotonic", lambda: clock[0])
+    both = Pool(2, 1.0, 0.0, 1, 0.5, begin=2)
+    places, search = Places(both, 600.0, str), Places(both, 600.0, str, pools.room)
+    clock[0] += GRACE_SECONDS + 1
+    assert places.lost(lambda: 2)
+    assert not search.lost(lambda: 2), "no task reads for the workers of the layer search"
+
+
+def test_a_cluster_that_grew_while_work_went_on_may_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, _, clock, there_is = watching(monkeypatch, workers=8, begin=1)
     clock[0] += 20
-    assert not places.lost(lambda: 4), "the dead one is counted still"
+    there_is[0] = 8
+    places.in_use(8)
+    there_is[0] = 4  # at once
+    clock[0] += 20
+    assert not places.lost(lambda: 8), "the dead ones are counted still"
     clock[0] += GRACE_SECONDS
-    assert places.lost(lambda: 3)
+    assert places.lost(lambda: 8)
+    assert places.lost(lambda: 4)
+
+
+def test_a_dead_worker_is_no_room_that_a_growing_cluster_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, _, clock, _ = watching(monkeypatch, workers=8, begin=1)
+    clock[0] += 2 * GRACE_SECONDS
+    assert not places.lost(lambda: 2)
 
 
 def test_a_node_that_nobody_worked_on_may_leave(monkeypatch: pytest.MonkeyPatch) -> None:
