@@ -338,16 +338,29 @@ def _unread(sample: _Sample) -> list[str]:
 
 
 def _unread_keys(sample: _Sample) -> list[str]:
-    """Keys of turns that hold texts and that no template gets, as a message's channel."""
+    """Keys of turns that hold texts and that no template gets, as a message's channel. Those like marks stand in
+    `_marks`."""
     found = {
         str(key)
         for parts in sample.parts
         for turn in (() if parts is None else parts.turns)
-        for key, value in (turn.items() if isinstance(turn, Mapping) else ())
-        if key not in _READ_IN_TURNS and not _LIKE_A_MARK.fullmatch(usual(str(key))) and _holds_text(value)
+        for key in _beside(turn, KEYS.get(sample.dialect.name, KEYS["messages"]))
+        if not (speaker(turn) == "assistant" and _LIKE_A_MARK.fullmatch(usual(str(key))))
+        and not blank(turn[key])
+        and _holds_text(turn[key])
     }
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return [f"keys of turns that are not read: {', '.join(sorted(found)[:_NAMED])}{more}"] if found else []
+
+
+def _beside(turn: Any, usual_pair: tuple[str, str]) -> list[str]:
+    """The keys of a turn that are not read. A turn that has a pair of keys for its role and content may have the keys
+    of another layout, too."""
+    if not isinstance(turn, Mapping):
+        return []
+    pairs = [pair for pair in (usual_pair, *KEYS.values()) if turn.get(pair[0]) is not None and pair[1] in turn]
+    others = {key for pair in KEYS.values() for key in pair} - {*pairs[0]} if pairs else set()
+    return [key for key in turn if key in others or key not in _READ_IN_TURNS]
 
 
 def _holds_text(value: Any) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from command import TAMIS
 
-DEADLINE = 300.0
+DEADLINE = 600.0
 MAY_BE_RESUMED = {0, 1, 4, 5, -signal.SIGKILL}
 """Done, ended by Ray whose head node is gone, done in part, lost its cluster or its storage, killed. Any other exit,
 or a traceback, says that the job itself is at fault."""

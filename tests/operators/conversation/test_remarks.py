@@ -51,6 +51,11 @@ def test_keys_of_turns_that_no_template_gets_are_named() -> None:
     many = {"messages": [ASK, {**REPLY, **{f"key{number}": ["x"] for number in range(10)}}]}
     assert of(many).notes[0].endswith("key6, key7 and 2 more")
     assert of({"messages": [ASK, REPLY]}, {"messages": ["no turn", 3, REPLY]}).notes == ()
+    [note] = of({"messages": [{**ASK, "learning_goal": "x", "from": None}, {**REPLY, "text": "y", "value": ""}]}).notes
+    assert note == "keys of turns that are not read: learning_goal, text"
+    said = [{"from": "human", "value": "q", "role": "user", "content": "z"}, {"from": "gpt", "value": "a", "text": ""}]
+    [note] = of({"conversations": said}).notes
+    assert note == "keys of turns that are not read: from, value"
 
 
 def test_conversations_that_end_with_a_question() -> None:
