@@ -15,7 +15,7 @@ import psutil
 from forking import Forks
 
 TAMIS = Path(sys.executable).with_name("tamis")
-DEADLINE = 300.0
+DEADLINE = 900.0
 PROGRESS = re.compile(
     r"(scan|fisher|layers|capture|fit|emit|losses(-\d+)?|train [\w-]+) +[\d,]+ / [\d,]+ (rows|cells|shards|steps|MB)\b"
 )
